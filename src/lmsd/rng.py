@@ -1,0 +1,90 @@
+"""Randomness as a function, not as a state.
+
+Every number is a hash of (seed, sample position, turn, tag, index):
+
+    key = mix(seed, position, turn, crc32(tag))          one 64-bit key for each sample of the batch
+    u_i = mix(mix(key + i·φ) ⊕ key')                     SplitMix64's finalizer (Steele, Lea, Flood 2014), twice
+
+so times, noise, latents, caption drop and augmentation are the same for every world size, micro-batch and
+restart. Two rounds of the finalizer keep streams of different keys apart, which one round (a walk on a common
+orbit) does not. 64-bit integer products wrap around in two's complement, as the hash wants it.
+"""
+
+import math
+import zlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_PHI = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+_LOW_24 = 0xFFFFFF
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64, which torch has only as an arithmetic one."""
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
+
+
+def mix64(x: Tensor) -> Tensor:
+    """SplitMix64's finalizer on int64, elementwise; a bijection."""
+    x = (x ^ _shift(x, 30)).mul_(_MIX_1)
+    x = x.bitwise_xor_(_shift(x, 27)).mul_(_MIX_2)
+    return x.bitwise_xor_(_shift(x, 31))
+
+
+def fold(*words: Tensor | int) -> Tensor:
+    """Hash several words (int64 tensors that broadcast, or ints) into one int64 key."""
+    key = torch.zeros((), dtype=torch.int64)
+    for word in words:
+        value = torch.as_tensor(word, dtype=torch.int64)
+        key = mix64((key.to(value.device) if key.ndim == 0 else key) * 31 + value + _PHI)
+    return key
+
+
+class Rng:
+    """Counter-based random numbers for one batch.
+
+    seed: the run's seed; position: int64 [B], the samples' places in the stream, on the device of the results;
+    turn: which update (or sampling step) of the batch draws.
+    """
+
+    def __init__(self, seed: int, position: Tensor, *, turn: int = 0) -> None:
+        self.seed = seed
+        self.position = position
+        self.turn = turn
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def at(self, turn: int) -> "Rng":
+        """The same samples' numbers of another turn."""
+        return Rng(self.seed, self.position, turn=turn)
+
+    def bits(self, count: int, tag: str) -> Tensor:
+        """Hash words, int64 [B,count], all 64 bits random."""
+        seed = fold(self.seed, self.turn, zlib.crc32(tag.encode())).item()
+        key = fold(int(seed), self.position)[:, None]
+        index = torch.arange(1, count + 1, device=key.device) * _PHI
+        return mix64(mix64(key + index) ^ mix64(key))
+
+    def uniform(self, shape: Sequence[int], tag: str) -> Tensor:
+        """Uniform numbers in [0, 1), float32 [B, *shape], multiples of 2⁻²⁴."""
+        words = self.bits(math.prod(shape), tag)
+        return _shift(words, 40).float().mul_(2.0**-24).view(len(self), *shape)
+
+    def normal(self, shape: Sequence[int], tag: str) -> Tensor:
+        """Standard normal numbers, float32 [B, *shape], two from each word (Box and Muller 1958)."""
+        count = math.prod(shape)
+        words = self.bits((count + 1) // 2, tag)
+        radius = (_shift(words, 40).float().add_(0.5).mul_(2.0**-24)).log_().mul_(-2.0).sqrt_()
+        angle = (words & _LOW_24).float().mul_(2.0 * math.pi * 2.0**-24)
+        pair = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+        return pair[:, :count].reshape(len(self), *shape)
+
+    def integer(self, low: int, high: int, shape: Sequence[int], tag: str) -> Tensor:
+        """Integers in [low, high), int64 [B, *shape]; the bias is below (high − low)·2⁻⁶³."""
+        words = _shift(self.bits(math.prod(shape), tag), 1)
+        return (words % (high - low) + low).view(len(self), *shape)

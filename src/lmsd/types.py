@@ -1,0 +1,100 @@
+"""The nouns that travel between the floors.
+
+Shape legend, used in every docstring: B batch, C channels, H W image, L tokens, D width, K sampling steps.
+Images are float32 in [-1, 1]. Times are float32 of shape [B]; 's' is the cleaner end of a jump t → s.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
+
+from torch import Tensor, nn
+
+Prediction: TypeAlias = Literal["eps", "x0", "v", "velocity"]
+"""What a net predicts: ε; x₀; v = α ε − σ x₀ (α² + σ² = 1); the flow velocity ε − x₀."""
+
+Players: TypeAlias = Mapping[str, nn.Module]
+"""The nets of a method by role: "generator", "discriminator", and any other name an objective lists."""
+
+Denoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(x_t [B,C,H,W], t [B]) → x̂₀ [B,C,H,W]: all that a sampler knows of a generator."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch as the data floor hands it over.
+
+    x: images [B,C,H,W] in [-1,1]; position: place of each sample in the endless stream, int64 [B];
+    text: B captions; label: class indices, int64 [B]; extra: further tensors with leading B.
+    """
+
+    x: Tensor
+    position: Tensor
+    text: list[str] | None = None
+    label: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def to(self, device: object) -> "Batch":
+        """The same batch with every tensor on `device`."""
+
+        def move(value: Tensor) -> Tensor:
+            return value.to(device, non_blocking=True)  # type: ignore[call-overload, no-any-return]
+
+        return replace(
+            self,
+            x=move(self.x),
+            position=move(self.position),
+            label=None if self.label is None else move(self.label),
+            extra={name: move(value) for name, value in self.extra.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Cond:
+    """What a net is conditioned on.
+
+    tokens [B,L,D] with mask [B,L] (True: a real token); pooled [B,D]; label int64 [B]; image [B,C',H,W].
+    """
+
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    pooled: Tensor | None = None
+    label: Tensor | None = None
+    image: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Cond":
+        """Apply `function` to every tensor that is there (index rows, repeat, detach, roll)."""
+        values = {name: getattr(self, name) for name in ("tokens", "mask", "pooled", "label", "image")}
+        return Cond(**{name: None if value is None else function(value) for name, value in values.items()})
+
+    def detach(self) -> "Cond":
+        """The same condition, cut from the graph."""
+        return self.map(lambda value: value.detach())
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A scalar to minimize, with detached scalars on the same device for the logs."""
+
+    value: Tensor
+    logs: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One optimizer update of one player; `loss` is called with gradients on for that player alone."""
+
+    player: str
+    loss: Callable[[], Loss]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A sampled path: x [B,K+1,C,H,W] from noise to image, times t [K+1], log_prob [B,K]."""
+
+    x: Tensor
+    t: Tensor
+    log_prob: Tensor

@@ -1,0 +1,27 @@
+"""What every test relies on: one thread, no network services, the shared data where it is."""
+
+import os
+
+for name, value in {
+    "OMP_NUM_THREADS": "1",
+    "WANDB_MODE": "offline",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+}.items():
+    os.environ.setdefault(name, value)
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder that LMSD_TEST_DATA names: data/cifar10, data/emoji, weights."""
+    root = os.environ.get("LMSD_TEST_DATA")
+    if not root or not (Path(root) / "data").is_dir():
+        pytest.skip("LMSD_TEST_DATA does not name a folder with real data")
+    return Path(root)
