@@ -1,0 +1,5 @@
+"""The same as: lmsd evaluate."""
+
+from lmsd.cli import main
+
+main("evaluate")

@@ -1,0 +1,5 @@
+"""The same as: lmsd sample."""
+
+from lmsd.cli import main
+
+main("sample")

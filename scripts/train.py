@@ -1,0 +1,5 @@
+"""The same as: lmsd train."""
+
+from lmsd.cli import main
+
+main("train")
