@@ -1,0 +1,70 @@
+"""Confidence intervals by methods that are right for what they stand beside.
+
+Fréchet distance: drawing rows with replacement adds the duplicates' bias to a statistic that is itself biased in n,
+so a bootstrap's interval lies above the truth. The delete-a-group jackknife draws nothing twice: with G disjoint
+groups of rows and θ_(g) the statistic without group g,
+
+    v = (G−1)/G Σ_g (θ_(g) − θ̄)²,    interval θ ± t_{G−1} √v        (Shao and Tu 1995, §2.3)
+
+The bias C/n is common to all θ_(g) and cancels in v: the interval is for the expected value *at this n*, over fresh
+samples of the model and of the data, and makes no claim on n → ∞. On Gaussians its half-width is right where the
+two differ and up to 1.5 times too wide where they are equal (FD is then of second order): wide, never narrow.
+
+Shares of right answers: Wilson's interval (Wilson 1927), which keeps its level at 0 and 1.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import norm, t
+from torch import Tensor
+
+from lmsd.errors import UserError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its confidence interval: low ≤ truth ≤ high at `level`."""
+
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def jackknife(
+    statistic: Callable[[Tensor], float], rows: int, *, groups: int = 20, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Delete-a-group jackknife interval of a non-negative `statistic`, a function of the rows kept (bool [rows]).
+
+    Rows fall into `groups` groups at random but fixed by `seed`; the lower end is cut at 0.
+    """
+    if rows < 2 * groups:
+        raise UserError(f"{rows} samples are too few for an interval from {groups} groups: use n ≥ {2 * groups}")
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
+    keep = torch.ones(groups, rows, dtype=torch.bool)
+    keep[torch.arange(rows) % groups, order] = False
+    value = statistic(torch.ones(rows, dtype=torch.bool))
+    without = torch.tensor([statistic(mask) for mask in keep], dtype=torch.float64)
+    spread = math.sqrt((groups - 1) / groups * float((without - without.mean()).square().sum()))
+    half = float(t.ppf(0.5 + level / 2, groups - 1)) * spread
+    return Interval(value, max(value - half, 0.0), value + half, level)
+
+
+def wilson(hits: int, trials: int, *, level: float = 0.95) -> Interval:
+    """Interval of the probability behind `hits` of `trials`.
+
+    (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n); conservative where the trials' chances differ.
+    """
+    if not 0 <= hits <= trials or trials == 0:
+        raise UserError(f"{hits} hits of {trials} trials is no share")
+    z, p = float(norm.ppf(0.5 + level / 2)), hits / trials
+    center = p + z * z / (2 * trials)
+    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return Interval(p, max((center - half) / scale, 0.0), min((center + half) / scale, 1.0), level)
