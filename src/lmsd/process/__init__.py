@@ -1,0 +1,24 @@
+"""The noising process: q(x_t|x₀), q(x_s|x_t,x₀), schedules, conversions, training-time laws. Only torch."""
+
+from lmsd.process.gaussian import Normal, Process
+from lmsd.process.schedules import EDM, Article, Cosine, Discrete, Flow, Linear, ScaledLinear, Schedule
+from lmsd.process.times import Grid, Jumps, LogitNormal, LogNormal, Times, Uniform
+
+__all__ = [
+    "EDM",
+    "Article",
+    "Cosine",
+    "Discrete",
+    "Flow",
+    "Grid",
+    "Jumps",
+    "Linear",
+    "LogNormal",
+    "LogitNormal",
+    "Normal",
+    "Process",
+    "ScaledLinear",
+    "Schedule",
+    "Times",
+    "Uniform",
+]

@@ -1,0 +1,176 @@
+"""The Gaussian process x_t = α_t x₀ + σ_t ε and all that follows from it in closed form.
+
+For a jump from t to the cleaner s (s ≤ t), with the share of noise that it adds κ = 1 − SNR_t / SNR_s:
+
+    q(x_t | x_s)     = N( α_ts x_s,  σ_t² κ ),           α_ts = α_t / α_s
+    q(x_s | x_t, x₀) = N( α_ts (σ_s/σ_t)² x_t + α_s κ x₀,  σ_s² κ )
+    KL( q(·|x_t,x₀) ‖ q(·|x_t,x̂₀) ) = ½ (SNR_s − SNR_t) ‖x₀ − x̂₀‖²
+
+κ = −expm1(2 (λ_t − λ_s)) keeps its digits where σ_t² − α_ts² σ_s² loses them. Nothing here divides by what
+may be 0: at α_t = 0 the posterior is q(x_s | x₀), at σ_s = 0 it is x₀ itself.
+
+Coefficients are float64 [B] until the last moment; images are float32. Shapes: x [B, ...], t and s [B].
+"""
+
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from lmsd.errors import UserError
+from lmsd.process.schedules import Schedule
+from lmsd.rng import Rng
+from lmsd.types import Prediction
+
+
+@dataclass(frozen=True)
+class Normal:
+    """A diagonal normal distribution: mean [B, ...], std broadcastable to it."""
+
+    mean: Tensor
+    std: Tensor
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """The reparametrized sample mean + std · eps, for eps ~ N(0, 1) of the mean's shape."""
+        return self.mean + self.std * eps
+
+
+def _like(value: Tensor, x: Tensor) -> Tensor:
+    """A coefficient [B] as float32 [B, 1, ...] that broadcasts to x [B, ...]."""
+    return value.float().view(-1, *[1] * (x.ndim - 1))
+
+
+class Process:
+    """x_t = α_t x₀ + σ_t ε for one schedule: marginals, Markov pairs, posteriors and conversions."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        alpha, _, _ = schedule.coefficients(torch.tensor([schedule.t_noise], dtype=torch.float64))
+        self.ends_in_noise = bool(alpha == 0)  # α(t_noise) = 0: nothing of x₀ is left in x_T
+
+    def check(self, kind: str) -> None:
+        """Refuse a prediction kind that is unknown, or "eps" where α reaches 0 and x̂₀ = (x − σε̂)/α is lost.
+
+        Raises UserError. To be called where a generator is built.
+        """
+        if kind not in get_args(Prediction):
+            raise UserError(f"Unknown prediction {kind!r}: choose one of {', '.join(get_args(Prediction))}.")
+        if kind == "eps" and self.ends_in_noise:
+            raise UserError(
+                f'prediction="eps" says nothing about the image where alpha is 0, the noise end of '
+                f"{type(self.schedule).__name__}: choose v, velocity or x0."
+            )
+
+    def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(α, σ) at t [B], float32 [B, 1, ...] broadcastable to `like` [B, ...]."""
+        alpha, sigma = self.schedule(t)
+        return _like(alpha, like), _like(sigma, like)
+
+    def noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """x_t = α_t x₀ + σ_t ε."""
+        alpha, sigma = self.alpha_sigma(t, x0)
+        return alpha * x0 + sigma * eps
+
+    def pair(self, x0: Tensor, s: Tensor, t: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        """(x_s, x_t) of one path: x_s ~ q(x_s|x₀), then x_t ~ q(x_t|x_s), which noises x_s again.
+
+        Two independent draws of q(·|x₀) would be no transition of the chain. Needs s ≤ t; tags eps_s, eps_ts.
+        """
+        x_s = self.noise(x0, s, rng.normal(x0.shape[1:], "eps_s"))
+        alpha_ts, share, (_, _, sigma_t) = self._jump(s, t)
+        std = _like(sigma_t * share.sqrt(), x0)
+        return x_s, _like(alpha_ts, x0) * x_s + std * rng.normal(x0.shape[1:], "eps_ts")
+
+    def posterior(self, x0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Normal:
+        """q(x_s | x_t, x₀) for any jump s ≤ t, std [B, 1, ...] (DDPM eq. 7 is the case s = t − 1).
+
+        With x̂₀ in place of x₀ it is the generator's transition; differentiable in x0 and x_t.
+        """
+        alpha_ts, share, (alpha_s, sigma_s, sigma_t) = self._jump(s, t)
+        keep = torch.where(share == 0, 1.0, alpha_ts * (sigma_s / sigma_t) ** 2)
+        mean = _like(keep, x_t) * x_t + _like(alpha_s * share, x_t) * x0
+        return Normal(mean, _like(sigma_s * share.sqrt(), x_t))
+
+    def _jump(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """(α_ts, κ, (α_s, σ_s, σ_t)), float64 [B]; α_ts = 1, κ = 0 for an empty jump s = t, at any end."""
+        alpha_s, sigma_s, lambda_s = self.schedule.coefficients(s)
+        alpha_t, sigma_t, lambda_t = self.schedule.coefficients(t)
+        still = lambda_s == lambda_t  # where both are infinite their difference is not a number
+        share = torch.where(still, 0.0, -torch.expm1(2 * (lambda_t - lambda_s)))
+        return torch.where(still, 1.0, alpha_t / alpha_s), share, (alpha_s, sigma_s, sigma_t)
+
+    def to_x0(self, pred: Tensor, kind: Prediction, x_t: Tensor, t: Tensor) -> Tensor:
+        """x̂₀ from what a net predicts, float32.
+
+            eps: (x − σε̂)/α     v: (αx − σv)/(α² + σ²)     velocity: (x − σu)/(α + σ)
+
+        Raises UserError for eps where α = 0 (looked at only on the CPU, where looking is free; see `check`).
+        """
+        if kind == "x0":
+            return pred.float()
+        alpha, sigma, _ = self.schedule.coefficients(t)
+        if kind == "eps":
+            if self.ends_in_noise and t.device.type == "cpu" and bool((alpha == 0).any()):
+                self.check(kind)
+            from_x, from_pred = 1 / alpha, -sigma / alpha
+        elif kind == "v":
+            norm = alpha**2 + sigma**2
+            from_x, from_pred = alpha / norm, -sigma / norm
+        elif kind == "velocity":
+            from_x, from_pred = 1 / (alpha + sigma), -sigma / (alpha + sigma)
+        else:
+            raise UserError(f"Unknown prediction {kind!r}.")
+        return _like(from_x, x_t) * x_t.float() + _like(from_pred, x_t) * pred.float()
+
+    def to_eps(self, pred: Tensor, kind: Prediction, x_t: Tensor, t: Tensor) -> Tensor:
+        """ε̂ from what a net predicts, float32.
+
+            x0: (x − αx̂₀)/σ     v: (σx + αv)/(α² + σ²)     velocity: (x + αu)/(α + σ)
+
+        Raises UserError for x0 where σ = 0: clean data tells nothing of it (looked at on the CPU only).
+        """
+        if kind == "eps":
+            return pred.float()
+        alpha, sigma, _ = self.schedule.coefficients(t)
+        if kind == "x0":
+            if t.device.type == "cpu" and bool((sigma == 0).any()):
+                raise UserError(
+                    f"x0 says nothing about the noise at t = {self.schedule.t_clean:g}: use t > 0."
+                )
+            from_x, from_pred = 1 / sigma, -alpha / sigma
+        elif kind == "v":
+            norm = alpha**2 + sigma**2
+            from_x, from_pred = sigma / norm, alpha / norm
+        elif kind == "velocity":
+            from_x, from_pred = 1 / (alpha + sigma), alpha / (alpha + sigma)
+        else:
+            raise UserError(f"Unknown prediction {kind!r}.")
+        return _like(from_x, x_t) * x_t.float() + _like(from_pred, x_t) * pred.float()
+
+    def target(self, kind: Prediction, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What a perfect net of this kind predicts: ε; x₀; v = αε − σx₀ (Salimans, Ho 2022); u = ε − x₀."""
+        if kind == "x0":
+            return x0
+        if kind == "eps":
+            return eps
+        if kind == "velocity":
+            return eps - x0
+        if kind == "v":
+            alpha, sigma = self.alpha_sigma(t, x0)
+            return alpha * eps - sigma * x0
+        raise UserError(f"Unknown prediction {kind!r}.")
+
+    def snr(self, t: Tensor) -> Tensor:
+        """SNR = (α/σ)² = e^{2λ} at t, float32 [B]; inf where σ = 0."""
+        return (2 * self.schedule.coefficients(t)[2]).exp().float()
+
+    def kl_weight(self, s: Tensor, t: Tensor, *, kappa: float = 5.0) -> Tensor:
+        """min(½ (SNR_s − SNR_t), κ) / κ, float32 [B] in [0, 1]: the weight of ‖x₀ − x̂₀‖² in the posterior KL.
+
+        The last jump's is infinite (σ_s = 0), hence the bound κ (min-SNR, Hang et al. 2023).
+        """
+        lambda_s = self.schedule.coefficients(s)[2]
+        _, share, _ = self._jump(s, t)
+        gain = 0.5 * (2 * lambda_s).exp() * share
+        return (gain.clamp(max=kappa) / kappa).float()

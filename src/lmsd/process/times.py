@@ -1,0 +1,85 @@
+"""Training-time laws: which t (or jump t → s) a sample of the batch is trained at.
+
+A law is a small frozen object, `law(rng, process) -> t` float32 [B]. Uniform and logit-normal draw a share
+u ∈ (0, 1] of the way from data to noise and let the schedule place it (`Schedule.at`): ⌈uT⌉ on a chain, u
+itself on a flow, the ρ-warped σ of EDM. Tags: "t", "jump".
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from lmsd.errors import UserError
+from lmsd.process.gaussian import Process
+from lmsd.process.schedules import EDM
+from lmsd.rng import Rng
+
+
+class Times(Protocol):
+    """A law of training times."""
+
+    def __call__(self, rng: Rng, process: Process) -> Tensor:
+        """Times t, float32 [B]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """u uniform in (0, 1] (DDPM's law on a chain: every step 1..T equally)."""
+
+    def __call__(self, rng: Rng, process: Process) -> Tensor:
+        """Times t, float32 [B], never the clean end."""
+        return process.schedule.at(1 - rng.uniform((), "t"))
+
+
+@dataclass(frozen=True)
+class LogitNormal:
+    """logit u ~ N(mean, std²) (Esser et al. 2024, eq. 19): more of the middle of the way."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __call__(self, rng: Rng, process: Process) -> Tensor:
+        """Times t, float32 [B]."""
+        return process.schedule.at((self.mean + self.std * rng.normal((), "t")).sigmoid())
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """ln σ ~ N(mean, std²) (Karras et al. 2022, table 1), for EDM, whose time is σ."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __call__(self, rng: Rng, process: Process) -> Tensor:
+        """Times t = σ, float32 [B]. Raises UserError for a schedule whose time is not σ."""
+        if not isinstance(process.schedule, EDM):
+            name = type(process.schedule).__name__
+            raise UserError(f"LogNormal draws sigma, the time of EDM but not of {name}: use LogitNormal.")
+        return (self.mean + self.std * rng.normal((), "t")).exp()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A knot of the `steps`-step sampling grid, each as often; never the clean end."""
+
+    steps: int
+
+    def __call__(self, rng: Rng, process: Process) -> Tensor:
+        """Times t, float32 [B]."""
+        knots = process.schedule.knots(self.steps, rng.position.device)
+        return knots[rng.integer(0, self.steps, (), "t")]
+
+
+@dataclass(frozen=True)
+class Jumps:
+    """A jump of the `steps`-step sampling grid: two neighboring knots, each jump as often."""
+
+    steps: int
+
+    def __call__(self, rng: Rng, process: Process) -> tuple[Tensor, Tensor]:
+        """(s, t), float32 [B] each, s the cleaner knot."""
+        knots = process.schedule.knots(self.steps, rng.position.device)
+        start = rng.integer(0, self.steps, (), "jump")
+        return knots[start + 1], knots[start]
