@@ -1,0 +1,112 @@
+"""The terms that objectives are sums of. All of them return one number a sample, [B].
+
+    relativistic    D: softplus(f − r)                 G: softplus(r − f)        Jolicoeur-Martineau 2019; R3GAN 2024
+    nonsaturating   D: softplus(−r) + softplus(f)      G: softplus(−f)           Goodfellow et al. 2014
+    hinge           D: (1 − r)₊ + (1 + f)₊             G: −f                     Lim and Ye 2017
+
+with r = D(real), f = D(fake) of the same (x_t, t, c). The optimal relativistic D is
+log q(x_s|x_t,c) − log p_G(x_s|x_t,c) + f(x_t,t,c) with f free: its logits compare within a pair only.
+
+    R(x)      = ‖∇_x D‖²                                exact, needs double backward (Mescheder et al. 2018)
+    R_σ(x)    = E_n [(D(x + σn) − D(x))²]/σ²            finite difference, → R as σ → 0, n ~ N(0, I)
+
+(γ/2) R_σ = λ E ΔD² with γ = 2 λ σ²: λ = 100 at σ = 0.01 (Lin et al. 2025, APT) is γ = 0.02.
+
+    energy    ‖x̂ − x₀‖/√D − ½ ‖x̂ − x̂'‖/√D             strictly proper (Gneiting and Raftery 2007): least in
+                                                         the mean when x̂, x̂' ~ q(x₀|x_t), where ‖x̂ − x₀‖² is
+                                                         least at the mean of that law, which is a blur
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lmsd.errors import UserError
+
+Adversary: TypeAlias = Literal["relativistic", "nonsaturating", "hinge"]
+
+
+def per_sample(value: Tensor) -> Tensor:
+    """Mean over all but the first dimension, [B, ...] → [B]."""
+    return value.flatten(1).mean(1)
+
+
+def discriminator_loss(kind: Adversary, real: Tensor, fake: Tensor) -> Tensor:
+    """What D minimizes, from logits [B, heads]; mean over heads, [B]."""
+    match kind:
+        case "relativistic":
+            return per_sample(F.softplus(fake - real))
+        case "nonsaturating":
+            return per_sample(F.softplus(-real) + F.softplus(fake))
+        case "hinge":
+            return per_sample(F.relu(1.0 - real) + F.relu(1.0 + fake))
+
+
+def generator_loss(kind: Adversary, real: Tensor, fake: Tensor) -> Tensor:
+    """What G minimizes against D, from logits [B, heads]; `real` counts in the relativistic loss alone, [B]."""
+    match kind:
+        case "relativistic":
+            return per_sample(F.softplus(real - fake))
+        case "nonsaturating":
+            return per_sample(F.softplus(-fake))
+        case "hinge":
+            return per_sample(-fake)
+
+
+def sign_right(kind: Adversary, real: Tensor, fake: Tensor) -> Tensor:
+    """Share of D's verdicts that are right, [B]: r > f in the relativistic loss, else r > 0 and f < 0."""
+    if kind == "relativistic":
+        return per_sample((real > fake).float())
+    return per_sample(0.5 * ((real > 0).float() + (fake < 0).float()))
+
+
+def difference_penalty(moved: Tensor, logits: Tensor, sigma: float) -> Tensor:
+    """R_σ = ((D(x + σn) − D(x))/σ)² from both logits [B, heads], [B]; its mean over n is ‖∇D‖² + O(σ²)."""
+    return per_sample(((moved - logits) / sigma).square())
+
+
+def exact_penalty(critic: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """(‖∇_x D‖² [B], logits [B, heads]); mean of the heads' squared norms.
+
+    Needs double backward through `critic`, which compiled nets and fused attention do not have.
+    """
+    x = x.detach().requires_grad_()
+    logits = critic(x)
+    squares = [
+        torch.autograd.grad(head.sum(), x, create_graph=True)[0].square().flatten(1).sum(1)
+        for head in logits.unbind(1)
+    ]
+    return torch.stack(squares).mean(0), logits
+
+
+def distance(x: Tensor, y: Tensor) -> Tensor:
+    """‖x − y‖/√D for each sample, [B]; its gradient at x = y is 0."""
+    difference = (x - y).flatten(1)
+    return torch.linalg.vector_norm(difference, dim=1) / math.sqrt(difference.shape[1])
+
+
+def energy_score(first: Tensor, second: Tensor, x_0: Tensor) -> Tensor:
+    """½(‖x̂ − x₀‖ + ‖x̂' − x₀‖ − ‖x̂ − x̂'‖)/√D, [B]: the energy score (β = 1) from two draws x̂, x̂'."""
+    return 0.5 * (distance(first, x_0) + distance(second, x_0) - distance(first, second))
+
+
+class Annealed:
+    """A number that goes from `start` to `end` with progress u in [0, 1]: end + (start − end)(1 + cos πu)/2.
+
+    value: one number (constant) or a pair (start, end).
+    """
+
+    def __init__(self, value: float | Sequence[float]) -> None:
+        pair = tuple(value) if isinstance(value, Sequence) else (value, value)
+        if len(pair) != 2:
+            raise UserError(f"expected one number or a pair (start, end), got {value!r}")
+        self.start, self.end = (float(number) for number in pair)
+
+    def __call__(self, progress: float) -> float:
+        """The value at `progress`, which is clipped to [0, 1]."""
+        angle = math.pi * min(max(progress, 0.0), 1.0)
+        return self.end + (self.start - self.end) * 0.5 * (1.0 + math.cos(angle))
