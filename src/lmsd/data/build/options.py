@@ -1,0 +1,90 @@
+"""The options of `lmsd data build`, one frozen record; None leaves the choice to the source."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from lmsd.errors import UserError
+
+ONLY_FOR: dict[str, tuple[str, ...]] = {
+    "path": ("folder", "cifar10"),
+    "captions": ("folder",),
+    "train_count": ("shapes",),
+    "val_count": ("shapes",),
+    "test_count": ("shapes",),
+    "holdout": ("shapes",),
+    "seed": ("shapes",),
+    "test": ("digits", "folder"),
+    "val": ("digits", "folder", "cifar10"),
+}
+"""The options that not every source reads."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a data set is made.
+
+    path: the folder of images, or the archive; captions: a CSV or JSONL file (default: a .txt beside each image);
+    image_size: side in pixels; channels: 1 (grey) or 3;
+    val, test: parts of the pictures, by content; train_count, val_count, test_count: how many to draw;
+    holdout: "color shape" pairs that only test may show; seed: of what is drawn;
+    denoise: a 3x3 median, or a Gaussian of half a pixel, after resizing;
+    near_duplicates: drop all but one, or keep them together in one split ("group"), or do not look ("keep");
+    similarity: correlation in (0, 1] from which two pictures are near duplicates;
+    image_format: png is exact, jpg (quality 95) smaller; shard_size: samples a shard;
+    overwrite: replace the data set that is there.
+    """
+
+    path: Path | None = None
+    captions: Path | None = None
+    image_size: int | None = None
+    channels: Literal[1, 3] | None = None
+    val: float | None = None
+    test: float | None = None
+    train_count: int = 10_000
+    val_count: int = 1_000
+    test_count: int = 2_000
+    holdout: tuple[str, ...] = ()
+    seed: int = 0
+    denoise: Literal["none", "median", "gaussian"] = "none"
+    near_duplicates: Literal["drop", "group", "keep"] = "drop"
+    similarity: float | None = None
+    image_format: Literal["png", "jpg"] = "png"
+    shard_size: int = 1_000
+    overwrite: bool = False
+
+    def check(self, source: str) -> None:
+        """Raise UserError for a value out of range, or an option that `source` does not read."""
+        defaults = BuildOptions()
+        for entry in fields(self):
+            readers = ONLY_FOR.get(entry.name, (source,))
+            if source not in readers and getattr(self, entry.name) != getattr(defaults, entry.name):
+                raise UserError(
+                    f"the source {source!r} has no option {entry.name}; it belongs to {' and '.join(readers)}"
+                )
+        for name in ("val", "test"):
+            part = getattr(self, name)
+            if part is not None and not 0 <= part < 1:
+                raise UserError(f"{name}={part} is not a part of the pictures; take a number in [0, 1)")
+        if (self.val or 0) + (self.test or 0) >= 1:
+            raise UserError(
+                f"val={self.val} and test={self.test} leave nothing to train on; make them smaller"
+            )
+        if self.similarity is not None and not 0 < self.similarity <= 1:
+            raise UserError(f"similarity={self.similarity} is no correlation; take a number in (0, 1]")
+        lowest = {"image_size": 1, "shard_size": 1, "train_count": 1, "val_count": 0, "test_count": 0}
+        for name, low in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise UserError(f"{name}={value} is too small; take {low} or more")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name}={getattr(self, name)!r} is unknown; take one of {allowed}")
+
+
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "channels": (None, 1, 3),
+    "denoise": ("none", "median", "gaussian"),
+    "near_duplicates": ("drop", "group", "keep"),
+    "image_format": ("png", "jpg"),
+}

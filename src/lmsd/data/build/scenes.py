@@ -1,0 +1,38 @@
+"""The source `shapes`: random scenes of `lmsd.data.build.shapes`, drawn for each split on its own."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from lmsd.data.build.options import BuildOptions
+from lmsd.data.build.shapes import class_names, random_scene, render
+from lmsd.data.build.source import SPLITS, Raw, Source
+from lmsd.errors import UserError
+
+
+def scenes(options: BuildOptions) -> Source:
+    """Scenes at image_size (default 16) in counts of the options; `holdout` pairs appear in test alone.
+
+    Scene i of a split is drawn from a generator keyed by (seed, split, i), so a longer set begins with the shorter.
+    """
+    unknown = [pair for pair in options.holdout if pair not in class_names()]
+    if unknown:
+        raise UserError(
+            f"holdout names {unknown[0]!r}; a pair is a color and a shape, like {class_names()[0]!r}"
+        )
+    if len(set(options.holdout)) == len(class_names()):
+        raise UserError("holdout names every pair of color and shape; leave some to train on")
+    size = options.image_size or 16
+    counts = (options.train_count, options.val_count, options.test_count)
+
+    def draw() -> Iterator[Raw]:
+        for number, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
+            holdout = () if split == "test" else options.holdout
+            for index in range(count):
+                scene = random_scene(np.random.default_rng((options.seed, number, index)), holdout)
+                yield Raw(f"{split} {index:06d}", render(scene, size), scene.caption(), scene.label, split)
+
+    return Source(
+        "shapes", draw(), sum(counts), image_size=size, channels=3, similarity=0.999, val=0.0, test=0.0,
+        classes=class_names(), details={"holdout": sorted(options.holdout), "seed": options.seed},
+    )  # fmt: skip

@@ -1,0 +1,319 @@
+"""Captioned scenes with one shape each, and the exact reader that takes a picture back to its words.
+
+A scene is words (shape, color, size, position) plus what the caption leaves open (background, a shift, a scale).
+In coordinates p of the unit square, y down, a shape of radius r at c covers a pixel by its signed distance d:
+
+    A(p) = clip(1/2 − d((p − c)/r) · r · S, 0, 1)              S: pixels along a side (box filter of one pixel)
+    x(p) = (1 − A) · background + A · color
+
+Reading inverts it. With the background from the border and the color from the palette, least squares gives
+A = ⟨x − b, k − b⟩/‖k − b‖²; of its largest component the moments give, for every shape, its radius and center
+
+    r = √(ΣA / (a S²)),   c = Σ p A / ΣA − r o                 a, o: area and centroid of the shape at r = 1
+
+and the shape is the one whose rendering fits A with the smallest Σ(A − A')².
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from lmsd.errors import UserError
+
+Shape: TypeAlias = Literal["circle", "square", "triangle", "cross", "ring"]
+Color: TypeAlias = Literal["red", "green", "blue", "yellow", "purple", "cyan"]
+Size: TypeAlias = Literal["small", "large"]
+Position: TypeAlias = Literal["left", "right", "top", "bottom", "center"]
+Background: TypeAlias = Literal["black", "gray", "white"]
+Floats: TypeAlias = NDArray[np.floating[Any]]
+
+SHAPES: tuple[Shape, ...] = get_args(Shape)
+COLORS: tuple[Color, ...] = get_args(Color)
+SIZES: tuple[Size, ...] = get_args(Size)
+POSITIONS: tuple[Position, ...] = get_args(Position)
+BACKGROUNDS: tuple[Background, ...] = get_args(Background)
+WORDS = ("shape", "color", "size", "position")
+"""What a caption says of a scene, and so what `check` judges."""
+
+SHIFT = 0.03
+"""Largest shift of a center from its word's place, in sides of the image."""
+SCALE = 0.05
+"""Largest relative departure of a radius from its word's."""
+
+_PALETTE = np.array(
+    [[225, 45, 40], [40, 165, 65], [45, 85, 225], [240, 200, 40], [155, 60, 195], [40, 195, 215]], np.float32
+)
+_GROUND = np.array([[18, 18, 22], [120, 120, 124], [240, 240, 236]], np.float32)
+_RADIUS = np.array([0.155, 0.26], np.float32)
+_PLACE = np.array([[0.3, 0.5], [0.7, 0.5], [0.5, 0.3], [0.5, 0.7], [0.5, 0.5]], np.float32)
+_PHRASE = {
+    "left": "on the left",
+    "right": "on the right",
+    "top": "at the top",
+    "bottom": "at the bottom",
+    "center": "in the center",
+}
+_CAPTION = re.compile(
+    rf"an? ({'|'.join(SIZES)}) ({'|'.join(COLORS)}) ({'|'.join(SHAPES)}) ({'|'.join(_PHRASE.values())})"
+)
+_HALF_SQUARE, _ARM, _HOLE = 0.88, 0.32, 0.55
+_TOP, _BASE = -0.95, 0.85
+_EDGE = float(np.hypot(1.0, _BASE - _TOP))
+_AREA = np.array(
+    [np.pi, 4 * _HALF_SQUARE**2, _BASE - _TOP, 8 * _ARM - 4 * _ARM**2, np.pi * (1 - _HOLE**2)], np.float32
+)
+_CENTROID = np.array([0.0, 0.0, (_TOP + 2 * _BASE) / 3, 0.0, 0.0], np.float32)
+
+LEAST_FIT = 0.6
+"""A shape counts as present when its rendering and the picture share this part of their union."""
+FARTHEST_COLOR = 90.0
+"""A color counts as named when it lies within this Euclidean distance (levels of 255) of its palette entry."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One shape on a plain background; the first four fields are the caption's."""
+
+    shape: Shape
+    color: Color
+    size: Size
+    position: Position
+    background: Background = "black"
+    shift: tuple[float, float] = (0.0, 0.0)
+    scale: float = 1.0
+
+    def caption(self) -> str:
+        """The sentence, e.g. "a large red circle on the left"."""
+        return f"a {self.size} {self.color} {self.shape} {_PHRASE[self.position]}"
+
+    @property
+    def label(self) -> int:
+        """Class index of (shape, color), in [0, 30)."""
+        return SHAPES.index(self.shape) * len(COLORS) + COLORS.index(self.color)
+
+
+def class_names() -> list[str]:
+    """The names of the 30 labels in order, "red circle" first."""
+    return [f"{color} {shape}" for shape in SHAPES for color in COLORS]
+
+
+def random_scene(rng: np.random.Generator, holdout: Sequence[str] = ()) -> Scene:
+    """A scene with independent uniform attributes, shift and scale; never a "color shape" pair of `holdout`."""
+    while True:
+        shape, color = SHAPES[rng.integers(len(SHAPES))], COLORS[rng.integers(len(COLORS))]
+        if f"{color} {shape}" not in holdout:
+            break
+    dx, dy = rng.uniform(-SHIFT, SHIFT, 2)
+    return Scene(
+        shape,
+        color,
+        SIZES[rng.integers(len(SIZES))],
+        POSITIONS[rng.integers(len(POSITIONS))],
+        BACKGROUNDS[rng.integers(len(BACKGROUNDS))],
+        (float(dx), float(dy)),
+        float(rng.uniform(1 - SCALE, 1 + SCALE)),
+    )
+
+
+def parse_caption(text: str) -> Scene:
+    """The scene a caption describes (what it leaves open at its default); UserError when it is no such caption."""
+    found = _CAPTION.fullmatch(" ".join(text.lower().strip(" .").split()))
+    if found is None:
+        raise UserError(
+            f"cannot read {text!r} as a scene; write it like {Scene('circle', 'red', 'large', 'left').caption()!r}"
+        )
+    size, color, shape, phrase = found.groups()
+    position = next(name for name, words in _PHRASE.items() if words == phrase)
+    return Scene(shape, color, size, position)  # type: ignore[arg-type]  # the pattern admits these words only
+
+
+def _distance(shape: Shape, u: Floats, v: Floats) -> Floats:
+    """Signed distance (negative inside; exact near edges) from points (u, v) to the shape at r = 1."""
+    if shape == "circle":
+        return np.hypot(u, v) - 1
+    if shape == "ring":
+        radius = np.hypot(u, v)
+        return np.maximum(radius - 1, _HOLE - radius)
+    if shape == "square":
+        return np.maximum(np.abs(u), np.abs(v)) - _HALF_SQUARE
+    if shape == "cross":
+        across = np.maximum(np.abs(u) - 1, np.abs(v) - _ARM)
+        return np.minimum(across, np.maximum(np.abs(u) - _ARM, np.abs(v) - 1))
+    slope = ((_BASE - _TOP) * np.abs(u) - (v - _TOP)) / _EDGE
+    return np.maximum(slope, v - _BASE)
+
+
+def coverage(shape: Shape, center: Floats, radius: Floats, size: int) -> Floats:
+    """A in [0, 1], [B, size, size], of one shape at centers [B, 2] (x, y) with radii [B], in sides of the image."""
+    pixels = (np.arange(size, dtype=np.float32) + 0.5) / size
+    r = np.maximum(radius, 1e-3)[:, None, None]
+    u = (pixels[None, None, :] - center[:, 0, None, None]) / r
+    v = (pixels[None, :, None] - center[:, 1, None, None]) / r
+    u, v = np.broadcast_arrays(u, v)
+    return np.clip(0.5 - _distance(shape, u, v) * (r * size), 0, 1).astype(np.float32)
+
+
+def render(scene: Scene, size: int) -> NDArray[np.uint8]:
+    """The scene as an antialiased picture, uint8 [size, size, 3]; size ≥ 12, below which shapes blur together."""
+    if size < 12:
+        raise UserError(f"shapes cannot be told apart at {size}x{size}; take image_size=12 or more")
+    center = _PLACE[POSITIONS.index(scene.position)] + np.array(scene.shift, np.float32)
+    radius = _RADIUS[SIZES.index(scene.size)] * np.float32(scene.scale)
+    a = coverage(scene.shape, center[None], np.array([radius], np.float32), size)[0][..., None]
+    ground, color = _GROUND[BACKGROUNDS.index(scene.background)], _PALETTE[COLORS.index(scene.color)]
+    return np.round((1 - a) * ground + a * color).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a batch of pictures shows: indices [B] into the vocabularies, −1 where nothing fits, and the fit.
+
+    fit [B] in [0, 1]: intersection over union of the best rendering and the picture; center [B, 2] (x, y), radius [B].
+    """
+
+    shape: NDArray[np.int64]
+    color: NDArray[np.int64]
+    size: NDArray[np.int64]
+    position: NDArray[np.int64]
+    background: NDArray[np.int64]
+    fit: Floats
+    center: Floats
+    radius: Floats
+
+
+def _levels(images: Tensor | NDArray[np.uint8] | Floats) -> Floats:
+    """Any batch as float32 [B, H, W, 3] in levels 0..255: uint8 [B,H,W,3], or float [B,3,H,W] in [−1, 1]."""
+    array = images.detach().float().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
+    if array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] == 3:
+        return array.astype(np.float32)
+    if array.ndim != 4 or array.shape[1] != 3 or array.shape[2] != array.shape[3]:
+        raise ValueError(f"scenes are uint8 [B,H,W,3] or float [B,3,H,H] in [-1,1], not {array.shape}")
+    return np.clip((array.transpose(0, 2, 3, 1).astype(np.float32) + 1) * 127.5, 0, 255)
+
+
+def _nearest(values: Floats, anchors: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Index of and Euclidean distance to the nearest of `anchors` [K, D] for every row of `values` [B, D]."""
+    distance = np.sqrt(((values[:, None] - anchors[None]) ** 2).sum(2))
+    index = distance.argmin(1)
+    return index, np.take_along_axis(distance, index[:, None], 1)[:, 0]
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest 8-connected component of every mask in [B, H, W]."""
+    near = np.zeros((3, 3, 3), bool)
+    near[1] = True
+    labels, count = ndimage.label(mask, structure=near)
+    area = np.bincount(labels.ravel(), minlength=count + 1)
+    area[0] = 0
+    of_pixel = area[labels]
+    winner = np.where(of_pixel == of_pixel.max((1, 2), keepdims=True), labels, 0).max((1, 2), keepdims=True)
+    result: NDArray[np.bool_] = mask & (labels == winner)
+    return result
+
+
+def _cover(x: Floats) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Coverage A [B,H,W] of the one object, with the indices of background and color and the color's distance."""
+    edge = np.concatenate([x[:, 0], x[:, -1], x[:, 1:-1, 0], x[:, 1:-1, -1]], 1)
+    ground = np.median(edge, axis=1).astype(np.float32)
+    background, _ = _nearest(ground, _GROUND)
+    contrast = np.sqrt(((x - ground[:, None, None]) ** 2).sum(3))
+    inside = _largest(contrast > 0.5 * np.maximum(contrast.max((1, 2), keepdims=True), 40.0))
+    near = np.zeros((3, 3, 3), bool)
+    near[1] = True
+    deep = inside & (contrast >= np.where(inside, contrast, 0).max((1, 2), keepdims=True) * 0.85)
+    weight = np.maximum(deep.sum((1, 2)), 1)[:, None]
+    seen = (x * deep[..., None]).sum((1, 2)) / weight
+    color, distance = _nearest(seen, _PALETTE)
+    ray = seen - ground
+    a = ((x - ground[:, None, None]) * ray[:, None, None]).sum(3) / np.maximum((ray**2).sum(1), 1.0)[
+        :, None, None
+    ]
+    a = np.clip(a, 0, 1) * ndimage.binary_dilation(inside, structure=near)
+    return a.astype(np.float32), background, color, np.where(deep.any((1, 2)), distance, np.inf)
+
+
+def _fit(a: Floats, shape: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """Squared error, IoU, center and radius of one shape set to the moments of the coverages [B, S, S]."""
+    size = a.shape[1]
+    pixels = (np.arange(size, dtype=np.float32) + 0.5) / size
+    mass = np.maximum(a.sum((1, 2)), 1e-3)
+    radius = np.sqrt(mass / _AREA[shape]) / size
+    center = np.stack([(a.sum(1) @ pixels) / mass, (a.sum(2) @ pixels) / mass - radius * _CENTROID[shape]], 1)
+    guess = coverage(SHAPES[shape], center, radius, size)
+    error = ((a - guess) ** 2).sum((1, 2)) / mass
+    iou = np.minimum(a, guess).sum((1, 2)) / np.maximum(np.maximum(a, guess).sum((1, 2)), 1e-3)
+    return error, iou, center, radius
+
+
+def read_scenes(images: Tensor | NDArray[np.uint8] | Floats) -> Reading:
+    """What every picture of a batch shows, from uint8 [B,H,W,3] or float [B,3,H,W] in [−1, 1]."""
+    a, background, color, distance = _cover(_levels(images))
+    fits = [_fit(a, shape) for shape in range(len(SHAPES))]
+    best = np.stack([fit[0] for fit in fits]).argmin(0)
+    rows = np.arange(len(a))
+    iou, center, radius = (np.stack([fit[i] for fit in fits])[best, rows] for i in (1, 2, 3))
+    size, far = _nearest(np.log(np.maximum(radius, 1e-3))[:, None], np.log(_RADIUS)[:, None])
+    position, off = _nearest(center, _PLACE)
+    seen = iou >= LEAST_FIT
+    return Reading(
+        shape=np.where(seen, best, -1),
+        color=np.where(seen & (distance <= FARTHEST_COLOR), color, -1),
+        size=np.where(seen & (far <= 0.5 * np.log(_RADIUS[1] / _RADIUS[0])), size, -1),
+        position=np.where(seen & (off <= 0.1), position, -1),
+        background=background,
+        fit=iou,
+        center=center,
+        radius=radius,
+    )
+
+
+def read_scene(image: NDArray[np.uint8]) -> Scene | None:
+    """The scene a picture uint8 [H,W,3] shows, or None when no single shape of the vocabulary is in it."""
+    found = read_scenes(image[None])
+    if min(found.shape[0], found.color[0], found.size[0], found.position[0]) < 0:
+        return None
+    place, base = _PLACE[found.position[0]], _RADIUS[found.size[0]]
+    dx, dy = (found.center[0] - place).tolist()
+    return Scene(
+        SHAPES[found.shape[0]],
+        COLORS[found.color[0]],
+        SIZES[found.size[0]],
+        POSITIONS[found.position[0]],
+        BACKGROUNDS[found.background[0]],
+        (dx, dy),
+        float(found.radius[0] / base),
+    )
+
+
+def check(
+    images: Tensor | NDArray[np.uint8] | Floats, captions: Sequence[str]
+) -> dict[str, NDArray[np.bool_]]:
+    """Whether each picture shows its caption's words: {"shape", "color", "size", "position", "all"} → bool [B].
+
+    images as for `read_scenes`. A picture in which no shape is found is wrong in every word.
+    """
+    if len(images) != len(captions):
+        raise ValueError(f"{len(images)} images but {len(captions)} captions")
+    found = read_scenes(images)
+    asked = [parse_caption(text) for text in captions]
+    vocabulary: dict[str, tuple[str, ...]] = dict(zip(WORDS, (SHAPES, COLORS, SIZES, POSITIONS), strict=True))
+    right: dict[str, NDArray[np.bool_]] = {}
+    for word, names in vocabulary.items():
+        wanted = np.array([names.index(getattr(scene, word)) for scene in asked], np.int64)
+        right[word] = getattr(found, word) == wanted
+    right["all"] = np.logical_and.reduce([right[word] for word in WORDS])
+    return right
+
+
+def matches(image: NDArray[np.uint8] | Tensor, caption: str) -> bool:
+    """Whether one picture, uint8 [H,W,3] or float [3,H,W] in [−1, 1], shows exactly what the caption says."""
+    return bool(
+        check(torch.as_tensor(image)[None] if isinstance(image, Tensor) else image[None], [caption])["all"][0]
+    )

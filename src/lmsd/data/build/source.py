@@ -1,0 +1,54 @@
+"""What a builder hands to the preparation: named pictures with captions, before anything is checked."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels: TypeAlias = NDArray[np.uint8]
+"""uint8 [H, W, C] with C = 1 or 3."""
+Split: TypeAlias = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One picture as its source has it: pixels or a file, its caption, and its split where the source fixes it."""
+
+    name: str
+    picture: Pixels | Path
+    caption: str
+    label: int | None = None
+    split: Split | None = None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A picture that is left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stream of `total` pictures, and what the preparation takes where the options leave it open.
+
+    similarity: two pictures correlated at least so much are near duplicates (see `duplicates`).
+    val, test: parts of the samples whose split the source does not fix.
+    """
+
+    name: str
+    samples: Iterable[Raw]
+    total: int
+    image_size: int
+    channels: Literal[1, 3]
+    similarity: float
+    val: float
+    test: float
+    classes: list[str] | None = None
+    dropped: list[Dropped] = field(default_factory=list)
+    details: Mapping[str, object] = field(default_factory=dict)
