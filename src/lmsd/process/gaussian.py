@@ -9,7 +9,8 @@ For a jump from t to the cleaner s (s ≤ t), with the share of noise that it ad
 κ = −expm1(2 (λ_t − λ_s)) keeps its digits where σ_t² − α_ts² σ_s² loses them. Nothing here divides by what
 may be 0: at α_t = 0 the posterior is q(x_s | x₀), at σ_s = 0 it is x₀ itself.
 
-Coefficients are float64 [B] until the last moment; images are float32. Shapes: x [B, ...], t and s [B].
+Coefficients are float64 [B] until the last moment; results are float32 (float64 for float64 images).
+Shapes: x [B, ...], t and s [B].
 """
 
 from dataclasses import dataclass
@@ -36,9 +37,15 @@ class Normal:
         return self.mean + self.std * eps
 
 
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: bfloat16 has too few digits for what is subtracted here."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def _like(value: Tensor, x: Tensor) -> Tensor:
-    """A coefficient [B] as float32 [B, 1, ...] that broadcasts to x [B, ...]."""
-    return value.float().view(-1, *[1] * (x.ndim - 1))
+    """A coefficient [B] as [B, 1, ...] that broadcasts to x [B, ...]: float64 if x is, else float32."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return value.to(dtype).view(-1, *[1] * (x.ndim - 1))
 
 
 class Process:
@@ -63,8 +70,8 @@ class Process:
             )
 
     def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(α, σ) at t [B], float32 [B, 1, ...] broadcastable to `like` [B, ...]."""
-        alpha, sigma = self.schedule(t)
+        """(α, σ) at t [B], each [B, 1, ...] to broadcast to `like` [B, ...]; float32, or float64 like it."""
+        alpha, sigma, _ = self.schedule.coefficients(t)
         return _like(alpha, like), _like(sigma, like)
 
     def noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -101,14 +108,14 @@ class Process:
         return torch.where(still, 1.0, alpha_t / alpha_s), share, (alpha_s, sigma_s, sigma_t)
 
     def to_x0(self, pred: Tensor, kind: Prediction, x_t: Tensor, t: Tensor) -> Tensor:
-        """x̂₀ from what a net predicts, float32.
+        """x̂₀ from what a net predicts, at least float32.
 
             eps: (x − σε̂)/α     v: (αx − σv)/(α² + σ²)     velocity: (x − σu)/(α + σ)
 
         Raises UserError for eps where α = 0 (looked at only on the CPU, where looking is free; see `check`).
         """
         if kind == "x0":
-            return pred.float()
+            return _wide(pred)
         alpha, sigma, _ = self.schedule.coefficients(t)
         if kind == "eps":
             if self.ends_in_noise and t.device.type == "cpu" and bool((alpha == 0).any()):
@@ -121,17 +128,17 @@ class Process:
             from_x, from_pred = 1 / (alpha + sigma), -sigma / (alpha + sigma)
         else:
             raise UserError(f"Unknown prediction {kind!r}.")
-        return _like(from_x, x_t) * x_t.float() + _like(from_pred, x_t) * pred.float()
+        return _like(from_x, x_t) * _wide(x_t) + _like(from_pred, pred) * _wide(pred)
 
     def to_eps(self, pred: Tensor, kind: Prediction, x_t: Tensor, t: Tensor) -> Tensor:
-        """ε̂ from what a net predicts, float32.
+        """ε̂ from what a net predicts, at least float32.
 
             x0: (x − αx̂₀)/σ     v: (σx + αv)/(α² + σ²)     velocity: (x + αu)/(α + σ)
 
         Raises UserError for x0 where σ = 0: clean data tells nothing of it (looked at on the CPU only).
         """
         if kind == "eps":
-            return pred.float()
+            return _wide(pred)
         alpha, sigma, _ = self.schedule.coefficients(t)
         if kind == "x0":
             if t.device.type == "cpu" and bool((sigma == 0).any()):
@@ -146,7 +153,7 @@ class Process:
             from_x, from_pred = 1 / (alpha + sigma), alpha / (alpha + sigma)
         else:
             raise UserError(f"Unknown prediction {kind!r}.")
-        return _like(from_x, x_t) * x_t.float() + _like(from_pred, x_t) * pred.float()
+        return _like(from_x, x_t) * _wide(x_t) + _like(from_pred, pred) * _wide(pred)
 
     def target(self, kind: Prediction, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What a perfect net of this kind predicts: ε; x₀; v = αε − σx₀ (Salimans, Ho 2022); u = ε − x₀."""

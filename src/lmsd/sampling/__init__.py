@@ -1,0 +1,22 @@
+"""From noise to images: the loop, the samplers, guidance."""
+
+from lmsd.sampling.guidance import PredictsX0, guided, sample
+from lmsd.sampling.sampler import DenoiseAt, Knot, Level, Sampler, State, Step, levels
+from lmsd.sampling.samplers import DPMSolverPP2M, FewStep, Heun, Tau
+
+__all__ = [
+    "DPMSolverPP2M",
+    "DenoiseAt",
+    "FewStep",
+    "Heun",
+    "Knot",
+    "Level",
+    "PredictsX0",
+    "Sampler",
+    "State",
+    "Step",
+    "Tau",
+    "guided",
+    "levels",
+    "sample",
+]

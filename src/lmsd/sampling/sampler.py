@@ -1,0 +1,101 @@
+"""From noise to data: the loop over the knots of a schedule, once, and what a step of it is.
+
+A sampler writes `step` alone: from x_t at the knot t to x_s at the cleaner knot s, given x̂₀ =
+denoise(x_t, t). Knots carry their α, σ and λ = ln α − ln σ as plain floats, made once for each schedule and
+number of steps, so a step costs no more than its own arithmetic. λ is −inf where α = 0 and +inf where σ = 0.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from lmsd.process import Process, Schedule
+from lmsd.rng import Rng
+from lmsd.types import Denoise
+
+
+@dataclass(frozen=True)
+class Level:
+    """α, σ and λ of one knot, as plain floats."""
+
+    time: float
+    alpha: float
+    sigma: float
+    lam: float
+
+
+@dataclass(frozen=True)
+class Knot:
+    """One knot of a path: its level and the same time as a tensor [B], float32, for the denoiser."""
+
+    level: Level
+    t: Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """What a multistep sampler remembers: the last x̂₀ and the knot where it was predicted."""
+
+    x0: Tensor
+    level: Level
+
+
+@dataclass(frozen=True)
+class Step:
+    """One transition x_t → x_s ~ N(mean, std²); std = 0.0 is a deterministic step, x_s = mean."""
+
+    mean: Tensor
+    std: float
+    x_s: Tensor
+    state: State | None = None
+
+
+DenoiseAt: TypeAlias = Callable[[Level, Rng], Denoise]
+"""(knot where a step starts, the step's random numbers) → the denoiser of that step."""
+
+
+@lru_cache(maxsize=128)
+def levels(schedule: Schedule, steps: int) -> tuple[Level, ...]:
+    """The steps + 1 knots of `schedule.grid(steps)`, noise first."""
+    times = schedule.grid(steps)
+    rows = [row.tolist() for row in schedule.coefficients(torch.tensor(times, dtype=torch.float64))]
+    return tuple(Level(*values) for values in zip(times, *rows, strict=True))
+
+
+class Sampler(ABC):
+    """A rule for one step, and the loop over all of them.
+
+    The loop is a generator of steps (`path`), so a caller may look between them; calling the sampler runs
+    it to the end and gives x₀.
+    """
+
+    @abstractmethod
+    def step(self, denoise: Denoise, x_t: Tensor, t: Knot, s: Knot, rng: Rng, state: State | None) -> Step:
+        """One step from x_t [B, ...] at t to the cleaner s; noise, if any, is rng.normal(..., "step")."""
+
+    def path(
+        self, denoise_at: DenoiseAt, x_T: Tensor, *, rng: Rng, process: Process, steps: int
+    ) -> Iterator[Step]:
+        """All steps in order; step k draws from rng.at(k). Raises UserError for too many steps."""
+        table = levels(process.schedule, steps)
+        times = process.schedule.knots(steps, x_T.device)
+        knots = [Knot(level, time.expand(len(x_T))) for level, time in zip(table, times, strict=True)]
+        x, state = x_T, None
+        for k, (t, s) in enumerate(pairwise(knots)):
+            here = rng.at(k)
+            step = self.step(denoise_at(t.level, here), x, t, s, here, state)
+            x, state = step.x_s, step.state
+            yield step
+
+    def __call__(self, denoise: Denoise, x_T: Tensor, rng: Rng, *, process: Process, steps: int) -> Tensor:
+        """x₀ from x_T ~ N(0, σ_T²) [B, ...], not clamped."""
+        x = x_T
+        for step in self.path(lambda level, here: denoise, x_T, rng=rng, process=process, steps=steps):
+            x = step.x_s
+        return x

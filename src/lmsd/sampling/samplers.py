@@ -1,0 +1,95 @@
+"""The samplers: one step each, in x̂₀ and with h = λ_s − λ_t (sources with each class).
+
+    Tau           x_s ~ N( (σ_s/σ_t) e^{−τ²h} x_t + α_s (1 − e^{−(1+τ²)h}) x̂₀,  σ_s² (1 − e^{−2τ²h}) )
+    Heun          trapezoid rule on dx = x̂₀ dα + ε̂ dσ
+    DPMSolverPP2M x_s = (σ_s/σ_t) x_t + α_s (1 − e^{−h}) [x̂₀ + (h/2h') (x̂₀ − x̂₀')]
+
+At both ends h = ∞ and every exponential above is 0: written so that no 0·∞ arises.
+"""
+
+import math
+
+from torch import Tensor
+
+from lmsd.errors import UserError
+from lmsd.rng import Rng
+from lmsd.sampling.sampler import Knot, Sampler, State, Step
+from lmsd.types import Denoise
+
+
+class Tau(Sampler):
+    """The exact solution of the τ-scaled reverse SDE with x̂₀ frozen over the step; first order.
+
+    τ = 0: DDIM (Song et al. 2021, eq. 12 with σ = 0), Euler's rule for a flow. τ = 1: the posterior
+    q(x_s|x_t,x̂₀), which is ancestral sampling (DDPM, alg. 2). Between and above them the noise is scaled.
+    """
+
+    def __init__(self, tau: float = 1.0) -> None:
+        if not 0 <= tau < math.inf:
+            raise UserError(f"tau must be a finite number ≥ 0, not {tau}: 0 is DDIM, 1 the posterior.")
+        self.tau = tau
+
+    def step(self, denoise: Denoise, x_t: Tensor, t: Knot, s: Knot, rng: Rng, state: State | None) -> Step:
+        """x_s from N(mean, std²); the state is not used."""
+        to, start = s.level, t.level
+        x0 = denoise(x_t, t.t)
+        h = to.lam - start.lam
+        extra = self.tau**2 * h if self.tau else 0.0
+        keep = to.sigma / start.sigma * math.exp(-extra)
+        mean = keep * x_t + to.alpha * -math.expm1(-h - extra) * x0
+        std = to.sigma * math.sqrt(-math.expm1(-2 * extra))
+        if std == 0:
+            return Step(mean, 0.0, mean)
+        return Step(mean, std, mean + std * rng.normal(x_t.shape[1:], "step"))
+
+
+class FewStep(Tau):
+    """The chain that an adversarial generator is trained on: posterior jumps on the knots of Jumps(steps).
+
+    The last jump gives x̂₀ itself (DDGAN, Xiao et al. 2022). Ask for as many steps as in training.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+
+
+class Heun(Sampler):
+    """Heun's second-order rule on the probability flow dx = x̂₀ dα + ε̂ dσ; two denoiser calls a step.
+
+    For EDM (dα = 0) this is algorithm 1 of Karras et al. 2022, for a flow (dα = −dσ) Heun's rule on the
+    velocity. The flow does not depend on the path between two knots in the (α, σ) plane, so a straight line
+    does for every process. The last step, to σ = 0, is Euler's.
+    """
+
+    def step(self, denoise: Denoise, x_t: Tensor, t: Knot, s: Knot, rng: Rng, state: State | None) -> Step:
+        """x_s, deterministic; neither rng nor state is used."""
+        to, start = s.level, t.level
+        x0 = denoise(x_t, t.t)
+        eps = (x_t - start.alpha * x0) / start.sigma
+        euler = to.alpha * x0 + to.sigma * eps
+        if to.sigma == 0:
+            return Step(euler, 0.0, euler)
+        x0_s = denoise(euler, s.t)
+        eps_s = (euler - to.alpha * x0_s) / to.sigma
+        d_alpha, d_sigma = (to.alpha - start.alpha) / 2, (to.sigma - start.sigma) / 2
+        x_s = euler + d_alpha * (x0_s - x0) + d_sigma * (eps_s - eps)
+        return Step(x_s, 0.0, x_s)
+
+
+class DPMSolverPP2M(Sampler):
+    """DPM-Solver++(2M): second order from one denoiser call a step (Lu et al. 2022, alg. 2).
+
+    The first step and the last, where h is infinite for most schedules, are of first order.
+    """
+
+    def step(self, denoise: Denoise, x_t: Tensor, t: Knot, s: Knot, rng: Rng, state: State | None) -> Step:
+        """x_s, deterministic; the state is the x̂₀ of the step before."""
+        to, start = s.level, t.level
+        x0 = denoise(x_t, t.t)
+        h = to.lam - start.lam
+        slope = 0.0
+        if state is not None and h < math.inf:
+            slope = h / (2 * (start.lam - state.level.lam))  # 0 after a start at α = 0
+        best = x0 if state is None or slope == 0 else (1 + slope) * x0 - slope * state.x0
+        x_s = to.sigma / start.sigma * x_t + to.alpha * -math.expm1(-h) * best
+        return Step(x_s, 0.0, x_s, State(x0, start))
