@@ -8,27 +8,29 @@
     L_G = E ℓ_G(D(x_s), D(x̃_s)) + λ · anchor(x̂_0, x_0)
 
 Real and fake share (x_t, t, c), so the free gauge of a relativistic D cancels. At s = 0, x̃_0 = x̂_0. The
-adversary's gradient reaches x̂_0 through the posterior's factor α_s (1 − SNR_t/SNR_s), which vanishes with the
-size of the jump: a few large jumps, not a thousand.
+adversary's gradient reaches x̂_0 through the posterior's factor α_s (1 − SNR_t/SNR_s), which vanishes with
+the size of the jump: a few large jumps, not a thousand.
 
 Anchors, at the same x_t:
 
-    mse_kl    min(½(SNR_s − SNR_t), κ)/κ · ‖x_0 − x̂_0‖²/D      the clipped KL of the posteriors; optimum E[x_0|x_t]
-    energy    the energy score of two draws of z                optimum q(x_0|x_t), as the adversary's
+    mse_kl    min(½(SNR_s − SNR_t), κ)/κ · ‖x_0 − x̂_0‖²/D    KL of the posteriors, clipped; optimum E[x_0|x_t]
+    energy    the energy score of two draws of z              optimum q(x_0|x_t), as the adversary's
 
-Mismatched captions: D also sees reals with another caption of `captions` as fakes. The other caption is drawn
-for each sample by its own counter, not by rolling the batch, so that it does not depend on how a batch is split.
+Mismatched captions: D also sees reals with another caption of `captions` as fakes. It is drawn for each
+sample by its own counter, not by rolling the batch, so that it does not depend on how a batch is split.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from lmsd.errors import UserError
+from lmsd.models.discriminator import Discriminator, double_backward_obstacle
+from lmsd.models.generator import Generator
 from lmsd.objectives.base import (
     Clock,
     JumpLaw,
@@ -54,10 +56,6 @@ from lmsd.objectives.terms import (
 )
 from lmsd.rng import Rng
 from lmsd.types import Batch, Cond, Loss, Players, Turn
-
-if TYPE_CHECKING:
-    from lmsd.models.discriminator import Discriminator
-    from lmsd.models.generator import Generator
 
 Pairing: TypeAlias = Literal["transition", "marginal"]
 Penalty: TypeAlias = Literal["fd", "exact", "none"]
@@ -85,14 +83,17 @@ class Jump:
 class Adversarial:
     """Adversarial training on the jumps of the chain; see the module for the formulas.
 
-    jumps: law (rng, process) → (s, t); gamma: weight γ of the penalties; sigma: σ of the finite difference, in
-    units of x; r1, r2: on reals, on fakes; lazy: penalties on every lazy-th update only, times lazy.
-    anchor_weight: λ. gamma and anchor_weight are numbers, or pairs (start, end) that go by a cosine over the
-    adversarial part of the run. d_steps: D's turns before each of G's.
-    mismatch: weight of the mismatched captions, drawn from `captions`.
-    warmup: share of the run [0, 1) in which G learns alone, by `warm` or else by the anchor (mse_kl then counts
-    every jump alike). drop: share of captions dropped. kappa: κ of mse_kl.
-    diversity_every: updates between two measurements of the diversity over z; 0: never.
+    jumps: law (rng, process) → (s, t). gamma: weight γ of the penalties; sigma: σ of the finite difference,
+    in units of x; r1, r2: on reals, on fakes; lazy: penalties on every lazy-th turn of D only, times lazy.
+    anchor_weight: λ; kappa: κ. gamma and anchor_weight are numbers, or pairs (start, end) that go by a cosine
+    over the adversarial part of the run. d_steps: D's turns before each of G's.
+    mismatch: weight of the mismatched captions, drawn from `captions`. drop: share of captions dropped.
+    warmup: share of the run, [0, 1), in which G learns alone, by `warm` or else by the anchor (mse_kl then
+    counts every jump alike). diversity_every: updates between two measurements of the diversity over z, for
+    anchors that draw no second z themselves; 0: never.
+
+    Logs of D: d_loss, logit_gap E[r − f], d_accuracy, r1, r2, mismatch_gap; of G: g_loss, adversary, anchor,
+    diversity E‖x̂(z) − x̂(z')‖/‖x̂(z)‖. Raises UserError for options that do not fit together.
     """
 
     players: tuple[str, ...] = ("discriminator", "generator")
@@ -177,7 +178,7 @@ class Adversarial:
         yield Turn("generator", partial(self._g_loss, generator, discriminator, batch, at, weight, pair))
 
     def sign_accuracy(self, players: Players, batch: Batch, rng: Rng) -> Tensor:
-        """Share of D's verdicts on this batch that are right, a scalar; on held-out data it shows overfitting."""
+        """Share of D's verdicts on `batch` that are right, a scalar; held-out data show how D overfits."""
         generator, discriminator = generator_of(players), discriminator_of(players)
         jump = self._draw(generator, batch, rng)
         fake = self._fake(generator, jump)
@@ -195,19 +196,19 @@ class Adversarial:
     # -- draws, all without gradients ---------------------------------------------------------------------
 
     @torch.no_grad()
-    def _draw(self, generator: "Generator", batch: Batch, rng: Rng) -> Jump:
+    def _draw(self, generator: Generator, batch: Batch, rng: Rng) -> Jump:
         s, t = self.jumps(rng, generator.process)
         x_s, x_t = generator.process.pair(batch.x, s, t, rng)
         drop = caption_drop(rng, self.drop)
         return Jump(s, t, x_s, x_t, drop, generator.condition(batch, drop).detach(), rng)
 
     @torch.no_grad()
-    def _fake(self, generator: "Generator", jump: Jump) -> Tensor:
+    def _fake(self, generator: Generator, jump: Jump) -> Tensor:
         z = latent(generator, jump.rng, jump.x_t)
         return self._renoise(generator, generator(jump.x_t, jump.t, jump.cond, z), jump)
 
     @torch.no_grad()
-    def _wrong_cond(self, generator: "Generator", batch: Batch, jump: Jump) -> Cond:
+    def _wrong_cond(self, generator: Generator, batch: Batch, jump: Jump) -> Cond:
         """The condition of another caption: index own + u (mod n), u uniform in [1, n), so never its own."""
         size = len(self._captions)
         steps = jump.rng.integer(1, size, (), "mismatch").tolist()
@@ -217,34 +218,35 @@ class Adversarial:
 
     # -- what both players' losses are made of ------------------------------------------------------------
 
-    def _renoise(self, generator: "Generator", x_0: Tensor, jump: Jump) -> Tensor:
+    def _renoise(self, generator: Generator, x_0: Tensor, jump: Jump) -> Tensor:
         """x̂_0 → x̃_s, differentiable in x̂_0."""
         eps = standard_normal(jump.rng, x_0, "eps_fake")
         if self.pairing == "marginal":
             return generator.process.noise(x_0, jump.s, eps)
         return generator.process.posterior(x_0, jump.x_t, jump.s, jump.t).sample(eps)
 
-    def _critic(self, discriminator: "Discriminator", jump: Jump, cond: Cond | None = None) -> Critic:
-        """x [k·B,C,H,W] → logits [k·B,heads]: D at this jump, for k candidates of every sample at once."""
+    def _critic(self, discriminator: Discriminator, jump: Jump, cond: Cond | None = None) -> Critic:
+        """D at this jump, [k·B,C,H,W] → [k·B,heads]: k candidates x_s of every sample at once."""
 
         def logits(x: Tensor) -> Tensor:
             k = len(x) // len(jump.s)
             x_t = repeat(jump.x_t, k) if self.pairing == "transition" else None
             rows = (cond or jump.cond).map(lambda value: repeat(value, k))
-            return discriminator(x, x_t, repeat(jump.s, k), repeat(jump.t, k), rows)
+            judged: Tensor = discriminator(x, x_t, repeat(jump.s, k), repeat(jump.t, k), rows)
+            return judged
 
         return logits
 
     # -- D --------------------------------------------------------------------------------------------------
 
     def _d_loss(
-        self, discriminator: "Discriminator", jump: Jump, fake: Tensor, wrong: Cond | None, weight: float
+        self, discriminator: Discriminator, jump: Jump, fake: Tensor, wrong: Cond | None, weight: float
     ) -> Loss:
         """weight: γ/2 times lazy, or 0 for no penalty on this update."""
         real, false, penalties = self._judge(self._critic(discriminator, jump), jump, fake, weight > 0.0)
         loss = discriminator_loss(self.kind, real, false)
         logs = {"d_loss": loss, "logit_gap": real - false, "d_accuracy": sign_right(self.kind, real, false)}
-        for name, penalty in penalties.items():
+        for penalty in penalties.values():
             loss = loss + weight * penalty
         if wrong is not None:
             against = self._critic(discriminator, jump, wrong)(jump.x_s)
@@ -258,28 +260,29 @@ class Adversarial:
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """D's logits of reals and fakes, and the penalties [B] by name; one forward of D in all."""
         pair = torch.cat([jump.x_s, fake])
-        wanted = [name for name, on in (("r1", self.r1), ("r2", self.r2)) if on and penalize]
-        if not wanted:
+        sides = {name: side for name, side, on in (("r1", 0, self.r1), ("r2", 1, self.r2)) if on and penalize}
+        if not sides:
             real, false = critic(pair).chunk(2)
             return real, false, {}
         if self.penalty == "exact":
             norms, logits = exact_penalty(critic, pair)
             real, false = logits.chunk(2)
-            r1, r2 = norms.chunk(2)
-            return real, false, {name: {"r1": r1, "r2": r2}[name] for name in wanted}
-        step = self.sigma * standard_normal(jump.rng, fake, "fd")  # the same direction on both sides
-        moved = [{"r1": jump.x_s, "r2": fake}[name] + step for name in wanted]
-        real, false, *rest = critic(torch.cat([pair, *moved])).split(len(fake))
-        base = {"r1": real, "r2": false}
-        found = zip(wanted, rest, strict=True)
-        return real, false, {name: difference_penalty(value, base[name], self.sigma) for name, value in found}
+            return real, false, {name: norms.chunk(2)[side] for name, side in sides.items()}
+        step = self.sigma * standard_normal(jump.rng, fake, "fd")  # one direction for both sides
+        moved = [pair.chunk(2)[side] + step for side in sides.values()]
+        real, false, *rest = critic(torch.cat([pair, *moved])).chunk(2 + len(moved))
+        penalties = {
+            name: difference_penalty(logits, (real, false)[side], self.sigma)
+            for (name, side), logits in zip(sides.items(), rest, strict=True)
+        }
+        return real, false, penalties
 
     # -- G --------------------------------------------------------------------------------------------------
 
     def _g_loss(
         self,
-        generator: "Generator",
-        discriminator: "Discriminator",
+        generator: Generator,
+        discriminator: Discriminator,
         batch: Batch,
         rng: Rng,
         weight: float,
@@ -305,7 +308,7 @@ class Adversarial:
             logs["diversity"] = distance(first, second) / distance(first, torch.zeros_like(first))
         return Loss(loss.mean(), _means({"g_loss": loss, **logs}))
 
-    def _predict(self, generator: "Generator", jump: Jump, cond: Cond) -> tuple[Tensor, Tensor | None]:
+    def _predict(self, generator: Generator, jump: Jump, cond: Cond) -> tuple[Tensor, Tensor | None]:
         """x̂_0 of one z, or of two in one forward where the anchor is the energy score."""
         z = latent(generator, jump.rng, jump.x_t)
         if self.anchor != "energy" or z is None:
@@ -316,13 +319,13 @@ class Adversarial:
         return first, second
 
     def _anchor(
-        self, generator: "Generator", x_0: Tensor, jump: Jump, first: Tensor, second: Tensor | None
+        self, generator: Generator, x_0: Tensor, jump: Jump, first: Tensor, second: Tensor | None
     ) -> Tensor:
         if second is not None:
             return energy_score(first, second, x_0)
         return generator.process.kl_weight(jump.s, jump.t, kappa=self.kappa) * mean_square(first - x_0)
 
-    def _warm_loss(self, generator: "Generator", batch: Batch, rng: Rng) -> Loss:
+    def _warm_loss(self, generator: Generator, batch: Batch, rng: Rng) -> Loss:
         if self.warm is not None:
             return self.warm.loss(generator, batch, rng)
         jump = self._draw(generator, batch, rng)
@@ -332,7 +335,7 @@ class Adversarial:
 
     # -- checks ---------------------------------------------------------------------------------------------
 
-    def _check_players(self, generator: "Generator", discriminator: nn.Module, batch: Batch) -> None:
+    def _check_players(self, generator: Generator, discriminator: nn.Module, batch: Batch) -> None:
         if self.anchor == "energy" and not generator.z_dim:
             raise UserError(
                 "adversarial: anchor=energy compares two draws of z and this generator has z_dim=0: "
@@ -340,24 +343,15 @@ class Adversarial:
             )
         if self.mismatch and (batch.text is None or len(self._captions) < 2):
             raise UserError(
-                "adversarial: mismatch>0 needs captions in the data and at least two distinct ones in "
-                "objective.captions: set them, or mismatch=0"
+                "adversarial: mismatch>0 needs captions in the data, and at least two distinct ones in "
+                "captions=: set them, or mismatch=0"
             )
-        if self.penalty == "exact" and not supports_double_backward(discriminator):
+        obstacle = double_backward_obstacle(discriminator) if self.penalty == "exact" else None
+        if obstacle:
             raise UserError(
-                "adversarial: penalty=exact needs double backward, which a compiled discriminator or one with "
-                "fused attention does not have: use penalty=fd, or leave this discriminator uncompiled with "
-                "plain attention"
+                f"adversarial: penalty=exact needs double backward through the discriminator, but {obstacle}; use "
+                "penalty=fd, the finite difference, which needs none"
             )
-
-
-def supports_double_backward(discriminator: nn.Module) -> bool:
-    """Whether gradients of gradients pass through: not when compiled, nor where the net says that it cannot."""
-    compiled = any(
-        hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
-        for module in discriminator.modules()
-    )
-    return not compiled and bool(getattr(discriminator, "supports_double_backward", True))
 
 
 def _means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

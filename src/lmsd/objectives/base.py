@@ -5,29 +5,24 @@
         one optimizer update of turn.player
 
 `turns` is called once a micro-batch and its iterators are advanced in lockstep, so every rank and every
-micro-batch must yield the same players in the same order: decide by the clock, never by the data. Every term is
-a mean over samples of something that depends on that sample alone; then K equal micro-batches average exactly
-to the large batch.
+micro-batch must yield the same players in the same order: decide by the clock, never by the data. Every term
+is a mean over samples of what depends on that sample alone; then K equal micro-batches average exactly to the
+large batch.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
+from lmsd.models.discriminator import Discriminator
+from lmsd.models.generator import Generator
+from lmsd.process.gaussian import Process
 from lmsd.rng import Rng
 from lmsd.types import Batch, Players, Turn
 
-if TYPE_CHECKING:
-    from lmsd.models.discriminator import Discriminator
-    from lmsd.models.generator import Generator
-    from lmsd.process.gaussian import Process
-
-TimeLaw: TypeAlias = "Callable[[Rng, Process], Tensor]"
-"""(rng, process) → t [B]: the law of training times."""
-
-JumpLaw: TypeAlias = "Callable[[Rng, Process], tuple[Tensor, Tensor]]"
+JumpLaw: TypeAlias = Callable[[Rng, Process], tuple[Tensor, Tensor]]
 """(rng, process) → (s [B], t [B]): the law of jumps t → s."""
 
 
@@ -36,19 +31,19 @@ class Clock(Protocol):
 
     @property
     def images(self) -> int:
-        """Images seen, all ranks together."""
+        """How many images were seen, all ranks together."""
 
     @property
     def updates(self) -> int:
-        """Updates of the generator."""
+        """How many updates the generator has had."""
 
     @property
     def total_images(self) -> int:
-        """Images to see in all."""
+        """How many images the run will see."""
 
     @property
     def progress(self) -> float:
-        """images / total_images, in [0, 1]."""
+        """The share images / total_images, in [0, 1]."""
 
 
 class Objective(Protocol):
@@ -58,7 +53,7 @@ class Objective(Protocol):
     """Who has an optimizer."""
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
-        """The updates that one micro-batch asks for, in order; `batch.x` is encoded already."""
+        """Yield the updates that one micro-batch asks for, in order; `batch.x` is encoded already."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """What must survive a restart: tensors and plain Python only."""
@@ -67,33 +62,33 @@ class Objective(Protocol):
         """The reverse of `state_dict`."""
 
 
-def generator_of(players: Players) -> "Generator":
+def generator_of(players: Players) -> Generator:
     """The player "generator", typed."""
-    return cast("Generator", players["generator"])
+    return cast(Generator, players["generator"])
 
 
-def discriminator_of(players: Players) -> "Discriminator":
+def discriminator_of(players: Players) -> Discriminator:
     """The player "discriminator", typed."""
-    return cast("Discriminator", players["discriminator"])
+    return cast(Discriminator, players["discriminator"])
 
 
 def caption_drop(rng: Rng, probability: float) -> Tensor:
-    """Which samples lose their caption, bool [B]: u < p, one number a sample (classifier-free guidance)."""
+    """Whose caption is dropped, bool [B]: u < p, one number a sample (classifier-free guidance)."""
     return rng.uniform((), "drop") < probability
 
 
-def latent(generator: "Generator", rng: Rng, like: Tensor, *, tag: str = "z") -> Tensor | None:
-    """z ~ N(0, I) [B, z_dim] in the type of `like`; None for a generator without z."""
+def latent(generator: Generator, rng: Rng, like: Tensor, *, tag: str = "z") -> Tensor | None:
+    """Latent noise z ~ N(0, I) [B, z_dim] in the type of `like`; None for a generator without."""
     return rng.normal((generator.z_dim,), tag).to(like.dtype) if generator.z_dim else None
 
 
 def standard_normal(rng: Rng, like: Tensor, tag: str) -> Tensor:
-    """ε ~ N(0, I) in the shape and type of `like` [B, ...]."""
+    """Noise ε ~ N(0, I) in the shape and type of `like` [B, ...]."""
     return rng.normal(like.shape[1:], tag).to(like.dtype)
 
 
 def mean_square(error: Tensor) -> Tensor:
-    """‖error‖² / D for each sample, [B, ...] → [B]."""
+    """‖error‖²/D of each sample, [B, ...] → [B]."""
     return error.square().flatten(1).mean(1)
 
 

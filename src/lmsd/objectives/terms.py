@@ -1,8 +1,8 @@
 """The terms that objectives are sums of. All of them return one number a sample, [B].
 
-    relativistic    D: softplus(f − r)                 G: softplus(r − f)        Jolicoeur-Martineau 2019; R3GAN 2024
-    nonsaturating   D: softplus(−r) + softplus(f)      G: softplus(−f)           Goodfellow et al. 2014
-    hinge           D: (1 − r)₊ + (1 + f)₊             G: −f                     Lim and Ye 2017
+    relativistic    D: softplus(f − r)               G: softplus(r − f)     Jolicoeur-Martineau 2019
+    nonsaturating   D: softplus(−r) + softplus(f)    G: softplus(−f)        Goodfellow et al. 2014
+    hinge           D: (1 − r)₊ + (1 + f)₊           G: −f                  Lim and Ye 2017
 
 with r = D(real), f = D(fake) of the same (x_t, t, c). The optimal relativistic D is
 log q(x_s|x_t,c) − log p_G(x_s|x_t,c) + f(x_t,t,c) with f free: its logits compare within a pair only.
@@ -47,7 +47,7 @@ def discriminator_loss(kind: Adversary, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_loss(kind: Adversary, real: Tensor, fake: Tensor) -> Tensor:
-    """What G minimizes against D, from logits [B, heads]; `real` counts in the relativistic loss alone, [B]."""
+    """What G minimizes against D, from logits [B, heads], [B]; only the relativistic loss looks at `real`."""
     match kind:
         case "relativistic":
             return per_sample(F.softplus(real - fake))
@@ -70,7 +70,7 @@ def difference_penalty(moved: Tensor, logits: Tensor, sigma: float) -> Tensor:
 
 
 def exact_penalty(critic: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """(‖∇_x D‖² [B], logits [B, heads]); mean of the heads' squared norms.
+    """Exact R(x) = ‖∇_x D‖² [B], the mean over heads, and the logits [B, heads] at x.
 
     Needs double backward through `critic`, which compiled nets and fused attention do not have.
     """
@@ -86,7 +86,8 @@ def exact_penalty(critic: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor
 def distance(x: Tensor, y: Tensor) -> Tensor:
     """‖x − y‖/√D for each sample, [B]; its gradient at x = y is 0."""
     difference = (x - y).flatten(1)
-    return torch.linalg.vector_norm(difference, dim=1) / math.sqrt(difference.shape[1])
+    length: Tensor = torch.linalg.vector_norm(difference, dim=1)
+    return length / math.sqrt(difference.shape[1])
 
 
 def energy_score(first: Tensor, second: Tensor, x_0: Tensor) -> Tensor:
