@@ -2,16 +2,16 @@
 
     FD(x, y) = |μ_x − μ_y|² + tr Σ_x + tr Σ_y − 2 tr (Σ_x Σ_y)^½        (Dowson and Landau 1982)
 
-With Σ_x = L Lᵀ, the trace is the sum of the roots of the eigenvalues of Lᵀ Σ_y L, a symmetric matrix: no square
-root of a non-symmetric product is taken. Where a covariance is singular (n ≤ d, or a dead feature) that loses half
-the digits, and the same trace is the nuclear norm of the centered arrays' product,
+With Σ_x = L Lᵀ, the trace is the sum of the roots of the eigenvalues of Lᵀ Σ_y L, a symmetric matrix: no
+square root of a non-symmetric product is taken. Where a covariance is singular (n ≤ d, or a dead feature)
+that loses half the digits, and the same trace is the nuclear norm of the centered arrays' product,
 
     tr (Σ_x Σ_y)^½ = ‖X_c Y_cᵀ‖_* / √((n−1)(m−1)),
 
 an n × m matrix, whose singular values are found without squaring anything. Nothing is added to a diagonal.
 
-FD is biased: E FD_n ≈ FD_∞ + C/n with C of the model's own (Chong and Forsyth 2020), so two values are compared at
-the same n only.
+FD is biased: E FD_n ≈ FD_∞ + C/n with C of the model's own (Chong and Forsyth 2020), so two values are
+compared at the same n only.
 """
 
 from typing import TypeAlias
@@ -37,7 +37,7 @@ def as_features(x: Features, name: str = "features") -> Tensor:
         raise UserError(f"{name} must be [n,d] with n ≥ 2, not {list(array.shape)}")
     if not bool(array.isfinite().all()):
         rows = int((~array.isfinite()).any(dim=1).sum())
-        raise UserError(f"{name}: {rows} of {len(array)} rows are not finite; the images they come from are broken")
+        raise UserError(f"{name}: {rows} of {len(array)} rows are not finite (broken images?)")
     return array
 
 
@@ -79,7 +79,7 @@ def frechet_from_statistics(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y
 
 
 def _regular_trace(cov_x: Tensor, cov_y: Tensor) -> Tensor | None:
-    """tr (Σ_x Σ_y)^½ by Cholesky and eigvalsh; None where either is close to singular."""
+    """The trace tr (Σ_x Σ_y)^½ by Cholesky and eigvalsh; None where either is close to singular."""
     lower, failed = torch.linalg.cholesky_ex(cov_x)
     pivots = lower.diagonal().square()
     if int(failed) or bool(pivots.min() < _SINGULAR * pivots.max()):
@@ -90,10 +90,14 @@ def _regular_trace(cov_x: Tensor, cov_y: Tensor) -> Tensor | None:
 
 def _rows(centered: Tensor) -> Tensor:
     """An array with the same Gram matrix XᵀX and at most d rows (the R of X = QR)."""
-    return torch.linalg.qr(centered, mode="r").R if len(centered) > centered.shape[1] else centered
+    if len(centered) <= centered.shape[1]:
+        return centered
+    reduced: Tensor = torch.linalg.qr(centered, mode="r").R
+    return reduced
 
 
 def _root(cov: Tensor) -> Tensor:
     """A [d,d] with A Aᵀ = Σ; eigenvalues that rounding made negative count as 0."""
     values, vectors = torch.linalg.eigh(cov)
-    return vectors * values.clamp(min=0.0).sqrt()
+    root: Tensor = vectors * values.clamp(min=0.0).sqrt()
+    return root

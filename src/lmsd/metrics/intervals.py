@@ -1,14 +1,15 @@
 """Confidence intervals by methods that are right for what they stand beside.
 
-Fréchet distance: drawing rows with replacement adds the duplicates' bias to a statistic that is itself biased in n,
-so a bootstrap's interval lies above the truth. The delete-a-group jackknife draws nothing twice: with G disjoint
-groups of rows and θ_(g) the statistic without group g,
+Fréchet distance: drawing rows with replacement adds the duplicates' bias to a statistic that is itself biased
+in n, so a bootstrap's interval lies above the truth. The delete-a-group jackknife draws nothing twice: with G
+disjoint groups of rows and θ_(g) the statistic without group g,
 
     v = (G−1)/G Σ_g (θ_(g) − θ̄)²,    interval θ ± t_{G−1} √v        (Shao and Tu 1995, §2.3)
 
-The bias C/n is common to all θ_(g) and cancels in v: the interval is for the expected value *at this n*, over fresh
-samples of the model and of the data, and makes no claim on n → ∞. On Gaussians its half-width is right where the
-two differ and up to 1.5 times too wide where they are equal (FD is then of second order): wide, never narrow.
+The bias C/n is common to all θ_(g) and cancels in v: the interval is for the expected value *at this n*, over
+fresh samples of the model and of the data, and makes no claim on n → ∞. On Gaussians its half-width is right
+where the two differ and up to 1.5 times too wide where they are equal (FD is then of second order): wide,
+never narrow.
 
 Shares of right answers: Wilson's interval (Wilson 1927), which keeps its level at 0 and 1.
 """
@@ -40,12 +41,12 @@ class Interval:
 def jackknife(
     statistic: Callable[[Tensor], float], rows: int, *, groups: int = 20, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Delete-a-group jackknife interval of a non-negative `statistic`, a function of the rows kept (bool [rows]).
+    """Delete-a-group jackknife interval of a `statistic` ≥ 0 of the rows kept (bool [rows]).
 
     Rows fall into `groups` groups at random but fixed by `seed`; the lower end is cut at 0.
     """
     if rows < 2 * groups:
-        raise UserError(f"{rows} samples are too few for an interval from {groups} groups: use n ≥ {2 * groups}")
+        raise UserError(f"{rows} samples are too few for {groups} jackknife groups: use n ≥ {2 * groups}")
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
     keep = torch.ones(groups, rows, dtype=torch.bool)
     keep[torch.arange(rows) % groups, order] = False

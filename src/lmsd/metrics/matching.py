@@ -1,7 +1,7 @@
 """Two disjoint halves of one set with the same labels in both: what a real-vs-real floor is measured on.
 
-A floor from unmatched halves contains the distance between two label histograms, which a conditional model that
-is prompted with the reference's own labels does not pay: it would flatter the model.
+A floor from unmatched halves contains the distance between two label histograms, which a conditional model
+that is prompted with the reference's own labels does not pay: it would flatter the model.
 """
 
 from collections import defaultdict
@@ -15,11 +15,11 @@ from lmsd.errors import UserError
 
 
 def matched_halves(labels: Sequence[int] | Sequence[str] | Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Row numbers (idx_a, idx_b), int64 [h] each, disjoint, with labels[idx_a[k]] == labels[idx_b[k]] for every k.
+    """Disjoint row numbers idx_a, idx_b, int64 [h] each, with labels[idx_a[k]] == labels[idx_b[k]].
 
-    Equal labels (or captions) are paired at random and each pair is dealt out by a coin; an odd one is left out. Where
-    most labels are their own (more distinct ones than a quarter of the rows: free captions), the odd ones are
-    paired with their neighbor in caption order instead, so that h stays near half the rows.
+    Equal labels (or captions) are paired at random and each pair is dealt out by a coin; an odd one is left
+    out. Where most labels are their own (more distinct ones than a quarter of the rows: free captions), the
+    odd ones are paired with their neighbor in caption order instead, so that h stays near half the rows.
     """
     values = labels.tolist() if isinstance(labels, Tensor) else list(labels)
     random = Random(seed)
@@ -37,7 +37,7 @@ def matched_halves(labels: Sequence[int] | Sequence[str] | Tensor, seed: int) ->
     if 4 * len(rows) > len(values):
         pairs += zip(odd[: len(odd) // 2 * 2 : 2], odd[1::2], strict=True)
     if not pairs:
-        raise UserError(f"{len(values)} rows give no pair with one label: the floor needs a larger held-out set")
+        raise UserError(f"no two of {len(values)} rows share a label: the floor needs a larger held-out set")
     pairs = [pair if random.random() < 0.5 else (pair[1], pair[0]) for pair in pairs]
     first, second = torch.tensor(pairs, dtype=torch.int64).T
     return first.contiguous(), second.contiguous()

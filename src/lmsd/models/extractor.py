@@ -1,0 +1,349 @@
+"""lmsd-cnn: the small classifier whose features a data set is scored with, trained on its own train split.
+
+    x [-1,1] → patches → conv stages down to 4×4 → mean and max over space → f [n,64] → SiLU → logits
+    [n,classes]
+
+Batch norm (running statistics once trained) and a one-cycle rate make a few passes enough; the features stand
+before the last nonlinearity, so none of them is dead, and are divided by one number so that their mean
+variance over the train split is 1: FD is then in units of "one feature's variance", comparable in size
+between data sets.
+
+What it learns: the class index where samples have one, else every telling word of the caption at once (a
+logistic score for each). Its name carries its weights: `lmsd-cnn@ab12`. The recipe is kept beside them.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from lmsd.errors import UserError
+
+FEATURES = 64
+Augment = Literal["none", "shift", "shift_flip"]
+Progress = Callable[[int, int, float], None]
+"""(images seen, images in all, loss), called a few times a second."""
+
+_CHUNK = 500
+_WORD = re.compile(r"[^\W_]+")
+
+
+class ImageSet(Protocol):
+    """Random access to one split: images [k,C,H,W] in [-1,1], captions and class indices of the given rows."""
+
+    def __len__(self) -> int:
+        """How many samples."""
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Images of these rows, float32 [k,C,H,W] in [-1,1]."""
+
+    def captions(self, indices: Sequence[int]) -> list[str] | None:
+        """Captions of these rows; None where the set has none."""
+
+    def labels(self, indices: Sequence[int]) -> Tensor | None:
+        """Class indices of these rows, int64 [k]; None where the set has none."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that is needed to train the same weights again, and what they reached.
+
+    target: what was learned; classes: the words, or "0", "1", ... for class indices; data: the train split's hash;
+    accuracy: share of held-out images with every answer right (None where no held-out set was given).
+    """
+
+    channels: int
+    image_size: int
+    target: Literal["label", "words"]
+    classes: tuple[str, ...]
+    images: int
+    batch_size: int
+    learning_rate: float
+    augment: Augment
+    seed: int
+    train_images: int
+    data: str
+    torch: str
+    accuracy: float | None = None
+
+
+class _Stage(nn.Sequential):
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.branch = _Stage(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch: Tensor = self.branch(x)
+        return x + branch
+
+
+class LMSDCNN(nn.Module):
+    """The classifier (module formula); stages halve a grid of at most 16×16 down to 4×4, widths 32, 64, 128.
+
+    channels: of the images; image_size: H = W ≥ 8, a multiple of H/16 where H > 16; classes: number of
+    logits.
+    """
+
+    scale: Tensor
+
+    def __init__(self, channels: int, image_size: int, classes: int) -> None:
+        super().__init__()
+        patch = max(1, image_size // 16)
+        if image_size < 8 or image_size % patch:
+            raise UserError(f"lmsd-cnn takes images of 8 to 31 pixels or a multiple of 16, not {image_size}")
+        layers: list[nn.Module] = [nn.PixelUnshuffle(patch)] if patch > 1 else []
+        size, width, before = image_size // patch, 32, channels * patch**2
+        layers.append(_Stage(before, width))
+        while size >= 8:
+            layers += [nn.MaxPool2d(2), _Stage(width, 2 * width), _Residual(2 * width)]
+            size, width = size // 2, 2 * width
+        self.trunk = nn.Sequential(*layers)
+        self.features = nn.Linear(2 * width, FEATURES)
+        self.head = nn.Linear(FEATURES, classes)
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [n,C,H,W] in [-1,1] → (features [n,64], logits [n,classes])."""
+        h: Tensor = self.trunk(x)
+        f: Tensor = self.features(torch.cat([h.mean(dim=(2, 3)), h.amax(dim=(2, 3))], dim=1))
+        return f / self.scale, self.head(F.silu(f))
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A trained lmsd-cnn with its identity; call it on images for (features, logits)."""
+
+    net: LMSDCNN
+    recipe: Recipe
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """`lmsd-cnn@ab12`: what every metric made with it is called after."""
+        return f"lmsd-cnn@{self.sha256[:4]}"
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [n,C,H,W] in [-1,1] → (features [n,64], logits [n,classes]) on the CPU, in chunks of 500."""
+        expected = (self.recipe.channels, self.recipe.image_size, self.recipe.image_size)
+        if tuple(images.shape[1:]) != expected:
+            raise UserError(f"{self.name} was trained on images {expected}, not {tuple(images.shape[1:])}")
+        device = self.net.scale.device
+        parts = [self.net(part.to(device)) for part in images.split(_CHUNK)]
+        features, logits = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+        return features, logits
+
+    def right(self, logits: Tensor, labels: Tensor | None, captions: Sequence[str] | None) -> Tensor:
+        """Whether each image shows what was asked for, bool [n]: the class, or every word of the vocabulary."""
+        target = _targets(self.recipe.target, self.recipe.classes, labels, captions)
+        if self.recipe.target == "label":
+            return logits.argmax(dim=1) == target
+        return ((logits > 0) == (target > 0)).all(dim=1)
+
+
+def train_extractor(
+    train: ImageSet,
+    held_out: ImageSet | None = None,
+    *,
+    augment: Augment = "shift",
+    images: int | None = None,
+    batch_size: int = 128,
+    learning_rate: float = 0.01,
+    seed: int = 0,
+    data: str = "",
+    progress: Progress | None = None,
+) -> Extractor:
+    """Train lmsd-cnn on `train` for `images` images (default: six passes, at least 60,000) with AdamW, one cycle.
+
+    augment: random shifts by H/8, with or without mirroring (not for digits or captions that say "left");
+    seed: the only source of randomness (the caller's generators stay untouched); data: hash of the split, for
+    the recipe. The train split is held in memory as uint8. Raises UserError where neither labels nor captions
+    tell samples apart.
+    """
+    pixels, labels, captions = _load(train)
+    target, classes = _vocabulary(labels, captions)
+    goal = _targets(target, classes, labels, captions)
+    budget = images if images is not None else max(6 * len(pixels), 60_000)
+    size = min(batch_size, len(pixels))
+    recipe = Recipe(
+        channels=pixels.shape[1], image_size=pixels.shape[2], target=target, classes=classes, images=budget,
+        batch_size=size, learning_rate=learning_rate, augment=augment, seed=seed, train_images=len(pixels),
+        data=data, torch=torch.__version__,
+    )  # fmt: skip
+    net = _fit(recipe, pixels, goal, progress)
+    extractor = Extractor(net, recipe, hashlib.sha256(_weights(net)).hexdigest())
+    return extractor if held_out is None else _with_accuracy(extractor, held_out)
+
+
+def save_extractor(extractor: Extractor, folder: Path) -> Path:
+    """Write `lmsd-cnn.safetensors` and `lmsd-cnn.json` (recipe, sha256) into `folder`; the weights' path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lmsd-cnn.safetensors"
+    path.write_bytes(_weights(extractor.net))
+    card = {"name": extractor.name, "sha256": extractor.sha256, "recipe": asdict(extractor.recipe)}
+    path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+    return path
+
+
+def load_extractor(path: str | Path) -> Extractor:
+    """The extractor that `save_extractor` wrote into `path` (its folder, or the .safetensors file itself)."""
+    file = Path(path)
+    file = file / "lmsd-cnn.safetensors" if file.is_dir() else file
+    if not file.is_file() or not file.with_suffix(".json").is_file():
+        raise UserError(f"no lmsd-cnn.safetensors and .json at {path}: train one with `lmsd data features`")
+    card, weights = json.loads(file.with_suffix(".json").read_text()), file.read_bytes()
+    sha256 = hashlib.sha256(weights).hexdigest()
+    if sha256 != card["sha256"]:
+        raise UserError(
+            f"{file} is damaged: its sha256 is {sha256[:8]}, its recipe says {card['sha256'][:8]}"
+        )
+    recipe = Recipe(**{**card["recipe"], "classes": tuple(card["recipe"]["classes"])})
+    net = LMSDCNN(recipe.channels, recipe.image_size, len(recipe.classes))
+    net.load_state_dict(load_tensors(weights))
+    return Extractor(net.eval().requires_grad_(False), recipe, sha256)
+
+
+def _load(split: ImageSet) -> tuple[Tensor, Tensor | None, list[str] | None]:
+    """Every image as uint8 [n,C,H,W], every label, every caption."""
+    rows = [range(start, min(start + _CHUNK, len(split))) for start in range(0, len(split), _CHUNK)]
+    pixels = torch.cat([(split.images(part) + 1.0).mul_(127.5).round_().to(torch.uint8) for part in rows])
+    everything = range(len(split))
+    return pixels, split.labels(everything), split.captions(everything)
+
+
+def _vocabulary(
+    labels: Tensor | None, captions: Sequence[str] | None
+) -> tuple[Literal["label", "words"], tuple[str, ...]]:
+    """What there is to learn: class indices, or at most 256 words that 0.5 % to 99.5 % of the captions hold."""
+    if labels is not None and int(labels.min()) < int(labels.max()):
+        return "label", tuple(str(index) for index in range(int(labels.max()) + 1))
+    total = len(captions or ())
+    counts = Counter(word for caption in captions or () for word in set(_words(caption)))
+    telling = [item for item in counts.most_common() if max(0.005 * total, 2) <= item[1] <= 0.995 * total][
+        :256
+    ]
+    if not telling:
+        raise UserError(
+            "lmsd-cnn has nothing to learn: the samples have no class and no captions that differ"
+        )
+    return "words", tuple(sorted(word for word, _ in telling))
+
+
+def _words(caption: str) -> list[str]:
+    return _WORD.findall(caption.lower())
+
+
+def _targets(
+    target: Literal["label", "words"],
+    classes: tuple[str, ...],
+    labels: Tensor | None,
+    captions: Sequence[str] | None,
+) -> Tensor:
+    """Class indices [n], or 0/1 for every word [n,classes]."""
+    if target == "label":
+        if labels is None:
+            raise UserError("this lmsd-cnn was trained on class indices, and these samples have none")
+        return labels
+    if captions is None:
+        raise UserError("this lmsd-cnn was trained on words of captions, and these samples have none")
+    place = {word: column for column, word in enumerate(classes)}
+    result = torch.zeros(len(captions), len(classes))
+    for row, caption in enumerate(captions):
+        result[row, [place[word] for word in _words(caption) if word in place]] = 1.0
+    return result
+
+
+def _fit(recipe: Recipe, pixels: Tensor, goal: Tensor, progress: Progress | None) -> LMSDCNN:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        net = LMSDCNN(recipe.channels, recipe.image_size, len(recipe.classes))
+    net = net.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.05)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    steps = max(1, recipe.images // recipe.batch_size)
+    for step, rows in enumerate(_batches(len(pixels), recipe.batch_size, steps, generator)):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * _one_cycle(step / steps)
+        x = augmented(pixels[rows].float().mul_(2 / 255).sub_(1), recipe.augment, generator)
+        logits = net(x)[1]
+        wanted = goal[rows]
+        cross = F.cross_entropy if recipe.target == "label" else F.binary_cross_entropy_with_logits
+        loss = cross(logits, wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if progress is not None and (step % 25 == 0 or step == steps - 1):
+            progress((step + 1) * recipe.batch_size, steps * recipe.batch_size, float(loss.detach()))
+    return _normalized(net.to(memory_format=torch.contiguous_format), pixels)  # type: ignore[call-overload]
+
+
+def _batches(count: int, size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Rows of every step: whole batches of one random order after another."""
+    order = torch.empty(0, dtype=torch.int64)
+    for _ in range(steps):
+        if len(order) < size:
+            order = torch.randperm(count, generator=generator)
+        rows, order = order[:size], order[size:]
+        yield rows
+
+
+def _one_cycle(progress: float) -> float:
+    """Linear up over the first fifth, linear down to 0 over the rest."""
+    return progress / 0.2 if progress < 0.2 else (1.0 - progress) / 0.8
+
+
+def augmented(x: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
+    """Shift each image [B,C,H,W] by up to H/8 pixels (edges reflected), mirror half of them if asked."""
+    if augment == "none":
+        return x
+    batch, size = len(x), x.shape[-1]
+    reach = max(1, size // 8)
+    offset = torch.randint(0, 2 * reach + 1, (2, batch, 1), generator=generator)
+    rows, columns = offset + torch.arange(size)
+    if augment == "shift_flip":
+        mirror = torch.rand(batch, 1, generator=generator) < 0.5
+        columns = torch.where(mirror, columns.flip(1), columns)
+    padded = F.pad(x, (reach, reach, reach, reach), mode="reflect").permute(0, 2, 3, 1)
+    picked = padded[torch.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def _normalized(net: LMSDCNN, pixels: Tensor) -> LMSDCNN:
+    """The net ready for use, its features' mean variance over (at most 10,000) training images set to 1."""
+    net.eval().requires_grad_(False)
+    parts = [net(part.float().mul_(2 / 255).sub_(1))[0] for part in pixels[:10_000].split(_CHUNK)]
+    net.scale.copy_(torch.cat(parts).double().var(dim=0).mean().sqrt())
+    return net
+
+
+def _weights(net: LMSDCNN) -> bytes:
+    return save_tensors({name: value.contiguous() for name, value in net.state_dict().items()})
+
+
+def _with_accuracy(extractor: Extractor, held_out: ImageSet) -> Extractor:
+    right = []
+    for start in range(0, len(held_out), _CHUNK):
+        rows = range(start, min(start + _CHUNK, len(held_out)))
+        logits = extractor(held_out.images(rows))[1]
+        right.append(extractor.right(logits, held_out.labels(rows), held_out.captions(rows)))
+    accuracy = float(torch.cat(right).double().mean())
+    recipe = Recipe(**{**asdict(extractor.recipe), "accuracy": accuracy})
+    return Extractor(extractor.net, recipe, extractor.sha256)
