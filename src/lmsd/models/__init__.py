@@ -1,0 +1,1 @@
+"""Nets made meaningful: generators, discriminators, conditioners, codecs."""

@@ -1,0 +1,183 @@
+"""Conditioners: what a batch asks for, as tensors.
+
+    c = f(caption or label),     c = f(∅) where drop is True        (for guidance, Ho and Salimans 2022)
+
+The null condition ∅ is learned: one more row of the label table, or the encoding of the empty caption.
+A conditioner is a submodule of its generator and learns in its turns; a discriminator gets c detached.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lmsd.errors import UserError
+from lmsd.models.precision import at_least_float32
+from lmsd.models.tokenizer import SMALLEST, encode_caption, train_tokenizer
+from lmsd.types import Batch, Cond
+
+
+class Conditioner(nn.Module):
+    """Base: forward(batch, drop [B] bool | None) → Cond.
+
+    token_dim, pooled_dim: widths of Cond.tokens and Cond.pooled, 0 where there are none.
+    """
+
+    token_dim: int = 0
+    pooled_dim: int = 0
+
+    def forward(self, batch: Batch, drop: Tensor | None = None) -> Cond:
+        """The condition of each sample; the null condition where `drop` is True."""
+        raise NotImplementedError
+
+    def fit(self, captions: list[str]) -> None:
+        """Learn from the training captions what is no parameter (a tokenizer); nothing here."""
+
+
+class NullConditioner(Conditioner):
+    """No condition at all: Cond()."""
+
+    def forward(self, batch: Batch, drop: Tensor | None = None) -> Cond:
+        """An empty condition, for every batch."""
+        return Cond()
+
+
+class LabelConditioner(Conditioner):
+    """Cond.pooled = E[label] [B,dim] and Cond.label, with one more row for the null label `classes`."""
+
+    def __init__(self, classes: int, dim: int = 128) -> None:
+        super().__init__()
+        self.classes = classes
+        self.pooled_dim = dim
+        self.table = nn.Embedding(classes + 1, dim)
+
+    def forward(self, batch: Batch, drop: Tensor | None = None) -> Cond:
+        """Look the labels up; label `classes` where `drop` is True."""
+        if batch.label is None:
+            raise UserError("condition: these data have no labels (KEY.cls); condition on text or on nothing")
+        label = batch.label.to(self.table.weight.device)
+        if (
+            label.device.type == "cpu"
+            and len(label)
+            and not 0 <= int(label.min()) <= int(label.max()) < self.classes
+        ):
+            raise UserError(
+                f"condition: labels {label.min()} to {label.max()} in a model of {self.classes} classes"
+            )
+        if drop is not None:
+            label = torch.where(drop.to(label.device), self.classes, label)
+        return Cond(pooled=self.table(label), label=label)
+
+
+class _CaptionConditioner(Conditioner):
+    """Encodes the distinct captions of a batch once and hands every sample its row."""
+
+    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [U,L,D], mask [U,L], pooled [U,D] of U distinct captions."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, drop: Tensor | None = None) -> Cond:
+        """Condition on `batch.text`; on the empty caption where `drop` is True."""
+        if batch.text is None:
+            raise UserError(
+                "condition: no captions in these data (KEY.txt, KEY.json); condition on labels or nothing"
+            )
+        rows: dict[str, int] = {} if drop is None else {"": 0}
+        index = torch.tensor([rows.setdefault(caption, len(rows)) for caption in batch.text])
+        tokens, mask, pooled = self.encode(list(rows))
+        index = index.to(tokens.device)
+        if drop is not None:
+            # On the device: reading `drop` here would wait for it.
+            index = torch.where(drop.to(tokens.device), 0, index)
+        return Cond(tokens=tokens[index], mask=mask[index], pooled=pooled[index])
+
+
+def _pad(ids: list[tuple[int, ...]], length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids padded with the end token, as CLIP pads, and the mask of what is no padding; [U,length]."""
+    padded = torch.tensor([[*row, *([1] * (length - len(row)))] for row in ids])
+    mask = torch.arange(length) < torch.tensor([len(row) for row in ids])[:, None]
+    return padded.to(device), mask.to(device)
+
+
+def _mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the real tokens, [U,L,D], [U,L] → [U,D]."""
+    weight = mask.to(tokens.dtype)[:, :, None]
+    return (tokens * weight).sum(1) / weight.sum(1)
+
+
+class TextConditioner(_CaptionConditioner):
+    """A small CLIP text transformer with a tokenizer of its own, both learned from the training captions.
+
+    dim: width of tokens and of pooled, which is their mean; vocab: room in the table, at least 514 (bytes);
+    length: tokens a caption, begin and end included, longer captions are cut.
+
+    The tables have their full size from the start, so a new run calls `fit(captions)` once before its first
+    batch, and a restored one calls nothing: the tokenizer travels in the state as text (extra state).
+    """
+
+    def __init__(
+        self, dim: int = 128, *, vocab: int = 1024, layers: int = 2, heads: int = 4, length: int = 16
+    ) -> None:
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        super().__init__()
+        if vocab < SMALLEST:
+            raise UserError(f"text: vocab={vocab} is too small; the bytes alone are {SMALLEST}")
+        if dim % heads:
+            raise UserError(f"text: width {dim} does not divide by {heads} heads")
+        self.token_dim = self.pooled_dim = dim
+        self.vocab = vocab
+        self.length = length
+        self.tokenizer = ""
+        config = CLIPTextConfig(
+            vocab_size=vocab,
+            hidden_size=dim,
+            intermediate_size=4 * dim,
+            projection_dim=dim,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=length,
+            hidden_act="gelu",
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+        self.encoder = CLIPTextModel(config)
+
+    @classmethod
+    def from_captions(
+        cls,
+        captions: list[str],
+        *,
+        vocab: int = 1024,
+        dim: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        length: int = 16,
+    ) -> "TextConditioner":
+        """Build and fit in one go."""
+        conditioner = cls(dim, vocab=vocab, layers=layers, heads=heads, length=length)
+        conditioner.fit(captions)
+        return conditioner
+
+    def fit(self, captions: list[str]) -> None:
+        """Learn the tokenizer, `self.tokenizer`: the text of a tokenizer.json. Touches no parameter."""
+        self.tokenizer = train_tokenizer(captions, vocab=self.vocab)
+
+    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the transformer on U captions."""
+        if not self.tokenizer:
+            raise UserError(
+                "text: the tokenizer is not there yet; call fit(training captions) or load a checkpoint"
+            )
+        ids = [encode_caption(self.tokenizer, caption, self.length) for caption in captions]
+        padded, mask = _pad(ids, self.length, next(self.encoder.parameters()).device)
+        # Attention is causal and padding comes last, so no real token sees it and no mask is needed here.
+        tokens = at_least_float32(self.encoder(input_ids=padded).last_hidden_state)
+        return tokens, mask, _mean(tokens, mask)
+
+    def get_extra_state(self) -> dict[str, str]:
+        """The tokenizer's text, for the state dict."""
+        return {"tokenizer": self.tokenizer}
+
+    def set_extra_state(self, state: dict[str, str]) -> None:
+        """Take the tokenizer of a checkpoint."""
+        self.tokenizer = state["tokenizer"]

@@ -1,0 +1,140 @@
+"""The discriminator: which x_s is real, given x_t, the times and the text?
+
+    h = trunk([x_s, x_t]/√(α² + σ²) at their times; s, t, c)                     transition pairing, DDGAN's
+    h = trunk(x_s/√(α_s² + σ_s²); s, c)                                          marginal pairing, UFOGen's
+    logits_k = w_k·h + ⟨A_k h, B c⟩/√d + b_k                                     Miyato and Koyama 2018
+
+c is the pooled condition. The inputs are scaled to unit size, which leaves variance-preserving processes as
+they are. The last layers are float32: a difference of logits of 10⁻² drowns in the rounding of bfloat16
+logits of 10.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lmsd.errors import UserError
+from lmsd.models.precision import at_least_float32
+from lmsd.nets.embed import TimeEmbedding
+from lmsd.types import Cond
+
+if TYPE_CHECKING:
+    from lmsd.process.gaussian import Process
+
+
+class ProjectionHead(nn.Module):
+    """(h [B,features], c [B,cond_dim]) → logits [B,heads] = w·h + b + ⟨A h, B c⟩/√d, at least float32.
+
+    projection: d; cond_dim 0 leaves the product out.
+    """
+
+    def __init__(self, features: int, *, cond_dim: int = 0, heads: int = 1, projection: int = 64) -> None:
+        super().__init__()
+        self.heads = heads
+        self.linear = nn.Linear(features, heads)
+        self.of_features = nn.Linear(features, heads * projection, bias=False) if cond_dim else None
+        self.of_cond = nn.Linear(cond_dim, projection) if cond_dim else None
+
+    def forward(self, h: Tensor, pooled: Tensor | None = None) -> Tensor:
+        """Judge features."""
+        with torch.autocast(h.device.type, enabled=False):
+            h = at_least_float32(h)
+            logits: Tensor = self.linear(h)
+            if self.of_features is None or self.of_cond is None:
+                return logits
+            if pooled is None:
+                raise UserError("discriminator: it was built with a condition (cond_dim > 0) and got none")
+            c = self.of_cond(at_least_float32(pooled))
+            product = torch.einsum("bkd,bd->bk", self.of_features(h).unflatten(1, (self.heads, -1)), c)
+            return logits + product / math.sqrt(c.shape[1])
+
+
+def double_backward_obstacle(module: nn.Module) -> str | None:
+    """Why gradients of gradients cannot be had through `module`; None when they can."""
+    for name, child in module.named_modules():
+        where = name or type(child).__name__
+        if getattr(child, "_compiled_call_impl", None) is not None or hasattr(child, "_orig_mod"):
+            return f"{where} is compiled, and compiled code has no double backward"
+        if hasattr(child, "processor") or isinstance(child, nn.MultiheadAttention):
+            return f"{where} is fused attention, which has no double backward"
+    return None
+
+
+class _Judge(nn.Module):
+    """What every discriminator says about itself."""
+
+    marginal: bool
+
+    @property
+    def double_backward_obstacle(self) -> str | None:
+        """Why exact R1 cannot be taken through this discriminator; None when it can."""
+        return double_backward_obstacle(self)
+
+    @property
+    def supports_double_backward(self) -> bool:
+        """Whether exact R1, a gradient of a gradient, can be taken through it."""
+        return self.double_backward_obstacle is None
+
+    def _check_pairing(self, x_t: Tensor | None) -> None:
+        if (x_t is None) != self.marginal:
+            built, got = ("marginal", "x_t") if self.marginal else ("transition", "no x_t")
+            raise UserError(
+                f"discriminator: it was built for {built} pairing and got {got}; set the same pairing in both"
+            )
+
+
+class Discriminator(_Judge):
+    """A trunk of our own (`nets.MLPCritic`, `nets.ConvCritic`) with time, text and a projection head.
+
+    trunk: (x [B,2C,H,W] or, marginal, [B,C,H,W], time [B], vec [B,trunk.cond_dim]) → [B,features].
+    cond_dim: width of the pooled condition, 0 for none; heads: logits a sample; marginal: without x_t.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        *,
+        process: "Process",
+        cond_dim: int,
+        features: int,
+        heads: int = 1,
+        marginal: bool = False,
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.process = process
+        self.marginal = marginal
+        self.width = width = int(trunk.cond_dim)  # type: ignore[arg-type]
+        if not width:
+            raise UserError("discriminator: its trunk has cond_dim=0 and would not hear of t or text")
+        self.embed_t = None if marginal else TimeEmbedding(width)
+        self.embed_cond = nn.Linear(cond_dim, width) if cond_dim else None
+        self.head = ProjectionHead(features, cond_dim=cond_dim, heads=heads)
+
+    def forward(self, x_s: Tensor, x_t: Tensor | None, s: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Logits [B,heads], float32; high for real.
+
+        x_s, x_t: [B,C,H,W], x_t None in marginal pairing; s, t: [B], the schedule's times, s the cleaner.
+        """
+        self._check_pairing(x_t)
+        model_time = self.process.schedule.model_time
+        x, vec = self._unit(x_s, s), self._text(x_s, cond)
+        if x_t is not None and self.embed_t is not None:
+            x = torch.cat([x, self._unit(x_t, t)], dim=1)
+            vec = vec + self.embed_t(model_time(t))
+        return self.head(self.trunk(x, model_time(s), vec), cond.pooled)  # type: ignore[no-any-return]
+
+    def _unit(self, x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = self.process.alpha_sigma(t, x)
+        return x * (alpha.square() + sigma.square()).rsqrt()
+
+    def _text(self, x: Tensor, cond: Cond) -> Tensor:
+        """The trunk's vector before the times: B c, or zeros."""
+        if self.embed_cond is None:
+            return x.new_zeros(len(x), self.width)
+        if cond.pooled is None:
+            raise UserError("discriminator: it was built with a condition (cond_dim > 0) and got none")
+        vec: Tensor = self.embed_cond(cond.pooled.to(self.embed_cond.weight.dtype))
+        return vec

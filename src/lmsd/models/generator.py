@@ -1,0 +1,150 @@
+"""The generator: a net made a denoiser of a process.
+
+    x_t = α x₀ + σ ε                                     α, σ at t, from the process
+    none    x̂₀ = process.to_x0(f(x_t, τ, c, z), prediction, x_t, t)
+    edm     x̂₀ = c_skip x_t + c_out F(c_in x_t, τ, c, z)
+            n² = σ² + α² σ_d²,   c_in = 1/n,   c_skip = α σ_d²/n²,   c_out = σ σ_d/n
+
+τ is the schedule's model time. The second is Karras et al. 2022, eq. 7 and table 1, written for any process:
+at α = 1 it is theirs, at σ = 0 it returns x_t/α, at α = 0 it is σ_d F; no end divides by 0. F's own target is
+(x₀ − c_skip x_t)/c_out = (σ x₀ − α σ_d² ε)/(σ_d n), of unit variance for data of deviation σ_d.
+"""
+
+import math
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lmsd.errors import UserError
+from lmsd.models.conditioner import Conditioner, NullConditioner
+from lmsd.models.precision import at_least_float32
+from lmsd.types import Batch, Cond, Prediction
+
+if TYPE_CHECKING:
+    from lmsd.process.gaussian import Process
+
+Precondition: TypeAlias = Literal["none", "edm"]
+_LARGEST_INPUT = 10.0
+
+
+class Generator(nn.Module):
+    """A net f over a process, the one differentiable way from x_t to x̂₀.
+
+    net: f(x [B,C,H,W], τ [B], cond, z [B,z_dim]|None) → like x; see `models.backbones`. prediction: what f
+    predicts when precondition is "none". z_dim: width of the latent noise, 0 for none. sigma_data: σ_d.
+
+    Raises UserError when the parts do not fit: a net of another z_dim or condition width, or a process whose
+    inputs (α² + σ² ≫ 1) need precondition="edm".
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        process: "Process",
+        *,
+        prediction: Prediction = "v",
+        conditioner: Conditioner | None = None,
+        z_dim: int = 0,
+        precondition: Precondition = "none",
+        sigma_data: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.process = process
+        self.prediction: Prediction = prediction
+        self.conditioner = conditioner if conditioner is not None else NullConditioner()
+        self.z_dim = z_dim
+        self.precondition: Precondition = precondition
+        self.sigma_data = sigma_data
+        self._check_parts()
+        self._check_process()
+
+    def _check_parts(self) -> None:
+        # A net may leave these attributes out; then what it takes is not known here and not checked.
+        for name, value, source in (
+            ("z_dim", self.z_dim, "the generator"),
+            ("token_dim", self.conditioner.token_dim, "the conditioner"),
+            ("pooled_dim", self.conditioner.pooled_dim, "the conditioner"),
+        ):
+            taken = getattr(self.net, name, None)
+            if taken is not None and taken != value and not (name != "z_dim" and taken == 0):
+                raise UserError(
+                    f"generator: the net takes {name}={taken}, {source} gives {value}; make them equal"
+                )
+
+    def _check_process(self) -> None:
+        if self.precondition == "edm":
+            return
+        self.process.check(self.prediction)
+        schedule = self.process.schedule
+        alpha, sigma = schedule(torch.tensor([float(schedule.t_noise)]))
+        scale = math.hypot(alpha.item(), sigma.item())
+        if scale > _LARGEST_INPUT:
+            raise UserError(f"generator: the net would see inputs of scale {scale:.0f}; set precondition=edm")
+
+    @property
+    def channels(self) -> int:
+        """C of the images."""
+        return int(self.net.channels)  # type: ignore[arg-type]
+
+    @property
+    def image_size(self) -> int:
+        """H = W of the images."""
+        return int(self.net.image_size)  # type: ignore[arg-type]
+
+    def condition(self, batch: Batch, drop: Tensor | None = None) -> Cond:
+        """The condition of a batch; samples where `drop` [B] is True get the null condition."""
+        return self.conditioner(batch, drop)  # type: ignore[no-any-return]
+
+    def scale_input(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """What the net sees of x_t: c_in x_t, or x_t itself without preconditioning."""
+        if self.precondition == "none":
+            return x_t
+        return self._edm(x_t, t)[0] * x_t
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Cond,
+        z: Tensor | None = None,
+        *,
+        output: Literal["x0", "native"] = "x0",
+    ) -> Tensor:
+        """x̂₀ [B,C,H,W], or with output="native" what the net predicts; at least float32.
+
+        x_t: [B,C,H,W]; t: [B] in the schedule's time; z: [B,z_dim], N(0, I).
+        """
+        if self.z_dim and z is None:
+            raise UserError(f"generator: it takes a latent z [B,{self.z_dim}] and got none; draw z ~ N(0, I)")
+        x_t = at_least_float32(x_t)
+        raw = self.net(self.scale_input(x_t, t), self.process.schedule.model_time(t), cond, z)
+        native = at_least_float32(raw)
+        return native if output == "native" else self.to_x0(native, x_t, t)
+
+    def to_x0(self, native: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """x̂₀ from what the net predicted at (x_t, t), in at least float32 whatever autocast says."""
+        with torch.autocast(x_t.device.type, enabled=False):
+            native, x_t = at_least_float32(native), at_least_float32(x_t)
+            if self.precondition == "none":
+                return self.process.to_x0(native, self.prediction, x_t, t)
+            c_in, alpha, sigma = self._edm(x_t, t)
+            c_skip = alpha * (self.sigma_data * c_in) ** 2
+            return c_skip * x_t + sigma * self.sigma_data * c_in * native
+
+    def target(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What the net should predict at x_t = α x₀ + σ ε: the target of output="native"."""
+        if self.precondition == "none":
+            return self.process.target(self.prediction, x_0, eps, t)
+        c_in, alpha, sigma = self._edm(x_0, t)
+        return (sigma / self.sigma_data * x_0 - alpha * self.sigma_data * eps) * c_in
+
+    def _edm(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(c_in, α, σ), broadcastable to x."""
+        alpha, sigma = self.process.alpha_sigma(t, x)
+        return (sigma.square() + (alpha * self.sigma_data).square()).rsqrt(), alpha, sigma
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the net's blocks in the backward pass instead of keeping their activations."""
+        self.net.enable_gradient_checkpointing()  # type: ignore[operator]

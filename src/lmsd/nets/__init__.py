@@ -1,0 +1,1 @@
+"""Critics and the small nets that no library has; only torch."""

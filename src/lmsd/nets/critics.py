@@ -1,0 +1,156 @@
+"""Critics: (x, time, vector) → features. What a discriminator judges by.
+
+    h_{k+1} = h_k + W₂ φ(W₁ φ((1 + a_k(c)) ⊙ h_k + b_k(c))),      φ = leaky ReLU, slope 0.2
+
+No batch statistics, no dropout and no normalization across samples, so a sample's logits are a function of
+that sample alone: finite-difference penalties then measure D and not its noise, and accumulation is exact.
+The residual branches start small (as in R3GAN, Huang et al. 2024, which has no normalization either), the
+modulation at zero. Every layer has a second derivative, so exact R1 works.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lmsd.errors import UserError
+from lmsd.nets.embed import Context, modulate
+
+_SLOPE = 0.2
+
+
+def _activate(h: Tensor) -> Tensor:
+    return F.leaky_relu(h, _SLOPE)
+
+
+def _he(layer: nn.Linear | nn.Conv2d, gain: float) -> None:
+    """He et al. 2015 times `gain`, bias 0."""
+    nn.init.kaiming_normal_(layer.weight, a=_SLOPE)
+    with torch.no_grad():
+        layer.weight.mul_(gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def _film(context: int, channels: int) -> nn.Linear:
+    layer = nn.Linear(context, 2 * channels)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class _LinearBlock(nn.Module):
+    def __init__(self, width: int, context: int, gain: float) -> None:
+        super().__init__()
+        self.film = _film(context, width)
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+        _he(self.first, 1.0)
+        _he(self.second, gain)
+
+    def forward(self, h: Tensor, context: Tensor) -> Tensor:
+        scale, shift = self.film(context).chunk(2, dim=1)
+        return h + self.second(_activate(self.first(_activate(modulate(h, scale, shift)))))  # type: ignore[no-any-return]
+
+
+class MLPCritic(nn.Module):
+    """Residual MLP critic for shape (C',H,W): x [B,C',H,W], time [B], vec [B,cond_dim]|None → [B,features].
+
+    width: of the residual stream and of the features; depth: blocks of two layers.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        width: int = 384,
+        *,
+        depth: int = 3,
+        time_dim: int = 128,
+        cond_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        self.features = width
+        self.cond_dim = cond_dim
+        self.context = Context(time_dim, cond_dim=cond_dim)
+        self.inside = nn.Linear(math.prod(shape), width)
+        _he(self.inside, 1.0)
+        gain = 1.0 / math.sqrt(2.0 * depth)
+        self.blocks = nn.ModuleList(_LinearBlock(width, time_dim, gain) for _ in range(depth))
+
+    def forward(self, x: Tensor, time: Tensor, vec: Tensor | None = None) -> Tensor:
+        """Features of x under (time, vec)."""
+        context = F.silu(self.context(time, vec))
+        h = self.inside(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, context)
+        return _activate(h)
+
+
+class _ConvBlock(nn.Module):
+    def __init__(self, channels: int, context: int, gain: float) -> None:
+        super().__init__()
+        self.film = _film(context, channels)
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        _he(self.first, 1.0)
+        _he(self.second, gain)
+
+    def forward(self, h: Tensor, context: Tensor) -> Tensor:
+        scale, shift = self.film(context)[:, :, None, None].chunk(2, dim=1)
+        return h + self.second(_activate(self.first(_activate(modulate(h, scale, shift)))))  # type: ignore[no-any-return]
+
+
+class ConvCritic(nn.Module):
+    """Residual convolutional critic: x [B,C',H,W], time [B], vec [B,cond_dim]|None → [B,features].
+
+    widths: channels of each stage, the side halves between stages (mean of 2x2); blocks: residual blocks a
+    stage; patch: pixel_unshuffle factor before the stem. The last stage is flattened, so positions count.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        widths: Sequence[int] = (64, 128),
+        *,
+        blocks: int = 1,
+        patch: int = 1,
+        features: int = 256,
+        time_dim: int = 128,
+        cond_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        channels, height, width = shape
+        step = patch * 2 ** (len(widths) - 1)
+        if height % step or width % step:
+            raise UserError(
+                f"critic: {height}x{width} pixels do not divide by patch {patch} times 2^{len(widths) - 1} "
+                f"({len(widths)} stages); take a smaller patch or fewer widths"
+            )
+        self.patch = patch
+        self.features = features
+        self.cond_dim = cond_dim
+        self.context = Context(time_dim, cond_dim=cond_dim)
+        gain = 1.0 / math.sqrt(2.0 * blocks * len(widths))
+        inputs = [channels * patch * patch, *widths[:-1]]
+        self.stems = nn.ModuleList(
+            nn.Conv2d(a, b, 3 if i == 0 else 1, padding="same")
+            for i, (a, b) in enumerate(zip(inputs, widths, strict=True))
+        )
+        self.stages = nn.ModuleList(
+            nn.ModuleList(_ConvBlock(b, time_dim, gain) for _ in range(blocks)) for b in widths
+        )
+        self.outside = nn.Linear(widths[-1] * (height // step) * (width // step), features)
+        for layer in (*self.stems, self.outside):
+            _he(layer, 1.0)
+
+    def forward(self, x: Tensor, time: Tensor, vec: Tensor | None = None) -> Tensor:
+        """Features of x under (time, vec)."""
+        context = F.silu(self.context(time, vec))
+        h = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
+        for index, (stem, stage) in enumerate(zip(self.stems, self.stages, strict=True)):
+            h = stem(F.avg_pool2d(h, 2) if index else h)
+            for block in stage:  # type: ignore[attr-defined]
+                h = block(h, context)
+        return _activate(self.outside(_activate(h).flatten(1)))

@@ -1,0 +1,69 @@
+"""How a net hears of time.
+
+    γ(τ) = [cos(ω_i τ), sin(ω_i τ)],   ω_i = P^(−i/h),   i = 0..h−1,  h = dim/2        Vaswani et al. 2017
+
+τ is the schedule's model time, O(0..1000); P = 10,000 is the longest wave over 2π. The embedding of a net
+is an MLP on γ.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lmsd.errors import UserError
+
+
+def sinusoidal(time: Tensor, dim: int, *, period: float = 10_000.0) -> Tensor:
+    """γ(time): [B] → [B,dim] in the type of `time` (at least float32), values in [-1, 1]; dim is even."""
+    half = dim // 2
+    time = time.to(torch.promote_types(time.dtype, torch.float32))
+    index = torch.arange(half, device=time.device, dtype=time.dtype)
+    angle = time[:, None] * torch.exp(index * (-math.log(period) / half))
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+class TimeEmbedding(nn.Module):
+    """MLP(γ(time)), [B] → [B,dim]; `frequencies` is the width of γ."""
+
+    def __init__(self, dim: int, *, frequencies: int = 64) -> None:
+        super().__init__()
+        if frequencies % 2:
+            raise UserError(f"time embedding: {frequencies} frequencies are odd; give an even number")
+        self.frequencies = frequencies
+        self.first = nn.Linear(frequencies, dim)
+        self.second = nn.Linear(dim, dim)
+
+    def forward(self, time: Tensor) -> Tensor:
+        """Embed `time` [B]."""
+        waves = sinusoidal(time, self.frequencies).to(self.first.weight.dtype)
+        return self.second(F.silu(self.first(waves)))  # type: ignore[no-any-return]
+
+
+class Context(nn.Module):
+    """c = TimeEmbedding(time) + A·cond + B·z, [B,dim]: all that modulates a net, in one vector.
+
+    cond_dim, z_dim: widths of the pooled condition and of the latent noise; 0 leaves the term out. None
+    counts as zeros.
+    """
+
+    def __init__(self, dim: int, *, cond_dim: int = 0, z_dim: int = 0) -> None:
+        super().__init__()
+        self.time = TimeEmbedding(dim)
+        self.cond = nn.Linear(cond_dim, dim) if cond_dim else None
+        self.z = nn.Linear(z_dim, dim) if z_dim else None
+
+    def forward(self, time: Tensor, cond: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+        """Sum the terms that are there."""
+        context: Tensor = self.time(time)
+        if self.cond is not None and cond is not None:
+            context = context + self.cond(cond.to(self.cond.weight.dtype))
+        if self.z is not None and z is not None:
+            context = context + self.z(z.to(self.z.weight.dtype))
+        return context
+
+
+def modulate(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """FiLM (Perez et al. 2018): (1 + scale)·h + shift."""
+    return torch.addcmul(h + shift, h, scale)
