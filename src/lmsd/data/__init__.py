@@ -1,0 +1,1 @@
+"""Shards of images and captions: built, indexed, and streamed in an order without state."""

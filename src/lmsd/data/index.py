@@ -1,0 +1,161 @@
+"""The index of a list of shards: made once, kept beside each shard, checked at every start.
+
+A shard's index lies beside it as `NAME.tar.idx.npz`; where that folder cannot be written, in the user's
+cache folder (`LMSD_CACHE`, or ~/.cache/lmsd). It holds for the size and the time of change it was made for;
+a shard with the same size and another time is checked by its sha256. The hash of an index is the sha256 of
+its shards' sha256s: it names the data and their order, wherever the files lie.
+"""
+
+import hashlib
+import os
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmsd.data.members import ShardIndex, load, load_header
+from lmsd.data.scan import scan
+from lmsd.errors import UserError
+
+SUFFIX = ".idx.npz"
+
+_KEPT = 64  # shard indexes held in memory
+_SLOW = 100_000_000  # bytes that take more than about two seconds to index
+
+
+def cache_folder() -> Path:
+    """LMSD_CACHE, or ~/.cache/lmsd."""
+    root = os.environ.get("LMSD_CACHE")
+    return Path(root) if root else Path.home() / ".cache" / "lmsd"
+
+
+class Index:
+    """The indexes of a list of shards, each read from disk when it is needed.
+
+    shards: names in order; sizes: samples of each, int64; hash: names the data; captions: where every
+    sample has a caption ("txt", JSON fields); labels: whether every sample has a class. Raises UserError
+    when some shards have captions or classes and others have none.
+    """
+
+    def __init__(self, shards: Sequence[str], files: Sequence[Path]) -> None:
+        self.shards = tuple(shards)
+        self.headers = tuple(load(file).header if (h := load_header(file)) is None else h for file in files)
+        self.sizes: NDArray[np.int64] = np.asarray([header.samples for header in self.headers], np.int64)
+        self.captions = self._captions()
+        self.labels = self._labels()
+        self._files = tuple(files)
+        self._loaded: OrderedDict[int, ShardIndex] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Samples in all."""
+        return int(self.sizes.sum())
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the shards' sha256s, in order."""
+        return hashlib.sha256("".join(header.sha256 for header in self.headers).encode()).hexdigest()
+
+    def shard(self, number: int) -> ShardIndex:
+        """The index of one shard."""
+        if number not in self._loaded:
+            self._loaded[number] = load(self._files[number])
+            while len(self._loaded) > _KEPT:
+                self._loaded.popitem(last=False)
+        return self._loaded[number]
+
+    def name(self, shard: int, sample: int) -> str:
+        """A sample in words, for messages."""
+        return f"sample {self.shard(shard).key(sample)!r} of the shard {self.shards[shard]}"
+
+    def _captions(self) -> frozenset[str]:
+        kinds = [set(header.captions) for header in self.headers if header.samples]
+        common = set.intersection(*kinds) if kinds else set()
+        if not common and any(kinds):
+            pairs = zip(self.headers, self.shards, strict=True)
+            missing = next((name for header, name in pairs if header.samples and not header.captions), None)
+            where = f"{missing} has none" if missing else "they are of different kinds (.txt, .json)"
+            raise UserError(f"some shards have captions, but {where}: build the shards again, all alike")
+        return frozenset(common)
+
+    def _labels(self) -> bool:
+        kinds = [header.labels for header in self.headers if header.samples]
+        if any(kinds) and not all(kinds) and not self.captions:
+            raise UserError(
+                "some shards have classes (KEY.cls) and others none: build the shards again, all alike"
+            )
+        return bool(kinds) and all(kinds)
+
+
+def build_index(shard_paths: Sequence[str | os.PathLike[str]], *, refresh: bool = False) -> Index:
+    """Read and check every local shard that has no valid index, write its index, and open them all.
+
+    refresh: read every shard again. Raises UserError naming the shard, the member and the way out.
+    """
+    paths = [Path(os.path.abspath(path)) for path in shard_paths]
+    files = [ensure(path, refresh=refresh) for path in _watched(paths)]
+    return Index([str(path) for path in paths], files)
+
+
+def ensure(path: Path, *, refresh: bool = False) -> Path:
+    """The file that holds the valid index of one local shard; made where there is none."""
+    if not path.is_file():
+        raise UserError(f"the shard {path} is missing: check data.shards=, or fetch the file again")
+    found = None if refresh else _valid(path)
+    return found or store(scan(path), path)
+
+
+def store(index: ShardIndex, path: Path) -> Path:
+    """Write a shard's index beside it, or into the cache folder."""
+    beside, cached = _places(path)
+    if _writable(path.parent):
+        try:
+            index.save(beside)
+            return beside
+        except OSError:
+            pass
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    index.save(cached)
+    return cached
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:24]
+    return path.with_name(path.name + SUFFIX), cache_folder() / "index" / f"{digest}{SUFFIX}"
+
+
+def _writable(folder: Path) -> bool:
+    # the superuser may write everywhere; a folder without any write bit is meant to stay as it is
+    return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
+
+
+def _valid(path: Path) -> Path | None:
+    """The index that is true of the shard as it is now, if there is one."""
+    status = path.stat()
+    headers = [(file, load_header(file)) for file in _places(path) if file.is_file()]
+    old = [(file, header) for file, header in headers if header is not None and header.size == status.st_size]
+    for file, header in old:
+        if header.mtime_ns == status.st_mtime_ns:
+            return file
+    if not old:
+        return None
+    with path.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    for file, header in old:
+        if header.sha256 == digest:
+            return store(load(file).at(status.st_mtime_ns), path)
+    return None
+
+
+def _watched(paths: list[Path]) -> Iterator[Path]:
+    """The paths, with a progress bar when indexing them will take longer than about two seconds."""
+    todo = sum(p.stat().st_size for p in paths if p.is_file() and not any(f.is_file() for f in _places(p)))
+    if todo < _SLOW or not sys.stderr.isatty():
+        yield from paths
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(paths, description="indexing shards", console=Console(stderr=True), transient=True)

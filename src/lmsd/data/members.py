@@ -1,0 +1,161 @@
+"""The index of one shard: where every member lies, and what is known of every sample.
+
+    members   int64 [M,4]   suffix number, offset, length, crc32 of each member, in the order of the file
+    first     int64 [n+1]   sample i has the members first[i] … first[i+1] − 1
+    picture   int32 [n,3]   height, width, plain (may be decoded by the fast path)
+    labels    int64 [n]     the classes of KEY.cls, or nothing
+    keys, key_ends          the keys' UTF-8 bytes end to end
+    header    JSON          version, the shard's size, mtime and sha256, suffixes, JSON fields
+
+It is stored as `NAME.tar.idx.npz`, arrays of numbers and bytes only: it is read with pickle off.
+"""
+
+import json
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmsd.data.decode import SUFFIXES
+from lmsd.errors import UserError
+
+VERSION = 1
+COLUMNS = 9  # of `ShardIndex.table`
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an index says of its shard.
+
+    suffixes: names of the suffix numbers; captions: where each sample's caption can be read, "txt" and the
+    fields of JSON that are text in every sample; labels: whether every sample has a class.
+    """
+
+    samples: int
+    labels: bool
+    size: int
+    mtime_ns: int
+    sha256: str
+    suffixes: tuple[str, ...]
+    captions: tuple[str, ...]
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The index of one shard; the fields are in the module's docstring."""
+
+    header: Header
+    members: Integers
+    first: Integers
+    picture: NDArray[np.int32]
+    labels: Integers
+    key_bytes: NDArray[np.uint8]
+    key_ends: Integers
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
+
+    def key(self, sample: int) -> str:
+        """The sample's key."""
+        start = int(self.key_ends[sample - 1]) if sample else 0
+        return self.key_bytes[start : int(self.key_ends[sample])].tobytes().decode()
+
+    def at(self, mtime_ns: int) -> "ShardIndex":
+        """The same index for the same bytes with another time of change."""
+        return replace(self, header=replace(self.header, mtime_ns=mtime_ns))
+
+    def column(self, *suffixes: str) -> Integers:
+        """Offset, length and crc32 of each sample's member with one of the suffixes, [n,3]; −1 for none."""
+        numbers = [i for i, name in enumerate(self.header.suffixes) if name in suffixes]
+        rows = np.flatnonzero(np.isin(self.members[:, 0], numbers))
+        found = np.full((len(self), 3), -1, np.int64)
+        found[np.searchsorted(self.first, rows, side="right") - 1] = self.members[rows, 1:]
+        return found
+
+    def table(self, caption: str | None) -> Integers:
+        """All that reading needs, [n,9]: offset, length, crc32 of image and caption; height, width, plain.
+
+        caption: the suffix "txt" or "json", or None for no captions.
+        """
+        text = self.column(caption) if caption else np.full((len(self), 3), -1, np.int64)
+        return np.hstack([self.column(*SUFFIXES), text, self.picture.astype(np.int64)])
+
+    def save(self, path: Path) -> None:
+        """Write the index whole or not at all."""
+        header = json.dumps(vars(self.header), sort_keys=True).encode()
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(
+                    file,
+                    header=np.frombuffer(header, np.uint8),
+                    members=self.members,
+                    first=self.first,
+                    picture=self.picture,
+                    labels=self.labels,
+                    key_bytes=self.key_bytes,
+                    key_ends=self.key_ends,
+                )
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+
+def load_header(path: Path) -> Header | None:
+    """The header alone, or None when the file is no index of this version."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            fields = json.loads(file["header"].tobytes())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    if not isinstance(fields, dict) or fields.get("version") != VERSION:
+        return None
+    try:
+        fields["suffixes"], fields["captions"] = tuple(fields["suffixes"]), tuple(fields["captions"])
+        return Header(**fields)
+    except (KeyError, TypeError):
+        return None
+
+
+def load(path: Path) -> ShardIndex:
+    """The whole index. Raises UserError for a file that is none, or whose arrays contradict each other."""
+    header = load_header(path)
+    if header is None:
+        raise UserError(f"{path} is no index of this version: delete it and run `lmsd data index` again")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files if name != "header"}
+        index = ShardIndex(header, **arrays)
+        _check(index)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"the index {path} is damaged ({error}): delete it and run `lmsd data index` again"
+        ) from error
+    return index
+
+
+def _check(index: ShardIndex) -> None:
+    count, members = len(index), index.members
+    if members.ndim != 2 or members.shape[1] != 4 or index.picture.shape != (count, 3):
+        raise ValueError("arrays of a wrong shape")
+    if (
+        len(index.key_ends) != count
+        or len(index.labels) != count * index.header.labels
+        or count != index.header.samples
+    ):
+        raise ValueError("counts that differ")
+    if len(members) and (
+        members[:, 1:3].min() < 0 or (members[:, 1] + members[:, 2]).max() > index.header.size
+    ):
+        raise ValueError("members outside the shard")
+    if index.first[0] != 0 or index.first[-1] != len(members) or (np.diff(index.first) < 1).any():
+        raise ValueError("samples without members")

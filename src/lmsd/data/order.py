@@ -1,0 +1,146 @@
+"""The order of the endless stream: position → (epoch, shard, sample), a function without state.
+
+    e = p div N,  q = p mod N                          N samples in all
+    shards of epoch e     sorted by h(seed, e, 1, shard)
+    windows               runs of W consecutive shards of that order
+    samples in a window   sorted by h(seed, e, 2, shard, sample)
+
+h is a chain of SplitMix64 finalizers (Steele, Lea, Flood 2014) written here in numpy's uint64, since the
+streams of numpy's generators may change between versions. The order knows no ranks, no workers and no
+batches, so each sample comes exactly once an epoch for every split of the work, and a resume is a lookup.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lmsd.errors import UserError
+
+_PHI = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_KEPT = 4  # windows kept; a batch may lie across two, and another loader may stand elsewhere
+
+Words = NDArray[np.uint64]
+Integers = NDArray[np.int64]
+
+
+def mix64(x: Words) -> Words:
+    """SplitMix64's finalizer on uint64, elementwise; a bijection."""
+    x = (x ^ (x >> np.uint64(30))) * _MIX_1
+    x = (x ^ (x >> np.uint64(27))) * _MIX_2
+    return x ^ (x >> np.uint64(31))
+
+
+def fold(*words: ArrayLike) -> Words:
+    """Hash integers (arrays that broadcast) into uint64 keys, the same as `lmsd.rng.fold`."""
+    key = np.zeros(1, np.uint64)
+    for word in words:
+        key = step(key, word)
+    return key
+
+
+def step(key: Words, word: ArrayLike) -> Words:
+    """One link of `fold`: h(key, word)."""
+    value = np.atleast_1d(np.asarray(word)).astype(np.uint64)
+    return mix64(key * np.uint64(31) + value + _PHI)
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    shards: Integers  # the order of the shards
+    starts: Integers  # first place of every window in the epoch, then N
+
+
+@dataclass(frozen=True)
+class _Window:
+    shard: Integers
+    sample: Integers
+
+
+class Order:
+    """Position in the endless stream → (shard, sample).
+
+    sizes: samples in each shard; window: W shards shuffled together; seed: the key of the whole order.
+    Raises UserError when there is nothing to order.
+    """
+
+    def __init__(self, sizes: Sequence[int] | Integers, *, window: int = 8, seed: int = 0) -> None:
+        self.sizes = np.asarray(sizes, np.int64)
+        self.window = window
+        self.seed = seed
+        self.total = int(self.sizes.sum())
+        if window < 1:
+            raise UserError(
+                f"data.window={window}: the window of shards shuffled together must be at least 1"
+            )
+        if self.total == 0:
+            raise UserError("the shards hold no samples: build them with `lmsd data build`, or name others")
+        self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, int], _Window] = OrderedDict()
+
+    def __call__(self, positions: ArrayLike) -> tuple[Integers, Integers]:
+        """Shard and sample of every position (int64 [n], not negative), two int64 arrays [n]."""
+        place = np.asarray(positions, np.int64)
+        shard, sample = np.empty_like(place), np.empty_like(place)
+        epoch, within = np.divmod(place, self.total)
+        for e in np.unique(epoch):
+            at_epoch = np.flatnonzero(epoch == e)
+            starts = self._epoch(int(e)).starts
+            window = np.searchsorted(starts, within[at_epoch], side="right") - 1
+            for w in np.unique(window):
+                at = at_epoch[window == w]
+                order = self._window(int(e), int(w))
+                offset = within[at] - starts[w]
+                shard[at], sample[at] = order.shard[offset], order.sample[offset]
+        return shard, sample
+
+    def windows(self, positions: ArrayLike) -> list[tuple[int, int]]:
+        """The (epoch, window) pairs that hold the positions, in the order of the stream."""
+        epoch, within = np.divmod(np.unique(np.asarray(positions, np.int64)), self.total)
+        pairs = [
+            (int(e), int(np.searchsorted(self._epoch(int(e)).starts, q, side="right") - 1))
+            for e, q in zip(epoch, within, strict=True)
+        ]
+        return list(dict.fromkeys(pairs))
+
+    def following(self, epoch: int, window: int) -> tuple[int, int]:
+        """The window after a window, perhaps in the next epoch."""
+        last = len(self._epoch(epoch).starts) - 2
+        return (epoch, window + 1) if window < last else (epoch + 1, 0)
+
+    def shards(self, epoch: int, window: int) -> list[int]:
+        """The shards of a window, in the epoch's order."""
+        ids = self._epoch(epoch).shards[window * self.window : (window + 1) * self.window]
+        return [int(shard) for shard in ids]
+
+    def _epoch(self, epoch: int) -> _Epoch:
+        if epoch not in self._epochs:
+            key = fold(self.seed, epoch, 1)
+            shards = np.argsort(step(key, np.arange(len(self.sizes))), kind="stable")
+            ends = np.concatenate([[0], np.cumsum(self.sizes[shards])])
+            inner = ends[0 : len(self.sizes) : self.window]
+            self._epochs[epoch] = _Epoch(shards, np.append(inner, self.total))
+            _shrink(self._epochs)
+        return self._epochs[epoch]
+
+    def _window(self, epoch: int, window: int) -> _Window:
+        if (epoch, window) not in self._windows:
+            shards = np.asarray(self.shards(epoch, window))
+            sizes = self.sizes[shards]
+            keys = np.repeat(step(fold(self.seed, epoch, 2), shards), sizes)
+            shard = np.repeat(shards, sizes)
+            sample = np.arange(len(shard)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            order = np.argsort(step(keys, sample), kind="stable")
+            self._windows[epoch, window] = _Window(shard[order], sample[order])
+            _shrink(self._windows)
+        self._windows.move_to_end((epoch, window))
+        return self._windows[epoch, window]
+
+
+def _shrink(cache: OrderedDict[int, _Epoch] | OrderedDict[tuple[int, int], _Window]) -> None:
+    while len(cache) > _KEPT:
+        cache.popitem(last=False)

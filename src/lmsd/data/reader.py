@@ -1,0 +1,260 @@
+"""Samples by number: one pread of image and caption, crc32 of both, decoding straight into the batch.
+
+Damaged bytes are never used: they end the run with the shard and the key, or, where the caller can name a
+substitute, the place is filled by that.
+"""
+
+import json
+import logging
+import os
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmsd.data.decode import BadImage, Pixels, decode, decode_plain
+from lmsd.data.index import Index
+from lmsd.data.members import COLUMNS
+from lmsd.data.transforms import fit
+from lmsd.errors import UserError
+
+Integers = NDArray[np.int64]
+Substitute = Callable[[int, int], tuple[int, int]]
+"""(slot in the batch, attempt from 1 on) → (shard, sample)."""
+
+_GAP = 64 << 10  # bytes between image and caption that are read along rather than left out by a second call
+_ATTEMPTS = 100
+_KEPT = 64  # open shards and their tables
+
+log = logging.getLogger(__name__)
+
+
+class Damaged(ValueError):
+    """A sample whose bytes are not those that were indexed, or cannot be decoded."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What reading gives: uint8 [n,S,S,C], captions or None, classes [n] or None, which were substituted."""
+
+    pixels: Pixels
+    text: list[str] | None
+    label: Integers | None
+    substituted: NDArray[np.bool_]
+
+
+class Files:
+    """Open shards, read at offsets. `locate` names the local file of a shard."""
+
+    def __init__(self, index: Index, locate: Callable[[int], str]) -> None:
+        self._index = index
+        self._locate = locate
+        self._open: OrderedDict[int, int] = OrderedDict()
+
+    def read(self, shard: int, start: int, length: int) -> bytes:
+        """Bytes of a shard; fewer where the file ends early."""
+        descriptor = self._open.get(shard)
+        if descriptor is None:
+            descriptor = self._open[shard] = self._opened(shard)
+            if len(self._open) > _KEPT:
+                os.close(self._open.popitem(last=False)[1])
+        return os.pread(descriptor, length, start)
+
+    def _opened(self, shard: int) -> int:
+        path, expected = self._locate(shard), self._index.headers[shard].size
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UserError(
+                f"the shard {path} cannot be opened ({error.strerror}): is it still there?"
+            ) from error
+        size = os.fstat(descriptor).st_size
+        if size != expected:
+            os.close(descriptor)
+            raise UserError(
+                f"the shard {path} has {size} bytes and had {expected} when indexed: run `lmsd data index` again"
+            )
+        return descriptor
+
+    def close(self) -> None:
+        """Close every file; they open again when read."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_open": OrderedDict()}  # descriptors belong to a process
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Memory:
+    """Decoded samples that are kept, so that a small set is decoded once."""
+
+    def __init__(self, index: Index, image_size: int, channels: int) -> None:
+        self.pixels: Pixels = np.empty((len(index), image_size, image_size, channels), np.uint8)
+        self.text = [""] * len(index)
+        self.filled = np.zeros(len(index), np.bool_)
+        self._before = np.cumsum(index.sizes) - index.sizes
+
+    def places(self, shard: Integers, sample: Integers) -> Integers:
+        """Number of each sample in the whole set."""
+        return self._before[shard] + sample
+
+
+class Reader:
+    """Decoded samples of an index.
+
+    caption: "txt", a field of KEY.json, or None for no captions; keep: hold every decoded sample in memory.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        locate: Callable[[int], str],
+        *,
+        image_size: int,
+        channels: int,
+        caption: str | None,
+        keep: bool = False,
+    ) -> None:
+        self.index = index
+        self.image_size = image_size
+        self.channels = channels
+        self.caption = caption
+        self._files = Files(index, locate)
+        self._memory = Memory(index, image_size, channels) if keep else None
+        self._tables: OrderedDict[int, tuple[Integers, Integers]] = OrderedDict()
+
+    def read(self, shard: Integers, sample: Integers, *, substitute: Substitute | None = None) -> Samples:
+        """Decode samples (numbers int64 [n]). Raises UserError for a damaged one that has no substitute."""
+        substituted = np.zeros(len(shard), np.bool_)
+        memory = self._memory
+        if memory is not None and memory.filled[places := memory.places(shard, sample)].all():
+            text = [memory.text[place] for place in places.tolist()]
+            pixels = memory.pixels[places]
+            label = self._gather(shard, sample)[1]
+        else:
+            pixels = np.empty((len(shard), self.image_size, self.image_size, self.channels), np.uint8)
+            rows, label = self._gather(shard, sample)
+            text = [""] * len(shard)
+            for slot, (number, row) in enumerate(zip(shard.tolist(), rows.tolist(), strict=True)):
+                try:
+                    text[slot] = self._one(number, row, pixels[slot])
+                except Damaged as error:
+                    text[slot], label[slot] = self._instead(
+                        slot, self._tell(number, int(sample[slot]), error), pixels[slot], substitute
+                    )
+                    substituted[slot] = True
+            self._keep(shard, sample, pixels, text, ~substituted)
+        return Samples(
+            pixels, text if self.caption else None, label if self.index.labels else None, substituted
+        )
+
+    def captions(self, shard: Integers, sample: Integers) -> list[str]:
+        """The captions alone. Raises UserError for a damaged one."""
+        rows, _ = self._gather(shard, sample)
+        texts = []
+        for number, each, row in zip(shard.tolist(), sample.tolist(), rows.tolist(), strict=True):
+            try:
+                texts.append(self._text(self._files.read(number, row[3], row[4]), row[5]))
+            except Damaged as error:
+                raise UserError(self._tell(number, each, error)) from error
+        return texts
+
+    def labels(self, shard: Integers, sample: Integers) -> Integers:
+        """The classes alone, from the index."""
+        return self._gather(shard, sample)[1]
+
+    def _keep(
+        self, shard: Integers, sample: Integers, pixels: Pixels, text: list[str], good: NDArray[np.bool_]
+    ) -> None:
+        if self._memory is None:
+            return
+        places = self._memory.places(shard, sample)[good]
+        self._memory.pixels[places] = pixels[good]
+        self._memory.filled[places] = True
+        for place, slot in zip(places.tolist(), np.flatnonzero(good).tolist(), strict=True):
+            self._memory.text[place] = text[slot]
+
+    def _gather(self, shard: Integers, sample: Integers) -> tuple[Integers, Integers]:
+        """Rows of the shards' tables [n,9], and classes [n] (−1 without)."""
+        rows, label = np.empty((len(shard), COLUMNS), np.int64), np.full(len(shard), -1, np.int64)
+        for number in np.unique(shard).tolist():
+            at = np.flatnonzero(shard == number)
+            table, labels = self._table(number)
+            rows[at] = table[sample[at]]
+            if len(labels):
+                label[at] = labels[sample[at]]
+        return rows, label
+
+    def _table(self, shard: int) -> tuple[Integers, Integers]:
+        if shard not in self._tables:
+            suffix = {None: None, "txt": "txt"}.get(self.caption, "json")
+            index = self.index.shard(shard)
+            self._tables[shard] = index.table(suffix), index.labels
+            if len(self._tables) > _KEPT:
+                self._tables.popitem(last=False)
+        return self._tables[shard]
+
+    def _one(self, shard: int, row: list[int], out: Pixels) -> str:
+        """Decode one sample into out; its caption."""
+        start, length, crc, text_start, text_length, text_crc, height, width, plain = row
+        first, last = start, start + length
+        if text_start >= 0 and max(text_start - last, start - text_start - text_length) <= _GAP:
+            first, last = min(start, text_start), max(last, text_start + text_length)
+        block = self._files.read(shard, first, last - first)
+        image = block[start - first : start - first + length]
+        if zlib.crc32(image) != crc:
+            raise Damaged("the image's bytes have changed since it was indexed")
+        try:
+            if plain and height == width == self.image_size:
+                decode_plain(image, out)
+            else:
+                out[:] = fit(self._decoded(image, row), self.image_size)
+        except BadImage as error:
+            raise Damaged(str(error)) from error
+        if text_start < 0:
+            return ""
+        if first <= text_start and text_start + text_length <= last:
+            return self._text(block[text_start - first : text_start - first + text_length], text_crc)
+        return self._text(self._files.read(shard, text_start, text_length), text_crc)
+
+    def _decoded(self, image: bytes, row: list[int]) -> Pixels:
+        if not row[8]:
+            return decode(image, channels=self.channels)
+        pixels = np.empty((row[6], row[7], self.channels), np.uint8)
+        decode_plain(image, pixels)
+        return pixels
+
+    def _text(self, content: bytes, crc: int) -> str:
+        if zlib.crc32(content) != crc:
+            raise Damaged("the caption's bytes have changed since it was indexed")
+        if self.caption == "txt":
+            return content.decode().strip()
+        return str(json.loads(content)[self.caption]).strip()
+
+    def _tell(self, shard: int, sample: int, error: Damaged) -> str:
+        return (
+            f"{self.index.name(shard, sample)}: {error}; fetch or build the shard again and run "
+            "`lmsd data index`, or train without such samples by data.on_error=skip"
+        )
+
+    def _instead(
+        self, slot: int, message: str, out: Pixels, substitute: Substitute | None
+    ) -> tuple[str, int]:
+        """Fill a damaged sample's place; caption and class of the substitute."""
+        if substitute is None:
+            raise UserError(message)
+        log.warning("left out: %s", message)
+        for attempt in range(1, _ATTEMPTS + 1):
+            shard, sample = (np.asarray([number]) for number in substitute(slot, attempt))
+            rows, label = self._gather(shard, sample)
+            try:
+                return self._one(int(shard[0]), rows[0].tolist(), out), int(label[0])
+            except Damaged as error:
+                log.warning("left out: %s", self._tell(int(shard[0]), int(sample[0]), error))
+        raise UserError(f"{message}; so are the {_ATTEMPTS} samples after it")

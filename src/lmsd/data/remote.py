@@ -1,0 +1,207 @@
+"""Remote shards: fetched whole, ahead of use, into a bounded cache that holds verified files only.
+
+    fetch      to a temporary name, size and sha256 compared with the index, then renamed
+    evict      least recently used first, before a fetch, so that the cache stays below its bound
+    index      the file beside the remote shard if there is one, else made from the shard, fetched once
+
+Processes on one machine share the cache: a lock file for each shard lets one fetch while the others wait. A
+file that is evicted while another process reads it stays readable to that process. URLs never name files;
+their hashes do.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from lmsd.data.index import SUFFIX
+from lmsd.data.members import Header, load_header
+from lmsd.data.scan import scan
+from lmsd.errors import UserError
+
+_THREADS = 2
+_TRIES = 2
+
+
+def filesystem(url: str) -> Any:
+    """Return fsspec's view of a URL's scheme. Raises UserError when the scheme's package is missing."""
+    import fsspec
+
+    try:
+        return fsspec.filesystem(url.partition("://")[0])
+    except ImportError as error:
+        raise UserError(
+            f"{url} needs a package that is not installed: pip install 'lmsd[s3]' ({error})"
+        ) from error
+
+
+class Cache:
+    """Local copies of remote shards and their indexes below `folder`, at most `max_bytes` of shards."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        self._running: set[str] = set()
+
+    def require(self, needed: int, window: int) -> None:
+        """Raise UserError when the cache is smaller than two windows of shards."""
+        if needed > self.max_bytes:
+            raise UserError(
+                f"data.cache_gb={self.max_bytes / 1e9:g} holds less than two windows of {window} shards "
+                f"({needed / 1e9:.3g} GB): raise data.cache_gb= or lower data.window="
+            )
+
+    def index(self, url: str) -> Path:
+        """The index file of a remote shard, true of its present size."""
+        file = self._name(url, SUFFIX)
+        size = _remote_size(url)
+        with self._locked(url):
+            header = load_header(file) if file.is_file() else None
+            if header is None or header.size != size:
+                self._obtain_index(url, size, file)
+        return file
+
+    def fetch(self, url: str, header: Header) -> Path:
+        """The verified local file of a shard, fetched if it is not there."""
+        path = self._name(url, ".tar")
+        if not _touched(path, header.size):
+            with self._locked(url):
+                if not _touched(path, header.size):
+                    self._download(url, header.size, path, header.sha256)
+        return path
+
+    def ahead(self, wanted: list[tuple[str, Header]]) -> None:
+        """Begin to fetch shards in the background, in this order."""
+        if self._pool is None or self._pool[0] != os.getpid():  # threads do not outlive a fork
+            self._pool = os.getpid(), ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch")
+            self._running = set()
+        for url, header in wanted:
+            if url not in self._running:
+                self._running.add(url)
+                self._pool[1].submit(self._quietly, url, header)
+
+    def _quietly(self, url: str, header: Header) -> None:
+        # what fails here fails again, and is told, where the shard is read
+        with contextlib.suppress(UserError, OSError):
+            self.fetch(url, header)
+        self._running.discard(url)
+
+    def _obtain_index(self, url: str, size: int, file: Path) -> None:
+        beside = file.with_suffix(".fetched")
+        with contextlib.suppress(OSError):  # none beside it is no fault
+            _get(url + SUFFIX, beside)
+        header = load_header(beside) if beside.is_file() else None
+        if header is not None and header.size == size:
+            os.replace(beside, file)
+            return
+        beside.unlink(missing_ok=True)
+        path = self._name(url, ".tar")
+        if not _touched(path, size):
+            self._download(url, size, path, None)
+        try:
+            scan(path).save(file)
+        except UserError as error:
+            path.unlink(missing_ok=True)
+            raise UserError(f"{url}: {error}") from error
+
+    def _download(self, url: str, size: int, path: Path, sha256: str | None) -> None:
+        part = path.with_suffix(".part")
+        why = ""
+        for _ in range(_TRIES):
+            with self._locked("evict"):
+                self._evict(size, part)
+                part.touch()
+                os.truncate(part, size)  # counted from now on
+            try:
+                _get(url, part)
+                why = _wrong(part, size, sha256)
+            except OSError as error:
+                why = str(error) or type(error).__name__
+            if not why:
+                os.replace(part, path)
+                return
+            part.unlink(missing_ok=True)
+        raise UserError(
+            f"{url} did not arrive whole in {_TRIES} tries: {why}; check the server's copy, or index it again"
+        )
+
+    def _evict(self, coming: int, part: Path) -> None:
+        """Delete least recently used shards until `coming` more bytes fit."""
+        held = [part for part in self.folder.glob("*.part") if not self._abandoned(part)]
+        shards = sorted(self.folder.glob("*.tar"), key=lambda path: path.stat().st_mtime_ns)
+        total = sum(path.stat().st_size for path in held + shards if path != part) + coming
+        for path in shards:
+            if total <= self.max_bytes:
+                return
+            total -= path.stat().st_size
+            path.unlink()
+
+    def _abandoned(self, part: Path) -> bool:
+        """Delete what a killed process left: nobody holds its lock."""
+        with part.with_suffix(".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            part.unlink(missing_ok=True)
+            return True
+
+    @contextlib.contextmanager
+    def _locked(self, word: str) -> Iterator[None]:
+        with self._name(word, ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _name(self, url: str, suffix: str) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / (hashlib.sha256(url.encode()).hexdigest()[:32] + suffix)
+
+
+def _touched(path: Path, size: int) -> bool:
+    """Whether a file of this size is there; marks it as used now."""
+    try:
+        os.utime(path)
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return False
+
+
+def _wrong(part: Path, size: int, sha256: str | None) -> str:
+    found = part.stat().st_size
+    if found != size:
+        return f"{found} bytes came, {size} were told"
+    with part.open("rb") as file:
+        if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            return "its sha256 is not the index's"
+    return ""
+
+
+def _remote_size(url: str) -> int:
+    try:
+        size = filesystem(url).size(url)
+    except FileNotFoundError as error:
+        raise UserError(f"the shard {url} is missing: check data.shards=") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{url} cannot be reached ({error or type(error).__name__}): check the address"
+        ) from error
+    if size is None:
+        raise UserError(
+            f"the server does not tell the size of {url}: use one that does, or fetch the file yourself"
+        )
+    return int(size)
+
+
+def _get(url: str, target: Path) -> None:
+    """Fetch a file. Raises OSError (FileNotFoundError: it is not there)."""
+    try:
+        filesystem(url).get_file(url, str(target))
+    except (OSError, UserError):
+        raise
+    except Exception as error:  # each backend of fsspec has errors of its own
+        raise OSError(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,128 @@
+"""What `data.shards=` means: folder, glob, brace range, http and s3 URLs, or a list of these; and the splits.
+
+A shard's split is its file prefix: `train-`, `val-` or `test-`; a file without one is train. Nothing here
+opens a shard, and no name is ever given to a shell (webdataset would run `pipe:`).
+"""
+
+import glob
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+from urllib.parse import urlsplit
+
+from lmsd.errors import UserError
+
+Split: TypeAlias = Literal["train", "val", "test"]
+Source: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+_REMOTE = ("http", "https", "s3")
+
+
+def is_remote(shard: str) -> bool:
+    """Whether a shard is named by an http, https or s3 URL."""
+    return "://" in shard
+
+
+def name_of(shard: str) -> str:
+    """The file name of a path or URL."""
+    return Path(urlsplit(shard).path if is_remote(shard) else shard).name
+
+
+def split_of(shard: str) -> Split:
+    """The split that a shard's file name says."""
+    name = name_of(shard)
+    return next((split for split in SPLITS if name.startswith(f"{split}-")), "train")
+
+
+def resolve(source: Source) -> tuple[str, ...]:
+    """Every shard that a source names, by file name, then by path.
+
+    Raises UserError for a missing file or folder, a scheme other than http, https and s3, a shard named
+    twice.
+    """
+    parts = [source] if isinstance(source, str | os.PathLike) else list(source)
+    found = [shard for part in parts for shard in _expand(os.fspath(part))]
+    if not found:
+        raise UserError(f"data.shards={source!r} names no shard: give a folder, a glob or a brace range")
+    ordered = sorted(found, key=lambda shard: (name_of(shard), shard))
+    for shard, following in pairwise(ordered):
+        if shard == following:
+            raise UserError(f"data.shards={source!r} names {shard} twice: name each shard once")
+    return tuple(ordered)
+
+
+def by_split(shards: Sequence[str]) -> dict[Split, tuple[str, ...]]:
+    """Shards by the split that their names say."""
+    return {split: tuple(shard for shard in shards if split_of(shard) == split) for split in SPLITS}
+
+
+def chosen(source: Source, split: Split) -> tuple[str, ...]:
+    """The shards of `data.val=` or `data.test=`: those with the split's prefix, or all if none has it."""
+    shards = resolve(source)
+    return by_split(shards)[split] or shards
+
+
+def _expand(part: str) -> list[str]:
+    part = part.strip()
+    scheme = part.partition(":")[0] if ":" in part else ""
+    if scheme == "pipe" or part.startswith("|"):
+        raise UserError(f"{part!r}: a shard is never a command; name a file, or an http or s3 URL")
+    if is_remote(part) and scheme not in _REMOTE:
+        raise UserError(f"{part!r}: shards are read from files, http, https and s3, not from {scheme!r}")
+    names = _braces(part)
+    if is_remote(part):
+        return [url for name in names for url in _remote(name)]
+    return [os.path.abspath(path) for name in names for path in _local(os.path.expanduser(name))]
+
+
+def _braces(part: str) -> list[str]:
+    """`a-{000..002}` and `{a,b}` spelled out, by the library that webdataset uses."""
+    if "{" not in part:
+        return [part]
+    import braceexpand
+
+    try:
+        return list(braceexpand.braceexpand(part))
+    except ValueError as error:  # its own error for unbalanced braces
+        raise UserError(f"{part!r}: {error}; a range is written NAME-{{000000..000009}}.tar") from error
+
+
+def _local(name: str) -> list[str]:
+    if os.path.isdir(name):
+        found = sorted(glob.glob(os.path.join(glob.escape(name), "*.tar")))
+        if not found:
+            raise UserError(f"the folder {name} holds no .tar shard: build some with `lmsd data build`")
+        return found
+    if os.path.isfile(name):
+        return [name]
+    if glob.has_magic(name):
+        found = sorted(path for path in glob.glob(name) if os.path.isfile(path))
+        if not found:
+            raise UserError(f"no file matches {name}: check the pattern, or name the folder")
+        return found
+    raise UserError(f"the shard {name} is missing: check data.shards=, or fetch the file again")
+
+
+def _remote(url: str) -> list[str]:
+    if url.endswith(".tar"):
+        if any(sign in url for sign in "*?["):
+            return _listed(url)
+        return [url]
+    return _listed(url.rstrip("/") + "/*.tar")
+
+
+def _listed(pattern: str) -> list[str]:
+    """A listing, which s3 has and http has not."""
+    if not pattern.startswith("s3://"):
+        raise UserError(
+            f"{pattern!r}: http has no folders to list; give a range such as .../train-{{000000..000009}}.tar"
+        )
+    from lmsd.data.remote import filesystem
+
+    found = [f"s3://{path}" for path in filesystem(pattern).glob(pattern)]
+    if not found:
+        raise UserError(f"no object matches {pattern}: check the bucket, the prefix and the credentials")
+    return sorted(str(path) for path in found)

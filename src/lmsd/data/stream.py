@@ -1,0 +1,120 @@
+"""The training stream as a plain DataLoader reads it: arrays of positions in, batches out.
+
+The k-th global batch holds the positions p₀ + k·GB … p₀ + (k+1)·GB − 1; rank r of R takes the r-th of R
+equal runs of it, and hands it over in K equal runs, one after the other. A whole run is decoded by one
+call, so the loader's own cost is paid once a batch, and the data set knows nothing of ranks, workers or
+where it began.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Sampler
+
+from lmsd.data.order import Order
+from lmsd.data.reader import Reader
+from lmsd.data.transforms import flip, jitter, scale
+from lmsd.errors import UserError
+from lmsd.rng import Rng
+from lmsd.types import Batch
+
+OnError: TypeAlias = Literal["stop", "skip"]
+Integers = NDArray[np.int64]
+
+ENDLESS = 1 << 40
+"""The stream's length as Lightning sees it: one epoch that never ends."""
+
+
+class Positions(Sampler[Integers]):
+    """The positions of one rank's micro-batches from `start` on: int64 arrays of equal length."""
+
+    def __init__(
+        self, start: int, *, batch_size: int, world: int = 1, rank: int = 0, micro_batches: int = 1
+    ) -> None:
+        if batch_size < 1 or batch_size % (world * micro_batches):
+            raise UserError(
+                f"batch_size={batch_size} (global) does not divide by {world} devices x {micro_batches} "
+                f"micro-batches: take a multiple of {world * micro_batches}"
+            )
+        if not 0 <= rank < world:
+            raise UserError(f"rank {rank} is outside a world of {world}")
+        self.start = start
+        self.batch_size = batch_size
+        self.world = world
+        self.rank = rank
+        self.micro_batches = micro_batches
+
+    def __iter__(self) -> Iterator[Integers]:
+        count = self.batch_size // self.world // self.micro_batches
+        first = self.start + self.rank * count * self.micro_batches
+        while True:
+            for k in range(self.micro_batches):
+                yield np.arange(first + k * count, first + (k + 1) * count)
+            first += self.batch_size
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+
+class Stream(Dataset[Batch]):
+    """Positions → Batch, augmented by position.
+
+    flip: mirror half of the images; color: strength of the color change, 0 for none;
+    on_error: "skip" fills a damaged sample's place with the next position's sample, and the batch says
+    where in `extra["substituted"]` (bool [B]); ahead: told which shards come next.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        reader: Reader,
+        *,
+        flip: bool = False,
+        color: float = 0.0,
+        on_error: OnError = "stop",
+        ahead: Callable[[list[int]], None] | None = None,
+    ) -> None:
+        self.order = order
+        self.reader = reader
+        self._flip = flip
+        self._color = color
+        self._on_error = on_error
+        self._ahead = ahead
+        self._window: tuple[int, int] | None = None
+
+    def __getitem__(self, positions: Integers) -> Batch:
+        if not isinstance(positions, np.ndarray):
+            raise UserError(
+                "the training stream is addressed by positions: set use_distributed_sampler=False"
+            )
+        if self._ahead is not None:
+            self._look_ahead(positions, self._ahead)
+        shard, sample = self.order(positions)
+        skip = self._on_error == "skip"
+        found = self.reader.read(shard, sample, substitute=self._next(positions) if skip else None)
+        position = torch.from_numpy(positions)
+        x, rng = scale(torch.from_numpy(found.pixels)), Rng(self.order.seed, position)
+        if self._flip:
+            x = flip(x, rng)
+        if self._color:
+            x = jitter(x, rng, self._color)
+        label = None if found.label is None else torch.from_numpy(found.label)
+        extra = {"substituted": torch.from_numpy(found.substituted)} if skip else {}
+        return Batch(x, position, found.text, label, extra)
+
+    def _next(self, positions: Integers) -> Callable[[int, int], tuple[int, int]]:
+        def place(slot: int, attempt: int) -> tuple[int, int]:
+            shard, sample = self.order(positions[slot : slot + 1] + attempt)
+            return int(shard[0]), int(sample[0])
+
+        return place
+
+    def _look_ahead(self, positions: Integers, ahead: Callable[[list[int]], None]) -> None:
+        window = self.order.windows(positions[-1:])[0]
+        if window != self._window:
+            self._window = window
+            after = self.order.following(*window)
+            ahead(self.order.shards(*window) + self.order.shards(*after))

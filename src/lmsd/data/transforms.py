@@ -1,0 +1,62 @@
+"""Pixels to what a net sees: fit to a square, then on the batch a flip and a change of color.
+
+    fit      center crop to a square, antialiased bicubic resize to S x S (uint8)
+    scale    x = u / 127.5 − 1, float32 [B,C,S,S] in [-1,1]
+    flip     mirrored where u(seed, position, "data.flip") < ½
+    color    brightness, contrast and saturation by factors 1 + c·(2u − 1), then clipped to [-1,1]
+
+The draws are `lmsd.rng.Rng`'s, keyed by the sample's position in the endless stream: the same for every
+rank, worker and micro-batch, and new in every epoch.
+"""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lmsd.data.decode import Pixels
+from lmsd.rng import Rng
+
+RECIPE = "fit-bicubic-1"
+"""Names what `fit` does; part of every hash of preprocessed data."""
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
+
+
+def fit(pixels: Pixels, size: int) -> Pixels:
+    """Center crop to a square and antialiased bicubic resize: uint8 [H,W,C] → uint8 [size,size,C]."""
+    height, width, channels = pixels.shape
+    if (height, width) == (size, size):
+        return pixels
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    image = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
+    small = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    return np.asarray(small).reshape(size, size, channels)
+
+
+def scale(pixels: Tensor) -> Tensor:
+    """uint8 [B,H,W,C] → float32 [B,C,H,W] in [-1,1]."""
+    return pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32).mul_(1 / 127.5).sub_(1.0)
+
+
+def flip(x: Tensor, rng: Rng) -> Tensor:
+    """Mirror half of the images [B,C,H,W] left to right, chosen by position."""
+    mirrored = rng.uniform((), "data.flip") < 0.5
+    out: Tensor = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+    return out
+
+
+def jitter(x: Tensor, rng: Rng, strength: float) -> Tensor:
+    """Change brightness, contrast and (for RGB) saturation of images [B,C,H,W] by up to ±strength each."""
+    factor = 1 + strength * (2 * rng.uniform((3,), "data.color") - 1)
+    brightness, contrast, saturation = factor.T[:, :, None, None, None]
+    y = (x + 1) * brightness  # in [0,2]: black stays black
+    if x.shape[1] == 3:
+        grey = (y * y.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+        y = grey + (y - grey) * saturation
+    else:
+        grey = y
+    mean = grey.mean((1, 2, 3), keepdim=True)
+    changed: Tensor = mean + (y - mean) * contrast
+    return changed.sub_(1).clamp_(-1, 1)
