@@ -1,0 +1,255 @@
+"""What happens beside the updates, at cadences in images: evaluate, save, show, stop.
+
+The order in a Trainer is Interrupt, Progress, Evaluate, Checkpoint: whoever asks for a checkpoint or adds a
+score to one comes before the one who writes it.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lmsd.engine.checkpoint import checkpoint_name, manifests, remove
+from lmsd.engine.clock import crossed
+from lmsd.engine.module import Engine
+from lmsd.engine.players import world_size
+
+Evaluation: TypeAlias = Callable[[Engine], Mapping[str, float]]
+
+
+def _engine(module: LightningModule) -> Engine:
+    assert isinstance(module, Engine)
+    return module
+
+
+class Evaluate(Callback):
+    """Calls `function(engine)` every `every_images` images, at the end, and before the first batch.
+
+    It runs on rank 0 while the others wait and must use no collective; all ranks get its numbers.
+    """
+
+    def __init__(self, function: Evaluation, *, every_images: int, at_start: bool = True) -> None:
+        self.function, self.every_images, self.at_start = function, every_images, at_start
+        self._seen = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score the untrained weights."""
+        engine = _engine(pl_module)
+        self._seen = engine.clock.images
+        if self.at_start and engine.clock.images == 0:
+            self._evaluate(engine)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Score where a multiple of the cadence was passed."""
+        engine = _engine(pl_module)
+        before, self._seen = self._seen, engine.clock.images
+        if crossed(before, self._seen, self.every_images) or engine.clock.done:
+            self._evaluate(engine)
+
+    def _evaluate(self, engine: Engine) -> None:
+        found: list[dict[str, float] | None] = [None]
+        if engine.global_rank == 0:
+            found = [{name: float(value) for name, value in self.function(engine).items()}]
+        if world_size() > 1:
+            dist.broadcast_object_list(found, src=0)
+        assert found[0] is not None
+        engine.evaluation = found[0]
+        engine.write(found[0])
+
+
+class Checkpoint(Callback):
+    """Saves every `every_images` images, at the end, and when the run is stopped.
+
+    every_images: 0 for a tenth of the run. Kept are the last `keep_last` and the best by `monitor`, a metric
+    of the evaluation (which, to count, must fall on the same images).
+    """
+
+    def __init__(
+        self,
+        *,
+        every_images: int = 0,
+        keep_last: int = 3,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
+    ) -> None:
+        self.every_images, self.keep_last, self.monitor, self.mode = every_images, keep_last, monitor, mode
+        self.last: Path | None = None
+        self._seen = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove what a killed process left half written."""
+        self._seen = _engine(pl_module).clock.images
+        if trainer.is_global_zero:
+            for leftover in self.folder(trainer).glob("*.tmp.*"):
+                leftover.unlink(missing_ok=True)
+
+    @staticmethod
+    def folder(trainer: Trainer) -> Path:
+        """Where checkpoints go."""
+        return Path(trainer.default_root_dir) / "checkpoints"
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where it is due."""
+        engine = _engine(pl_module)
+        clock = engine.clock
+        before, self._seen = self._seen, clock.images
+        every = self.every_images or -(-clock.total_images // 10)
+        if crossed(before, clock.images, every) or clock.done or engine.stopping:
+            self.last = self.folder(trainer) / checkpoint_name(clock.images)
+            trainer.save_checkpoint(self.last, weights_only=False)
+            if trainer.is_global_zero:
+                self._prune(self.folder(trainer))
+        # A score belongs to the weights it was taken on.
+        engine.evaluation = {}
+
+    def _prune(self, folder: Path) -> None:
+        known = manifests(folder)
+        keep = set(list(known)[-self.keep_last :])
+        best = self.best(folder)
+        for path in known.keys() - keep - {best}:
+            remove(path)
+
+    def best(self, folder: Path) -> Path | None:
+        """The checkpoint with the best score, the earliest of equals; None without a monitor or scores."""
+        if self.monitor is None:
+            return None
+        scores = {path: m["metrics"].get(self.monitor) for path, m in manifests(folder).items()}
+        known = {path: score for path, score in scores.items() if score is not None}
+        if not known:
+            return None
+        pick = min if self.mode == "min" else max
+        return pick(known, key=lambda path: known[path])
+
+
+class Interrupt(Callback):
+    """Ctrl-C ends the run after the batch at hand, with a checkpoint; a second one ends it at once.
+
+    With several ranks they agree on it where metrics are read, so that all stop at the same batch.
+    """
+
+    def __init__(self) -> None:
+        self.pressed = False
+        self._previous: Any = None
+        self._seen = 0
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.pressed:
+            raise KeyboardInterrupt
+        self.pressed = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to Ctrl-C."""
+        self._seen = _engine(pl_module).clock.images
+        self._previous = signal.signal(signal.SIGINT, self._on_signal)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop after this batch, if asked to."""
+        engine = _engine(pl_module)
+        before, self._seen = self._seen, engine.clock.images
+        if world_size() > 1:
+            if not crossed(before, self._seen, engine.log_every):
+                return
+            flag = torch.tensor(float(self.pressed), device=engine.device)
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+            self.pressed = bool(flag.item())
+        if self.pressed:
+            engine.stopping = True
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say where the run was saved."""
+        self._restore()
+        if self.pressed and trainer.is_global_zero:
+            name = Checkpoint.folder(trainer) / checkpoint_name(_engine(pl_module).clock.images)
+            print(f"Interrupted. Saved {name}", file=sys.stderr, flush=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give Ctrl-C back."""
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
+
+
+class Progress(Callback):
+    """One bar on a terminal, refreshed four times a second; elsewhere a line every `seconds` seconds."""
+
+    def __init__(self, *, seconds: float = 30.0) -> None:
+        self.seconds = seconds
+        self._bar: Any = None
+        self._task: Any = None
+        self._shown = self._began = 0.0
+        self._first = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar."""
+        engine = _engine(pl_module)
+        self._shown = self._began = time.monotonic()
+        self._first = engine.clock.images
+        if trainer.is_global_zero and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}"),
+            )
+            self._bar = Bar(*columns, console=Console(stderr=True), refresh_per_second=4)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=engine.clock.total_images, completed=self._first)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show how far the run is."""
+        now = time.monotonic()
+        pause = 0.25 if self._bar is not None else self.seconds
+        engine = _engine(pl_module)
+        if (now - self._shown < pause and not engine.clock.done) or not trainer.is_global_zero:
+            return
+        self._shown = now
+        text = self.describe(engine, now - self._began)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=engine.clock.images, description=text)
+        else:
+            clock = engine.clock
+            print(f"{clock.images}/{clock.total_images} images  {text}", file=sys.stderr, flush=True)
+
+    def describe(self, engine: Engine, elapsed: float) -> str:
+        """Speed, the losses of the last line of metrics, and the time left."""
+        clock = engine.clock
+        speed = (clock.images - self._first) / max(elapsed, 1e-9)
+        losses = [f"{n.split('/')[0]} {v:.3g}" for n, v in engine.metrics.items() if n.endswith("/loss")]
+        left = max(0, clock.total_images - clock.images) / max(speed, 1e-9)
+        return "  ".join([f"{speed:.0f} images/s", *losses, f"{int(left // 60)}:{int(left % 60):02d} left"])
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the bar."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the bar."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

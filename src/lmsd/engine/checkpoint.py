@@ -1,0 +1,180 @@
+"""Checkpoints that are whole or absent.
+
+    step_000012800.ckpt.tmp.PID   written in the same folder through a hashing writer, fsynced
+    step_000012800.ckpt           by rename; then the folder is fsynced
+    step_000012800.json           sha256, size, images, updates, metrics; written so too, last: the commit
+
+A checkpoint without its manifest does not exist. The number is that of images seen, which does not depend on
+the batch size or on how often each player plays. A file holds tensors and plain Python only and is read with
+`weights_only=True`; nothing in it can run code.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from io import RawIOBase
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+import torch
+
+import lmsd
+from lmsd.errors import UserError
+
+PATTERN = "step_*.ckpt"
+KEY = "lmsd"
+"""Where in a checkpoint the engine's own state lies: version, clock, objective, config, metrics."""
+
+
+def checkpoint_name(images: int) -> str:
+    """The file's name after `images` images seen."""
+    return f"step_{images:09d}.ckpt"
+
+
+def manifest_of(path: Path) -> Path:
+    """The manifest beside a checkpoint."""
+    return path.with_suffix(".json")
+
+
+class _Hashing(RawIOBase):
+    """A file for writing that hashes and counts what goes through it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self.sha256.update(data)
+        self.size += len(data)
+        return self.file.write(data)
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> tuple[str, int]:
+    """Write a file so that `path` holds either its old content or all of the new; returns (sha256, bytes)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            hashing = _Hashing(file)
+            write(cast(IO[bytes], hashing))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+    return hashing.sha256.hexdigest(), hashing.size
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """`write_atomic` of what is in memory already."""
+
+    def write(file: IO[bytes]) -> None:
+        file.write(data)
+
+    write_atomic(path, write)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint and then its manifest; raises OSError and leaves no trace where the disk is full."""
+    manifest_of(path).unlink(missing_ok=True)  # a file of the same name is from now on uncommitted
+    sha256, size = write_atomic(path, lambda file: torch.save(checkpoint, file))
+    own = checkpoint.get(KEY, {})
+    manifest = {
+        "file": path.name,
+        "sha256": sha256,
+        "bytes": size,
+        **own.get("clock", {}),
+        "metrics": own.get("metrics", {}),
+        "lmsd": lmsd.__version__,
+        "torch": str(torch.__version__),
+    }
+    text = json.dumps(manifest, indent=1, allow_nan=False).encode()
+    write_bytes(manifest_of(path), text)
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint, its manifest first."""
+    manifest_of(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def manifests(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The committed checkpoints of a folder with their manifests, oldest first."""
+    found: dict[Path, dict[str, Any]] = {}
+    for path in sorted(folder.glob(PATTERN)):
+        with contextlib.suppress(OSError, ValueError):
+            manifest = json.loads(manifest_of(path).read_text())
+            if manifest["images"] >= 0 and manifest["sha256"] and manifest["bytes"]:
+                found[path] = manifest
+    return dict(sorted(found.items(), key=lambda item: int(item[1]["images"])))
+
+
+def intact(path: Path) -> bool:
+    """Whether a file is what its manifest says, by size and sha256."""
+    try:
+        manifest = json.loads(manifest_of(path).read_text())
+        if path.stat().st_size != manifest["bytes"]:
+            return False
+        with open(path, "rb") as file:
+            return bool(hashlib.file_digest(file, "sha256").hexdigest() == manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest intact checkpoint of a folder; None where there is no checkpoint at all.
+
+    Raises UserError where there are checkpoints and none is intact: a run is never silently begun anew.
+    """
+    for path in reversed(manifests(folder)):
+        if intact(path):
+            return path
+        warnings.warn(f"checkpoint {path} is damaged; trying the one before", stacklevel=2)
+    if any(folder.glob(PATTERN)):
+        raise UserError(
+            f"no checkpoint in {folder} is intact: begin a new run, or move the folder away to begin anew"
+        )
+    return None
+
+
+def find(path: Path) -> Path:
+    """An intact checkpoint: the file itself, or the newest of a run folder or of a checkpoints folder.
+
+    A damaged file falls back to the newest intact one beside it. Raises UserError where nothing can be read.
+    """
+    if path.is_dir():
+        folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        found = newest(folder)
+        if found is None:
+            raise UserError(f"no checkpoint ({PATTERN}) in {folder}: give a run folder, or a file")
+        return found
+    if intact(path):
+        return path
+    if not path.parent.is_dir() or (not path.exists() and not manifests(path.parent)):
+        raise UserError(f"no checkpoint {path}: give a run folder, or one of its checkpoints/{PATTERN}")
+    warnings.warn(f"checkpoint {path} is damaged or was never completed; using another one", stacklevel=2)
+    return find(path.parent)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of `find(path)`, on the CPU."""
+    found = find(path)
+    loaded: dict[str, Any] = torch.load(found, map_location="cpu", weights_only=True)
+    return loaded

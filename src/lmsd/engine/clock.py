@@ -1,0 +1,44 @@
+"""The one clock of a run: images seen, and updates of the generator.
+
+Lightning's `global_step` counts optimizer steps; schedules, cadences, EMA half-lives, names of checkpoints
+and x-axes here go by images, which mean the same for every batch size, number of ranks and of D's turns.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass
+class Clock:
+    """How far a run is; the same on every rank.
+
+    total_images: images to see in all; images: seen by all ranks together; updates: of the generator, skipped
+    ones included.
+    """
+
+    total_images: int
+    images: int = 0
+    updates: int = 0
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, images / total_images, in [0, 1]."""
+        return min(1.0, self.images / self.total_images)
+
+    @property
+    def done(self) -> bool:
+        """Whether all images have been seen."""
+        return self.images >= self.total_images
+
+    def state_dict(self) -> dict[str, int]:
+        """What has been counted; the total is the config's to say."""
+        return {"images": self.images, "updates": self.updates}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """The reverse of `state_dict`."""
+        self.images, self.updates = int(state["images"]), int(state["updates"])
+
+
+def crossed(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]; never for every = 0."""
+    return every > 0 and after // every > before // every

@@ -1,0 +1,77 @@
+"""Exponential moving averages of the generator, by half-lives in images.
+
+    θ̄ ← θ + β (θ̄ − θ),   β = 2^(−Δn / h(n)),   h(n) = min(h, ρ n)        Karras et al. 2024 (EDM2), appendix
+
+n: images seen, Δn: since the last average. The ramp ρ n forgets the initial weights early on. The averages
+are modules of their own: nothing is swapped in place, so an evaluation or a save in the middle of anything
+sees either the weights or an average, never a mixture.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from lmsd.errors import UserError
+
+RAMP = 0.05
+
+
+class EMA(nn.ModuleDict):
+    """Averages of a module, one for each half-life; in a state under the half-life's number of images.
+
+    half_lives: in images, the first is the one that `average()` gives. Frozen parameters are shared with the
+    source, not copied.
+    """
+
+    def __init__(self, source: nn.Module, half_lives: Sequence[int]) -> None:
+        super().__init__()
+        if any(half_life < 1 for half_life in half_lives) or len(set(half_lives)) != len(half_lives):
+            raise UserError(f"ema={list(half_lives)}: half-lives are distinct numbers of images, 1 or more")
+        frozen = {id(p): p for p in source.parameters() if not p.requires_grad}
+        for half_life in half_lives:
+            average = copy.deepcopy(source, dict(frozen))  # type: ignore[arg-type]
+            self[str(int(half_life))] = average.requires_grad_(False).eval()
+        self.half_lives = tuple(int(half_life) for half_life in half_lives)
+        self.images = 0
+
+    def average(self, half_life: int | None = None) -> nn.Module:
+        """The averaged module of a half-life, by default the first; in eval mode, and not to be changed."""
+        if not self.half_lives:
+            raise UserError(
+                "this run keeps no EMA: set ema= to half-lives in images, or ask for the raw weights"
+            )
+        name = str(half_life or self.half_lives[0])
+        if name not in self:
+            raise UserError(f"no EMA with a half-life of {name} images; there are {list(self.half_lives)}")
+        return self[name]
+
+    @torch.no_grad()
+    def advance(self, source: nn.Module, images: int) -> None:
+        """Take in the weights of `source` after `images` images; buffers are copied."""
+        elapsed, self.images = images - self.images, images
+        weights, buffers = list(source.parameters()), list(source.buffers())
+        for half_life in self.half_lives:
+            average = self[str(half_life)]
+            beta = 0.5 ** (elapsed / min(half_life, RAMP * images))
+            pairs = [
+                pair for pair in zip(average.parameters(), weights, strict=True) if pair[0] is not pair[1]
+            ]
+            if pairs:
+                torch._foreach_lerp_([a for a, _ in pairs], [w for _, w in pairs], 1.0 - beta)
+            for kept, new in zip(average.buffers(), buffers, strict=True):
+                kept.copy_(new)
+
+    def train(self, mode: bool = True) -> "EMA":
+        """Averages stay in eval mode."""
+        return super().train(False)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """When the averages were last updated."""
+        return {"images": self.images}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """The reverse of `get_extra_state`."""
+        self.images = int(state["images"])

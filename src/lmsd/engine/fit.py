@@ -1,0 +1,114 @@
+"""One call that trains: a Lightning Trainer with everything that must be so.
+
+One endless epoch (`max_epochs=-1`), since Lightning replays or loses batches when a run is resumed at an
+epoch's edge; our own checkpoints, metrics and progress bar; no sanity validation, no samplers of Lightning's,
+no logging of hyperparameters; the engine counts, clips and reduces.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.loggers.logger import Logger
+
+from lmsd.engine.callbacks import Checkpoint, Interrupt, Progress
+from lmsd.engine.checkpoint import find
+from lmsd.engine.logging import JSONLLogger
+from lmsd.engine.module import Engine
+from lmsd.engine.players import PlayersStrategy
+from lmsd.engine.plugin import AtomicCheckpointIO
+from lmsd.errors import UserError
+
+Precision: TypeAlias = Literal["32-true", "bf16-mixed"]
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
+_LOUD = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric")
+_NOT_SO = (
+    ".*module.s. in eval mode.*",
+    ".*does not have many workers.*",
+    ".*overridden `transfer_batch_to_device`.*",
+    ".*LeafSpec.*",
+)
+
+
+def fit(
+    engine: Engine,
+    datamodule: LightningDataModule,
+    *,
+    run_dir: Path,
+    devices: int = 1,
+    num_nodes: int = 1,
+    accelerator: str = "auto",
+    precision: Precision = "32-true",
+    loggers: Sequence[Logger] = (),
+    callbacks: Sequence[Callback] = (),
+    resume_from: Path | None = None,
+) -> Trainer:
+    """Train until `engine.clock` has seen all images; the Trainer is returned, for its rank and devices.
+
+    run_dir gets metrics.jsonl and checkpoints/. devices: processes on each of num_nodes machines. loggers:
+    others beside metrics.jsonl. callbacks: a `Checkpoint` and a `Progress` are added where there are none.
+    resume_from: a checkpoint, or a run folder for its newest. Raises UserError for a precision or a batch
+    size that cannot be, SystemExit(130) after Ctrl-C.
+    """
+    _check(engine, devices * num_nodes, precision)
+    found = None if resume_from is None else find(Path(resume_from))
+    interrupt = Interrupt()
+    _quiet()
+    trainer = Trainer(
+        default_root_dir=run_dir,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=PlayersStrategy() if devices * num_nodes > 1 else "auto",
+        precision=precision,
+        logger=[JSONLLogger(Path(run_dir) / "metrics.jsonl"), *loggers],
+        callbacks=_ordered(callbacks, interrupt),
+        plugins=[AtomicCheckpointIO()],
+        max_epochs=-1,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        enable_autolog_hparams=False,
+    )
+    trainer.fit(engine, datamodule=datamodule, ckpt_path=None if found is None else str(found))
+    if interrupt.pressed:
+        sys.exit(INTERRUPTED)
+    return trainer
+
+
+def _check(engine: Engine, ranks: int, precision: str) -> None:
+    if precision not in ("32-true", "bf16-mixed"):
+        raise UserError(
+            f"precision={precision}: two players' losses need two loss scales in float16; use bf16-mixed, "
+            "or 32-true where the device has no bfloat16"
+        )
+    if engine.batch_size % (ranks * engine.micro_batches):
+        raise UserError(
+            f"batch_size={engine.batch_size} is not a multiple of {ranks} ranks x {engine.micro_batches} "
+            "micro-batches: choose one that is"
+        )
+
+
+def _ordered(callbacks: Sequence[Callback], interrupt: Interrupt) -> list[Callback]:
+    """Interrupt before, and checkpoints after, all that may ask for one or add to one."""
+    saving = [c for c in callbacks if isinstance(c, Checkpoint)] or [Checkpoint()]
+    others = [c for c in callbacks if not isinstance(c, Checkpoint)]
+    progress = [] if any(isinstance(c, Progress) for c in others) else [Progress()]
+    return [interrupt, *progress, *others, *saving]
+
+
+def _quiet() -> None:
+    """Lightning's hints that do not apply: averages are in eval mode on purpose, the loader is ours."""
+    for name in _LOUD:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _NOT_SO:
+        warnings.filterwarnings("ignore", message=message)

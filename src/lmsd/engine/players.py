@@ -1,0 +1,125 @@
+"""Whose turn it is: gradients on for one player, and only its gradients travel between ranks.
+
+Lightning's own DDP wraps the whole module. With two players in turns that either fails (unused parameters) or
+reduces both players each turn, and a call past the wrapper lets ranks drift apart without an error. Here
+nothing is wrapped: after its backward pass the playing player's gradients go through one flat all-reduce,
+
+    g ← (1/W) Σ_r g_r,
+
+which is the gradient of the mean over the global batch, every rank's share being the same size.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from lmsd.errors import UserError
+
+
+class Seats:
+    """Which parameters of which player may move, and the switch that lets one player move at a time.
+
+    What may move is what requires gradients on construction: freezing and adapters come before.
+    """
+
+    def __init__(self, players: Mapping[str, nn.Module]) -> None:
+        self.trainable: dict[str, list[nn.Parameter]] = {
+            name: [p for p in player.parameters() if p.requires_grad] for name, player in players.items()
+        }
+        owner: dict[int, str] = {}
+        for name, parameters in self.trainable.items():
+            for parameter in parameters:
+                if owner.setdefault(id(parameter), name) != name:
+                    raise UserError(
+                        f"players {owner[id(parameter)]!r} and {name!r} share a trainable parameter: give "
+                        "each its own copy, or freeze the shared one"
+                    )
+
+    def switch(self, *, on: bool) -> None:
+        """Gradients on or off for all that may move."""
+        for parameters in self.trainable.values():
+            _require(parameters, on)
+
+    @contextmanager
+    def only(self, player: str) -> Iterator[list[nn.Parameter]]:
+        """Gradients on for `player` alone; expects them off for all and leaves them so."""
+        parameters = self.trainable[player]
+        _require(parameters, True)
+        try:
+            yield parameters
+        finally:
+            _require(parameters, False)
+
+
+def _require(parameters: Sequence[nn.Parameter], on: bool) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(on)
+
+
+class Reducer:
+    """Averages one player's gradients over the ranks; does nothing in a single process.
+
+    elements: how many numbers have been sent so far. With the gradients go flags that tell which parameters
+    have one, so that a parameter unused on every rank keeps `grad = None` (optimizers then leave it alone, as
+    they do in a single process) and one unused on this rank alone gets the others' mean.
+    """
+
+    def __init__(self) -> None:
+        self.elements = 0
+        self._flags: dict[tuple[bool, ...], Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace every `grad` by its mean over the ranks, in one all-reduce for each dtype."""
+        if world_size() == 1:
+            return
+        for dtype in dict.fromkeys(p.dtype for p in parameters):
+            self._reduce([p for p in parameters if p.dtype == dtype])
+
+    def _reduce(self, parameters: list[nn.Parameter]) -> None:
+        present = tuple(p.grad is not None for p in parameters)
+        flags = self._flags.setdefault(present, torch.tensor(present).to(parameters[0]))
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([*(g.reshape(-1) for g in grads), flags])
+        dist.all_reduce(flat)
+        self.elements += flat.numel()
+        *means, used = flat.div_(world_size()).split([*(p.numel() for p in parameters), len(parameters)])
+        # Reading the flags waits for the device, so it is done only where this rank misses a gradient.
+        needed = [True] * len(parameters) if all(present) else used.gt(0).tolist()
+        for parameter, mean, need in zip(parameters, means, needed, strict=True):
+            parameter.grad = _shaped(mean, parameter) if need else None
+
+
+def _shaped(flat: Tensor, like: Tensor) -> Tensor:
+    """A view where the layout allows it, else a copy in the layout of `like` (channels_last)."""
+    view = flat.view(like.shape)
+    return view if like.is_contiguous() else torch.empty_like(like).copy_(view)
+
+
+def world_size() -> int:
+    """Number of ranks; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@torch.no_grad()
+def broadcast(module: nn.Module) -> None:
+    """Give every rank rank 0's parameters and buffers."""
+    if world_size() == 1:
+        return
+    for tensor in [*module.parameters(), *module.buffers()]:
+        whole = tensor.data.contiguous()
+        dist.broadcast(whole, src=0)
+        tensor.data.copy_(whole)
+
+
+class PlayersStrategy(DDPStrategy):
+    """Several processes without a wrapper: ranks start equal, and the engine reduces what it must."""
+
+    def configure_ddp(self) -> None:
+        """Leave the module as it is, with rank 0's weights everywhere."""
+        assert self.model is not None
+        broadcast(self.model)

@@ -1,0 +1,114 @@
+"""A run small enough to compare to the last bit: two players, a stream by position, and how to fit them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from lmsd.engine.fit import fit
+from lmsd.engine.module import Engine
+from lmsd.engine.optim import adamw
+from lmsd.engine.players import world_size
+from lmsd.models.backbones import mlp
+from lmsd.models.conditioner import LabelConditioner
+from lmsd.models.discriminator import Discriminator
+from lmsd.models.generator import Generator
+from lmsd.nets.critics import MLPCritic
+from lmsd.objectives import Adversarial, Denoising
+from lmsd.process.gaussian import Process
+from lmsd.process.schedules import Article
+from lmsd.process.times import Jumps, Uniform
+from lmsd.rng import Rng
+from lmsd.types import Batch
+
+SHAPE = (1, 4, 4)
+SEED = 3
+
+
+def samples(position: Tensor) -> Batch:
+    """The stream: image and class of each position, by its number alone."""
+    rng = Rng(17, position)
+    label = rng.integer(0, 3, (), "label")
+    x = (rng.normal(SHAPE, "x") * 0.3 + label[:, None, None, None] / 2).clamp(-1, 1)
+    return Batch(x=x.double(), position=position, label=label)
+
+
+class _Endless(IterableDataset):
+    def __init__(self, start: int, batch_size: int, micro_batches: int) -> None:
+        self.start, self.batch_size, self.micro_batches = start, batch_size, micro_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        ranks, rank = world_size(), torch.distributed.get_rank() if world_size() > 1 else 0
+        size = self.batch_size // ranks
+        first = self.start + rank * size
+        while True:
+            for piece in torch.arange(first, first + size).chunk(self.micro_batches):
+                yield samples(piece)
+            first += self.batch_size
+
+
+class Stream(LightningDataModule):
+    """ShardDataModule's contract on `samples`; remembers which positions were asked for."""
+
+    def __init__(self, batch_size: int, micro_batches: int = 1) -> None:
+        super().__init__()
+        self.batch_size, self.micro_batches, self.position = batch_size, micro_batches, 0
+
+    def train_dataloader(self) -> DataLoader:
+        data = _Endless(self.position, self.batch_size, self.micro_batches)
+        return DataLoader(data, batch_size=None)
+
+    def advance(self, images: int) -> None:
+        self.position += images
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.position = state["position"]
+
+
+def players(*, dtype: torch.dtype = torch.float64, pairing: str = "transition") -> dict[str, torch.nn.Module]:
+    """Generator and discriminator, the same each time."""
+    torch.manual_seed(SEED)
+    process = Process(Article(4))
+    net = mlp(1, 4, width=24, depth=2, time_dim=16, pooled_dim=8, z_dim=4)
+    generator = Generator(net, process, prediction="x0", conditioner=LabelConditioner(3, 8), z_dim=4)
+    marginal = pairing == "marginal"
+    trunk = MLPCritic((1 if marginal else 2, 4, 4), 24, depth=2, time_dim=16, cond_dim=8)
+    critic = Discriminator(trunk, process=process, cond_dim=8, features=24, marginal=marginal)
+    for parameter in [*generator.parameters(), *critic.parameters()]:
+        if not parameter.any():  # zero-initialized layers would hide what lies behind them
+            torch.nn.init.normal_(parameter, std=0.1)
+    return {"generator": generator.to(dtype), "discriminator": critic.to(dtype)}
+
+
+OBJECTIVES = {
+    "denoising": lambda: Denoising(Uniform()),
+    "min_snr": lambda: Denoising(Uniform(), weighting="min_snr"),
+    "lmsd": lambda: Adversarial(Jumps(4), warmup=0.25),
+    "ddgan": lambda: Adversarial(
+        Jumps(4), loss="nonsaturating", penalty="exact", r2=False, lazy=2, anchor="none"
+    ),
+    "marginal": lambda: Adversarial(Jumps(4), pairing="marginal", anchor="mse_kl", d_steps=2),
+    "hinge": lambda: Adversarial(Jumps(4), loss="hinge", penalty="none"),
+}
+
+
+def engine(name: str = "lmsd", *, batches: int = 6, batch_size: int = 8, **options: Any) -> Engine:
+    """An engine for `batches` global batches."""
+    objective = OBJECTIVES[name]() if "objective" not in options else options.pop("objective")
+    cast = options.pop("players", None) or players(pairing=getattr(objective, "pairing", "transition"))
+    makers = options.pop("optimizers", None) or dict.fromkeys(objective.players, adamw)
+    defaults: dict[str, Any] = {"seed": SEED, "total_images": batches * batch_size, "log_every": batch_size}
+    return Engine(cast, objective, optimizers=makers, batch_size=batch_size, **{**defaults, **options})
+
+
+def run(subject: Engine, folder: Path, *, loader_pieces: int = 1, **options: Any) -> Any:
+    """Fit on the stream, on one CPU process unless told otherwise."""
+    data = options.pop("datamodule", None) or Stream(subject.batch_size, loader_pieces)
+    return fit(subject, data, run_dir=folder, accelerator="cpu", **options)
