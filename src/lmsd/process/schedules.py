@@ -100,7 +100,7 @@ class Discrete(Schedule):
         return self._tables[torch.device("cpu")][0].square()
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(α, σ, λ) from the table; t outside 0..T raises IndexError (a device assertion on CUDA)."""
+        """(α, σ, λ) from the table; t outside 0..T raises torch's own error of an index."""
         if t.device not in self._tables:
             self._tables[t.device] = self._tables[torch.device("cpu")].to(t.device)
         index = t.round().long() if t.is_floating_point() else t.long()
@@ -168,7 +168,7 @@ class Article(Discrete):
         if kept < steps - 1:
             said = f"{steps - kept} of the article schedule's {steps} steps carry no signal (SNR < 1e-4)"
             if on_vanish == "error":
-                raise UserError(f'{said}: choose T ≤ 16, another schedule, or on_vanish="truncate".')
+                raise UserError(f'{said}: choose T ≤ 11, another schedule, or on_vanish="truncate".')
             _log.warning("%s: the chain ends at step %d.", said, kept)
             betas = betas[:kept]
         super().__init__(betas)
@@ -194,8 +194,9 @@ class EDM(Schedule):
     def at(self, u: Tensor) -> Tensor:
         """σ = (σ_min^{1/ρ} + u (σ_max^{1/ρ} − σ_min^{1/ρ}))^ρ (Karras et al. 2022, eq. 5)."""
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
-        sigma: Tensor = (low + u.double() * (high - low)) ** self.rho
-        return sigma.float()
+        # exp and log round alike at any place of a vector, which torch.pow does not.
+        knot: Tensor = low + u.double() * (high - low)
+        return (knot.log() * self.rho).exp().float()
 
     def model_time(self, t: Tensor) -> Tensor:
         """1000 · ¼ ln σ (their c_noise, times 1000); data itself counts as σ_min / 10."""

@@ -42,7 +42,9 @@ class LogitNormal:
 
     def __call__(self, rng: Rng, process: Process) -> Tensor:
         """Times t, float32 [B]."""
-        return process.schedule.at((self.mean + self.std * rng.normal((), "t")).sigmoid())
+        x = self.mean + self.std * rng.normal((), "t")
+        # torch.sigmoid rounds a vector's last few numbers differently: t would depend on the batch's split.
+        return process.schedule.at(1 / (1 + (-x).exp()))
 
 
 @dataclass(frozen=True)
