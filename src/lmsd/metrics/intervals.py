@@ -15,7 +15,7 @@ Shares of right answers: Wilson's interval (Wilson 1927), which keeps its level 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,22 +39,29 @@ class Interval:
 
 
 def jackknife(
-    statistic: Callable[[Tensor], float], rows: int, *, groups: int = 20, level: float = 0.95, seed: int = 0
-) -> Interval:
-    """Delete-a-group jackknife interval of a `statistic` ≥ 0 of the rows kept (bool [rows]).
+    statistics: Callable[[Tensor], Sequence[float]],
+    rows: int,
+    *,
+    groups: int = 20,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[Interval]:
+    """Delete-a-group jackknife intervals of `statistics` ≥ 0, functions of the rows kept (bool [rows]).
 
-    Rows fall into `groups` groups at random but fixed by `seed`; the lower end is cut at 0.
+    Rows fall into `groups` groups at random but fixed by `seed`; the lower ends are cut at 0. Several
+    statistics of one set of rows (a distance, its floor, their ratio) are taken together. Raises UserError
+    for rows < 2·groups.
     """
     if rows < 2 * groups:
         raise UserError(f"{rows} samples are too few for {groups} jackknife groups: use n ≥ {2 * groups}")
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
     keep = torch.ones(groups, rows, dtype=torch.bool)
     keep[torch.arange(rows) % groups, order] = False
-    value = statistic(torch.ones(rows, dtype=torch.bool))
-    without = torch.tensor([statistic(mask) for mask in keep], dtype=torch.float64)
-    spread = math.sqrt((groups - 1) / groups * float((without - without.mean()).square().sum()))
-    half = float(t.ppf(0.5 + level / 2, groups - 1)) * spread
-    return Interval(value, max(value - half, 0.0), value + half, level)
+    values = statistics(torch.ones(rows, dtype=torch.bool))
+    without = torch.tensor([list(statistics(mask)) for mask in keep], dtype=torch.float64)
+    spread = ((groups - 1) / groups * (without - without.mean(dim=0)).square().sum(dim=0)).sqrt()
+    halves = (float(t.ppf(0.5 + level / 2, groups - 1)) * spread).tolist()
+    return [Interval(v, max(v - half, 0.0), v + half, level) for v, half in zip(values, halves, strict=True)]
 
 
 def wilson(hits: int, trials: int, *, level: float = 0.95) -> Interval:

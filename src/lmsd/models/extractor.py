@@ -39,7 +39,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 class ImageSet(Protocol):
-    """Random access to one split: images [k,C,H,W] in [-1,1], captions and class indices of the given rows."""
+    """Random access to one split: images, captions and class indices of given rows."""
 
     def __len__(self) -> int:
         """How many samples."""
@@ -47,19 +47,28 @@ class ImageSet(Protocol):
     def images(self, indices: Sequence[int]) -> Tensor:
         """Images of these rows, float32 [k,C,H,W] in [-1,1]."""
 
-    def captions(self, indices: Sequence[int]) -> list[str] | None:
-        """Captions of these rows; None where the set has none."""
+    def captions(self, indices: Sequence[int]) -> list[str]:
+        """Captions of these rows; UserError where the set has none."""
 
     def labels(self, indices: Sequence[int]) -> Tensor | None:
         """Class indices of these rows, int64 [k]; None where the set has none."""
+
+
+def captions_of(split: ImageSet, rows: Sequence[int]) -> list[str] | None:
+    """Captions of these rows, or None where the set has none."""
+    try:
+        split.captions([0])
+    except UserError:
+        return None
+    return split.captions(rows)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """All that is needed to train the same weights again, and what they reached.
 
-    target: what was learned; classes: the words, or "0", "1", ... for class indices; data: the train split's hash;
-    accuracy: share of held-out images with every answer right (None where no held-out set was given).
+    target: what was learned; classes: the words, or "0", "1", ... for class indices; data: the train split's
+    hash; accuracy: share of held-out images with every answer right (None where no held-out set was given).
     """
 
     channels: int
@@ -151,7 +160,7 @@ class Extractor:
         return features, logits
 
     def right(self, logits: Tensor, labels: Tensor | None, captions: Sequence[str] | None) -> Tensor:
-        """Whether each image shows what was asked for, bool [n]: the class, or every word of the vocabulary."""
+        """Whether each image shows what was asked for, bool [n]: the class, or every known word."""
         target = _targets(self.recipe.target, self.recipe.classes, labels, captions)
         if self.recipe.target == "label":
             return logits.argmax(dim=1) == target
@@ -170,7 +179,7 @@ def train_extractor(
     data: str = "",
     progress: Progress | None = None,
 ) -> Extractor:
-    """Train lmsd-cnn on `train` for `images` images (default: six passes, at least 60,000) with AdamW, one cycle.
+    """Train lmsd-cnn on `train` with AdamW in one cycle of `images` images (None: six passes, at least 60,000).
 
     augment: random shifts by H/8, with or without mirroring (not for digits or captions that say "left");
     seed: the only source of randomness (the caller's generators stay untouched); data: hash of the split, for
@@ -225,13 +234,13 @@ def _load(split: ImageSet) -> tuple[Tensor, Tensor | None, list[str] | None]:
     rows = [range(start, min(start + _CHUNK, len(split))) for start in range(0, len(split), _CHUNK)]
     pixels = torch.cat([(split.images(part) + 1.0).mul_(127.5).round_().to(torch.uint8) for part in rows])
     everything = range(len(split))
-    return pixels, split.labels(everything), split.captions(everything)
+    return pixels, split.labels(everything), captions_of(split, everything)
 
 
 def _vocabulary(
     labels: Tensor | None, captions: Sequence[str] | None
 ) -> tuple[Literal["label", "words"], tuple[str, ...]]:
-    """What there is to learn: class indices, or at most 256 words that 0.5 % to 99.5 % of the captions hold."""
+    """What to learn: class indices, or at most 256 words that 0.5 % to 99.5 % of the captions hold."""
     if labels is not None and int(labels.min()) < int(labels.max()):
         return "label", tuple(str(index) for index in range(int(labels.max()) + 1))
     total = len(captions or ())
@@ -343,7 +352,7 @@ def _with_accuracy(extractor: Extractor, held_out: ImageSet) -> Extractor:
     for start in range(0, len(held_out), _CHUNK):
         rows = range(start, min(start + _CHUNK, len(held_out)))
         logits = extractor(held_out.images(rows))[1]
-        right.append(extractor.right(logits, held_out.labels(rows), held_out.captions(rows)))
+        right.append(extractor.right(logits, held_out.labels(rows), captions_of(held_out, rows)))
     accuracy = float(torch.cat(right).double().mean())
     recipe = Recipe(**{**asdict(extractor.recipe), "accuracy": accuracy})
     return Extractor(extractor.net, recipe, extractor.sha256)

@@ -1,0 +1,17 @@
+"""Held-out scores with n, seeds, intervals and floor; sample grids; the report of a run."""
+
+from lmsd.evaluation.evaluate import Checker, Evaluator, evaluate
+from lmsd.evaluation.features import FeatureExtractor
+from lmsd.evaluation.generate import Generate, Generation, make_generate
+from lmsd.evaluation.scores import Scores
+
+__all__ = [
+    "Checker",
+    "Evaluator",
+    "FeatureExtractor",
+    "Generate",
+    "Generation",
+    "Scores",
+    "evaluate",
+    "make_generate",
+]

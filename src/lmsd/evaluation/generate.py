@@ -1,0 +1,60 @@
+"""A generator, a sampler and their settings as one function: (batch, rng) → images."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from lmsd.models.generator import Generator
+from lmsd.rng import Rng
+from lmsd.sampling import Sampler, sample
+from lmsd.types import Batch
+
+Generate: TypeAlias = Callable[[Batch, Rng], Tensor]
+"""(batch, rng) → images [B,C,H,W] in [-1,1], on the CPU; captions, labels and the shape of x are used."""
+
+
+class Generation:
+    """Sampling with fixed settings, which it can name; counts the net's evaluations as it goes."""
+
+    def __init__(self, generator: Generator, sampler: Sampler, *, steps: int, guidance: float = 1.0) -> None:
+        self.generator, self.sampler, self.steps, self.guidance = generator, sampler, steps, guidance
+        self._evaluated = 0
+        self._made = 0
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, rng: Rng) -> Tensor:
+        """Images [B,C,H,W] in [-1,1] for the batch's captions (or labels), as if every sample were made alone."""
+        net, training = self.generator, self.generator.training
+        device = next(net.parameters()).device
+        batch, rng = batch.to(device), Rng(rng.seed, rng.position.to(device), turn=rng.turn)
+        count = net.register_forward_hook(self._count)
+        net.eval()
+        try:
+            cond = net.condition(batch)
+            everything = torch.ones(len(batch), dtype=torch.bool, device=device)
+            null = None if self.guidance == 1.0 else net.condition(batch, everything)
+            images = sample(
+                net, cond, null, sampler=self.sampler, steps=self.steps, rng=rng, shape=batch.x.shape[1:],
+                guidance=self.guidance,
+            )  # fmt: skip
+        finally:
+            net.train(training)
+            count.remove()
+        self._made += len(batch)
+        return images.float().clamp(-1.0, 1.0).cpu()
+
+    def _count(self, net: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._evaluated += len(output)
+
+    def record(self) -> dict[str, str | float]:
+        """Sampler, steps, guidance and NFE: evaluations of the net for one image, counted, not derived."""
+        nfe = self._evaluated / self._made if self._made else float("nan")
+        name = type(self.sampler).__name__
+        return {"sampler": name, "steps": self.steps, "guidance": self.guidance, "nfe": nfe}
+
+
+def make_generate(generator: Generator, sampler: Sampler, *, steps: int, guidance: float = 1.0) -> Generation:
+    """The function that evaluation and sample grids call, from a generator (its EMA, say) and a sampler."""
+    return Generation(generator, sampler, steps=steps, guidance=guidance)

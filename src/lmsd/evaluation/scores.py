@@ -1,0 +1,118 @@
+"""What an evaluation found, with everything that has to stand beside a number."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from lmsd.metrics import Interval, NeighborRatio
+
+Scalar: TypeAlias = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one model on one split, at one number of steps and one guidance.
+
+    fd: FD of n generated against the n held-out images whose captions they were made from, mean over the
+    seeds; matched, floor, ratio: FD of generated from one half's captions against the other half, FD of the
+    two real halves (label-matched, n/2 each, mean over random halvings), and their quotient, 1 for a perfect
+    model; all None where n is too small for the features, as `notes` then says. right, right_real: share of
+    generated (and of real) images that show what their caption asks for. neighbors: distance to the nearest
+    training image. setup: all settings.
+    """
+
+    extractor: str
+    n: int
+    seeds: tuple[int, ...]
+    fd: Interval | None
+    fd_by_seed: tuple[float, ...]
+    matched: Interval | None
+    floor: Interval | None
+    ratio: Interval | None
+    right: Interval | None
+    right_real: Interval | None
+    neighbors: NeighborRatio | None
+    notes: tuple[str, ...]
+    setup: Mapping[str, Scalar]
+
+    def intervals(self) -> dict[str, Interval]:
+        """Every score that was taken, by its full name."""
+        named = {
+            f"fd[{self.extractor}]": self.fd,
+            f"fd_matched[{self.extractor}]": self.matched,
+            f"fd_floor[{self.extractor}]": self.floor,
+            f"fd_ratio[{self.extractor}]": self.ratio,
+            "right": self.right,
+            "right_real": self.right_real,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+    def scalars(self, prefix: str = "") -> dict[str, float]:
+        """Plain numbers for metrics.jsonl: each score, its ends as NAME/low and NAME/high, the neighbor ratio."""
+        numbers: dict[str, float] = {}
+        for name, value in self.intervals().items():
+            ends = {name: value.value, f"{name}/low": value.low, f"{name}/high": value.high}
+            numbers |= {prefix + key: number for key, number in ends.items()}
+        if self.neighbors is not None:
+            numbers[f"{prefix}neighbor_ratio"] = self.neighbors.ratio
+        return numbers
+
+    def as_json(self) -> dict[str, object]:
+        """The content of metrics.json."""
+        scores: dict[str, object] = {
+            name: {"value": i.value, "low": i.low, "high": i.high, "level": i.level}
+            for name, i in self.intervals().items()
+        }
+        if self.neighbors is not None:
+            near = self.neighbors
+            scores["neighbors"] = {"ratio": near.ratio, "low": near.low, "closer": near.closer}
+        return {
+            "scores": scores,
+            "fd_by_seed": list(self.fd_by_seed),
+            "n": self.n,
+            "seeds": list(self.seeds),
+            "extractor": self.extractor,
+            "setup": dict(self.setup),
+            "notes": list(self.notes),
+        }
+
+    def write(self, run_dir: Path) -> Path:
+        """Write `eval/<split>/metrics.json` of a run, whole or not at all; its path."""
+        path = run_dir / "eval" / str(self.setup["split"]) / "metrics.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".tmp")
+        partial.write_text(json.dumps(self.as_json(), indent=2) + "\n")
+        os.replace(partial, path)
+        return path
+
+    def __str__(self) -> str:
+        """The scores as lines of text, each with what belongs to it."""
+        about = ", ".join(f"{name}={value}" for name, value in self.setup.items() if name in _SHOWN)
+        lines = []
+        if self.fd is not None and self.ratio is not None:
+            seeds = ",".join(map(str, self.seeds))
+            lines.append(
+                f"fd[{self.extractor}] {self.fd}  (95 % interval; n={self.n}, seeds {seeds}, {about})"
+            )
+            lines.append(
+                f"  against the floor {self.floor} of two real halves: {self.matched}, ratio {self.ratio}"
+            )
+        if self.right is not None and self.right_real is not None:
+            trials, share = self.n * len(self.seeds), _percent(self.right)
+            lines.append(f"right {share} of {trials} prompts (real images: {_percent(self.right_real)})")
+        if self.neighbors is not None:
+            near = self.neighbors
+            lines.append(
+                f"nearest training neighbor {near.ratio:.2f} x the held-out distance (5 % quantile {near.low:.2f})"
+            )
+        return "\n".join([*lines, *self.notes])
+
+
+_SHOWN = ("split", "ema", "sampler", "steps", "nfe", "guidance")
+
+
+def _percent(share: Interval) -> str:
+    return f"{100 * share.value:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}]"
