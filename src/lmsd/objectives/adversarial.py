@@ -349,8 +349,8 @@ class Adversarial:
         obstacle = double_backward_obstacle(discriminator) if self.penalty == "exact" else None
         if obstacle:
             raise UserError(
-                f"adversarial: penalty=exact needs double backward through the discriminator, but {obstacle}; use "
-                "penalty=fd, the finite difference, which needs none"
+                f"adversarial: penalty=exact differentiates the discriminator twice, but {obstacle}; "
+                "use penalty=fd, the finite difference, which does so once"
             )
 
 
