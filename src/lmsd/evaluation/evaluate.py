@@ -201,7 +201,7 @@ class Evaluator:
             return None, None, None, None, (note,)
         fakes = [fake.double() for fake in fakes]
         keys = self.labels if self.labels is not None else self.captions
-        keys = [0] * self.n if keys is None else keys
+        keys = [""] * self.n if keys is None else keys
         halves = [matched_halves(keys, seed) for seed in range(self.halvings)]
 
         def statistics(keep: Tensor) -> list[float]:

@@ -25,7 +25,7 @@ class Generation:
 
     @torch.no_grad()
     def __call__(self, batch: Batch, rng: Rng) -> Tensor:
-        """Images [B,C,H,W] in [-1,1] for the batch's captions (or labels), as if every sample were made alone."""
+        """Images [B,C,H,W] in [-1,1] for the batch's captions or labels, each sample by itself."""
         net, training = self.generator, self.generator.training
         device = next(net.parameters()).device
         batch, rng = batch.to(device), Rng(rng.seed, rng.position.to(device), turn=rng.turn)

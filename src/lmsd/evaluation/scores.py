@@ -51,7 +51,7 @@ class Scores:
         return {name: value for name, value in named.items() if value is not None}
 
     def scalars(self, prefix: str = "") -> dict[str, float]:
-        """Plain numbers for metrics.jsonl: each score, its ends as NAME/low and NAME/high, the neighbor ratio."""
+        """Numbers for metrics.jsonl: each score, its ends as NAME/low and NAME/high, the neighbor ratio."""
         numbers: dict[str, float] = {}
         for name, value in self.intervals().items():
             ends = {name: value.value, f"{name}/low": value.low, f"{name}/high": value.high}
@@ -106,7 +106,7 @@ class Scores:
         if self.neighbors is not None:
             near = self.neighbors
             lines.append(
-                f"nearest training neighbor {near.ratio:.2f} x the held-out distance (5 % quantile {near.low:.2f})"
+                f"nearest training image {near.ratio:.2f} x as far as held-out ones (5 % quantile {near.low:.2f})"
             )
         return "\n".join([*lines, *self.notes])
 

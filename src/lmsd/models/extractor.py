@@ -179,7 +179,7 @@ def train_extractor(
     data: str = "",
     progress: Progress | None = None,
 ) -> Extractor:
-    """Train lmsd-cnn on `train` with AdamW in one cycle of `images` images (None: six passes, at least 60,000).
+    """Train lmsd-cnn with AdamW in one cycle of `images` images (None: six passes, at least 60,000).
 
     augment: random shifts by H/8, with or without mirroring (not for digits or captions that say "left");
     seed: the only source of randomness (the caller's generators stay untouched); data: hash of the split, for
