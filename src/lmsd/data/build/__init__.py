@@ -10,15 +10,18 @@ import tempfile
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-from lmsd.data.build.digits import digits
+from lmsd.data.build.cifar10 import cifar10_source
+from lmsd.data.build.digits import digits_source
+from lmsd.data.build.folder import folder_source
 from lmsd.data.build.options import BuildOptions
-from lmsd.data.build.prepare import Progress, prepare
-from lmsd.data.build.scenes import scenes
+from lmsd.data.build.prepare import Progress, prepare_source
+from lmsd.data.build.scenes import shapes_source
 from lmsd.data.build.source import Source
-from lmsd.data.build.write import fresh_folder, write_manifest, write_shards
+from lmsd.data.build.write import MANIFEST, fresh_folder, write_manifest, write_shards
+from lmsd.data.index import build_index
 from lmsd.errors import UserError
 
-__all__ = ["SOURCES", "BuildOptions", "SourceName", "build"]
+__all__ = ["SOURCES", "BuildOptions", "Progress", "SourceName", "build"]
 
 SourceName: TypeAlias = Literal["digits", "shapes", "folder", "cifar10"]
 SOURCES: tuple[SourceName, ...] = get_args(SourceName)
@@ -31,28 +34,31 @@ def build(
     options: BuildOptions | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Prepare `source`, write it as shards into the folder `out` and return the path of its manifest.
+    """Prepare `source`, write shards with their index into the folder `out`, return its manifest's path.
 
-    The same source and options give the same bytes. UserError for bad options or a source that cannot be read.
+    The same source and options give the same bytes. UserError for bad options, a source that cannot be
+    read, or a folder that is taken.
     """
     options = options or BuildOptions()
-    opened = _open(source, options)
     out = Path(out)
-    with (
-        fresh_folder(out, overwrite=options.overwrite) as folder,
-        tempfile.TemporaryFile(dir=folder) as spool,
-    ):
-        prepared = prepare(opened, options, spool=spool, progress=progress)
-        shards = write_shards(prepared, options, folder, spool=spool, progress=progress)
-        write_manifest(opened, options, prepared, shards=shards, folder=folder)
-    return out / "manifest.json"
+    with fresh_folder(out, overwrite=options.overwrite) as work, tempfile.TemporaryFile() as spool:
+        opened = _open(source, options)
+        prepared = prepare_source(opened, options, spool=spool, progress=progress)
+        shards = write_shards(prepared, options, work, spool=spool, progress=progress)
+        write_manifest(opened, options, prepared, shards=shards, folder=work)
+        build_index(shards)
+    return out / MANIFEST
 
 
 def _open(source: SourceName, options: BuildOptions) -> Source:
-    """The source of that name with its options checked."""
+    """The source of that name, its options checked."""
     if source not in SOURCES:
         raise UserError(f"there is no source {source!r}; take one of {', '.join(SOURCES)}")
     options.check(source)
     if source == "digits":
-        return digits()
-    return scenes(options)
+        return digits_source()
+    if source == "shapes":
+        return shapes_source(options)
+    if source == "folder":
+        return folder_source(options.path, options.captions)
+    return cifar10_source(options.path)

@@ -8,8 +8,11 @@ from lmsd.errors import UserError
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def digits() -> Source:
-    """Grey 8x8 digits captioned "a handwritten seven"; UserError when scikit-learn is not installed."""
+def digits_source() -> Source:
+    """Grey 8x8 digits captioned "a handwritten seven"; UserError when scikit-learn is not installed.
+
+    The nearest two of them correlate at 0.9942: at 0.995 none is taken for a copy of another.
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -21,6 +24,14 @@ def digits() -> Source:
         for index, (picture, label) in enumerate(zip(pictures, loaded.target, strict=True))
     ]
     return Source(
-        "digits", samples, len(samples), image_size=8, channels=1, similarity=0.995, val=0.17, test=0.28,
+        name="digits",
+        samples=samples,
+        total=len(samples),
+        image_size=8,
+        channels=1,
+        similarity=0.995,
+        kinship=0.98,
+        val=0.175,
+        test=0.28,
         classes=list(WORDS),
-    )  # fmt: skip
+    )

@@ -24,12 +24,12 @@ ONLY_FOR: dict[str, tuple[str, ...]] = {
 class BuildOptions:
     """How a data set is made.
 
-    path: the folder of images, or the archive; captions: a CSV or JSONL file (default: a .txt beside each image);
+    path: the folder of images, or the archive; captions: a CSV or JSONL file (default: .txt beside images);
     image_size: side in pixels; channels: 1 (grey) or 3;
     val, test: parts of the pictures, by content; train_count, val_count, test_count: how many to draw;
     holdout: "color shape" pairs that only test may show; seed: of what is drawn;
     denoise: a 3x3 median, or a Gaussian of half a pixel, after resizing;
-    near_duplicates: drop all but one, or keep them together in one split ("group"), or do not look ("keep");
+    near_duplicates: drop all but one, or keep all in one split ("group"), or do not look for any ("keep");
     similarity: correlation in (0, 1] from which two pictures are near duplicates;
     image_format: png is exact, jpg (quality 95) smaller; shard_size: samples a shard;
     overwrite: replace the data set that is there.
@@ -67,9 +67,7 @@ class BuildOptions:
             if part is not None and not 0 <= part < 1:
                 raise UserError(f"{name}={part} is not a part of the pictures; take a number in [0, 1)")
         if (self.val or 0) + (self.test or 0) >= 1:
-            raise UserError(
-                f"val={self.val} and test={self.test} leave nothing to train on; make them smaller"
-            )
+            raise UserError(f"val={self.val} and test={self.test} leave nothing for train; make them smaller")
         if self.similarity is not None and not 0 < self.similarity <= 1:
             raise UserError(f"similarity={self.similarity} is no correlation; take a number in (0, 1]")
         lowest = {"image_size": 1, "shard_size": 1, "train_count": 1, "val_count": 0, "test_count": 0}

@@ -1,4 +1,4 @@
-"""One picture from a file of any mode to uint8 [size, size, C]: decode, turn upright, crop, resize, denoise."""
+"""One picture from a file of any mode to uint8 [size, size, C]: decode, upright, crop, resize, denoise."""
 
 import io
 from pathlib import Path
@@ -19,9 +19,9 @@ class BadPicture(Exception):
 
 
 def read_picture(path: Path) -> Pixels:
-    """Decode a file to uint8 [H, W, 1] (grey) or [H, W, 3], upright; BadPicture with the reason when it cannot be.
+    """Decode a file to uint8 [H, W, 1] (grey) or [H, W, 3], upright; BadPicture says why it cannot be.
 
-    16 bit is scaled to 8; palettes and CMYK become RGB; transparency is laid over white; the EXIF turn is applied.
+    16 bit is scaled to 8; palettes and CMYK become RGB; what is transparent is laid over white.
     """
     try:
         with Image.open(path) as opened:
@@ -29,10 +29,19 @@ def read_picture(path: Path) -> Pixels:
                 raise BadPicture(f"{opened.width}x{opened.height} pixels are more than {LARGEST:,}")
             opened.load()
             return _to_pixels(ImageOps.exif_transpose(opened))
+    except (BadPicture, MemoryError):
+        raise
     except UnidentifiedImageError as error:
         raise BadPicture("not an image that can be decoded") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadPicture(f"damaged: {error}") from error
+    except (
+        Exception
+    ) as error:  # Pillow's plugins raise all kinds on damaged files: struct, zlib, index errors
+        raise BadPicture(f"damaged: {_one_line(error, path)}") from error
+
+
+def _one_line(error: Exception, path: Path) -> str:
+    """What a decoder says, on one line and without the path: the manifest does not depend on the place."""
+    return " ".join(str(error).replace(str(path), path.name).split()) or type(error).__name__
 
 
 def _to_pixels(image: Image.Image) -> Pixels:
@@ -73,7 +82,7 @@ def fit_picture(
     channels: Literal[1, 3],
     denoise: Literal["none", "median", "gaussian"] = "none",
 ) -> Pixels:
-    """The central square, resized to [size, size, channels] (Lanczos; untouched at its own size), then denoised."""
+    """The central square as [size, size, channels]: resized by Lanczos (not at its own size), then denoised."""
     pixels = to_channels(pixels, channels)
     image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
     side = min(image.size)

@@ -6,14 +6,16 @@ import numpy as np
 
 from lmsd.data.build.options import BuildOptions
 from lmsd.data.build.shapes import class_names, random_scene, render
-from lmsd.data.build.source import SPLITS, Raw, Source
+from lmsd.data.build.source import Raw, Source
+from lmsd.data.shards import SPLITS
 from lmsd.errors import UserError
 
 
-def scenes(options: BuildOptions) -> Source:
-    """Scenes at image_size (default 16) in counts of the options; `holdout` pairs appear in test alone.
+def shapes_source(options: BuildOptions) -> Source:
+    """Scenes at image_size (default 16) in the options' counts; `holdout` pairs appear in test alone.
 
-    Scene i of a split is drawn from a generator keyed by (seed, split, i), so a longer set begins with the shorter.
+    Scene i of a split comes from a generator keyed by (seed, split, i): a longer set begins with the shorter.
+    Scenes that differ by less than about a tenth of a pixel (correlation 0.999) are near duplicates.
     """
     unknown = [pair for pair in options.holdout if pair not in class_names()]
     if unknown:
@@ -33,6 +35,14 @@ def scenes(options: BuildOptions) -> Source:
                 yield Raw(f"{split} {index:06d}", render(scene, size), scene.caption(), scene.label, split)
 
     return Source(
-        "shapes", draw(), sum(counts), image_size=size, channels=3, similarity=0.999, val=0.0, test=0.0,
-        classes=class_names(), details={"holdout": sorted(options.holdout), "seed": options.seed},
-    )  # fmt: skip
+        name="shapes",
+        samples=draw(),
+        total=sum(counts),
+        image_size=size,
+        channels=3,
+        similarity=0.999,
+        kinship=None,
+        val=0.0,
+        test=0.0,
+        classes=class_names(),
+    )

@@ -1,9 +1,9 @@
 """Captioned scenes with one shape each, and the exact reader that takes a picture back to its words.
 
-A scene is words (shape, color, size, position) plus what the caption leaves open (background, a shift, a scale).
+A scene is words (shape, color, size, position) and what the caption leaves open (background, shift, scale).
 In coordinates p of the unit square, y down, a shape of radius r at c covers a pixel by its signed distance d:
 
-    A(p) = clip(1/2 − d((p − c)/r) · r · S, 0, 1)              S: pixels along a side (box filter of one pixel)
+    A(p) = clip(1/2 − d((p − c)/r) · r · S, 0, 1)              S: pixels along a side
     x(p) = (1 − A) · background + A · color
 
 Reading inverts it. With the background from the border and the color from the palette, least squares gives
@@ -42,6 +42,8 @@ BACKGROUNDS: tuple[Background, ...] = get_args(Background)
 WORDS = ("shape", "color", "size", "position")
 """What a caption says of a scene, and so what `check` judges."""
 
+SMALLEST = 16
+"""Smallest side in pixels at which every scene reads back exactly."""
 SHIFT = 0.03
 """Largest shift of a center from its word's place, in sides of the image."""
 SCALE = 0.05
@@ -74,7 +76,7 @@ _CENTROID = np.array([0.0, 0.0, (_TOP + 2 * _BASE) / 3, 0.0, 0.0], np.float32)
 LEAST_FIT = 0.6
 """A shape counts as present when its rendering and the picture share this part of their union."""
 FARTHEST_COLOR = 90.0
-"""A color counts as named when it lies within this Euclidean distance (levels of 255) of its palette entry."""
+"""A color counts as named within this Euclidean distance (levels of 255) of its palette entry."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def class_names() -> list[str]:
 
 
 def random_scene(rng: np.random.Generator, holdout: Sequence[str] = ()) -> Scene:
-    """A scene with independent uniform attributes, shift and scale; never a "color shape" pair of `holdout`."""
+    """A scene with independent uniform attributes, shift and scale; no "color shape" pair of `holdout`."""
     while True:
         shape, color = SHAPES[rng.integers(len(SHAPES))], COLORS[rng.integers(len(COLORS))]
         if f"{color} {shape}" not in holdout:
@@ -123,11 +125,12 @@ def random_scene(rng: np.random.Generator, holdout: Sequence[str] = ()) -> Scene
 
 
 def parse_caption(text: str) -> Scene:
-    """The scene a caption describes (what it leaves open at its default); UserError when it is no such caption."""
+    """The scene a caption describes, what it leaves open at its default; UserError for any other text."""
     found = _CAPTION.fullmatch(" ".join(text.lower().strip(" .").split()))
     if found is None:
         raise UserError(
-            f"cannot read {text!r} as a scene; write it like {Scene('circle', 'red', 'large', 'left').caption()!r}"
+            f"cannot read {text!r} as a scene; write it like "
+            f"{Scene('circle', 'red', 'large', 'left').caption()!r}"
         )
     size, color, shape, phrase = found.groups()
     position = next(name for name, words in _PHRASE.items() if words == phrase)
@@ -136,46 +139,50 @@ def parse_caption(text: str) -> Scene:
 
 def _distance(shape: Shape, u: Floats, v: Floats) -> Floats:
     """Signed distance (negative inside; exact near edges) from points (u, v) to the shape at r = 1."""
-    if shape == "circle":
-        return np.hypot(u, v) - 1
-    if shape == "ring":
+    a, b = np.abs(u), np.abs(v)
+    distance: Floats
+    if shape in ("circle", "ring"):
         radius = np.hypot(u, v)
-        return np.maximum(radius - 1, _HOLE - radius)
-    if shape == "square":
-        return np.maximum(np.abs(u), np.abs(v)) - _HALF_SQUARE
-    if shape == "cross":
-        across = np.maximum(np.abs(u) - 1, np.abs(v) - _ARM)
-        return np.minimum(across, np.maximum(np.abs(u) - _ARM, np.abs(v) - 1))
-    slope = ((_BASE - _TOP) * np.abs(u) - (v - _TOP)) / _EDGE
-    return np.maximum(slope, v - _BASE)
+        distance = radius - 1 if shape == "circle" else np.maximum(radius - 1, _HOLE - radius)
+    elif shape == "square":
+        distance = np.maximum(a, b) - _HALF_SQUARE
+    elif shape == "cross":
+        distance = np.minimum(np.maximum(a - 1, b - _ARM), np.maximum(a - _ARM, b - 1))
+    else:
+        slope = ((_BASE - _TOP) * a - (v - _TOP)) / _EDGE
+        distance = np.maximum(slope, v - _BASE)
+    return distance
 
 
 def coverage(shape: Shape, center: Floats, radius: Floats, size: int) -> Floats:
-    """A in [0, 1], [B, size, size], of one shape at centers [B, 2] (x, y) with radii [B], in sides of the image."""
+    """A [B, size, size] in [0, 1] of one shape; centers [B, 2] (x, y) and radii [B] in sides of the image."""
     pixels = (np.arange(size, dtype=np.float32) + 0.5) / size
     r = np.maximum(radius, 1e-3)[:, None, None]
     u = (pixels[None, None, :] - center[:, 0, None, None]) / r
     v = (pixels[None, :, None] - center[:, 1, None, None]) / r
     u, v = np.broadcast_arrays(u, v)
-    return np.clip(0.5 - _distance(shape, u, v) * (r * size), 0, 1).astype(np.float32)
+    cover: Floats = np.clip(0.5 - _distance(shape, u, v) * (r * size), 0, 1).astype(np.float32)
+    return cover
 
 
 def render(scene: Scene, size: int) -> NDArray[np.uint8]:
-    """The scene as an antialiased picture, uint8 [size, size, 3]; size ≥ 12, below which shapes blur together."""
-    if size < 12:
-        raise UserError(f"shapes cannot be told apart at {size}x{size}; take image_size=12 or more")
+    """The scene as an antialiased picture uint8 [size, size, 3]; size ≥ 16, below that shapes run together."""
+    if size < SMALLEST:
+        raise UserError(f"shapes cannot be told apart at {size}x{size}; take image_size={SMALLEST} or more")
     center = _PLACE[POSITIONS.index(scene.position)] + np.array(scene.shift, np.float32)
     radius = _RADIUS[SIZES.index(scene.size)] * np.float32(scene.scale)
     a = coverage(scene.shape, center[None], np.array([radius], np.float32), size)[0][..., None]
     ground, color = _GROUND[BACKGROUNDS.index(scene.background)], _PALETTE[COLORS.index(scene.color)]
-    return np.round((1 - a) * ground + a * color).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.round((1 - a) * ground + a * color).astype(np.uint8)
+    return pixels
 
 
 @dataclass(frozen=True)
 class Reading:
     """What a batch of pictures shows: indices [B] into the vocabularies, −1 where nothing fits, and the fit.
 
-    fit [B] in [0, 1]: intersection over union of the best rendering and the picture; center [B, 2] (x, y), radius [B].
+    fit [B] in [0, 1]: intersection over union of the best rendering and the picture; center [B, 2] (x, y) and
+    radius [B] in sides of the image.
     """
 
     shape: NDArray[np.int64]
@@ -195,7 +202,8 @@ def _levels(images: Tensor | NDArray[np.uint8] | Floats) -> Floats:
         return array.astype(np.float32)
     if array.ndim != 4 or array.shape[1] != 3 or array.shape[2] != array.shape[3]:
         raise ValueError(f"scenes are uint8 [B,H,W,3] or float [B,3,H,H] in [-1,1], not {array.shape}")
-    return np.clip((array.transpose(0, 2, 3, 1).astype(np.float32) + 1) * 127.5, 0, 255)
+    levels: Floats = np.clip((array.transpose(0, 2, 3, 1).astype(np.float32) + 1) * 127.5, 0, 255)
+    return levels
 
 
 def _nearest(values: Floats, anchors: Floats) -> tuple[NDArray[np.int64], Floats]:
@@ -219,7 +227,7 @@ def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _cover(x: Floats) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Coverage A [B,H,W] of the one object, with the indices of background and color and the color's distance."""
+    """Coverage A [B,H,W] of the one object, indices of background and color, and the color's distance."""
     edge = np.concatenate([x[:, 0], x[:, -1], x[:, 1:-1, 0], x[:, 1:-1, -1]], 1)
     ground = np.median(edge, axis=1).astype(np.float32)
     background, _ = _nearest(ground, _GROUND)
@@ -295,7 +303,7 @@ def read_scene(image: NDArray[np.uint8]) -> Scene | None:
 def check(
     images: Tensor | NDArray[np.uint8] | Floats, captions: Sequence[str]
 ) -> dict[str, NDArray[np.bool_]]:
-    """Whether each picture shows its caption's words: {"shape", "color", "size", "position", "all"} → bool [B].
+    """Whether pictures show their captions: {"shape", "color", "size", "position", "all"} → bool [B].
 
     images as for `read_scenes`. A picture in which no shape is found is wrong in every word.
     """

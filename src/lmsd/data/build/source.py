@@ -8,15 +8,15 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from lmsd.data.shards import Split
+
 Pixels: TypeAlias = NDArray[np.uint8]
 """uint8 [H, W, C] with C = 1 or 3."""
-Split: TypeAlias = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Raw:
-    """One picture as its source has it: pixels or a file, its caption, and its split where the source fixes it."""
+    """One picture as its source has it: pixels or a file, its caption, and its split where that is given."""
 
     name: str
     picture: Pixels | Path
@@ -37,8 +37,10 @@ class Dropped:
 class Source:
     """A stream of `total` pictures, and what the preparation takes where the options leave it open.
 
-    similarity: two pictures correlated at least so much are near duplicates (see `duplicates`).
-    val, test: parts of the samples whose split the source does not fix.
+    similarity: correlation from which two pictures are near duplicates, of which one is kept;
+    kinship: correlation, in any turn or mirror image, from which two pictures share a split (None: none do);
+    val, test: parts of the pictures whose split the source does not fix (val is taken from a fixed train);
+    dropped: what the source itself leaves out; details: what the manifest says of it.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Source:
     image_size: int
     channels: Literal[1, 3]
     similarity: float
+    kinship: float | None
     val: float
     test: float
     classes: list[str] | None = None

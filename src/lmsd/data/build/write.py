@@ -1,4 +1,4 @@
-"""Prepared samples to shards, manifest and index: the same input gives the same bytes, and nothing is half written.
+"""Prepared samples to shards, manifest and index: the same input, the same bytes; nothing is half written.
 
 `train-000000.tar`, … hold KEY.png (or .jpg), KEY.txt and, with classes, KEY.cls; KEY begins the content hash.
 Everything is made in a folder beside the target and renamed into place when it is complete.
@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +20,10 @@ import numpy
 import PIL
 
 import lmsd
-from lmsd.data.build.options import BuildOptions
+from lmsd.data.build.options import ONLY_FOR, BuildOptions
 from lmsd.data.build.prepare import Prepared, Progress, Sample
-from lmsd.data.build.source import SPLITS, Source
+from lmsd.data.build.source import Source
+from lmsd.data.shards import SPLITS, Split
 from lmsd.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -32,21 +33,24 @@ KEY_DIGITS = 20
 
 @contextmanager
 def fresh_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `out` to fill, put in its place when the block ends well and removed when it does not.
+    """A folder beside `out` to fill: put in its place when the block ends well, removed when it does not.
 
     UserError when `out` holds something, unless it is a data set (has a manifest) and `overwrite` is set.
     """
     out = out.absolute()
-    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    if taken and not overwrite:
-        raise UserError(
-            f"{out} is already there; choose another folder, or pass overwrite=true to replace it"
-        )
-    if taken and not (out / MANIFEST).is_file():
-        raise UserError(f"{out} is no data set of ours (it has no {MANIFEST}), so it is not overwritten")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        if not overwrite:
+            raise UserError(
+                f"{out} is already there; choose another folder, or replace it with overwrite=true"
+            )
+        if not (out / MANIFEST).is_file():
+            raise UserError(f"{out} has no {MANIFEST}, so it is no data set of ours and is not overwritten")
     work = out.with_name(f".{out.name}.building-{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    try:
+        work.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot write beside {out}: {error.strerror}; choose another out=") from error
     try:
         yield work
         _put(work, out)
@@ -77,40 +81,54 @@ def write_shards(
     spool: BinaryIO,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Write every split's shards of `options.shard_size` samples into `folder` and return their paths in order."""
-    from webdataset.writer import ShardWriter
+    """Write every split's shards, `options.shard_size` samples each, into `folder`; their paths in order."""
+    total = len(prepared.samples)
+    done = 0
 
-    done, shards = 0, list[Path]()
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None and (done % 64 == 0 or done == total):
+            progress(done, total, "shards")
+
+    shards: list[Path] = []
     for split in SPLITS:
         members = [sample for sample in prepared.samples if sample.split == split]
-        if not members:
-            continue
-        opened: list[BinaryIO] = []
-
-        def open_shard(name: str, opened: list[BinaryIO] = opened) -> BinaryIO:
-            shards.append(Path(name))
-            opened.append(open(name, "wb"))  # closed by `post`, as webdataset leaves a foreign stream open
-            return opened[-1]
-
-        pattern = f"{str(folder).replace('%', '%%')}/{split}-%06d.tar"
-        writer = ShardWriter(
-            pattern,
-            maxcount=options.shard_size,
-            verbose=0,
-            opener=open_shard,
-            post=lambda _name, opened=opened: opened[-1].close(),
-            mtime=0.0,
-            user="lmsd",
-            group="lmsd",
-        )
-        for sample in members:
-            writer.write(_members(sample, options, spool))
-            done += 1
-            if progress is not None and (done % 256 == 0 or done == len(prepared.samples)):
-                progress(done, len(prepared.samples), "shards")
-        writer.close()
-        opened[-1].close()
+        encoded = (_members(sample, options, spool) for sample in members)
+        if members:
+            shards += _write_split(folder, split, encoded, size=options.shard_size, tell=tell)
     return shards
+
+
+def _write_split(
+    folder: Path,
+    split: Split,
+    samples: Iterator[dict[str, str | bytes]],
+    *,
+    size: int,
+    tell: Callable[[], None],
+) -> list[Path]:
+    """Write one split's samples with webdataset's own writer, nothing in the tar depending on who or when."""
+    from webdataset.writer import ShardWriter
+
+    opened: list[BinaryIO] = []
+
+    def open_shard(name: str) -> BinaryIO:
+        opened.append(Path(name).open("wb"))  # noqa: SIM115  # closed below
+        return opened[-1]
+
+    pattern = f"{str(folder).replace('%', '%%')}/{split}-%06d.tar"
+    fixed = {"mtime": 0.0, "user": "lmsd", "group": "lmsd"}
+    writer = ShardWriter(pattern, maxcount=size, maxsize=1e18, verbose=0, opener=open_shard, **fixed)
+    try:
+        for sample in samples:
+            writer.write(sample)
+            tell()
+        writer.close()
+    finally:
+        for stream in opened:  # webdataset leaves a stream that it was given open
+            stream.close()
+    return [Path(stream.name) for stream in opened]
 
 
 def _members(sample: Sample, options: BuildOptions, spool: BinaryIO) -> dict[str, str | bytes]:
@@ -128,32 +146,25 @@ def _members(sample: Sample, options: BuildOptions, spool: BinaryIO) -> dict[str
 
 def write_manifest(
     source: Source, options: BuildOptions, prepared: Prepared, *, shards: list[Path], folder: Path
-) -> Path:
-    """Write manifest.json: counts, shards with sha256, what was dropped and why, source, options, versions."""
+) -> None:
+    """Write manifest.json: counts, sha256 of shards, what was dropped and why, source, options, versions."""
     counts = Counter(sample.split for sample in prepared.samples)
-    chosen = asdict(options)
-    for name in (
-        "path",
-        "captions",
-    ):  # where the source lay is not what it is: the same data gives the same bytes
-        chosen[name] = None if chosen[name] is None else Path(chosen[name]).name
-    chosen.pop("overwrite")
+    kinds = Counter(_kind(entry.reason) for entry in prepared.dropped)
     manifest = {
         "version": 1,
         "source": {"name": source.name, **source.details},
         "image_size": options.image_size or source.image_size,
         "channels": options.channels or source.channels,
-        "classes": len(source.classes) if source.classes else 0,
+        "classes": len(source.classes or ()),
         "class_names": source.classes or [],
         "counts": {split: counts[split] for split in SPLITS},
         "shards": {shard.name: {"sha256": _sha256(shard), "bytes": shard.stat().st_size} for shard in shards},
         "dropped": {
             "count": len(prepared.dropped),
-            "reasons": dict(sorted(Counter(_kind(entry.reason) for entry in prepared.dropped).items())),
-            "names": [asdict(entry) for entry in prepared.dropped],
+            "reasons": dict(sorted(kinds.items())),
+            "pictures": [asdict(entry) for entry in prepared.dropped],
         },
-        "options": chosen,
-        "similarity": source.similarity if options.similarity is None else options.similarity,
+        "options": _chosen(source, options),
         "versions": {
             "lmsd": lmsd.__version__,
             "numpy": numpy.__version__,
@@ -161,17 +172,35 @@ def write_manifest(
             "python": platform.python_version(),
         },
     }
-    path = folder / MANIFEST
-    path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-    return path
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _chosen(source: Source, options: BuildOptions) -> dict[str, object]:
+    """The options that the source reads, with its own choice where they left it open; paths as bare names."""
+    own = {"val": source.val, "test": source.test, "similarity": source.similarity}
+    chosen: dict[str, object] = {}
+    for name, value in asdict(options).items():
+        if name not in ("overwrite", "image_size", "channels") and source.name in ONLY_FOR.get(
+            name, (source.name,)
+        ):
+            chosen[name] = (
+                value.name if isinstance(value, Path) else own.get(name) if value is None else value
+            )
+    return {**chosen, "kinship": source.kinship}
 
 
 def _kind(reason: str) -> str:
-    """A reason without the particulars: what duplicates and damages are counted by."""
-    for kind in ("exact duplicate", "near duplicate", "in one group of near duplicates", "damaged"):
-        if reason.startswith(kind):
-            return kind
-    return reason
+    """A reason without its particulars, to count by."""
+    kinds = (
+        "exact duplicate",
+        "near duplicate",
+        "kin of",
+        "damaged",
+        "no caption",
+        "not an image by its name",
+    )
+    return next((kind for kind in kinds if reason.startswith(kind)), reason)
 
 
 def _sha256(path: Path) -> str:
