@@ -208,7 +208,7 @@ def test_penalty_weight_follows_gamma_over_the_adversarial_part():
     def d_turn(images, updates):
         turn = next(objective.turns(players, batch, TinyClock(images, updates), Rng(0, batch.position)))
         loss = turn.loss()
-        return loss.value.item() - loss.logs["d_loss"].item(), loss.logs
+        return loss.value.item() - loss.logs["adversary"].item(), loss.logs
 
     for images, gamma in ((200, 0.8), (600, 0.5), (1000, 0.2)):
         extra, logs = d_turn(images, 3)

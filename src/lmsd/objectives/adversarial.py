@@ -92,7 +92,7 @@ class Adversarial:
     counts every jump alike). diversity_every: updates between two measurements of the diversity over z, for
     anchors that draw no second z themselves; 0: never.
 
-    Logs of D: d_loss, logit_gap E[r − f], d_accuracy, r1, r2, mismatch_gap; of G: g_loss, adversary, anchor,
+    Logs of D: adversary, logit_gap E[r − f], d_accuracy, r1, r2, mismatch_gap; of G: adversary, anchor,
     diversity E‖x̂(z) − x̂(z')‖/‖x̂(z)‖. Raises UserError for options that do not fit together.
     """
 
@@ -245,7 +245,7 @@ class Adversarial:
         """weight: γ/2 times lazy, or 0 for no penalty on this update."""
         real, false, penalties = self._judge(self._critic(discriminator, jump), jump, fake, weight > 0.0)
         loss = discriminator_loss(self.kind, real, false)
-        logs = {"d_loss": loss, "logit_gap": real - false, "d_accuracy": sign_right(self.kind, real, false)}
+        logs = {"adversary": loss, "logit_gap": real - false, "d_accuracy": sign_right(self.kind, real, false)}
         for penalty in penalties.values():
             loss = loss + weight * penalty
         if wrong is not None:
@@ -306,7 +306,7 @@ class Adversarial:
                 second = generator(jump.x_t, jump.t, jump.cond, latent(generator, rng, first, tag="z_other"))
         if second is not None:
             logs["diversity"] = distance(first, second) / distance(first, torch.zeros_like(first))
-        return Loss(loss.mean(), _means({"g_loss": loss, **logs}))
+        return Loss(loss.mean(), _means(logs))
 
     def _predict(self, generator: Generator, jump: Jump, cond: Cond) -> tuple[Tensor, Tensor | None]:
         """x̂_0 of one z, or of two in one forward where the anchor is the energy score."""
