@@ -245,7 +245,8 @@ class Adversarial:
         """weight: γ/2 times lazy, or 0 for no penalty on this update."""
         real, false, penalties = self._judge(self._critic(discriminator, jump), jump, fake, weight > 0.0)
         loss = discriminator_loss(self.kind, real, false)
-        logs = {"adversary": loss, "logit_gap": real - false, "d_accuracy": sign_right(self.kind, real, false)}
+        right = sign_right(self.kind, real, false)
+        logs = {"adversary": loss, "logit_gap": real - false, "d_accuracy": right}
         for penalty in penalties.values():
             loss = loss + weight * penalty
         if wrong is not None:
