@@ -87,7 +87,7 @@ def test_every_tau_converges_to_the_data_with_first_order(tau, name):
     errors = [math.hypot(mean - MEAN, std - STD) for mean, std in results]
     assert errors[2] < 0.04
     for coarse, fine in pairwise(errors):
-        assert coarse / fine == pytest.approx(2, abs=0.35)
+        assert 1.55 < coarse / fine < 2.4
 
 
 @pytest.mark.parametrize("steps", [5, 20])
