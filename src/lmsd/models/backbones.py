@@ -1,79 +1,29 @@
-"""Backbones: nets of diffusers and our own behind one call.
+"""Backbones: the generator's nets by name, with sizes that a laptop trains.
 
-    f(x [B,C,H,W], τ [B], cond, z [B,z_dim] | None) → like x
+    mlp                the article's residual MLP             pooled text, z      images up to about 16x16
+    unet_text          diffusers' UNet2DConditionModel        text and z tokens, pooled text
+    unet_pooled        diffusers' UNet2DModel                 pooled text, z
+    transformer_text   diffusers' PixArtTransformer2DModel    text and z tokens
+    dit_label          diffusers' DiTTransformer2DModel       labels only
 
-Text and z enter as cross-attention tokens where the net has any, else pooled, added to the time embedding.
-With `patch` p the net works on [B, C·p², H/p, W/p] (pixel_unshuffle), which makes pixels affordable.
-Every backbone starts at output 0: its last layer is zero.
+With `patch` p a U-Net works on [B, C·p², H/p, W/p] (pixel_unshuffle), which makes pixels affordable; the
+transformers have patches of their own. token_dim, pooled_dim, z_dim: widths of the conditioner's tokens and
+pooled vector and of the latent noise, 0 for what the net shall not take. heads, head_dim: of the attention.
 """
 
-from torch import Tensor, nn
+import math
+from collections.abc import Sequence
+from typing import Any
 
-from lmsd.nets.mlp import ResidualMLP
-from lmsd.types import Cond
-
-
-class Backbone(nn.Module):
-    """Base of the adapters: what a generator and a trunk discriminator know of a net.
-
-    token_dim, pooled_dim, z_dim: widths of what it takes, 0 for what it does not take. taps: names of the
-    submodules whose outputs serve as features, first to last.
-    """
-
-    def __init__(
-        self, channels: int, image_size: int, *, token_dim: int = 0, pooled_dim: int = 0, z_dim: int = 0
-    ) -> None:
-        super().__init__()
-        self.channels = channels
-        self.image_size = image_size
-        self.token_dim = token_dim
-        self.pooled_dim = pooled_dim
-        self.z_dim = z_dim
-        self.taps: tuple[str, ...] = ()
-
-    def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
-        """What the net predicts."""
-        raise NotImplementedError
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Recompute blocks in the backward pass instead of keeping their activations."""
-        raise NotImplementedError
-
-
-class MLPBackbone(Backbone):
-    """`nets.ResidualMLP` with the pooled condition and z in its modulation."""
-
-    def __init__(
-        self,
-        channels: int,
-        image_size: int,
-        *,
-        width: int,
-        depth: int,
-        hidden: float,
-        time_dim: int,
-        pooled_dim: int,
-        z_dim: int,
-    ) -> None:
-        super().__init__(channels, image_size, pooled_dim=pooled_dim, z_dim=z_dim)
-        self.model = ResidualMLP(
-            (channels, image_size, image_size),
-            width,
-            depth=depth,
-            hidden=hidden,
-            time_dim=time_dim,
-            cond_dim=pooled_dim,
-            z_dim=z_dim,
-        )
-        self.taps = tuple(f"model.blocks.{index}" for index in range(depth))
-
-    def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
-        """What the MLP predicts."""
-        return self.model(x, time, cond.pooled, z)  # type: ignore[no-any-return]
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Recompute the blocks."""
-        self.model.gradient_checkpointing = True
+from lmsd.errors import UserError
+from lmsd.models.adapters import (
+    LabelTransformer,
+    MLPBackbone,
+    PooledUNet,
+    TextTransformer,
+    TextUNet,
+    TokenContext,
+)
 
 
 def mlp(
@@ -98,3 +48,178 @@ def mlp(
         pooled_dim=pooled_dim,
         z_dim=z_dim,
     )
+
+
+def _check_sides(image_size: int, patch: int, levels: int) -> None:
+    if image_size % (patch * 2 ** (levels - 1)):
+        raise UserError(
+            f"net: side {image_size} does not divide by patch {patch} times 2^{levels - 1} for {levels} widths; "
+            "take a smaller patch or fewer widths"
+        )
+
+
+def _flags(attention: Sequence[bool] | None, widths: Sequence[int]) -> Sequence[bool]:
+    """Which levels attend; all but the first by default."""
+    if attention is None:
+        return [level > 0 or len(widths) == 1 for level in range(len(widths))]
+    if len(attention) != len(widths):
+        raise UserError(
+            f"net: attention names {len(attention)} levels, widths {len(widths)}; make them equal"
+        )
+    return attention
+
+
+def unet_text(
+    channels: int,
+    image_size: int,
+    *,
+    widths: Sequence[int] = (64, 128),
+    blocks: int = 1,
+    attention: Sequence[bool] | None = None,
+    heads: int = 4,
+    patch: int = 1,
+    token_dim: int = 0,
+    pooled_dim: int = 0,
+    z_dim: int = 0,
+    z_tokens: int = 2,
+) -> TextUNet:
+    """The UNet2DConditionModel of diffusers; text and z are cross-attention tokens, pooled joins the time.
+
+    widths: channels a level, multiples of 16; blocks: residual blocks a level; attention: where.
+    """
+    from diffusers import UNet2DConditionModel
+
+    _check_sides(image_size, patch, len(widths))
+    context = TokenContext(token_dim, z_dim=z_dim, count=z_tokens, dim=widths[0])
+    attends = _flags(attention, widths)
+    inner = channels * patch * patch
+    model: Any = UNet2DConditionModel(
+        sample_size=image_size // patch,
+        in_channels=inner,
+        out_channels=inner,
+        block_out_channels=tuple(widths),
+        layers_per_block=blocks,
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        attention_head_dim=heads,  # diffusers' name for the number of heads
+        cross_attention_dim=context.dim,
+        norm_num_groups=math.gcd(32, *widths),
+        resnet_time_scale_shift="scale_shift",
+        class_embed_type="simple_projection" if pooled_dim else None,
+        projection_class_embeddings_input_dim=pooled_dim or None,
+    )
+    return TextUNet(
+        model,
+        channels,
+        image_size,
+        context=context,
+        patch=patch,
+        token_dim=token_dim,
+        pooled_dim=pooled_dim,
+        z_dim=z_dim,
+    )
+
+
+def unet_pooled(
+    channels: int,
+    image_size: int,
+    *,
+    widths: Sequence[int] = (64, 128),
+    blocks: int = 1,
+    attention: Sequence[bool] | None = None,
+    head_dim: int = 32,
+    patch: int = 1,
+    pooled_dim: int = 0,
+    z_dim: int = 0,
+) -> PooledUNet:
+    """The UNet2DModel of diffusers; pooled condition and z enter through its class embedding.
+
+    widths: channels a level, multiples of 16; blocks: residual blocks a level; attention: where.
+    """
+    from diffusers import UNet2DModel
+
+    _check_sides(image_size, patch, len(widths))
+    attends = _flags(attention, widths)
+    inner = channels * patch * patch
+    model: Any = UNet2DModel(
+        sample_size=image_size // patch,
+        in_channels=inner,
+        out_channels=inner,
+        block_out_channels=tuple(widths),
+        layers_per_block=blocks,
+        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        attention_head_dim=head_dim,
+        norm_num_groups=math.gcd(32, *widths),
+        resnet_time_scale_shift="scale_shift",
+        class_embed_type="identity" if pooled_dim + z_dim else None,
+    )
+    return PooledUNet(
+        model,
+        channels,
+        image_size,
+        patch=patch,
+        pooled_dim=pooled_dim,
+        z_dim=z_dim,
+        time_dim=4 * widths[0],
+    )
+
+
+def transformer_text(
+    channels: int,
+    image_size: int,
+    *,
+    patch: int = 2,
+    layers: int = 6,
+    heads: int = 4,
+    head_dim: int = 48,
+    token_dim: int = 0,
+    z_dim: int = 0,
+    z_tokens: int = 2,
+) -> TextTransformer:
+    """The PixArtTransformer2DModel of diffusers (SD3's has no mask); text and z are its captions."""
+    from diffusers import PixArtTransformer2DModel
+
+    _check_sides(image_size, patch, 1)
+    width = heads * head_dim
+    context = TokenContext(token_dim, z_dim=z_dim, count=z_tokens, dim=width)
+    model: Any = PixArtTransformer2DModel(
+        sample_size=image_size,
+        in_channels=channels,
+        out_channels=channels,
+        patch_size=patch,
+        num_layers=layers,
+        num_attention_heads=heads,
+        attention_head_dim=head_dim,
+        cross_attention_dim=width,
+        caption_channels=context.dim,
+        use_additional_conditions=False,
+    )
+    return TextTransformer(model, channels, image_size, context=context, token_dim=token_dim, z_dim=z_dim)
+
+
+def dit_label(
+    channels: int,
+    image_size: int,
+    *,
+    classes: int,
+    patch: int = 2,
+    layers: int = 6,
+    heads: int = 4,
+    head_dim: int = 48,
+) -> LabelTransformer:
+    """The DiTTransformer2DModel of diffusers; label `classes` is the null label. It refuses text; no z."""
+    from diffusers import DiTTransformer2DModel
+
+    _check_sides(image_size, patch, 1)
+    model: Any = DiTTransformer2DModel(
+        sample_size=image_size,
+        in_channels=channels,
+        out_channels=channels,
+        patch_size=patch,
+        num_layers=layers,
+        num_attention_heads=heads,
+        attention_head_dim=head_dim,
+        num_embeds_ada_norm=classes,
+    )
+    return LabelTransformer(model, channels, image_size, classes=classes)

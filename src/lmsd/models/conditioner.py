@@ -6,10 +6,14 @@ The null condition ∅ is learned: one more row of the label table, or the encod
 A conditioner is a submodule of its generator and learns in its turns; a discriminator gets c detached.
 """
 
+from pathlib import Path
+from typing import Any, Literal
+
 import torch
 from torch import Tensor, nn
 
 from lmsd.errors import UserError
+from lmsd.models.frozen import fingerprint, freeze
 from lmsd.models.precision import at_least_float32
 from lmsd.models.tokenizer import SMALLEST, encode_caption, train_tokenizer
 from lmsd.types import Batch, Cond
@@ -181,3 +185,60 @@ class TextConditioner(_CaptionConditioner):
     def set_extra_state(self, state: dict[str, str]) -> None:
         """Take the tokenizer of a checkpoint."""
         self.tokenizer = state["tokenizer"]
+
+
+class PretrainedText(_CaptionConditioner):
+    """A frozen CLIP or T5 text encoder and its tokenizer from a local folder in the format of transformers.
+
+    Its weights are no part of checkpoints; their fingerprint is, and another encoder is refused on loading.
+    pooled: CLIP's own (the end token), T5's mean of real tokens. length: tokens a caption, longer ones cut.
+    """
+
+    def __init__(self, path: str | Path, *, kind: Literal["clip", "t5"] = "clip", length: int = 77) -> None:
+        super().__init__()
+        if not (Path(path) / "config.json").is_file():
+            raise UserError(f"text: {path} is no folder with a pretrained encoder (config.json is not there)")
+        from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+
+        self.path = str(path)
+        self.kind = kind
+        self.length = length
+        # Any: neither class has types for what from_pretrained returns.
+        loader: Any = CLIPTextModel if kind == "clip" else T5EncoderModel
+        encoder = loader.from_pretrained(self.path, local_files_only=True)
+        self.tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True)
+        self.token_dim = self.pooled_dim = int(encoder.config.hidden_size)
+        self.encoder = freeze(encoder, saved=False)
+        self.fingerprint = fingerprint(self.encoder)
+
+    def train(self, mode: bool = True) -> "PretrainedText":
+        """Keep the encoder in eval mode: its dropout stays off."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    @torch.no_grad()
+    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the encoder on U captions."""
+        rows = self.tokenizer(
+            captions, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+        ).to(next(self.encoder.buffers()).device)
+        mask = rows["attention_mask"].bool()
+        out = self.encoder(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"])
+        tokens = at_least_float32(out.last_hidden_state)
+        return (
+            tokens,
+            mask,
+            at_least_float32(out.pooler_output) if self.kind == "clip" else _mean(tokens, mask),
+        )
+
+    def get_extra_state(self) -> dict[str, str]:
+        """Which encoder this is."""
+        return {"fingerprint": self.fingerprint}
+
+    def set_extra_state(self, state: dict[str, str]) -> None:
+        """Refuse the checkpoint of another encoder."""
+        if state["fingerprint"] != self.fingerprint:
+            raise UserError(
+                f"text: the checkpoint was trained with another encoder than the one in {self.path}"
+            )

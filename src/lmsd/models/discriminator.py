@@ -2,6 +2,7 @@
 
     h = trunk([x_s, x_t]/√(α² + σ²) at their times; s, t, c)                     transition pairing, DDGAN's
     h = trunk(x_s/√(α_s² + σ_s²); s, c)                                          marginal pairing, UFOGen's
+    h = one of the taps of a copied generator's net at c_in x_s                  marginal; ADD, LADD
     logits_k = w_k·h + ⟨A_k h, B c⟩/√d + b_k                                     Miyato and Koyama 2018
 
 c is the pooled condition. The inputs are scaled to unit size, which leaves variance-preserving processes as
@@ -9,13 +10,19 @@ they are. The last layers are float32: a difference of logits of 10⁻² drowns 
 logits of 10.
 """
 
+import copy
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lmsd.errors import UserError
+from lmsd.models.adapters import Backbone
+from lmsd.models.frozen import freeze
+from lmsd.models.generator import Generator, edm_coefficients
 from lmsd.models.precision import at_least_float32
 from lmsd.nets.embed import TimeEmbedding
 from lmsd.types import Cond
@@ -138,3 +145,101 @@ class Discriminator(_Judge):
             raise UserError("discriminator: it was built with a condition (cond_dim > 0) and got none")
         vec: Tensor = self.embed_cond(cond.pooled.to(self.embed_cond.weight.dtype))
         return vec
+
+
+class _Tap(nn.Module):
+    """Features of one tap → one vector: LN over channels, a layer at each place, mean over places."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.layer = nn.Linear(channels, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """[B,N,channels] → [B,width]."""
+        return F.leaky_relu(self.layer(self.norm(h)), 0.2).mean(1)
+
+
+def _places(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """A block's output as [B,N,C]: maps [B,C,H,W], tokens [B,N,C] or a vector [B,C]; the first of several."""
+    h = output if isinstance(output, Tensor) else output[0]
+    if h.ndim == 4:
+        return h.flatten(2).transpose(1, 2)
+    return h if h.ndim == 3 else h[:, None]
+
+
+class TrunkDiscriminator(_Judge):
+    """Heads on the features of a copy of a generator's net, which knows images already; marginal pairing.
+
+    generator: its net is copied with the weights it has now and is run at (x_s, s, c) with z = 0.
+    taps: submodules of the net whose outputs are judged, the net's own list unless given; one logit each.
+    width: of a tap's features. frozen: the copy holds buffers and never learns; else it is trained too.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        cond_dim: int,
+        width: int = 128,
+        taps: Sequence[str] | None = None,
+        frozen: bool = True,
+    ) -> None:
+        super().__init__()
+        self.marginal = True
+        self.process = generator.process
+        self.z_dim = generator.z_dim
+        if not isinstance(generator.net, Backbone):
+            raise UserError(f"discriminator: {type(generator.net).__name__} is no backbone and has no taps")
+        self.net = copy.deepcopy(generator.net)
+        self.sigma_data = generator.sigma_data if generator.precondition == "edm" else None
+        self.names = tuple(taps) if taps is not None else self.net.taps
+        known = {name for name, _ in self.net.named_modules()}
+        if not self.names or not known.issuperset(self.names):
+            raise UserError(f"discriminator: no such taps as {self.names}; the net's own are {self.net.taps}")
+        if frozen:
+            freeze(self.net, saved=True)
+        channels = [h.shape[2] for h in self._probe()]
+        self.taps = nn.ModuleList(_Tap(c, width) for c in channels)
+        self.heads = nn.ModuleList(ProjectionHead(width, cond_dim=cond_dim) for _ in channels)
+
+    def forward(self, x_s: Tensor, x_t: Tensor | None, s: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Logits [B,heads], one a tap, float32; high for real. x_t is None; t is not looked at."""
+        self._check_pairing(x_t)
+        x = at_least_float32(x_s)
+        if self.sigma_data is not None:
+            x = edm_coefficients(self.process, self.sigma_data, x, s)[0] * x
+        features = self._features(x, self.process.schedule.model_time(s), cond)
+        logits = [
+            head(tap(h), cond.pooled) for head, tap, h in zip(self.heads, self.taps, features, strict=True)
+        ]
+        return torch.cat(logits, dim=1)
+
+    def _features(self, x: Tensor, time: Tensor, cond: Cond) -> list[Tensor]:
+        """Outputs of the taps as [B,N,C], in order."""
+        caught: list[Tensor] = []
+
+        def catch(module: nn.Module, args: tuple[object, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+            caught.append(_places(output))
+
+        handles = [self.net.get_submodule(name).register_forward_hook(catch) for name in self.names]
+        try:
+            self.net(x, time, cond, x.new_zeros(len(x), self.z_dim) if self.z_dim else None)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return caught
+
+    @torch.no_grad()
+    def _probe(self) -> list[Tensor]:
+        """The taps' features of one black image: how wide they are."""
+        net = self.net
+        device = next(iter(net.state_dict().values())).device
+        cond = Cond(
+            tokens=torch.zeros(1, 1, net.token_dim) if net.token_dim else None,
+            mask=torch.ones(1, 1, dtype=torch.bool) if net.token_dim else None,
+            pooled=torch.zeros(1, net.pooled_dim) if net.pooled_dim else None,
+            label=torch.zeros(1, dtype=torch.int64),
+        )
+        x = torch.zeros(1, net.channels, net.image_size, net.image_size)
+        return self._features(x.to(device), torch.zeros(1, device=device), cond.map(lambda v: v.to(device)))

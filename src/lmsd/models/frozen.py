@@ -4,18 +4,36 @@ A frozen net holds buffers where a net holds parameters. Optimizers, weight deca
 gradients go by parameters, so none of them can reach it; gradients still flow through it to its inputs.
 """
 
+import hashlib
 from typing import TypeVar
 
+import torch
 from torch import nn
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def freeze(module: Module) -> Module:
-    """Turn every parameter into a buffer of the same name, in place, and go to eval mode."""
+def freeze(module: Module, *, saved: bool) -> Module:
+    """Turn every parameter into a buffer of the same name, in place, and go to eval mode.
+
+    saved: whether the weights go into state dicts; those that a file elsewhere holds need not.
+    """
     for child in module.modules():
         for name, parameter in list(child._parameters.items()):
             if parameter is not None:
                 del child._parameters[name]
                 child.register_buffer(name, parameter.detach())
+        if not saved:
+            child._non_persistent_buffers_set.update(child._buffers)
     return module.eval()
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Sixteen hex digits of the weights' names, shapes and first numbers: tells nets apart cheaply."""
+    digest = hashlib.sha256()
+    for name, value in sorted(
+        [*module.named_parameters(), *module.named_buffers()], key=lambda item: item[0]
+    ):
+        head = value.detach().flatten()[:64].to("cpu", torch.float64)
+        digest.update(f"{name} {tuple(value.shape)} {head.tolist()}".encode())
+    return digest.hexdigest()[:16]

@@ -28,6 +28,12 @@ Precondition: TypeAlias = Literal["none", "edm"]
 _LARGEST_INPUT = 10.0
 
 
+def edm_coefficients(process: "Process", sigma_data: float, x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+    """(c_in, α, σ) at t [B], broadcastable to x [B,C,H,W]; c_skip and c_out follow from them."""
+    alpha, sigma = process.alpha_sigma(t, x)
+    return (sigma.square() + (alpha * sigma_data).square()).rsqrt(), alpha, sigma
+
+
 class Generator(nn.Module):
     """A net f over a process, the one differentiable way from x_t to x̂₀.
 
@@ -101,7 +107,7 @@ class Generator(nn.Module):
         """What the net sees of x_t: c_in x_t, or x_t itself without preconditioning."""
         if self.precondition == "none":
             return x_t
-        return self._edm(x_t, t)[0] * x_t
+        return edm_coefficients(self.process, self.sigma_data, x_t, t)[0] * x_t
 
     def forward(
         self,
@@ -129,7 +135,7 @@ class Generator(nn.Module):
             native, x_t = at_least_float32(native), at_least_float32(x_t)
             if self.precondition == "none":
                 return self.process.to_x0(native, self.prediction, x_t, t)
-            c_in, alpha, sigma = self._edm(x_t, t)
+            c_in, alpha, sigma = edm_coefficients(self.process, self.sigma_data, x_t, t)
             c_skip = alpha * (self.sigma_data * c_in) ** 2
             return c_skip * x_t + sigma * self.sigma_data * c_in * native
 
@@ -137,13 +143,8 @@ class Generator(nn.Module):
         """What the net should predict at x_t = α x₀ + σ ε: the target of output="native"."""
         if self.precondition == "none":
             return self.process.target(self.prediction, x_0, eps, t)
-        c_in, alpha, sigma = self._edm(x_0, t)
+        c_in, alpha, sigma = edm_coefficients(self.process, self.sigma_data, x_0, t)
         return (sigma / self.sigma_data * x_0 - alpha * self.sigma_data * eps) * c_in
-
-    def _edm(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(c_in, α, σ), broadcastable to x."""
-        alpha, sigma = self.process.alpha_sigma(t, x)
-        return (sigma.square() + (alpha * self.sigma_data).square()).rsqrt(), alpha, sigma
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the net's blocks in the backward pass instead of keeping their activations."""
