@@ -1,0 +1,99 @@
+"""Curves of a run as inline SVG, drawn by matplotlib, with the page's own font and no link to anything."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+COLORS: Mapping[str, str] = {"generator": "#1f6fd0", "discriminator": "#d9630d"}
+_OTHERS = ("#1f6fd0", "#d9630d", "#2a8c5a", "#8a4fbf", "#7a7a7a")
+_POINTS = 300
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line: y over images seen, with an interval where there is one; `level` draws a dashed constant."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    dashed: bool = False
+
+
+def draw(curves: Sequence[Curve], *, unit: str = "", anchor: str = "chart") -> str:
+    """An <svg> of the curves over images seen; log scale where positive values span a factor above 30.
+
+    unit: label of the y axis; anchor: makes the ids inside this SVG different from those of others on the
+    page.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": anchor, "font.size": 10, "axes.edgecolor": "#9aa0a6"}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
+        axes = figure.subplots()
+        for place, curve in enumerate(curves):
+            _line(axes, curve, COLORS.get(curve.name, _OTHERS[place % len(_OTHERS)]))
+        _dress(axes, curves, unit)
+        target = io.StringIO()
+        empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(target, format="svg", transparent=True, metadata=empty)
+    return _inline(target.getvalue())
+
+
+def _line(axes: Any, curve: Curve, color: str) -> None:
+    x, y = (np.asarray(values, dtype=float) for values in (curve.x, curve.y))
+    few = len(x) <= 30
+    if len(x) > _POINTS and curve.low is None:
+        x, y = _binned(x), _binned(y)
+    marker = "o" if few and not curve.dashed else ""
+    axes.plot(
+        x, y, color=color, lw=1.6, ls="--" if curve.dashed else "-", marker=marker, ms=3, label=curve.name
+    )
+    if curve.low is not None and curve.high is not None:
+        axes.fill_between(x, curve.low, curve.high, color=color, alpha=0.18, lw=0)
+
+
+def _binned(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Means of at most 300 pieces of equal length."""
+    return np.array([piece.mean() for piece in np.array_split(values, _POINTS)])
+
+
+def _dress(axes: Any, curves: Sequence[Curve], unit: str) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    values = np.concatenate([np.asarray(curve.y, dtype=float) for curve in curves])
+    if values.min() > 0 and values.max() > 30 * values.min():
+        axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.set_xlabel("images seen", color="#5f6368")
+    axes.set_ylabel(unit, color="#5f6368")
+    axes.tick_params(colors="#5f6368")
+    axes.grid(visible=True, color="#e4e6e9", lw=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize=9, loc="best")
+
+
+def short(value: float) -> str:
+    """1234567 → "1.23M", 45000 → "45k"."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:g}"
+
+
+def _inline(svg: str) -> str:
+    """The <svg> element alone: no prolog, no metadata, fonts of the page, width by the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+    return svg.replace("'DejaVu Sans'", "system-ui")
