@@ -6,6 +6,7 @@ Everything else goes through Pillow: palette, transparency (laid on white), CMYK
 Nothing else is opened, and nothing larger than `MAX_PIXELS` is decoded.
 """
 
+import contextlib
 import io
 from typing import NamedTuple
 
@@ -37,6 +38,11 @@ class Picture(NamedTuple):
 
 def probe(data: bytes) -> Picture:
     """Read the header alone. Raises BadImage."""
+    if data[:2] == b"\xff\xd8" and b"Exif" not in data:
+        with contextlib.suppress(ValueError):
+            height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+            if space in ("YCbCr", "Gray") and width * height <= MAX_PIXELS:
+                return Picture(height, width, True)
     with _open(data) as image:
         plain = image.format == "JPEG" and image.mode in ("RGB", "L") and _upright(image)
         return Picture(image.height, image.width, plain)

@@ -27,6 +27,8 @@ from lmsd.types import Batch
 
 VERSION = 1
 
+_HELD = 256 << 20  # bytes of shards that a loader may hold, so that a sample costs no system call
+
 
 class ShardDataModule(pl.LightningDataModule):
     """Batches of images and captions from webdataset shards.
@@ -110,6 +112,10 @@ class ShardDataModule(pl.LightningDataModule):
             self._indexes[split] = self._place.index(shards)
         return self._indexes[split]
 
+    def has(self, split: Split) -> bool:
+        """Whether there are shards of a split."""
+        return bool(self._shards[split])
+
     def prepare_data(self) -> None:
         """Index what is there, once a machine, before the other ranks look."""
         for split, shards in self._shards.items():
@@ -126,10 +132,14 @@ class ShardDataModule(pl.LightningDataModule):
         order = Order(index.sizes, window=self.window, seed=self.seed)
         bytes_decoded = order.total * self.image_size**2 * self.channels
         keep = self._num_workers == 0 and bytes_decoded <= self._memory_gb * 1e9
+        largest = sorted(header.size for header in index.headers)[-2 * self.window :]
+        whole = len(largest) if sum(largest) <= _HELD else 0
         world, rank = self._where()
         return DataLoader(
             self._augment(
-                order, self._reader("train", keep=keep), ahead=self._place.ahead(index, self.window)
+                order,
+                self._reader("train", keep=keep, whole=whole),
+                ahead=self._place.ahead(index, self.window),
             ),
             batch_size=None,
             sampler=Positions(
@@ -173,7 +183,7 @@ class ShardDataModule(pl.LightningDataModule):
             )
         self.position = int(state_dict["position"])
 
-    def _reader(self, split: Split, *, keep: bool = False) -> Reader:
+    def _reader(self, split: Split, *, keep: bool = False, whole: int = 0) -> Reader:
         index = self.index(split)
         return Reader(
             index,
@@ -182,6 +192,7 @@ class ShardDataModule(pl.LightningDataModule):
             channels=self.channels,
             caption=_caption(index, self._caption_key),
             keep=keep,
+            whole=whole,
         )
 
     def _where(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Samples by number: one pread of image and caption, crc32 of both, decoding straight into the batch.
+"""Samples by number: bytes at offsets, crc32 of image and caption, decoding straight into the batch.
 
 Damaged bytes are never used: they end the run with the shard and the key, or, where the caller can name a
 substitute, the place is filled by that.
@@ -7,10 +7,11 @@ substitute, the place is filled by that.
 import json
 import logging
 import os
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import BinaryIO
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,6 @@ Integers = NDArray[np.int64]
 Substitute = Callable[[int, int], tuple[int, int]]
 """(slot in the batch, attempt from 1 on) → (shard, sample)."""
 
-_GAP = 64 << 10  # bytes between image and caption that are read along rather than left out by a second call
 _ATTEMPTS = 100
 _KEPT = 64  # open shards and their tables
 
@@ -47,45 +47,63 @@ class Samples:
 
 
 class Files:
-    """Open shards, read at offsets. `locate` names the local file of a shard."""
+    """Open shards, read at offsets.
 
-    def __init__(self, index: Index, locate: Callable[[int], str]) -> None:
+    locate names the local file of a shard; whole: how many shards to hold in memory, read in one go.
+    """
+
+    def __init__(self, index: Index, locate: Callable[[int], str], *, whole: int = 0) -> None:
         self._index = index
         self._locate = locate
+        self._whole = whole
+        self._held: OrderedDict[int, bytes] = OrderedDict()
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def read(self, shard: int, start: int, length: int) -> bytes:
         """Bytes of a shard; fewer where the file ends early."""
-        descriptor = self._open.get(shard)
-        if descriptor is None:
-            descriptor = self._open[shard] = self._opened(shard)
-            if len(self._open) > _KEPT:
-                os.close(self._open.popitem(last=False)[1])
-        return os.pread(descriptor, length, start)
-
-    def _opened(self, shard: int) -> int:
-        path, expected = self._locate(shard), self._index.headers[shard].size
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise UserError(
-                f"the shard {path} cannot be opened ({error.strerror}): is it still there?"
-            ) from error
-        size = os.fstat(descriptor).st_size
-        if size != expected:
-            os.close(descriptor)
-            raise UserError(
-                f"the shard {path} has {size} bytes and had {expected} when indexed: run `lmsd data index` again"
-            )
-        return descriptor
+        if self._whole:
+            content = self._held.get(shard) or self._hold(shard)
+            return content[start : start + length]
+        return os.pread(self._descriptor(shard), length, start)
 
     def close(self) -> None:
         """Close every file; they open again when read."""
         while self._open:
             os.close(self._open.popitem()[1])
 
+    def _hold(self, shard: int) -> bytes:
+        with self._opened(shard) as file:
+            self._held[shard] = file.read()
+        if len(self._held) > self._whole:
+            self._held.popitem(last=False)
+        return self._held[shard]
+
+    def _descriptor(self, shard: int) -> int:
+        if shard not in self._open:
+            with self._opened(shard) as file:
+                self._open[shard] = os.dup(file.fileno())
+            if len(self._open) > _KEPT:
+                os.close(self._open.popitem(last=False)[1])
+        return self._open[shard]
+
+    def _opened(self, shard: int) -> BinaryIO:
+        path, expected = self._locate(shard), self._index.headers[shard].size
+        try:
+            file = open(path, "rb")  # noqa: SIM115 (the caller closes it)
+        except OSError as error:
+            raise UserError(
+                f"the shard {path} cannot be opened ({error.strerror}): is it still there?"
+            ) from error
+        size = os.fstat(file.fileno()).st_size
+        if size != expected:
+            raise UserError(
+                f"the shard {path} has {size} bytes, and had {expected} when indexed: run "
+                "`lmsd data index` again"
+            )
+        return file
+
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_open": OrderedDict()}  # descriptors belong to a process
+        return {**vars(self), "_open": OrderedDict(), "_held": OrderedDict()}  # these belong to a process
 
     def __del__(self) -> None:
         self.close()
@@ -108,7 +126,8 @@ class Memory:
 class Reader:
     """Decoded samples of an index.
 
-    caption: "txt", a field of KEY.json, or None for no captions; keep: hold every decoded sample in memory.
+    caption: "txt", a field of KEY.json, or None for no captions; keep: hold every decoded sample in memory;
+    whole: how many shards to read in one go and hold.
     """
 
     def __init__(
@@ -120,12 +139,13 @@ class Reader:
         channels: int,
         caption: str | None,
         keep: bool = False,
+        whole: int = 0,
     ) -> None:
         self.index = index
         self.image_size = image_size
         self.channels = channels
         self.caption = caption
-        self._files = Files(index, locate)
+        self._files = Files(index, locate, whole=whole)
         self._memory = Memory(index, image_size, channels) if keep else None
         self._tables: OrderedDict[int, tuple[Integers, Integers]] = OrderedDict()
 
@@ -203,12 +223,8 @@ class Reader:
     def _one(self, shard: int, row: list[int], out: Pixels) -> str:
         """Decode one sample into out; its caption."""
         start, length, crc, text_start, text_length, text_crc, height, width, plain = row
-        first, last = start, start + length
-        if text_start >= 0 and max(text_start - last, start - text_start - text_length) <= _GAP:
-            first, last = min(start, text_start), max(last, text_start + text_length)
-        block = self._files.read(shard, first, last - first)
-        image = block[start - first : start - first + length]
-        if zlib.crc32(image) != crc:
+        image = self._files.read(shard, start, length)
+        if crc32(image) != crc:
             raise Damaged("the image's bytes have changed since it was indexed")
         try:
             if plain and height == width == self.image_size:
@@ -217,11 +233,9 @@ class Reader:
                 out[:] = fit(self._decoded(image, row), self.image_size)
         except BadImage as error:
             raise Damaged(str(error)) from error
-        if text_start < 0:
-            return ""
-        if first <= text_start and text_start + text_length <= last:
-            return self._text(block[text_start - first : text_start - first + text_length], text_crc)
-        return self._text(self._files.read(shard, text_start, text_length), text_crc)
+        return (
+            self._text(self._files.read(shard, text_start, text_length), text_crc) if text_start >= 0 else ""
+        )
 
     def _decoded(self, image: bytes, row: list[int]) -> Pixels:
         if not row[8]:
@@ -231,7 +245,7 @@ class Reader:
         return pixels
 
     def _text(self, content: bytes, crc: int) -> str:
-        if zlib.crc32(content) != crc:
+        if crc32(content) != crc:
             raise Damaged("the caption's bytes have changed since it was indexed")
         if self.caption == "txt":
             return content.decode().strip()

@@ -14,7 +14,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -109,13 +109,13 @@ def _allow(path: Path, info: tarfile.TarInfo) -> None:
         return
     if not info.isreg() or info.issparse():
         _refuse(path, info.name, "only plain files may be in a shard, no links, devices or sparse files")
-    name = PurePosixPath(info.name)
-    if name.is_absolute() or ".." in name.parts or "\\" in info.name or not info.name.isprintable():
-        _refuse(path, info.name, "a member's name must stay inside the shard (no absolute path, no '..')")
-    if name.name.partition(".")[2].startswith("__"):
-        _refuse(path, info.name, "webdataset gives suffixes that begin with '__' a meaning of their own")
+    name = info.name
+    if name[:1] == "/" or "/../" in f"/{name}/" or "\\" in name or not name.isprintable():
+        _refuse(path, name, "a member's name must stay inside the shard (no absolute path, no '..')")
+    if name.rpartition("/")[2].partition(".")[2].startswith("__"):
+        _refuse(path, name, "webdataset gives suffixes that begin with '__' a meaning of their own")
     if info.size > MAX_MEMBER:
-        _refuse(path, info.name, f"it has {info.size} bytes, more than {MAX_MEMBER >> 20} MiB")
+        _refuse(path, name, f"it has {info.size} bytes, more than {MAX_MEMBER >> 20} MiB")
 
 
 def _refuse(path: Path, name: str, why: str) -> NoReturn:

