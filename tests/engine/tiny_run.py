@@ -29,17 +29,17 @@ SHAPE = (1, 4, 4)
 SEED = 3
 
 
-def samples(position: Tensor) -> Batch:
+def samples(position: Tensor, dtype: torch.dtype = torch.float64) -> Batch:
     """The stream: image and class of each position, by its number alone."""
     rng = Rng(17, position)
     label = rng.integer(0, 3, (), "label")
     x = (rng.normal(SHAPE, "x") * 0.3 + label[:, None, None, None] / 2).clamp(-1, 1)
-    return Batch(x=x.double(), position=position, label=label)
+    return Batch(x=x.to(dtype), position=position, label=label)
 
 
 class _Endless(IterableDataset):
-    def __init__(self, start: int, batch_size: int, micro_batches: int) -> None:
-        self.start, self.batch_size, self.micro_batches = start, batch_size, micro_batches
+    def __init__(self, start: int, batch_size: int, micro_batches: int, dtype: torch.dtype) -> None:
+        self.start, self.batch_size, self.micro_batches, self.dtype = start, batch_size, micro_batches, dtype
 
     def __iter__(self) -> Iterator[Batch]:
         ranks, rank = world_size(), torch.distributed.get_rank() if world_size() > 1 else 0
@@ -47,19 +47,19 @@ class _Endless(IterableDataset):
         first = self.start + rank * size
         while True:
             for piece in torch.arange(first, first + size).chunk(self.micro_batches):
-                yield samples(piece)
+                yield samples(piece, self.dtype)
             first += self.batch_size
 
 
 class Stream(LightningDataModule):
-    """ShardDataModule's contract on `samples`; remembers which positions were asked for."""
+    """ShardDataModule's contract on `samples`."""
 
-    def __init__(self, batch_size: int, micro_batches: int = 1) -> None:
+    def __init__(self, batch_size: int, micro_batches: int = 1, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
-        self.batch_size, self.micro_batches, self.position = batch_size, micro_batches, 0
+        self.batch_size, self.micro_batches, self.dtype, self.position = batch_size, micro_batches, dtype, 0
 
     def train_dataloader(self) -> DataLoader:
-        data = _Endless(self.position, self.batch_size, self.micro_batches)
+        data = _Endless(self.position, self.batch_size, self.micro_batches, self.dtype)
         return DataLoader(data, batch_size=None)
 
     def advance(self, images: int) -> None:

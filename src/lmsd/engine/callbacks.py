@@ -24,7 +24,8 @@ from lmsd.engine.players import world_size
 Evaluation: TypeAlias = Callable[[Engine], Mapping[str, float]]
 
 
-def _engine(module: LightningModule) -> Engine:
+def engine_of(module: LightningModule) -> Engine:
+    """The module of a Trainer, typed."""
     assert isinstance(module, Engine)
     return module
 
@@ -41,7 +42,7 @@ class Evaluate(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the untrained weights."""
-        engine = _engine(pl_module)
+        engine = engine_of(pl_module)
         self._seen = engine.clock.images
         if self.at_start and engine.clock.images == 0:
             self._evaluate(engine)
@@ -50,7 +51,7 @@ class Evaluate(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Score where a multiple of the cadence was passed."""
-        engine = _engine(pl_module)
+        engine = engine_of(pl_module)
         before, self._seen = self._seen, engine.clock.images
         if crossed(before, self._seen, self.every_images) or engine.clock.done:
             self._evaluate(engine)
@@ -87,7 +88,7 @@ class Checkpoint(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what a killed process left half written."""
-        self._seen = _engine(pl_module).clock.images
+        self._seen = engine_of(pl_module).clock.images
         if trainer.is_global_zero:
             for leftover in self.folder(trainer).glob("*.tmp.*"):
                 leftover.unlink(missing_ok=True)
@@ -101,7 +102,7 @@ class Checkpoint(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save where it is due."""
-        engine = _engine(pl_module)
+        engine = engine_of(pl_module)
         clock = engine.clock
         before, self._seen = self._seen, clock.images
         every = self.every_images or -(-clock.total_images // 10)
@@ -150,14 +151,14 @@ class Interrupt(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to Ctrl-C."""
-        self._seen = _engine(pl_module).clock.images
+        self._seen = engine_of(pl_module).clock.images
         self._previous = signal.signal(signal.SIGINT, self._on_signal)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop after this batch, if asked to."""
-        engine = _engine(pl_module)
+        engine = engine_of(pl_module)
         before, self._seen = self._seen, engine.clock.images
         if world_size() > 1:
             if not crossed(before, self._seen, engine.log_every):
@@ -173,7 +174,7 @@ class Interrupt(Callback):
         """Say where the run was saved."""
         self._restore()
         if self.pressed and trainer.is_global_zero:
-            name = Checkpoint.folder(trainer) / checkpoint_name(_engine(pl_module).clock.images)
+            name = Checkpoint.folder(trainer) / checkpoint_name(engine_of(pl_module).clock.images)
             print(f"Interrupted. Saved {name}", file=sys.stderr, flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -198,7 +199,7 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar."""
-        engine = _engine(pl_module)
+        engine = engine_of(pl_module)
         self._shown = self._began = time.monotonic()
         self._first = engine.clock.images
         if trainer.is_global_zero and sys.stderr.isatty():
@@ -222,7 +223,7 @@ class Progress(Callback):
         """Show how far the run is."""
         now = time.monotonic()
         pause = 0.25 if self._bar is not None else self.seconds
-        engine = _engine(pl_module)
+        engine = engine_of(pl_module)
         if (now - self._shown < pause and not engine.clock.done) or not trainer.is_global_zero:
             return
         self._shown = now

@@ -39,10 +39,11 @@ class Engine(LightningModule):
     """Plays the turns of an objective; see the module for the loop.
 
     players: nets by role, "generator" among them; optimizers: for each player of the objective, what makes
-    its optimizer out of its parameters; total_images: to see in all; batch_size: global; micro_batches: pieces
-    that a rank's share is played in; warmup_images, lr_decay: the learning rate's law; clip: largest gradient
-    norm by player; ema: half-lives in images; seed: of all noise; codec: encodes images, frozen; compile: the
-    nets, not the turns; log_every: images between two lines of metrics; config: YAML text for checkpoints.
+    its optimizer out of its parameters; total_images: to see in all; batch_size: global; micro_batches:
+    pieces that a rank's share is played in; warmup_images, lr_decay: the learning rate's law; clip: largest
+    gradient norm by player; ema: half-lives in images; seed: of all noise; codec: encodes images, frozen;
+    compile: the nets, not the turns; log_every: images between two lines of metrics; config: YAML text for
+    checkpoints.
 
     Raises UserError where names or sizes do not fit together.
     """
@@ -74,11 +75,11 @@ class Engine(LightningModule):
         self.warmup_images, self.lr_decay = int(warmup_images), lr_decay
         self.makers, self.clips = dict(optimizers), dict(clip or {})
         self.log_every, self.config = int(log_every), config
-        self._roles = dict(players)
+        self.roles: dict[str, nn.Module] = dict(players)
         self._check()
-        self.players = nn.ModuleDict(self._roles)
+        self.players = nn.ModuleDict(self.roles)
         self.codec = None if codec is None else codec.requires_grad_(False).eval()
-        self.seats, self.reducer, self.meter = Seats(self._roles), Reducer(), Meter()
+        self.seats, self.reducer, self.meter = Seats(self.roles), Reducer(), Meter()
         self.ema = EMA(self.generator, ema)
         self.metrics: dict[str, float] = {}
         """The last line of training metrics, for the progress bar."""
@@ -94,7 +95,7 @@ class Engine(LightningModule):
         if gradient_checkpointing:
             self._checkpoint_activations()
         if compile:
-            for player in self._roles.values():
+            for player in self.roles.values():
                 _net(player).compile()
 
     # -- what it is made of -----------------------------------------------------------------------------
@@ -102,27 +103,27 @@ class Engine(LightningModule):
     @property
     def generator(self) -> nn.Module:
         """The player "generator", raw weights."""
-        return self._roles["generator"]
+        return self.roles["generator"]
 
     @property
     def discriminator(self) -> nn.Module:
         """The player "discriminator", where there is one."""
-        if "discriminator" not in self._roles:
-            raise UserError(f"this run has no discriminator; its players are {sorted(self._roles)}")
-        return self._roles["discriminator"]
+        if "discriminator" not in self.roles:
+            raise UserError(f"this run has no discriminator; its players are {sorted(self.roles)}")
+        return self.roles["discriminator"]
 
     def _check(self) -> None:
-        if "generator" not in self._roles:
-            raise UserError(f"players are {sorted(self._roles)}: one must be called 'generator'")
+        if "generator" not in self.roles:
+            raise UserError(f"players are {sorted(self.roles)}: one must be called 'generator'")
         for name in self.objective.players:
-            if name not in self._roles:
-                raise UserError(f"the objective plays {name!r} and the players are {sorted(self._roles)}")
+            if name not in self.roles:
+                raise UserError(f"the objective plays {name!r} and the players are {sorted(self.roles)}")
             if name not in self.makers:
                 raise UserError(f"player {name!r} has no optimizer: add one under optimizers.{name}")
-        unknown = (self.makers.keys() | self.clips.keys()) - self._roles.keys()
+        unknown = (self.makers.keys() | self.clips.keys()) - self.roles.keys()
         if unknown:
             raise UserError(
-                f"optimizers or clip name {sorted(unknown)}; the players are {sorted(self._roles)}"
+                f"optimizers or clip name {sorted(unknown)}; the players are {sorted(self.roles)}"
             )
         for name in ("batch_size", "micro_batches", "log_every"):
             if getattr(self, name) < 1:
@@ -164,7 +165,7 @@ class Engine(LightningModule):
         if self._dropout:
             torch.manual_seed(int(fold(self.seed, self.clock.images, self.global_rank).item()))
         scripts = [
-            self.objective.turns(self._roles, piece, self.clock, Rng(self.seed, piece.position))
+            self.objective.turns(self.roles, piece, self.clock, Rng(self.seed, piece.position))
             for piece in pieces
         ]
         played = False
@@ -178,13 +179,17 @@ class Engine(LightningModule):
         size, rest = divmod(self.batch_size, world_size() * self.micro_batches)
         if rest or len(batch) % size or len(batch) // size + len(self._pending) > self.micro_batches:
             raise UserError(
-                f"{len(batch)} images on each of {world_size()} ranks, in {self.micro_batches} micro-batches, "
+                f"{len(batch)} images on each of {world_size()} ranks, in {self.micro_batches} micro-batches "
                 f"do not make batch_size={self.batch_size}: choose a multiple of ranks x micro_batches"
             )
-        if self.codec is not None:
-            with torch.no_grad():
-                batch = replace(batch, x=self.codec.encode(batch.x))  # type: ignore[operator]
-        return split(batch, len(batch) // size)
+        return split(self.encode(batch), len(batch) // size)
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> Batch:
+        """The batch as the process diffuses it: in the codec's latents, where there is a codec."""
+        if self.codec is None:
+            return batch
+        return replace(batch, x=self.codec.encode(batch.x))  # type: ignore[operator]
 
     def _rounds(self, scripts: Sequence[Iterator[Turn]]) -> Iterator[list[Turn]]:
         """Advance the scripts in lockstep; what they do between turns has no gradients."""

@@ -1,0 +1,326 @@
+"""Checkpoints: whole or absent, and a run that goes on from one is the run that never stopped."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from tiny_run import Stream, engine, players, run
+
+from lmsd.engine import checkpoint as disk
+from lmsd.engine.callbacks import Checkpoint, Evaluate
+from lmsd.engine.health import HeldOutAccuracy
+from lmsd.engine.logging import JSONLLogger, read_metrics
+from lmsd.engine.weights import Source, load_weights
+from lmsd.errors import UserError
+
+
+def content(images: int, size: int = 1_000) -> dict[str, object]:
+    """A checkpoint's content as the engine writes it, filled with its own number."""
+    return {
+        "state_dict": {"w": torch.full((size,), images)},
+        disk.KEY: {"clock": {"images": images, "updates": 1}},
+    }
+
+
+def store(folder: Path, *images: int) -> list[Path]:
+    paths = [folder / disk.checkpoint_name(n) for n in images]
+    for path, n in zip(paths, images, strict=True):
+        disk.save(content(n), path)
+    return paths
+
+
+def holds(path: Path) -> int:
+    return int(disk.read(path)["state_dict"]["w"][0])
+
+
+def test_manifest_names_content_and_count(tmp_path: Path) -> None:
+    (path,) = store(tmp_path, 600)
+    manifest = json.loads((tmp_path / "step_000000600.json").read_text())
+    assert manifest["bytes"] == path.stat().st_size
+    assert (manifest["images"], manifest["updates"], manifest["file"]) == (600, 1, path.name)
+    assert disk.intact(path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000000600.ckpt", "step_000000600.json"]
+
+
+def test_every_damage_is_seen_and_the_one_before_is_read(tmp_path: Path) -> None:
+    older, newer = store(tmp_path, 100, 200)
+    whole = newer.read_bytes()
+    draw = random.Random(0)
+    for _ in range(50):
+        at = draw.randrange(len(whole))
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << draw.randrange(8)
+        for damaged in (bytes(flipped), whole[:at]):
+            newer.write_bytes(damaged)
+            assert not disk.intact(newer)
+            with pytest.warns(UserWarning, match="damaged"):
+                assert holds(tmp_path) == 100
+    with pytest.warns(UserWarning, match="damaged"):
+        assert holds(newer) == 100
+    newer.write_bytes(whole)
+    assert holds(tmp_path) == 200
+    disk.manifest_of(newer).unlink()  # killed between the file and its commit
+    assert holds(tmp_path) == 100
+    older.write_bytes(b"")
+    with (
+        pytest.raises(UserError, match=r"no checkpoint in .* is intact"),
+        pytest.warns(UserWarning, match="damaged"),
+    ):
+        disk.find(tmp_path)
+
+
+def test_nothing_is_found_where_nothing_was_saved(tmp_path: Path) -> None:
+    assert disk.newest(tmp_path) is None
+    for path in (tmp_path, tmp_path / "absent.ckpt", tmp_path / "no" / "folder"):
+        with pytest.raises(UserError, match="no checkpoint"):
+            disk.find(path)
+
+
+def test_a_full_disk_leaves_the_checkpoint_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(tmp_path, 100)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            store(tmp_path, 200)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000000100.ckpt", "step_000000100.json"]
+    assert holds(tmp_path) == 100
+
+
+def test_killed_at_any_moment_of_saving(tmp_path: Path) -> None:
+    """A child saves without end and is killed: what is committed is intact."""
+    store(tmp_path, 1)
+    draw = random.Random(1)
+    for _ in range(12):
+        child = os.fork()
+        if child == 0:  # pragma: no cover
+            n = 2
+            while True:
+                disk.save(content(n, 100_000), tmp_path / disk.checkpoint_name(n % 5 + 1))
+                n += 1
+        time.sleep(draw.uniform(0.005, 0.06))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        committed = disk.manifests(tmp_path)
+        assert committed
+        assert all(disk.intact(path) for path in committed)
+        assert all(holds(path) == manifest["images"] for path, manifest in committed.items())
+
+
+def test_nothing_in_a_checkpoint_can_run_code(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    path = tmp_path / disk.checkpoint_name(1)
+    disk.save({"state_dict": Payload(), disk.KEY: {"clock": {"images": 1, "updates": 1}}}, path)
+    with pytest.raises(Exception, match=r"[Ww]eights"):
+        disk.read(path)
+    assert not (tmp_path / "ran").exists()
+
+
+# -- runs ---------------------------------------------------------------------------------------------------
+
+
+def everything(folder: Path) -> dict[str, object]:
+    """All tensors of a run's last checkpoint by name, and its counts."""
+    saved = disk.read(folder)
+    flat: dict[str, object] = dict(saved["state_dict"])
+    for number, optimizer in enumerate(saved["optimizer_states"]):
+        for key, state in optimizer["state"].items():
+            flat.update({f"optimizer{number}.{key}.{name}": value for name, value in state.items()})
+        flat[f"optimizer{number}.lr"] = [group["lr"] for group in optimizer["param_groups"]]
+    flat["clock"], flat["data"] = saved[disk.KEY]["clock"], saved["Stream"]
+    return flat
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    a, b = everything(ours), everything(theirs)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        same = torch.equal(value, b[name]) if isinstance(value, torch.Tensor) else value == b[name]
+        assert same, f"{name} differs"
+    lines = [[{**line, "time": 0} for line in read_metrics(run / "metrics.jsonl")] for run in (ours, theirs)]
+    assert lines[0] == lines[1]
+
+
+OPTIONS = {
+    "ema": (20, 60),
+    "warmup_images": 16,
+    "lr_decay": "cosine",
+    "log_every": 24,
+    "clip": {"generator": 1.0},
+}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken")
+    run(engine(config="seed: 3\n", **OPTIONS), folder, callbacks=[Checkpoint(every_images=8, keep_last=9)])
+    return folder
+
+
+@pytest.mark.parametrize("images", [8, 24, 40])
+def test_a_resumed_run_is_the_unbroken_run(tmp_path: Path, unbroken: Path, images: int) -> None:
+    """Weights, averages, optimizers, counts, place in the data and lines of metrics, to the last bit."""
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    for path in disk.manifests(folder / "checkpoints"):
+        if path > folder / "checkpoints" / disk.checkpoint_name(images):
+            disk.remove(path)
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"images": 4')  # killed while writing
+    subject = engine(**OPTIONS)
+    run(subject, folder, resume_from=folder)
+    assert subject.trainer.global_step == subject.clock.updates == 6
+    assert_same_run(folder, unbroken)
+
+
+def test_a_finished_run_that_is_resumed_changes_nothing(tmp_path: Path, unbroken: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    subject = engine(**OPTIONS)
+    run(subject, folder, resume_from=folder)
+    assert subject.clock.images == 48
+    assert_same_run(folder, unbroken)
+
+
+def test_another_objective_is_refused(tmp_path: Path, unbroken: Path) -> None:
+    with pytest.raises(UserError, match="init_from="):
+        run(engine("denoising", players=players(), **OPTIONS), tmp_path, resume_from=unbroken)
+
+
+class PressCtrlC(Callback):
+    def on_train_batch_start(self, trainer: object, pl_module: object, batch: object, batch_idx: int) -> None:
+        if pl_module.clock.images == 16:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_saves_says_where_and_can_be_resumed(
+    tmp_path: Path, unbroken: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as stopped:
+        run(engine(**OPTIONS), tmp_path, callbacks=[PressCtrlC(), Checkpoint(every_images=1_000)])
+    assert stopped.value.code == 130
+    saved = tmp_path / "checkpoints" / "step_000000024.ckpt"
+    assert str(saved) in capfd.readouterr().err
+    assert disk.intact(saved)
+    assert signal.getsignal(signal.SIGINT) is handler
+    run(engine(**OPTIONS), tmp_path, resume_from=tmp_path)
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_a_checkpoint_holds_the_config_and_plain_data(unbroken: Path) -> None:
+    saved = torch.load(disk.find(unbroken), weights_only=True)
+    assert saved[disk.KEY]["config"] == "seed: 3\n"
+    assert saved[disk.KEY]["clock"] == {"images": 48, "updates": 6}
+    assert {key.split(".")[0] for key in saved["state_dict"]} == {"players", "ema"}
+
+
+def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
+    scores = iter([9.0, 3.0, 1.0, 4.0, 2.0, 5.0, 6.0])
+    seen = []
+
+    def evaluate(subject: object) -> dict[str, float]:
+        seen.append(subject.clock.images)
+        return {"val/fd": next(scores)}
+
+    saving = Checkpoint(every_images=8, keep_last=2, monitor="val/fd")
+    run(engine(), tmp_path, callbacks=[saving, Evaluate(evaluate, every_images=8)])
+    folder = tmp_path / "checkpoints"
+    assert seen == [0, 8, 16, 24, 32, 40, 48]
+    assert [int(m["images"]) for m in disk.manifests(folder).values()] == [16, 40, 48]
+    assert saving.best(folder) == folder / disk.checkpoint_name(16)
+    assert saving.last == folder / disk.checkpoint_name(48)
+    found = [line["val/fd"] for line in read_metrics(tmp_path / "metrics.jsonl") if "val/fd" in line]
+    assert found == [9.0, 3.0, 1.0, 4.0, 2.0, 5.0, 6.0]
+
+
+def test_held_out_accuracy_is_logged_and_changes_nothing(tmp_path: Path, unbroken: Path) -> None:
+    held = next(iter(Stream(16).train_dataloader()))
+    run(engine(**OPTIONS), tmp_path, callbacks=[HeldOutAccuracy(held, every_images=16)])
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    found = {line["images"]: line["held_out/d_accuracy"] for line in lines if "held_out/d_accuracy" in line}
+    assert list(found) == [16, 32, 48]
+    assert all(value * 16 == int(value * 16) for value in found.values())
+    ours, theirs = everything(tmp_path), everything(unbroken)
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs if k.startswith("players."))
+
+
+# -- weights ------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_taken_raw_or_averaged_as_asked(unbroken: Path) -> None:
+    saved = disk.read(unbroken)["state_dict"]
+    for ema, prefix in ((None, "players.generator."), ("ema", "ema.20."), ("60", "ema.60.")):
+        fresh = players()["generator"]
+        result = load_weights(fresh, unbroken, ema=ema)
+        assert (result.missing, result.extra) == ((), ())
+        assert all(torch.equal(value, saved[prefix + name]) for name, value in fresh.state_dict().items())
+
+
+def test_keys_that_do_not_match_are_named(unbroken: Path) -> None:
+    fresh = players()["generator"]
+    fresh.extra = torch.nn.Linear(2, 2, bias=False)
+    del fresh.conditioner.table
+    result = load_weights(fresh, unbroken)
+    assert result.missing == ("extra.weight",)
+    assert result.extra == ("conditioner.table.weight",)
+
+
+def test_weights_that_cannot_be_taken_are_refused(unbroken: Path) -> None:
+    fresh = players()
+    with pytest.raises(UserError, match=r"holds no EMA '7'; there are \['20', '60'\]"):
+        load_weights(fresh["generator"], unbroken, ema="7")
+    with pytest.raises(UserError, match="only the generator has an EMA"):
+        load_weights(fresh["discriminator"], unbroken, player="discriminator", ema="ema")
+    with pytest.raises(UserError, match="holds no player 'critic'"):
+        load_weights(fresh["discriminator"], unbroken, player="critic")
+    with pytest.raises(UserError, match="shares no key"):
+        load_weights(torch.nn.Linear(1, 1), unbroken)
+    fresh["generator"].conditioner.table = torch.nn.Embedding(9, 8)
+    with pytest.raises(UserError, match=r"conditioner.table.weight is \[9, 8\] here and \[4, 8\]"):
+        load_weights(fresh["generator"], unbroken)
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("outputs/a-run", Source(Path("outputs/a-run"))),
+        ("outputs/a-run@ema", Source(Path("outputs/a-run"), ema="ema")),
+        ("a@b/x.ckpt:discriminator", Source(Path("a@b/x.ckpt"), player="discriminator")),
+        ("x.ckpt:generator@50000", Source(Path("x.ckpt"), ema="50000")),
+    ],
+)
+def test_sources_are_read_as_written(text: str, source: Source) -> None:
+    assert Source.parse(text) == source
+
+
+# -- metrics ------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_lines_of_json_that_can_be_cut(tmp_path: Path) -> None:
+    logger = JSONLLogger(tmp_path / "metrics.jsonl")
+    for images in (10, 20, 30):
+        logger.log_metrics({"a": images / 3, "b": float("nan")}, step=images)
+    lines = read_metrics(logger.path)
+    assert [(line["images"], line["a"], line["b"]) for line in lines] == [
+        (n, n / 3, None) for n in (10, 20, 30)
+    ]
+    with open(logger.path, "a") as file:
+        file.write('{"images": 15, "a"')
+    logger.truncate(20)
+    assert read_metrics(logger.path) == lines[:2]
