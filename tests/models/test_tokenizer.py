@@ -5,7 +5,7 @@ import pytest
 from lmsd.errors import UserError
 from lmsd.models.tokenizer import SMALLEST, encode_caption, train_tokenizer
 
-WORDS = "zero one two three four five six seven eight nine".split()
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 CAPTIONS = [f"a handwritten {word}" for word in WORDS] * 3
 
 
@@ -15,7 +15,7 @@ def text():
 
 
 def test_depends_on_the_counts_alone(text):
-    """Hash tables are seeded anew for every training, so a few repetitions show any order that leaks through."""
+    """Hash tables are seeded anew every time, so a few repetitions show any order that leaks through."""
     for start in range(1, 6):
         assert train_tokenizer(CAPTIONS[start:] + CAPTIONS[:start], vocab=700) == text
 

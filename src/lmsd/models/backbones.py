@@ -53,8 +53,8 @@ def mlp(
 def _check_sides(image_size: int, patch: int, levels: int) -> None:
     if image_size % (patch * 2 ** (levels - 1)):
         raise UserError(
-            f"net: side {image_size} does not divide by patch {patch} times 2^{levels - 1} for {levels} widths; "
-            "take a smaller patch or fewer widths"
+            f"net: side {image_size} does not divide by patch {patch} times 2^{levels - 1} "
+            f"({levels} widths); take a smaller patch or fewer widths"
         )
 
 
