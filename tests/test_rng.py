@@ -115,8 +115,11 @@ def test_one_changed_bit_of_the_input_changes_half_of_the_output():
 def test_fold_depends_on_the_order_of_its_words():
     assert fold(1, 2) != fold(2, 1)
     assert fold(0) != fold(0, 0)
-    both = fold(3, torch.arange(5))
-    assert both.tolist() == [int(fold(3, i)) for i in range(5)]
+    both = fold(3, torch.arange(-2, 3), 2**62)
+    assert both.tolist() == [
+        int(fold(3, i, 2**62)) for i in range(-2, 3)
+    ]  # in tensors and in Python's integers
+    assert both.tolist() == fold(torch.tensor([3] * 5), torch.arange(-2, 3), 2**62).tolist()
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 100])

@@ -3,7 +3,7 @@
 Every number is a hash of (seed, sample position, turn, tag, index):
 
     key = mix(seed, position, turn, crc32(tag))          one 64-bit key for each sample of the batch
-    u_i = mix(mix(key + i·φ) ⊕ key')                     SplitMix64's finalizer (Steele, Lea, Flood 2014), twice
+    u_i = mix(mix(key + i·φ) ⊕ key')                     SplitMix64's finalizer (Steele et al. 2014), twice
 
 so times, noise, latents, caption drop and augmentation are the same for every world size, micro-batch and
 restart. Two rounds of the finalizer keep streams of different keys apart, which one round (a walk on a common
@@ -21,6 +21,7 @@ _PHI = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 _LOW_24 = 0xFFFFFF
+_ALL_64 = 0xFFFFFFFFFFFFFFFF
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
@@ -35,19 +36,37 @@ def mix64(x: Tensor) -> Tensor:
     return x.bitwise_xor_(_shift(x, 31))
 
 
+def _signed(x: int) -> int:
+    """The int64 whose bits are the lowest 64 of x."""
+    x &= _ALL_64
+    return x - (1 << 64) if x >> 63 else x
+
+
+def _fold_int(key: int, word: int) -> int:
+    """One step of `fold` in plain Python, for what a whole batch has in common: no tensor, no launch."""
+    x = (key * 31 + word + _PHI) & _ALL_64
+    x = ((x ^ (x >> 30)) * _MIX_1) & _ALL_64
+    x = ((x ^ (x >> 27)) * _MIX_2) & _ALL_64
+    return _signed(x ^ (x >> 31))
+
+
 def fold(*words: Tensor | int) -> Tensor:
     """Hash several words (int64 tensors that broadcast, or ints) into one int64 key."""
-    key = torch.zeros((), dtype=torch.int64)
+    key: Tensor | int = 0
     for word in words:
-        value = torch.as_tensor(word, dtype=torch.int64)
-        key = mix64((key.to(value.device) if key.ndim == 0 else key) * 31 + value + _PHI)
-    return key
+        if isinstance(key, Tensor):
+            key = mix64(key * 31 + word + _PHI)
+        elif isinstance(word, Tensor):
+            key = mix64(word + _signed(key * 31 + _PHI))
+        else:
+            key = _fold_int(key, word)
+    return torch.as_tensor(key, dtype=torch.int64)
 
 
 class Rng:
     """Counter-based random numbers for one batch.
 
-    seed: the run's seed; position: int64 [B], the samples' places in the stream, on the device of the results;
+    seed: the run's seed; position: int64 [B], the samples' places in the stream, on the results' device;
     turn: which update (or sampling step) of the batch draws.
     """
 
@@ -65,8 +84,10 @@ class Rng:
 
     def bits(self, count: int, tag: str) -> Tensor:
         """Hash words, int64 [B,count], all 64 bits random."""
-        seed = fold(self.seed, self.turn, zlib.crc32(tag.encode())).item()
-        key = fold(int(seed), self.position)[:, None]
+        common = 0
+        for word in (self.seed, self.turn, zlib.crc32(tag.encode())):
+            common = _fold_int(common, word)
+        key = fold(common, self.position)[:, None]
         index = torch.arange(1, count + 1, device=key.device) * _PHI
         return mix64(mix64(key + index) ^ mix64(key))
 

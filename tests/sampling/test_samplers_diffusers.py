@@ -1,7 +1,7 @@
 """Our samplers against diffusers' schedulers, whole paths step by step, with the same net and the same noise.
 
-diffusers holds its tables in float32, ours are float64, so paths agree to 5e-6 (and to 1/alpha_T as much where
-x̂0 comes from eps; not compared for cosine, where that is 20,000).
+diffusers holds its tables in float32, ours are float64, so paths agree to 5e-6 (to 1/alpha_T as much where x̂0
+comes from eps; not compared for cosine, where that is 20,000).
 """
 
 import numpy as np
