@@ -68,7 +68,7 @@ class Jump:
     """One jump t → s of every sample and what both players know of it.
 
     s, t: times [B]; x_s, x_t: the Markov pair [B,C,H,W]; drop: whose caption is dropped, bool [B];
-    cond: the condition, without gradients; rng: the turn's numbers.
+    cond: the condition, with gradients in G's loss only; rng: the turn's numbers.
     """
 
     s: Tensor
@@ -177,13 +177,13 @@ class Adversarial:
         weight = self.anchor_weight(progress)
         yield Turn("generator", partial(self._g_loss, generator, discriminator, batch, at, weight, pair))
 
+    @torch.no_grad()
     def sign_accuracy(self, players: Players, batch: Batch, rng: Rng) -> Tensor:
         """Share of D's verdicts on `batch` that are right, a scalar; held-out data show how D overfits."""
         generator, discriminator = generator_of(players), discriminator_of(players)
         jump = self._draw(generator, batch, rng)
         fake = self._fake(generator, jump)
-        with torch.no_grad():
-            real, false = self._critic(discriminator, jump)(torch.cat([jump.x_s, fake])).chunk(2)
+        real, false = self._critic(discriminator, jump)(torch.cat([jump.x_s, fake])).chunk(2)
         return sign_right(self.kind, real, false).mean()
 
     def state_dict(self) -> Mapping[str, Any]:
@@ -193,14 +193,13 @@ class Adversarial:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Nothing to restore."""
 
-    # -- draws, all without gradients ---------------------------------------------------------------------
+    # -- draws ---------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def _draw(self, generator: Generator, batch: Batch, rng: Rng) -> Jump:
         s, t = self.jumps(rng, generator.process)
         x_s, x_t = generator.process.pair(batch.x, s, t, rng)
         drop = caption_drop(rng, self.drop)
-        return Jump(s, t, x_s, x_t, drop, generator.condition(batch, drop).detach(), rng)
+        return Jump(s, t, x_s, x_t, drop, generator.condition(batch, drop), rng)
 
     @torch.no_grad()
     def _fake(self, generator: Generator, jump: Jump) -> Tensor:
@@ -214,7 +213,7 @@ class Adversarial:
         steps = jump.rng.integer(1, size, (), "mismatch").tolist()
         own = [self._rank.get(caption, 0) for caption in batch.text or ()]
         text = [self._captions[(index + step) % size] for index, step in zip(own, steps, strict=True)]
-        return generator.condition(replace(batch, text=text), jump.drop).detach()
+        return generator.condition(replace(batch, text=text), jump.drop)
 
     # -- what both players' losses are made of ------------------------------------------------------------
 
@@ -226,12 +225,15 @@ class Adversarial:
         return generator.process.posterior(x_0, jump.x_t, jump.s, jump.t).sample(eps)
 
     def _critic(self, discriminator: Discriminator, jump: Jump, cond: Cond | None = None) -> Critic:
-        """D at this jump, [k·B,C,H,W] → [k·B,heads]: k candidates x_s of every sample at once."""
+        """D at this jump, [k·B,C,H,W] → [k·B,heads]: k candidates x_s of every sample at once.
+
+        The condition is G's to learn: D gets it detached.
+        """
 
         def logits(x: Tensor) -> Tensor:
             k = len(x) // len(jump.s)
             x_t = repeat(jump.x_t, k) if self.pairing == "transition" else None
-            rows = (cond or jump.cond).map(lambda value: repeat(value, k))
+            rows = (cond or jump.cond).map(lambda value: repeat(value.detach(), k))
             judged: Tensor = discriminator(x, x_t, repeat(jump.s, k), repeat(jump.t, k), rows)
             return judged
 
@@ -291,8 +293,7 @@ class Adversarial:
     ) -> Loss:
         """weight: λ; pair: measure the diversity over z even where the anchor draws no second sample."""
         jump = self._draw(generator, batch, rng)
-        cond = generator.condition(batch, jump.drop)
-        first, second = self._predict(generator, jump, cond)
+        first, second = self._predict(generator, jump)
         critic = self._critic(discriminator, jump)
         false = critic(self._renoise(generator, first, jump))
         with torch.no_grad():  # reals are constants to G
@@ -309,13 +310,13 @@ class Adversarial:
             logs["diversity"] = distance(first, second) / distance(first, torch.zeros_like(first))
         return Loss(loss.mean(), _means(logs))
 
-    def _predict(self, generator: Generator, jump: Jump, cond: Cond) -> tuple[Tensor, Tensor | None]:
+    def _predict(self, generator: Generator, jump: Jump) -> tuple[Tensor, Tensor | None]:
         """x̂_0 of one z, or of two in one forward where the anchor is the energy score."""
         z = latent(generator, jump.rng, jump.x_t)
         if self.anchor != "energy" or z is None:
-            return generator(jump.x_t, jump.t, cond, z), None
+            return generator(jump.x_t, jump.t, jump.cond, z), None
         both = torch.cat([z, standard_normal(jump.rng, z, "z_other")])
-        rows = cond.map(lambda value: repeat(value, 2))
+        rows = jump.cond.map(lambda value: repeat(value, 2))
         first, second = generator(repeat(jump.x_t, 2), repeat(jump.t, 2), rows, both).chunk(2)
         return first, second
 
@@ -330,7 +331,7 @@ class Adversarial:
         if self.warm is not None:
             return self.warm.loss(generator, batch, rng)
         jump = self._draw(generator, batch, rng)
-        first, second = self._predict(generator, jump, generator.condition(batch, jump.drop))
+        first, second = self._predict(generator, jump)
         loss = mean_square(first - batch.x) if second is None else energy_score(first, second, batch.x)
         return Loss(loss.mean(), _means({"anchor": loss}))
 
