@@ -35,7 +35,12 @@ def draw(curves: Sequence[Curve], *, unit: str = "", anchor: str = "chart") -> s
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": anchor, "font.size": 10, "axes.edgecolor": "#9aa0a6"}
+    style: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": anchor,
+        "font.size": 10,
+        "axes.edgecolor": "#9aa0a6",
+    }
     with mpl.rc_context(style):
         figure = Figure(figsize=(4.6, 2.7), layout="constrained")
         axes = figure.subplots()

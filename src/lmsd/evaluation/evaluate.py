@@ -16,7 +16,6 @@ they cover the draw of the held-out set, of the prompts and of the noise togethe
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Literal
 
 import torch
@@ -24,14 +23,13 @@ from torch import Tensor
 
 import lmsd
 from lmsd.errors import UserError
+from lmsd.evaluation.distances import Distances, distances
 from lmsd.evaluation.features import FeatureExtractor, cached_features
 from lmsd.evaluation.generate import Generate, Generation
 from lmsd.evaluation.scores import Scalar, Scores
 from lmsd.metrics import (
     Interval,
     NeighborRatio,
-    frechet_distance,
-    jackknife,
     matched_halves,
     nearest_neighbor_ratio,
     wilson,
@@ -102,21 +100,17 @@ class Evaluator:
         made = [self._generated(generate, seed, place, count, progress) for place, seed in enumerate(seeds)]
         fakes = [features for features, _, _ in made]
         hits = [right for _, right, _ in made if right is not None]
-        fd, matched, floor, ratio, notes = self._distances(fakes)
-        real, real_right = self._real
+        distance = self._distances(fakes)
+        real_right = self._real[1]
         return Scores(
             extractor=self.extractor.name,
             n=self.n,
             seeds=tuple(seeds),
-            fd=fd,
-            fd_by_seed=tuple(frechet_distance(fake, real) for fake in fakes) if fd is not None else (),
-            matched=matched,
-            floor=floor,
-            ratio=ratio,
+            distances=distance,
             right=_share(hits),
             right_real=_share([] if real_right is None else [real_right]),
             neighbors=self._neighbors(torch.cat([near for _, _, near in made])),
-            notes=notes,
+            notes=self._notes(distance),
             setup=self._record(generate, split, ema) | dict(setup or {}),
         )
 
@@ -190,30 +184,22 @@ class Evaluator:
             return torch.as_tensor(self.checker(images, captions)).bool()
         return None if labels is None and captions is None else self.extractor.right(logits, labels, captions)
 
-    def _distances(
-        self, fakes: list[Tensor]
-    ) -> tuple[Interval | None, Interval | None, Interval | None, Interval | None, tuple[str, ...]]:
-        """FD, matched, floor, ratio (module formulas) with their intervals, and notes."""
-        real = self._real[0].double()
-        least = 2 * real.shape[1]
-        if self.n < least:
-            note = f"no fd[{self.extractor.name}]: n={self.n} is below {least}, twice the number of features"
-            return None, None, None, None, (note,)
-        fakes = [fake.double() for fake in fakes]
-        keys = self.labels if self.labels is not None else self.captions
-        keys = [""] * self.n if keys is None else keys
-        halves = [matched_halves(keys, seed) for seed in range(self.halvings)]
+    def _distances(self, fakes: list[Tensor]) -> Distances | None:
+        """FD and what stands beside it; None where n is too small for the features."""
+        real = self._real[0]
+        if self.n < 2 * real.shape[1]:
+            return None
+        labels = self.labels if self.labels is not None else self.captions
+        keys = [""] * self.n if labels is None else labels
+        return distances(fakes, real, [matched_halves(keys, seed) for seed in range(self.halvings)])
 
-        def statistics(keep: Tensor) -> list[float]:
-            fd = fmean(frechet_distance(fake[keep], real[keep]) for fake in fakes)
-            cut = [(a[keep[a]], b[keep[b]]) for a, b in halves]
-            floor = fmean(frechet_distance(real[a], real[b]) for a, b in cut)
-            pairs = [pair for a, b in cut for pair in ((a, b), (b, a))]
-            matched = fmean(frechet_distance(fake[a], real[b]) for fake in fakes for a, b in pairs)
-            return [fd, matched, floor, matched / floor]
-
-        fd, matched, floor, ratio = jackknife(statistics, self.n)
-        return fd, matched, floor, ratio, ()
+    def _notes(self, distance: Distances | None) -> tuple[str, ...]:
+        least = 2 * self._real[0].shape[1]
+        if distance is None:
+            return (
+                f"no fd[{self.extractor.name}]: n={self.n} is below {least}, twice the number of features",
+            )
+        return ()
 
     def _record(self, generate: Generate, split: str, ema: str) -> dict[str, Scalar]:
         """Settings that every number stands with."""

@@ -108,7 +108,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def curves_of(records: Sequence[Record]) -> list[Chart]:
-    """Scores over training with intervals and floor first, then one chart for each quantity, both players in it."""
+    """Scores over training with their intervals first, then a chart for each quantity, both players in it."""
     columns: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for record in records:
         for name, value in record.items():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from lmsd.evaluation.distances import Distances
 from lmsd.metrics import Interval, NeighborRatio
 
 Scalar: TypeAlias = str | int | float | bool | None
@@ -16,22 +17,16 @@ Scalar: TypeAlias = str | int | float | bool | None
 class Scores:
     """Scores of one model on one split, at one number of steps and one guidance.
 
-    fd: FD of n generated against the n held-out images whose captions they were made from, mean over the
-    seeds; matched, floor, ratio: FD of generated from one half's captions against the other half, FD of the
-    two real halves (label-matched, n/2 each, mean over random halvings), and their quotient, 1 for a perfect
-    model; all None where n is too small for the features, as `notes` then says. right, right_real: share of
-    generated (and of real) images that show what their caption asks for. neighbors: distance to the nearest
-    training image. setup: all settings.
+    distances: FD against the n held-out images whose captions the samples were made from, and the same against
+    the real-vs-real floor; None where n is too small for the features, as `notes` then says. right, right_real:
+    share of generated (and of real) images that show what their caption asks for. neighbors: distance to the
+    nearest training image. setup: all settings.
     """
 
     extractor: str
     n: int
     seeds: tuple[int, ...]
-    fd: Interval | None
-    fd_by_seed: tuple[float, ...]
-    matched: Interval | None
-    floor: Interval | None
-    ratio: Interval | None
+    distances: Distances | None
     right: Interval | None
     right_real: Interval | None
     neighbors: NeighborRatio | None
@@ -40,14 +35,12 @@ class Scores:
 
     def intervals(self) -> dict[str, Interval]:
         """Every score that was taken, by its full name."""
-        named = {
-            f"fd[{self.extractor}]": self.fd,
-            f"fd_matched[{self.extractor}]": self.matched,
-            f"fd_floor[{self.extractor}]": self.floor,
-            f"fd_ratio[{self.extractor}]": self.ratio,
-            "right": self.right,
-            "right_real": self.right_real,
-        }
+        named: dict[str, Interval | None] = {}
+        if self.distances is not None:
+            far, name = self.distances, self.extractor
+            named |= {f"fd[{name}]": far.fd, f"fd_matched[{name}]": far.matched}
+            named |= {f"fd_floor[{name}]": far.floor, f"fd_ratio[{name}]": far.ratio}
+        named |= {"right": self.right, "right_real": self.right_real}
         return {name: value for name, value in named.items() if value is not None}
 
     def scalars(self, prefix: str = "") -> dict[str, float]:
@@ -71,7 +64,7 @@ class Scores:
             scores["neighbors"] = {"ratio": near.ratio, "low": near.low, "closer": near.closer}
         return {
             "scores": scores,
-            "fd_by_seed": list(self.fd_by_seed),
+            "fd_by_seed": list(self.distances.fd_by_seed) if self.distances else [],
             "n": self.n,
             "seeds": list(self.seeds),
             "extractor": self.extractor,
@@ -92,21 +85,19 @@ class Scores:
         """The scores as lines of text, each with what belongs to it."""
         about = ", ".join(f"{name}={value}" for name, value in self.setup.items() if name in _SHOWN)
         lines = []
-        if self.fd is not None and self.ratio is not None:
-            seeds = ",".join(map(str, self.seeds))
+        if self.distances is not None:
+            far, seeds = self.distances, ",".join(map(str, self.seeds))
             lines.append(
-                f"fd[{self.extractor}] {self.fd}  (95 % interval; n={self.n}, seeds {seeds}, {about})"
+                f"fd[{self.extractor}] {far.fd}  (95 % interval; n={self.n}, seeds {seeds}, {about})"
             )
-            lines.append(
-                f"  against the floor {self.floor} of two real halves: {self.matched}, ratio {self.ratio}"
-            )
+            lines.append(f"  halves: {far.matched}, real-vs-real floor {far.floor}, ratio {far.ratio}")
         if self.right is not None and self.right_real is not None:
             trials, share = self.n * len(self.seeds), _percent(self.right)
             lines.append(f"right {share} of {trials} prompts (real images: {_percent(self.right_real)})")
         if self.neighbors is not None:
             near = self.neighbors
             lines.append(
-                f"nearest training image {near.ratio:.2f} x as far as held-out ones (5 % quantile {near.low:.2f})"
+                f"nearest training image {near.ratio:.2f} x as far as held-out ones' (at 5 %: {near.low:.2f})"
             )
         return "\n".join([*lines, *self.notes])
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _MEANING = {
-    "fd": "Fréchet distance of generated and held-out images, same captions, same n; 0 would be the same distribution",
+    "fd": "Fréchet distance of generated and held-out images, same captions, same n; 0: the same moments",
     "fd_matched": "the same with half of n: generated from one half's captions, against the other half",
     "fd_floor": "the same between the two real halves: what a perfect model would get",
     "fd_ratio": "matched over floor: 1 is a perfect model",
@@ -13,7 +13,7 @@ _MEANING = {
     "right_real": "held-out real images that show what their own caption says",
 }
 COPY_QUANTILE = 0.5
-"""Below this 5 % quantile of nearest-training distances, generated over held-out, the report speaks of copies."""
+"""Below this ratio of 5 % quantiles of nearest-training distances, the report speaks of copies."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ def rows_of(content: Mapping[str, Any]) -> list[ScoreRow]:
     rows = []
     for name, score in content.get("scores", {}).items():
         if name == "neighbors":
-            meaning = f"median distance to the nearest training image, generated over held-out; 5 % quantile {score['low']:.2f}"
+            meaning = (
+                f"distance to the nearest training image, generated over held-out; at 5 % {score['low']:.2f}"
+            )
             rows.append(ScoreRow("nearest neighbor ratio", f"{score['ratio']:.2f}", "–", meaning))
             continue
         show = _percent if name.startswith("right") else _number
@@ -41,7 +43,7 @@ def rows_of(content: Mapping[str, Any]) -> list[ScoreRow]:
 
 
 def sentences(found: Mapping[str, Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The verdict: test before val; distance against the floor, prompts, copies, and the course of training."""
+    """The verdict, on test before val: distance over floor, prompts, copies, the course of training."""
     split = next((name for name in ("test", "val") if name in found), next(iter(found), None))
     if split is None:
         return ["Not evaluated yet: `lmsd evaluate run=RUN` scores it on held-out data.", *_course(records)]
@@ -58,7 +60,8 @@ def sentences(found: Mapping[str, Mapping[str, Any]], records: Sequence[Mapping[
 
 
 def _distance(ratio: Mapping[str, float], split: str) -> str:
-    value = f"{ratio['value']:.2f} × the real-vs-real floor on {split} (95 % interval {ratio['low']:.2f} to {ratio['high']:.2f})"
+    interval = f"95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}"
+    value = f"{ratio['value']:.2f} × the real-vs-real floor on {split} ({interval})"
     if ratio["low"] <= 1.0:
         return f"FD is {value}: at this n not told apart from held-out data."
     return f"FD is {value}: told apart from held-out data."
@@ -66,11 +69,10 @@ def _distance(ratio: Mapping[str, float], split: str) -> str:
 
 def _copies(near: Mapping[str, float]) -> str:
     if near["low"] < COPY_QUANTILE:
-        return (
-            f"Look for copies: the closest 5 % of samples lie at {near['low']:.2f} × the distance from the training "
-            "set that held-out images have."
-        )
-    return f"Samples lie {near['ratio']:.2f} × as far from the training set as held-out images: no sign of copying."
+        share = f"{near['low']:.2f} × as far from the training set as held-out images"
+        return f"Look for copies: the nearest samples (5 % quantile) lie {share}."
+    share = f"{near['ratio']:.2f} × as far from the training set as held-out images"
+    return f"Samples lie {share}: no sign of copying."
 
 
 def _course(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -97,4 +99,4 @@ def _number(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}\u00a0%"

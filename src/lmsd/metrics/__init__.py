@@ -7,7 +7,7 @@ from lmsd.metrics.frechet import (
     frechet_from_statistics,
     gaussian_statistics,
 )
-from lmsd.metrics.intervals import Interval, jackknife, wilson
+from lmsd.metrics.intervals import Interval, jackknife, jackknife_groups, wilson
 from lmsd.metrics.matching import matched_halves
 from lmsd.metrics.neighbors import NeighborRatio, nearest_distances, nearest_neighbor_ratio
 
@@ -20,6 +20,7 @@ __all__ = [
     "frechet_from_statistics",
     "gaussian_statistics",
     "jackknife",
+    "jackknife_groups",
     "matched_halves",
     "nearest_distances",
     "nearest_neighbor_ratio",

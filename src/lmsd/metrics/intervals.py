@@ -15,7 +15,7 @@ Shares of right answers: Wilson's interval (Wilson 1927), which keeps its level 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,30 +38,25 @@ class Interval:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
-def jackknife(
-    statistics: Callable[[Tensor], Sequence[float]],
-    rows: int,
-    *,
-    groups: int = 20,
-    level: float = 0.95,
-    seed: int = 0,
-) -> list[Interval]:
-    """Delete-a-group jackknife intervals of `statistics` ≥ 0, functions of the rows kept (bool [rows]).
-
-    Rows fall into `groups` groups at random but fixed by `seed`; the lower ends are cut at 0. Several
-    statistics of one set of rows (a distance, its floor, their ratio) are taken together. Raises UserError
-    for rows < 2·groups.
-    """
+def jackknife_groups(rows: int, *, groups: int = 20, seed: int = 0) -> Tensor:
+    """Group [rows] of each row, 0 to groups − 1, of equal size (to within one), random but fixed by `seed`."""
     if rows < 2 * groups:
         raise UserError(f"{rows} samples are too few for {groups} jackknife groups: use n ≥ {2 * groups}")
-    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
-    keep = torch.ones(groups, rows, dtype=torch.bool)
-    keep[torch.arange(rows) % groups, order] = False
-    values = statistics(torch.ones(rows, dtype=torch.bool))
-    without = torch.tensor([list(statistics(mask)) for mask in keep], dtype=torch.float64)
-    spread = ((groups - 1) / groups * (without - without.mean(dim=0)).square().sum(dim=0)).sqrt()
-    halves = (float(t.ppf(0.5 + level / 2, groups - 1)) * spread).tolist()
-    return [Interval(v, max(v - half, 0.0), v + half, level) for v, half in zip(values, halves, strict=True)]
+    result = torch.empty(rows, dtype=torch.int64)
+    result[torch.randperm(rows, generator=torch.Generator().manual_seed(seed))] = torch.arange(rows) % groups
+    return result
+
+
+def jackknife(value: float, without: Sequence[float], *, level: float = 0.95) -> Interval:
+    """Delete-a-group jackknife interval of a statistic ≥ 0 (module formula), the lower end cut at 0.
+
+    value: of all rows; without: of all rows but those of group g, for every g.
+    """
+    values = torch.tensor(list(without), dtype=torch.float64)
+    groups = len(values)
+    spread = math.sqrt((groups - 1) / groups * float((values - values.mean()).square().sum()))
+    half = float(t.ppf(0.5 + level / 2, groups - 1)) * spread
+    return Interval(value, max(value - half, 0.0), value + half, level)
 
 
 def wilson(hits: int, trials: int, *, level: float = 0.95) -> Interval:
