@@ -1,21 +1,18 @@
 """What every test relies on: one thread, no network services, the shared data where it is."""
 
 import os
+from pathlib import Path
 
-for name, value in {
+import pytest
+
+ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "WANDB_MODE": "offline",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
-}.items():
+}
+for name, value in ENVIRONMENT.items():  # before torch is imported
     os.environ.setdefault(name, value)
-
-from pathlib import Path
-
-import pytest
-import torch
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

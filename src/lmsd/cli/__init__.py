@@ -1,0 +1,78 @@
+"""The command line: verbs, Hydra's override grammar after them, and errors in one sentence.
+
+    lmsd train experiment=digits seed=1        lmsd evaluate run=last split=test
+
+Exit codes: 0 done; 2 the user's mistake, told in one sentence; 130 Ctrl-C; 1 a failure of ours.
+Verbs import what they need themselves, so help and typos answer without torch.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from lmsd import __version__
+from lmsd.errors import UserError
+
+Verb = Callable[[list[str]], int]
+
+VERBS = {
+    "train": "train an experiment, or resume a run",
+    "sample": "prompts to a captioned grid of images",
+    "evaluate": "score a run on held-out data",
+    "report": "write report.html of a run again",
+    "data": "build data sets, index shards, train the feature extractor",
+    "demo": "the whole chain on handwritten digits, in minutes",
+}
+
+HELP = """lmsd {version}: adversarial diffusion models, from shards to held-out scores.
+
+  lmsd VERB [option=value ...]        lmsd VERB --help
+
+{verbs}
+
+Examples
+  lmsd data build digits out=data/digits
+  lmsd train experiment=digits data.shards=data/digits
+  lmsd train experiment=digits objective=denoising seed=1 images=200_000
+  lmsd train resume=last
+  lmsd sample run=last prompts='[a handwritten three, a handwritten seven]' seeds=[0,1,2]
+  lmsd evaluate run=last split=test
+  torchrun --nproc-per-node 2 -m lmsd.cli train experiment=digits devices=2
+"""
+
+
+def main(*arguments: str) -> None:
+    """Run the verb of `arguments` and the process's own; exit with its code."""
+    sys.exit(run([*arguments, *sys.argv[1:]]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one verb and return its exit code; a user's mistake becomes one sentence on stderr."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        rows = "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())
+        print(HELP.format(version=__version__, verbs=rows))
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    try:
+        return verb(arguments[0])(list(arguments[1:]))
+    except UserError as error:
+        print(f"lmsd: {error}", file=sys.stderr)
+        if os.environ.get("LMSD_TRACE"):
+            raise
+        return 2
+    except KeyboardInterrupt:
+        print("lmsd: interrupted", file=sys.stderr)
+        return 130
+
+
+def verb(name: str) -> Verb:
+    """The function behind a verb; an unknown one is refused with the nearest."""
+    if name not in VERBS:
+        from lmsd.cli.suggest import nearest
+
+        raise UserError(f"unknown verb '{name}'{nearest(name, VERBS)}; verbs: {', '.join(VERBS)}")
+    module = importlib.import_module(f"lmsd.cli.{name}")
+    return module.main  # type: ignore[no-any-return]

@@ -1,0 +1,168 @@
+"""One resolved configuration → the objects of an experiment.
+
+Nodes name constructors and their keyword arguments. What one part must know of another (channels, widths of
+the condition, the process) is handed over here, by name, to whichever constructor takes it.
+"""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from lmsd.cli import runs
+from lmsd.cli.instantiate import check, instantiate
+from lmsd.data.module import ShardDataModule
+from lmsd.engine import Engine
+from lmsd.engine.weights import Source, load_weights
+from lmsd.errors import UserError
+from lmsd.models.conditioner import Conditioner
+from lmsd.models.discriminator import Discriminator
+from lmsd.models.generator import Generator
+from lmsd.objectives.base import Objective
+from lmsd.process import Process
+from lmsd.sampling import Sampler
+
+
+def assemble(node: DictConfig, given: Mapping[str, Any]) -> Any:
+    """Build `node`, handing over those of the given arguments that its constructor takes."""
+    check(str(node._target_))
+    takes = inspect.signature(hydra.utils.get_object(node._target_)).parameters
+    return instantiate(node, **{name: value for name, value in given.items() if name in takes})
+
+
+def data_module(config: DictConfig) -> ShardDataModule:
+    """The stream of the configuration's shards."""
+    shards = config.data.shards
+    if shards is None:
+        raise UserError("which shards? data.shards=FOLDER; lmsd data build makes them, see lmsd data --help")
+    if isinstance(shards, str) and "://" not in shards and config.data.get("source"):
+        require(Path(shards), config.data.source)
+    node = {key: value for key, value in config.data.items() if key != "source"}
+    shared = {"batch_size": config.batch_size, "micro_batches": config.micro_batches, "seed": config.seed}
+    built: ShardDataModule = instantiate(OmegaConf.create(node), **shared)
+    return built
+
+
+def require(path: Path, source: str) -> None:
+    """Name the command that makes an experiment's data where they are missing."""
+    if not path.exists() and not any(char in path.name for char in "*{["):
+        raise UserError(f"no data at {path}; make them with: {source}, or name others with data.shards=")
+
+
+def generator(config: DictConfig) -> Generator:
+    """The generator, untrained, of the channels and size that the configuration's data have."""
+    process = Process(instantiate(config.schedule))
+    conditioner: Conditioner = instantiate(config.conditioner)
+    given = {
+        "channels": config.data.channels,
+        "image_size": config.data.image_size,
+        "token_dim": conditioner.token_dim,
+        "pooled_dim": conditioner.pooled_dim,
+        "z_dim": config.generator.z_dim,
+    }
+    net = assemble(config.net, given)
+    options = OmegaConf.to_container(config.generator)
+    return Generator(net, process, conditioner=conditioner, **options)  # type: ignore[arg-type]
+
+
+def discriminator(config: DictConfig, player: Generator) -> nn.Module:
+    """The discriminator that judges what the generator makes."""
+    marginal = config.objective.pairing == "marginal"
+    size, channels = config.data.image_size, config.data.channels * (1 if marginal else 2)
+    given: dict[str, Any] = {
+        "process": player.process,
+        "generator": player,
+        "cond_dim": player.conditioner.pooled_dim,
+        "marginal": marginal,
+    }
+    node = OmegaConf.create({key: value for key, value in config.discriminator.items() if key != "trunk"})
+    if "trunk" in config.discriminator:
+        trunk = instantiate(config.discriminator.trunk, shape=(channels, size, size))
+        given |= {"trunk": trunk, "features": trunk.features}
+    built: Discriminator = assemble(node, given)
+    return built
+
+
+def players(config: DictConfig, data: ShardDataModule) -> tuple[dict[str, nn.Module], Objective]:
+    """The nets, seeded and fitted to the training captions, and the objective that trains them."""
+    torch.manual_seed(config.seed)
+    objective: Objective = instantiate(config.objective)
+    built = generator(config)
+    captions = training_captions(config, data)
+    built.conditioner.fit(captions)
+    if hasattr(objective, "captions"):
+        objective.captions = captions
+    nets: dict[str, nn.Module] = {"generator": built}
+    source = Source.parse(config.init_from) if config.init_from else None
+    if source is not None and source.player == "generator":
+        initialize(nets, source)  # before a discriminator copies its net
+    if "discriminator" in objective.players:
+        nets["discriminator"] = discriminator(config, built)
+    if source is not None and source.player != "generator":
+        initialize(nets, source)
+    return nets, objective
+
+
+def training_captions(config: DictConfig, data: ShardDataModule) -> list[str]:
+    """The distinct captions of the train split's first 100,000 samples, sorted; empty without captions."""
+    if not data.index("train").captions:
+        return []
+    train = data.split_set("train")
+    return sorted(set(train.captions(range(min(len(train), 100_000)))))
+
+
+def initialize(nets: Mapping[str, nn.Module], source: Source) -> None:
+    """Weights of another run for one player; what did not match is named."""
+    if source.player not in nets:
+        raise UserError(f"init_from: this run has no player '{source.player}', only {', '.join(nets)}")
+    path = source.path if source.path.exists() else runs.find(str(source.path))
+    mismatch = load_weights(nets[source.player], path, player=source.player, ema=source.ema)
+    kind = f"EMA {source.ema}" if source.ema else "raw weights"
+    print(f"{source.player} from {path} ({kind})")
+    for name, keys in (("missing there", mismatch.missing), ("not used", mismatch.extra)):
+        if keys:
+            print(f"  {name}: {', '.join(keys[:10])}{' ...' if len(keys) > 10 else ''}")
+
+
+def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objective) -> Engine:
+    """The LightningModule that plays the objective's turns."""
+    optim = config.optim
+    return Engine(
+        nets,
+        objective,
+        optimizers={name: instantiate(optim[name]) for name in objective.players},
+        total_images=config.images,
+        batch_size=config.batch_size,
+        micro_batches=config.micro_batches,
+        warmup_images=optim.warmup_images,
+        lr_decay=optim.decay,
+        clip={name: optim.clip.get(name) for name in objective.players},
+        ema=list(optim.ema),
+        seed=config.seed,
+        compile=config.compile,
+        gradient_checkpointing=config.checkpointing,
+        log_every=config.log_every,
+        config=OmegaConf.to_yaml(config),
+    )
+
+
+def sampler(config: DictConfig) -> Sampler:
+    """The sampling rule."""
+    built: Sampler = instantiate(config.sampler)
+    return built
+
+
+def trained(config: DictConfig, checkpoint: Path, *, ema: str | None) -> Generator:
+    """A run's generator with its weights, averaged unless `ema` is None, ready to sample."""
+    built = generator(config)
+    mismatch = load_weights(built, checkpoint, ema=ema)
+    if mismatch.missing:
+        raise UserError(
+            f"{checkpoint} lacks {', '.join(mismatch.missing[:5])}; it is of another configuration"
+        )
+    return built.eval().requires_grad_(False)

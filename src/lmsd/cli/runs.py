@@ -1,0 +1,119 @@
+"""Run folders: made once, found again by path, id, `last` or `auto`.
+
+outputs/<date_time>-<name>-<id>/
+  config.yaml overrides.txt env.json status.json metrics.jsonl log.txt
+  checkpoints/  samples/  eval/<split>/  report.html
+"""
+
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lmsd import __version__
+from lmsd.errors import UserError
+
+OUTPUTS = Path("outputs")
+LIBRARIES = ("torch", "lightning", "hydra-core", "diffusers", "transformers", "webdataset", "numpy", "pillow")
+
+
+def create(config: DictConfig, overrides: list[str]) -> Path:
+    """Make the folder of a new run and write down what it is; an existing one is never used twice."""
+    while True:
+        stamp = datetime.now().strftime("%Y-%m-%d_%H%M%S")
+        folder = Path(config.run_dir or OUTPUTS / f"{stamp}-{config.name}-{secrets.token_hex(2)}")
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            if config.run_dir:
+                raise UserError(
+                    f"run_dir={folder} exists; continue it with resume={folder}, or name another"
+                ) from None
+    for name in ("checkpoints", "samples", "eval"):
+        (folder / name).mkdir()
+    OmegaConf.save(config, folder / "config.yaml")
+    (folder / "overrides.txt").write_text("".join(f"{override}\n" for override in overrides))
+    (folder / "env.json").write_text(json.dumps(environment(), indent=1) + "\n")
+    set_status(folder, state="created")
+    point_latest(folder)
+    return folder
+
+
+def environment() -> dict[str, Any]:
+    """What the run stood on: versions and the code's commit, no names of machines or users."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "lmsd": __version__,
+        "commit": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def set_status(folder: Path, **values: Any) -> None:
+    """Update status.json: state is created, running, done, interrupted or failed."""
+    path = folder / "status.json"
+    status = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(status | values, indent=1) + "\n")
+
+
+def point_latest(folder: Path) -> None:
+    """Let outputs/latest name the newest run, where links can be made."""
+    link = OUTPUTS / "latest"
+    if folder.parent == OUTPUTS:
+        try:
+            link.unlink(missing_ok=True)
+            link.symlink_to(folder.name)
+        except OSError:
+            print(f"lmsd: cannot make the link {link}", file=sys.stderr)
+
+
+def find(name: str) -> Path:
+    """The folder of a run by its path, its id, or `last` for the newest one."""
+    if (Path(name) / "config.yaml").is_file():
+        return Path(name)
+    known = sorted(path.parent for path in OUTPUTS.glob("*/config.yaml") if not path.parent.is_symlink())
+    if name == "last" and known:
+        return known[-1]
+    found = [path for path in known if path.name == name or path.name.endswith(f"-{name}")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(
+            f"run '{name}' names {len(found)} folders: {', '.join(map(str, found))}; give the whole name"
+        )
+    listed = ", ".join(path.name for path in known[-5:]) or "none yet"
+    raise UserError(f"no run '{name}' in {OUTPUTS}/; the newest: {listed}")
+
+
+def unfinished(name: str) -> Path | None:
+    """The newest run of the experiment `name` that has a checkpoint and is not done."""
+    for folder in sorted(OUTPUTS.glob(f"*-{name}-*/status.json"), reverse=True):
+        state = json.loads(folder.read_text()).get("state")
+        if state != "done" and any((folder.parent / "checkpoints").glob("*.ckpt")):
+            return folder.parent
+    return None
+
+
+def config_of(folder: Path) -> DictConfig:
+    """The configuration a run was started with."""
+    config = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(config, DictConfig)
+    return config

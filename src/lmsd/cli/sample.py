@@ -1,0 +1,90 @@
+"""`lmsd sample`: prompts to a captioned grid of images, with a JSON that remakes it."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmsd.cli import options, runs
+from lmsd.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HELP = """lmsd sample run=RUN prompts=PROMPTS [option=value ...]
+
+  run=last|ID|FOLDER     prompts='[a red circle, a blue star]' or a text file, one prompt a line
+  seeds=[0,1,2]          one row of images for each seed
+  steps= guidance=       default: the run's own
+  ema=ema|raw|HALFLIFE   checkpoint=FILE       which weights; default the first average of the best checkpoint
+  sampler=few_step       another sampler by name: few_step, ddim, ancestral, heun, dpmpp
+  out=FILE.png           default: RUN/samples/sample-NNN.png, with a .json beside it
+"""
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Options of `lmsd sample`; see HELP."""
+
+    run: str
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: str | None = None
+    ema: str = "ema"
+    checkpoint: str | None = None
+    out: Path | None = None
+
+
+def main(arguments: list[str]) -> int:
+    """Sample and say where the grid lies."""
+    if not arguments or "-h" in arguments or "--help" in arguments:
+        print(HELP, end="")
+        return 0 if arguments else 2
+    chosen = options.read(SampleOptions, arguments, verb="sample")
+    print(sample(replace(chosen, prompts=tuple(prompts(chosen.prompts)))))
+    return 0
+
+
+def prompts(words: tuple[str, ...]) -> list[str]:
+    """The prompts themselves, or the lines of the one file that is named."""
+    if len(words) == 1 and Path(words[0]).suffix == ".txt":
+        if not Path(words[0]).is_file():
+            raise UserError(f"prompts={words[0]}: there is no such file")
+        return [line for line in Path(words[0]).read_text().splitlines() if line.strip()]
+    return list(words)
+
+
+def sample(chosen: SampleOptions) -> Path:
+    """Draw len(seeds) rows of len(prompts) images and return the grid's path."""
+    from lmsd.cli.trained import open_run
+    from lmsd.evaluation.grid import save_grid
+
+    folder = runs.find(chosen.run)
+    trained = open_run(
+        folder,
+        ema=chosen.ema,
+        checkpoint=chosen.checkpoint,
+        steps=chosen.steps,
+        guidance=chosen.guidance,
+        sampler=chosen.sampler,
+    )
+    images: list[Tensor] = []
+    for seed in chosen.seeds:
+        images += list(trained.images(list(chosen.prompts), seed=seed))
+    out = chosen.out or free_name(folder / "samples")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    captions = list(chosen.prompts) * len(chosen.seeds)
+    save_grid(images, captions, out, columns=len(chosen.prompts))
+    record = {**asdict(chosen), "run": folder.name, "out": out.name, **trained.facts()}
+    out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    return out
+
+
+def free_name(folder: Path) -> Path:
+    """The first unused sample-NNN.png of a folder."""
+    number = 0
+    while (folder / f"sample-{number:03d}.png").exists():
+        number += 1
+    return folder / f"sample-{number:03d}.png"

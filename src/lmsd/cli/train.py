@@ -1,0 +1,205 @@
+"""`lmsd train`: one run, from a configuration to checkpoints, held-out scores and a report."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lmsd.cli import runs
+from lmsd.cli.compose import config_dir, flatten, groups, load, parse
+from lmsd.errors import UserError
+
+SAFE = (
+    "images",
+    "log_every",
+    "checkpoint_every",
+    "keep",
+    "evaluate.",
+    "devices",
+    "micro_batches",
+    "threads",
+    "accelerator",
+    "logger.",
+    "data.shards",
+    "data.val",
+    "data.test",
+    "data.num_workers",
+    "data.cache",
+    "data.memory_gb",
+)
+"""What may change when a run is resumed: neither the weights nor the samples depend on it."""
+
+HELP = """lmsd train [group=choice ...] [option=value ...]
+
+  experiment=digits|shapes|cifar10|emoji     where to begin
+  images=1_000_000 batch_size=64 seed=0      how long, how much at once
+  data.shards=FOLDER|GLOB|LIST|URL           what to learn from
+  resume=auto|last|ID|FOLDER                 go on with a run, exactly
+  init_from=RUN|PATH[:player][@ema]          weights of another run, a new clock
+  run_dir=FOLDER devices=2 precision=bf16-mixed
+
+Groups and their choices
+{groups}
+
+  lmsd train --cfg [overrides]               print the whole configuration
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Train, or print help or the configuration."""
+    if "-h" in arguments or "--help" in arguments:
+        rows = [f"  {name:16}{', '.join(choices)}" for name, choices in groups(config_dir()).items()]
+        print(HELP.format(groups="\n".join(rows)))
+        return 0
+    if "--cfg" in arguments:
+        words = [word for word in arguments if word not in ("--cfg", "job")]
+        print(OmegaConf.to_yaml(load("train", words)), end="")
+        return 0
+    config, folder = continued(arguments)
+    if config is None:
+        config = load("train", arguments)
+    train(config, overrides=arguments, resumed=folder)
+    return 0
+
+
+def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]:
+    """Configuration and folder of the run that `resume=` names; (None, None) for a new run."""
+    overrides = {str(override.key_or_group): override for override in map(parse, arguments)}
+    wanted = overrides.pop("resume").value() if "resume" in overrides else None
+    if wanted is None:
+        return None, None
+    if wanted == "auto":
+        fresh = load("train", [word for word in arguments if not word.startswith("resume=")])
+        folder = runs.unfinished(fresh.name)
+        if folder is None:
+            print(f"nothing to resume for {fresh.name}: a new run")
+            return fresh, None
+    else:
+        folder = runs.find(str(wanted))
+    config = runs.config_of(folder)
+    known, refused = flatten(config), []
+    for key, override in overrides.items():
+        if key == "experiment" and override.value() == config.name:
+            continue
+        if key not in known or (known[key] != override.value() and not key.startswith(SAFE)):
+            refused.append(f"{key}: {known.get(key, 'as it was')} -> {override.value()}")
+        elif known[key] != override.value():
+            print(f"  changed by you: {key} {known[key]} -> {override.value()}")
+            OmegaConf.update(config, key, override.value())
+    if refused:
+        raise UserError(
+            f"cannot resume {folder.name} with these changes: {'; '.join(refused)}; leave them out, or start a "
+            f"new run from its weights: lmsd train init_from={folder} ..."
+        )
+    return config, folder
+
+
+def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | None = None) -> Path:
+    """Train what the configuration describes and return the run's folder; torch is imported here."""
+    import torch
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    from lmsd.cli import build
+    from lmsd.cli.validate import Validation
+    from lmsd.engine.callbacks import Checkpoint, Evaluate
+    from lmsd.engine.fit import fit
+
+    data = build.data_module(config)
+    data.index("train")
+    nets, objective = build.players(config, data)
+    engine = build.engine(config, nets, objective)
+    chief = rank() == 0
+    validation = Validation(config, data, active=chief) if config.evaluate.n else None
+    folder = resumed or shared_folder(config, list(overrides))
+    announce(config, folder, nets, resumed=resumed)
+    monitor, callbacks = None, []
+    if validation is not None:
+        validation.folder, monitor = folder, validation.monitor
+        at_start = config.evaluate.at_start
+        callbacks = [
+            Evaluate(validation, every_images=config.evaluate.every or config.images, at_start=at_start)
+        ]
+    saving = Checkpoint(every_images=config.checkpoint_every, keep_last=config.keep, monitor=monitor)
+    if chief:
+        runs.set_status(folder, state="running", pid=os.getpid())
+    started = time.monotonic()
+    try:
+        fit(
+            engine,
+            data,
+            run_dir=folder,
+            devices=config.devices,
+            accelerator=config.accelerator,
+            precision=config.precision,
+            loggers=loggers(config, folder),
+            callbacks=[*callbacks, saving],
+            resume_from=resumed,
+        )
+    except SystemExit as stop:
+        if chief:
+            runs.set_status(folder, state="interrupted", images=engine.clock.images, exit=stop.code)
+            print(f"Resume with: lmsd train resume={folder}", file=sys.stderr)
+        raise
+    except BaseException:
+        if chief:
+            runs.set_status(folder, state="failed", images=engine.clock.images)
+        raise
+    if chief:
+        seconds = round(time.monotonic() - started, 1)
+        runs.set_status(
+            folder, state="done", images=engine.clock.images, updates=engine.clock.updates, seconds=seconds
+        )
+        from lmsd.evaluation.report import write_report
+
+        print(f"Report: {write_report(folder)}")
+    return folder
+
+
+def loggers(config: DictConfig, folder: Path) -> list[Any]:
+    """The Lightning loggers beside metrics.jsonl."""
+    from lmsd.cli.instantiate import instantiate
+
+    return [instantiate(node, save_dir=str(folder)) for node in config.logger.values()]
+
+
+def announce(config: DictConfig, folder: Path, nets: dict[str, Any], *, resumed: Path | None) -> None:
+    """Say what runs, where, and how large it is."""
+    if rank() == 0:
+        sizes = ", ".join(
+            f"{name} {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M" for name, net in nets.items()
+        )
+        verb = "Resuming" if resumed else "Run"
+        print(f"{verb} {folder}  ({sizes}; {config.images:,} images in batches of {config.batch_size})")
+
+
+def rank() -> int:
+    """The rank of the process, before and after Lightning has started its others."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+
+
+def shared_folder(config: DictConfig, overrides: list[str]) -> Path:
+    """The new run's folder: rank 0 makes it and tells the others, by the environment or torchrun's store."""
+    store = _agent_store()
+    if rank() == 0:
+        folder = runs.create(config, overrides)
+        os.environ["LMSD_RUN_DIR"] = str(folder)  # for the processes that Lightning starts
+        if store is not None:
+            store.set("lmsd_run_dir", str(folder))
+        return folder
+    if store is not None:
+        return Path(store.get("lmsd_run_dir").decode())
+    return Path(os.environ["LMSD_RUN_DIR"])
+
+
+def _agent_store() -> Any:
+    """The key-value store of torchrun's agent, or None when torchrun did not start this process."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    from torch.distributed import TCPStore
+
+    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
