@@ -17,10 +17,10 @@ Scalar: TypeAlias = str | int | float | bool | None
 class Scores:
     """Scores of one model on one split, at one number of steps and one guidance.
 
-    distances: FD against the n held-out images whose captions the samples were made from, and the same against
-    the real-vs-real floor; None where n is too small for the features, as `notes` then says. right, right_real:
-    share of generated (and of real) images that show what their caption asks for. neighbors: distance to the
-    nearest training image. setup: all settings.
+    distances: FD against the n held-out images whose captions the samples were made from, and the same
+    against the real-vs-real floor; None where n is too small for the features, as `notes` then says. right,
+    right_real: share of generated (and of real) images that show what their caption asks for. neighbors:
+    distance to the nearest training image. setup: all settings.
     """
 
     extractor: str

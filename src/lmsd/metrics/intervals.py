@@ -39,7 +39,7 @@ class Interval:
 
 
 def jackknife_groups(rows: int, *, groups: int = 20, seed: int = 0) -> Tensor:
-    """Group [rows] of each row, 0 to groups − 1, of equal size (to within one), random but fixed by `seed`."""
+    """Group [rows] of each row, 0 to groups − 1, of equal size but for one, drawn by `seed`."""
     if rows < 2 * groups:
         raise UserError(f"{rows} samples are too few for {groups} jackknife groups: use n ≥ {2 * groups}")
     result = torch.empty(rows, dtype=torch.int64)
