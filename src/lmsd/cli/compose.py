@@ -5,6 +5,7 @@ unknown choices of a group, a word where a number belongs, several values outsid
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def check_choice(override: Override, choices: dict[str, list[str]]) -> None:
 
 def check_value(override: Override, base: DictConfig) -> None:
     """Refuse an option that the configuration does not have, or a value of another type than its own."""
-    key = str(override.key_or_group)
+    key = group_of(override)
     known = flatten(base)
     branches = {name.rsplit(".", depth)[0] for name in known for depth in range(1, name.count(".") + 1)}
     if key not in known and key not in branches:
@@ -111,16 +112,14 @@ def composed(name: str, overrides: list[Override]) -> DictConfig:
         raise UserError(f"the configuration cannot be composed: {str(error).splitlines()[0]}") from error
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of a configuration by dotted name, unresolved."""
-    if not isinstance(config, DictConfig):
-        return {prefix: config}
-    leaves: dict[str, Any] = {}
-    for key in config:
-        node = config._get_node(key)
-        name = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(node, DictConfig) and node._value() is not None and not isinstance(node._value(), str):
-            leaves |= flatten(node, name)
-        else:
-            leaves[name] = None if OmegaConf.is_missing(config, str(key)) else config._get_node(key)._value()
-    return leaves
+def flatten(config: DictConfig) -> dict[str, Any]:
+    """Leaves of a configuration by dotted name, unresolved: an interpolation is its own text."""
+    return dict(_leaves(OmegaConf.to_container(config), ""))
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, dict) or (not node and prefix):
+        yield prefix, node
+        return
+    for key, value in node.items():
+        yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))

@@ -1,7 +1,7 @@
 """`lmsd demo`: the whole chain on handwritten digits, and whether it reached what it should.
 
-Data, extractor, adversarial training, four-step samples from prompts, held-out scores. With --ablation the same
-run again with the adversary off, both side by side.
+Data, extractor, adversarial training, four-step samples from prompts, held-out scores. With --ablation the
+same run again with the adversary off, both side by side.
 """
 
 import json
@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lmsd.cli import runs
 from lmsd.errors import UserError
 
 DATA = Path("data/digits")
@@ -23,7 +22,7 @@ ARMS: dict[str, list[str]] = {
 
 HELP = """lmsd demo [--ablation] [option=value ...]
 
-Builds the digits data set, trains experiment=digits, samples ten prompts, scores 500 and more held-out prompts.
+Builds the digits data set, trains experiment=digits, samples ten prompts, scores the held-out prompts.
 --ablation: the same run again with the adversary off, both side by side. Options are those of lmsd train.
 """
 

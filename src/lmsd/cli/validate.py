@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from lmsd.cli import build
-from lmsd.cli.extractors import cache_folder, find_or_train
+from lmsd.cli.extractors import find_or_train
+from lmsd.data.index import cache_folder
 from lmsd.data.module import ShardDataModule
 from lmsd.engine import Engine
 from lmsd.errors import UserError
@@ -44,9 +46,9 @@ def checker(name: str | None) -> Checker | None:
         return None
     if name != "shapes":
         raise UserError(f"evaluate.checker={name}: there is one exact checker, shapes")
-    from lmsd.data.build.shapes import matches
+    from lmsd.data.build.shapes import check
 
-    return matches
+    return lambda images, captions: torch.from_numpy(check(images, captions)["all"])
 
 
 class Validation:
@@ -117,7 +119,5 @@ class Validation:
 
 def prompts(scorer: Evaluator, rows: list[int], held_out: Any) -> Batch:
     """Images, captions and labels of some rows of a split."""
-    import torch
-
     text = None if scorer.captions is None else held_out.captions(rows)
     return Batch(x=held_out.images(rows), position=torch.tensor(rows), text=text, label=held_out.labels(rows))
