@@ -105,7 +105,7 @@ def test_numpy_float32_is_computed_in_float64():
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), scale=st.floats(1e-3, 1e3), n=st.integers(5, 40))
 def test_invariances(seed, scale, n):
-    """FD does not see a common rotation and shift or the order of rows; it scales as the square; symmetric."""
+    """FD does not see a common rotation and shift or the order of rows; it scales as a square; symmetric."""
     d = 6
     x, y = draw(n, d, seed=seed), draw(n + 3, d, seed=seed + 1) * 0.7
     value = frechet_distance(x, y)

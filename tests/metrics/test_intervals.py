@@ -34,7 +34,7 @@ def coverage(shift: float, trials: int) -> float:
 
 
 def test_fd_intervals_cover_what_they_say():
-    """Nominal 95 %: near it for different Gaussians, above it for equal ones (FD is of second order there)."""
+    """Nominal 95 %: near it for different Gaussians, above it for equal ones (FD of second order)."""
     assert 0.91 <= coverage(0.3, 200) <= 0.98
     assert coverage(0.0, 100) >= 0.95
 
