@@ -45,7 +45,7 @@ def cifar10_source(path: Path | None) -> Source:
         total=total,
         image_size=32,
         channels=3,
-        similarity=0.995,
+        similarity=0.99,
         kinship=0.97,
         val=0.1,
         test=0.0,

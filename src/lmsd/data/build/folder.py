@@ -57,7 +57,7 @@ def folder_source(path: Path | None, captions: Path | None) -> Source:
         total=len(samples),
         image_size=64,
         channels=3,
-        similarity=0.995,
+        similarity=0.99,
         kinship=0.97,
         val=0.1,
         test=0.1,

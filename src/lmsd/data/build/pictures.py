@@ -82,7 +82,7 @@ def fit_picture(
     channels: Literal[1, 3],
     denoise: Literal["none", "median", "gaussian"] = "none",
 ) -> Pixels:
-    """The central square as [size, size, channels]: resized by Lanczos (not at its own size), then denoised."""
+    """The central square as [size, size, channels]: resized by Lanczos (at its own size not), denoised."""
     pixels = to_channels(pixels, channels)
     image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
     side = min(image.size)

@@ -6,8 +6,9 @@ In coordinates p of the unit square, y down, a shape of radius r at c covers a p
     A(p) = clip(1/2 − d((p − c)/r) · r · S, 0, 1)              S: pixels along a side
     x(p) = (1 − A) · background + A · color
 
-Reading inverts it. With the background from the border and the color from the palette, least squares gives
-A = ⟨x − b, k − b⟩/‖k − b‖²; of its largest component the moments give, for every shape, its radius and center
+Reading inverts it. With the background b from the border and the color k of the palette that explains most of
+x − b, least squares gives A = ⟨x − b, k − b⟩/‖k − b‖². The moments of its largest connected part give, for
+every shape, radius and center
 
     r = √(ΣA / (a S²)),   c = Σ p A / ΣA − r o                 a, o: area and centroid of the shape at r = 1
 
@@ -74,7 +75,7 @@ _AREA = np.array(
 _CENTROID = np.array([0.0, 0.0, (_TOP + 2 * _BASE) / 3, 0.0, 0.0], np.float32)
 
 LEAST_FIT = 0.6
-"""A shape counts as present when its rendering and the picture share this part of their union."""
+"""A shape counts as present from this fit on (see `Reading`)."""
 FARTHEST_COLOR = 90.0
 """A color counts as named within this Euclidean distance (levels of 255) of its palette entry."""
 
@@ -166,7 +167,7 @@ def coverage(shape: Shape, center: Floats, radius: Floats, size: int) -> Floats:
 
 
 def render(scene: Scene, size: int) -> NDArray[np.uint8]:
-    """The scene as an antialiased picture uint8 [size, size, 3]; size ≥ 16, below that shapes run together."""
+    """The scene as an antialiased picture uint8 [size, size, 3]; size ≥ 16, or shapes run together."""
     if size < SMALLEST:
         raise UserError(f"shapes cannot be told apart at {size}x{size}; take image_size={SMALLEST} or more")
     center = _PLACE[POSITIONS.index(scene.position)] + np.array(scene.shift, np.float32)
@@ -181,8 +182,8 @@ def render(scene: Scene, size: int) -> NDArray[np.uint8]:
 class Reading:
     """What a batch of pictures shows: indices [B] into the vocabularies, −1 where nothing fits, and the fit.
 
-    fit [B] in [0, 1]: intersection over union of the best rendering and the picture; center [B, 2] (x, y) and
-    radius [B] in sides of the image.
+    fit [B] in [0, 1]: intersection over union of the best rendering and the object, over 1 + 2 × the area of
+    all else that stands out, as a part of the object's; center [B, 2] (x, y), radius [B] in image sides.
     """
 
     shape: NDArray[np.int64]
@@ -226,25 +227,36 @@ def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return result
 
 
-def _cover(x: Floats) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Coverage A [B,H,W] of the one object, indices of background and color, and the color's distance."""
+def _cover(x: Floats) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], Floats, Floats]:
+    """Coverage A [B,H,W] of the one object, indices of background and color, the color's distance, the rest.
+
+    The rest [B] is the area of all that stands out apart from the object, as a part of the object's.
+    """
     edge = np.concatenate([x[:, 0], x[:, -1], x[:, 1:-1, 0], x[:, 1:-1, -1]], 1)
     ground = np.median(edge, axis=1).astype(np.float32)
     background, _ = _nearest(ground, _GROUND)
-    contrast = np.sqrt(((x - ground[:, None, None]) ** 2).sum(3))
-    inside = _largest(contrast > 0.5 * np.maximum(contrast.max((1, 2), keepdims=True), 40.0))
+    d = (x - ground[:, None, None]).reshape(len(x), -1, 3)
+    ray = _PALETTE[None] - ground[:, None]
+    energy = np.maximum((ray**2).sum(2), 1.0)
+    along = d @ (ray / energy[..., None]).transpose(0, 2, 1)
+    a = np.clip(along, 0, 1)
+    color = ((a * (2 * along - a)).sum(1) * energy).argmax(1)  # the color whose ray explains most of ‖x − b‖²
+    a = np.take_along_axis(a, color[:, None, None], 2)[..., 0]
+    inside, near = _object(a.reshape(x.shape[:3]))
+    a = np.where(near, a, 0).astype(np.float32)
+    seen = ground + (a[..., None] * d).sum(1) / np.maximum((a**2).sum(1), 1e-3)[:, None]
+    away = (d**2).sum(2) > 0.36 * energy[np.arange(len(x)), color][:, None]
+    rest = (away & ~near).sum(1) / np.maximum(inside.sum(1), 1)
+    return a.reshape(x.shape[:3]), background, color, np.sqrt(((seen - _PALETTE[color]) ** 2).sum(1)), rest
+
+
+def _object(a: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The largest connected part of coverages [B,H,W], and the same with the pixels around it, as [B,H·W]."""
+    inside = _largest(a > 0.4)
     near = np.zeros((3, 3, 3), bool)
     near[1] = True
-    deep = inside & (contrast >= np.where(inside, contrast, 0).max((1, 2), keepdims=True) * 0.85)
-    weight = np.maximum(deep.sum((1, 2)), 1)[:, None]
-    seen = (x * deep[..., None]).sum((1, 2)) / weight
-    color, distance = _nearest(seen, _PALETTE)
-    ray = seen - ground
-    a = ((x - ground[:, None, None]) * ray[:, None, None]).sum(3) / np.maximum((ray**2).sum(1), 1.0)[
-        :, None, None
-    ]
-    a = np.clip(a, 0, 1) * ndimage.binary_dilation(inside, structure=near)
-    return a.astype(np.float32), background, color, np.where(deep.any((1, 2)), distance, np.inf)
+    around = ndimage.binary_dilation(inside, structure=near)
+    return inside.reshape(len(a), -1), around.reshape(len(a), -1)
 
 
 def _fit(a: Floats, shape: int) -> tuple[Floats, Floats, Floats, Floats]:
@@ -262,21 +274,22 @@ def _fit(a: Floats, shape: int) -> tuple[Floats, Floats, Floats, Floats]:
 
 def read_scenes(images: Tensor | NDArray[np.uint8] | Floats) -> Reading:
     """What every picture of a batch shows, from uint8 [B,H,W,3] or float [B,3,H,W] in [−1, 1]."""
-    a, background, color, distance = _cover(_levels(images))
+    a, background, color, distance, rest = _cover(_levels(images))
     fits = [_fit(a, shape) for shape in range(len(SHAPES))]
     best = np.stack([fit[0] for fit in fits]).argmin(0)
     rows = np.arange(len(a))
     iou, center, radius = (np.stack([fit[i] for fit in fits])[best, rows] for i in (1, 2, 3))
+    fit = iou / (1 + 2 * rest)
     size, far = _nearest(np.log(np.maximum(radius, 1e-3))[:, None], np.log(_RADIUS)[:, None])
     position, off = _nearest(center, _PLACE)
-    seen = iou >= LEAST_FIT
+    seen = fit >= LEAST_FIT
     return Reading(
         shape=np.where(seen, best, -1),
         color=np.where(seen & (distance <= FARTHEST_COLOR), color, -1),
         size=np.where(seen & (far <= 0.5 * np.log(_RADIUS[1] / _RADIUS[0])), size, -1),
         position=np.where(seen & (off <= 0.1), position, -1),
         background=background,
-        fit=iou,
+        fit=fit,
         center=center,
         radius=radius,
     )

@@ -118,7 +118,7 @@ def _write_split(
         return opened[-1]
 
     pattern = f"{str(folder).replace('%', '%%')}/{split}-%06d.tar"
-    fixed = {"mtime": 0.0, "user": "lmsd", "group": "lmsd"}
+    fixed = {"mtime": 0, "user": "lmsd", "group": "lmsd"}
     writer = ShardWriter(pattern, maxcount=size, maxsize=1e18, verbose=0, opener=open_shard, **fixed)
     try:
         for sample in samples:
