@@ -92,3 +92,12 @@ def test_a_sample_has_the_same_time_in_any_batch(law, schedule, size):
     whole = law(Rng(1, position), process)
     parts = torch.cat([law(Rng(1, part), process) for part in position.split(size)])
     assert torch.equal(whole, parts)
+
+
+@pytest.mark.parametrize("schedule", [Flow(), EDM(), Article()], ids=lambda s: type(s).__name__)
+def test_the_smallest_uniform_number_is_the_noise_end_not_data(schedule):
+    class Smallest(Rng):
+        def uniform(self, shape, tag):
+            return torch.zeros(len(self), *shape)
+
+    assert Uniform()(Smallest(0, torch.arange(1)), Process(schedule)).item() == schedule.t_noise
