@@ -80,12 +80,17 @@ class ShardIndex:
         return found
 
     def table(self, caption: str | None) -> Integers:
-        """All that reading needs, [n,9]: offset, length, crc32 of image and caption; height, width, plain.
+        """All that reading needs, [n,9]: start, end, crc32 of image and of caption; height, width, plain.
 
-        caption: the suffix "txt" or "json", or None for no captions.
+        caption: the suffix "txt" or "json", or None for no captions (zeros).
         """
-        text = self.column(caption) if caption else np.full((len(self), 3), -1, np.int64)
-        return np.hstack([self.column(*SUFFIXES), text, self.picture.astype(np.int64)])
+        places = [
+            self.column(*SUFFIXES),
+            self.column(caption) if caption else np.zeros((len(self), 3), np.int64),
+        ]
+        for place in places:
+            place[:, 1] += place[:, 0]
+        return np.hstack([*places, self.picture.astype(np.int64)])
 
     def save(self, path: Path) -> None:
         """Write the index whole or not at all."""

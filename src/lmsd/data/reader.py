@@ -46,67 +46,53 @@ class Samples:
     substituted: NDArray[np.bool_]
 
 
-class Files:
-    """Open shards, read at offsets.
+class OnDisk:
+    """A file as a sequence of bytes: a slice is one pread, shorter where the file ends early."""
 
-    locate names the local file of a shard; whole: how many shards to hold in memory, read in one go.
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._descriptor = file.fileno()
+
+    def __getitem__(self, part: slice) -> bytes:
+        return os.pread(self._descriptor, part.stop - part.start, part.start)
+
+
+class Files:
+    """Shards as sequences of bytes.
+
+    locate names the local file of a shard; whole: how many shards to read in one go and hold, 0 to read at
+    offsets.
     """
 
     def __init__(self, index: Index, locate: Callable[[int], str], *, whole: int = 0) -> None:
         self._index = index
         self._locate = locate
         self._whole = whole
-        self._held: OrderedDict[int, bytes] = OrderedDict()
-        self._open: OrderedDict[int, int] = OrderedDict()
+        self._opened: OrderedDict[int, bytes | OnDisk] = OrderedDict()
 
-    def read(self, shard: int, start: int, length: int) -> bytes:
-        """Bytes of a shard; fewer where the file ends early."""
-        if self._whole:
-            content = self._held.get(shard) or self._hold(shard)
-            return content[start : start + length]
-        return os.pread(self._descriptor(shard), length, start)
+    def __getitem__(self, shard: int) -> bytes | OnDisk:
+        """Bytes of a shard. Raises UserError when it is gone or has another size than the index says."""
+        return self._opened.get(shard) or self._open(shard)
 
-    def close(self) -> None:
-        """Close every file; they open again when read."""
-        while self._open:
-            os.close(self._open.popitem()[1])
-
-    def _hold(self, shard: int) -> bytes:
-        with self._opened(shard) as file:
-            self._held[shard] = file.read()
-        if len(self._held) > self._whole:
-            self._held.popitem(last=False)
-        return self._held[shard]
-
-    def _descriptor(self, shard: int) -> int:
-        if shard not in self._open:
-            with self._opened(shard) as file:
-                self._open[shard] = os.dup(file.fileno())
-            if len(self._open) > _KEPT:
-                os.close(self._open.popitem(last=False)[1])
-        return self._open[shard]
-
-    def _opened(self, shard: int) -> BinaryIO:
+    def _open(self, shard: int) -> bytes | OnDisk:
         path, expected = self._locate(shard), self._index.headers[shard].size
         try:
-            file = open(path, "rb")  # noqa: SIM115 (the caller closes it)
+            file = open(path, "rb")  # noqa: SIM115 (OnDisk keeps it open)
         except OSError as error:
-            raise UserError(
-                f"the shard {path} cannot be opened ({error.strerror}): is it still there?"
-            ) from error
+            raise UserError(f"the shard {path} cannot be opened ({error.strerror}): is it there?") from error
         size = os.fstat(file.fileno()).st_size
         if size != expected:
             raise UserError(
-                f"the shard {path} has {size} bytes, and had {expected} when indexed: run "
-                "`lmsd data index` again"
+                f"the shard {path} has {size} bytes, and had {expected} when indexed: "
+                "run `lmsd data index` again"
             )
-        return file
+        self._opened[shard] = file.read() if self._whole else OnDisk(file)
+        if len(self._opened) > (self._whole or _KEPT):
+            self._opened.popitem(last=False)
+        return self._opened[shard]
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_open": OrderedDict(), "_held": OrderedDict()}  # these belong to a process
-
-    def __del__(self) -> None:
-        self.close()
+        return {**vars(self), "_opened": OrderedDict()}  # open files belong to a process
 
 
 class Memory:
@@ -148,26 +134,29 @@ class Reader:
         self._files = Files(index, locate, whole=whole)
         self._memory = Memory(index, image_size, channels) if keep else None
         self._tables: OrderedDict[int, tuple[Integers, Integers]] = OrderedDict()
+        self._pixels: Pixels = np.empty((0,), np.uint8)
 
     def read(self, shard: Integers, sample: Integers, *, substitute: Substitute | None = None) -> Samples:
-        """Decode samples (numbers int64 [n]). Raises UserError for a damaged one that has no substitute."""
-        substituted = np.zeros(len(shard), np.bool_)
+        """Decode samples (numbers int64 [n]); the pixels are valid until the next call.
+
+        Raises UserError for a damaged one that has no substitute.
+        """
+        pixels, substituted = self._buffer(len(shard)), np.zeros(len(shard), np.bool_)
+        rows, label = self._gather(shard, sample)
         memory = self._memory
         if memory is not None and memory.filled[places := memory.places(shard, sample)].all():
             text = [memory.text[place] for place in places.tolist()]
-            pixels = memory.pixels[places]
-            label = self._gather(shard, sample)[1]
+            np.take(memory.pixels, places, axis=0, out=pixels)
         else:
-            pixels = np.empty((len(shard), self.image_size, self.image_size, self.channels), np.uint8)
-            rows, label = self._gather(shard, sample)
-            text = [""] * len(shard)
-            for slot, (number, row) in enumerate(zip(shard.tolist(), rows.tolist(), strict=True)):
+            text = []
+            for number, row, out in zip(shard.tolist(), rows.tolist(), pixels, strict=True):
                 try:
-                    text[slot] = self._one(number, row, pixels[slot])
+                    text.append(self._one(number, row, out))
                 except Damaged as error:
-                    text[slot], label[slot] = self._instead(
-                        slot, self._tell(number, int(sample[slot]), error), pixels[slot], substitute
-                    )
+                    slot = len(text)
+                    told = self._tell(number, int(sample[slot]), error)
+                    caption, label[slot] = self._instead(slot, told, out, substitute)
+                    text.append(caption)
                     substituted[slot] = True
             self._keep(shard, sample, pixels, text, ~substituted)
         return Samples(
@@ -180,7 +169,7 @@ class Reader:
         texts = []
         for number, each, row in zip(shard.tolist(), sample.tolist(), rows.tolist(), strict=True):
             try:
-                texts.append(self._text(self._files.read(number, row[3], row[4]), row[5]))
+                texts.append(self._text(self._files[number][row[3] : row[4]], row[5]))
             except Damaged as error:
                 raise UserError(self._tell(number, each, error)) from error
         return texts
@@ -188,6 +177,12 @@ class Reader:
     def labels(self, shard: Integers, sample: Integers) -> Integers:
         """The classes alone, from the index."""
         return self._gather(shard, sample)[1]
+
+    def _buffer(self, count: int) -> Pixels:
+        # one buffer for all batches: fresh pages cost as much as a third of decoding a small image
+        if len(self._pixels) < count:
+            self._pixels = np.empty((count, self.image_size, self.image_size, self.channels), np.uint8)
+        return self._pixels[:count]
 
     def _keep(
         self, shard: Integers, sample: Integers, pixels: Pixels, text: list[str], good: NDArray[np.bool_]
@@ -222,8 +217,9 @@ class Reader:
 
     def _one(self, shard: int, row: list[int], out: Pixels) -> str:
         """Decode one sample into out; its caption."""
-        start, length, crc, text_start, text_length, text_crc, height, width, plain = row
-        image = self._files.read(shard, start, length)
+        start, end, crc, text_start, text_end, text_crc, height, width, plain = row
+        content = self._files[shard]
+        image = content[start:end]
         if crc32(image) != crc:
             raise Damaged("the image's bytes have changed since it was indexed")
         try:
@@ -233,9 +229,7 @@ class Reader:
                 out[:] = fit(self._decoded(image, row), self.image_size)
         except BadImage as error:
             raise Damaged(str(error)) from error
-        return (
-            self._text(self._files.read(shard, text_start, text_length), text_crc) if text_start >= 0 else ""
-        )
+        return self._text(content[text_start:text_end], text_crc) if text_end else ""
 
     def _decoded(self, image: bytes, row: list[int]) -> Pixels:
         if not row[8]:

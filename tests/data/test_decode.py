@@ -1,0 +1,147 @@
+"""Every kind of image becomes the RGB or grey bytes that a viewer shows."""
+
+import io
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+from tars import encoded, jpeg, picture
+
+from lmsd.data import decode as module
+from lmsd.data.decode import BadImage, decode, decode_plain, probe
+
+
+def test_the_fast_path_equals_pillow_bit_for_bit():
+    for subsampling in (0, 1, 2):
+        for size in (8, 17, 32):
+            data = encoded(picture(size, size), "JPEG", quality=80, subsampling=subsampling)
+            assert probe(data) == (size, size, True)
+            for channels in (1, 3):
+                out = np.empty((size, size, channels), np.uint8)
+                decode_plain(data, out)
+                assert np.array_equal(out, decode(data, channels=channels))
+
+
+def test_progressive_and_grey_jpeg_are_plain_too():
+    grey = encoded(Image.fromarray(picture(1, 16)).convert("L"), "JPEG")
+    progressive = encoded(picture(1, 16), "JPEG", progressive=True)
+    for data in (grey, progressive):
+        assert probe(data).plain
+        out = np.empty((16, 16, 3), np.uint8)
+        decode_plain(data, out)
+        assert np.array_equal(out, decode(data))
+
+
+def test_lossless_formats_come_back_as_they_were():
+    image = picture(3, 12)
+    for form, options in (("PNG", {}), ("WEBP", {"lossless": True})):
+        data = encoded(image, form, **options)
+        assert probe(data) == (12, 12, False)
+        assert np.array_equal(decode(data), image)
+
+
+def test_grey_is_spread_to_rgb_and_rgb_is_weighed_to_grey():
+    grey = picture(4, 9, channels=1)
+    assert np.array_equal(decode(encoded(grey)), np.repeat(grey, 3, axis=2))
+    assert np.array_equal(decode(encoded(grey), channels=1), grey)
+    red = np.zeros((4, 4, 3), np.uint8)
+    red[..., 0] = 255
+    assert np.all(decode(encoded(red), channels=1) == 76)  # 0.299 · 255
+
+
+def test_palette_colors_are_looked_up():
+    image = Image.fromarray(picture(5, 16)).quantize(7)
+    assert image.mode == "P"
+    assert np.array_equal(decode(encoded(image)), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_transparency_is_laid_on_white(form):
+    pixels = np.zeros((2, 3, 4), np.uint8)
+    pixels[:, 0] = (200, 0, 0, 255)
+    pixels[:, 1] = (200, 0, 0, 0)
+    pixels[:, 2] = (200, 0, 0, 128)
+    shown = decode(encoded(Image.fromarray(pixels), form, lossless=True))
+    assert shown[0, 0].tolist() == [200, 0, 0]
+    assert shown[0, 1].tolist() == [255, 255, 255]
+    assert np.abs(shown[0, 2].astype(int) - [227, 127, 127]).max() <= 1
+
+
+def test_transparent_palettes_greys_and_keys_are_laid_on_white():
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putdata([0, 1])
+    assert decode(encoded(image, transparency=0))[0].tolist() == [[255, 255, 255], [40, 50, 60]]
+    grey = Image.fromarray(np.array([[[9, 255], [9, 0]]], np.uint8), "LA")
+    assert decode(encoded(grey), channels=1)[0, :, 0].tolist() == [9, 255]
+    keyed = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
+    assert decode(encoded(keyed, transparency=(4, 5, 6)))[0].tolist() == [[1, 2, 3], [255, 255, 255]]
+
+
+def test_cmyk_is_converted():
+    cmyk = Image.fromarray(picture(6, 16)).convert("CMYK")
+    data = encoded(cmyk, "JPEG", quality=100, subsampling=0)
+    assert not probe(data).plain
+    assert np.abs(decode(data).astype(int) - picture(6, 16)).max() <= 6
+    with pytest.raises(BadImage):
+        decode_plain(data, np.empty((16, 16, 3), np.uint8))
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    values = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    data = encoded(Image.fromarray(values))
+    assert decode(data, channels=1)[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert decode(data)[0].tolist() == [[v] * 3 for v in (0, 1, 128, 255)]
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_exif_orientation_is_undone(turn):
+    upright = np.zeros((16, 24, 3), np.uint8)
+    upright[:8, :8] = 250  # one bright corner, top left
+    # the stored image is such that the orientation tag brings the corner back
+    undo = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90"}
+    undo |= {7: "TRANSVERSE", 8: "ROTATE_270"}
+    stored = Image.fromarray(upright)
+    if turn > 1:
+        stored = stored.transpose(getattr(Image.Transpose, undo[turn]))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    for form in ("JPEG", "PNG", "WEBP"):
+        data = encoded(stored, form, exif=exif, quality=95)
+        shown = decode(data)
+        assert shown.shape == (16, 24, 3)
+        assert shown[:7, :7].min() > 200
+        assert shown[9:, 9:].max() < 50
+        assert probe(data).plain is (form == "JPEG" and turn == 1)
+
+
+@pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF", "PPM"])
+def test_other_formats_are_refused(form):
+    data = encoded(picture(7), form)
+    for call in (probe, decode):
+        with pytest.raises(BadImage, match="no JPEG, PNG or WebP"):
+            call(data)
+
+
+def test_broken_and_oversized_images_are_refused(monkeypatch):
+    for data in (jpeg(1, 64), encoded(picture(1, 64)), encoded(picture(1, 64), "WEBP")):
+        with pytest.raises(BadImage):
+            decode(data[: len(data) // 2])
+    with pytest.raises(BadImage):
+        decode_plain(jpeg(1, 64)[:400], np.empty((64, 64, 3), np.uint8))
+    bomb = io.BytesIO()
+    Image.new("L", (9000, 9000)).save(bomb, "PNG")
+    for call in (probe, decode):
+        with pytest.raises(BadImage, match="million"):
+            call(bomb.getvalue())
+    monkeypatch.setattr(module, "MAX_PIXELS", 100)
+    with pytest.raises(BadImage, match="more than"):
+        probe(jpeg(1, 11))
+
+
+def test_a_header_that_lies_about_the_size_is_noticed():
+    with pytest.raises(BadImage):
+        decode_plain(jpeg(1, 8), np.empty((9, 9, 3), np.uint8))
+    with pytest.raises(BadImage):
+        decode_plain(simplejpeg.encode_jpeg(picture(1, 16)), np.empty((8, 8, 3), np.uint8))
