@@ -1,0 +1,141 @@
+"""Twenty-five Gaussians (5 x 5, spacing 1, deviation 0.05): does the chain find and hit all modes?"""
+
+import copy
+import math
+
+import pytest
+import torch
+from tiny_players import TinyClock
+from torch import nn
+from torch.nn import functional as F
+
+from lmsd.models.generator import Generator
+from lmsd.objectives import Adversarial
+from lmsd.process.gaussian import Process
+from lmsd.process.schedules import Article
+from lmsd.process.times import Jumps
+from lmsd.rng import Rng
+from lmsd.types import Batch, Cond
+
+JUMPS, DEVIATION = 4, 0.05
+BATCH, STEPS, RATE, WIDTH, WAVES, Z_DIM = 256, 6000, 3e-3, 128, 32, 4
+
+
+def data(rng):
+    index = rng.integer(0, 25, (), "mode")
+    center = torch.stack([index // 5 - 2, index % 5 - 2], dim=1).float()
+    return (center + DEVIATION * rng.normal((2,), "data"))[:, :, None, None]
+
+
+def found(points):
+    """(modes with at least a tenth of their share, share of points within 3 deviations of a mode)."""
+    cell = points.round().clamp(-2, 2).long()
+    hit = (points - cell).norm(dim=1) < 3 * DEVIATION
+    index = (5 * (cell[:, 0] + 2) + cell[:, 1] + 2)[hit]
+    counts = torch.bincount(index, minlength=25)
+    return int((counts >= len(points) / 250).sum()), hit.float().mean().item()
+
+
+def passes(points):
+    modes, share = found(points)
+    return modes >= 24 and share >= 0.8
+
+
+class Waves(nn.Module):
+    """An MLP on [x, sin Bx, cos Bx] and further inputs, B ~ N(0, scale²)."""
+
+    def __init__(self, scale, others, outputs, activation):
+        super().__init__()
+        self.register_buffer("b", scale * torch.randn(2, WAVES))
+        self.layers = nn.Sequential(
+            nn.Linear(2 + 2 * WAVES + others, WIDTH),
+            activation,
+            nn.Linear(WIDTH, WIDTH),
+            activation,
+            nn.Linear(WIDTH, WIDTH),
+            activation,
+            nn.Linear(WIDTH, outputs),
+        )
+
+    def forward(self, x, *others):
+        x = x.flatten(1)
+        phase = x @ self.b
+        return self.layers(torch.cat([x, phase.sin(), phase.cos(), *others], dim=1))
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.waves = Waves(5.0, JUMPS + Z_DIM, 2, nn.SiLU())
+
+    def forward(self, x, time, cond, z):
+        return self.waves(x, F.one_hot((time * JUMPS / 1000).round().long(), JUMPS).float(), z).view_as(x)
+
+
+class Critic(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.waves = Waves(8.0, JUMPS + 1 + 2, 1, nn.LeakyReLU(0.2))
+
+    def forward(self, x_s, x_t, s, t, cond):
+        return self.waves(x_s, F.one_hot(t.long(), JUMPS + 1).float(), x_t.flatten(1))
+
+
+def sample(generator, count, seed):
+    """The chain's own transitions, with a new z for every step."""
+    rng = Rng(seed, torch.arange(count))
+    x = rng.normal((2, 1, 1), "x_T")
+    for step in range(JUMPS):
+        t, at = torch.full((count,), float(JUMPS - step)), rng.at(step)
+        with torch.no_grad():
+            x_0 = generator(x, t, Cond(), at.normal((Z_DIM,), "z"))
+        x = generator.process.posterior(x_0, x, t - 1, t).sample(at.normal((2, 1, 1), "eps"))
+    return x.flatten(1)
+
+
+def train(seed):
+    """LMSD's defaults with γ and λ annealed; Adam and an average of the weights."""
+    torch.manual_seed(seed)
+    players = {
+        "discriminator": Critic(),
+        "generator": Generator(Net(), Process(Article(JUMPS)), prediction="x0", z_dim=Z_DIM),
+    }
+    average = copy.deepcopy(players["generator"])
+    objective = Adversarial(Jumps(JUMPS), gamma=(0.02, 2e-4), anchor_weight=(1.0, 0.1), drop=0.0)
+    optimizers = {
+        name: torch.optim.Adam(player.parameters(), lr=RATE, betas=(0.5, 0.99), fused=True)
+        for name, player in players.items()
+    }
+    clock = TinyClock(total_images=STEPS * BATCH)
+    for step in range(STEPS):
+        rng = Rng(seed, torch.arange(step * BATCH, (step + 1) * BATCH))
+        rate = RATE * min(1.0, step / 100) * (0.51 + 0.49 * math.cos(math.pi * clock.progress))
+        for turn in objective.turns(players, Batch(data(rng), rng.position), clock, rng):
+            for name, player in players.items():
+                player.requires_grad_(name == turn.player)
+            optimizer = optimizers[turn.player]
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.zero_grad()
+            turn.loss().value.backward()
+            optimizer.step()
+        clock.images += BATCH
+        clock.updates += 1
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(players["generator"].parameters()), 0.005)
+    return average
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_chain_finds_and_hits_the_modes(seed):
+    points = sample(train(seed), 10_000, seed=10**6 + seed)
+    modes, share = found(points)
+    assert modes >= 24
+    assert share >= 0.8
+
+
+def test_noise_and_one_mode_fail_where_data_pass():
+    rng = Rng(0, torch.arange(10_000))
+    assert passes(data(rng).flatten(1))
+    assert not passes(5 * rng.uniform((2,), "uniform") - 2.5)
+    assert not passes(DEVIATION * rng.normal((2,), "one"))
