@@ -85,10 +85,14 @@ class Loss:
 
 @dataclass(frozen=True)
 class Turn:
-    """One optimizer update of one player; `loss` is called with gradients on for that player alone."""
+    """One optimizer update of one player; `loss` is called with gradients on for that player alone.
+
+    rate: factor on the learning rate of this update, where a method has phases; decided by the clock.
+    """
 
     player: str
     loss: Callable[[], Loss]
+    rate: float = 1.0
 
 
 @dataclass(frozen=True)

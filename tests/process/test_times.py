@@ -101,3 +101,13 @@ def test_the_smallest_uniform_number_is_the_noise_end_not_data(schedule):
             return torch.zeros(len(self), *shape)
 
     assert Uniform()(Smallest(0, torch.arange(1)), Process(schedule)).item() == schedule.t_noise
+
+
+def test_jumps_give_the_last_jump_its_share():
+    process = Process(Article(steps=4))
+    s, t = Jumps(4, last=0.5)(Rng(0, torch.arange(40_000)), process)
+    assert set(zip(t.tolist(), s.tolist(), strict=True)) == {(4.0, 3.0), (3.0, 2.0), (2.0, 1.0), (1.0, 0.0)}
+    shares = torch.stack([(t == k).float().mean() for k in (1.0, 2.0, 3.0, 4.0)])
+    assert torch.allclose(shares, torch.tensor([0.5, 1 / 6, 1 / 6, 1 / 6]), atol=0.01)
+    with pytest.raises(UserError, match=r"last=1\.5"):
+        Jumps(4, last=1.5)

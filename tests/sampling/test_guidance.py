@@ -116,3 +116,15 @@ def test_sampling_builds_no_graph():
     rng = Rng(1, torch.arange(4))
     x = sample(Linearized(Process(Flow())), Cond(pooled=w), sampler=Tau(1), steps=2, rng=rng, shape=(1,))
     assert not x.requires_grad
+
+
+def test_clamp_bounds_every_prediction_in_the_loop():
+    """A denoiser that overshoots to 5 is one that says 1: bounds act within the loop, not on its end."""
+    process, rng = Process(Flow()), Rng(1, torch.arange(4))
+
+    def clamped(x, t):
+        return (x / 2 + 2).clamp(-1.0, 1.0)
+
+    expected = Tau(1)(clamped, rng.normal((1,), "x_T"), rng, process=process, steps=3)
+    assert torch.equal(draw(Linearized(process), steps=3, sampler=Tau(1), clamp=1.0), expected)
+    assert not torch.equal(draw(Linearized(process), steps=3, sampler=Tau(1)), expected)

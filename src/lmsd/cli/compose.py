@@ -97,7 +97,8 @@ def check_value(override: Override, base: DictConfig) -> None:
         return
     default, value = known[key], override.value()
     number = isinstance(default, int | float) and not isinstance(default, bool)
-    if number and value is not None and not isinstance(value, int | float):
+    pair = isinstance(default, float) and isinstance(value, list)  # a schedule's (start, end)
+    if number and not pair and value is not None and not isinstance(value, int | float):
         kind = "an integer, e.g. 1000" if isinstance(default, int) else "a number, e.g. 1e-4"
         raise UserError(f"{key}={value} is not {kind}")
     if isinstance(default, bool) and not isinstance(value, bool):

@@ -77,5 +77,6 @@ def open_run(
         build.sampler(config),
         steps=steps or settings.steps,
         guidance=settings.guidance if guidance is None else guidance,
+        interval=None if settings.interval is None else (settings.interval[0], settings.interval[1]),
     )
     return Trained(config, generator, generate, path, "raw" if average is None else average)

@@ -75,7 +75,10 @@ class Validation:
         generator = engine.ema.average() if engine.ema.half_lives else engine.generator
         assert isinstance(generator, Generator)
         settings = self.config.evaluate
-        generate = make_generate(generator, self.sampler, steps=settings.steps, guidance=settings.guidance)
+        interval = None if settings.interval is None else (settings.interval[0], settings.interval[1])
+        generate = make_generate(
+            generator, self.sampler, steps=settings.steps, guidance=settings.guidance, interval=interval
+        )
         half_life = str(engine.ema.half_lives[0]) if engine.ema.half_lives else "raw"
         scores = self.evaluator(
             generate,

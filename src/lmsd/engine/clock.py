@@ -5,7 +5,8 @@ and x-axes here go by images, which mean the same for every batch size, number o
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -13,12 +14,13 @@ class Clock:
     """How far a run is; the same on every rank.
 
     total_images: images to see in all; images: seen by all ranks together; updates: of the generator, skipped
-    ones included.
+    ones included; played: updates of every player.
     """
 
     total_images: int
     images: int = 0
     updates: int = 0
+    played: dict[str, int] = field(default_factory=dict)
 
     @property
     def progress(self) -> float:
@@ -30,13 +32,22 @@ class Clock:
         """Whether all images have been seen."""
         return self.images >= self.total_images
 
-    def state_dict(self) -> dict[str, int]:
-        """What has been counted; the total is the config's to say."""
-        return {"images": self.images, "updates": self.updates}
+    def count(self, player: str) -> None:
+        """One more update of a player."""
+        self.played[player] = self.played.get(player, 0) + 1
+        self.updates = self.played.get("generator", 0)
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """What has been counted; the total is the config's to say."""
+        return {"images": self.images, "updates": self.updates, "played": dict(self.played)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The reverse of `state_dict`."""
-        self.images, self.updates = int(state["images"]), int(state["updates"])
+        self.images, self.updates, self.played = (
+            int(state["images"]),
+            int(state["updates"]),
+            dict(state["played"]),
+        )
 
 
 def crossed(before: int, after: int, every: int) -> bool:

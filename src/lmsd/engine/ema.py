@@ -9,14 +9,16 @@ sees either the weights or an average, never a mixture.
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lmsd.errors import UserError
 
 RAMP = 0.05
+
+_Pairs: TypeAlias = tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]
 
 
 class EMA(nn.ModuleDict):
@@ -36,6 +38,7 @@ class EMA(nn.ModuleDict):
             self[str(int(half_life))] = average.requires_grad_(False).eval()
         self.half_lives = tuple(int(half_life) for half_life in half_lives)
         self.images = 0
+        self._found: list[_Pairs] | None = None
 
     def average(self, half_life: int | None = None) -> nn.Module:
         """The averaged module of a half-life, by default the first; in eval mode, and not to be changed."""
@@ -52,17 +55,23 @@ class EMA(nn.ModuleDict):
     def advance(self, source: nn.Module, images: int) -> None:
         """Take in the weights of `source` after `images` images; buffers are copied."""
         elapsed, self.images = images - self.images, images
-        weights, buffers = list(source.parameters()), list(source.buffers())
-        for half_life in self.half_lives:
-            average = self[str(half_life)]
+        for half_life, (averages, weights, buffers) in zip(self.half_lives, self._pairs(source), strict=True):
             beta = 0.5 ** (elapsed / min(half_life, RAMP * images))
-            pairs = [
-                pair for pair in zip(average.parameters(), weights, strict=True) if pair[0] is not pair[1]
-            ]
-            if pairs:
-                torch._foreach_lerp_([a for a, _ in pairs], [w for _, w in pairs], 1.0 - beta)
-            for kept, new in zip(average.buffers(), buffers, strict=True):
+            if averages:
+                torch._foreach_lerp_(averages, weights, 1.0 - beta)
+            for kept, new in buffers:
                 kept.copy_(new)
+
+    def _pairs(self, source: nn.Module) -> list[_Pairs]:
+        """Averages, weights and pairs of buffers, looked up once: walking the modules costs more than the sums."""
+        if self._found is None:
+            self._found = []
+            for average in self.values():
+                pairs = zip(average.parameters(), source.parameters(), strict=True)
+                moving = [(kept, new) for kept, new in pairs if kept is not new]
+                buffers = list(zip(average.buffers(), source.buffers(), strict=True))
+                self._found.append(([a for a, _ in moving], [w for _, w in moving], buffers))
+        return self._found
 
     def train(self, mode: bool = True) -> "EMA":
         """Averages stay in eval mode."""

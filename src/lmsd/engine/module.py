@@ -143,7 +143,7 @@ class Engine(LightningModule):
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimizer for each player of the objective, in its order."""
-        self._optimizers = {}
+        self._optimizers, self.seats = {}, Seats(self.roles)  # parameters have found their device by now
         for name in self.objective.players:
             if not self.seats.trainable[name]:
                 raise UserError(f"player {name!r} has an optimizer and no parameter that may move")
@@ -209,27 +209,27 @@ class Engine(LightningModule):
         player = turns[0].player
         if player not in self._optimizers:
             raise RuntimeError(f"a turn of {player!r}, whom the objective does not list among its players")
-        with self.seats.only(player), torch.enable_grad():
+        with self.seats.only(player) as parameters, torch.enable_grad():
             for turn in turns:
                 loss = turn.loss()
                 with self._full_precision():
                     (loss.value / len(turns)).backward()  # type: ignore[no-untyped-call]
                 self._record(player, loss)
             with self._full_precision(), torch.no_grad():
-                self._update(player)
+                self._update(player, parameters)
 
-    def _update(self, player: str) -> None:
-        parameters, optimizer = self.seats.trainable[player], self._optimizers[player]
+    def _update(self, player: str, parameters: Sequence[nn.Parameter]) -> None:
+        optimizer = self._optimizers[player]
         self.reducer(parameters)
         norm = clip(parameters, self.clips.get(player))
         set_rate(optimizer, self.rate())
         step(optimizer, norm)
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None
         # Autocast keeps half-precision copies of weights for as long as it is on: these are out of date now.
         torch.clear_autocast_cache()
         self.meter.add({f"{player}/grad_norm": norm, f"{player}/skipped": (~norm.isfinite()).float()})
-        if player == "generator":
-            self.clock.updates += 1
+        self.clock.count(player)
 
     def _record(self, player: str, loss: Loss) -> None:
         values: dict[str, Tensor] = {f"{player}/loss": loss.value}
@@ -275,7 +275,8 @@ class Engine(LightningModule):
         self.metrics = self.meter.read()
         for name, optimizer in self._optimizers.items():
             self.metrics[f"{name}/lr"] = optimizer.param_groups[0]["lr"]
-        self.write({**self.metrics, "updates": float(self.clock.updates)})
+        counts = {f"{name}/updates": float(count) for name, count in self.clock.played.items()}
+        self.write({**self.metrics, **counts, "updates": float(self.clock.updates)})
 
     def write(self, metrics: Mapping[str, float]) -> None:
         """Hand metrics to every logger, at the images seen so far."""

@@ -16,10 +16,22 @@ Generate: TypeAlias = Callable[[Batch, Rng], Tensor]
 
 
 class Generation:
-    """Sampling with fixed settings, which it can name; counts the net's evaluations as it goes."""
+    """Sampling with fixed settings, which it can name; counts the net's evaluations as it goes.
 
-    def __init__(self, generator: Generator, sampler: Sampler, *, steps: int, guidance: float = 1.0) -> None:
-        self.generator, self.sampler, self.steps, self.guidance = generator, sampler, steps, guidance
+    Every x̂₀ is clamped to the range of images, [-1, 1].
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        sampler: Sampler,
+        *,
+        steps: int,
+        guidance: float = 1.0,
+        interval: tuple[float, float] | None = None,
+    ) -> None:
+        self.generator, self.sampler, self.steps = generator, sampler, steps
+        self.guidance, self.interval = guidance, interval
         self._evaluated = 0
         self._made = 0
 
@@ -37,7 +49,7 @@ class Generation:
             null = None if self.guidance == 1.0 else net.condition(batch, everything)
             images = sample(
                 net, cond, null, sampler=self.sampler, steps=self.steps, rng=rng, shape=batch.x.shape[1:],
-                guidance=self.guidance,
+                guidance=self.guidance, interval=self.interval, clamp=1.0,
             )  # fmt: skip
         finally:
             net.train(training)
@@ -52,9 +64,17 @@ class Generation:
         """Sampler, steps, guidance and NFE: evaluations of the net for one image, counted, not derived."""
         nfe = self._evaluated / self._made if self._made else float("nan")
         name = type(self.sampler).__name__
-        return {"sampler": name, "steps": self.steps, "guidance": self.guidance, "nfe": nfe}
+        where = {} if self.interval is None else {"interval": "{:g} to {:g}".format(*self.interval)}
+        return {"sampler": name, "steps": self.steps, "guidance": self.guidance, **where, "nfe": nfe}
 
 
-def make_generate(generator: Generator, sampler: Sampler, *, steps: int, guidance: float = 1.0) -> Generation:
-    """The function that evaluation and sample grids call, from a generator (its EMA, say) and a sampler."""
-    return Generation(generator, sampler, steps=steps, guidance=guidance)
+def make_generate(
+    generator: Generator,
+    sampler: Sampler,
+    *,
+    steps: int,
+    guidance: float = 1.0,
+    interval: tuple[float, float] | None = None,
+) -> Generation:
+    """What evaluation and sample grids call, from a generator (its EMA, say), a sampler and its settings."""
+    return Generation(generator, sampler, steps=steps, guidance=guidance, interval=interval)

@@ -88,8 +88,10 @@ class Adversarial:
     anchor_weight: λ; kappa: κ. gamma and anchor_weight are numbers, or pairs (start, end) that go by a cosine
     over the adversarial part of the run. d_steps: D's turns before each of G's.
     mismatch: weight of the mismatched captions, drawn from `captions`. drop: share of captions dropped.
-    warmup: share of the run, [0, 1), in which G learns alone, by `warm` or else by the anchor (mse_kl then
-    counts every jump alike). diversity_every: updates between two measurements of the diversity over z, for
+    warmup: share of the run, [0, 1], in which G learns alone, by `warm` or else by the anchor (mse_kl then
+    counts every jump alike); 1: the adversary never joins. head_start: share of the run after it in which D
+    learns alone. warm_rate, rate: factors on the learning rates in the warm start and after it, numbers or
+    pairs (start, end) as above. diversity_every: updates between two measurements of the diversity over z, for
     anchors that draw no second z themselves; 0: never.
 
     Logs of D: adversary, logit_gap E[r − f], d_accuracy, r1, r2, mismatch_gap; of G: adversary, anchor,
@@ -117,6 +119,9 @@ class Adversarial:
         captions: Sequence[str] = (),
         warmup: float = 0.0,
         warm: Denoising | None = None,
+        head_start: float = 0.0,
+        warm_rate: float | Sequence[float] = 1.0,
+        rate: float | Sequence[float] = 1.0,
         drop: float = 0.1,
         kappa: float = 5.0,
         diversity_every: int = 50,
@@ -126,6 +131,7 @@ class Adversarial:
         self.anchor, self.anchor_weight, self.kappa = anchor, Annealed(anchor_weight), kappa
         self.d_steps, self.mismatch, self.drop = d_steps, mismatch, drop
         self.warmup, self.warm, self.diversity_every = warmup, warm, diversity_every
+        self.head_start, self.warm_rate, self.rate = head_start, Annealed(warm_rate), Annealed(rate)
         self.captions = captions
         self._check()
 
@@ -148,34 +154,44 @@ class Adversarial:
         ):
             if value not in allowed:
                 raise UserError(f"adversarial: {name}={value!r} is none of {', '.join(allowed)}")
-        if not 0.0 <= self.warmup < 1.0:
-            raise UserError(f"adversarial: warmup={self.warmup} is a share of the run and must be in [0, 1)")
+        if min(self.warmup, self.head_start) < 0.0 or self.warmup + self.head_start > 1.0:
+            raise UserError(
+                f"adversarial: warmup={self.warmup} and head_start={self.head_start} are shares of the run: "
+                "neither may be negative, nor both together above 1"
+            )
         if self.warmup and self.warm is None and self.anchor == "none":
             raise UserError("adversarial: warmup needs something to learn: set warm= or an anchor")
+        if self.lazy > 1 and self.head_start:
+            raise UserError("adversarial: lazy counts updates of G, which rests in a head_start: use one of them")
         if self.lazy < 1 or self.d_steps < 1:
             raise UserError(f"adversarial: lazy={self.lazy} and d_steps={self.d_steps} must be at least 1")
 
     # -- the script -----------------------------------------------------------------------------------------
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
-        """d_steps turns of D and one of G; while clock.progress < warmup one turn of G alone."""
+        """d_steps turns of D and one of G; before them G alone (warmup), then D alone (head_start)."""
         generator, discriminator = generator_of(players), discriminator_of(players)
         self._check_players(generator, discriminator, batch)
         if clock.progress < self.warmup:
-            yield Turn("generator", partial(self._warm_loss, generator, batch, rng))
+            rate = self.warm_rate(clock.progress / self.warmup)
+            yield Turn("generator", partial(self._warm_loss, generator, batch, rng), rate)
             return
         progress = (clock.progress - self.warmup) / (1.0 - self.warmup)
+        rate = self.rate(progress)
         for turn in range(self.d_steps):
             jump = self._draw(generator, batch, rng.at(turn))
             fake = self._fake(generator, jump)
             wrong = self._wrong_cond(generator, batch, jump) if self.mismatch else None
             due = (clock.updates * self.d_steps + turn) % self.lazy == 0
             weight = 0.5 * self.gamma(progress) * self.lazy if due and self.penalty != "none" else 0.0
-            yield Turn("discriminator", partial(self._d_loss, discriminator, jump, fake, wrong, weight))
+            yield Turn("discriminator", partial(self._d_loss, discriminator, jump, fake, wrong, weight), rate)
+        if clock.progress < self.warmup + self.head_start:
+            return
         pair = self.diversity_every > 0 and clock.updates % self.diversity_every == 0
         at = rng.at(self.d_steps)
         weight = self.anchor_weight(progress)
-        yield Turn("generator", partial(self._g_loss, generator, discriminator, batch, at, weight, pair))
+        loss = partial(self._g_loss, generator, discriminator, batch, at, weight, pair)
+        yield Turn("generator", loss, rate)
 
     @torch.no_grad()
     def sign_accuracy(self, players: Players, batch: Batch, rng: Rng) -> Tensor:

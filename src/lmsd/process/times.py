@@ -2,7 +2,7 @@
 
 A law is a small frozen object, `law(rng, process) -> t` float32 [B]. Uniform and logit-normal draw a share
 u ∈ (0, 1] of the way from data to noise and let the schedule place it (`Schedule.at`): ⌈uT⌉ on a chain, u
-itself on a flow, the ρ-warped σ of EDM. Tags: "t", "jump".
+itself on a flow, the ρ-warped σ of EDM. Tags: "t", "jump", "last_jump".
 """
 
 from dataclasses import dataclass
@@ -76,12 +76,25 @@ class Grid:
 
 @dataclass(frozen=True)
 class Jumps:
-    """A jump of the `steps`-step sampling grid: two neighboring knots, each jump as often."""
+    """A jump of the `steps`-step sampling grid, two neighboring knots.
+
+    last: share of the last jump, the one to the data, in [0, 1]; the others are as frequent as each other. None:
+    each jump as often.
+    """
 
     steps: int
+    last: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.last is not None and not 0.0 <= self.last <= 1.0:
+            raise UserError(f"jumps: last={self.last} is a share of the jumps and must be in [0, 1]")
 
     def __call__(self, rng: Rng, process: Process) -> tuple[Tensor, Tensor]:
         """(s, t), float32 [B] each, s the cleaner knot."""
         knots = process.schedule.knots(self.steps, rng.position.device)
-        start = rng.integer(0, self.steps, (), "jump")
+        if self.last is None or self.steps == 1:
+            start = rng.integer(0, self.steps, (), "jump")
+        else:
+            start = rng.integer(0, self.steps - 1, (), "jump")
+            start = start.masked_fill(rng.uniform((), "last_jump") < self.last, self.steps - 1)
         return knots[start + 1], knots[start]

@@ -76,11 +76,13 @@ def sample(
     shape: Sequence[int],
     guidance: float | Tensor = 1.0,
     interval: tuple[float, float] | None = None,
+    clamp: float | None = None,
 ) -> Tensor:
-    """x₀ [B, *shape] for the B positions of rng, float32, not clamped, not decoded.
+    """x₀ [B, *shape] for the B positions of rng, float32, not decoded.
 
     guidance: w, one number or one for each sample [B]. interval (low, high): guide only the steps that start
-    at a time low ≤ t ≤ high of the schedule (σ for EDM; Kynkäänniemi et al. 2024). Random numbers: x_T from
+    at a time low ≤ t ≤ high of the schedule (σ for EDM; Kynkäänniemi et al. 2024). clamp: bound on every
+    |x̂₀|, the range of the data (Ho et al. 2020); None: no bound. Random numbers: x_T from
     rng ("x_T"); z and the step's noise from rng.at(k) ("z", "step") at step k = 0, 1, ...
     """
     process = generator.process
@@ -88,7 +90,8 @@ def sample(
     def denoise_at(start: Level, here: Rng) -> Denoise:
         z = here.normal((generator.z_dim,), "z") if generator.z_dim else None
         inside = interval is None or interval[0] <= start.time <= interval[1]
-        return guided(generator, cond, null, scale=guidance if inside else 1.0, z=z)
+        denoise = guided(generator, cond, null, scale=guidance if inside else 1.0, z=z)
+        return denoise if clamp is None else lambda x_t, t: denoise(x_t, t).clamp(-clamp, clamp)
 
     x = levels(process.schedule, steps)[0].sigma * rng.normal(shape, "x_T")
     for step in sampler.path(denoise_at, x, rng=rng, process=process, steps=steps):
