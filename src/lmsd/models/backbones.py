@@ -69,6 +69,22 @@ def _flags(attention: Sequence[bool] | None, widths: Sequence[int]) -> Sequence[
     return attention
 
 
+def _sizes(
+    channels: int, image_size: int, widths: Sequence[int], *, blocks: int, patch: int
+) -> dict[str, Any]:
+    """What both U-Nets of diffusers are told alike."""
+    _check_sides(image_size, patch, len(widths))
+    return {
+        "sample_size": image_size // patch,
+        "in_channels": channels * patch * patch,
+        "out_channels": channels * patch * patch,
+        "block_out_channels": tuple(widths),
+        "layers_per_block": blocks,
+        "norm_num_groups": math.gcd(32, *widths),
+        "resnet_time_scale_shift": "scale_shift",
+    }
+
+
 def unet_text(
     channels: int,
     image_size: int,
@@ -89,22 +105,14 @@ def unet_text(
     """
     from diffusers import UNet2DConditionModel
 
-    _check_sides(image_size, patch, len(widths))
     context = TokenContext(token_dim, z_dim=z_dim, count=z_tokens, dim=widths[0])
     attends = _flags(attention, widths)
-    inner = channels * patch * patch
     model: Any = UNet2DConditionModel(
-        sample_size=image_size // patch,
-        in_channels=inner,
-        out_channels=inner,
-        block_out_channels=tuple(widths),
-        layers_per_block=blocks,
+        **_sizes(channels, image_size, widths, blocks=blocks, patch=patch),
         down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
         up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
         attention_head_dim=heads,  # diffusers' name for the number of heads
         cross_attention_dim=context.dim,
-        norm_num_groups=math.gcd(32, *widths),
-        resnet_time_scale_shift="scale_shift",
         class_embed_type="simple_projection" if pooled_dim else None,
         projection_class_embeddings_input_dim=pooled_dim or None,
     )
@@ -138,20 +146,12 @@ def unet_pooled(
     """
     from diffusers import UNet2DModel
 
-    _check_sides(image_size, patch, len(widths))
     attends = _flags(attention, widths)
-    inner = channels * patch * patch
     model: Any = UNet2DModel(
-        sample_size=image_size // patch,
-        in_channels=inner,
-        out_channels=inner,
-        block_out_channels=tuple(widths),
-        layers_per_block=blocks,
+        **_sizes(channels, image_size, widths, blocks=blocks, patch=patch),
         down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
         up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
         attention_head_dim=head_dim,
-        norm_num_groups=math.gcd(32, *widths),
-        resnet_time_scale_shift="scale_shift",
         class_embed_type="identity" if pooled_dim + z_dim else None,
     )
     return PooledUNet(
