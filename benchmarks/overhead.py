@@ -152,7 +152,9 @@ def measure(width: int, steps: int) -> tuple[Alternating, Engine, int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--width", type=int, default=224)
     options = parser.parse_args()

@@ -226,7 +226,7 @@ def test_ctrl_c_saves_says_where_and_can_be_resumed(
 def test_a_checkpoint_holds_the_config_and_plain_data(unbroken: Path) -> None:
     saved = torch.load(disk.find(unbroken), weights_only=True)
     assert saved[disk.KEY]["config"] == "seed: 3\n"
-    assert saved[disk.KEY]["clock"] == {"images": 48, "updates": 6}
+    assert saved[disk.KEY]["clock"].items() >= {"images": 48, "updates": 6}.items()
     assert {key.split(".")[0] for key in saved["state_dict"]} == {"players", "ema"}
 
 

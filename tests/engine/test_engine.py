@@ -189,6 +189,7 @@ def test_counts_do_not_depend_on_the_discriminator(tmp_path: Path, d_steps: int)
     assert (subject.clock.images, subject.clock.updates, trainer.global_step) == (32, 4, 4)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [(line["images"], line["updates"]) for line in lines] == [(8, 1), (16, 2), (24, 3), (32, 4)]
+    assert [line["discriminator/updates"] for line in lines] == [d_steps * k for k in (1, 2, 3, 4)]
     names = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.ckpt"))
     assert names == ["step_000000016.ckpt", "step_000000024.ckpt", "step_000000032.ckpt"]
     assert lines[-1]["generator/lr"] == pytest.approx(

@@ -1,5 +1,6 @@
 """Two gloo ranks against one process: same samples, same gradients, and only one player's on the wire."""
 
+import faulthandler
 import os
 import socket
 import time
@@ -21,7 +22,7 @@ from lmsd.engine.players import world_size
 from lmsd.rng import Rng
 from lmsd.types import Batch, Loss, Players, Turn
 
-SECONDS = 240
+SECONDS = 600
 CASES = [*OBJECTIVES, "accumulating"]
 
 
@@ -103,6 +104,7 @@ def _rank(rank: int, port: int, folder: Path) -> None:
     os.environ.update({name: str(value) for name, value in names.items()})
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"})
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(SECONDS - 60)
     torch.save({case: play(case, folder) for case in [*CASES, "poisoned"]}, folder / f"rank{rank}.pt")
 
 

@@ -1,7 +1,7 @@
 """Means of logged scalars, left on the device and read once a logging interval.
 
-`self.log` costs 0.4 ms a call, and reading a number waits for the device. Here scalars are only put aside; every
-few dozen turns they are stacked and summed, in a handful of operations for all of them.
+`self.log` costs 0.4 ms a call, and reading a number waits for the device. Here scalars are only put aside;
+every few dozen turns they are stacked and summed, in a handful of operations for all of them.
 """
 
 from collections.abc import Mapping
@@ -49,11 +49,11 @@ class Meter:
         sums, self._sums = self._sums, {}
         if not sums:
             return {}
-        names = sorted(sums)
-        table = torch.stack([sums[name] for name in names])
+        order = sorted(sums)
+        table = torch.stack([sums[name] for name in order])
         if world_size() > 1:
             dist.all_reduce(table)
-        return dict(zip(names, (table[:, 0] / table[:, 1]).tolist(), strict=True))
+        return dict(zip(order, (table[:, 0] / table[:, 1]).tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far, so that a resumed run logs what an unbroken one does."""
