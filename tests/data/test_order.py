@@ -1,6 +1,7 @@
 """The order: a permutation every epoch, whatever the sizes, the window and the way it is asked."""
 
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_windows_follow_one_another_through_the_epochs():
     order = Order([4] * 5, window=2, seed=3)
     pairs = order.windows(np.arange(2 * order.total))
     assert pairs == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
-    for now, after in zip(pairs, pairs[1:], strict=False):
+    for now, after in pairwise(pairs):
         assert order.following(*now) == after
 
 

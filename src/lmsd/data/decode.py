@@ -1,9 +1,9 @@
 """Bytes of a JPEG, PNG or WebP → uint8 [H,W,C], C = 3 (RGB) or 1 (grey).
 
 Plain JPEG (8-bit YCbCr or grey, no rotation) goes through libjpeg-turbo by simplejpeg, with the accurate
-transform and upsampling, so that it equals Pillow's result bit for bit at several times the speed.
-Everything else goes through Pillow: palette, transparency (laid on white), CMYK, 16 bit, EXIF orientation.
-Nothing else is opened, and nothing larger than `MAX_PIXELS` is decoded.
+transform and upsampling, so that RGB equals Pillow's bit for bit at several times the speed, and grey is the
+stored luma. Everything else goes through Pillow: palette, transparency (laid on white), CMYK, 16 bit, EXIF
+orientation. Nothing else is opened, and nothing larger than `MAX_PIXELS` is decoded.
 """
 
 import contextlib

@@ -14,6 +14,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from lmsd.errors import UserError
 
 VERSION = 1
 COLUMNS = 9  # of `ShardIndex.table`
+
+# what numpy raises for a file that is not, or no longer, an archive of plain arrays
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 Integers = NDArray[np.int64]
 
@@ -120,7 +124,7 @@ def load_header(path: Path) -> Header | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             fields = json.loads(file["header"].tobytes())
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except _UNREADABLE:
         return None
     if not isinstance(fields, dict) or fields.get("version") != VERSION:
         return None
@@ -141,7 +145,7 @@ def load(path: Path) -> ShardIndex:
             arrays = {name: file[name] for name in file.files if name != "header"}
         index = ShardIndex(header, **arrays)
         _check(index)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise UserError(
             f"the index {path} is damaged ({error}): delete it and run `lmsd data index` again"
         ) from error
