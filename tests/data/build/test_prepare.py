@@ -84,6 +84,11 @@ def test_no_picture_moves_when_others_come_or_go():
     assert len(many) == 90
 
 
+def test_the_order_of_the_source_moves_no_group():
+    options = BuildOptions(near_duplicates="group")
+    assert splits(prepared(planted(40), options)) == splits(prepared(planted(40)[::-1], options))
+
+
 def test_parts_are_as_asked():
     keys = [
         content_hash(np.full((1, 1, 1), 0, np.uint8) + np.uint8(i)) + str(j)

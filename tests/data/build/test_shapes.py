@@ -124,8 +124,9 @@ def test_what_is_no_scene_is_wrong_in_every_word():
     assert read_scene(nothing["flat"][0]) is None
 
 
-def test_a_second_shape_of_the_same_size_is_refused():
-    left, right = Scene("square", "red", "small", "left"), Scene("square", "blue", "small", "right")
+@pytest.mark.parametrize("color", COLORS)
+def test_a_second_shape_of_the_same_size_is_refused(color):
+    left, right = Scene("square", "red", "small", "left"), Scene("square", color, "small", "right")
     both = np.maximum(render(left, 32), render(right, 32))
     assert matches(render(left, 32), left.caption())
     assert not matches(both, left.caption())
