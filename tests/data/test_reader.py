@@ -66,7 +66,8 @@ def test_sizes_and_kinds_may_be_mixed(tmp_path):
         assert found.shape == (5, 8, 8, channels)
         for pixels, content in zip(found, files, strict=True):
             expected = fit(decode(content, channels=channels), 8)
-            assert np.abs(pixels.astype(int) - expected).max() <= (0 if channels == 3 else 3)
+            # the luma of a JPEG is taken as it is stored, not from colors that were clipped
+            assert np.abs(pixels.astype(int) - expected).max() <= (0 if channels == 3 else 6)
 
 
 def test_captions_come_from_the_field_that_is_named(tmp_path):

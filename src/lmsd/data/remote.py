@@ -185,7 +185,7 @@ def _remote_size(url: str) -> int:
     try:
         size = filesystem(url).size(url)
     except FileNotFoundError as error:
-        raise UserError(f"the shard {url} is missing: check data.shards=") from error
+        raise UserError(f"the shard {url} is missing, or its server is: check data.shards=") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{url} cannot be reached ({error or type(error).__name__}): check the address"

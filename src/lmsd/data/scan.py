@@ -91,7 +91,8 @@ def _walk(path: Path, data: mmap.mmap) -> list[_Member]:
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"the shard {path} is cut off, damaged or no uncompressed tar file ({error}): fetch or build it again"
+            f"the shard {path} is cut off, damaged or no uncompressed tar file ({error}): "
+            "fetch or build it again"
         ) from error
     tail = len(data) - end
     if tail < 2 * _BLOCK or any(
