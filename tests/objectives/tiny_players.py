@@ -1,7 +1,7 @@
 """Small float64 players over the real floors, and a plain loop that plays turns as the engine does."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ class TinyClock:
     images: int = 0
     updates: int = 0
     total_images: int = 1000
+    played: dict[str, int] = field(default_factory=dict)
 
     @property
     def progress(self):

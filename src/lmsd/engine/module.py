@@ -209,6 +209,8 @@ class Engine(LightningModule):
         player = turns[0].player
         if player not in self._optimizers:
             raise RuntimeError(f"a turn of {player!r}, whom the objective does not list among its players")
+        for name in turns[0].restart:
+            self._restart(name)
         with self.seats.only(player) as parameters, torch.enable_grad():
             for turn in turns:
                 loss = turn.loss()
@@ -216,13 +218,22 @@ class Engine(LightningModule):
                     (loss.value / len(turns)).backward()  # type: ignore[no-untyped-call]
                 self._record(player, loss)
             with self._full_precision(), torch.no_grad():
-                self._update(player, parameters)
+                self._update(player, parameters, self.rate() * turns[0].rate)
 
-    def _update(self, player: str, parameters: Sequence[nn.Parameter]) -> None:
+    def _restart(self, player: str) -> None:
+        """Begin a phase: from the averaged weights, if there are any, with a fresh optimizer state."""
+        self._optimizers[player].state.clear()
+        if player == "generator" and self.ema.half_lives:
+            pairs = zip(self.generator.parameters(), self.ema.average().parameters(), strict=True)
+            with torch.no_grad():
+                for raw, mean in pairs:
+                    raw.copy_(mean)
+
+    def _update(self, player: str, parameters: Sequence[nn.Parameter], factor: float) -> None:
         optimizer = self._optimizers[player]
         self.reducer(parameters)
         norm = clip(parameters, self.clips.get(player))
-        set_rate(optimizer, self.rate())
+        set_rate(optimizer, factor)
         step(optimizer, norm)
         for parameter in parameters:
             parameter.grad = None

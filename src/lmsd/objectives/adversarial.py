@@ -91,7 +91,9 @@ class Adversarial:
     warmup: share of the run, [0, 1], in which G learns alone, by `warm` or else by the anchor (mse_kl then
     counts every jump alike); 1: the adversary never joins. head_start: share of the run after it in which D
     learns alone. warm_rate, rate: factors on the learning rates in the warm start and after it, numbers or
-    pairs (start, end) as above. diversity_every: updates between two measurements of the diversity over z, for
+    pairs (start, end) as above; after the warm start G goes on from its average, with a fresh optimizer.
+    clamp: bound on |x̂_0| as D sees it, the range of the data, its gradient passed straight through: else the
+    players fight over values that sampling cuts off. diversity_every: updates between two measurements of the diversity over z, for
     anchors that draw no second z themselves; 0: never.
 
     Logs of D: adversary, logit_gap E[r − f], d_accuracy, r1, r2, mismatch_gap; of G: adversary, anchor,
@@ -122,6 +124,7 @@ class Adversarial:
         head_start: float = 0.0,
         warm_rate: float | Sequence[float] = 1.0,
         rate: float | Sequence[float] = 1.0,
+        clamp: float | None = None,
         drop: float = 0.1,
         kappa: float = 5.0,
         diversity_every: int = 50,
@@ -132,6 +135,7 @@ class Adversarial:
         self.d_steps, self.mismatch, self.drop = d_steps, mismatch, drop
         self.warmup, self.warm, self.diversity_every = warmup, warm, diversity_every
         self.head_start, self.warm_rate, self.rate = head_start, Annealed(warm_rate), Annealed(rate)
+        self.clamp = clamp
         self.captions = captions
         self._check()
 
@@ -184,7 +188,9 @@ class Adversarial:
             wrong = self._wrong_cond(generator, batch, jump) if self.mismatch else None
             due = (clock.updates * self.d_steps + turn) % self.lazy == 0
             weight = 0.5 * self.gamma(progress) * self.lazy if due and self.penalty != "none" else 0.0
-            yield Turn("discriminator", partial(self._d_loss, discriminator, jump, fake, wrong, weight), rate)
+            first = self.warmup > 0.0 and not clock.played.get("discriminator")
+            loss = partial(self._d_loss, discriminator, jump, fake, wrong, weight)
+            yield Turn("discriminator", loss, rate, restart=("generator",) if first else ())
         if clock.progress < self.warmup + self.head_start:
             return
         pair = self.diversity_every > 0 and clock.updates % self.diversity_every == 0
@@ -235,6 +241,8 @@ class Adversarial:
 
     def _renoise(self, generator: Generator, x_0: Tensor, jump: Jump) -> Tensor:
         """x̂_0 → x̃_s, differentiable in x̂_0."""
+        if self.clamp is not None:  # the value clamped, the gradient as if it were not
+            x_0 = x_0 + (x_0.clamp(-self.clamp, self.clamp) - x_0).detach()
         eps = standard_normal(jump.rng, x_0, "eps_fake")
         if self.pairing == "marginal":
             return generator.process.noise(x_0, jump.s, eps)

@@ -38,6 +38,10 @@ class Clock(Protocol):
         """How many updates the generator has had."""
 
     @property
+    def played(self) -> Mapping[str, int]:
+        """Updates of every player so far; who never played is not in it."""
+
+    @property
     def total_images(self) -> int:
         """How many images the run will see."""
 
