@@ -88,8 +88,8 @@ class Turn:
     """One optimizer update of one player; `loss` is called with gradients on for that player alone.
 
     rate: factor on the learning rate of this update, where a method has phases; decided by the clock.
-    restart: players that, before this update, begin a phase: with their averaged weights, where there is an EMA,
-    and with a fresh optimizer state.
+    restart: players that, before this update, begin a phase: with their averaged weights, where there is an
+    EMA, and with a fresh optimizer state.
     """
 
     player: str

@@ -60,7 +60,8 @@ def arm(overrides: list[str]) -> dict[str, Any]:
     from lmsd.evaluation.report import write_report
 
     overrides = ["experiment=digits", *overrides]
-    folder = train(load("train", overrides), overrides=overrides)
+    config = load("train", overrides)
+    folder = train(config, overrides=overrides)
     prompts = tuple(f"a handwritten {name}" for name in NAMES)
     print(sample(SampleOptions(run=str(folder), prompts=prompts, seeds=(0, 1, 2, 3))))
     evaluate(folder, EvaluateOptions(run=str(folder), split="test"))
@@ -69,15 +70,16 @@ def arm(overrides: list[str]) -> dict[str, Any]:
         "folder": folder,
         "record": json.loads((folder / "eval/test/metrics.json").read_text()),
         "status": json.loads((folder / "status.json").read_text()),
-        "played": played(folder),
+        "played": played(folder, config.batch_size),
     }
 
 
-def played(folder: Path) -> float:
-    """Share of the generator's updates at which the adversary played too, from the log's last counts."""
+def played(folder: Path, batch_size: int) -> float:
+    """Share of the generator's updates at which the adversary played too, from the counts in the log."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    counts = {key: value for line in lines for key, value in line.items() if key.endswith("/updates")}
-    return float(counts.get("discriminator/updates", 0.0) / counts["generator/updates"])
+    last = {key: value for line in lines for key, value in line.items()}
+    alone = last["images"] / batch_size - last.get("discriminator/updates", 0.0)
+    return float(1.0 - alone / last["generator/updates"])
 
 
 def table(arms: dict[str, dict[str, Any]]) -> str:

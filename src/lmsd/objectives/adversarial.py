@@ -93,8 +93,8 @@ class Adversarial:
     learns alone. warm_rate, rate: factors on the learning rates in the warm start and after it, numbers or
     pairs (start, end) as above; after the warm start G goes on from its average, with a fresh optimizer.
     clamp: bound on |x̂_0| as D sees it, the range of the data, its gradient passed straight through: else the
-    players fight over values that sampling cuts off. diversity_every: updates between two measurements of the diversity over z, for
-    anchors that draw no second z themselves; 0: never.
+    players fight over values that sampling cuts off. diversity_every: updates between two measurements of the
+    diversity over z, for anchors that draw no second z themselves; 0: never.
 
     Logs of D: adversary, logit_gap E[r − f], d_accuracy, r1, r2, mismatch_gap; of G: adversary, anchor,
     diversity E‖x̂(z) − x̂(z')‖/‖x̂(z)‖. Raises UserError for options that do not fit together.
@@ -166,7 +166,9 @@ class Adversarial:
         if self.warmup and self.warm is None and self.anchor == "none":
             raise UserError("adversarial: warmup needs something to learn: set warm= or an anchor")
         if self.lazy > 1 and self.head_start:
-            raise UserError("adversarial: lazy counts updates of G, which rests in a head_start: use one of them")
+            raise UserError(
+                "adversarial: lazy counts updates of G, which rests in a head_start: use one of them"
+            )
         if self.lazy < 1 or self.d_steps < 1:
             raise UserError(f"adversarial: lazy={self.lazy} and d_steps={self.d_steps} must be at least 1")
 

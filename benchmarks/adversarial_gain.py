@@ -1,0 +1,142 @@
+"""Does the adversary pay? LMSD against the same generator trained by denoising alone, at equal wall time.
+
+    python benchmarks/adversarial_gain.py tune digits     the trials of both sides: one seed, scored on val
+    python benchmarks/adversarial_gain.py run digits      the winners: three seeds, scored once on test
+
+Both sides share the data, the generator's net, the batch size, the number of steps (4) and the machine; each
+side has its own process, optimizer and schedule, chosen among its trials by FD on val. Denoising gets as many
+images as fit into LMSD's wall time, warm start included: its speed is measured just before, and the wall times
+of all runs are printed. FD at 50 steps of the denoiser stands beside it. Results go to benchmarks/results/.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t as student
+
+HERE = Path(__file__).resolve().parent
+LMSD = [sys.executable, "-m", "lmsd.cli"]
+SEEDS = (0, 1, 2)
+SHORT = 0.1  # share of a run that measures a speed
+
+
+def main(arguments: list[str]) -> int:
+    """Tune or run one data set."""
+    if len(arguments) != 2 or arguments[0] not in ("tune", "run"):
+        print(__doc__)
+        return 2
+    arms = json.loads((HERE / "adversarial_gain.json").read_text())[arguments[1]]
+    return (tune if arguments[0] == "tune" else run)(arguments[1], arms)
+
+
+def train(data: str, overrides: list[str], folder: Path) -> float:
+    """Train one run without scoring it and return its wall time in seconds."""
+    words = [
+        f"experiment={data}",
+        "evaluate.n=0",
+        f"run_dir={folder}",
+        "checkpoint_every=1000000000",
+        *overrides,
+    ]
+    subprocess.run([*LMSD, "train", *words], check=True, capture_output=True)
+    status = json.loads((folder / "status.json").read_text())
+    print(f"  {folder.name}: {status['images']:,} images in {status['seconds']:.0f} s", flush=True)
+    return float(status["seconds"])
+
+
+def score(folder: Path, split: str, steps: int) -> dict[str, Any]:
+    """FD and right prompts of a run at a number of steps."""
+    words = [f"run={folder}", f"split={split}", f"steps={steps}", "seeds=[0,1,2]"]
+    subprocess.run([*LMSD, "evaluate", *words], check=True, capture_output=True)
+    record: dict[str, Any] = json.loads((folder / "eval" / split / "metrics.json").read_text())
+    scores = {name.split("[")[0]: value for name, value in record["scores"].items()}
+    return {"n": record["n"], "extractor": record["extractor"], **scores}
+
+
+def tune(data: str, arms: dict[str, Any]) -> int:
+    """Run every trial of both sides once on val and log it."""
+    log = HERE / "results" / f"adversarial_gain_{data}_trials.jsonl"
+    log.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as place:
+        for side in ("lmsd", "denoising"):
+            for number, trial in enumerate(arms["trials"][side]):
+                folder = Path(place) / f"{side}-{number}"
+                seconds = train(data, [*arms[f"{side}_base"], *trial], folder)
+                found = score(folder, "val", 4)
+                line = {
+                    "side": side,
+                    "trial": trial,
+                    "seconds": seconds,
+                    "fd": found["fd"],
+                    "right": found["right"],
+                }
+                print(f"  {side} {' '.join(trial)}: fd {found['fd']['value']:.3f}")
+                with log.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+    return 0
+
+
+def run(data: str, arms: dict[str, Any]) -> int:
+    """Three seeds of both winners, interleaved, at equal wall time; the table, and exit code 1 when LMSD loses."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as place:
+        for seed in SEEDS:
+            lmsd = Path(place) / f"lmsd-{seed}"
+            budget = train(data, [*arms["lmsd_base"], *arms["lmsd"], f"seed={seed}"], lmsd)
+            short = Path(place) / f"speed-{seed}"
+            words = [*arms["denoising_base"], *arms["denoising"], f"seed={seed}"]
+            images = round(SHORT * arms["images"])
+            spent = train(data, [*words, f"images={images}", f"log_every={images // 10}"], short)
+            images = round(images * budget / spent)
+            denoising = Path(place) / f"denoising-{seed}"
+            wall = train(data, [*words, f"images={images}"], denoising)
+            row = {
+                "seed": seed,
+                "seconds": {"lmsd": budget, "denoising": wall},
+                "lmsd": score(lmsd, "test", 4),
+                "denoising": score(denoising, "test", 4),
+                "denoising_50": score(denoising, "test", 50),
+            }
+            rows.append(row)
+    text, won = table(data, rows)
+    print(text)
+    results = HERE / "results" / f"adversarial_gain_{data}.json"
+    results.parent.mkdir(exist_ok=True)
+    results.write_text(json.dumps({"arms": arms, "rows": rows, "won": won}, indent=1) + "\n")
+    return 0 if won else 1
+
+
+def table(data: str, rows: list[dict[str, Any]]) -> tuple[str, bool]:
+    """The comparison in Markdown, and whether LMSD's FD is lower beyond the paired 95 % interval."""
+    first = rows[0]["lmsd"]
+    lines = [
+        f"{data}: FD on test, n={first['n']}, {first['extractor']}, three sampling seeds a run",
+        "",
+        "| seed | LMSD, 4 steps | denoising, 4 steps | denoising, 50 steps | floor | right | wall time, s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        fd = {name: row[name]["fd"]["value"] for name in ("lmsd", "denoising", "denoising_50")}
+        right = " / ".join(f"{row[name]['right']['value']:.3f}" for name in ("lmsd", "denoising"))
+        seconds = " / ".join(f"{value:.0f}" for value in row["seconds"].values())
+        values = " | ".join(f"{value:.3f}" for value in (*fd.values(), row["lmsd"]["fd_floor"]["value"]))
+        lines.append(f"| {row['seed']} | {values} | {right} | {seconds} |")
+    gains = [row["denoising"]["fd"]["value"] - row["lmsd"]["fd"]["value"] for row in rows]
+    mean, half = statistics.mean(gains), interval(gains)
+    verdict = "beyond" if mean - half > 0 else "not beyond"
+    lines += ["", f"gain {mean:.3f} ± {half:.3f} (95 %, paired by {len(rows)} seeds): {verdict} the interval"]
+    return "\n".join(lines), mean - half > 0
+
+
+def interval(values: list[float]) -> float:
+    """Half-width of the 95 % t-interval of a mean."""
+    return float(student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
