@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
-from tiny_run import Stream, engine, players, run
+from tiny_run import engine, players, run
 
 from lmsd.engine import checkpoint as disk
 from lmsd.engine.callbacks import Checkpoint, Evaluate
-from lmsd.engine.health import HeldOutAccuracy
 from lmsd.engine.logging import JSONLLogger, read_metrics
 from lmsd.engine.weights import Source, load_weights
 from lmsd.errors import UserError
@@ -249,15 +248,11 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
     assert found == [9.0, 3.0, 1.0, 4.0, 2.0, 5.0, 6.0]
 
 
-def test_held_out_accuracy_is_logged_and_changes_nothing(tmp_path: Path, unbroken: Path) -> None:
-    held = next(iter(Stream(16).train_dataloader()))
-    run(engine(**OPTIONS), tmp_path, callbacks=[HeldOutAccuracy(held, every_images=16)])
-    lines = read_metrics(tmp_path / "metrics.jsonl")
-    found = {line["images"]: line["held_out/d_accuracy"] for line in lines if "held_out/d_accuracy" in line}
-    assert list(found) == [16, 32, 48]
-    assert all(value * 16 == int(value * 16) for value in found.values())
-    ours, theirs = everything(tmp_path), everything(unbroken)
-    assert all(torch.equal(ours[k], theirs[k]) for k in theirs if k.startswith("players."))
+def test_a_score_goes_with_the_weights_it_was_taken_on(tmp_path: Path) -> None:
+    saving = Checkpoint(every_images=8, keep_last=9, monitor="val/fd")
+    run(engine(), tmp_path, callbacks=[saving, Evaluate(lambda _: {"val/fd": 1.0}, every_images=16)])
+    scores = {m["images"]: m["metrics"] for m in disk.manifests(tmp_path / "checkpoints").values()}
+    assert scores == {n: {"val/fd": 1.0} if n % 16 == 0 else {} for n in range(8, 49, 8)}
 
 
 # -- weights ------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from tiny_run import OBJECTIVES, SEED, Stream, engine, players, run, samples
 from torch import nn
 from torch.optim import SGD, AdamW
@@ -276,11 +277,30 @@ def test_what_does_not_fit_is_refused_by_name(options: dict[str, object], messag
         engine(**options)  # type: ignore[arg-type]
 
 
+def test_compile_is_for_nets_and_leaves_averages_alone(tmp_path: Path) -> None:
+    subject = engine("ddgan", compile=True, ema=(8,))
+    compiled = {name for name, module in subject.named_modules() if module._compiled_call_impl is not None}
+    assert compiled == {"players.generator.net", "players.discriminator.trunk"}
+    with pytest.raises(UserError, match="penalty=fd"):  # exact R1 needs what compiled code has not
+        run(subject, tmp_path)
+
+
+@pytest.mark.slow
+def test_compiled_nets_train_as_plain_ones_do(tmp_path: Path) -> None:
+    ours, theirs = engine(batches=3, compile=True), engine(batches=3)
+    run(ours, tmp_path / "compiled")
+    run(theirs, tmp_path / "plain")
+    for a, b in zip(ours.players.parameters(), theirs.players.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+
+
 def test_runs_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="bf16-mixed"):
         run(engine(), tmp_path, precision="16-mixed")
     with pytest.raises(UserError, match="multiple of 1 ranks x 3"):
         run(engine(micro_batches=3), tmp_path)
+    with pytest.raises(UserError, match=r"LightningDataModule has no advance"):
+        run(engine(), tmp_path, datamodule=LightningDataModule())
     with pytest.raises(UserError, match="4 images on each of 1 ranks"):
         fit(engine(), Stream(4), run_dir=tmp_path, accelerator="cpu")
 

@@ -1,6 +1,7 @@
 """The learning rate's law, clipping, the clock's cadences and the meter."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.optim import SGD
 
 from lmsd.engine.clock import Clock, crossed
 from lmsd.engine.meter import Meter
-from lmsd.engine.optim import adamw, clip, rate, set_rate, step
+from lmsd.engine.optim import adamw, clip, rate, set_rate, step, step_on_device
 
 
 def test_rate_warms_up_and_falls_as_written() -> None:
@@ -54,6 +55,21 @@ def test_no_step_without_a_finite_norm(bad: float) -> None:
     parameter.grad = torch.ones(3)
     step(optimizer, clip([parameter], 1.0))
     assert (parameter < 1).all()
+
+
+@pytest.mark.parametrize("make", [adamw, lambda p: SGD(p, lr=0.1, momentum=0.9, fused=True)])
+def test_fused_optimizers_skip_without_being_asked_on_the_host(make: Any) -> None:
+    """The way of GPUs, which fused optimizers on a CPU go as well: no step, no momentum, no count."""
+    ours, theirs = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    skipping, plain = make([ours]), make([theirs])
+    for grad, finite in ((1.0, True), (float("nan"), False), (2.0, True)):
+        ours.grad, theirs.grad = torch.full((3,), grad), torch.full((3,), grad)
+        step_on_device(skipping, clip([ours], None))
+        if finite:
+            plain.step()
+        assert torch.equal(ours, theirs)
+    assert skipping.state[ours].get("step") == plain.state[theirs].get("step")
+    assert not hasattr(skipping, "found_inf")
 
 
 def test_a_cadence_comes_once_for_each_multiple() -> None:

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from lmsd.engine.callbacks import Progress as Progress
     from lmsd.engine.clock import Clock as Clock
     from lmsd.engine.fit import fit as fit
-    from lmsd.engine.health import HeldOutAccuracy as HeldOutAccuracy
-    from lmsd.engine.health import held_out_batch as held_out_batch
     from lmsd.engine.module import Engine as Engine
     from lmsd.engine.optim import adamw as adamw
     from lmsd.engine.weights import load_weights as load_weights
@@ -26,10 +24,8 @@ _HOME = {
     "Progress": "callbacks",
     "Clock": "clock",
     "Engine": "module",
-    "HeldOutAccuracy": "health",
     "adamw": "optim",
     "fit": "fit",
-    "held_out_batch": "health",
     "load_weights": "weights",
 }
 

@@ -6,6 +6,7 @@ score to one comes before the one who writes it.
 
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -63,7 +64,7 @@ class Evaluate(Callback):
         if world_size() > 1:
             dist.broadcast_object_list(found, src=0)
         assert found[0] is not None
-        engine.evaluation = found[0]
+        engine.evaluation, engine.evaluated_at = found[0], engine.clock.images
         engine.write(found[0])
 
 
@@ -111,8 +112,6 @@ class Checkpoint(Callback):
             trainer.save_checkpoint(self.last, weights_only=False)
             if trainer.is_global_zero:
                 self._prune(self.folder(trainer))
-        # A score belongs to the weights it was taken on.
-        engine.evaluation = {}
 
     def _prune(self, folder: Path) -> None:
         known = manifests(folder)
@@ -152,7 +151,8 @@ class Interrupt(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to Ctrl-C."""
         self._seen = engine_of(pl_module).clock.images
-        self._previous = signal.signal(signal.SIGINT, self._on_signal)
+        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+            self._previous = signal.signal(signal.SIGINT, self._on_signal)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

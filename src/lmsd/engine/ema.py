@@ -63,7 +63,7 @@ class EMA(nn.ModuleDict):
                 kept.copy_(new)
 
     def _pairs(self, source: nn.Module) -> list[_Pairs]:
-        """Averages, weights and pairs of buffers, looked up once: walking modules costs more than the sums."""
+        """Averages, weights and pairs of buffers, looked up once: walking modules costs more than sums."""
         if self._found is None:
             self._found = []
             for average in self.values():

@@ -56,7 +56,7 @@ def fit(
     resume_from: a checkpoint, or a run folder for its newest. Raises UserError for a precision or a batch
     size that cannot be, SystemExit(130) after Ctrl-C.
     """
-    _check(engine, devices * num_nodes, precision)
+    _check(engine, datamodule, devices * num_nodes, precision)
     found = None if resume_from is None else find(Path(resume_from))
     interrupt = Interrupt()
     _quiet()
@@ -85,7 +85,11 @@ def fit(
     return trainer
 
 
-def _check(engine: Engine, ranks: int, precision: str) -> None:
+def _check(engine: Engine, datamodule: LightningDataModule, ranks: int, precision: str) -> None:
+    if not hasattr(datamodule, "advance"):
+        raise UserError(
+            f"{type(datamodule).__name__} has no advance(images): the engine tells it how far the stream is"
+        )
     if precision not in ("32-true", "bf16-mixed"):
         raise UserError(
             f"precision={precision}: two players' losses need two loss scales in float16; use bf16-mixed, "

@@ -85,6 +85,8 @@ class Engine(LightningModule):
         """The last line of training metrics, for the progress bar."""
         self.evaluation: dict[str, float] = {}
         """The last evaluation's metrics; they go with the checkpoint of the same moment."""
+        self.evaluated_at = -1
+        """How many images had been seen at the last evaluation."""
         self.stopping = False
         """Set to end the run, with a checkpoint, after the batch at hand."""
         self._optimizers: dict[str, Optimizer] = {}
@@ -256,9 +258,7 @@ class Engine(LightningModule):
         counter = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         counter.increment_ready()
         counter.increment_completed()
-        advance = getattr(getattr(self.trainer, "datamodule", None), "advance", None)
-        if advance is not None:
-            advance(self.batch_size)
+        self.trainer.datamodule.advance(self.batch_size)  # type: ignore[attr-defined]
         if crossed(before, self.clock.images, self.log_every) or self.clock.done:
             self._log()
         if self.clock.done:
@@ -319,7 +319,7 @@ class Engine(LightningModule):
             "clock": self.clock.state_dict(),
             "objective": dict(self.objective.state_dict()),
             "meter": self.meter.state_dict(),
-            "metrics": dict(self.evaluation),
+            "metrics": dict(self.evaluation) if self.evaluated_at == self.clock.images else {},
             "players": list(self.objective.players),
             "seed": self.seed,
             "batch_size": self.batch_size,
@@ -341,7 +341,7 @@ class Engine(LightningModule):
         self.clock.load_state_dict(own["clock"])
         self.objective.load_state_dict(own["objective"])
         self.meter.load_state_dict(own["meter"])
-        self.evaluation = dict(own["metrics"])
+        self.evaluation, self.evaluated_at = dict(own["metrics"]), self.clock.images
 
 
 def split(batch: Batch, pieces: int) -> list[Batch]:

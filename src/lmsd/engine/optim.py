@@ -61,7 +61,11 @@ def step(optimizer: Optimizer, norm: Tensor) -> None:
         if math.isfinite(norm.item()):
             optimizer.step()
         return
-    # The protocol of torch.amp.GradScaler, without a scale.
+    step_on_device(optimizer, norm)
+
+
+def step_on_device(optimizer: Optimizer, norm: Tensor) -> None:
+    """One step of a fused optimizer, which skips itself: torch.amp.GradScaler's protocol without a scale."""
     optimizer.grad_scale = None  # type: ignore[attr-defined]
     optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
     optimizer.step()
