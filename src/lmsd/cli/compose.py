@@ -21,33 +21,42 @@ from lmsd.errors import UserError
 
 
 def config_dir() -> Path:
-    """The folder of configurations: LMSD_CONFIG_DIR, the repository's, or the installed package's."""
+    """The folder of configurations: the repository's, or the installed package's."""
     here = Path(__file__).resolve()
-    for path in (os.environ.get("LMSD_CONFIG_DIR"), here.parents[3] / "configs", here.parents[1] / "configs"):
-        if path and (Path(path) / "train.yaml").is_file():
-            return Path(path).resolve()
-    raise UserError("no folder with train.yaml found; set LMSD_CONFIG_DIR to the folder of configurations")
+    beside = here.parents[3] / "configs"
+    return beside if (beside / "train.yaml").is_file() else here.parents[1] / "configs"
 
 
-def groups(root: Path) -> dict[str, list[str]]:
+def own_configs() -> list[Path]:
+    """The user's own folders of config groups, which add to ours: LMSD_CONFIG_DIR, separated as in PATH."""
+    folders = [
+        Path(word).resolve() for word in os.environ.get("LMSD_CONFIG_DIR", "").split(os.pathsep) if word
+    ]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"LMSD_CONFIG_DIR names {folder}, which is no folder")
+    return folders
+
+
+def groups() -> dict[str, list[str]]:
     """The choices of every config group, by its name."""
-    return {
-        folder.relative_to(root).as_posix(): sorted(path.stem for path in folder.glob("*.yaml"))
-        for folder in sorted(root.rglob("*"))
-        if folder.is_dir()
-    }
+    found: dict[str, set[str]] = {}
+    for root in (config_dir(), *own_configs()):
+        for path in root.rglob("*.yaml"):
+            if path.parent != root:
+                found.setdefault(path.parent.relative_to(root).as_posix(), set()).add(path.stem)
+    return {name: sorted(found[name]) for name in sorted(found)}
 
 
 def load(name: str, overrides: list[str]) -> DictConfig:
     """Compose `name`.yaml with overrides, all of them checked, and resolve it."""
-    root = config_dir()
     parsed = [parse(override) for override in overrides]
-    choices = groups(root)
+    choices = groups()
     for override in parsed:
         check_choice(override, choices)
     selections = [o for o in parsed if group_of(o) in choices]
     values = [o for o in parsed if group_of(o) not in choices]
-    with initialize_config_dir(str(root), version_base="1.3"):
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
         base = composed(name, selections)
         for override in values:
             check_value(override, base)
@@ -108,7 +117,10 @@ def check_value(override: Override, base: DictConfig) -> None:
 def composed(name: str, overrides: list[Override]) -> DictConfig:
     """Hydra's composition with its errors in one line."""
     try:
-        return compose(name, overrides=[str(o.input_line) for o in overrides])
+        added = ",".join(f"file://{folder}" for folder in own_configs())
+        return compose(
+            name, overrides=[f"hydra.searchpath=[{added}]", *(str(o.input_line) for o in overrides)]
+        )
     except (ConfigCompositionException, HydraException) as error:
         raise UserError(f"the configuration cannot be composed: {str(error).splitlines()[0]}") from error
 

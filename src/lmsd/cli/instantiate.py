@@ -4,6 +4,7 @@
 called later. A target outside the list is refused, wherever the configuration came from.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from lmsd.errors import UserError
 
 ALLOWED = ("lmsd.", "torch.optim.", "torch.nn.", "lightning.pytorch.loggers.")
+
+
+def allowed_names() -> tuple[str, ...]:
+    """What targets may begin with: our list, and the packages that the user names in LMSD_ALLOW, by commas."""
+    own = os.environ.get("LMSD_ALLOW", "").split(",")
+    return (*ALLOWED, *(f"{name.strip().rstrip('.')}." for name in own if name.strip()))
 
 
 def instantiate(node: DictConfig, **arguments: Any) -> Any:
@@ -41,11 +48,12 @@ def targets(node: Any) -> Iterator[str]:
 
 def check(target: str) -> None:
     """Refuse a constructor outside the allow-list, also when it is reached through an allowed module."""
-    allowed = target.startswith(ALLOWED) and all(part.isidentifier() for part in target.split("."))
+    names = allowed_names()
+    allowed = target.startswith(names) and all(part.isidentifier() for part in target.split("."))
     if allowed:
         found = hydra.utils.get_object(target)
-        allowed = str(getattr(found, "__module__", "")).startswith(
-            tuple(name.rstrip(".") for name in ALLOWED)
-        )
+        allowed = f"{getattr(found, '__module__', '')}.".startswith(names)
     if not allowed:
-        raise UserError(f"_target_ '{target}' may not be built; allowed are names below {', '.join(ALLOWED)}")
+        raise UserError(
+            f"_target_ '{target}' may not be built; allowed are names below {', '.join(names)} (yours: LMSD_ALLOW)"
+        )

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli import runs
-from lmsd.cli.compose import config_dir, flatten, groups, load, parse
+from lmsd.cli.compose import flatten, groups, load, parse
 from lmsd.errors import UserError
 
 SAFE = (
@@ -52,7 +52,7 @@ Groups and their choices
 def main(arguments: list[str]) -> int:
     """Train, or print help or the configuration."""
     if "-h" in arguments or "--help" in arguments:
-        rows = [f"  {name:16}{', '.join(choices)}" for name, choices in groups(config_dir()).items()]
+        rows = [f"  {name:16}{', '.join(choices)}" for name, choices in groups().items()]
         print(HELP.format(groups="\n".join(rows)))
         return 0
     if "--cfg" in arguments:

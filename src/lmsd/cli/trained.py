@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from lmsd.cli import build, runs
-from lmsd.cli.compose import check_choice, config_dir, groups, load, parse
+from lmsd.cli.compose import check_choice, groups, load, parse
 from lmsd.engine.checkpoint import manifests, newest
 from lmsd.errors import UserError
 from lmsd.evaluation import Generation, make_generate
@@ -63,7 +63,7 @@ def open_run(
     """
     config = runs.config_of(folder)
     if sampler is not None:
-        check_choice(parse(f"sampler={sampler}"), groups(config_dir()))
+        check_choice(parse(f"sampler={sampler}"), groups())
         config.sampler = load("train", [f"sampler={sampler}"]).sampler
     path = folder / "checkpoints" / checkpoint if checkpoint else newest(folder / "checkpoints")
     if path is None or not path.is_file():
