@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, and a run that goes on from one is the run that never stopped."""
 
+import contextlib
 import json
 import os
 import random
@@ -96,6 +97,33 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(
             store(tmp_path, 200)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000000100.ckpt", "step_000000100.json"]
     assert holds(tmp_path) == 100
+
+
+class Crash(BaseException):
+    """The end of the process, at a call that was chosen."""
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "unlink"])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_a_crash_at_any_step_of_saving_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    """Over a checkpoint of the same name: what has a manifest is intact, old or new, and one always has."""
+    store(tmp_path, 100, 200)
+    real, calls = getattr(os, call), iter(range(1, 100))
+
+    def crashing(*arguments: object, **options: object) -> object:
+        if next(calls) >= number:
+            raise Crash
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, crashing)
+        with contextlib.suppress(Crash):
+            disk.save({**content(200), "again": True}, tmp_path / disk.checkpoint_name(200))
+    committed = disk.manifests(tmp_path)
+    assert 100 in [manifest["images"] for manifest in committed.values()]
+    assert all(disk.intact(path) for path in committed)
 
 
 def test_killed_at_any_moment_of_saving(tmp_path: Path) -> None:

@@ -56,8 +56,13 @@ class _Hashing(RawIOBase):
         return self.file.write(data)
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> tuple[str, int]:
-    """Write a file so that `path` holds either its old content or all of the new; returns (sha256, bytes)."""
+def write_atomic(
+    path: Path, write: Callable[[IO[bytes]], None], *, stale: Path | None = None
+) -> tuple[str, int]:
+    """Write a file so that `path` holds either its old content or all of the new; returns (sha256, bytes).
+
+    stale: what is no longer true from then on, and removed just before.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
     try:
@@ -66,6 +71,9 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> tuple[str, i
             write(cast(IO[bytes], hashing))
             file.flush()
             os.fsync(file.fileno())
+        if stale is not None:
+            stale.unlink(missing_ok=True)
+            _sync_folder(stale.parent)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -93,8 +101,7 @@ def _sync_folder(folder: Path) -> None:
 
 def save(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint and then its manifest; raises OSError and leaves no trace where the disk is full."""
-    manifest_of(path).unlink(missing_ok=True)  # a file of the same name is from now on uncommitted
-    sha256, size = write_atomic(path, lambda file: torch.save(checkpoint, file))
+    sha256, size = write_atomic(path, lambda file: torch.save(checkpoint, file), stale=manifest_of(path))
     own = checkpoint.get(KEY, {})
     manifest = {
         "file": path.name,

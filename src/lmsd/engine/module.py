@@ -239,8 +239,6 @@ class Engine(LightningModule):
         step(optimizer, norm)
         for parameter in parameters:
             parameter.grad = None
-        # Autocast keeps half-precision copies of weights for as long as it is on: these are out of date now.
-        torch.clear_autocast_cache()
         self.meter.add({f"{player}/grad_norm": norm, f"{player}/skipped": (~norm.isfinite()).float()})
         self.clock.count(player)
 
@@ -272,7 +270,10 @@ class Engine(LightningModule):
 
     @contextmanager
     def _full_precision(self) -> Iterator[None]:
-        """Backward passes and updates outside autocast, as its authors ask."""
+        """Backward passes and updates outside autocast, as its authors ask.
+
+        Lightning's autocast caches no half-precision weights, which an update would leave out of date.
+        """
         if not torch.is_autocast_enabled(self.device.type):
             yield
             return
