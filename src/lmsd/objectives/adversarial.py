@@ -92,7 +92,8 @@ class Adversarial:
     counts every jump alike); 1: the adversary never joins. head_start: share of the run after it in which D
     learns alone. warm_rate, rate: factors on the learning rates in the warm start and after it, numbers or
     pairs (start, end) as above; after the warm start G goes on from its average, with a fresh optimizer.
-    clamp: bound on |x̂_0| as D sees it, the range of the data, its gradient passed straight through: else the
+    hold_text: G's text encoder learns in the warm start only; D reads its code too, and a game over a moving code
+    may collapse. clamp: bound on |x̂_0| as D sees it, the range of the data, its gradient passed straight through: else the
     players fight over values that sampling cuts off. diversity_every: updates between two measurements of the
     diversity over z, for anchors that draw no second z themselves; 0: never.
 
@@ -124,6 +125,7 @@ class Adversarial:
         head_start: float = 0.0,
         warm_rate: float | Sequence[float] = 1.0,
         rate: float | Sequence[float] = 1.0,
+        hold_text: bool = False,
         clamp: float | None = None,
         drop: float = 0.1,
         kappa: float = 5.0,
@@ -135,7 +137,7 @@ class Adversarial:
         self.d_steps, self.mismatch, self.drop = d_steps, mismatch, drop
         self.warmup, self.warm, self.diversity_every = warmup, warm, diversity_every
         self.head_start, self.warm_rate, self.rate = head_start, Annealed(warm_rate), Annealed(rate)
-        self.clamp = clamp
+        self.hold_text, self.clamp = hold_text, clamp
         self.captions = captions
         self._check()
 
@@ -219,11 +221,13 @@ class Adversarial:
 
     # -- draws ---------------------------------------------------------------------------------------------
 
-    def _draw(self, generator: Generator, batch: Batch, rng: Rng) -> Jump:
+    def _draw(self, generator: Generator, batch: Batch, rng: Rng, *, hold_text: bool = True) -> Jump:
         s, t = self.jumps(rng, generator.process)
         x_s, x_t = generator.process.pair(batch.x, s, t, rng)
         drop = caption_drop(rng, self.drop)
-        return Jump(s, t, x_s, x_t, drop, generator.condition(batch, drop), rng)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not hold_text):
+            cond = generator.condition(batch, drop)
+        return Jump(s, t, x_s, x_t, drop, cond, rng)
 
     @torch.no_grad()
     def _fake(self, generator: Generator, jump: Jump) -> Tensor:
@@ -318,7 +322,7 @@ class Adversarial:
         pair: bool,
     ) -> Loss:
         """weight: λ; pair: measure the diversity over z even where the anchor draws no second sample."""
-        jump = self._draw(generator, batch, rng)
+        jump = self._draw(generator, batch, rng, hold_text=self.hold_text)
         first, second = self._predict(generator, jump)
         critic = self._critic(discriminator, jump)
         false = critic(self._renoise(generator, first, jump))
@@ -356,7 +360,7 @@ class Adversarial:
     def _warm_loss(self, generator: Generator, batch: Batch, rng: Rng) -> Loss:
         if self.warm is not None:
             return self.warm.loss(generator, batch, rng)
-        jump = self._draw(generator, batch, rng)
+        jump = self._draw(generator, batch, rng, hold_text=False)
         first, second = self._predict(generator, jump)
         loss = mean_square(first - batch.x) if second is None else energy_score(first, second, batch.x)
         return Loss(loss.mean(), _means({"anchor": loss}))
