@@ -18,6 +18,13 @@ def test_jackknife_of_a_mean_is_its_standard_error():
     assert found.value - found.low == pytest.approx(half, rel=1e-6)
 
 
+def test_a_quotient_on_the_log_scale_stays_positive_and_is_symmetric_in_its_parts():
+    values = [2.0, 5.0, 1.0, 4.0, 3.0, 8.0] * 4
+    one, other = jackknife(3.0, values, scale="log"), jackknife(1 / 3.0, [1 / v for v in values], scale="log")
+    assert 0.0 < one.low < 3.0 < one.high
+    assert (1 / other.high, 1 / other.low) == pytest.approx((one.low, one.high), rel=1e-12)
+
+
 def coverage(shift: float, trials: int) -> float:
     """Share of jackknife intervals that hold the mean of FD at this n."""
     n, d = 200, 4

@@ -20,9 +20,9 @@ GROUPS = 20
 class Distances:
     """FD and what it has to be compared with, each with its interval.
 
-    fd: mean over the seeds of FD(generated, real) at n, captions in common; floor: FD of two label-matched real
-    halves, mean over random halvings; matched: the same with one half generated from its captions; ratio:
-    matched / floor, 1 for a perfect model.
+    fd: mean over the seeds of FD(generated, real) at n, captions in common; floor: FD of two label-matched
+    real halves, mean over random halvings; matched: the same with one half generated from its captions;
+    ratio: matched / floor, 1 for a perfect model.
     """
 
     fd: Interval
@@ -32,22 +32,41 @@ class Distances:
     fd_by_seed: tuple[float, ...]
 
 
-def distances(fakes: Sequence[Tensor], real: Tensor, halves: Sequence[tuple[Tensor, Tensor]]) -> Distances:
+def distances(
+    fakes: Sequence[Tensor], real: Tensor, pairs: tuple[Tensor, Tensor], *, halvings: int = 8
+) -> Distances:
     """All distances between generated features, one array [n,d] a seed, and real ones [n,d], row i to row i.
 
-    halves: pairs (idx_a, idx_b) of disjoint rows with matching labels. Raises UserError for n < 40.
+    pairs: disjoint rows (idx_a, idx_b) [h] with equal labels, as `matched_halves` gives them; in each of the
+    halvings a coin deals out every pair. A pair falls into one jackknife group, so that the halves stay
+    matched when a group is left out. Raises UserError for h < 40.
     """
     center = real.double().mean(dim=0)
     real, fakes = real.double() - center, [fake.double() - center for fake in fakes]
-    groups = jackknife_groups(len(real), groups=GROUPS)
+    groups = _groups(len(real), pairs)
+    halves = [_dealt(pairs, seed) for seed in range(halvings)]
     fds = [_distance(fake, real, groups, None, None) for fake in fakes]
     floors = [_distance(real, real, groups, a, b) for a, b in halves]
-    crossed = [pair for a, b in halves for pair in ((a, b), (b, a))]
+    crossed = [half for a, b in halves for half in ((a, b), (b, a))]
     matches = [_distance(fake, real, groups, a, b) for fake in fakes for a, b in crossed]
     fd, floor, matched = (_means(found) for found in (fds, floors, matches))
     ratio = [one / other for one, other in zip(matched, floor, strict=True)]
-    fd_, matched_, floor_, ratio_ = (jackknife(each[0], each[1:]) for each in (fd, matched, floor, ratio))
+    fd_, matched_, floor_ = (jackknife(each[0], each[1:]) for each in (fd, matched, floor))
+    ratio_ = jackknife(ratio[0], ratio[1:], scale="log")
     return Distances(fd_, matched_, floor_, ratio_, fd_by_seed=tuple(found[0] for found in fds))
+
+
+def _groups(rows: int, pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """Jackknife group of every row, one for both of a pair; rows without a partner are dealt out in turn."""
+    result = torch.arange(rows) % GROUPS
+    result[pairs[0]] = result[pairs[1]] = jackknife_groups(len(pairs[0]), groups=GROUPS)
+    return result
+
+
+def _dealt(pairs: tuple[Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor]:
+    """The pairs with a random half of them turned round."""
+    turned = torch.rand(len(pairs[0]), generator=torch.Generator().manual_seed(seed)) < 0.5
+    return torch.where(turned, pairs[1], pairs[0]), torch.where(turned, pairs[0], pairs[1])
 
 
 def _distance(

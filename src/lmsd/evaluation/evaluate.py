@@ -191,7 +191,7 @@ class Evaluator:
             return None
         labels = self.labels if self.labels is not None else self.captions
         keys = [""] * self.n if labels is None else labels
-        return distances(fakes, real, [matched_halves(keys, seed) for seed in range(self.halvings)])
+        return distances(fakes, real, matched_halves(keys, 0), halvings=self.halvings)
 
     def _notes(self, distance: Distances | None) -> tuple[str, ...]:
         least = 2 * self._real[0].shape[1]

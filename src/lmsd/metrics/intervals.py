@@ -15,8 +15,10 @@ Shares of right answers: Wilson's interval (Wilson 1927), which keeps its level 
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from scipy.stats import norm, t
@@ -47,15 +49,21 @@ def jackknife_groups(rows: int, *, groups: int = 20, seed: int = 0) -> Tensor:
     return result
 
 
-def jackknife(value: float, without: Sequence[float], *, level: float = 0.95) -> Interval:
+def jackknife(
+    value: float, without: Sequence[float], *, level: float = 0.95, scale: Literal["linear", "log"] = "linear"
+) -> Interval:
     """Delete-a-group jackknife interval of a statistic ≥ 0 (module formula), the lower end cut at 0.
 
-    value: of all rows; without: of all rows but those of group g, for every g.
+    value: of all rows; without: of all rows but those of group g, for every g; scale: "log" takes the formula
+    on the logarithms and the exponential of its ends, for quotients, whose denominators are noisy too.
     """
-    values = torch.tensor(list(without), dtype=torch.float64)
-    groups = len(values)
-    spread = math.sqrt((groups - 1) / groups * float((values - values.mean()).square().sum()))
+    values = torch.tensor([value, *without], dtype=torch.float64)
+    center, *rest = (values.log() if scale == "log" else values).tolist()
+    groups = len(rest)
+    spread = math.sqrt((groups - 1) * statistics.pvariance(rest))
     half = float(t.ppf(0.5 + level / 2, groups - 1)) * spread
+    if scale == "log":
+        return Interval(value, math.exp(center - half), math.exp(center + half), level)
     return Interval(value, max(value - half, 0.0), value + half, level)
 
 

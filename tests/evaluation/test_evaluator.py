@@ -1,0 +1,225 @@
+"""Held-out scores: independent of chunks, exact in what they stand on, and not to be flattered."""
+
+import json
+
+import pytest
+import torch
+from tiny_set import TinySet, blobs
+
+from lmsd.errors import UserError
+from lmsd.evaluation import Evaluator, evaluate
+from lmsd.evaluation.evaluate import quantized
+from lmsd.metrics import frechet_distance
+from lmsd.models.extractor import train_extractor
+
+
+@pytest.fixture(scope="module")
+def train():
+    return TinySet(600, 1)
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return TinySet(300, 2)
+
+
+@pytest.fixture(scope="module")
+def extractor(train, held_out):
+    return train_extractor(train, held_out, images=4000, augment="none")
+
+
+def perfect(batch, rng):
+    """Draws from the data's own distribution, each image a function of its position and seed."""
+    seeds = rng.integer(0, 2**31, (), "image").tolist()
+    return torch.cat([blobs(label[None], seed) for label, seed in zip(batch.label, seeds, strict=True)])
+
+
+def blind(batch, rng):
+    """As `perfect`, for a class that nobody asked for."""
+    seeds = rng.integer(0, 2**31, (), "image").tolist()
+    other = rng.integer(0, 4, (), "class")
+    return torch.cat([blobs(label[None], seed) for label, seed in zip(other, seeds, strict=True)])
+
+
+def test_a_perfect_model_is_at_the_floor(extractor, held_out, train):
+    scores = evaluate(perfect, held_out, extractor=extractor, seeds=(0, 1), train=train)
+    assert scores.distances is not None
+    assert scores.distances.ratio.low < 1.0 < scores.distances.ratio.high
+    assert scores.distances.ratio.value == pytest.approx(1.0, abs=0.15)
+    assert scores.right.value > 0.97
+    assert scores.neighbors.ratio == pytest.approx(1.0, abs=0.1)
+
+
+def test_distortion_is_seen_beyond_the_interval(extractor, held_out):
+    def noisy(batch, rng):
+        return perfect(batch, rng) + 0.6 * rng.normal((1, 8, 8), "noise")
+
+    evaluator = Evaluator(held_out, extractor, halvings=2)
+    good, bad = evaluator(perfect).distances, evaluator(noisy).distances
+    assert bad.fd.low > 2 * good.fd.high
+    assert bad.ratio.low > 1.5
+
+
+def test_prompts_that_are_ignored_are_wrong(extractor, held_out):
+    scores = Evaluator(held_out, extractor, halvings=2)(blind, seeds=(0, 1, 2))
+    assert scores.right.low < 0.25 < scores.right.high
+    assert scores.right_real.value == extractor.recipe.accuracy
+
+
+def test_copies_are_seen(extractor, held_out, train):
+    def copies(batch, rng):
+        return train.x[rng.integer(0, len(train), (), "which")]
+
+    for space in ("features", "pixels"):
+        evaluator = Evaluator(held_out, extractor, train=train, neighbors=space, halvings=2)
+        assert evaluator(copies).neighbors.ratio < 0.02
+        assert evaluator(perfect).neighbors.low > 0.8
+
+
+def test_scores_do_not_depend_on_the_chunk(extractor, held_out, train):
+    whole = Evaluator(held_out, extractor, n=200, train=train, chunk=200, halvings=2)(perfect, seeds=(3, 4))
+    parts = Evaluator(held_out, extractor, n=200, train=train, chunk=27, halvings=2)(perfect, seeds=(3, 4))
+    assert parts.scalars() == pytest.approx(whole.scalars(), rel=1e-4)
+    assert parts.right == whole.right
+
+
+def test_a_sample_is_a_function_of_seed_and_row(extractor, held_out):
+    """The same row gets the same image for any n and chunk; every row comes once, with its own caption."""
+    made = {}
+
+    def watched(batch, rng):
+        images = perfect(batch, rng)
+        for row, text, label, image in zip(
+            batch.position.tolist(), batch.text, batch.label, images, strict=True
+        ):
+            assert text == held_out.captions([row])[0]
+            assert label == held_out.y[row]
+            made.setdefault((rng.seed, row), []).append(image)
+        assert not (batch.x != -1).any(), "the real images are no input"
+        return images
+
+    Evaluator(held_out, extractor, n=150, chunk=64, halvings=2)(watched, seeds=(0, 1))
+    assert len(made) == 300
+    assert all(len(images) == 1 for images in made.values())
+    Evaluator(held_out, extractor, n=300, chunk=50, halvings=2)(watched, seeds=(1,))
+    twice = [images for images in made.values() if len(images) == 2]
+    assert len(twice) == 150
+    assert all(torch.equal(*images) for images in twice)
+    row = next(iter(made))[1]
+    assert not torch.equal(made[0, row][0], made[1, row][0])
+
+
+def test_fd_is_the_distance_of_the_features(extractor, held_out):
+    images = {}
+
+    def kept(batch, rng):
+        found = perfect(batch, rng)
+        names = [(rng.seed, row) for row in batch.position.tolist()]
+        images.update(zip(names, found, strict=True))
+        return found
+
+    evaluator = Evaluator(held_out, extractor, n=200, halvings=2)
+    scores = evaluator(kept, seeds=(5, 6))
+    real = extractor(held_out.x[evaluator.rows])[0]
+    by_hand = [
+        frechet_distance(extractor(torch.stack([images[seed, row] for row in evaluator.rows]))[0], real)
+        for seed in (5, 6)
+    ]
+    assert scores.distances.fd_by_seed == pytest.approx(by_hand, rel=1e-5)
+    assert scores.distances.fd.value == pytest.approx(sum(by_hand) / 2, rel=1e-5)
+
+
+def test_the_record_has_everything_that_belongs_to_a_number(extractor, held_out, train, tmp_path):
+    evaluator = Evaluator(held_out, extractor, train=train, halvings=2)
+    scores = evaluator(perfect, seeds=(0, 1), split="test", ema="0.05", setup={"checkpoint": "step_1.ckpt"})
+    record = json.loads(scores.write(tmp_path).read_text())
+    assert (tmp_path / "eval" / "test" / "metrics.json").is_file()
+    fd = record["scores"][f"fd[{extractor.name}]"]
+    assert fd["low"] < fd["value"] < fd["high"]
+    assert fd["level"] == 0.95
+    for name in ("fd_matched", "fd_floor", "fd_ratio"):
+        assert f"{name}[{extractor.name}]" in record["scores"]
+    assert record["n"] == 300
+    assert record["seeds"] == [0, 1]
+    assert len(record["fd_by_seed"]) == 2
+    setup = record["setup"]
+    assert setup["extractor_sha256"] == extractor.sha256
+    assert (setup["split"], setup["ema"], setup["data"]) == ("test", "0.05", "tiny")
+    assert setup["checkpoint"] == "step_1.ckpt"
+    assert "jackknife" in setup["intervals"]
+    assert {"right", "right_real", "neighbors"} < set(record["scores"])
+    text = str(scores)
+    assert "n=300" in text
+    assert "seeds 0,1" in text
+    assert "fid" not in text.lower()
+    assert "fid" not in json.dumps(record).lower()
+    assert f"{fd['value']:.3g}" in text
+
+
+def test_scalars_are_floats_for_the_log(extractor, held_out):
+    found = Evaluator(held_out, extractor, halvings=2)(perfect).scalars("val/")
+    name = f"val/fd[{extractor.name}]"
+    assert {name, f"{name}/low", f"{name}/high", "val/right", "val/right/high"} < set(found)
+    assert all(type(value) is float for value in found.values())
+
+
+def test_too_few_samples_give_a_note_and_no_distance(extractor, held_out):
+    scores = evaluate(perfect, held_out, extractor=extractor, n=100)
+    assert scores.distances is None
+    assert scores.notes == (f"no fd[{extractor.name}]: n=100 is below 128, twice the number of features",)
+    assert scores.right.value > 0.9
+    assert scores.notes[0] in str(scores)
+
+
+def test_an_exact_checker_takes_the_place_of_the_extractor(extractor, held_out):
+    asked = []
+
+    def checker(images, captions):
+        asked.extend(captions)
+        return [caption.endswith("top") for caption in captions]
+
+    scores = Evaluator(held_out, extractor, checker=checker, halvings=2)(perfect)
+    share = (held_out.y == 2).double().mean().item()
+    assert scores.right.value == pytest.approx(share)
+    assert scores.right_real.value == pytest.approx(share)
+    assert scores.setup["right_by"] == "checker"
+    assert len(asked) == 600, "generated and real"
+
+
+def test_sets_without_labels_or_captions(extractor):
+    words = train_extractor(TinySet(600, 1, labels=False), images=3000, augment="none")
+
+    def left(batch, rng):
+        return blobs(torch.zeros(len(batch), dtype=torch.int64), 5)
+
+    split = TinySet(150, 3, labels=False)
+    right = Evaluator(split, words, halvings=2)(left).right
+    assert right.value == pytest.approx((split.y == 0).double().mean().item(), abs=0.1)
+    bare = TinySet(150, 3, labels=False, captions=False)
+    scores = Evaluator(bare, extractor, halvings=2)(lambda batch, rng: bare.x[: len(batch)])
+    assert scores.right is None
+    assert scores.distances is not None
+
+
+def test_features_of_real_images_are_kept(extractor, tmp_path):
+    split = TinySet(200, 4)
+    first = Evaluator(split, extractor, cache=tmp_path, halvings=2)(perfect)
+    read = split.read
+    again = Evaluator(split, extractor, cache=tmp_path, halvings=2)(perfect)
+    assert split.read - read == 1, "the second time only one image is read, for its shape"
+    assert again.scalars() == first.scalars()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_images_are_compared_on_the_levels_that_files_have():
+    x = torch.tensor([-1.2, -1.0, 0.0, 0.0039, 0.5, 1.0, 3.0])
+    levels = (quantized(x) + 1) * 127.5
+    assert torch.equal(levels.round(), torch.tensor([0.0, 0.0, 128.0, 128.0, 191.0, 255.0, 255.0]))
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+
+
+def test_bad_options_are_refused(extractor, held_out):
+    with pytest.raises(UserError, match="n=301 prompts of a split of 300"):
+        Evaluator(held_out, extractor, n=301)
+    with pytest.raises(UserError, match=r"seeds=\[1, 1\]"):
+        evaluate(perfect, held_out, extractor=extractor, seeds=(1, 1))

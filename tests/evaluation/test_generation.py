@@ -1,0 +1,64 @@
+"""A generator and a sampler as one function: settings, counts, and nothing left behind."""
+
+import pytest
+import torch
+
+from lmsd.evaluation import make_generate
+from lmsd.models.backbones import mlp
+from lmsd.models.conditioner import LabelConditioner
+from lmsd.models.generator import Generator
+from lmsd.process import Flow, Process
+from lmsd.rng import Rng
+from lmsd.sampling import Heun, Tau
+from lmsd.types import Batch
+
+
+@pytest.fixture
+def generator():
+    torch.manual_seed(0)
+    conditioner = LabelConditioner(4, 16)
+    net = mlp(1, 8, width=32, depth=1, pooled_dim=conditioner.pooled_dim)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return Generator(net, Process(Flow()), prediction="velocity", conditioner=conditioner).train()
+
+
+def prompts(n: int) -> Batch:
+    return Batch(x=torch.full((n, 1, 8, 8), -1.0), position=torch.arange(n), label=torch.arange(n) % 4)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "guidance", "nfe"), [(Tau(0), 1.0, 3), (Tau(0), 2.0, 6), (Heun(), 1.0, 5)]
+)
+def test_evaluations_are_counted(generator, sampler, guidance, nfe):
+    """Heun's last of three steps needs one evaluation, guidance two for each."""
+    generate = make_generate(generator, sampler, steps=3, guidance=guidance)
+    for _ in range(2):
+        generate(prompts(5), Rng(0, torch.arange(5)))
+    record = generate.record()
+    assert record == {"sampler": type(sampler).__name__, "steps": 3, "guidance": guidance, "nfe": nfe}
+
+
+def test_a_sample_does_not_depend_on_its_batch(generator):
+    generate = make_generate(generator, Tau(1), steps=4, guidance=1.5)
+    together = generate(prompts(6), Rng(3, torch.arange(6)))
+    batch = Batch(x=prompts(1).x, position=torch.tensor([4]), label=torch.tensor([0]))
+    torch.testing.assert_close(generate(batch, Rng(3, batch.position)), together[4:5], rtol=1e-4, atol=1e-5)
+    assert not torch.equal(together, generate(prompts(6), Rng(4, torch.arange(6))))
+
+
+def test_the_generator_is_left_as_it_was(generator):
+    state = {name: value.clone() for name, value in generator.state_dict().items() if torch.is_tensor(value)}
+    images = make_generate(generator, Tau(0), steps=2)(prompts(3), Rng(0, torch.arange(3)))
+    assert generator.training
+    assert not generator._forward_hooks
+    assert all(torch.equal(generator.state_dict()[name], value) for name, value in state.items())
+    assert not images.requires_grad
+    assert images.abs().max() <= 1.0
+
+
+def test_guidance_moves_the_samples(generator):
+    rng = Rng(0, torch.arange(4))
+    plain = make_generate(generator, Tau(0), steps=2)(prompts(4), rng)
+    guided = make_generate(generator, Tau(0), steps=2, guidance=4.0)(prompts(4), rng)
+    assert (plain - guided).abs().mean() > 1e-3
