@@ -1,12 +1,13 @@
 """The loader against its two bounds: decoding alone, and plain webdataset with Pillow.
 
-    python benchmarks/loader.py [--shards DIR] [--images 10000] [--rounds 7]
+    python benchmarks/loader.py [--shards DIR] [--images 10000]
 
-Every round times the three on the same samples, one after the other, so that a busy machine slows all of them:
-`decode` is simplejpeg on bytes that lie in memory; `loader` is ShardDataModule's DataLoader (order, reading, crc32,
-decoding, captions, float tensors in [-1,1]) without its memory of decoded images; `webdataset` is
-WebDataset(...).decode("rgb8"), unshuffled. Ratios are medians over the rounds. Exits with 1 when the loader takes
-more than 1.5 x decode at 32x32, or webdataset less than 8 x the loader.
+Every round times the three on 512 images, one after the other, so that a busy machine slows all of them:
+`decode` is simplejpeg on bytes that lie in memory; `loader` is ShardDataModule's DataLoader (order, reading,
+crc32, decoding, captions, float tensors in [-1,1]) without its memory of decoded images; `webdataset` is
+WebDataset(...).decode("rgb8"), unshuffled. Times are this process's own processor time; ratios are medians
+over the rounds. Exits with 1 when, at 32x32, the loader takes more than 1.5 x decode, or webdataset less than
+8 x the loader.
 """
 
 import argparse
@@ -14,8 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 import numpy as np
 import simplejpeg
@@ -26,7 +28,7 @@ from PIL import Image
 from lmsd.data.index import build_index
 from lmsd.data.module import ShardDataModule
 
-BATCH = 256
+BATCH = 512
 MOST = 1.5
 LEAST = 8.0
 
@@ -56,48 +58,45 @@ def read_jpegs(paths: list[str], count: int) -> list[bytes]:
     return found
 
 
-def timed(call: Callable[[], None], count: int) -> float:
-    """Microseconds of processor time a sample, the only process' own (wall time is the neighbors' too)."""
-    start = time.process_time()
-    call()
-    return (time.process_time() - start) / count * 1e6
-
-
-def measure(shards: Path, images: int, size: int, rounds: int) -> dict[str, list[float]]:
-    """Processor time a sample of the three, round by round."""
+def measure(shards: Path, images: int, size: int) -> dict[str, list[float]]:
+    """Microseconds of processor time an image of the three, batch by batch."""
     module = ShardDataModule(shards, batch_size=BATCH, image_size=size, memory_gb=0.0)
     index = module.index("train")
-    images = min(images, len(index)) // BATCH * BATCH
-    jpegs = read_jpegs(list(index.shards), images)
+    rounds = min(images, len(index)) // BATCH
+    jpegs = read_jpegs(list(index.shards), rounds * BATCH)
+    shuffled = (jpegs[k] for k in np.random.default_rng(0).permutation(len(jpegs)))
     batches = iter(module.train_dataloader())
+    samples = iter(webdataset.WebDataset(list(index.shards), shardshuffle=False).decode("rgb8"))
 
     def decode() -> None:
-        for jpeg in jpegs:
+        for jpeg in islice(shuffled, BATCH):
             simplejpeg.decode_jpeg(jpeg, "RGB")
 
-    def loader() -> None:
-        for _ in range(images // BATCH):
-            next(batches)
-
     def plain() -> None:
-        data = webdataset.WebDataset(list(index.shards), shardshuffle=False).decode("rgb8")
-        for _, _ in zip(range(images), data, strict=False):
+        for _ in islice(samples, BATCH):
             pass
 
-    ways = {"decode": decode, "loader": loader, "webdataset": plain}
-    loader()  # opens the shards
+    ways: dict[str, Callable[[], object]] = {
+        "decode": decode,
+        "loader": lambda: next(batches),
+        "webdataset": plain,
+    }
+    next(batches)  # opens the shards
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, call in ways.items():
-            times[name].append(timed(call, images))
-    print(f"n = {images} images of {size}x{size}, {rounds} rounds, {torch.get_num_threads()} thread")
+            start = time.process_time()
+            call()
+            times[name].append((time.process_time() - start) / BATCH * 1e6)
+    print(f"n = {rounds * BATCH} images of {size}x{size}, {rounds} rounds of {BATCH}, one thread")
     return times
 
 
 def report(times: dict[str, list[float]]) -> bool:
     """Print medians and ratios; whether both bounds hold."""
     for name, values in times.items():
-        print(f"{name:12s} {median(values):8.1f} us/image   (min {min(values):.1f}, max {max(values):.1f})")
+        low, _, high = quantiles(values, n=4)
+        print(f"{name:12s} {median(values):8.1f} us/image   (quartiles {low:.1f} to {high:.1f})")
     over = median(a / b for a, b in zip(times["loader"], times["decode"], strict=True))
     gain = median(a / b for a, b in zip(times["webdataset"], times["loader"], strict=True))
     print(f"loader / decode      {over:6.2f}   at most {MOST}")
@@ -110,12 +109,11 @@ def main() -> int:
     parser.add_argument("--shards", type=Path, help="folder of shards of JPEGs; made when not given")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         shards = options.shards or make_shards(Path(folder), options.images, options.size)
-        return 0 if report(measure(shards, options.images, options.size, options.rounds)) else 1
+        return 0 if report(measure(shards, options.images, options.size)) else 1
 
 
 if __name__ == "__main__":

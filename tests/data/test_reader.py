@@ -179,5 +179,5 @@ def test_a_reader_travels_without_its_open_files(tmp_path):
     reader = reader_of(write_shards(tmp_path, [2]))
     reader.read(np.array([0]), np.array([0]))
     files = copy.copy(reader._files)
-    assert len(files._opened) == 0
+    assert (len(reader._files), len(files)) == (1, 0)
     assert files[0][0:600] == Path(reader.index.shards[0]).read_bytes()[:600]

@@ -9,7 +9,7 @@ from lmsd.rng import Rng
 
 
 def test_scale_is_exact_at_both_ends_and_linear():
-    levels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1)
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     x = scale(levels)
     assert x.shape == (1, 1, 16, 16)
     assert x.is_contiguous()
@@ -19,8 +19,10 @@ def test_scale_is_exact_at_both_ends_and_linear():
 
 
 def test_scale_moves_channels_first():
-    pixels = torch.from_numpy(np.stack([picture(k, 5) for k in range(3)]))
-    assert torch.allclose(scale(pixels), pixels.permute(0, 3, 1, 2) / 127.5 - 1, atol=1e-6)
+    for size, count in ((5, 3), (24, 70), (200, 2)):  # one piece, many pieces, pieces of one
+        pixels = np.stack([picture(k, size) for k in range(count)])
+        expected = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+        assert torch.allclose(scale(pixels), expected, atol=1e-6)
 
 
 def test_fit_leaves_the_right_size_alone_and_crops_the_center():
@@ -63,7 +65,7 @@ def test_flip_mirrors_half_and_depends_on_the_position_only():
 
 def test_color_changes_are_keyed_bounded_and_leave_black_and_grey_alone():
     position = torch.arange(500)
-    x = scale(torch.from_numpy(np.stack([picture(int(k), 6) for k in position])))
+    x = scale(np.stack([picture(int(k), 6) for k in position]))
     out = jitter(x, Rng(0, position), 0.3)
     assert torch.equal(jitter(x[7:9], Rng(0, position[7:9]), 0.3), out[7:9])
     assert out.min() >= -1

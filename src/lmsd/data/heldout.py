@@ -40,7 +40,7 @@ class HeldOut:
 
     def images(self, indices: Indices) -> Tensor:
         """Images float32 [n,C,H,W] in [-1,1]. Raises UserError for a damaged sample or an index outside."""
-        return scale(torch.from_numpy(self._reader.read(*self._places(indices)).pixels))
+        return scale(self._reader.read(*self._places(indices)).pixels)
 
     def captions(self, indices: Indices) -> list[str]:
         """Captions. Raises UserError when the data have none."""

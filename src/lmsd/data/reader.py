@@ -10,6 +10,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 from zlib import crc32
 
@@ -57,24 +58,20 @@ class OnDisk:
         return os.pread(self._descriptor, part.stop - part.start, part.start)
 
 
-class Files:
-    """Shards as sequences of bytes.
+class Files(dict[int, bytes | OnDisk]):
+    """Shards as sequences of bytes, opened when they are asked for.
 
     locate names the local file of a shard; whole: how many shards to read in one go and hold, 0 to read at
-    offsets.
+    offsets. Raises UserError for a shard that is gone, or has another size than the index says.
     """
 
     def __init__(self, index: Index, locate: Callable[[int], str], *, whole: int = 0) -> None:
+        super().__init__()
         self._index = index
         self._locate = locate
         self._whole = whole
-        self._opened: OrderedDict[int, bytes | OnDisk] = OrderedDict()
 
-    def __getitem__(self, shard: int) -> bytes | OnDisk:
-        """Bytes of a shard. Raises UserError when it is gone or has another size than the index says."""
-        return self._opened.get(shard) or self._open(shard)
-
-    def _open(self, shard: int) -> bytes | OnDisk:
+    def __missing__(self, shard: int) -> bytes | OnDisk:
         path, expected = self._locate(shard), self._index.headers[shard].size
         try:
             file = open(path, "rb")  # noqa: SIM115 (OnDisk keeps it open)
@@ -86,13 +83,14 @@ class Files:
                 f"the shard {path} has {size} bytes, and had {expected} when indexed: "
                 "run `lmsd data index` again"
             )
-        self._opened[shard] = file.read() if self._whole else OnDisk(file)
-        if len(self._opened) > (self._whole or _KEPT):
-            self._opened.popitem(last=False)
-        return self._opened[shard]
+        self[shard] = file.read() if self._whole else OnDisk(file)
+        if len(self) > (self._whole or _KEPT):
+            del self[next(iter(self))]  # the one opened first
+        return self[shard]
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_opened": OrderedDict()}  # open files belong to a process
+    def __reduce__(self) -> tuple[object, ...]:
+        # open files belong to a process
+        return partial(Files, whole=self._whole), (self._index, self._locate)
 
 
 class Memory:

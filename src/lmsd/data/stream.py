@@ -96,7 +96,7 @@ class Stream(Dataset[Batch]):
         skip = self._on_error == "skip"
         found = self.reader.read(shard, sample, substitute=self._next(positions) if skip else None)
         position = torch.from_numpy(positions)
-        x, rng = scale(torch.from_numpy(found.pixels)), Rng(self.order.seed, position)
+        x, rng = scale(found.pixels), Rng(self.order.seed, position)
         if self._flip:
             x = flip(x, rng)
         if self._color:

@@ -20,6 +20,8 @@ from lmsd.rng import Rng
 RECIPE = "fit-bicubic-1"
 """Names what `fit` does; part of every hash of preprocessed data."""
 
+_LEVEL, _ONE = np.float32(1 / 127.5), np.float32(1)
+_CACHED = 48 << 10  # bytes
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
@@ -35,12 +37,18 @@ def fit(pixels: Pixels, size: int) -> Pixels:
     return np.asarray(small).reshape(size, size, channels)
 
 
-def scale(pixels: Tensor) -> Tensor:
+def scale(pixels: Pixels) -> Tensor:
     """uint8 [B,H,W,C] → float32 [B,C,H,W] in [-1,1]."""
     count, height, width, channels = pixels.shape
-    # three dimensions are turned twice as fast as four
-    planes = pixels.view(count, -1, channels).transpose(1, 2).contiguous()
-    return planes.mul(1 / 127.5).sub_(1.0).view(count, channels, height, width)
+    x = np.empty((count, channels, height * width), np.float32)
+    flat = pixels.reshape(count, height * width, channels)
+    several = max(1, _CACHED // (height * width * channels))
+    for start in range(0, count, several):  # a few images at a time stay in the processor's cache
+        part = x[start : start + several]
+        planes = np.ascontiguousarray(flat[start : start + several].transpose(0, 2, 1))
+        np.multiply(planes, _LEVEL, out=part)
+        np.subtract(part, _ONE, out=part)
+    return torch.from_numpy(x).view(count, channels, height, width)
 
 
 def flip(x: Tensor, rng: Rng) -> Tensor:
