@@ -16,7 +16,7 @@ _POINTS = 300
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: y over images seen, with an interval where there is one; `level` draws a dashed constant."""
+    """One line: y over images seen, with an interval where there is one."""
 
     name: str
     x: Sequence[float]

@@ -3,8 +3,8 @@
     d(x) = min_{t in train} |x − t|,      ratio = median d(generated) / median d(held out)
 
 An honest model is about as far from its training set as unseen real data are: the ratio is near 1. Copies
-pull it, and the low quantiles first, toward 0 (algorithms: data-copying, Meehan et al. 2020, in its simplest
-form).
+pull it, and the low quantiles first, toward 0 (the question of Meehan et al. 2020,
+asked in its simplest form).
 """
 
 from dataclasses import dataclass

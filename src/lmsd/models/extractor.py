@@ -1,7 +1,6 @@
 """lmsd-cnn: the small classifier whose features a data set is scored with, trained on its own train split.
 
     x [-1,1] → patches → conv stages down to 4×4 → mean and max over space → f [n,64] → SiLU → logits
-    [n,classes]
 
 Batch norm (running statistics once trained) and a one-cycle rate make a few passes enough; the features stand
 before the last nonlinearity, so none of them is dead, and are divided by one number so that their mean
