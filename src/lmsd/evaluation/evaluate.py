@@ -7,7 +7,7 @@ in fixed chunks, so that who generates which chunk has no influence.
     fd      = mean_s FD(F_s, R)                        F_s, R [n,d]: generated, real
     floor   = mean_h FD(R[a_h], R[b_h])                (a_h, b_h): random label-matched halves of the n rows
     matched = mean_{h,s} ½ FD(F_s[a_h], R[b_h]) + ½ FD(F_s[b_h], R[a_h])
-    ratio   = matched / floor                          same n, same labels, both unseen: 1 where p_model = p_data
+    ratio   = matched / floor                          same n, same labels: 1 where p_model = p_data
 
 Intervals are a jackknife over 20 groups of rows, each row with its real image and all of its generated ones:
 they cover the draw of the held-out set, of the prompts and of the noise together.
