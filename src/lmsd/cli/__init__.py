@@ -66,6 +66,13 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("lmsd: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        where = " ".join([*getattr(error, "__notes__", []), "LMSD_TRACE=1 shows where"])
+        said = " ".join(str(error).split())[:300]
+        print(f"lmsd: failed with {type(error).__name__}: {said} ({where})", file=sys.stderr)
+        if os.environ.get("LMSD_TRACE"):
+            raise
+        return 1
 
 
 def verb(name: str) -> Verb:

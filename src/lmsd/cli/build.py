@@ -122,6 +122,8 @@ def initialize(nets: Mapping[str, nn.Module], source: Source) -> None:
         raise UserError(f"init_from: this run has no player '{source.player}', only {', '.join(nets)}")
     path = source.path if source.path.exists() else runs.find(str(source.path))
     mismatch = load_weights(nets[source.player], path, player=source.player, ema=source.ema)
+    if runs.rank():
+        return
     kind = f"EMA {source.ema}" if source.ema else "raw weights"
     print(f"{source.player} from {path} ({kind})")
     for name, keys in (("missing there", mismatch.missing), ("not used", mismatch.extra)):
@@ -129,9 +131,19 @@ def initialize(nets: Mapping[str, nn.Module], source: Source) -> None:
             print(f"  {name}: {', '.join(keys[:10])}{' ...' if len(keys) > 10 else ''}")
 
 
+def try_optimizer(player: str, node: DictConfig) -> None:
+    """Refuse options that the optimizer itself refuses, before a run has a folder."""
+    try:
+        instantiate(node)([nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"optim.{player}: {node._target_} refuses its options: {error}") from error
+
+
 def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objective) -> Engine:
     """The LightningModule that plays the objective's turns."""
     optim = config.optim
+    for name in objective.players:
+        try_optimizer(name, optim[name])
     return Engine(
         nets,
         objective,

@@ -5,7 +5,7 @@ unknown choices of a group, a word where a number belongs, several values outsid
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,10 @@ def load(name: str, overrides: list[str]) -> DictConfig:
     selections = [o for o in parsed if group_of(o) in choices]
     values = [o for o in parsed if group_of(o) not in choices]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        base = composed(name, selections)
-        for override in values:
-            check_value(override, base)
-        config = composed(name, selections + values)
+        chosen = [str(o.input_line) for o in selections]
+        base = composed(name, chosen)
+        words = [check_value(override, base, groups=list(choices)) for override in values]
+        config = composed(name, chosen + words)
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
@@ -86,42 +86,90 @@ def group_of(override: Override) -> str:
     return str(override.key_or_group)
 
 
+PLACES = {
+    "optimizer": ("optim.generator", "optim.discriminator"),
+    "times": ("objective.times",),
+}
+"""Groups that are chosen for a place, not once: optimizer@optim.generator=sgd."""
+
+
 def check_choice(override: Override, choices: dict[str, list[str]]) -> None:
-    """Refuse an unknown choice of a known group."""
+    """Refuse an unknown choice of a known group, or one of a group that needs a place without it."""
     group, value = group_of(override), override.value()
-    if group in choices and isinstance(value, str) and value not in choices[group]:
+    if group not in choices:
+        return
+    if isinstance(value, str) and value not in choices[group]:
         listed = ", ".join(choices[group])
         raise UserError(f"{group} '{value}' not found{nearest(value, choices[group])}; available: {listed}")
+    if group in PLACES and override.package is None:
+        ways = " or ".join(f"{group}@{place}={value}" for place in PLACES[group])
+        raise UserError(f"{group}={value} does not say for what: write {ways}")
 
 
-def check_value(override: Override, base: DictConfig) -> None:
-    """Refuse an option that the configuration does not have, or a value of another type than its own."""
-    key = group_of(override)
+def check_value(override: Override, base: DictConfig, *, groups: Iterable[str] = ()) -> str:
+    """The word for Hydra; refuses an unknown option, and a value of another type than the option's own.
+
+    1e6 becomes a whole number where one belongs.
+    """
+    key, value = group_of(override), override.value()
     known = flatten(base)
     branches = {name.rsplit(".", depth)[0] for name in known for depth in range(1, name.count(".") + 1)}
     if key not in known and key not in branches:
-        hint = nearest(key, known)
-        raise UserError(f"unknown option '{key}'{hint}  (all options: lmsd train --cfg)")
-    if override.is_delete() or key not in known:
+        near = nearest(key, groups) or nearest(key, known)
+        raise UserError(f"unknown option '{key}'{near}  (all options: lmsd train --cfg)")
+    if override.is_delete():
+        raise UserError(f"'{override.input_line}': options cannot be taken away; write {key}=null")
+    if key in branches and not isinstance(value, dict):
+        inside = [name for name in known if name.startswith(f"{key}.")]
+        raise UserError(f"{key}={value}: {key} has options of its own, {', '.join(inside[:4])}")
+    if key in branches:
+        for name, item in _leaves(value, key):
+            check_type(name, item, known)
+        return str(override.input_line)
+    if wants_whole(known[key]) and isinstance(value, float) and value.is_integer():
+        return f"{key}={int(value)}"
+    check_type(key, value, known)
+    return str(override.input_line)
+
+
+def wants_whole(default: Any) -> bool:
+    """Whether an option is a whole number by its default."""
+    return isinstance(default, int) and not isinstance(default, bool)
+
+
+def check_type(key: str, value: Any, known: Mapping[str, Any]) -> None:
+    """Refuse a value of another type than the default's; null and unset defaults take anything."""
+    if key not in known:
+        raise UserError(f"unknown option '{key}'{nearest(key, known)}  (all options: lmsd train --cfg)")
+    default = known[key]
+    reference = isinstance(default, str) and default.startswith("${")
+    if value is None or default is None or reference or (isinstance(value, str) and value.startswith("${")):
         return
-    default, value = known[key], override.value()
-    number = isinstance(default, int | float) and not isinstance(default, bool)
-    pair = isinstance(default, float) and isinstance(value, list)  # a schedule's (start, end)
-    if number and not pair and value is not None and not isinstance(value, int | float):
-        kind = "an integer, e.g. 1000" if isinstance(default, int) else "a number, e.g. 1e-4"
-        raise UserError(f"{key}={value} is not {kind}")
     if isinstance(default, bool) and not isinstance(value, bool):
         raise UserError(f"{key}={value} is not true or false")
+    pair = isinstance(default, float) and isinstance(value, list)  # a schedule's (start, end)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if wants_whole(default) and not (number and isinstance(value, int)):
+        raise UserError(f"{key}={value} is not a whole number, e.g. 1000")
+    if isinstance(default, float) and not number and not pair:
+        raise UserError(f"{key}={value} is not a number, e.g. 1e-4")
+    if isinstance(default, list) and not isinstance(value, list) and not (number and key_is_rate(key)):
+        raise UserError(f"{key}={value} is not a list: write {key}=[{value}]")
+    if isinstance(default, str) and isinstance(value, list | dict):
+        raise UserError(f"{key}={value} is not one word, as {key}={default}")
 
 
-def composed(name: str, overrides: list[Override]) -> DictConfig:
+def key_is_rate(key: str) -> bool:
+    """Whether an option is a number or a pair (start, end), so that one number may replace a pair."""
+    return key.rsplit(".", 1)[-1] in ("gamma", "sigma", "rate", "warm_rate", "anchor_weight")
+
+
+def composed(name: str, overrides: list[str]) -> DictConfig:
     """Hydra's composition with its errors in one line."""
     try:
         added = ",".join(f"file://{folder}" for folder in own_configs())
-        return compose(
-            name, overrides=[f"hydra.searchpath=[{added}]", *(str(o.input_line) for o in overrides)]
-        )
-    except (ConfigCompositionException, HydraException) as error:
+        return compose(name, overrides=[f"hydra.searchpath=[{added}]", *overrides])
+    except (ConfigCompositionException, HydraException, OmegaConfBaseException) as error:
         raise UserError(f"the configuration cannot be composed: {str(error).splitlines()[0]}") from error
 
 

@@ -67,11 +67,24 @@ def environment() -> dict[str, Any]:
     }
 
 
-def set_status(folder: Path, **values: Any) -> None:
-    """Update status.json: state is created, running, done, interrupted or failed."""
+def status(folder: Path) -> dict[str, Any]:
+    """What status.json says; empty where there is none."""
     path = folder / "status.json"
-    status = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps(status | values, indent=1) + "\n")
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+def set_status(folder: Path, **values: Any) -> None:
+    """Update status.json, whole or not at all: state is created, running, done, interrupted or failed."""
+    path = folder / "status.json"
+    temporary = path.with_suffix(f".tmp.{os.getpid()}")
+    temporary.write_text(json.dumps(status(folder) | values, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def rank() -> int:
+    """The rank of the process, before and after Lightning has started its others."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
 def point_latest(folder: Path) -> None:
@@ -106,8 +119,9 @@ def find(name: str) -> Path:
 def unfinished(name: str) -> Path | None:
     """The newest run of the experiment `name` that has a checkpoint and is not done."""
     for folder in sorted(OUTPUTS.glob(f"*-{name}-*/status.json"), reverse=True):
-        state = json.loads(folder.read_text()).get("state")
-        if state != "done" and any((folder.parent / "checkpoints").glob("*.ckpt")):
+        if status(folder.parent).get("state") != "done" and any(
+            (folder.parent / "checkpoints").glob("*.ckpt")
+        ):
             return folder.parent
     return None
 

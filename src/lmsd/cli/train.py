@@ -3,14 +3,17 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli import runs
-from lmsd.cli.compose import flatten, groups, load, parse
+from lmsd.cli.compose import check_value, flatten, groups, load, parse
+from lmsd.cli.limits import check_limits
 from lmsd.errors import UserError
 
 SAFE = (
@@ -85,6 +88,8 @@ def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]
     for key, override in overrides.items():
         if key == "experiment" and override.value() == config.name:
             continue
+        if key in known:
+            check_value(override, config)
         if key not in known or (known[key] != override.value() and not key.startswith(SAFE)):
             refused.append(f"{key}: {known.get(key, 'as it was')} -> {override.value()}")
         elif known[key] != override.value():
@@ -92,16 +97,23 @@ def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]
             OmegaConf.update(config, key, override.value())
     if refused:
         raise UserError(
-            f"cannot resume {folder.name} with these changes: {'; '.join(refused)}; leave them out, or start a "
-            f"new run from its weights: lmsd train init_from={folder} ..."
+            f"cannot resume {folder.name} with these changes: {'; '.join(refused)}; leave them out, or start "
+            f"a new run from its weights: lmsd train init_from={folder} ..."
+        )
+    if runs.status(folder).get("state") == "done" and config.images <= runs.status(folder)["images"]:
+        raise UserError(
+            f"{folder} is done, after {config.images:,} images; go on with resume={folder} images=MORE, or "
+            f"begin a new run"
         )
     return config, folder
 
 
 def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | None = None) -> Path:
     """Train what the configuration describes and return the run's folder; torch is imported here."""
+    check_limits(config)
     import torch
 
+    require_device(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     from lmsd.cli import build
@@ -113,22 +125,17 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     data.index("train")
     nets, objective = build.players(config, data)
     engine = build.engine(config, nets, objective)
-    chief = rank() == 0
+    chief = runs.rank() == 0
     validation = Validation(config, data, active=chief) if config.evaluate.n else None
     folder = resumed or shared_folder(config, list(overrides))
     announce(config, folder, nets, resumed=resumed)
-    monitor, callbacks = None, []
+    callbacks: list[Any] = []
     if validation is not None:
-        validation.folder, monitor = folder, validation.monitor
-        at_start = config.evaluate.at_start
-        callbacks = [
-            Evaluate(validation, every_images=config.evaluate.every or config.images, at_start=at_start)
-        ]
-    saving = Checkpoint(every_images=config.checkpoint_every, keep_last=config.keep, monitor=monitor)
-    if chief:
-        runs.set_status(folder, state="running", pid=os.getpid())
-    started = time.monotonic()
-    try:
+        validation.folder, every = folder, config.evaluate.every or config.images
+        callbacks = [Evaluate(validation, every_images=every, at_start=config.evaluate.at_start)]
+    monitor = None if validation is None else validation.monitor
+    callbacks += [Checkpoint(every_images=config.checkpoint_every, keep_last=config.keep, monitor=monitor)]
+    with recorded(folder, engine, active=chief):
         fit(
             engine,
             data,
@@ -137,39 +144,75 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             accelerator=config.accelerator,
             precision=config.precision,
             loggers=loggers(config, folder),
-            callbacks=[*callbacks, saving],
+            callbacks=callbacks,
             resume_from=resumed,
         )
-    except SystemExit as stop:
-        if chief:
-            runs.set_status(folder, state="interrupted", images=engine.clock.images, exit=stop.code)
-            print(f"Resume with: lmsd train resume={folder}", file=sys.stderr)
-        raise
-    except BaseException:
-        if chief:
-            runs.set_status(folder, state="failed", images=engine.clock.images)
-        raise
     if chief:
-        seconds = round(time.monotonic() - started, 1)
-        runs.set_status(
-            folder, state="done", images=engine.clock.images, updates=engine.clock.updates, seconds=seconds
-        )
         from lmsd.evaluation.report import write_report
 
         print(f"Report: {write_report(folder)}")
     return folder
 
 
+def require_device(config: DictConfig) -> None:
+    """Refuse a GPU that is not there, before anything is built."""
+    import torch
+
+    count, kind = torch.cuda.device_count(), config.accelerator
+    absent = (kind == "cuda" and not count) or (kind == "mps" and not torch.backends.mps.is_available())
+    if absent or (kind == "gpu" and not (count or torch.backends.mps.is_available())):
+        raise UserError(f"accelerator={kind}: this machine has none that torch can use; accelerator=cpu")
+    if count and kind in ("auto", "gpu", "cuda") and config.devices > count:
+        raise UserError(f"devices={config.devices}: this machine has {count} GPUs; ask for at most {count}")
+
+
+@contextmanager
+def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
+    """Keep status.json true: running, then done, interrupted or failed; a failure of ours into error.txt.
+
+    seconds: of training, over all sessions of the run. Only one process is active.
+    """
+    before, started = runs.status(folder).get("seconds", 0.0), time.monotonic()
+
+    def ended(state: str) -> None:
+        clock, seconds = engine.clock, round(before + time.monotonic() - started, 1)
+        if active:
+            runs.set_status(folder, state=state, images=clock.images, updates=clock.updates, seconds=seconds)
+
+    if active:
+        runs.set_status(folder, state="running", pid=os.getpid())
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        ended("interrupted")
+        if active and any((folder / "checkpoints").glob("*.ckpt")):
+            print(f"Resume with: lmsd train resume={folder}", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        ended("failed")
+        if isinstance(error, UserError):
+            raise
+        if type(error).__name__ == "MisconfigurationException":  # Lightning's word for a user's mistake
+            raise UserError(f"Lightning refuses: {' '.join(str(error).split())}") from error
+        if active:
+            (folder / "error.txt").write_text(traceback.format_exc())
+            error.add_note(f"traceback in {folder / 'error.txt'};")
+        raise
+    ended("done")
+
+
 def loggers(config: DictConfig, folder: Path) -> list[Any]:
-    """The Lightning loggers beside metrics.jsonl."""
+    """The Lightning loggers beside metrics.jsonl; wandb without a key writes offline and never asks."""
     from lmsd.cli.instantiate import instantiate
 
+    if "wandb" in config.logger and "WANDB_API_KEY" not in os.environ:
+        os.environ.setdefault("WANDB_MODE", "offline")
     return [instantiate(node, save_dir=str(folder)) for node in config.logger.values()]
 
 
 def announce(config: DictConfig, folder: Path, nets: dict[str, Any], *, resumed: Path | None) -> None:
     """Say what runs, where, and how large it is."""
-    if rank() == 0:
+    if runs.rank() == 0:
         sizes = ", ".join(
             f"{name} {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M" for name, net in nets.items()
         )
@@ -177,15 +220,10 @@ def announce(config: DictConfig, folder: Path, nets: dict[str, Any], *, resumed:
         print(f"{verb} {folder}  ({sizes}; {config.images:,} images in batches of {config.batch_size})")
 
 
-def rank() -> int:
-    """The rank of the process, before and after Lightning has started its others."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
-
-
 def shared_folder(config: DictConfig, overrides: list[str]) -> Path:
     """The new run's folder: rank 0 makes it and tells the others, by the environment or torchrun's store."""
     store = _agent_store()
-    if rank() == 0:
+    if runs.rank() == 0:
         folder = runs.create(config, overrides)
         os.environ["LMSD_RUN_DIR"] = str(folder)  # for the processes that Lightning starts
         if store is not None:

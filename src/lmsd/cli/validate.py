@@ -23,17 +23,19 @@ from lmsd.types import Batch
 def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int | None) -> Evaluator:
     """The scorer of one split: the data set's own extractor, trained first where there is none yet."""
     settings = config.evaluate
-    extractor, _ = find_or_train(
-        data,
-        augment=settings.extractor.augment,
-        images=settings.extractor.images,
-        folder=None if settings.extractor.path is None else Path(settings.extractor.path),
-    )
+    path = None if settings.extractor.path is None else Path(settings.extractor.path)
+    if path is not None and not (path / "lmsd-cnn.json").is_file():
+        raise UserError(f"evaluate.extractor.path={path} holds no lmsd-cnn; lmsd data features makes one")
+    if settings.checker == "shapes" and config.data.channels != 3:
+        raise UserError("evaluate.checker=shapes reads images in color; set data.channels=3, or no checker")
     held_out = data.split_set(split)
+    extractor, _ = find_or_train(
+        data, augment=settings.extractor.augment, images=settings.extractor.images, folder=path
+    )
     return Evaluator(
         held_out,
         extractor,
-        n=None if n is None else min(n, len(held_out)),
+        n=n,
         train=data.split_set("train") if settings.neighbors else None,
         checker=checker(settings.checker),
         cache=cache_folder() / "features",
@@ -66,7 +68,8 @@ class Validation:
                 "there are no val shards to score on: give data.val=SHARDS, or evaluate.n=0 to train unscored"
             )
         if active:
-            self.evaluator = evaluator(config, data, "val", n=config.evaluate.n)
+            count = min(config.evaluate.n, len(data.split_set("val")))
+            self.evaluator = evaluator(config, data, "val", n=count)
             self.monitor = f"val/fd[{self.evaluator.extractor.name}]"
             self.sampler = build.sampler(config)
 
