@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
@@ -26,6 +26,18 @@ from lmsd.errors import UserError
 Precision: TypeAlias = Literal["32-true", "bf16-mixed"]
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
+
+_OFF: dict[str, Any] = {
+    "max_epochs": -1,
+    "limit_val_batches": 0,
+    "num_sanity_val_steps": 0,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+    "enable_autolog_hparams": False,
+}
+"""What of Lightning is not used."""
 
 _LOUD = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric")
 _NOT_SO = (
@@ -57,7 +69,7 @@ def fit(
     size that cannot be, SystemExit(130) after Ctrl-C.
     """
     _check(engine, datamodule, devices * num_nodes, precision)
-    found = None if resume_from is None else find(Path(resume_from))
+    found = None if resume_from is None else str(find(Path(resume_from)))
     interrupt = Interrupt()
     _quiet()
     trainer = Trainer(
@@ -70,16 +82,9 @@ def fit(
         logger=[JSONLLogger(Path(run_dir) / "metrics.jsonl"), *loggers],
         callbacks=_ordered(callbacks, interrupt),
         plugins=[AtomicCheckpointIO()],
-        max_epochs=-1,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        enable_autolog_hparams=False,
+        **_OFF,
     )
-    trainer.fit(engine, datamodule=datamodule, ckpt_path=None if found is None else str(found))
+    trainer.fit(engine, datamodule=datamodule, ckpt_path=found)
     if interrupt.pressed:
         sys.exit(INTERRUPTED)
     return trainer

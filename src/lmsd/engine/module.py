@@ -72,33 +72,25 @@ class Engine(LightningModule):
         self.automatic_optimization = False
         self.objective, self.clock = objective, Clock(int(total_images))
         self.batch_size, self.micro_batches, self.seed = int(batch_size), int(micro_batches), int(seed)
-        self.warmup_images, self.lr_decay = int(warmup_images), lr_decay
-        self.makers, self.clips = dict(optimizers), dict(clip or {})
-        self.log_every, self.config = int(log_every), config
+        self.warmup_images, self.lr_decay, self.log_every = int(warmup_images), lr_decay, int(log_every)
+        self.makers, self.clips, self.config = dict(optimizers), dict(clip or {}), config
         self.roles: dict[str, nn.Module] = dict(players)
         self._check()
         self.players = nn.ModuleDict(self.roles)
         self.codec = None if codec is None else codec.requires_grad_(False).eval()
         self.seats, self.reducer, self.meter = Seats(self.roles), Reducer(), Meter()
         self.ema = EMA(self.generator, ema)
-        self.metrics: dict[str, float] = {}
-        """The last line of training metrics, for the progress bar."""
-        self.evaluation: dict[str, float] = {}
-        """The last evaluation's metrics; they go with the checkpoint of the same moment."""
-        self.evaluated_at = -1
-        """How many images had been seen at the last evaluation."""
-        self.stopping = False
-        """Set to end the run, with a checkpoint, after the batch at hand."""
+        self.metrics: dict[str, float] = {}  # the last line of training metrics, for the progress bar
+        self.evaluation: dict[str, float] = {}  # the last scores, for the checkpoint of the same moment
+        self.evaluated_at = -1  # images seen at that moment
+        self.stopping = False  # set to end the run, with a checkpoint, after the batch at hand
         self._optimizers: dict[str, Optimizer] = {}
         self._pending: list[Batch] = []
-        self._dropout = any(
-            isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.players.modules()
-        )
+        self._dropout = any(_drops(module) for module in self.players.modules())
         if gradient_checkpointing:
             self._checkpoint_activations()
-        if compile:
-            for player in self.roles.values():
-                _net(player).compile()
+        for player in self.roles.values() if compile else ():
+            _net(player).compile()
 
     # -- what it is made of -----------------------------------------------------------------------------
 
@@ -361,6 +353,11 @@ def _rows(batch: Batch, rows: slice) -> Batch:
         label=None if batch.label is None else batch.label[rows],
         extra={name: value[rows] for name, value in batch.extra.items()},
     )
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a module draws from torch's global generator."""
+    return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
 
 
 def _net(player: nn.Module) -> nn.Module:
