@@ -93,9 +93,9 @@ class Adversarial:
     learns alone. warm_rate, rate: factors on the learning rates in the warm start and after it, numbers or
     pairs (start, end) as above; after the warm start G goes on from its average, with a fresh optimizer.
     hold_text: G's text encoder learns in the warm start only; D reads its code too, and a game over a moving code
-    may collapse. clamp: bound on |x̂_0| as D sees it, the range of the data, its gradient passed straight through: else the
-    players fight over values that sampling cuts off. diversity_every: updates between two measurements of the
-    diversity over z, for anchors that draw no second z themselves; 0: never.
+    may collapse. clamp: bound on |x̂_0| as D sees it, the range of the data, its gradient passed straight
+    through: else the players fight over values that sampling cuts off. diversity_every: updates between two
+    measurements of the diversity over z, for anchors that draw no second z themselves; 0: never.
 
     Logs of D: adversary, logit_gap E[r − f], d_accuracy, r1, r2, mismatch_gap; of G: adversary, anchor,
     diversity E‖x̂(z) − x̂(z')‖/‖x̂(z)‖. Raises UserError for options that do not fit together.
