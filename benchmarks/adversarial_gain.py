@@ -5,8 +5,8 @@
 
 Both sides share the data, the generator's net, the batch size, the number of steps (4) and the machine; each
 side has its own process, optimizer and schedule, chosen among its trials by FD on val. Denoising gets as many
-images as fit into LMSD's wall time, warm start included: its speed is measured just before, and the wall times
-of all runs are printed. FD at 50 steps of the denoiser stands beside it. Results go to benchmarks/results/.
+images as fit into LMSD's wall time, warm start included: its speed is measured just before. All wall times are
+printed, and FD at 50 steps of the denoiser beside the rest. Results go to benchmarks/results/.
 """
 
 import json
@@ -82,7 +82,7 @@ def tune(data: str, arms: dict[str, Any]) -> int:
 
 
 def run(data: str, arms: dict[str, Any]) -> int:
-    """Three seeds of both winners, interleaved, at equal wall time; the table, and exit code 1 when LMSD loses."""
+    """Three seeds of both winners, interleaved, at equal wall time; exit code 1 when LMSD loses."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         for seed in SEEDS:

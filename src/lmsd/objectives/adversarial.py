@@ -92,7 +92,7 @@ class Adversarial:
     counts every jump alike); 1: the adversary never joins. head_start: share of the run after it in which D
     learns alone. warm_rate, rate: factors on the learning rates in the warm start and after it, numbers or
     pairs (start, end) as above; after the warm start G goes on from its average, with a fresh optimizer.
-    hold_text: G's text encoder learns in the warm start only; D reads its code too, and a game over a moving code
+    hold_text: G learns to read in the warm start only; D reads the same code, and a game over a moving code
     may collapse. clamp: bound on |x̂_0| as D sees it, the range of the data, its gradient passed straight
     through: else the players fight over values that sampling cuts off. diversity_every: updates between two
     measurements of the diversity over z, for anchors that draw no second z themselves; 0: never.
