@@ -5,8 +5,8 @@
 
 Both sides share the data, the generator's net, the batch size, the number of steps (4) and the machine; each
 side has its own process, optimizer and schedule, chosen among its trials by FD on val. Denoising gets as many
-images as fit into LMSD's wall time, warm start included: its speed is measured just before. All wall times are
-printed, and FD at 50 steps of the denoiser beside the rest. Results go to benchmarks/results/.
+images as fit into LMSD's wall time, warm start included: its speed is measured just before. All wall times
+are printed, and FD at 50 steps of the denoiser beside the rest. Results go to benchmarks/results/.
 """
 
 import json

@@ -13,7 +13,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -132,14 +132,14 @@ class Cache:
 
     def _evict(self, coming: int, part: Path) -> None:
         """Delete least recently used shards until `coming` more bytes fit."""
-        held = [part for part in self.folder.glob("*.part") if not self._abandoned(part)]
-        shards = sorted(self.folder.glob("*.tar"), key=lambda path: path.stat().st_mtime_ns)
-        total = sum(path.stat().st_size for path in held + shards if path != part) + coming
-        for path in shards:
+        held = [other for other in self.folder.glob("*.part") if other != part and not self._abandoned(other)]
+        shards = sorted(_present(self.folder.glob("*.tar")), key=lambda pair: pair[1].st_mtime_ns)
+        total = sum(status.st_size for _, status in [*_present(held), *shards]) + coming
+        for path, status in shards:
             if total <= self.max_bytes:
                 return
-            total -= path.stat().st_size
-            path.unlink()
+            total -= status.st_size
+            path.unlink(missing_ok=True)
 
     def _abandoned(self, part: Path) -> bool:
         """Delete what a killed process left: nobody holds its lock."""
@@ -160,6 +160,13 @@ class Cache:
     def _name(self, url: str, suffix: str) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder / (hashlib.sha256(url.encode()).hexdigest()[:32] + suffix)
+
+
+def _present(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Files with their status; one that another process renamed or deleted meanwhile is left out."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            yield path, path.stat()
 
 
 def _touched(path: Path, size: int) -> bool:
