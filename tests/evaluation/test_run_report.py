@@ -22,6 +22,7 @@ from lmsd.metrics import Interval, NeighborRatio
 
 NAME = "lmsd-cnn@ab12"
 FD = f"val/fd[{NAME}]"
+ACCURACY = "Discriminator's sign accuracy, train and held-out"
 
 
 def scores(ratio: Interval, low: float = 0.91) -> Scores:
@@ -53,6 +54,7 @@ def run(tmp_path) -> Path:
     lines = []
     for step in range(0, 401):
         both = {"generator/loss": 0.7, "discriminator/loss": 1.3 - step / 1000, "generator/skipped": 0.0}
+        both |= {"discriminator/updates": step // 2, "discriminator/accuracy_val": 0.6}
         lines.append({"images": step * 100, "time": 1000 + step / 2, "updates": step, **both})
         if step % 100 == 0:
             fd = 30.0 - step / 20
@@ -96,6 +98,7 @@ def test_the_numbers_stand_on_the_page(run):
         "2026-11-23_120000-digits-7f3a",
         "images seen 40,000",
         "generator updates 400",
+        "discriminator updates 200",
         "3 min 20 s",
         "200 images/s",
         f"fd[{NAME}]",
@@ -164,7 +167,7 @@ def test_records_survive_a_line_cut_short(run):
 
 def test_charts_hold_both_players_and_only_what_was_logged(run):
     charts = {chart.title: chart.svg for chart in curves_of(read_records(run / "metrics.jsonl"))}
-    assert list(charts) == [f"fd[{NAME}] on val", "Share of prompts right", "Loss"]
+    assert list(charts) == [f"fd[{NAME}] on val", "Share of prompts right", "Loss", ACCURACY]
     assert ">generator<" in charts["Loss"]
     assert ">discriminator<" in charts["Loss"]
     assert "images seen" in charts["Loss"]
@@ -227,11 +230,11 @@ def test_it_renders_in_a_browser(run, tmp_path, width):
     shot = tmp_path / "shot.png"
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2400"]
     dump = [f"--screenshot={shot}", "--dump-dom", f"file://{page}"]
-    done = subprocess.run([*command, *dump], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([*command, *dump], capture_output=True, text=True, timeout=300, check=True)
     needed, given = map(int, re.search(r"<title>(\d+)/(\d+)</title>", done.stdout).groups())
     assert needed <= given, "the page is wider than the window"
     if not shot.exists():
-        subprocess.run([*command, f"--screenshot={shot}", f"file://{page}"], timeout=120, check=True)
+        subprocess.run([*command, f"--screenshot={shot}", f"file://{page}"], timeout=300, check=True)
     pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
     assert pixels.shape[1] == width
     accent = np.abs(pixels - [0x1F, 0x6F, 0xD0]).sum(axis=2) < 12

@@ -27,15 +27,19 @@ _TITLES = {
     "lr": "Learning rate",
     "logit_gap": "Logit gap, real − generated",
     "d_accuracy": "Discriminator's sign accuracy (0.5: fooled)",
-    "accuracy_train": "Discriminator's sign accuracy, training images",
-    "accuracy_val": "Discriminator's sign accuracy, held-out images",
+    "accuracy": "Discriminator's sign accuracy, train and held-out",
+    "r1": "R1 penalty, real side",
+    "r2": "R2 penalty, generated side",
+    "denoising": "Denoising loss",
     "diversity": "Diversity over z",
     "anchor": "Anchor",
     "adversary": "Adversarial term",
     "right": "Share of prompts right",
     "neighbor_ratio": "Distance to the nearest training image, over held-out's",
 }
-_LAST = ("lr", "skipped", "updates")
+_JOINED = {"accuracy_train": "training images", "accuracy_val": "held-out images"}
+"""Quantities that share the chart "accuracy", with their names in it."""
+_LAST = ("lr", "skipped")
 _GRIDS = 7
 
 
@@ -119,8 +123,10 @@ def curves_of(records: Sequence[Record]) -> list[Chart]:
     charts = _score_charts(scored)
     grouped: dict[str, list[Curve]] = defaultdict(list)
     for name, (x, y) in columns.items():
-        if name not in scored and name != "updates":
-            player, _, quantity = name.rpartition("/")
+        player, _, quantity = name.rpartition("/")
+        if quantity in _JOINED:
+            grouped["accuracy"].append(Curve(_JOINED[quantity], x, y))
+        elif name not in scored and quantity != "updates":
             grouped[quantity].append(Curve(player or quantity, x, y))
     names = sorted(
         grouped, key=lambda name: (name in _LAST, list(_TITLES).index(name) if name in _TITLES else 99, name)
@@ -172,8 +178,7 @@ def _facts(folder: Path, records: Sequence[Record]) -> list[tuple[str, str]]:
     facts = [("state", str(status["state"]))] if "state" in status else []
     if records:
         facts.append(("images seen", f"{int(records[-1]['images']):,}"))
-        updates = [record["updates"] for record in records if record.get("updates") is not None]
-        facts += [("generator updates", f"{int(updates[-1]):,}")] if updates else []
+        facts += _updates({name: value for record in records for name, value in record.items()})
     timed = [record for record in records if isinstance(record.get("time"), int | float)]
     seconds = timed[-1]["time"] - timed[0]["time"] if len(timed) > 1 else 0.0
     if seconds > 0:
@@ -184,6 +189,15 @@ def _facts(folder: Path, records: Sequence[Record]) -> list[tuple[str, str]]:
         ]
     facts += [("lmsd", f"{env['lmsd']} ({env.get('commit') or 'no commit'})")] if "lmsd" in env else []
     return facts
+
+
+def _updates(last: Record) -> list[tuple[str, str]]:
+    """Updates of both players; `last` holds the last value of everything that was logged."""
+    if not last.get("updates"):
+        return []
+    facts = [("generator updates", f"{int(last['updates']):,}")]
+    other = last.get("discriminator/updates")
+    return facts + ([("discriminator updates", f"{int(other):,}")] if other is not None else [])
 
 
 def duration(seconds: float) -> str:
