@@ -1,5 +1,6 @@
 """The engine against loops written by hand: same bits, same counts, and who has gradients when."""
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ from tiny_run import OBJECTIVES, SEED, Stream, engine, players, run, samples
 from torch import nn
 from torch.optim import SGD, AdamW
 
+from lmsd.engine.callbacks import Progress
 from lmsd.engine.fit import fit
 from lmsd.engine.logging import read_metrics
 from lmsd.engine.module import Engine
@@ -292,6 +294,19 @@ def test_compiled_nets_train_as_plain_ones_do(tmp_path: Path) -> None:
     run(theirs, tmp_path / "plain")
     for a, b in zip(ours.players.parameters(), theirs.players.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_shows_speed_losses_and_time_left(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    monkeypatch.setenv("COLUMNS", "160")
+    run(engine(batches=3), tmp_path, callbacks=[Progress(seconds=0.0)])
+    shown = capfd.readouterr().err
+    assert "24/24" in shown
+    assert re.search(r"\d+ images/s +discriminator \d\S* +generator \d\S* +0:00 left", shown)
+    assert ("8/24 images" in shown) is not terminal  # lines in a file, one bar on a terminal
 
 
 def test_runs_that_cannot_be_are_refused(tmp_path: Path) -> None:
