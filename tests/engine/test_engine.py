@@ -289,11 +289,15 @@ def test_compile_is_for_nets_and_leaves_averages_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_compiled_nets_train_as_plain_ones_do(tmp_path: Path) -> None:
+    """To 1e-6, where Adam moves every weight by 6e-4: sines of times in float32 differ in the last bit."""
     ours, theirs = engine(batches=3, compile=True), engine(batches=3)
     run(ours, tmp_path / "compiled")
     run(theirs, tmp_path / "plain")
     for a, b in zip(ours.players.parameters(), theirs.players.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    start = players()["generator"].parameters()
+    moved = max((a - b).abs().max() for a, b in zip(ours.generator.parameters(), start, strict=True))
+    assert moved > 1e-4
 
 
 @pytest.mark.parametrize("terminal", [False, True])
