@@ -115,7 +115,7 @@ def check_value(override: Override, base: DictConfig, *, groups: Iterable[str] =
     known = flatten(base)
     branches = {name.rsplit(".", depth)[0] for name in known for depth in range(1, name.count(".") + 1)}
     if key not in known and key not in branches:
-        near = nearest(key, groups) or nearest(key, known)
+        near = nearest(key, [*groups, *known])
         raise UserError(f"unknown option '{key}'{near}  (all options: lmsd train --cfg)")
     if override.is_delete():
         raise UserError(f"'{override.input_line}': options cannot be taken away; write {key}=null")

@@ -1,0 +1,81 @@
+"""One tiny data set and one tiny trained run, shared by all tests of the command line."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lmsd import cli
+
+TINY = [
+    "data.image_size=16",
+    "images=192",
+    "batch_size=32",
+    "net.width=16",
+    "net.depth=1",
+    "discriminator.trunk.width=16",
+    "discriminator.trunk.depth=1",
+    "conditioner={dim: 16, heads: 2, vocab: 514, layers: 1}",
+    "evaluate.n=24",
+    "evaluate.every=96",
+    "evaluate.extractor.images=64",
+    "evaluate.grid=4",
+    "log_every=32",
+    "checkpoint_every=96",
+    "optim.ema=[64]",
+    "accelerator=cpu",
+]
+
+
+@dataclass(frozen=True)
+class Home:
+    """A working folder with a data set in data/shapes and a finished run in outputs/first."""
+
+    folder: Path
+    built: str
+    trained: str
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    folder, before = tmp_path_factory.mktemp("home"), Path.cwd()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LMSD_CACHE", str(folder / "cache"))
+    os.chdir(folder)
+    try:
+        counts = ["image_size=16", "train_count=64", "val_count=32", "test_count=32", "near_duplicates=keep"]
+        built = spoken(["data", "build", "shapes", "out=data/shapes", *counts])
+        trained = spoken(["train", *TINY, "data.shards=data/shapes", "run_dir=outputs/first", "name=first"])
+        yield Home(folder, built, trained)
+    finally:
+        os.chdir(before)
+        patch.undo()
+
+
+def spoken(arguments: list[str]) -> str:
+    """Run a verb that succeeds; what it said on stdout."""
+    import contextlib
+    import io
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert cli.run(arguments) == 0, arguments
+    return out.getvalue()
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a verb that must be refused: exit code 2, one line on stderr, no traceback; returns the line."""
+
+    def run(*arguments: str) -> str:
+        capsys.readouterr()
+        assert cli.run(arguments) == 2, arguments
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+        told = [line for line in lines if line.startswith("lmsd: ")]
+        assert len(told) == 1, lines
+        assert "Traceback" not in "\n".join(lines)
+        return told[0]
+
+    return run

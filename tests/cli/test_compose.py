@@ -1,0 +1,95 @@
+"""Overrides: what is unknown, of the wrong type or malformed gets one sentence with the way out."""
+
+import pytest
+
+from lmsd.cli.compose import check_choice, config_dir, flatten, groups, load, parse
+from lmsd.errors import UserError
+
+
+def test_values_and_choices_reach_the_configuration() -> None:
+    config = load("train", ["net=unet_text", "net.widths=[16,32]", "seed=7", "optimizer@optim.generator=sgd"])
+    assert config.net.widths == [16, 32]
+    assert config.seed == 7
+    assert config.optim.generator._target_ == "torch.optim.SGD"
+    assert config.optim.discriminator._target_ == "torch.optim.AdamW"
+
+
+def test_interpolations_are_resolved() -> None:
+    config = load("train", ["steps=7"])
+    assert config.objective.jumps.steps == config.evaluate.steps == 7
+
+
+def test_whole_numbers_may_be_written_as_powers_of_ten() -> None:
+    images = load("train", ["images=2e6"]).images
+    assert images == 2_000_000
+    assert isinstance(images, int)
+
+
+def test_a_null_and_a_mapping_are_values() -> None:
+    config = load("train", ["optim.clip.generator=null", "conditioner={dim: 16, heads: 2}"])
+    assert config.optim.clip.generator is None
+    assert (config.conditioner.dim, config.conditioner.heads, config.conditioner.layers) == (16, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["imags=3"], "unknown option 'imags'; did you mean images"),
+        (["+foo=3"], "unknown option 'foo'"),
+        (["++generator.foo=3"], "unknown option 'generator.foo'"),
+        (["generator={zdim: 3}"], "unknown option 'generator.zdim'; did you mean generator.z_dim"),
+        (["learning_rate=3"], "all options: lmsd train --cfg"),
+        (["nets=mlp"], "did you mean net"),
+        (["net=mpl"], "net 'mpl' not found; did you mean mlp?; available: dit_label"),
+        (["optimizer@optim.generator=adm"], "did you mean adam"),
+        (["optimizer=adam"], "write optimizer@optim.generator=adam or"),
+        (["times=edm"], "write times@objective.times=edm"),
+        (["seed=abc"], "seed=abc is not a whole number"),
+        (["seed=1.5"], "seed=1.5 is not a whole number"),
+        (["seed=true"], "seed=True is not a whole number"),
+        (["evaluate.guidance=a"], "evaluate.guidance=a is not a number"),
+        (["compile=3"], "compile=3 is not true or false"),
+        (["evaluate.seeds=3"], "write evaluate.seeds=[3]"),
+        (["optim.clip=3"], "optim.clip.generator"),
+        (["name=[a,b]"], "is not one word"),
+        (["seed=1,2"], "write a list as seed=[1,2]"),
+        (["seed=range(1,3)"], "write a list"),
+        (["foo"], "write option=value"),
+        (["--foo"], "write option=value"),
+        (["seed=[1"], "write option=value"),
+        (["~seed"], "cannot be taken away"),
+        (["name=${nothing}"], "does not resolve"),
+    ],
+)
+def test_a_mistake_is_one_sentence(words: list[str], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        load("train", words)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_own_folders_add_groups_and_choices(tmp_path, monkeypatch) -> None:
+    (tmp_path / "schedule").mkdir()
+    (tmp_path / "schedule" / "mine.yaml").write_text("_target_: lmsd.process.schedules.Cosine\nsteps: 12\n")
+    monkeypatch.setenv("LMSD_CONFIG_DIR", str(tmp_path))
+    assert "mine" in groups()["schedule"]
+    assert "article" in groups()["schedule"]
+    assert load("train", ["schedule=mine"]).schedule.steps == 12
+    monkeypatch.setenv("LMSD_CONFIG_DIR", str(tmp_path / "absent"))
+    with pytest.raises(UserError, match="which is no folder"):
+        load("train", [])
+
+
+def test_every_group_on_disk_is_known() -> None:
+    folders = {path.parent.name for path in config_dir().glob("*/*.yaml")}
+    assert folders == set(groups())
+    for name, choices in groups().items():
+        for choice in choices:
+            check_choice(parse(f"{name}@somewhere={choice}"), groups())
+
+
+def test_flatten_names_leaves_and_keeps_interpolations() -> None:
+    found = flatten(load("train", []))
+    assert found["optim.clip.discriminator"] is None
+    assert found["logger"] == {}
+    assert found["optim.generator.betas"] == [0.9, 0.99]

@@ -1,0 +1,87 @@
+"""Run folders: made once, found by path, id and last; what they say of the machine."""
+
+import getpass
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from lmsd.cli import runs
+from lmsd.errors import UserError
+
+CONFIG = OmegaConf.create({"name": "small", "run_dir": None})
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_two_runs_of_one_second_get_two_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = iter(["aaaa", "aaaa", "bbbb"])  # the second run draws the first one's id
+    monkeypatch.setattr(runs.secrets, "token_hex", lambda _: next(ids))
+
+    class Stopped(runs.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2030, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(runs, "datetime", Stopped)
+    first, second = runs.create(CONFIG, ["seed=1"]), runs.create(CONFIG, [])
+    assert first.name == "2030-01-02_030405-small-aaaa"
+    assert second.name == "2030-01-02_030405-small-bbbb"
+    assert (first / "overrides.txt").read_text() == "seed=1\n"
+    assert runs.config_of(first) == CONFIG
+    assert runs.status(first) == {"state": "created"}
+    assert Path("outputs/latest").resolve() == second.resolve()
+
+
+def test_a_named_folder_is_never_used_twice() -> None:
+    config = OmegaConf.create({"name": "small", "run_dir": "here/it"})
+    assert runs.create(config, []) == Path("here/it")
+    with pytest.raises(UserError, match="run_dir=here/it exists; continue it with resume=here/it"):
+        runs.create(config, [])
+
+
+def test_runs_are_found_by_path_name_id_and_last() -> None:
+    with pytest.raises(UserError, match="no run 'last' in outputs/; the newest: none yet"):
+        runs.find("last")
+    first = runs.create(CONFIG, [])
+    last = runs.create(OmegaConf.create({"name": "zzz", "run_dir": "outputs/2999-01-01_000000-zzz-00ff"}), [])
+    assert runs.find(str(first)) == runs.find(first.name) == runs.find(first.name[-4:]) == first
+    assert runs.find("last") == runs.find("00ff") == last
+    with pytest.raises(UserError, match=rf"no run 'abc' in outputs/; the newest: {first.name}, {last.name}"):
+        runs.find("abc")
+    runs.create(OmegaConf.create({"name": "yyy", "run_dir": "outputs/2999-01-01_000001-yyy-00ff"}), [])
+    with pytest.raises(UserError, match="run '00ff' names 2 folders"):
+        runs.find("00ff")
+
+
+def test_unfinished_is_the_newest_that_is_not_done_and_has_a_checkpoint() -> None:
+    assert runs.unfinished("small") is None
+    names = [f"outputs/2999-01-01_00000{k}-small-000{k}" for k in range(3)]
+    made = [runs.create(OmegaConf.create({"name": "small", "run_dir": name}), []) for name in names]
+    for folder in made[:2]:
+        (folder / "checkpoints" / "step_000000001.ckpt").touch()
+    assert runs.unfinished("small") == made[1]
+    runs.set_status(made[1], state="done")
+    assert runs.unfinished("small") == made[0]
+    assert runs.unfinished("other") is None
+
+
+def test_the_environment_names_versions_and_neither_machine_nor_user() -> None:
+    text = json.dumps(runs.environment())
+    assert set(json.loads(text)) == {"lmsd", "commit", "python", "platform", "cpus", "libraries"}
+    for secret in (socket.gethostname(), str(Path.home()), str(Path.cwd())):
+        assert secret not in text
+    assert getpass.getuser() not in json.loads(text).values()
+
+
+def test_status_is_merged_and_never_half_written() -> None:
+    folder = runs.create(CONFIG, [])
+    runs.set_status(folder, state="running", pid=1)
+    runs.set_status(folder, state="done")
+    assert runs.status(folder) == {"state": "done", "pid": 1}
+    assert [path.name for path in folder.glob("status*")] == ["status.json"]
