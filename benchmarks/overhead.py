@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lmsd.engine.clock import Clock
-from lmsd.engine.fit import fit
+from lmsd.engine.trainer import fit
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import adamw
 from lmsd.models.backbones import mlp

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 from lmsd.engine.callbacks import Progress
-from lmsd.engine.fit import fit
+from lmsd.engine.trainer import fit
 from lmsd.engine.logging import read_metrics
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import adamw

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from lmsd.engine.fit import fit
+from lmsd.engine.trainer import fit
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import adamw
 from lmsd.engine.players import world_size

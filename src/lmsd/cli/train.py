@@ -119,7 +119,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     from lmsd.cli import build
     from lmsd.cli.validate import Validation
     from lmsd.engine.callbacks import Checkpoint, Evaluate
-    from lmsd.engine.fit import fit
+    from lmsd.engine.trainer import fit
 
     data = build.data_module(config)
     data.index("train")
