@@ -1,7 +1,13 @@
-"""Twenty-five Gaussians (5 x 5, spacing 1, deviation 0.05): does the chain find and hit all modes?"""
+"""Twenty-five Gaussians (5 x 5, spacing 1, deviation 0.05): does the chain find and hit all modes?
+
+LMSD's terms with the energy anchor over four jumps of the flow, whose last knot has SNR 9: there most x_t tell
+their mode. On the article's grid (SNR 3 at the last knot) the same recipe finds all modes too, but nets this
+small leave three in ten samples between them (seed 0, 5,000 steps: 0.72 within 3 deviations).
+"""
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,13 +18,13 @@ from torch.nn import functional as F
 from lmsd.models.generator import Generator
 from lmsd.objectives import Adversarial
 from lmsd.process.gaussian import Process
-from lmsd.process.schedules import Article
+from lmsd.process.schedules import Flow
 from lmsd.process.times import Jumps
 from lmsd.rng import Rng
 from lmsd.types import Batch, Cond
 
 JUMPS, DEVIATION = 4, 0.05
-BATCH, STEPS, RATE, WIDTH, WAVES, Z_DIM = 256, 6000, 3e-3, 128, 32, 4
+BATCH, STEPS, RATE, WIDTH, WAVES, Z_DIM = 256, 4000, 3e-3, 128, 32, 4
 
 
 def data(rng):
@@ -63,13 +69,18 @@ class Waves(nn.Module):
         return self.layers(torch.cat([x, phase.sin(), phase.cos(), *others], dim=1))
 
 
+def knot(t):
+    """Which knot of the chain t is, one-hot."""
+    return F.one_hot((t * JUMPS).round().long(), JUMPS + 1).float()
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.waves = Waves(5.0, JUMPS + Z_DIM, 2, nn.SiLU())
+        self.waves = Waves(5.0, JUMPS + 1 + Z_DIM, 2, nn.SiLU())
 
     def forward(self, x, time, cond, z):
-        return self.waves(x, F.one_hot((time * JUMPS / 1000).round().long(), JUMPS).float(), z).view_as(x)
+        return self.waves(x, knot(time / 1000), z).view_as(x)
 
 
 class Critic(nn.Module):
@@ -78,30 +89,33 @@ class Critic(nn.Module):
         self.waves = Waves(8.0, JUMPS + 1 + 2, 1, nn.LeakyReLU(0.2))
 
     def forward(self, x_s, x_t, s, t, cond):
-        return self.waves(x_s, F.one_hot(t.long(), JUMPS + 1).float(), x_t.flatten(1))
+        return self.waves(x_s, knot(t), x_t.flatten(1))
 
 
 def sample(generator, count, seed):
     """The chain's own transitions, with a new z for every step."""
     rng = Rng(seed, torch.arange(count))
     x = rng.normal((2, 1, 1), "x_T")
-    for step in range(JUMPS):
-        t, at = torch.full((count,), float(JUMPS - step)), rng.at(step)
+    knots = [torch.full((count,), knot) for knot in generator.process.schedule.grid(JUMPS)]
+    for step, (t, s) in enumerate(pairwise(knots)):
+        at = rng.at(step)
         with torch.no_grad():
             x_0 = generator(x, t, Cond(), at.normal((Z_DIM,), "z"))
-        x = generator.process.posterior(x_0, x, t - 1, t).sample(at.normal((2, 1, 1), "eps"))
+        x = generator.process.posterior(x_0, x, s, t).sample(at.normal((2, 1, 1), "eps"))
     return x.flatten(1)
 
 
 def train(seed):
-    """LMSD's defaults with γ and λ annealed; Adam and an average of the weights."""
+    """LMSD with γ and λ annealed; Adam, a cosine to 2 % of its rate and an average of the weights."""
     torch.manual_seed(seed)
     players = {
         "discriminator": Critic(),
-        "generator": Generator(Net(), Process(Article(JUMPS)), prediction="x0", z_dim=Z_DIM),
+        "generator": Generator(Net(), Process(Flow()), prediction="x0", z_dim=Z_DIM),
     }
     average = copy.deepcopy(players["generator"])
-    objective = Adversarial(Jumps(JUMPS), gamma=(0.02, 2e-4), anchor_weight=(1.0, 0.1), drop=0.0)
+    objective = Adversarial(
+        Jumps(JUMPS), gamma=(0.02, 5e-4), anchor="energy", anchor_weight=(1.0, 0.1), drop=0.0
+    )
     optimizers = {
         name: torch.optim.Adam(player.parameters(), lr=RATE, betas=(0.5, 0.99), fused=True)
         for name, player in players.items()
