@@ -26,9 +26,9 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lmsd.engine.clock import Clock
-from lmsd.engine.trainer import fit
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import adamw
+from lmsd.engine.trainer import fit
 from lmsd.models.backbones import mlp
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator

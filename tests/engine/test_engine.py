@@ -13,10 +13,10 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 from lmsd.engine.callbacks import Progress
-from lmsd.engine.trainer import fit
 from lmsd.engine.logging import read_metrics
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import adamw
+from lmsd.engine.trainer import fit
 from lmsd.errors import UserError
 from lmsd.objectives import Adversarial, Denoising
 from lmsd.process.times import Jumps, Uniform

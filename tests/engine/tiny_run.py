@@ -9,10 +9,10 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from lmsd.engine.trainer import fit
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import adamw
 from lmsd.engine.players import world_size
+from lmsd.engine.trainer import fit
 from lmsd.models.backbones import mlp
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator

@@ -50,7 +50,8 @@ def refusal(error: BaseException, node: DictConfig) -> UserError:
         cause = cause.__cause__
     if isinstance(cause, UserError):
         return UserError(str(cause))
-    given = ", ".join(f"{key}={value}" for key, value in node.items() if not str(key).startswith("_"))
+    options = {str(key): value for key, value in node.items()}
+    given = ", ".join(f"{key}={value}" for key, value in options.items() if not key.startswith("_"))
     said = f"{type(cause).__name__}: {cause}".splitlines()[0]
     return UserError(f"{node._target_} cannot be built with {given}: {said}")
 

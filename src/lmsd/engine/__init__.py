@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from lmsd.engine.callbacks import Interrupt as Interrupt
     from lmsd.engine.callbacks import Progress as Progress
     from lmsd.engine.clock import Clock as Clock
-    from lmsd.engine.trainer import fit as fit
     from lmsd.engine.module import Engine as Engine
     from lmsd.engine.optim import adamw as adamw
+    from lmsd.engine.trainer import fit as fit
     from lmsd.engine.weights import load_weights as load_weights
 
 _HOME = {
