@@ -2,40 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tiny_home import TINY, Home, spoken
 
 from lmsd import cli
-
-TINY = [
-    "data.image_size=16",
-    "images=192",
-    "batch_size=32",
-    "net.width=16",
-    "net.depth=1",
-    "discriminator.trunk.width=16",
-    "discriminator.trunk.depth=1",
-    "conditioner={dim: 16, heads: 2, vocab: 514, layers: 1}",
-    "evaluate.n=24",
-    "evaluate.every=96",
-    "evaluate.extractor.images=64",
-    "evaluate.grid=4",
-    "log_every=32",
-    "checkpoint_every=96",
-    "optim.ema=[64]",
-    "accelerator=cpu",
-]
-
-
-@dataclass(frozen=True)
-class Home:
-    """A working folder with a data set in data/shapes and a finished run in outputs/first."""
-
-    folder: Path
-    built: str
-    trained: str
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +24,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     finally:
         os.chdir(before)
         patch.undo()
-
-
-def spoken(arguments: list[str]) -> str:
-    """Run a verb that succeeds; what it said on stdout."""
-    import contextlib
-    import io
-
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        assert cli.run(arguments) == 0, arguments
-    return out.getvalue()
 
 
 @pytest.fixture

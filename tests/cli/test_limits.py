@@ -1,16 +1,23 @@
 """Ranges and choices: every rule speaks of an option that exists, takes its default and refuses the rest."""
 
+import copy
+
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli.compose import load
 from lmsd.cli.limits import RULES, Choice, check_limits
 from lmsd.errors import UserError
 
 
+@pytest.fixture(scope="module")
+def defaults() -> DictConfig:
+    return load("train", [])
+
+
 @pytest.mark.parametrize("key", RULES)
-def test_a_rule_takes_the_default_and_refuses_a_wrong_value(key: str) -> None:
-    config = load("train", [])
+def test_a_rule_takes_the_default_and_refuses_a_wrong_value(key: str, defaults: DictConfig) -> None:
+    config = copy.deepcopy(defaults)
     assert OmegaConf.select(config, key, default="absent") != "absent"
     check_limits(config)
     OmegaConf.update(config, key, "nonsense" if isinstance(RULES[key], Choice) else [[]], force_add=True)

@@ -52,7 +52,11 @@ def test_runs_are_found_by_path_name_id_and_last() -> None:
     last = runs.create(OmegaConf.create({"name": "zzz", "run_dir": "outputs/2999-01-01_000000-zzz-00ff"}), [])
     assert runs.find(str(first)) == runs.find(first.name) == runs.find(first.name[-4:]) == first
     assert runs.find("last") == runs.find("00ff") == last
-    with pytest.raises(UserError, match=rf"no run 'abc' in outputs/; the newest: {first.name}, {last.name}"):
+    named = runs.create(OmegaConf.create({"name": "own", "run_dir": "outputs/1-own"}), [])
+    assert runs.find("last") == named  # the newest by when it began, whatever its name
+    with pytest.raises(
+        UserError, match=rf"no run 'abc' in outputs/; the newest: {first.name}, {last.name}, 1-own"
+    ):
         runs.find("abc")
     runs.create(OmegaConf.create({"name": "yyy", "run_dir": "outputs/2999-01-01_000001-yyy-00ff"}), [])
     with pytest.raises(UserError, match="run '00ff' names 2 folders"):

@@ -98,11 +98,18 @@ def point_latest(folder: Path) -> None:
             print(f"lmsd: cannot make the link {link}", file=sys.stderr)
 
 
+def by_age(pattern: str) -> list[Path]:
+    """The runs in outputs/ whose names match, oldest first by when they were begun."""
+    found = [path for path in OUTPUTS.glob(f"{pattern}/config.yaml") if not path.parent.is_symlink()]
+    found.sort(key=lambda path: (path.stat().st_mtime_ns, path.parent.name))
+    return [path.parent for path in found]
+
+
 def find(name: str) -> Path:
     """The folder of a run by its path, its id, or `last` for the newest one."""
     if (Path(name) / "config.yaml").is_file():
         return Path(name)
-    known = sorted(path.parent for path in OUTPUTS.glob("*/config.yaml") if not path.parent.is_symlink())
+    known = by_age("*")
     if name == "last" and known:
         return known[-1]
     found = [path for path in known if path.name == name or path.name.endswith(f"-{name}")]

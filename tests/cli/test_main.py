@@ -1,0 +1,280 @@
+"""The verbs end to end on a tiny data set: data, train, resume, sample, evaluate, report; and mistakes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_home import TINY, Home, spoken
+
+from lmsd import cli
+from lmsd.cli import runs
+
+Refused = Callable[..., str]
+DATA = "data.shards=data/shapes"
+
+
+def lines_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "lmsd.cli", *arguments]
+
+
+def test_data_are_built_and_indexed(home: Home) -> None:
+    assert "64 train, 32 val, 32 test image-text pairs" in home.built
+    said = spoken(["data", "index", "data/shapes"])
+    assert re.search(r"train: 64 samples in 1 shards, index [0-9a-f]{12}", said)
+
+
+def test_a_run_leaves_what_it_promises(home: Home) -> None:
+    folder = Path("outputs/first")
+    assert "Report: outputs/first/report.html" in home.trained
+    status = runs.status(folder)
+    assert (status["state"], status["images"], status["updates"]) == ("done", 192, 6)
+    assert [path.name for path in sorted((folder / "checkpoints").glob("*.ckpt"))] == [
+        "step_000000096.ckpt",
+        "step_000000192.ckpt",
+    ]
+    lines = lines_of(folder)
+    assert [line["images"] for line in lines if "generator/loss" in line] == [32, 64, 96, 128, 160, 192]
+    assert [line["images"] for line in lines if "val/right" in line] == [0, 96, 192]
+    assert [path.name for path in sorted((folder / "samples").glob("*.png"))] == [
+        f"step_{images:09d}.png" for images in (0, 96, 192)
+    ]
+    assert "data.image_size=16" in (folder / "overrides.txt").read_text().splitlines()
+    assert runs.config_of(folder).batch_size == 32
+
+
+def test_sampling_twice_gives_the_same_bytes_and_a_record(home: Home) -> None:
+    words = ["sample", "run=outputs/first", "prompts=[a red circle, a blue star]", "seeds=[0,3]"]
+    first, second = (Path(spoken(words).strip()) for _ in range(2))
+    assert first != second
+    assert first.read_bytes() == second.read_bytes()
+    record = json.loads(first.with_suffix(".json").read_text())
+    assert record["prompts"] == ["a red circle", "a blue star"]
+    assert (record["seeds"], record["steps"], record["nfe"]) == ([0, 3], 4, 4.0)
+    assert (record["checkpoint"], record["ema"], record["sampler"]) == (
+        "step_000000192.ckpt",
+        "ema",
+        "FewStep",
+    )
+    other = Path(spoken([*words, "ema=raw", "sampler=ddim", "steps=2", "out=made/x.png"]).strip())
+    assert other == Path("made/x.png")
+    assert other.read_bytes() != first.read_bytes()
+    assert json.loads(other.with_suffix(".json").read_text())["nfe"] == 2.0
+
+
+def test_prompts_come_from_a_file_too(home: Home) -> None:
+    Path("prompts.txt").write_text("a red circle\n\na blue star\n")
+    out = Path(spoken(["sample", "run=outputs/first", "prompts=prompts.txt"]).strip())
+    assert json.loads(out.with_suffix(".json").read_text())["prompts"] == ["a red circle", "a blue star"]
+
+
+def test_evaluation_writes_a_record_and_the_report(home: Home) -> None:
+    said = spoken(["evaluate", "run=outputs/first", "split=test", "n=24", "seeds=[0,1]"])
+    record = json.loads(Path("outputs/first/eval/test/metrics.json").read_text())
+    setup = record["setup"]
+    assert (record["n"], record["seeds"], setup["split"], setup["ema"]) == (24, [0, 1], "test", "ema")
+    right = record["scores"]["right"]
+    assert 0 <= right["low"] <= right["value"] <= right["high"] <= 1
+    assert (setup["nfe"], setup["run"], setup["checkpoint"]) == (4.0, "first", "step_000000192.ckpt")
+    assert "Report: outputs/first/report.html" in said
+    report = Path("outputs/first/report.html")
+    report.unlink()
+    assert spoken(["report", "outputs/first"]).strip() == str(report)
+    assert "<html" in report.read_text()
+
+
+def test_weights_of_a_run_begin_another(home: Home) -> None:
+    said = spoken(
+        ["train", *TINY, DATA, "images=32", "evaluate.n=0", "init_from=outputs/first:generator@ema"]
+    )
+    assert "generator from outputs/first (EMA ema)" in said
+    assert "missing there" not in said
+    folder = runs.find("last")
+    assert runs.status(folder)["images"] == 32
+
+
+def test_a_finished_run_goes_on_only_for_more_images(home: Home, refused: Refused) -> None:
+    assert "outputs/first is done, after 192 images" in refused("train", "resume=outputs/first")
+
+
+def test_a_resume_with_another_net_is_refused(home: Home, refused: Refused) -> None:
+    said = refused("train", "resume=outputs/first", "net.width=32", "optim.ema=[5]")
+    assert "net.width: 16 -> 32" in said
+    assert "lmsd train init_from=outputs/first" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run=nowhere", "prompts=a"], "no run 'nowhere' in outputs/"),
+        (["run=outputs/first"], "needs prompts="),
+        (["run=outputs/first", "prompts=absent.txt"], "there is no such file"),
+        (["run=outputs/first", "prompts=a", "checkpoint=x.ckpt"], "no checkpoint x.ckpt; there are: step_"),
+        (["run=outputs/first", "prompts=a", "sampler=hein"], "did you mean heun?"),
+        (["run=outputs/first", "prompts=a", "steps=9"], "9 sampling steps on a chain of 4"),
+        (["run=outputs/first", "prompts=a", "ema=77"], "holds no EMA"),
+        (["run=outputs/first", "prompts=a", "seeds=a"], "seeds=a is not an integer"),
+    ],
+)
+def test_mistakes_in_sampling(home: Home, refused: Refused, words: list[str], said: str) -> None:
+    assert said in refused("sample", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run=outputs/first", "n=33"], "n=33 prompts of a split of 32: give 2 to 32"),
+        (["run=outputs/first", "split=tests"], "did you mean test?"),
+        (["run=outputs/first", "seeds=[0,0]"], "each once"),
+        (["run=outputs/first", "shards=nowhere"], "the shard nowhere is missing"),
+    ],
+)
+def test_mistakes_in_evaluation(home: Home, refused: Refused, words: list[str], said: str) -> None:
+    assert said in refused("evaluate", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "which shards? data.shards=FOLDER"),
+        (["data.shards=nowhere"], "the shard nowhere is missing"),
+        (["data.shards=empty"], "holds no .tar shard"),
+        (["data.shards='pipe:cat x'"], "a shard is never a command"),
+        (["data.shards=data/shapes/val-*.tar"], "add train-*.tar"),
+        (["data.shards=data/shapes/train-*.tar"], "there are no val shards to score on"),
+        (["data.shards=damaged"], "damaged/train-000000.tar"),
+        ([DATA, "run_dir=outputs/first"], "run_dir=outputs/first exists"),
+        ([DATA, "accelerator=cuda"], "accelerator=cpu"),
+        ([DATA, "precision=16-mixed"], "use bf16-mixed"),
+        ([DATA, "evaluate.extractor.path=nowhere"], "holds no lmsd-cnn"),
+        ([DATA, "init_from=nowhere"], "no run 'nowhere'"),
+        ([DATA, "init_from=outputs/first:critic"], "has no player 'critic'"),
+        ([DATA, "init_from=outputs/first", "net.width=32"], "build the same net"),
+        ([DATA, "net._target_=os.system"], "may not be built"),
+        ([DATA, "optim.generator.lr=-1"], "Invalid learning rate"),
+        ([DATA, "steps=4", "evaluate.steps=9", "evaluate.at_start=true"], "9 sampling steps on a chain of 4"),
+    ],
+)
+def test_mistakes_in_training(home: Home, refused: Refused, words: list[str], said: str) -> None:
+    Path("empty").mkdir(exist_ok=True)
+    Path("damaged").mkdir(exist_ok=True)
+    Path("damaged/train-000000.tar").write_bytes(
+        Path("data/shapes/train-000000.tar").read_bytes()[:5000] + b"\1" * 700
+    )
+    if words and words[-1] == "accelerator=cuda":
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a GPU")
+    assert said in refused("train", *TINY, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian"], "unknown verb 'trian'; did you mean train?"),
+        (["data", "bild"], "unknown action 'bild'; did you mean build?"),
+        (["data", "build", "digit", "out=x"], "no source 'digit'; did you mean digits?"),
+        (["data", "build", "digits"], "needs out=DIR"),
+        (["data", "build", "shapes", "out=x", "image_size=-3"], "image_size=-3 is too small"),
+        (["data", "build", "shapes", "out=x", "path=y"], "it belongs to folder and cifar10"),
+        (["data", "index", "nowhere"], "the shard nowhere is missing"),
+        (["report", "nowhere"], "no run 'nowhere'"),
+        (["demo", "--fast"], "has no option --fast"),
+    ],
+)
+def test_mistakes_in_other_verbs(home: Home, refused: Refused, words: list[str], said: str) -> None:
+    assert said in refused(*words)
+
+
+def test_a_failure_of_ours_is_one_line_and_keeps_its_traceback(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lmsd.engine import Engine
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(Engine, "_advance", broken)
+    monkeypatch.delenv("LMSD_TRACE", raising=False)
+    assert cli.run(["train", *TINY, DATA, "run_dir=outputs/broken", "evaluate.n=0"]) == 1
+    err = capsys.readouterr().err
+    assert "lmsd: failed with ZeroDivisionError: by nothing (traceback in outputs/broken/error.txt" in err
+    assert "Traceback" not in err
+    assert "_advance" in Path("outputs/broken/error.txt").read_text()
+    assert runs.status(Path("outputs/broken"))["state"] == "failed"
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_is_resumed_to_its_end(home: Home) -> None:
+    """Ctrl-C: exit code 130, the command to go on with; going on leaves no image twice in the metrics."""
+    folder = Path("outputs/2999-01-01_000000-cut-0000")
+    words = [*TINY, DATA, f"run_dir={folder}", "images=64000", "evaluate.n=0", "name=cut"]
+    process = subprocess.Popen(command("train", *words), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / "step_000000096.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, err
+    assert f"Resume with: lmsd train resume={folder}" in err
+    assert "Traceback" not in err
+    status = runs.status(folder)
+    assert status["state"] == "interrupted"
+    more = status["images"] + 64
+    done = subprocess.run(
+        command("train", "resume=last", f"images={more}"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"changed by you: images 64000 -> {more}" in done.stdout
+    images = [line["images"] for line in lines_of(folder)]
+    assert images == list(range(32, more + 1, 32))
+    assert runs.status(folder)["state"] == "done"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
+def test_two_ranks_make_one_run(home: Home, launcher: str) -> None:
+    folder = Path(f"outputs/two-{launcher}")
+    words = ["train", *TINY, DATA, "images=96", "devices=2", f"run_dir={folder}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch = command(*words) if launcher == "lightning" else [*torchrun, "-m", "lmsd.cli", *words]
+    before = set(Path("outputs").iterdir())
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert set(Path("outputs").iterdir()) - before == {folder}
+    assert runs.status(folder)["state"] == "done"
+    assert done.stdout.count("Report: ") == done.stdout.count(f"Run {folder}") == 1
+    assert [line["images"] for line in lines_of(folder) if "val/right" in line] == [0, 96]
+    assert sum(line.startswith("96 images") for line in done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["sample", "--help"], ["trian"], ["train", "nt=3"]]
+)
+def test_help_and_typos_answer_without_torch(words: list[str]) -> None:
+    program = (
+        "import sys; from lmsd import cli; code = cli.run(sys.argv[1:]);"
+        "loaded = {'torch', 'lightning', 'diffusers', 'transformers'} & set(sys.modules);"
+        "assert not loaded, loaded; sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+        check=False,
+    )
+    assert done.returncode == (0 if "--help" in words else 2), done.stderr

@@ -1,0 +1,44 @@
+"""Where the tests of the command line live: options of a tiny run, and how to run a verb."""
+
+import contextlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmsd import cli
+
+TINY = [
+    "data.image_size=16",
+    "images=192",
+    "batch_size=32",
+    "net.width=16",
+    "net.depth=1",
+    "discriminator.trunk.width=16",
+    "discriminator.trunk.depth=1",
+    "conditioner={dim: 16, heads: 2, vocab: 514, layers: 1}",
+    "evaluate.n=24",
+    "evaluate.every=96",
+    "evaluate.extractor.images=64",
+    "evaluate.grid=4",
+    "log_every=32",
+    "checkpoint_every=96",
+    "optim.ema=[64]",
+    "accelerator=cpu",
+]
+
+
+@dataclass(frozen=True)
+class Home:
+    """A working folder with a data set in data/shapes and a finished run in outputs/first."""
+
+    folder: Path
+    built: str
+    trained: str
+
+
+def spoken(arguments: list[str]) -> str:
+    """Run a verb that succeeds; what it said on stdout."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert cli.run(arguments) == 0, arguments
+    return out.getvalue()

@@ -1,0 +1,161 @@
+"""Every YAML of configs/: it composes, builds at a tiny size and plays two batches; every option is read."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from lmsd.cli import build
+from lmsd.cli.compose import config_dir, groups, load
+from lmsd.cli.instantiate import check, targets
+from lmsd.cli.limits import check_limits
+from lmsd.engine.trainer import fit
+
+ROOT = config_dir()
+SMALL = ["data.image_size=8", "data.channels=1", "images=16", "batch_size=8", "accelerator=cpu"]
+SIZES: dict[str, list[str]] = {
+    "net=mlp": ["net.width=8", "net.depth=1"],
+    "net=unet_text": ["net.widths=[16,16]", "net.heads=2"],
+    "net=unet_pooled": ["net.widths=[16,16]", "net.head_dim=8"],
+    "net=transformer_text": ["net.layers=1", "net.heads=2", "net.head_dim=8"],
+    "net=dit_label": ["net.layers=1", "net.heads=2", "net.head_dim=8"],
+    "discriminator=mlp": ["discriminator.trunk.width=8", "discriminator.trunk.depth=1"],
+    "discriminator=conv": ["discriminator.trunk.widths=[8,8]", "discriminator.trunk.features=8"],
+    "discriminator=trunk": ["discriminator.width=8"],
+    "conditioner=text": ["conditioner={dim: 16, heads: 2, vocab: 514, layers: 1}"],
+    "conditioner=label": ["conditioner.dim=16"],
+}
+COMPANIONS = {
+    "discriminator=trunk": ["objective.pairing=marginal"],
+    "net=dit_label": ["conditioner=label", "generator.z_dim=0"],
+    "schedule=edm": ["generator.precondition=edm", "objective.anchor=none", "objective.warmup=0"],
+    "times=edm": ["objective=denoising", "schedule=edm", "generator.precondition=edm"],
+    "times=grid": ["objective=denoising"],
+    "times=logit_normal": ["objective=denoising", "schedule=flow"],
+    "times=uniform": ["objective=denoising"],
+}
+NEEDS_WEIGHTS = {"conditioner=clip", "conditioner=t5"}
+CHOICES = [
+    f"{group}={choice}" for group, names in groups().items() if group != "experiment" for choice in names
+]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Digits, a few of them: 8x8 grey, with captions and labels."""
+    from lmsd.data.build import BuildOptions
+    from lmsd.data.build import build as build_data
+
+    folder = tmp_path_factory.mktemp("digits") / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMSD_CACHE", str(folder.parent / "cache"))
+        build_data("digits", folder, options=BuildOptions(val=0.4, test=0.4))
+        yield folder
+
+
+def words_for(choice: str) -> list[str]:
+    """The overrides that make a choice tiny, with what it needs beside it."""
+    group = choice.partition("=")[0]
+    placed = {"optimizer": "optimizer@optim.generator", "times": "times@objective.times"}
+    own = choice.replace(group, placed.get(group, group), 1)
+    picked = [own, *COMPANIONS.get(choice, [])]
+    chosen = {word.partition("=")[0]: word for word in ["net=mlp", "discriminator=mlp", "conditioner=text"]}
+    chosen |= {word.partition("=")[0]: word for word in picked}
+    sizes = [size for word in chosen.values() for size in SIZES.get(word, [])]
+    return [*chosen.values(), *sizes, *SMALL]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_choice_composes_builds_and_plays(choice: str, shards: Path, tmp_path: Path) -> None:
+    if choice in NEEDS_WEIGHTS:  # needs local weights: its names are checked against the constructor
+        config = load("train", [choice, "conditioner.path=somewhere"])
+        check_limits(config)
+        check_arguments(OmegaConf.to_container(config.conditioner))
+        return
+    config = load("train", [*words_for(choice), f"data.shards={shards}"])
+    check_limits(config)
+    data = build.data_module(config)
+    nets, objective = build.players(config, data)
+    engine = build.engine(config, nets, objective)
+    before = [p.detach().clone() for p in nets["generator"].parameters()]
+    loggers = []
+    if choice not in ("logger=wandb", "logger=none"):  # wandb starts a service
+        from lmsd.cli.train import loggers as make_loggers
+
+        loggers = make_loggers(config, tmp_path)
+    fit(engine, data, run_dir=tmp_path, accelerator="cpu", loggers=loggers)
+    assert (engine.clock.images, engine.clock.updates) == (16, 2)
+    assert any(not torch.equal(a, b) for a, b in zip(before, nets["generator"].parameters(), strict=True))
+    build.sampler(config)
+
+
+def check_arguments(node: Any) -> None:
+    """Every key of a node is an argument of its constructor."""
+    if isinstance(node, list):
+        for item in node:
+            check_arguments(item)
+    if not isinstance(node, dict):
+        return
+    for value in node.values():
+        check_arguments(value)
+    if "_target_" in node:
+        check(node["_target_"])
+        known = inspect.signature(hydra.utils.get_object(node["_target_"])).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            unknown = {key for key in node if not key.startswith("_")} - set(known)
+            assert not unknown, f"{node['_target_']} takes no {unknown}"
+
+
+@pytest.mark.parametrize("name", groups()["experiment"])
+def test_an_experiment_composes_and_builds(name: str, shards: Path) -> None:
+    text = (ROOT / "experiment" / f"{name}.yaml").read_text()
+    header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+    assert f"lmsd train experiment={name}" in header or (name == "digits" and "demo" in header)
+    config = load("train", [f"experiment={name}"])
+    assert config.name == name
+    check_limits(config)
+    assert config.data.source.startswith("lmsd data ")
+    assert "build" not in config.data.source or f"out={config.data.shards}" in config.data.source
+    config.data.shards, config.data.source = str(shards), None
+    data = build.data_module(config)
+    nets, objective = build.players(config, data)
+    build.engine(config, nets, objective)
+    assert set(objective.players) <= set(nets)
+
+
+def test_every_option_of_train_is_read() -> None:
+    """Plain options are read by name in the command line; a node's are arguments of its constructor."""
+    config = load("train", [])
+    code = "\n".join(path.read_text() for path in (ROOT.parent / "src" / "lmsd" / "cli").glob("*.py"))
+    code += "\n".join(path.read_text() for path in ROOT.rglob("*.yaml")).replace("${", "config.")
+    unread = []
+    for key, value in config.items():
+        inside = list(value) if OmegaConf.is_dict(value) and "_target_" not in value else []
+        if not re.search(rf"\b(config|fresh)\.{key}\b", code) and key != "resume":
+            unread.append(key)
+        if key in ("optim", "evaluate"):
+            handle = rf"(settings|optim|config\.{key})"
+            unread += [f"{key}.{k}" for k in inside if not re.search(rf"\b{handle}(\.{k}\b|\[)", code)]
+    assert unread == []
+    plain = OmegaConf.to_container(config)
+    for key in ("schedule", "conditioner", "net", "objective", "optim", "sampler", "data", "discriminator"):
+        node = dict(plain[key])
+        node.pop("source", None)
+        trunk = node.pop("trunk", None)
+        check_arguments(node)
+        check_arguments(trunk)
+    from lmsd.models.generator import Generator
+
+    assert set(plain["generator"]) <= set(inspect.signature(Generator).parameters)
+
+
+def test_every_target_in_every_file_is_allowed() -> None:
+    for path in ROOT.rglob("*.yaml"):
+        for target in targets(OmegaConf.to_container(OmegaConf.load(path))):
+            check(target)
