@@ -1,8 +1,8 @@
 """Twenty-five Gaussians (5 x 5, spacing 1, deviation 0.05): does the chain find and hit all modes?
 
-LMSD's terms with the energy anchor over four jumps of the flow, whose last knot has SNR 9: there most x_t
-tell their mode. On the article's grid (SNR 3 at the last knot) the same recipe finds all modes too, but nets this
-small leave three in ten samples between them (seed 0, 5,000 steps: 0.72 within 3 deviations).
+LMSD's terms with the energy anchor, over four jumps of the flow. Its last knot has SNR 9: there most x_t tell
+their mode. On the article's grid (SNR 3 there) the same recipe finds all modes too, but nets this small leave
+three in ten samples between them (seed 0, 5,000 steps: 0.72 within 3 deviations).
 """
 
 import copy
