@@ -43,6 +43,7 @@ _LOUD = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerator
 _NOT_SO = (
     ".*module.s. in eval mode.*",
     ".*does not have many workers.*",
+    ".*You're resuming from a checkpoint.*",  # the position is the DataModule's
     ".*overridden `transfer_batch_to_device`.*",
     ".*LeafSpec.*",
 )
