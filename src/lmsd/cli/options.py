@@ -1,8 +1,8 @@
 """Options of the small verbs: `key=value` words checked against a dataclass, in the grammar of `train`."""
 
 from dataclasses import MISSING, Field, fields
-from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lmsd.cli.compose import parse
 from lmsd.cli.suggest import nearest
@@ -35,33 +35,28 @@ def read(kind: type[Options], words: list[str], *, verb: str) -> Options:
 
 
 def convert(name: str, value: Any, hint: Any) -> Any:
-    """A parsed value as the option's type; sequences accept a single value."""
-    kinds = [kind for kind in (get_args(hint) or (hint,)) if kind is not type(None) and kind is not ...]
-    if value is None and len(kinds) < len(get_args(hint) or (hint,)):
-        return None
-    sequence = getattr(hint, "__origin__", None) is tuple or any(
-        getattr(k, "__origin__", None) is tuple for k in kinds
-    )
-    if sequence:
-        inner = next((get_args(k)[0] for k in kinds if getattr(k, "__origin__", None) is tuple), kinds[0])
+    """A parsed value as the option's type: X | None, tuple[X, ...], Literal, or a plain type."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        kind = next(kind for kind in inner if kind is not type(None))
+        return None if value is None else convert(name, value, kind)
+    if origin is tuple:  # a single value is a sequence of one
         items = value if isinstance(value, list) else [value]
-        return tuple(convert(name, item, inner) for item in items)
-    if isinstance(value, bool) or bool in kinds:
-        if isinstance(value, bool) and bool in kinds:
-            return value
-        raise UserError(f"{name}={value} is not {'true or false' if bool in kinds else kinds[0].__name__}")
-    if float in kinds and isinstance(value, int | float):
-        return float(value)
-    if int in kinds:
-        if isinstance(value, int):
-            return value
+        return tuple(convert(name, item, inner[0]) for item in items)
+    if origin is Literal:
+        if value not in inner:
+            hint = nearest(str(value), map(str, inner))
+            raise UserError(f"{name}={value} is not one of {', '.join(map(str, inner))}{hint}")
+        return value
+    return scalar(name, value, hint)
+
+
+def scalar(name: str, value: Any, kind: type) -> Any:
+    """A parsed value as bool, int, float, Path or text."""
+    if kind is bool and not isinstance(value, bool):
+        raise UserError(f"{name}={value} is not true or false")
+    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise UserError(f"{name}={value} is not an integer, e.g. 1000")
-    if float in kinds:
+    if kind is float and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise UserError(f"{name}={value} is not a number, e.g. 0.5")
-    if Path in kinds:
-        return Path(str(value))
-    choices = [kind for kind in kinds if not isinstance(kind, type)]
-    if choices and value not in choices:
-        hint = nearest(str(value), map(str, choices))
-        raise UserError(f"{name}={value} is not one of {', '.join(map(str, choices))}{hint}")
-    return value if choices else str(value)
+    return kind(value if kind in (bool, int, float) else str(value))

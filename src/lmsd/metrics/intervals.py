@@ -78,4 +78,6 @@ def wilson(hits: int, trials: int, *, level: float = 0.95) -> Interval:
     center = p + z * z / (2 * trials)
     half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    return Interval(p, max((center - half) / scale, 0.0), min((center + half) / scale, 1.0), level)
+    low, high = (center - half) / scale, (center + half) / scale
+    # At 0 and at n hits the ends are 0 and 1 exactly, which rounding misses.
+    return Interval(p, 0.0 if hits == 0 else low, 1.0 if hits == trials else high, level)
