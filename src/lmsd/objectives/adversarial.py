@@ -184,7 +184,7 @@ class Adversarial:
             rate = self.warm_rate(clock.progress / self.warmup)
             yield Turn("generator", partial(self._warm_loss, generator, batch, rng), rate)
             return
-        progress = (clock.progress - self.warmup) / (1.0 - self.warmup)
+        progress = (clock.progress - self.warmup) / ((1.0 - self.warmup) or 1.0)
         rate = self.rate(progress)
         for turn in range(self.d_steps):
             jump = self._draw(generator, batch, rng.at(turn))
