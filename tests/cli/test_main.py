@@ -221,13 +221,13 @@ def test_an_interrupted_run_is_resumed_to_its_end(home: Home) -> None:
     folder = Path("outputs/2999-01-01_000000-cut-0000")
     words = [*TINY, DATA, f"run_dir={folder}", "images=64000", "evaluate.n=0", "name=cut"]
     process = subprocess.Popen(command("train", *words), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (folder / "checkpoints" / "step_000000096.json").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    err = process.communicate(timeout=60)[1]
+    err = process.communicate(timeout=120)[1]
     assert process.returncode == 130, err
     assert f"Resume with: lmsd train resume={folder}" in err
     assert "Traceback" not in err
