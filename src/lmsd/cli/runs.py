@@ -1,7 +1,7 @@
 """Run folders: made once, found again by path, id, `last` or `auto`.
 
 outputs/<date_time>-<name>-<id>/
-  config.yaml overrides.txt env.json status.json metrics.jsonl log.txt
+  config.yaml overrides.txt env.json status.json metrics.jsonl
   checkpoints/  samples/  eval/<split>/  report.html
 """
 
