@@ -11,7 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from lmsd.cli import build
+from lmsd.cli import build, demo
 from lmsd.cli.compose import config_dir, groups, load
 from lmsd.cli.instantiate import check, targets
 from lmsd.cli.limits import check_limits
@@ -159,3 +159,12 @@ def test_every_target_in_every_file_is_allowed() -> None:
     for path in ROOT.rglob("*.yaml"):
         for target in targets(OmegaConf.to_container(OmegaConf.load(path))):
             check(target)
+
+
+@pytest.mark.parametrize("arm", demo.ARMS)
+def test_both_arms_of_the_demo_compose_and_build(arm: str) -> None:
+    config = load("train", ["experiment=digits", *demo.ARMS[arm]])
+    check_limits(config)
+    objective = build.instantiate(config.objective)
+    played = 1.0 - objective.warmup - objective.head_start
+    assert (played > 0.2) if arm == "adversary" else (played == 0.0)

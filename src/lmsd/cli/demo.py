@@ -17,7 +17,7 @@ RIGHT, RATIO, PLAYED = 0.95, 1.3, 0.3
 """What the demo must reach: share of digits right, FD over the floor, share of updates with the adversary."""
 ARMS: dict[str, list[str]] = {
     "adversary": [],
-    "no adversary": ["objective.warmup=1.0", "name=digits-no-adversary"],
+    "no adversary": ["objective.warmup=1.0", "objective.head_start=0", "name=digits-no-adversary"],
 }
 
 HELP = """lmsd demo [--ablation] [option=value ...]
