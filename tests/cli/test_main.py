@@ -121,7 +121,7 @@ def test_a_resume_with_another_net_is_refused(home: Home, refused: Refused) -> N
         (["run=outputs/first", "prompts=absent.txt"], "there is no such file"),
         (["run=outputs/first", "prompts=a", "checkpoint=x.ckpt"], "no checkpoint x.ckpt; there are: step_"),
         (["run=outputs/first", "prompts=a", "sampler=hein"], "did you mean heun?"),
-        (["run=outputs/first", "prompts=a", "steps=9"], "9 sampling steps on a chain of 4"),
+        (["run=outputs/first", "prompts=a", "steps=9"], "9 steps on a chain of 4"),
         (["run=outputs/first", "prompts=a", "ema=77"], "holds no EMA"),
         (["run=outputs/first", "prompts=a", "seeds=a"], "seeds=a is not an integer"),
     ],
@@ -162,7 +162,7 @@ def test_mistakes_in_evaluation(home: Home, refused: Refused, words: list[str], 
         ([DATA, "init_from=outputs/first", "net.width=32"], "build the same net"),
         ([DATA, "net._target_=os.system"], "may not be built"),
         ([DATA, "optim.generator.lr=-1"], "Invalid learning rate"),
-        ([DATA, "steps=4", "evaluate.steps=9", "evaluate.at_start=true"], "9 sampling steps on a chain of 4"),
+        ([DATA, "steps=4", "evaluate.steps=9", "evaluate.at_start=true"], "9 steps on a chain of 4"),
     ],
 )
 def test_mistakes_in_training(home: Home, refused: Refused, words: list[str], said: str) -> None:

@@ -51,6 +51,7 @@ class Hand:
 
     def __init__(self, total: int) -> None:
         self.images, self.updates, self.total_images = 0, 0, total
+        self.played: dict[str, int] = {}
 
     @property
     def progress(self) -> float:
@@ -72,6 +73,8 @@ def by_hand(name: str, *, batches: int, autocast: bool = False, clip: float | No
                 turn = next(turns, None)
             if turn is None:
                 break
+            for role in turn.restart:
+                optimizers[role].state.clear()
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 loss = turn.loss().value
             optimizer = optimizers[turn.player]
@@ -81,8 +84,9 @@ def by_hand(name: str, *, batches: int, autocast: bool = False, clip: float | No
                 nn.utils.clip_grad_norm_(cast[turn.player].parameters(), clip)
             middle = torch.tensor(start + 4.0, dtype=torch.float64)
             cosine = 0.5 * (1 + torch.cos(torch.pi * middle / (8 * batches)))
-            optimizer.param_groups[0]["lr"] = 1e-3 * (min(1.0, middle / 20) * cosine).item()
+            optimizer.param_groups[0]["lr"] = 1e-3 * (min(1.0, middle / 20) * cosine).item() * turn.rate
             optimizer.step()
+            clock.played[turn.player] = clock.played.get(turn.player, 0) + 1
             clock.updates += turn.player == "generator"
         clock.images += 8
     return cast
@@ -92,7 +96,7 @@ def fast(params: list[nn.Parameter]) -> AdamW:
     return adamw(params, lr=1e-3)
 
 
-@pytest.mark.parametrize(("name", "clip"), [("marginal", 0.5), ("ddgan", None)])
+@pytest.mark.parametrize(("name", "clip"), [("marginal", 0.5), ("ddgan", None), ("recipe", None)])
 def test_adversarial_equals_a_loop_by_hand(tmp_path: Path, name: str, clip: float | None) -> None:
     limits = {"generator": clip, "discriminator": clip}
     makers = {"generator": fast, "discriminator": fast}

@@ -21,7 +21,7 @@ from lmsd.nets.critics import MLPCritic
 from lmsd.objectives import Adversarial, Denoising
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
-from lmsd.process.times import Jumps, Uniform
+from lmsd.process.times import Grid, Jumps, Uniform
 from lmsd.rng import Rng
 from lmsd.types import Batch
 
@@ -95,6 +95,18 @@ OBJECTIVES = {
         Jumps(4), loss="nonsaturating", penalty="exact", r2=False, lazy=2, anchor="none"
     ),
     "marginal": lambda: Adversarial(Jumps(4), pairing="marginal", anchor="mse_kl", d_steps=2),
+    "recipe": lambda: Adversarial(
+        Jumps(4, last=0.5),
+        pairing="marginal",
+        anchor="none",
+        warmup=0.3,
+        warm=Denoising(Grid(4)),
+        head_start=0.2,
+        warm_rate=(4.0, 1.0),
+        rate=(1.0, 0.1),
+        hold_text=True,
+        clamp=1.0,
+    ),
     "hinge": lambda: Adversarial(Jumps(4), loss="hinge", penalty="none"),
 }
 

@@ -370,28 +370,3 @@ def test_jumps_of_a_variance_exploding_process():
     for half in ((x_s - 0.1)[noisy] / s[noisy].double()[:, None, None, None]).chunk(2):
         assert half.std().item() == pytest.approx(1.0, rel=0.05)
     assert s.unique().tolist() == pytest.approx(sorted(players["generator"].process.schedule.grid(3)[1:]))
-
-
-def test_phases_warm_start_head_start_and_rates():
-    """Shares of the run: G alone, D alone, both; each phase with its own factor on the learning rates."""
-    rates = {"warm_rate": (4.0, 2.0), "rate": (1.0, 0.5)}
-    objective = objective_of("mse_kl", warmup=0.2, head_start=0.1, **rates)
-    players, batch = players_of("mse_kl"), tiny_batch(4)
-
-    def script(progress):
-        clock = TinyClock(images=round(1000 * progress), total_images=1000)
-        turns = objective.turns(players, batch, clock, Rng(0, batch.position))
-        return [(turn.player, round(turn.rate, 3)) for turn in turns]
-
-    assert script(0.0) == [("generator", 4.0)]
-    assert script(0.1) == [("generator", 3.0)]
-    assert script(0.2) == [("discriminator", 1.0)]
-    assert script(0.6) == [("discriminator", 0.75), ("generator", 0.75)]
-    assert script(1.0) == [("discriminator", 0.5), ("generator", 0.5)]
-
-
-def test_warmup_of_the_whole_run_never_asks_the_adversary():
-    objective, batch = objective_of("mse_kl", warmup=1.0), tiny_batch(4)
-    clock = TinyClock(images=999, total_images=1000)
-    turns = objective.turns(players_of("mse_kl"), batch, clock, Rng(0, batch.position))
-    assert [turn.player for turn in turns] == ["generator"]

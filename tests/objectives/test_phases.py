@@ -85,15 +85,3 @@ def test_shares_must_fit_into_the_run():
     ):
         with pytest.raises(UserError, match=said):
             Adversarial(Jumps(4), **options)
-
-
-def test_the_text_encoder_is_held_once_the_adversary_plays():
-    def moved(images, hold_text):
-        objective = Adversarial(Jumps(4), warmup=0.3, hold_text=hold_text)
-        player, gradients, _ = play(objective, tiny_players(), [tiny_batch(4)], TinyClock(images))[-1]
-        assert player == "generator"
-        return any(name.startswith("conditioner.") for name in gradients)
-
-    assert moved(0, hold_text=True)
-    assert not moved(500, hold_text=True)
-    assert moved(500, hold_text=False)

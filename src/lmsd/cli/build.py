@@ -20,7 +20,7 @@ from lmsd.data.module import ShardDataModule
 from lmsd.engine import Engine
 from lmsd.engine.weights import Source, load_weights
 from lmsd.errors import UserError
-from lmsd.models.conditioner import Conditioner
+from lmsd.models.conditioner import Conditioner, TextConditioner
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Objective
@@ -57,6 +57,7 @@ def require(path: Path, source: str) -> None:
 def generator(config: DictConfig) -> Generator:
     """The generator, untrained, of the channels and size that the configuration's data have."""
     process = Process(instantiate(config.schedule))
+    process.schedule.grid(config.steps)  # more steps than the chain has are refused here
     conditioner: Conditioner = instantiate(config.conditioner)
     given = {
         "channels": config.data.channels,
@@ -72,7 +73,7 @@ def generator(config: DictConfig) -> Generator:
 
 def discriminator(config: DictConfig, player: Generator) -> nn.Module:
     """The discriminator that judges what the generator makes."""
-    marginal = config.objective.pairing == "marginal"
+    marginal = config.objective.get("pairing") == "marginal"
     size, channels = config.data.image_size, config.data.channels * (1 if marginal else 2)
     given: dict[str, Any] = {
         "process": player.process,
@@ -95,6 +96,10 @@ def players(config: DictConfig, data: ShardDataModule) -> tuple[dict[str, nn.Mod
     built = generator(config)
     captions = training_captions(config, data)
     built.conditioner.fit(captions)
+    cut = built.conditioner.cut(captions) if isinstance(built.conditioner, TextConditioner) else 0
+    if cut and not runs.rank():
+        length = config.conditioner.length
+        print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
     if hasattr(objective, "captions"):
         objective.captions = captions
     nets: dict[str, nn.Module] = {"generator": built}

@@ -71,15 +71,15 @@ def arm(overrides: list[str]) -> dict[str, Any]:
         "folder": folder,
         "record": json.loads((folder / "eval/test/metrics.json").read_text()),
         "status": json.loads((folder / "status.json").read_text()),
-        "played": played(folder, config.batch_size),
+        "played": played(folder, config.batch_size, config.objective.d_steps),
     }
 
 
-def played(folder: Path, batch_size: int) -> float:
+def played(folder: Path, batch_size: int, d_steps: int) -> float:
     """Share of the generator's updates at which the adversary played too, from the counts in the log."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     last = {key: value for line in lines for key, value in line.items()}
-    alone = last["images"] / batch_size - last.get("discriminator/updates", 0.0)
+    alone = last["images"] / batch_size - last.get("discriminator/updates", 0.0) / d_steps
     return float(1.0 - alone / last["generator/updates"])
 
 

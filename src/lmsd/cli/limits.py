@@ -69,7 +69,7 @@ RULES: Mapping[str, Rule] = {
     "micro_batches": Number(1),
     "precision": Choice(("32-true", "bf16-mixed", "16-mixed")),  # the engine says why not the last
     "devices": Number(1),
-    "accelerator": Choice(("auto", "cpu", "gpu", "cuda", "mps")),
+    "accelerator": Choice(("auto", "cpu", "gpu", "cuda")),
     "threads": Number(1, null=True),
     "log_every": Number(1),
     "checkpoint_every": Number(0),
@@ -118,4 +118,16 @@ def check_limits(config: DictConfig) -> None:
         raise UserError(
             f"batch_size={config.batch_size} (global) does not divide by {config.devices} devices x "
             f"{config.micro_batches} micro-batches: take a multiple of {parts}"
+        )
+    check_guidance(config, config.evaluate.guidance)
+
+
+def check_guidance(config: DictConfig, guidance: float) -> None:
+    """Refuse guidance away from what a run never learned: its images without a condition."""
+    objective = config.objective
+    drops = [node.get("drop", 0.0) for node in (objective, objective.get("warm")) if node is not None]
+    if guidance != 1.0 and not any(drops):
+        raise UserError(
+            f"guidance={guidance:g} needs a generator that was trained without captions too, and this one "
+            "was not (objective.drop=0): take guidance=1, or train with objective.drop=0.1"
         )

@@ -16,7 +16,7 @@ HELP = """lmsd sample run=RUN prompts=PROMPTS [option=value ...]
   run=last|ID|FOLDER     prompts='[a red circle, a blue star]' or a text file, one prompt a line
   seeds=[0,1,2]          one row of images for each seed
   steps= guidance=       default: the run's own
-  ema=ema|raw|HALFLIFE   checkpoint=FILE       which weights; default the first average of the best checkpoint
+  ema=ema|raw|HALFLIFE   checkpoint=FILE       which weights; default the first average of the newest one
   sampler=few_step       another sampler by name: few_step, ddim, ancestral, heun, dpmpp
   out=FILE.png           default: RUN/samples/sample-NNN.png, with a .json beside it
 """

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lmsd.cli import build, runs
 from lmsd.cli.compose import check_choice, groups, load, parse
+from lmsd.cli.limits import check_guidance
 from lmsd.engine.checkpoint import manifests, newest
 from lmsd.errors import UserError
 from lmsd.evaluation import Generation, make_generate
@@ -69,6 +70,7 @@ def open_run(
     if path is None or not path.is_file():
         names = ", ".join(known.name for known in manifests(folder / "checkpoints")) or "none"
         raise UserError(f"{folder} has no checkpoint {checkpoint or 'yet'}; there are: {names}")
+    check_guidance(config, config.evaluate.guidance if guidance is None else guidance)
     average = None if ema == "raw" or not config.optim.ema else ema
     generator = build.trained(config, path, ema=average)
     settings = config.evaluate

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsd.errors import UserError
+from lmsd.models.frozen import frozen_tensors
 
 RAMP = 0.05
 
@@ -24,7 +25,7 @@ _Pairs: TypeAlias = tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]
 class EMA(nn.ModuleDict):
     """Averages of a module, one for each half-life; in a state under the half-life's number of images.
 
-    half_lives: in images, the first is the one that `average()` gives. Frozen parameters are shared with the
+    half_lives: in images, the first is the one that `average()` gives. What is frozen is shared with the
     source, not copied.
     """
 
@@ -32,9 +33,9 @@ class EMA(nn.ModuleDict):
         super().__init__()
         if any(half_life < 1 for half_life in half_lives) or len(set(half_lives)) != len(half_lives):
             raise UserError(f"ema={list(half_lives)}: half-lives are distinct numbers of images, 1 or more")
-        frozen = {id(p): p for p in source.parameters() if not p.requires_grad}
+        frozen = frozen_tensors(source)
         for half_life in half_lives:
-            average = copy.deepcopy(source, dict(frozen))  # type: ignore[arg-type]
+            average = copy.deepcopy(source, dict(frozen))
             self[str(int(half_life))] = average.requires_grad_(False).eval()
         self.half_lives = tuple(int(half_life) for half_life in half_lives)
         self.images = 0
@@ -69,7 +70,8 @@ class EMA(nn.ModuleDict):
             for average in self.values():
                 pairs = zip(average.parameters(), source.parameters(), strict=True)
                 moving = [(kept, new) for kept, new in pairs if kept is not new]
-                buffers = list(zip(average.buffers(), source.buffers(), strict=True))
+                both = zip(average.buffers(), source.buffers(), strict=True)
+                buffers = [(kept, new) for kept, new in both if kept is not new]
                 self._found.append(([a for a, _ in moving], [w for _, w in moving], buffers))
         return self._found
 

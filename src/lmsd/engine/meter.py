@@ -50,7 +50,8 @@ class Meter:
         if not sums:
             return {}
         order = sorted(sums)
-        table = torch.stack([sums[name] for name in order])
+        home = max((column.device for column in sums.values()), key=lambda device: device.type != "cpu")
+        table = torch.stack([sums[name].to(home) for name in order])  # a resumed run's sums lie on the CPU
         if world_size() > 1:
             dist.all_reduce(table)
         return dict(zip(order, (table[:, 0] / table[:, 1]).tolist(), strict=True))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 
@@ -75,7 +76,7 @@ def fit(
     _quiet()
     trainer = Trainer(
         default_root_dir=run_dir,
-        accelerator=accelerator,
+        accelerator=found_accelerator(accelerator),
         devices=devices,
         num_nodes=num_nodes,
         strategy=PlayersStrategy() if devices * num_nodes > 1 else "auto",
@@ -89,6 +90,13 @@ def fit(
     if interrupt.pressed:
         sys.exit(INTERRUPTED)
     return trainer
+
+
+def found_accelerator(wanted: str) -> str:
+    """The accelerator that `auto` stands for; Apple's has no float64, in which schedules are computed."""
+    if wanted != "auto":
+        return wanted
+    return "gpu" if torch.cuda.is_available() else "cpu"
 
 
 def _check(engine: Engine, datamodule: LightningDataModule, ranks: int, precision: str) -> None:

@@ -18,6 +18,8 @@ from lmsd.models.precision import at_least_float32
 from lmsd.models.tokenizer import SMALLEST, encode_caption, train_tokenizer
 from lmsd.types import Batch, Cond
 
+_UNCUT = 1_000_000
+
 
 class Conditioner(nn.Module):
     """Base: forward(batch, drop [B] bool | None) → Cond.
@@ -177,6 +179,10 @@ class TextConditioner(_CaptionConditioner):
         # Attention is causal and padding comes last, so no real token sees it and no mask is needed here.
         tokens = at_least_float32(self.encoder(input_ids=padded).last_hidden_state)
         return tokens, mask, _mean(tokens, mask)
+
+    def cut(self, captions: list[str]) -> int:
+        """How many of the captions have more than `length` tokens, and lose the rest."""
+        return sum(len(encode_caption(self.tokenizer, text, _UNCUT)) > self.length for text in captions)
 
     def get_extra_state(self) -> dict[str, str]:
         """The tokenizer's text, for the state dict."""

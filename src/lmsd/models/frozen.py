@@ -8,7 +8,7 @@ import hashlib
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -25,7 +25,17 @@ def freeze(module: Module, *, saved: bool) -> Module:
                 child.register_buffer(name, parameter.detach())
         if not saved:
             child._non_persistent_buffers_set.update(child._buffers)
+    module.is_frozen = True  # type: ignore[assignment]
     return module.eval()
+
+
+def frozen_tensors(module: nn.Module) -> dict[int, Tensor]:
+    """What nothing trains, by id: parameters without a gradient, and every buffer of frozen parts."""
+    fixed: dict[int, Tensor] = {id(p): p for p in module.parameters() if not p.requires_grad}
+    for part in module.modules():
+        if getattr(part, "is_frozen", False):
+            fixed |= {id(buffer): buffer for buffer in part.buffers()}
+    return fixed
 
 
 def fingerprint(module: nn.Module) -> str:

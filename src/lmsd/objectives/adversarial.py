@@ -160,6 +160,20 @@ class Adversarial:
         ):
             if value not in allowed:
                 raise UserError(f"adversarial: {name}={value!r} is none of {', '.join(allowed)}")
+        for name, right, range_ in (
+            ("sigma", self.sigma > 0.0, "above 0"),
+            ("kappa", self.kappa > 0.0, "above 0"),
+            ("gamma", self.gamma.least >= 0.0, "0 or more"),
+            ("anchor_weight", self.anchor_weight.least >= 0.0, "0 or more"),
+            ("warm_rate", self.warm_rate.least >= 0.0, "0 or more"),
+            ("rate", self.rate.least >= 0.0, "0 or more"),
+            ("mismatch", self.mismatch >= 0.0, "0 or more"),
+            ("drop", 0.0 <= self.drop <= 1.0, "a share from 0 to 1"),
+            ("clamp", self.clamp is None or self.clamp > 0.0, "above 0, or null"),
+            ("diversity_every", self.diversity_every >= 0, "0 or more"),
+        ):
+            if not right:
+                raise UserError(f"adversarial: {name} must be {range_}, not {getattr(self, name)}")
         if min(self.warmup, self.head_start) < 0.0 or self.warmup + self.head_start > 1.0:
             raise UserError(
                 f"adversarial: warmup={self.warmup} and head_start={self.head_start} are shares of the run: "
@@ -187,13 +201,10 @@ class Adversarial:
         progress = (clock.progress - self.warmup) / ((1.0 - self.warmup) or 1.0)
         rate = self.rate(progress)
         for turn in range(self.d_steps):
-            jump = self._draw(generator, batch, rng.at(turn))
-            fake = self._fake(generator, jump)
-            wrong = self._wrong_cond(generator, batch, jump) if self.mismatch else None
             due = (clock.updates * self.d_steps + turn) % self.lazy == 0
             weight = 0.5 * self.gamma(progress) * self.lazy if due and self.penalty != "none" else 0.0
             first = self.warmup > 0.0 and not clock.played.get("discriminator")
-            loss = partial(self._d_loss, discriminator, jump, fake, wrong, weight)
+            loss = partial(self._d_turn, generator, discriminator, batch, rng.at(turn), weight)
             yield Turn("discriminator", loss, rate, restart=("generator",) if first else ())
         if clock.progress < self.warmup + self.head_start:
             return
@@ -270,6 +281,16 @@ class Adversarial:
         return logits
 
     # -- D --------------------------------------------------------------------------------------------------
+
+    def _d_turn(
+        self, generator: Generator, discriminator: Discriminator, batch: Batch, rng: Rng, weight: float
+    ) -> Loss:
+        """Drawn when the turn is played: after a restart, from the weights that G goes on with."""
+        with torch.no_grad():
+            jump = self._draw(generator, batch, rng)
+            fake = self._fake(generator, jump)
+            wrong = self._wrong_cond(generator, batch, jump) if self.mismatch else None
+        return self._d_loss(discriminator, jump, fake, wrong, weight)
 
     def _d_loss(
         self, discriminator: Discriminator, jump: Jump, fake: Tensor, wrong: Cond | None, weight: float

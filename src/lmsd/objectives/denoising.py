@@ -44,6 +44,8 @@ class Denoising:
     def __init__(self, times: Times, *, weighting: Weighting = "none", drop: float = 0.1) -> None:
         if weighting not in ("none", "min_snr", "edm"):
             raise UserError(f"denoising: weighting={weighting!r} is none of none, min_snr, edm")
+        if not 0.0 <= drop <= 1.0:
+            raise UserError(f"denoising: drop must be a share from 0 to 1, not {drop}")
         self.times = times
         self.weighting: Weighting = weighting
         self.drop = drop

@@ -107,6 +107,14 @@ class Annealed:
             raise UserError(f"expected one number or a pair (start, end), got {value!r}")
         self.start, self.end = (float(number) for number in pair)
 
+    def __str__(self) -> str:
+        return f"{self.start:g}" if self.start == self.end else f"[{self.start:g}, {self.end:g}]"
+
+    @property
+    def least(self) -> float:
+        """The smaller of both ends."""
+        return min(self.start, self.end)
+
     def __call__(self, progress: float) -> float:
         """The value at `progress`, which is clipped to [0, 1]."""
         angle = math.pi * min(max(progress, 0.0), 1.0)

@@ -179,5 +179,5 @@ class Process:
         """
         lambda_s = self.schedule.coefficients(s)[2]
         _, share, _ = self._jump(s, t)
-        gain = 0.5 * (2 * lambda_s).exp() * share
+        gain = torch.where(share == 0, 0.0, 0.5 * (2 * lambda_s).exp() * share)  # an empty jump: not ∞·0
         return (gain.clamp(max=kappa) / kappa).float()

@@ -120,7 +120,8 @@ class Discrete(Schedule):
         _check_steps(steps)
         if steps > self.steps:
             raise UserError(
-                f"{steps} sampling steps on a chain of {self.steps}: ask for {self.steps} or less."
+                f"{steps} steps on a chain of {self.steps}: ask for {self.steps} or less, or train on a "
+                f"longer chain (schedule.steps={steps})"
             )
         return [float(round(self.steps * (steps - i) / steps)) for i in range(steps + 1)]
 
