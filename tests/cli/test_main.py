@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,11 +87,70 @@ def test_evaluation_writes_a_record_and_the_report(home: Home) -> None:
     right = record["scores"]["right"]
     assert 0 <= right["low"] <= right["value"] <= right["high"] <= 1
     assert (setup["nfe"], setup["run"], setup["checkpoint"]) == (4.0, "first", "step_000000192.ckpt")
+    assert "commit" in setup
+    assert setup["data"]
+    assert setup["extractor_sha256"]
     assert "Report: outputs/first/report.html" in said
     report = Path("outputs/first/report.html")
     report.unlink()
     assert spoken(["report", "outputs/first"]).strip() == str(report)
     assert "<html" in report.read_text()
+
+
+def test_every_combination_is_scored_and_kept(home: Home) -> None:
+    words = ["evaluate", "run=outputs/first", "split=val", "n=20", "seeds=[0]", "keep=[images,features]"]
+    said = spoken([*words, "steps=[1,2]", "guidance=[1,2]", "ema=raw"])
+    assert said.count("n=20, seeds 0") == 4
+    folder = Path("outputs/first/eval/val")
+    records = [json.loads(path.read_text()) for path in folder.glob("step_000000192-*.json")]
+    found = [record for record in records if "checkpoint" in record["setup"]]
+    settings = [(r["setup"]["ema"], r["setup"]["steps"], r["setup"]["guidance"]) for r in found]
+    assert sorted(settings) == [("raw", 1, 1.0), ("raw", 1, 2.0), ("raw", 2, 1.0), ("raw", 2, 2.0)]
+    assert {r["setup"]["nfe"] for r in found} == {1.0, 2.0, 4.0}
+    assert len(list(folder.glob("kept/*/seed_0/*.png"))) == 4 * 20
+    assert len(list(folder.glob("kept/*.safetensors"))) == 4
+    assert len(list(folder.glob("step_000000192-*.png"))) == 4, "the closest pairs of each"
+    spoken(["report", "outputs/first"])
+    assert "Closest pairs" in Path("outputs/first/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one(home: Home) -> None:
+    words = ["evaluate", "run=outputs/first", "split=test", "n=32", "seeds=[5]", "steps=2"]
+    spoken(words)
+    newest = Path("outputs/first/eval/test/metrics.json")
+    alone = newest.read_text()
+    newest.unlink()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launched = subprocess.run(
+        [*launch, "-m", "lmsd.cli", *words], capture_output=True, text=True, check=False
+    )
+    assert launched.returncode == 0, launched.stderr[-2000:]
+    assert newest.read_text() == alone
+
+
+def test_two_runs_are_compared(home: Home) -> None:
+    shutil.copytree("outputs/first", "outputs/second", dirs_exist_ok=True)
+    spoken(["evaluate", "run=outputs/second", "split=test", "n=32", "seeds=[0]", "steps=1"])
+    spoken(["evaluate", "run=outputs/first", "split=test", "n=32", "seeds=[0]"])
+    said = spoken(["report", "outputs/first", "outputs/second"])
+    assert "first against second: test, n=32, paired over the same prompts, images and noise" in said
+    assert re.search(r"  right +[\d.]+.%? +[\d.]+.% +(different|not told apart) \(p = ", said)
+    assert "Comparison: outputs/first/comparison.html" in said
+    assert "<html" in Path("outputs/first/comparison.html").read_text()
+
+
+def test_a_split_that_was_trained_on_is_refused_or_labeled(home: Home, refused: Refused) -> None:
+    words = ["evaluate", "run=outputs/first", "split=val", "n=20", "seeds=[0]"]
+    shutil.copytree("data/shapes", "data/known", dirs_exist_ok=True)
+    shards = next(iter(Path("data/shapes").glob("train-*.tar")))
+    seen = Path("data/known/seen-000000.tar")
+    shutil.copy(shards, seen)
+    said = refused(*words, f"shards={seen}")
+    assert "64 of 64 images of split=val lie in the training set or nearly so" in said
+    assert "in the training set or nearly so (64 exactly)" in spoken(
+        [*words, f"shards={seen}", "overlap=label"]
+    )
 
 
 def test_weights_of_a_run_begin_another(home: Home) -> None:
@@ -137,6 +197,9 @@ def test_mistakes_in_sampling(home: Home, refused: Refused, words: list[str], sa
         (["run=outputs/first", "split=tests"], "did you mean test?"),
         (["run=outputs/first", "seeds=[0,0]"], "each once"),
         (["run=outputs/first", "shards=nowhere"], "the shard nowhere is missing"),
+        (["run=outputs/first", "extractor=clip"], "kind=clip needs its weights"),
+        (["run=outputs/first", "extractor=inception", "weights=no.pth"], "no Inception weights at no.pth"),
+        (["run=outputs/first", "keep=[pictures]"], "keep=pictures is not one of images, features"),
     ],
 )
 def test_mistakes_in_evaluation(home: Home, refused: Refused, words: list[str], said: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmsd.evaluation.distances import _dealt, _groups, distances
+from lmsd.evaluation.distances import _dealt, distances, row_groups
 from lmsd.metrics import frechet_distance, jackknife, matched_halves
 
 
@@ -15,7 +15,7 @@ def test_values_and_intervals_are_the_formulas():
     """Every statistic recomputed from the arrays, group by group, without any subtraction."""
     real, fakes = draw(91, 4, 0) + 7.0, [draw(91, 4, 1) * 1.2 + 7.0, draw(91, 4, 2) * 1.2 + 7.0]
     pairs = matched_halves([0, 1] * 45 + [2], 0)
-    groups, halves = _groups(91, pairs), [_dealt(pairs, seed) for seed in range(3)]
+    groups, halves = row_groups(91, pairs), [_dealt(pairs, seed) for seed in range(3)]
 
     def statistics(keep):
         fd = sum(frechet_distance(fake[keep], real[keep]) for fake in fakes) / 2
@@ -30,20 +30,23 @@ def test_values_and_intervals_are_the_formulas():
 
     values = statistics(torch.ones(91, dtype=torch.bool))
     without = [statistics(groups != group) for group in range(20)]
-    found = distances(fakes, real, pairs, halvings=3)
-    for place, interval in enumerate((found.fd, found.matched, found.floor, found.ratio)):
-        scale = "log" if interval is found.ratio else "linear"
+    found = distances(fakes, real, pairs, groups, halvings=3)
+    for place, score in enumerate((found.fd, found.matched, found.floor, found.ratio)):
+        scale, interval = "log" if score is found.ratio else "linear", score.interval
         by_hand = jackknife(values[place], [each[place] for each in without], scale=scale)
         assert interval.value == pytest.approx(by_hand.value, rel=1e-10)
         assert interval.high == pytest.approx(by_hand.high, rel=1e-8)
         assert interval.low == pytest.approx(by_hand.low, rel=1e-8)
-    assert found.fd_by_seed == pytest.approx([frechet_distance(fake, real) for fake in fakes], rel=1e-10)
+    assert found.fd.parts == pytest.approx([each[0] for each in without], rel=1e-8)
+    assert found.fd.by_seed == pytest.approx([frechet_distance(fake, real) for fake in fakes], rel=1e-10)
+    pseudo = [20 * values[0] - 19 * each[0] for each in without]
+    assert found.infinity.interval.value == pytest.approx(sum(pseudo) / 20, rel=1e-7)
 
 
 def test_halves_stay_matched_with_any_group_left_out():
     labels = torch.randint(0, 5, (203,), generator=torch.Generator().manual_seed(0))
     pairs = matched_halves(labels, 0)
-    groups = _groups(203, pairs)
+    groups = row_groups(203, pairs)
     for seed in range(3):
         a, b = _dealt(pairs, seed)
         assert set(a.tolist()).isdisjoint(b.tolist())
@@ -57,11 +60,15 @@ def test_halves_stay_matched_with_any_group_left_out():
 def test_the_ratio_of_perfect_models_is_one():
     """Over 30 perfect models with real sets of their own: matched and floor agree within their error."""
     pairs = matched_halves([0] * 128, 0)
-    found = [distances([draw(128, 8, 2 * k)], draw(128, 8, 2 * k + 1), pairs, halvings=4) for k in range(30)]
-    matched = torch.tensor([each.matched.value for each in found])
-    floor = torch.tensor([each.floor.value for each in found])
+    groups = row_groups(128, pairs)
+    found = [
+        distances([draw(128, 8, 2 * k)], draw(128, 8, 2 * k + 1), pairs, groups, halvings=4)
+        for k in range(30)
+    ]
+    matched = torch.tensor([each.matched.interval.value for each in found])
+    floor = torch.tensor([each.floor.interval.value for each in found])
     gap = matched - floor
     assert abs(gap.mean()) < 3 * gap.std() / 30**0.5
     assert floor.mean() > 0.2
-    inside = sum(each.ratio.low <= 1.0 <= each.ratio.high for each in found)
+    inside = sum(each.ratio.interval.low <= 1.0 <= each.ratio.interval.high for each in found)
     assert inside >= 26

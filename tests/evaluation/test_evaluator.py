@@ -2,15 +2,21 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from tiny_set import TinySet, blobs
 
 from lmsd.errors import UserError
 from lmsd.evaluation import Evaluator, evaluate
-from lmsd.evaluation.evaluate import quantized
-from lmsd.metrics import frechet_distance
+from lmsd.evaluation.evaluate import _name, _published, quantized
+from lmsd.evaluation.overlap import Overlap
+from lmsd.evaluation.scores import score_of
+from lmsd.metrics import compare, frechet_distance
 from lmsd.models.extractor import train_extractor
+from lmsd.rng import Rng
 
 
 @pytest.fixture(scope="module")
@@ -43,44 +49,73 @@ def blind(batch, rng):
 
 def test_a_perfect_model_is_at_the_floor(extractor, held_out, train):
     scores = evaluate(perfect, held_out, extractor=extractor, seeds=(0, 1), train=train)
-    assert scores.distances is not None
-    assert scores.distances.ratio.low < 1.0 < scores.distances.ratio.high
-    assert scores.distances.ratio.value == pytest.approx(1.0, abs=0.15)
-    assert scores.right.value > 0.97
-    assert scores.neighbors.ratio == pytest.approx(1.0, abs=0.1)
+    ratio = scores["fd_ratio"]
+    assert ratio.low < 1.0 < ratio.high
+    assert ratio.value == pytest.approx(1.0, abs=0.15)
+    assert scores["right"].value > 0.97
+    assert scores.memorization.near.ratio == pytest.approx(1.0, abs=0.1)
+    assert scores["kid"].low < 0.0 < scores["kid"].high
+    assert scores["fd_infinity"].low < 0.3 * scores["fd"].value
+    assert "precision" not in scores
+    assert scores.notes == ("no precision, recall, density and coverage: n=300 is below 400",)
+    assert scores["class_score"].value == pytest.approx(scores["class_score_real"].value, rel=0.05)
 
 
-def test_distortion_is_seen_beyond_the_interval(extractor, held_out):
+def test_distortion_is_seen_beyond_the_interval(extractor, train):
     def noisy(batch, rng):
         return perfect(batch, rng) + 0.6 * rng.normal((1, 8, 8), "noise")
 
-    evaluator = Evaluator(held_out, extractor, halvings=2)
-    good, bad = evaluator(perfect).distances, evaluator(noisy).distances
-    assert bad.fd.low > 2 * good.fd.high
-    assert bad.ratio.low > 1.5
+    evaluator = Evaluator(TinySet(400, 2), extractor, halvings=2, train=train)
+    good, bad = evaluator(perfect), evaluator(noisy)
+    for name in ("precision", "recall", "density", "coverage"):
+        assert good[name].value == pytest.approx(good[f"{name}_train"].value, abs=0.12)
+    assert bad["fd"].low > 2 * good["fd"].high
+    assert bad["fd_ratio"].low > 1.5
+    assert bad["kid"].low > good["kid"].high
+    assert bad["coverage"].high < good["coverage"].low
+    name = f"fd[{extractor.name}]"
+    found = compare(bad.scores[name], good.scores[name])
+    assert found.different
+    assert found.difference.value == pytest.approx(bad["fd"].value - good["fd"].value)
+    assert not compare(good.scores[name], evaluator(perfect, seeds=(9,)).scores[name]).different
 
 
 def test_prompts_that_are_ignored_are_wrong(extractor, held_out):
     scores = Evaluator(held_out, extractor, halvings=2)(blind, seeds=(0, 1, 2))
-    assert scores.right.low < 0.25 < scores.right.high
-    assert scores.right_real.value == extractor.recipe.accuracy
+    assert scores["right"].low < 0.25 < scores["right"].high
+    assert scores["right_real"].value == extractor.recipe.accuracy
 
 
-def test_copies_are_seen(extractor, held_out, train):
-    def copies(batch, rng):
-        return train.x[rng.integer(0, len(train), (), "which")]
+def test_copies_are_seen_and_shown(extractor, held_out, train, tmp_path):
+    """A tenth of the samples from the training set: flagged, and the picture shows each beside its source."""
 
-    for space in ("features", "pixels"):
-        evaluator = Evaluator(held_out, extractor, train=train, neighbors=space, halvings=2)
-        assert evaluator(copies).neighbors.ratio < 0.02
-        assert evaluator(perfect).neighbors.low > 0.8
+    def copying(batch, rng):
+        images = perfect(batch, rng)
+        stolen = rng.uniform((), "steal") < 0.1
+        return torch.where(
+            stolen[:, None, None, None], train.x[rng.integer(0, len(train), (), "which")], images
+        )
+
+    evaluator = Evaluator(held_out, extractor, train=train, halvings=2)
+    caught, honest = evaluator(copying, seeds=(0, 1)), evaluator(perfect, seeds=(0, 1))
+    assert caught.memorization.flagged
+    assert caught.memorization.copies == pytest.approx(0.1, abs=0.05)
+    assert not honest.memorization.flagged
+    assert honest.memorization.near.low > 0.8
+    assert "COPIES" in str(caught)
+    assert "COPIES" not in str(honest)
+    number, row, source = caught.memorization.pairs[0]
+    batch = evaluator._prompts([row])
+    torch.testing.assert_close(copying(batch, Rng((0, 1)[number], batch.position))[0], train.x[source])
+    picture = np.asarray(Image.open(evaluator.closest(copying, caught, tmp_path / "closest.png")))
+    assert np.array_equal(picture[8:72, 8:72], picture[8:72, 80:144]), "a copy looks like its source"
 
 
 def test_scores_do_not_depend_on_the_chunk(extractor, held_out, train):
     whole = Evaluator(held_out, extractor, n=200, train=train, chunk=200, halvings=2)(perfect, seeds=(3, 4))
     parts = Evaluator(held_out, extractor, n=200, train=train, chunk=27, halvings=2)(perfect, seeds=(3, 4))
     assert parts.scalars() == pytest.approx(whole.scalars(), rel=1e-4)
-    assert parts.right == whole.right
+    assert parts["right"] == whole["right"]
 
 
 def test_a_sample_is_a_function_of_seed_and_row(extractor, held_out):
@@ -125,15 +160,15 @@ def test_fd_is_the_distance_of_the_features(extractor, held_out):
         frechet_distance(extractor(torch.stack([images[seed, row] for row in evaluator.rows]))[0], real)
         for seed in (5, 6)
     ]
-    assert scores.distances.fd_by_seed == pytest.approx(by_hand, rel=1e-5)
-    assert scores.distances.fd.value == pytest.approx(sum(by_hand) / 2, rel=1e-5)
+    assert scores.scores[f"fd[{extractor.name}]"].by_seed == pytest.approx(by_hand, rel=1e-5)
+    assert scores["fd"].value == pytest.approx(sum(by_hand) / 2, rel=1e-5)
 
 
 def test_the_record_has_everything_that_belongs_to_a_number(extractor, held_out, train, tmp_path):
     evaluator = Evaluator(held_out, extractor, train=train, halvings=2)
     scores = evaluator(perfect, seeds=(0, 1), split="test", ema="0.05", setup={"checkpoint": "step_1.ckpt"})
     record = json.loads(scores.write(tmp_path).read_text())
-    assert (tmp_path / "eval" / "test" / "metrics.json").is_file()
+    assert json.loads((tmp_path / "eval" / "test" / "metrics.json").read_text()) == record
     fd = record["scores"][f"fd[{extractor.name}]"]
     assert fd["low"] < fd["value"] < fd["high"]
     assert fd["level"] == 0.95
@@ -141,12 +176,15 @@ def test_the_record_has_everything_that_belongs_to_a_number(extractor, held_out,
         assert f"{name}[{extractor.name}]" in record["scores"]
     assert record["n"] == 300
     assert record["seeds"] == [0, 1]
-    assert len(record["fd_by_seed"]) == 2
+    assert len(fd["by_seed"]) == 2
+    assert fd["seed_sd"] == pytest.approx(abs(fd["by_seed"][0] - fd["by_seed"][1]) / 2**0.5)
+    assert score_of(fd) == scores.scores[f"fd[{extractor.name}]"]
     setup = record["setup"]
     assert setup["extractor_sha256"] == extractor.sha256
     assert (setup["split"], setup["ema"], setup["data"]) == ("test", "0.05", "tiny")
     assert setup["checkpoint"] == "step_1.ckpt"
-    assert "jackknife" in setup["intervals"]
+    assert fd["method"] == "jackknife"
+    assert setup["reference"] == "300 images of test"
     assert {"right", "right_real", "neighbors"} < set(record["scores"])
     text = str(scores)
     assert "n=300" in text
@@ -154,6 +192,53 @@ def test_the_record_has_everything_that_belongs_to_a_number(extractor, held_out,
     assert "fid" not in text.lower()
     assert "fid" not in json.dumps(record).lower()
     assert f"{fd['value']:.3g}" in text
+
+
+def test_another_record_is_not_written_over(extractor, held_out, tmp_path):
+    """The same settings again: the same file. Other numbers under the same name: a file of its own."""
+    evaluator = Evaluator(held_out, extractor, halvings=2)
+    first = evaluator(perfect, split="test").write(tmp_path)
+    assert evaluator(perfect, split="test").write(tmp_path) == first
+    kept = first.read_text()
+    other = evaluator(blind, split="test").write(tmp_path)
+    assert other == first.with_name(f"{first.stem}-2.json")
+    assert first.read_text() == kept
+    newest = tmp_path / "eval" / "test" / "metrics.json"
+    assert newest.read_text() == other.read_text() != kept
+
+
+def test_bare_names_need_the_reference_weights_and_their_protocol(extractor):
+    class Reference:
+        reference = True
+
+    assert _name("fd", "x", _published(Reference(), "train", 50_000, 1)) == "fid"
+    assert _name("class_score", "x", _published(Reference(), "test", 10_000, 5)) == "is"
+    assert _name("fd", "x", _published(Reference(), "test", 10_000, 5)) == "fd[x]"
+    assert _name("fd", "x", _published(Reference(), "train", 49_999, 1)) == "fd[x]"
+    assert _name("fd", "x", _published(extractor, "train", 50_000, 1)) == "fd[x]"
+    assert _name("fd_floor", "x", _published(Reference(), "train", 50_000, 1)) == "fd_floor[x]"
+
+
+def test_images_and_features_can_be_kept(extractor, held_out, tmp_path):
+    evaluator = Evaluator(held_out, extractor, n=60, chunk=25)
+    evaluator(perfect, seeds=(4,), keep_images=tmp_path / "images", keep_features=tmp_path / "f.safetensors")
+    kept = load_file(tmp_path / "f.safetensors")
+    assert kept["rows"].tolist() == evaluator.rows
+    row = evaluator.rows[30]
+    image = torch.from_numpy(np.array(Image.open(tmp_path / "images" / "seed_4" / f"{row:06d}.png")))[
+        None, None
+    ]
+    torch.testing.assert_close(extractor(image)[0][0], kept["seed_4"][30], rtol=1e-4, atol=1e-4)
+    assert len(list((tmp_path / "images" / "seed_4").iterdir())) == 60
+    assert torch.equal(kept["real"], extractor(held_out.x[evaluator.rows])[0])
+
+
+def test_a_split_that_was_trained_on_is_labeled(extractor, held_out, train):
+    scores = Evaluator(held_out, extractor, halvings=1, shared=Overlap(exact=3, near=9, of=300))(perfect)
+    assert "9 of 300 held-out images (3.0 %) are in the training set or nearly so (3 exactly)" in str(scores)
+    assert scores.setup["in_training_set"] == 9
+    known = Evaluator(train, extractor, halvings=1)(perfect, split="train")
+    assert "the model has seen these images" in known.notes[-1]
 
 
 def test_scalars_are_floats_for_the_log(extractor, held_out):
@@ -165,10 +250,16 @@ def test_scalars_are_floats_for_the_log(extractor, held_out):
 
 def test_too_few_samples_give_a_note_and_no_distance(extractor, held_out):
     scores = evaluate(perfect, held_out, extractor=extractor, n=100)
-    assert scores.distances is None
-    assert scores.notes == (f"no fd[{extractor.name}]: n=100 is below 128, twice the number of features",)
-    assert scores.right.value > 0.9
+    assert "fd" not in scores
+    assert scores.notes[0].startswith(
+        "no fd: n=100 is below 128, twice the number of features; take a larger"
+    )
+    assert "kid" in scores
+    assert scores["right"].value > 0.9
     assert scores.notes[0] in str(scores)
+    fewer = evaluate(perfect, held_out, extractor=extractor, n=60)
+    assert "kid" not in fewer
+    assert "label-matched pairs, and intervals need 40; take a larger n" in fewer.notes[0]
 
 
 def test_an_exact_checker_takes_the_place_of_the_extractor(extractor, held_out):
@@ -180,8 +271,8 @@ def test_an_exact_checker_takes_the_place_of_the_extractor(extractor, held_out):
 
     scores = Evaluator(held_out, extractor, checker=checker, halvings=2)(perfect)
     share = (held_out.y == 2).double().mean().item()
-    assert scores.right.value == pytest.approx(share)
-    assert scores.right_real.value == pytest.approx(share)
+    assert scores["right"].value == pytest.approx(share)
+    assert scores["right_real"].value == pytest.approx(share)
     assert scores.setup["right_by"] == "checker"
     assert len(asked) == 600, "generated and real"
 
@@ -193,12 +284,12 @@ def test_sets_without_labels_or_captions(extractor):
         return blobs(torch.zeros(len(batch), dtype=torch.int64), 5)
 
     split = TinySet(150, 3, labels=False)
-    right = Evaluator(split, words, halvings=2)(left).right
+    right = Evaluator(split, words, halvings=2)(left)["right"]
     assert right.value == pytest.approx((split.y == 0).double().mean().item(), abs=0.1)
     bare = TinySet(150, 3, labels=False, captions=False)
     scores = Evaluator(bare, extractor, halvings=2)(lambda batch, rng: bare.x[: len(batch)])
-    assert scores.right is None
-    assert scores.distances is not None
+    assert "right" not in scores
+    assert "fd" in scores
 
 
 def test_features_of_real_images_are_kept(extractor, tmp_path):

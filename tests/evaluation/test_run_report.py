@@ -1,9 +1,11 @@
 """report.html: the right numbers, whole without its parts, no request to anywhere, readable in a browser."""
 
+import html
 import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,30 +16,42 @@ from PIL import Image
 
 from lmsd.errors import UserError
 from lmsd.evaluation import Scores
-from lmsd.evaluation.distances import Distances
+from lmsd.evaluation.compare import changed, write_comparison
 from lmsd.evaluation.grid import save_grid
-from lmsd.evaluation.report import curves_of, duration, read_records, write_report
+from lmsd.evaluation.report import (
+    _steps_curves,
+    curves_of,
+    duration,
+    over_steps,
+    read_records,
+    write_report,
+)
 from lmsd.evaluation.verdict import sentences
-from lmsd.metrics import Interval, NeighborRatio
+from lmsd.metrics import Interval, Memorization, NeighborRatio, Score
 
 NAME = "lmsd-cnn@ab12"
 FD = f"val/fd[{NAME}]"
+SPEED = "Throughput, images/s, evaluations included"
 ACCURACY = "Discriminator's sign accuracy, train and held-out"
 
 
-def scores(ratio: Interval, low: float = 0.91) -> Scores:
-    far = Distances(
-        Interval(3.21, 2.9, 3.5), Interval(5.1, 4.8, 5.4), Interval(4.2, 4.0, 4.4), ratio, (3.2, 3.22)
-    )
-    near, setup = NeighborRatio(0.97, low, 0.012), {"split": "test", "ema": "0.05", "sampler": "FewStep"}
+def scores(ratio: Interval, *, flagged: bool = False) -> Scores:
+    near = NeighborRatio(0.97, 0.91, 0.012)
+    setup = {"split": "test", "ema": "0.05", "sampler": "FewStep", "checkpoint": "step_4.ckpt"}
+    named = {
+        f"fd[{NAME}]": Interval(3.21, 2.9, 3.5),
+        f"fd_matched[{NAME}]": Interval(5.1, 4.8, 5.4),
+        f"fd_floor[{NAME}]": Interval(4.2, 4.0, 4.4),
+        f"fd_ratio[{NAME}]": ratio,
+        "right": Interval(0.978, 0.961, 0.988),
+        "right_real": Interval(0.991, 0.98, 0.996),
+    }
     return Scores(
         extractor=NAME,
         n=500,
         seeds=(7, 8),
-        distances=far,
-        right=Interval(0.978, 0.961, 0.988),
-        right_real=Interval(0.991, 0.98, 0.996),
-        neighbors=near,
+        scores={name: Score(interval) for name, interval in named.items()},
+        memorization=Memorization(near, 1e-9 if flagged else 0.4, 0.08 if flagged else 0.0, -0.3, ()),
         notes=(),
         setup=setup | {"steps": 4, "guidance": 1.5, "nfe": 8.0},
     )
@@ -67,6 +81,26 @@ def run(tmp_path) -> Path:
         grid = [torch.full((1, 8, 8), place / 5 - 1)] * 6
         save_grid(grid, ["a handwritten seven"] * 6, folder / "samples" / f"step_{images:09d}.png")
     scores(Interval(1.21, 1.09, 1.33)).write(folder)
+    return folder
+
+
+@pytest.fixture
+def other(run) -> Path:
+    """Another run beside it: worse in one score, by more than the groups' spread."""
+    folder = run.with_name("2026-11-23_130000-digits-0b1c")
+    shutil.copytree(run, folder)
+    record = json.loads((run / "eval/test/metrics.json").read_text())
+    parts = [3.21 + 0.002 * place for place in range(-10, 10)]
+    for path, shift in ((run, 0.0), (folder, 0.4)):
+        record["scores"][FD.removeprefix("val/")] |= {
+            "value": 3.21 + shift,
+            "parts": [part + shift + 0.001 * (place % 3) * (shift > 0) for place, part in enumerate(parts)],
+        }
+        record["scores"]["right"] |= {
+            "parts": [0.978 + 0.001 * (place % 2) for place in range(20)],
+            "method": "batches",
+        }
+        (path / "eval/test/metrics.json").write_text(json.dumps(record))
     return folder
 
 
@@ -148,6 +182,74 @@ def test_seven_grids_from_the_first_to_the_last(run):
     assert (titles[0], titles[-1]) == ("45,000", "0")
 
 
+def test_the_closest_pairs_and_the_command_stand_beside_the_scores(run):
+    """The picture is that of the newest record's own name."""
+    (path,) = [each for each in (run / "eval/test").glob("*.json") if each.stem != "metrics"]
+    save_grid([torch.zeros(1, 8, 8)] * 2, ["seed 0, row 3", "training 9"], path.with_suffix(".png"))
+    text = write_report(run).read_text()
+    assert 'alt="closest pairs" src="data:image/png;base64,' in text
+    assert f"lmsd evaluate run={run.name} split=test n=500 'seeds=[7,8]' steps=4 guidance=1.5 ema=0.05" in (
+        html.unescape(text)
+    )
+
+
+def test_quality_is_drawn_against_the_number_of_steps(run):
+    """Records of other settings alone are on the chart: one line a guidance, from two numbers of steps on."""
+    assert "Quality against the number of steps" not in write_report(run).read_text()
+    base = scores(Interval(1.21, 1.09, 1.33))
+    for steps, guidance, n in ((1, 1.5, 500), (16, 1.5, 500), (1, 3.0, 500), (64, 1.5, 100), (4, 1.5, 500)):
+        setup = dict(base.setup) | {"steps": steps, "guidance": guidance, "nfe": float(steps)}
+        replace(base, setup=setup, n=n).write(run)
+    records = [json.loads(path.read_text()) for path in sorted((run / "eval/test").glob("*guidance*.json"))]
+    newest = json.loads((run / "eval/test/metrics.json").read_text())
+    (line,) = _steps_curves([each for each in records if each["n"] == 500], FD.removeprefix("val/"))
+    assert (line.name, list(line.x)) == ("guidance 1.5, 95 % interval", [1, 4, 16])
+    assert line.low == [2.9] * 3
+    charts = over_steps(records, newest)
+    assert [chart.title for chart in charts] == [
+        f"{FD.removeprefix('val/')} over sampling steps",
+        "Share of prompts right over sampling steps",
+    ]
+    assert "Quality against the number of steps" in write_report(run).read_text()
+
+
+def test_differences_from_the_experiment_are_listed(run):
+    text = write_report(run).read_text()
+    assert "here, and not in digits" in text
+    assert '<td class="name">prompts</td><td class="name">[a red one]</td>' in text
+
+
+def test_a_comparison_says_what_differs_and_with_what_p(run, other, tmp_path):
+    differences = changed({"a": {"seed": 0, "images": 5}, "b": {"seed": 1, "images": 5}})
+    path, words = write_comparison([run, other], tmp_path / "c.html", differences=differences)
+    text = " ".join(Links(path.read_text()).words)
+    assert f"{run.name} and {other.name} differ: {FD.removeprefix('val/')} 3.21 against 3.61" in text
+    assert "test, n=500, paired over the same prompts, images and noise" in text
+    assert re.search(r"3\.21 +3\.61 +different \(p = [\d.e-]+\)", words)
+    assert "not told apart (p = 1)" in words
+    assert differences == {"seed": [0, 1]}
+    assert f"{FD.removeprefix('val/')} on val" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("n", 400, "n=500 and n=400"), ("setup", {"split": "val"}, "different splits")],
+)
+def test_what_does_not_compare_is_not_compared(run, other, key, value, said, tmp_path):
+    record = json.loads((other / "eval/test/metrics.json").read_text())
+    record[key] = record[key] | value if isinstance(value, dict) else value
+    (other / "eval/test/metrics.json").write_text(json.dumps(record))
+    _, words = write_comparison([run, other], tmp_path / "c.html")
+    assert words.endswith(f"not comparable: {said}" + ("; evaluate both at one n" if key == "n" else ""))
+
+
+def test_a_comparison_needs_scores_and_two_runs(run, tmp_path):
+    with pytest.raises(UserError, match="two runs or more"):
+        write_comparison([run], tmp_path / "c.html")
+    with pytest.raises(UserError, match="has no scores to compare"):
+        write_comparison([run, tmp_path], tmp_path / "c.html")
+
+
 def test_a_folder_with_nothing_in_it_has_a_report(tmp_path):
     text = write_report(tmp_path).read_text()
     assert "Not evaluated yet" in text
@@ -167,7 +269,7 @@ def test_records_survive_a_line_cut_short(run):
 
 def test_charts_hold_both_players_and_only_what_was_logged(run):
     charts = {chart.title: chart.svg for chart in curves_of(read_records(run / "metrics.jsonl"))}
-    assert list(charts) == [f"fd[{NAME}] on val", "Share of prompts right", "Loss", ACCURACY]
+    assert list(charts) == [f"fd[{NAME}] on val", "Share of prompts right", "Loss", ACCURACY, SPEED]
     assert ">generator<" in charts["Loss"]
     assert ">discriminator<" in charts["Loss"]
     assert "images seen" in charts["Loss"]
@@ -185,8 +287,8 @@ def test_the_verdict_follows_the_interval(ratio, said):
 
 
 def test_copies_are_called_by_name():
-    found = sentences({"val": scores(Interval(1, 0.9, 1.1), low=0.2).as_json()}, [])
-    assert any(sentence.startswith("Look for copies") for sentence in found)
+    found = sentences({"val": scores(Interval(1, 0.9, 1.1), flagged=True).as_json()}, [])
+    assert any(sentence.startswith("Copies of the training set: about 8.0\u00a0%") for sentence in found)
 
 
 @pytest.mark.parametrize(
@@ -221,14 +323,16 @@ FLAGS = [
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to look at the page with")
 @pytest.mark.parametrize("width", [1280, 390])
-def test_it_renders_in_a_browser(run, tmp_path, width):
+@pytest.mark.parametrize("kind", ["report", "comparison"])
+def test_it_renders_in_a_browser(run, other, tmp_path, kind, width):
     """Verdict, table and charts are painted, and nothing sticks out to the right."""
     page = tmp_path / "page.html"
     tail = "<script>document.title = document.documentElement.scrollWidth + '/' + innerWidth</script></body>"
-    text = re.sub(r"<meta http-equiv[^>]*>", "", write_report(run).read_text())
+    made = write_report(run) if kind == "report" else write_comparison([run, other], tmp_path / "c.html")[0]
+    text = re.sub(r"<meta http-equiv[^>]*>", "", made.read_text())
     page.write_text(text.replace("</body>", tail))
     shot = tmp_path / "shot.png"
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2400"]
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},4200"]
     dump = [f"--screenshot={shot}", "--dump-dom", f"file://{page}"]
     done = subprocess.run([*command, *dump], capture_output=True, text=True, timeout=300, check=True)
     needed, given = map(int, re.search(r"<title>(\d+)/(\d+)</title>", done.stdout).groups())

@@ -2,10 +2,23 @@
 
 import pytest
 import torch
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp, ttest_rel
 
 from lmsd.errors import UserError
-from lmsd.metrics import frechet_distance, jackknife, jackknife_groups, wilson
+from lmsd.metrics import (
+    Interval,
+    Score,
+    batch_means,
+    clustered_share,
+    compare,
+    extrapolated,
+    frechet_distance,
+    frechet_infinity,
+    jackknife,
+    jackknife_groups,
+    mean_interval,
+    wilson,
+)
 
 
 def test_jackknife_of_a_mean_is_its_standard_error():
@@ -67,3 +80,89 @@ def test_wilson_refuses_nonsense():
     for hits, trials in ((3, 2), (-1, 5), (0, 0)):
         with pytest.raises(UserError, match="no share"):
             wilson(hits, trials)
+
+
+def test_a_clustered_share_knows_how_many_prompts_there_are():
+    """Equal answers of one prompt count once, independent ones as often as they are; by Wilson's formula."""
+    generator = torch.Generator().manual_seed(0)
+    once = torch.rand(400, 1, generator=generator) < 0.3
+    same = clustered_share(once.expand(400, 3))
+    by_hand = wilson(int(once.sum()), 400)
+    assert (same.low, same.high) == pytest.approx((by_hand.low, by_hand.high), rel=0.01)
+    free = clustered_share(torch.rand(400, 3, generator=generator) < 0.3)
+    width = wilson(360, 1200)
+    assert free.high - free.low == pytest.approx(width.high - width.low, rel=0.1)
+    every = clustered_share(torch.ones(50, 3, dtype=torch.bool))
+    assert (every.low, every.high) == (wilson(50, 50).low, 1.0), "three times the same 50 prompts"
+
+
+def test_the_interval_of_a_mean_is_students():
+    values = torch.randn(30, 4, generator=torch.Generator().manual_seed(1)).double() + 2.0
+    found, theirs = mean_interval(values), ttest_1samp(values.mean(dim=1).numpy(), 0.0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=1e-10)
+    with pytest.raises(UserError, match="one prompt has no spread"):
+        mean_interval(values[:1])
+
+
+def test_batches_and_pseudo_values_of_a_mean_are_students_too():
+    """For a mean both methods are the t-interval over the groups' means."""
+    x = torch.randn(20, 5, generator=torch.Generator().manual_seed(2)).double() + 9.0
+    means, everything = x.mean(dim=1), float(x.mean())
+    theirs = ttest_1samp(means.numpy(), 0.0).confidence_interval()
+    without = [float(x[torch.arange(20) != group].mean()) for group in range(20)]
+    for found in (batch_means(everything, means.tolist()), extrapolated(everything, without)):
+        assert found.value == pytest.approx(everything, rel=1e-12)
+        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=1e-10)
+
+
+def test_fd_infinity_has_no_bias_of_order_one_over_n():
+    """Equal Gaussians: FD at n=100 is far above 0, its extrapolation is not."""
+    found = []
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        x, y = torch.randn(2, 100, 4, generator=generator, dtype=torch.float64)
+        found.append((frechet_distance(x, y), frechet_infinity(x, y).value))
+    biased, free = torch.tensor(found).mean(dim=0).tolist()
+    assert biased > 0.15
+    assert abs(free) < 0.15 * biased
+
+
+def test_fd_infinity_is_the_line_through_two_sizes():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 200, 3, generator=generator, dtype=torch.float64)
+    groups = jackknife_groups(200)
+    less = sum(frechet_distance(x[groups != g], y[groups != g]) for g in range(20)) / 20
+    whole = frechet_distance(x, y)
+    slope = (less - whole) / (1 / 190 - 1 / 200)
+    assert frechet_infinity(x, y).value == pytest.approx(whole - slope / 200, rel=1e-9)
+
+
+def test_fd_infinity_refuses_what_it_cannot_bear():
+    with pytest.raises(UserError, match="99 samples are too few for FD∞ of 50 features: take n ≥ 100"):
+        frechet_infinity(torch.zeros(99, 50), torch.zeros(200, 50))
+
+
+@pytest.mark.parametrize("method", ["batches", "jackknife"])
+def test_a_comparison_is_students_paired_test(method):
+    """On means, where it is known: the t-test on the groups' differences."""
+    generator = torch.Generator().manual_seed(3)
+    base = torch.randn(20, generator=generator).double()
+    one, other = base + 5.1, base + 0.3 * torch.randn(20, generator=generator).double() + 5.0
+
+    def parts(x):
+        return [float((x.sum() - v) / 19) for v in x] if method == "jackknife" else x.tolist()
+
+    values = [Score(Interval(float(x.mean()), 0, 0), tuple(parts(x)), method) for x in (one, other)]
+    found, theirs = compare(*values), ttest_rel(one.numpy(), other.numpy())
+    assert found.p == pytest.approx(theirs.pvalue, rel=1e-9)
+    assert found.different == (theirs.pvalue < 0.05)
+    ends = theirs.confidence_interval()
+    assert (found.difference.low, found.difference.high) == pytest.approx((ends.low, ends.high), rel=1e-9)
+
+
+def test_a_comparison_of_a_model_with_itself_finds_nothing():
+    model = Score(Interval(1.0, 0.5, 1.5), (1.0, 2.0), "log jackknife")
+    same = compare(model, model)
+    assert (same.p, same.different) == (1.0, False)
+    with pytest.raises(UserError, match="2 and 3 groups"):
+        compare(model, Score(Interval(1.0, 0.5, 1.5), (1.0, 2.0, 3.0), "log jackknife"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lmsd.errors import UserError
-from lmsd.metrics import frechet_distance, matched_halves
+from lmsd.metrics import frechet_distance, matched_halves, matched_rows
 
 
 def test_halves_are_disjoint_and_label_matched():
@@ -57,3 +57,21 @@ def test_matching_takes_the_label_histogram_out_of_the_floor():
 def test_no_pair_is_refused():
     with pytest.raises(UserError, match="larger held-out set"):
         matched_halves([0], 0)
+
+
+def test_rows_with_the_same_labels_come_once_each():
+    among = [0, 1, 2, 3] * 50
+    labels = [3, 3, 1, 0, 2, 1] * 8
+    rows = matched_rows(labels, among, 0).tolist()
+    assert [among[row] for row in rows] == labels
+    assert len(set(rows)) == len(rows)
+    assert rows != matched_rows(labels, among, 1).tolist()
+
+
+def test_labels_that_are_used_up_get_other_rows():
+    rows = matched_rows(["a", "a", "b", "c"], ["a", "b", "x", "y"], 0).tolist()
+    assert rows[0] == 0
+    assert rows[2] == 1
+    assert sorted(rows) == [0, 1, 2, 3]
+    with pytest.raises(UserError, match="3 training samples are fewer than the 4"):
+        matched_rows([1, 1, 1, 1], [1, 1, 1], 0)

@@ -1,21 +1,34 @@
 """`lmsd evaluate`: scores of a run on held-out data, with n, seeds, intervals and floor."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmsd.cli import options, runs
 from lmsd.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+
+    from lmsd.cli.trained import Trained
+    from lmsd.evaluation import Evaluator, Scores
+
 HELP = """lmsd evaluate run=RUN [option=value ...]
 
   run=last|ID|FOLDER    split=test|val|train    n= (default: the whole split)    seeds=[0,1,2]
-  steps= guidance= sampler=      default: the run's own
-  ema=ema|raw|HALFLIFE  checkpoint=FILE
+  steps=[1,2,4] guidance=[1,3] sampler=         default: the run's own; every combination is scored
+  ema=[ema,raw,HALFLIFE]  checkpoint=FILE
+  extractor=KIND weights=PATH    lmsd-cnn, inception, clip or dinov2, from files that you have
   shards=SHARDS         held-out shards that lie elsewhere
+  keep=[images,features]         beside the record; overlap=label scores a split that training has seen
 
-Writes RUN/eval/SPLIT/metrics.json and the report. Numbers of different n, extractors or splits do not
-compare.
+Writes RUN/eval/SPLIT/NAME.json for every combination, metrics.json (the newest) and the report. Several
+processes share the work: torchrun --nproc-per-node 2 -m lmsd.cli evaluate ... gives the same numbers.
+Numbers of different n, extractors or splits do not compare.
 """
 
 
@@ -27,12 +40,16 @@ class EvaluateOptions:
     split: Literal["test", "val", "train"] = "test"
     n: int | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int | None = None
-    guidance: float | None = None
+    steps: tuple[int, ...] = ()
+    guidance: tuple[float, ...] = ()
     sampler: str | None = None
-    ema: str = "ema"
+    ema: tuple[str, ...] = ("ema",)
     checkpoint: str | None = None
+    extractor: Literal["lmsd-cnn", "inception", "clip", "dinov2"] | None = None
+    weights: Path | None = None
     shards: str | None = None
+    keep: tuple[Literal["images", "features"], ...] = ()
+    overlap: Literal["refuse", "label"] = "refuse"
 
 
 def main(arguments: list[str]) -> int:
@@ -42,42 +59,119 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     chosen = options.read(EvaluateOptions, arguments, verb="evaluate")
     folder = runs.find(chosen.run)
-    print(evaluate(folder, chosen))
-    from lmsd.evaluation.report import write_report
+    with ranks():
+        said = evaluate(folder, chosen)
+        if runs.rank() == 0:
+            from lmsd.evaluation.report import write_report
 
-    print(f"Report: {write_report(folder)}")
+            print(said)
+            print(f"Report: {write_report(folder)}")
     return 0
 
 
-def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
-    """Score a run on a split, write the record, and return it as text."""
-    from lmsd.cli.build import data_module
-    from lmsd.cli.data import Bar
-    from lmsd.cli.trained import open_run
-    from lmsd.cli.validate import evaluator
+@contextmanager
+def ranks() -> Iterator[None]:
+    """The process group of a launcher's processes, where there are several; features travel on the CPU."""
+    import torch.distributed as dist
 
-    trained = open_run(
-        folder,
-        ema=chosen.ema,
-        checkpoint=chosen.checkpoint,
-        steps=chosen.steps,
-        guidance=chosen.guidance,
-        sampler=chosen.sampler,
-    )
-    config = trained.config
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if several:
+        dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        if several:
+            dist.destroy_process_group()
+
+
+def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
+    """Score a run on a split at every combination of settings, write the records, return them as text."""
+    from lmsd.cli.trained import open_run
+
+    commit = runs.environment()["commit"]
+    scorer: Evaluator | None = None
+    said = []
+    for ema, steps, guidance in product(chosen.ema, chosen.steps or (None,), chosen.guidance or (None,)):
+        trained = open_run(
+            folder,
+            ema=ema,
+            checkpoint=chosen.checkpoint,
+            steps=steps,
+            guidance=guidance,
+            sampler=chosen.sampler,
+        )
+        trained.generator.to(device())
+        scorer = scorer or scorer_of(trained.config, chosen)
+        said.append(str(score(folder, trained, scorer, chosen, commit)))
+    return "\n\n".join(said)
+
+
+def device() -> "torch.device":
+    """The GPU of this process, or the CPU where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def scorer_of(config: Any, chosen: EvaluateOptions) -> "Evaluator":
+    """The scorer of the chosen split; refused where the training set holds much of it."""
+    from lmsd.cli.build import data_module
+    from lmsd.cli.validate import evaluator
+    from lmsd.evaluation.ranks import by_first, first_alone
+
     if chosen.shards is not None:
         if chosen.split == "train":
             raise UserError("shards= names held-out shards; choose split=val or split=test")
         config.data[chosen.split] = chosen.shards
-    scorer = evaluator(config, data_module(config), chosen.split, n=chosen.n)
+    if chosen.extractor is not None:
+        config.evaluate.extractor.kind = chosen.extractor
+    if chosen.weights is not None:
+        config.evaluate.extractor.path = str(chosen.weights)
+    with first_alone():
+        scorer = evaluator(config, data_module(config), chosen.split, n=chosen.n)
+    scorer.extractor.net.to(device())
+    by_first(lambda: refuse_overlap(scorer, chosen))
+    return scorer
+
+
+OVERLAP = 0.1
+"""Share of a split that may lie in the training set before its scores are refused."""
+
+
+def refuse_overlap(scorer: "Evaluator", chosen: EvaluateOptions) -> None:
+    """Refuse to score a split of which more than a tenth was trained on, unless it is asked for."""
+    shared = scorer.shared
+    if shared is not None and shared.near > OVERLAP * shared.of and chosen.overlap == "refuse":
+        raise UserError(
+            f"{shared.near} of {shared.of} images of split={chosen.split} lie in the training set or nearly "
+            "so: scores on them flatter; take other shards (shards=), or overlap=label to have them labeled"
+        )
+
+
+def score(
+    folder: Path, trained: "Trained", scorer: "Evaluator", chosen: EvaluateOptions, commit: str | None
+) -> "Scores":
+    """Scores at one setting, with its record and the picture of closest pairs."""
+    from lmsd.cli.data import Bar
+
+    kept = folder / "eval" / chosen.split / "kept"
+    record = trained.generate.record()
+    settings = [record["sampler"], f"steps{record['steps']}", f"guidance{record['guidance']}", f"n{scorer.n}"]
+    name = "-".join(map(str, [trained.checkpoint.stem, trained.ema, *settings]))
     with Bar() as bar:
         scores = scorer(
             trained.generate,
             seeds=list(chosen.seeds),
             split=chosen.split,
             ema=trained.ema,
-            setup={"checkpoint": trained.checkpoint.name, "run": folder.name},
+            setup={"checkpoint": trained.checkpoint.name, "run": folder.name, "commit": commit},
             progress=lambda done, total: bar.update(done, total, "sampling"),
+            keep_images=kept / name if "images" in chosen.keep else None,
+            keep_features=kept / f"{name}.safetensors" if "features" in chosen.keep else None,
         )
-    scores.write(folder)
-    return str(scores)
+    if runs.rank() == 0:
+        path = scores.write(folder)
+        scorer.closest(trained.generate, scores, path.with_suffix(".png"))
+    return scores

@@ -1,12 +1,35 @@
-"""The extractor of a data set: trained once on its train split, then found again by the split's hash."""
+"""The extractor that a run is scored with: the data set's own, found or trained, or one from files."""
 
 from pathlib import Path
 from typing import Literal, cast
 
+from omegaconf import DictConfig
+
 from lmsd.cli.data import Bar
 from lmsd.data.index import cache_folder
 from lmsd.data.module import ShardDataModule
+from lmsd.errors import UserError
+from lmsd.evaluation import FeatureExtractor
 from lmsd.models.extractor import Extractor, load_extractor, save_extractor, train_extractor
+
+
+def extractor_of(settings: DictConfig, data: ShardDataModule) -> FeatureExtractor:
+    """What `evaluate.extractor` describes: kind and path, or lmsd-cnn of these data."""
+    kind = settings.get("kind") or "lmsd-cnn"
+    path = None if settings.path is None else Path(settings.path)
+    if kind == "lmsd-cnn":
+        if path is not None and not (path / "lmsd-cnn.json").is_file():
+            raise UserError(f"evaluate.extractor.path={path} holds no lmsd-cnn; lmsd data features makes one")
+        return find_or_train(data, augment=settings.augment, images=settings.images, folder=path)[0]
+    if path is None:
+        raise UserError(f"evaluate.extractor.kind={kind} needs its weights: evaluate.extractor.path=PATH")
+    if kind == "inception":
+        from lmsd.models.inception import InceptionExtractor
+
+        return InceptionExtractor(path)
+    from lmsd.models.pretrained import CLIPExtractor, DINOv2Extractor
+
+    return CLIPExtractor(path) if kind == "clip" else DINOv2Extractor(path)
 
 
 def find_or_train(

@@ -91,6 +91,7 @@ RULES: Mapping[str, Rule] = {
     "evaluate.interval": Number(0, whole=False, null=True, many=2),
     "evaluate.grid": Number(0),
     "evaluate.checker": Choice(("shapes",), null=True),
+    "evaluate.extractor.kind": Choice(("lmsd-cnn", "inception", "clip", "dinov2")),
     "evaluate.extractor.augment": Choice(("none", "shift", "shift_flip")),
     "evaluate.extractor.images": Number(1, null=True),
     "data.image_size": Number(1),

@@ -1,18 +1,38 @@
-"""`lmsd report`: write a run's report.html again."""
+"""`lmsd report`: write a run's report.html again, or compare several runs."""
+
+from pathlib import Path
 
 from lmsd.cli import runs
 
-HELP = """lmsd report RUN      RUN: last, an id or a folder
+HELP = """lmsd report RUN           write its report.html again; RUN: last, an id or a folder
+lmsd report A B C         compare A with each of the others: which scores differ, and with what p-value
+
+  out=FILE.html             of a comparison; default: comparison.html in the folder of the first run
 """
 
 
 def main(arguments: list[str]) -> int:
-    """Write the report and print its path."""
+    """Write the report, or the comparison, and print its path."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0 if arguments else 2
     from lmsd.evaluation.report import write_report
 
-    for name in arguments:
-        print(write_report(runs.find(name.removeprefix("run="))))
+    out = [word.removeprefix("out=") for word in arguments if word.startswith("out=")]
+    names = [word.removeprefix("run=") for word in arguments if not word.startswith("out=")]
+    folders = [runs.find(name) for name in names]
+    for folder in folders:
+        print(write_report(folder))
+    if len(folders) > 1:
+        print(compare(folders, Path(out[-1]) if out else folders[0] / "comparison.html"))
     return 0
+
+
+def compare(folders: list[Path], path: Path) -> str:
+    """Compare runs by their newest records; the words and the page's path."""
+    from lmsd.cli.compose import flatten
+    from lmsd.evaluation.compare import changed, write_comparison
+
+    differences = changed({str(folder): flatten(runs.config_of(folder)) for folder in folders})
+    page, words = write_comparison(folders, path, differences=differences)
+    return f"{words}\nComparison: {page}"

@@ -82,6 +82,18 @@ def set_status(folder: Path, **values: Any) -> None:
     os.replace(temporary, path)
 
 
+def peak_memory() -> int:
+    """The largest memory of this process so far in MiB: of the GPU where it used one, else resident."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated() / 2**20)
+    import resource
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+
+
 def rank() -> int:
     """The rank of the process, before and after Lightning has started its others."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))

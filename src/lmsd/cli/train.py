@@ -177,7 +177,8 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
     def ended(state: str) -> None:
         clock, seconds = engine.clock, round(before + time.monotonic() - started, 1)
         if active:
-            runs.set_status(folder, state=state, images=clock.images, updates=clock.updates, seconds=seconds)
+            counts = {"images": clock.images, "updates": clock.updates, "seconds": seconds}
+            runs.set_status(folder, state=state, **counts, peak_memory_mb=runs.peak_memory())
 
     if active:
         runs.set_status(folder, state="running", pid=os.getpid())

@@ -1,6 +1,7 @@
 """Scores on val and a sample grid while a run trains."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -8,37 +9,36 @@ import torch
 from omegaconf import DictConfig
 
 from lmsd.cli import build
-from lmsd.cli.extractors import find_or_train
+from lmsd.cli.extractors import extractor_of
 from lmsd.data.index import cache_folder
 from lmsd.data.module import ShardDataModule
 from lmsd.engine import Engine
 from lmsd.errors import UserError
 from lmsd.evaluation import Checker, Evaluator, make_generate
 from lmsd.evaluation.grid import save_grid
+from lmsd.evaluation.overlap import overlap
+from lmsd.evaluation.ranks import place
 from lmsd.models.generator import Generator
 from lmsd.rng import Rng
 from lmsd.types import Batch
 
 
 def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int | None) -> Evaluator:
-    """The scorer of one split: the data set's own extractor, trained first where there is none yet."""
+    """The scorer of one split by the chosen extractor; lmsd-cnn is trained first where there is none."""
     settings = config.evaluate
-    path = None if settings.extractor.path is None else Path(settings.extractor.path)
-    if path is not None and not (path / "lmsd-cnn.json").is_file():
-        raise UserError(f"evaluate.extractor.path={path} holds no lmsd-cnn; lmsd data features makes one")
     if settings.checker == "shapes" and config.data.channels != 3:
         raise UserError("evaluate.checker=shapes reads images in color; set data.channels=3, or no checker")
     held_out = data.split_set(split)
-    extractor, _ = find_or_train(
-        data, augment=settings.extractor.augment, images=settings.extractor.images, folder=path
-    )
+    extractor = extractor_of(settings.extractor, data)
+    train, cache = data.split_set("train"), cache_folder() / "features"
     return Evaluator(
         held_out,
         extractor,
         n=n,
-        train=data.split_set("train") if settings.neighbors else None,
+        train=train if settings.neighbors else None,
         checker=checker(settings.checker),
-        cache=cache_folder() / "features",
+        cache=cache,
+        shared=overlap(train, held_out, cache=cache) if split != "train" and place()[0] == 0 else None,
     )
 
 
@@ -56,22 +56,26 @@ def checker(name: str | None) -> Checker | None:
 class Validation:
     """What the engine calls at its cadence: scores of the first EMA on val, D on held-out reals, a grid.
 
-    active: whether this process is the one that scores. folder: the run's, set once it is known. monitor: the
-    score that the best checkpoint is chosen by.
+    Every rank makes its share of the images. active: whether this process prepares the scorer now (training
+    the extractor, if need be) and writes the files; the others take up what it prepared at their first call.
+    folder: the run's, set once it is known. monitor: the score that the best checkpoint is chosen by.
     """
 
     def __init__(self, config: DictConfig, data: ShardDataModule, *, active: bool) -> None:
-        self.config, self.data, self.folder = config, data, Path()
+        self.config, self.data, self.active, self.folder = config, data, active, Path()
         self.monitor: str | None = None
         if not data.has("val"):
             raise UserError(
                 "there are no val shards to score on: give data.val=SHARDS, or evaluate.n=0 to train unscored"
             )
         if active:
-            count = min(config.evaluate.n, len(data.split_set("val")))
-            self.evaluator = evaluator(config, data, "val", n=count)
             self.monitor = f"val/fd[{self.evaluator.extractor.name}]"
-            self.sampler = build.sampler(config)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The scorer on val."""
+        count = min(self.config.evaluate.n, len(self.data.split_set("val")))
+        return evaluator(self.config, self.data, "val", n=count)
 
     def __call__(self, engine: Engine) -> Mapping[str, float]:
         """Scores by name, val/... ; the grid goes into samples/, the record into eval/val/."""
@@ -80,7 +84,11 @@ class Validation:
         settings = self.config.evaluate
         interval = None if settings.interval is None else (settings.interval[0], settings.interval[1])
         generate = make_generate(
-            generator, self.sampler, steps=settings.steps, guidance=settings.guidance, interval=interval
+            generator,
+            build.sampler(self.config),
+            steps=settings.steps,
+            guidance=settings.guidance,
+            interval=interval,
         )
         half_life = str(engine.ema.half_lives[0]) if engine.ema.half_lives else "raw"
         scores = self.evaluator(
@@ -90,10 +98,12 @@ class Validation:
             ema=half_life,
             setup={"images": engine.clock.images, "updates": engine.clock.updates},
         )
-        scores.write(self.folder)
-        found = scores.scalars("val/") | self._verdicts(engine)
-        self._grid(generate, engine.clock.images)
-        print(f"{engine.clock.images:,} images  {scores}", flush=True)
+        found = scores.scalars("val/")
+        if self.active:
+            scores.write(self.folder)
+            found |= self._verdicts(engine)
+            self._grid(generate, engine.clock.images)
+            print(f"{engine.clock.images:,} images\n{scores}", flush=True)
         return found
 
     def _verdicts(self, engine: Engine) -> dict[str, float]:

@@ -34,7 +34,7 @@ def engine_of(module: LightningModule) -> Engine:
 class Evaluate(Callback):
     """Calls `function(engine)` every `every_images` images, at the end, and before the first batch.
 
-    It runs on rank 0 while the others wait and must use no collective; all ranks get its numbers.
+    Every rank calls it, so that it can share the work; what counts, for all, are rank 0's numbers.
     """
 
     def __init__(self, function: Evaluation, *, every_images: int, at_start: bool = True) -> None:
@@ -58,12 +58,9 @@ class Evaluate(Callback):
             self._evaluate(engine)
 
     def _evaluate(self, engine: Engine) -> None:
-        found: list[dict[str, float] | None] = [None]
-        if engine.global_rank == 0:
-            found = [{name: float(value) for name, value in self.function(engine).items()}]
+        found = [{name: float(value) for name, value in self.function(engine).items()}]
         if world_size() > 1:
             dist.broadcast_object_list(found, src=0)
-        assert found[0] is not None
         engine.evaluation, engine.evaluated_at = found[0], engine.clock.images
         engine.write(found[0])
 

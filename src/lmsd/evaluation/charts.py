@@ -26,11 +26,11 @@ class Curve:
     dashed: bool = False
 
 
-def draw(curves: Sequence[Curve], *, unit: str = "", anchor: str = "chart") -> str:
-    """An <svg> of the curves over images seen; log scale where positive values span a factor above 30.
+def draw(curves: Sequence[Curve], *, unit: str = "", anchor: str = "chart", over: str = "images seen") -> str:
+    """An <svg> of the curves; log scale where positive values span a factor above 30.
 
-    unit: label of the y axis; anchor: makes the ids inside this SVG different from those of others on the
-    page.
+    unit: label of the y axis; over: of the x axis, whose values are all named unless they are images seen;
+    anchor: makes the ids inside this SVG different from those of others on the page.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ def draw(curves: Sequence[Curve], *, unit: str = "", anchor: str = "chart") -> s
         axes = figure.subplots()
         for place, curve in enumerate(curves):
             _line(axes, curve, COLORS.get(curve.name, _OTHERS[place % len(_OTHERS)]))
-        _dress(axes, curves, unit)
+        _dress(axes, curves, unit, over)
         target = io.StringIO()
         empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(target, format="svg", transparent=True, metadata=empty)
@@ -71,15 +71,20 @@ def _binned(values: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.array([piece.mean() for piece in np.array_split(values, _POINTS)])
 
 
-def _dress(axes: Any, curves: Sequence[Curve], unit: str) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+def _dress(axes: Any, curves: Sequence[Curve], unit: str, over: str) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
     values = np.concatenate([np.asarray(curve.y, dtype=float) for curve in curves])
     if values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    if over == "images seen":
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    else:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(sorted({x for curve in curves for x in curve.x})))
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.set_xlabel("images seen", color="#5f6368")
+    axes.set_xlabel(over, color="#5f6368")
     axes.set_ylabel(unit, color="#5f6368")
     axes.tick_params(colors="#5f6368")
     axes.grid(visible=True, color="#e4e6e9", lw=0.8)

@@ -9,31 +9,31 @@ in fixed chunks, so that who generates which chunk has no influence.
     matched = mean_{h,s} ½ FD(F_s[a_h], R[b_h]) + ½ FD(F_s[b_h], R[a_h])
     ratio   = matched / floor                          same n, same labels: 1 where p_model = p_data
 
-Intervals are a jackknife over 20 groups of rows, each row with its real image and all of its generated ones:
-they cover the draw of the held-out set, of the prompts and of the noise together.
+Intervals of distances are a jackknife over 20 groups of rows, each row with its real image and all of its
+generated ones: they cover the draw of the held-out set, of the prompts and of the noise together. The spread
+over generation seeds is reported beside them. With several processes each makes whole chunks, by number, and
+the scores are the same as with one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 import lmsd
 from lmsd.errors import UserError
-from lmsd.evaluation.distances import Distances, distances
-from lmsd.evaluation.features import FeatureExtractor, cached_features
+from lmsd.evaluation.features import FeatureExtractor, cached_features, save_features
 from lmsd.evaluation.generate import Generate, Generation
+from lmsd.evaluation.grid import save_grid
+from lmsd.evaluation.measures import alignment, class_scores, clip_distance, measures, prompts_score
+from lmsd.evaluation.overlap import Overlap
+from lmsd.evaluation.ranks import by_chunks, by_first, place
 from lmsd.evaluation.scores import Scalar, Scores
-from lmsd.metrics import (
-    Interval,
-    NeighborRatio,
-    matched_halves,
-    nearest_neighbor_ratio,
-    wilson,
-)
+from lmsd.metrics import Memorization, Score, matched_rows, memorization
 from lmsd.models.extractor import ImageSet, captions_of
 from lmsd.rng import Rng
 from lmsd.types import Batch
@@ -44,14 +44,27 @@ Checker = Callable[[Tensor, Sequence[str]], Tensor]
 Progress = Callable[[int, int], None]
 """(images made, images in all)."""
 
+PROTOCOL = 50_000
+"""Generated and training images that bare `fid` and `is` stand on, as published figures do."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What is kept of the images of one seed: features [n,d], logits [n,classes], right [n]."""
+
+    features: Tensor
+    logits: Tensor
+    right: Tensor | None
+
 
 class Evaluator:
     """Scores for any number of models on one split; what belongs to the real images is computed once.
 
-    held_out: the split; n: how many of its rows (None: all); train: the training split, for nearest neighbors
-    (None: not measured); neighbors: the space they are sought in; checker: an exact reader of images in place
-    of the extractor's classes; chunk: images made at a time; halvings: random halves behind floor and ratio;
-    cache: folder for the features of real images, by hash of data and extractor.
+    held_out: the split; n: how many of its rows (None: all); train: the training split, for the search of
+    copies and the train-vs-held-out floor (None: neither); checker: an exact reader of images in place of the
+    extractor's classes; chunk: images made at a time; halvings: random halves behind floor and ratio (None:
+    8, or 1 for many features); cache: folder for the features of real images, by hash of data and extractor;
+    shared: how many held-out images the training set holds, for the notes.
     """
 
     def __init__(
@@ -61,11 +74,11 @@ class Evaluator:
         *,
         n: int | None = None,
         train: ImageSet | None = None,
-        neighbors: Literal["features", "pixels"] = "features",
         checker: Checker | None = None,
         chunk: int = 250,
-        halvings: int = 8,
+        halvings: int | None = None,
         cache: Path | None = None,
+        shared: Overlap | None = None,
     ) -> None:
         total = len(held_out)
         if n is not None and not 2 <= n <= total:
@@ -74,7 +87,7 @@ class Evaluator:
             )
         self.held_out, self.extractor, self.train, self.checker = held_out, extractor, train, checker
         self.n, self.chunk, self.halvings, self.cache = n or total, chunk, halvings, cache
-        self.space = neighbors
+        self.shared = shared
         order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
         self.rows: list[int] = order[: self.n].tolist()
         self.labels = held_out.labels(self.rows)
@@ -89,59 +102,104 @@ class Evaluator:
         ema: str = "none",
         setup: Mapping[str, Scalar] | None = None,
         progress: Progress | None = None,
+        keep_images: Path | None = None,
+        keep_features: Path | None = None,
     ) -> Scores:
-        """Scores of `generate` over every prompt and seed.
+        """Scores of `generate` over every prompt and seed; every rank calls it, and gets them.
 
         split, ema: what the record calls them; setup: more for the record (checkpoint, images seen, commit).
+        keep_images: a folder for every image, as seed_S/ROW.png; keep_features: a safetensors file.
         """
         if not seeds or len(set(seeds)) != len(seeds):
             raise UserError(f"seeds={list(seeds)}: give at least one, each once")
         count = len(seeds)
-        made = [self._generated(generate, seed, place, count, progress) for place, seed in enumerate(seeds)]
-        fakes = [features for features, _, _ in made]
-        hits = [right for _, right, _ in made if right is not None]
-        distance = self._distances(fakes)
-        real_right = self._real[1]
+        made = [
+            self._made(generate, seed, number, count, progress, keep_images)
+            for number, seed in enumerate(seeds)
+        ]
+        real, training = self._real, self._training
+        record = self._record(generate, split, ema) | dict(setup or {})
+        if keep_features is not None and place()[0] == 0:
+            kept = {f"seed_{seed}": each.features for seed, each in zip(seeds, made, strict=True)}
+            save_features(keep_features, kept | {"real": real.features, "rows": torch.tensor(self.rows)})
+        return by_first(lambda: self._scores(made, real, training, tuple(seeds), record))
+
+    def _scores(
+        self,
+        made: Sequence[Made],
+        real: Made,
+        training: Tensor | None,
+        seeds: tuple[int, ...],
+        setup: dict[str, Scalar],
+    ) -> Scores:
+        fakes = [each.features for each in made]
+        beside = None if training is None or len(training) < self.n else training[self._beside]
+        found = measures(fakes, real.features, self._keys, training=beside, halvings=self.halvings)
+        scores, notes = dict(found.scores), list(found.notes)
+        if self.extractor.exclusive and self.n >= 20:
+            scores |= class_scores([each.logits for each in made], real.logits)
+        if self._texts is not None and self.n >= 2:
+            scores |= alignment(fakes, real.features, self._texts)
+            if "kid" in scores:
+                scores["cmmd"] = clip_distance(fakes, real.features, self._keys)
+        protocol = _published(self.extractor, setup["split"], self.n, len(seeds))
+        named = {_name(kind, self.extractor.name, protocol): score for kind, score in scores.items()}
+        copied: Memorization | None = None
+        if training is not None:
+            copied = memorization(fakes, training, real.features)
+        if self.shared is not None and self.shared.note():
+            notes.append(str(self.shared.note()))
+        if setup["split"] == "train":
+            notes.append("split=train: the model has seen these images, its scores here flatter")
         return Scores(
             extractor=self.extractor.name,
             n=self.n,
-            seeds=tuple(seeds),
-            distances=distance,
-            right=_share(hits),
-            right_real=_share([] if real_right is None else [real_right]),
-            neighbors=self._neighbors(torch.cat([near for _, _, near in made])),
-            notes=self._notes(distance),
-            setup=self._record(generate, split, ema) | dict(setup or {}),
+            seeds=seeds,
+            scores=named | self._rights(made, real),
+            memorization=copied,
+            notes=tuple(notes),
+            setup=setup,
         )
 
-    def _generated(
-        self, generate: Generate, seed: int, done: int, seeds: int, progress: Progress | None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Features [n,d], right [n] and what neighbors are sought by [n,·], of one seed's n images."""
-        features: list[Tensor] = []
-        right: list[Tensor] = []
-        near: list[Tensor] = []
-        for start in range(0, self.n, self.chunk):
-            place = slice(start, min(start + self.chunk, self.n))
-            batch = self._prompts(place)
+    def _rights(self, made: Sequence[Made], real: Made) -> dict[str, Score]:
+        hits = [each.right for each in made if each.right is not None]
+        found = {"right": prompts_score(torch.stack(hits, dim=1), share=True)} if hits else {}
+        if real.right is not None:
+            found["right_real"] = prompts_score(real.right[:, None], share=True)
+        return found
+
+    def _made(
+        self,
+        generate: Generate,
+        seed: int,
+        done: int,
+        seeds: int,
+        progress: Progress | None,
+        keep: Path | None,
+    ) -> Made:
+        """One seed's n images, each kept as features only (and as a file, if asked)."""
+
+        def work(part: slice) -> tuple[Tensor, Tensor, Tensor | None]:
+            batch = self._prompts(part)
             images = quantized(generate(batch, Rng(seed, batch.position)))
             found, logits = self.extractor(images)
-            features.append(found)
-            near.append(self._near(images, found))
-            hit = self._right(images, logits, place)
-            right += [] if hit is None else [hit]
-            if progress is not None:
-                progress(done * self.n + place.stop, seeds * self.n)
-        return torch.cat(features), torch.cat(right) if right else None, torch.cat(near)
+            if keep is not None:
+                _save(images, batch.position.tolist(), keep / f"seed_{seed}")
+            if progress is not None and place()[0] == 0:
+                progress(done * self.n + part.stop, seeds * self.n)
+            return found, logits, self._right(images, logits, part)
 
-    def _prompts(self, place: slice) -> Batch:
-        """Captions and labels of a chunk; x is black and only tells the shape."""
-        position = torch.tensor(self.rows[place])
+        return _joined(by_chunks(self.n, self.chunk, work))
+
+    def _prompts(self, part: slice | Sequence[int]) -> Batch:
+        """Captions and labels of a chunk, or of chosen places; x is black and only tells the shape."""
+        places = range(self.n)[part] if isinstance(part, slice) else part
+        chosen = list(places)
         return Batch(
-            x=torch.full((len(position), *self._shape), -1.0),
-            position=position,
-            text=None if self.captions is None else self.captions[place],
-            label=None if self.labels is None else self.labels[place],
+            x=torch.full((len(chosen), *self._shape), -1.0),
+            position=torch.tensor([self.rows[place] for place in chosen]),
+            text=None if self.captions is None else [self.captions[place] for place in chosen],
+            label=None if self.labels is None else self.labels[chosen],
         )
 
     @cached_property
@@ -149,57 +207,77 @@ class Evaluator:
         return tuple(self.held_out.images(self.rows[:1]).shape[1:])
 
     @cached_property
-    def _real(self) -> tuple[Tensor, Tensor | None]:
-        """Features [n,d] of the held-out images, and whether each shows what its own caption says."""
-        features, logits = cached_features(self.held_out, self.extractor, self.rows, cache=self.cache)
-        if self.checker is None:
-            return features, self._right(None, logits, slice(0, self.n))
-        parts = [slice(start, start + self.chunk) for start in range(0, self.n, self.chunk)]
-        right = [self._right(self.held_out.images(self.rows[part]), logits[part], part) for part in parts]
-        return features, torch.cat([part for part in right if part is not None])
+    def _keys(self) -> list[int] | list[str]:
+        """What makes rows alike: labels, else captions, else nothing does."""
+        if self.labels is not None:
+            labels: list[int] = self.labels.tolist()
+            return labels
+        return [""] * self.n if self.captions is None else self.captions
 
     @cached_property
-    def _training(self) -> tuple[Tensor, Tensor]:
-        """What neighbors are sought by, of every training image and of the held-out ones."""
+    def _real(self) -> Made:
+        """Features of the held-out images, and whether each shows what its own caption says."""
+        features, logits = cached_features(self.held_out, self.extractor, self.rows, cache=self.cache)
+        if self.checker is None:
+            return Made(features, logits, self._right(None, logits, slice(0, self.n)))
+
+        def work(part: slice) -> Tensor | None:
+            return self._right(self.held_out.images(self.rows[part]), logits[part], part)
+
+        right = [each for each in by_chunks(self.n, self.chunk, work) if each is not None]
+        return Made(features, logits, torch.cat(right))
+
+    @cached_property
+    def _training(self) -> Tensor | None:
+        """Features of every training image."""
+        if self.train is None:
+            return None
+        return cached_features(self.train, self.extractor, range(len(self.train)), cache=self.cache)[0]
+
+    @cached_property
+    def _beside(self) -> Tensor:
+        """Training rows with the labels of the held-out ones."""
         assert self.train is not None
         everything = range(len(self.train))
-        if self.space == "features":
-            return cached_features(self.train, self.extractor, everything, cache=self.cache)[0], self._real[0]
-        return self.train.images(everything).flatten(1), self.held_out.images(self.rows).flatten(1)
+        labels = self.train.labels(everything) if self.labels is not None else None
+        captions = captions_of(self.train, everything) if self.captions is not None else None
+        keys: Sequence[int] | Sequence[str] = [""] * len(everything)
+        if labels is not None:
+            keys = labels.tolist()
+        elif captions is not None and self.labels is None:
+            keys = captions
+        return matched_rows(self._keys, keys, 0)
 
-    def _near(self, images: Tensor, features: Tensor) -> Tensor:
-        if self.train is None:
-            return features[:, :0]
-        return features if self.space == "features" else images.flatten(1)
+    @cached_property
+    def _texts(self) -> Tensor | None:
+        return None if self.captions is None else self.extractor.texts(self.captions)
 
-    def _neighbors(self, generated: Tensor) -> NeighborRatio | None:
-        return None if self.train is None else nearest_neighbor_ratio(generated, *self._training)
-
-    def _right(self, images: Tensor | None, logits: Tensor, place: slice) -> Tensor | None:
-        captions = None if self.captions is None else self.captions[place]
-        labels = None if self.labels is None else self.labels[place]
+    def _right(self, images: Tensor | None, logits: Tensor, part: slice) -> Tensor | None:
+        captions = None if self.captions is None else self.captions[part]
+        labels = None if self.labels is None else self.labels[part]
         if self.checker is not None and images is not None:
             if captions is None:
                 raise UserError("a checker reads captions, and the held-out set has none")
             return torch.as_tensor(self.checker(images, captions)).bool()
-        return None if labels is None and captions is None else self.extractor.right(logits, labels, captions)
-
-    def _distances(self, fakes: list[Tensor]) -> Distances | None:
-        """FD and what stands beside it; None where n is too small for the features."""
-        real = self._real[0]
-        if self.n < 2 * real.shape[1]:
+        if labels is None and captions is None:
             return None
-        labels = self.labels if self.labels is not None else self.captions
-        keys = [""] * self.n if labels is None else labels
-        return distances(fakes, real, matched_halves(keys, 0), halvings=self.halvings)
+        return self.extractor.right(logits, labels, captions)
 
-    def _notes(self, distance: Distances | None) -> tuple[str, ...]:
-        least = 2 * self._real[0].shape[1]
-        if distance is None:
-            return (
-                f"no fd[{self.extractor.name}]: n={self.n} is below {least}, twice the number of features",
-            )
-        return ()
+    def closest(self, generate: Generate, scores: Scores, path: Path) -> Path | None:
+        """A picture of the most copy-like samples, each with its nearest training image; None without any.
+
+        The samples are made again from their seeds and rows. For rank 0 alone.
+        """
+        if scores.memorization is None or self.train is None:
+            return None
+        images: list[Tensor] = []
+        captions: list[str] = []
+        for number, row, source in scores.memorization.pairs:
+            batch = self._prompts([row])
+            made = quantized(generate(batch, Rng(scores.seeds[number], batch.position)))
+            images += [made[0], self.train.images([source])[0]]
+            captions += [f"seed {scores.seeds[number]}, row {self.rows[row]}", f"training {source}"]
+        return save_grid(images, captions, path, columns=8, tile=64)
 
     def _record(self, generate: Generate, split: str, ema: str) -> dict[str, Scalar]:
         """Settings that every number stands with."""
@@ -210,9 +288,10 @@ class Evaluator:
             **made,
             "data": getattr(self.held_out, "hash", None),
             "extractor_sha256": self.extractor.sha256,
-            "neighbor_space": self.space if self.train is not None else None,
+            "resize": getattr(self.extractor, "resize", None),
+            "reference": f"{self.n} images of {split}",
+            "in_training_set": None if self.shared is None else self.shared.near,
             "right_by": "checker" if self.checker is not None else self.extractor.name,
-            "intervals": "jackknife over 20 groups of rows (right: Wilson), 95 %",
             "version": lmsd.__version__,
         }
 
@@ -239,8 +318,28 @@ def quantized(images: Tensor) -> Tensor:
     return images.clamp(-1.0, 1.0).add(1.0).mul_(127.5).round_().div_(127.5).sub_(1.0)
 
 
-def _share(hits: list[Tensor]) -> Interval | None:
-    if not hits:
-        return None
-    every = torch.cat(hits)
-    return wilson(int(every.sum()), len(every))
+def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Made:
+    features, logits = (torch.cat([part[place] for part in parts]) for place in (0, 1))  # type: ignore[misc]
+    right = [part[2] for part in parts if part[2] is not None]
+    return Made(features, logits, torch.cat(right) if right else None)
+
+
+def _save(images: Tensor, rows: Sequence[int], folder: Path) -> None:
+    """One PNG for each image, called after its row in the split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    levels = images.add(1.0).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    for image, row in zip(levels, rows, strict=True):
+        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(folder / f"{row:06d}.png")
+
+
+def _published(extractor: FeatureExtractor, split: Scalar, n: int, seeds: int) -> frozenset[str]:
+    """Which bare names may be used: the reference weights on as many images as published figures stand on."""
+    if not getattr(extractor, "reference", False) or n * seeds < PROTOCOL:
+        return frozenset()
+    return frozenset({"fid", "is"} if split == "train" and n >= PROTOCOL else {"is"})
+
+
+def _name(kind: str, extractor: str, bare: frozenset[str]) -> str:
+    """fd[inception-v3@6726], or `fid` where the protocol is the published one."""
+    known = {"fd": "fid", "class_score": "is"}.get(kind)
+    return known if known in bare else f"{kind}[{extractor}]"

@@ -8,8 +8,9 @@ from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from lmsd.evaluation.ranks import by_chunks, by_first, place
 from lmsd.models.extractor import ImageSet
 
 _CHUNK = 500
@@ -19,6 +20,10 @@ class FeatureExtractor(Protocol):
     """Images to features and logits, with a name that carries its weights' hash."""
 
     @property
+    def net(self) -> nn.Module:
+        """The weights, wherever they are to be."""
+
+    @property
     def name(self) -> str:
         """What metrics are called after: name@hash."""
 
@@ -26,17 +31,24 @@ class FeatureExtractor(Protocol):
     def sha256(self) -> str:
         """Hash of the weights."""
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [n,C,H,W] in [-1,1] → (features [n,d], logits [n,classes])."""
+    @property
+    def exclusive(self) -> bool:
+        """Whether its logits are those of classes of which every image has one."""
 
-    def right(self, logits: Tensor, labels: Tensor | None, captions: Sequence[str] | None) -> Tensor:
-        """Whether each image shows its label, or its caption's words, bool [n]."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [n,C,H,W], uint8 or float in [-1,1] → (features [n,d], logits [n,classes ≥ 0])."""
+
+    def right(self, logits: Tensor, labels: Tensor | None, captions: Sequence[str] | None) -> Tensor | None:
+        """Whether each image shows its label, or its caption's words, bool [n]; None: it cannot tell."""
+
+    def texts(self, captions: Sequence[str]) -> Tensor | None:
+        """Captions → embeddings [n,d] in the space of the images' features; None: it reads none."""
 
 
 def cached_features(
     split: ImageSet, extractor: FeatureExtractor, rows: Sequence[int], *, cache: Path | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(features [n,d], logits [n,classes]) of these rows of a split.
+    """(features [n,d], logits [n,classes]) of these rows of a split; all ranks share the work.
 
     cache: a folder, used where the split names itself by a `hash`; a file in it is written whole or not at
     all.
@@ -46,18 +58,24 @@ def cached_features(
         return _extract(split, extractor, rows)
     key = hashlib.sha256(f"{data} {extractor.sha256} {list(rows)}".encode()).hexdigest()
     path = cache / f"{key[:32]}.safetensors"
-    if path.is_file():
+    if by_first(path.is_file):
         kept = load_file(path)
         return kept["features"], kept["logits"]
     features, logits = _extract(split, extractor, rows)
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    save_file({"features": features, "logits": logits}, partial)
-    os.replace(partial, path)
+    if place()[0] == 0:
+        save_features(path, {"features": features, "logits": logits})
     return features, logits
 
 
+def save_features(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    save_file(tensors, partial)
+    os.replace(partial, path)
+
+
 def _extract(split: ImageSet, extractor: FeatureExtractor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-    parts = [extractor(split.images(rows[start : start + _CHUNK])) for start in range(0, len(rows), _CHUNK)]
+    parts = by_chunks(len(rows), _CHUNK, lambda part: extractor(split.images(rows[part])))
     features, logits = (torch.cat(column).contiguous() for column in zip(*parts, strict=True))
     return features, logits

@@ -1,6 +1,6 @@
 """report.html of a run folder: one file, no scripts, no link to anything, readable on a phone and on paper.
 
-It is made from what lies in the folder (status.json, metrics.jsonl, eval/<split>/metrics.json, samples/*.png,
+It is made from what lies in the folder (status.json, metrics.jsonl, eval/<split>/*.json, samples/*.png,
 config.yaml, overrides.txt, env.json), each of which may be missing.
 """
 
@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -36,10 +37,11 @@ _TITLES = {
     "adversary": "Adversarial term",
     "right": "Share of prompts right",
     "neighbor_ratio": "Distance to the nearest training image, over held-out's",
+    "throughput": "Throughput, images/s, evaluations included",
 }
 _JOINED = {"accuracy_train": "training images", "accuracy_val": "held-out images"}
 """Quantities that share the chart "accuracy", with their names in it."""
-_LAST = ("lr", "skipped")
+_LAST = ("throughput", "lr", "skipped")
 _GRIDS = 7
 
 
@@ -61,41 +63,65 @@ class Picture:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of one split and the settings they stand with."""
+    """The newest scores of one split, the settings they stand with, the closest pairs, quality over steps."""
 
     split: str
     rows: list[ScoreRow]
     setup: list[tuple[str, str]]
     notes: list[str]
+    command: str
+    closest: str | None
+    charts: list[Chart]
 
 
 def write_report(run_dir: str | Path) -> Path:
     """Write `report.html` into a run folder, whole or not at all; its path. Works before any evaluation."""
-    from jinja2 import Environment
-    from markupsafe import Markup
-
     folder = Path(run_dir)
     if not folder.is_dir():
         raise UserError(f"no run folder {run_dir}")
     records = read_records(folder / "metrics.jsonl")
-    found = {path.parent.name: _json(path) for path in sorted(folder.glob("eval/*/metrics.json"))}
-    template = files("lmsd.evaluation").joinpath("templates/report.html").read_text()
-    charts = curves_of(records)
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
-    text = page.render(
+    found = newest_records(folder)
+    experiment, differences = _differences(folder)
+    text = render(
+        "report.html",
         name=folder.resolve().name,
         facts=_facts(folder, records),
         verdict=sentences(found, records),
-        evaluations=[_evaluation(split, content) for split, content in found.items()],
-        charts=[Chart(chart.title, Markup(chart.svg)) for chart in charts],
+        evaluations=[_evaluation(folder, split, content) for split, content in found.items()],
+        charts=_marked(curves_of(records)),
         pictures=_pictures(folder),
         command=_command(folder),
+        experiment=experiment,
+        differences=differences,
         texts=_texts(folder),
     )
     path, partial = folder / "report.html", folder / "report.html.tmp"
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
     return path
+
+
+def render(template: str, **content: object) -> str:
+    """A page from one of our templates, everything in it escaped but charts."""
+    from jinja2 import DictLoader, Environment
+
+    folder = files("lmsd.evaluation").joinpath("templates")
+    texts = {name: folder.joinpath(name).read_text() for name in (template, "style.css")}
+    loader = DictLoader(texts)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader)
+    return environment.get_template(template).render(**content)
+
+
+def newest_records(folder: Path) -> dict[str, Record]:
+    """The newest record of every split."""
+    return {path.parent.name: _json(path) for path in sorted(folder.glob("eval/*/metrics.json"))}
+
+
+def _marked(charts: Sequence[Chart]) -> list[Chart]:
+    """Charts whose SVG goes into the page as it is."""
+    from markupsafe import Markup
+
+    return [Chart(chart.title, Markup(chart.svg)) for chart in charts]
 
 
 def read_records(path: Path) -> list[Record]:
@@ -121,6 +147,9 @@ def curves_of(records: Sequence[Record]) -> list[Chart]:
                 columns[name][1].append(float(value))
     scored = {name: column for name, column in columns.items() if name.startswith(("val/", "test/"))}
     charts = _score_charts(scored)
+    speeds = _speeds(records)
+    if speeds is not None:
+        columns["throughput"] = speeds
     grouped: dict[str, list[Curve]] = defaultdict(list)
     for name, (x, y) in columns.items():
         player, _, quantity = name.rpartition("/")
@@ -136,6 +165,17 @@ def curves_of(records: Sequence[Record]) -> list[Chart]:
             continue
         charts.append(Chart(_TITLES.get(name, name.replace("_", " ")), draw(grouped[name], anchor=name)))
     return charts
+
+
+def _speeds(records: Sequence[Record]) -> tuple[list[float], list[float]] | None:
+    """Images a second between lines of training, over at most 50 stretches; None where time is unknown."""
+    lines = [r for r in records if isinstance(r.get("time"), int | float) and "updates" in r]
+    lines = lines[:: max(1, len(lines) // 50)]
+    spans = [(a, b) for a, b in pairwise(lines) if b["time"] > a["time"] and b["images"] > a["images"]]
+    if len(spans) < 2:
+        return None
+    speeds = [(b["images"] - a["images"]) / (b["time"] - a["time"]) for a, b in spans]
+    return [float(b["images"]) for _, b in spans], speeds
 
 
 def _score_charts(columns: Mapping[str, tuple[list[float], list[float]]]) -> list[Chart]:
@@ -159,12 +199,79 @@ def _score_charts(columns: Mapping[str, tuple[list[float], list[float]]]) -> lis
     return charts
 
 
-def _evaluation(split: str, content: Record) -> Evaluation:
+def _evaluation(folder: Path, split: str, content: Record) -> Evaluation:
     seeds = ", ".join(map(str, content.get("seeds", [])))
     setup = {"images per seed (n)": content.get("n"), "seeds": seeds, "extractor": content.get("extractor")}
     setup |= content.get("setup", {})
     shown = [(name.replace("_", " "), _plain(value)) for name, value in setup.items() if value is not None]
-    return Evaluation(split, rows_of(content), shown, list(content.get("notes", [])))
+    others = {path: _json(path) for path in sorted((folder / "eval" / split).glob("*.json"))}
+    same = (path for path, other in others.items() if path.stem != "metrics" and other == content)
+    picture = next((path.with_suffix(".png") for path in same if path.with_suffix(".png").is_file()), None)
+    return Evaluation(
+        split=split,
+        rows=rows_of(content),
+        setup=shown,
+        notes=list(content.get("notes", [])),
+        command=_evaluate_command(folder, content),
+        closest=None if picture is None else _uri(picture),
+        charts=_marked(over_steps(list(others.values()), content)),
+    )
+
+
+def _evaluate_command(folder: Path, content: Record) -> str:
+    """The command that scores these settings again."""
+    setup = content.get("setup", {})
+    words = [f"run={folder.resolve().name}", f"split={setup.get('split')}", f"n={content.get('n')}"]
+    words.append(f"seeds={json.dumps(content.get('seeds', []), separators=(',', ':'))}")
+    words += [f"{key}={setup[key]}" for key in ("steps", "guidance", "ema", "checkpoint") if key in setup]
+    return shlex.join(["lmsd", "evaluate", *words])
+
+
+def over_steps(records: Sequence[Record], newest: Record) -> list[Chart]:
+    """FD (else KID) and right prompts over the number of steps, a line a guidance, where more than one was
+    scored with all else equal.
+    """
+    free = ("steps", "guidance", "nfe")
+
+    def fixed(record: Record) -> object:
+        kept = {key: value for key, value in record.get("setup", {}).items() if key not in free}
+        return kept, record.get("n"), record.get("seeds"), record.get("extractor")
+
+    alike = [record for record in records if fixed(record) == fixed(newest)]
+    charts = []
+    for wanted in (("fd[", "kid["), ("right",)):
+        names = [n for n in newest.get("scores", {}) for start in wanted if n.startswith(start)]
+        for name in [each for each in names if not each.startswith("right_")][:1]:
+            curves = _steps_curves(alike, name)
+            if curves:
+                title = f"{_TITLES.get(name, name)} over sampling steps"
+                charts.append(Chart(title, draw(curves, anchor=f"steps {name}", over="steps")))
+    return charts
+
+
+def _steps_curves(records: Sequence[Record], name: str) -> list[Curve]:
+    """A line for each guidance with two numbers of steps or more; the newest of equal settings counts."""
+    lines: dict[float, dict[int, Record]] = defaultdict(dict)
+    for record in records:
+        if name in record["scores"]:
+            setup = record["setup"]
+            lines[setup.get("guidance", 1.0)][setup.get("steps", 0)] = record["scores"][name]
+    curves = []
+    for guidance, points in sorted(lines.items()):
+        x = sorted(points)
+        if len(x) > 1:
+            y, low, high = ([points[step][end] for step in x] for end in ("value", "low", "high"))
+            curves.append(Curve(f"guidance {guidance:g}, 95 % interval", x, y, low, high))
+    return curves
+
+
+def _differences(folder: Path) -> tuple[str, list[tuple[str, str]]]:
+    """The experiment a run began from, and the options that were given on top of it."""
+    path = folder / "overrides.txt"
+    words = [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+    given = [tuple(word.partition("=")[::2]) for word in words]
+    experiment = next((value for key, value in given if key.lstrip("+") == "experiment"), "the defaults")
+    return experiment, [(key, value) for key, value in given if key.lstrip("+") != "experiment"]
 
 
 def _plain(value: object) -> str:
@@ -187,6 +294,8 @@ def _facts(folder: Path, records: Sequence[Record]) -> list[tuple[str, str]]:
             ("time", duration(seconds)),
             ("speed with evaluations", f"{short(float(f'{speed:.3g}'))} images/s"),
         ]
+    if status.get("peak_memory_mb"):
+        facts.append(("peak memory", f"{status['peak_memory_mb'] / 1024:.2f} GiB"))
     facts += [("lmsd", f"{env['lmsd']} ({env.get('commit') or 'no commit'})")] if "lmsd" in env else []
     return facts
 

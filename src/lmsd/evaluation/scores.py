@@ -1,70 +1,76 @@
 """What an evaluation found, with everything that has to stand beside a number."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from lmsd.evaluation.distances import Distances
-from lmsd.metrics import Interval, NeighborRatio
+from lmsd.metrics import Interval, Memorization, Score
 
 Scalar: TypeAlias = str | int | float | bool | None
+
+_SHOWN = ("split", "ema", "sampler", "steps", "nfe", "guidance")
+MAIN = (
+    "fd",
+    "fid",
+    "fd_infinity",
+    "kid",
+    "cmmd",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "class_score",
+    "is",
+)
+"""Kinds with a line of their own in text; the floors stand beside them."""
 
 
 @dataclass(frozen=True)
 class Scores:
     """Scores of one model on one split, at one number of steps and one guidance.
 
-    distances: FD against the n held-out images whose captions the samples were made from, and the same
-    against the real-vs-real floor; None where n is too small for the features, as `notes` then says. right,
-    right_real: share of generated (and of real) images that show what their caption asks for. neighbors:
-    distance to the nearest training image. setup: all settings.
+    scores: by full name, kind[extractor] or a bare kind; memorization: distances to the training set; notes:
+    what was refused and what to beware of; setup: all settings.
     """
 
     extractor: str
     n: int
     seeds: tuple[int, ...]
-    distances: Distances | None
-    right: Interval | None
-    right_real: Interval | None
-    neighbors: NeighborRatio | None
+    scores: Mapping[str, Score]
+    memorization: Memorization | None
     notes: tuple[str, ...]
-    setup: Mapping[str, Scalar]
+    setup: Mapping[str, Scalar] = field(default_factory=dict)
 
-    def intervals(self) -> dict[str, Interval]:
-        """Every score that was taken, by its full name."""
-        named: dict[str, Interval | None] = {}
-        if self.distances is not None:
-            far, name = self.distances, self.extractor
-            named |= {f"fd[{name}]": far.fd, f"fd_matched[{name}]": far.matched}
-            named |= {f"fd_floor[{name}]": far.floor, f"fd_ratio[{name}]": far.ratio}
-        named |= {"right": self.right, "right_real": self.right_real}
-        return {name: value for name, value in named.items() if value is not None}
+    def __contains__(self, kind: str) -> bool:
+        return any(name.partition("[")[0] == kind for name in self.scores)
+
+    def __getitem__(self, kind: str) -> Interval:
+        """The interval of a kind: scores["fd"], scores["right"]."""
+        return next(score.interval for name, score in self.scores.items() if name.partition("[")[0] == kind)
 
     def scalars(self, prefix: str = "") -> dict[str, float]:
         """Numbers for metrics.jsonl: each score, its ends as NAME/low and NAME/high, the neighbor ratio."""
         numbers: dict[str, float] = {}
-        for name, value in self.intervals().items():
+        for name, score in self.scores.items():
+            value = score.interval
             ends = {name: value.value, f"{name}/low": value.low, f"{name}/high": value.high}
             numbers |= {prefix + key: number for key, number in ends.items()}
-        if self.neighbors is not None:
-            numbers[f"{prefix}neighbor_ratio"] = self.neighbors.ratio
+        if self.memorization is not None:
+            numbers[f"{prefix}neighbor_ratio"] = self.memorization.near.ratio
+            numbers[f"{prefix}copies"] = self.memorization.copies
         return numbers
 
-    def as_json(self) -> dict[str, object]:
-        """The content of metrics.json."""
-        scores: dict[str, object] = {
-            name: {"value": i.value, "low": i.low, "high": i.high, "level": i.level}
-            for name, i in self.intervals().items()
-        }
-        if self.neighbors is not None:
-            near = self.neighbors
-            scores["neighbors"] = {"ratio": near.ratio, "low": near.low, "closer": near.closer}
+    def as_json(self) -> dict[str, Any]:
+        """The content of a record."""
+        scores = {name: _score_json(score) for name, score in self.scores.items()}
+        if self.memorization is not None:
+            scores["neighbors"] = _memorization_json(self.memorization)
         return {
             "scores": scores,
-            "fd_by_seed": list(self.distances.fd_by_seed) if self.distances else [],
             "n": self.n,
             "seeds": list(self.seeds),
             "extractor": self.extractor,
@@ -72,37 +78,104 @@ class Scores:
             "notes": list(self.notes),
         }
 
+    def name(self) -> str:
+        """What the record is called: checkpoint (or images seen), weights, sampler, steps, guidance, n."""
+        setup = self.setup
+        where = Path(str(setup["checkpoint"])).stem if "checkpoint" in setup else setup.get("images")
+        words = [f"step_{where:09d}" if isinstance(where, int) else where, setup.get("ema")]
+        words += [setup.get("sampler"), f"steps{setup.get('steps')}", f"guidance{setup.get('guidance')}"]
+        words += [f"n{self.n}", f"seeds{len(self.seeds)}", self.extractor]
+        return "-".join(str(word).replace("/", "_") for word in words if word is not None)
+
     def write(self, run_dir: Path) -> Path:
-        """Write `eval/<split>/metrics.json` of a run, whole or not at all; its path."""
-        path = run_dir / "eval" / str(self.setup["split"]) / "metrics.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(self.as_json(), indent=2) + "\n")
-        os.replace(partial, path)
+        """Write `eval/<split>/NAME.json` and, as the newest, `eval/<split>/metrics.json`; the first's path.
+
+        A record that is there with other content is kept: the new one is called NAME-2 (3, ...). Each file is
+        written whole or not at all.
+        """
+        folder = run_dir / "eval" / str(self.setup["split"])
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.as_json(), indent=1) + "\n"
+        name, number = self.name(), 2
+        path = folder / f"{name}.json"
+        while path.is_file() and path.read_text() != text:
+            path, number = folder / f"{name}-{number}.json", number + 1
+        for target in (path, folder / "metrics.json"):
+            partial = target.with_suffix(f".tmp.{os.getpid()}")
+            partial.write_text(text)
+            os.replace(partial, target)
         return path
 
     def __str__(self) -> str:
         """The scores as lines of text, each with what belongs to it."""
         about = ", ".join(f"{name}={value}" for name, value in self.setup.items() if name in _SHOWN)
-        lines = []
-        if self.distances is not None:
-            far, seeds = self.distances, ",".join(map(str, self.seeds))
-            lines.append(
-                f"fd[{self.extractor}] {far.fd}  (95 % interval; n={self.n}, seeds {seeds}, {about})"
-            )
-            lines.append(f"  halves: {far.matched}, real-vs-real floor {far.floor}, ratio {far.ratio}")
-        if self.right is not None and self.right_real is not None:
-            trials, share = self.n * len(self.seeds), _percent(self.right)
-            lines.append(f"right {share} of {trials} prompts (real images: {_percent(self.right_real)})")
-        if self.neighbors is not None:
-            near = self.neighbors
-            lines.append(
-                f"nearest training image {near.ratio:.2f} x as far as held-out ones' (at 5 %: {near.low:.2f})"
-            )
+        lines = [f"n={self.n}, seeds {','.join(map(str, self.seeds))}, {about}; 95 % intervals"]
+        lines += [self._line(name) for name in self.scores if name.partition("[")[0] in MAIN]
+        if "fd_ratio" in self:
+            matched, floor = self["fd_matched"], self["fd_floor"]
+            lines.append(f"  fd of halves {matched}, real-vs-real floor {floor}, ratio {self['fd_ratio']}")
+        for kind in ("clip_score", "r_precision"):
+            if kind in self:
+                beside = (
+                    f"real {self[f'{kind}_real'].value:.3g}, shuffled {self[f'{kind}_shuffled'].value:.3g}"
+                )
+                lines.append(f"{kind} {self[kind]} ({beside})")
+        if "right" in self:
+            trials = self.n * len(self.seeds)
+            beside = f"real images: {_percent(self['right_real'])}"
+            lines.append(f"right {_percent(self['right'])} of {trials} prompts ({beside})")
+        lines += [] if self.memorization is None else [_near(self.memorization)]
         return "\n".join([*lines, *self.notes])
 
+    def _line(self, name: str) -> str:
+        kind, bracket, rest = name.partition("[")
+        beside = [
+            f"{word} {self.scores[other].interval.value:.3g}"
+            for word, suffix in (("halves, n/2,", "_floor"), ("train", "_train"), ("real", "_real"))
+            if kind != "fd" or suffix == "_train"
+            for other in [f"{kind}{suffix}{bracket}{rest}"]
+            if other in self.scores
+        ]
+        return f"{name} {self.scores[name].interval}" + (f" (floor: {', '.join(beside)})" if beside else "")
 
-_SHOWN = ("split", "ema", "sampler", "steps", "nfe", "guidance")
+
+def _score_json(score: Score) -> dict[str, Any]:
+    interval = score.interval
+    found: dict[str, Any] = {
+        "value": interval.value, "low": interval.low, "high": interval.high, "level": interval.level,
+    }  # fmt: skip
+    if score.by_seed:
+        found |= {"by_seed": list(score.by_seed), "seed_sd": score.seed_sd}
+    return found | ({"method": score.method, "parts": list(score.parts)} if score.parts else {})
+
+
+def score_of(content: Mapping[str, Any]) -> Score:
+    """The Score that a record's entry was written from."""
+    interval = Interval(content["value"], content["low"], content["high"], content["level"])
+    method = content.get("method", "jackknife")
+    return Score(interval, tuple(content.get("parts", ())), method, tuple(content.get("by_seed", ())))
+
+
+def _memorization_json(found: Memorization) -> dict[str, Any]:
+    near = found.near
+    return {
+        "ratio": near.ratio,
+        "low": near.low,
+        "closer": near.closer,
+        "p": found.p,
+        "copies": found.copies,
+        "flagged": found.flagged,
+        "c_t": None if math.isnan(found.c_t) else found.c_t,
+        "pairs": [list(pair) for pair in found.pairs],
+    }
+
+
+def _near(found: Memorization) -> str:
+    near = found.near
+    distance = f"nearest training image {near.ratio:.2f} x as far as held-out ones' (at 5 %: {near.low:.2f})"
+    tests = f"C_T {found.c_t:.1f}, test for copies p={found.p:.2g}"
+    alarm = f"; COPIES: about {100 * found.copies:.1f} % of the samples" if found.flagged else ""
+    return f"{distance}; {tests}{alarm}"
 
 
 def _percent(share: Interval) -> str:

@@ -4,47 +4,101 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmsd.evaluation.scores import score_of
+from lmsd.metrics import compare
+
 _MEANING = {
+    "fid": "Fréchet distance by the published protocol: Inception-v3, against the training images",
     "fd": "Fréchet distance of generated and held-out images, same captions, same n; 0: the same moments",
+    "fd_infinity": "the same without its bias in n: extrapolated to infinitely many samples",
     "fd_matched": "the same with half of n: generated from one half's captions, against the other half",
     "fd_floor": "the same between the two real halves: what a perfect model would get",
     "fd_ratio": "matched over floor: 1 is a perfect model",
+    "kid": "kernel distance, without bias: 0 for a perfect model, at any n",
+    "cmmd": "kernel distance of CLIP embeddings, times 1000",
+    "precision": "generated images inside the real ones' neighborhoods (k = 5)",
+    "recall": "real images inside the generated ones' neighborhoods",
+    "density": "how many real neighborhoods a generated image lies in, over k; 1 for a perfect model",
+    "coverage": "real images with a generated one in their neighborhood",
+    "is": "Inception Score by the published protocol",
+    "class_score": "the Inception Score's formula with this classifier: sure of each, spread over all",
+    "clip_score": "agreement of image and caption, 2.5 × cosine",
+    "r_precision": "images nearer to their own caption than to 99 others",
     "right": "generated images that show what the prompt asks for",
     "right_real": "held-out real images that show what their own caption says",
 }
-COPY_QUANTILE = 0.5
-"""Below this ratio of 5 % quantiles of nearest-training distances, the report speaks of copies."""
+_BESIDE = {
+    "floor": "real halves (n/2)",
+    "train": "training images",
+    "real": "real images",
+    "shuffled": "wrong captions",
+}
+_ALONE = ("fd_floor", "right_real")
+"""Rows of their own, although they stand beside another score."""
+_SHARES = ("right", "precision", "recall", "coverage", "r_precision")
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One line of the score table."""
+    """One line of the score table; beside: the same score of real images, in words."""
 
     name: str
     value: str
     interval: str
+    beside: str
     meaning: str
 
 
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One score of two runs: both values, whether they differ, in words."""
+
+    name: str
+    one: str
+    other: str
+    said: str
+    different: bool
+
+
 def rows_of(content: Mapping[str, Any]) -> list[ScoreRow]:
-    """The score table of one metrics.json."""
+    """The score table of one record."""
+    scores = content.get("scores", {})
     rows = []
-    for name, score in content.get("scores", {}).items():
+    for name, score in scores.items():
         if name == "neighbors":
-            meaning = (
-                f"distance to the nearest training image, generated over held-out; at 5 % {score['low']:.2f}"
-            )
-            rows.append(ScoreRow("nearest neighbor ratio", f"{score['ratio']:.2f}", "–", meaning))
+            rows += _neighbor_rows(score)
             continue
-        show = _percent if name.startswith("right") else _number
+        kind, bracket, rest = name.partition("[")
+        if kind not in _ALONE and kind.rpartition("_")[2] in _BESIDE:
+            continue
+        show = _shown(kind)
+        beside = [
+            f"{words} {show(scores[other]['value'])}"
+            for suffix, words in _BESIDE.items()
+            for other in [f"{kind}_{suffix}{bracket}{rest}"]
+            if other in scores and f"{kind}_{suffix}" not in _ALONE
+        ]
+        spread = [f"σ over seeds {show(score['seed_sd'])}"] if score.get("seed_sd") is not None else []
         interval = f"{show(score['low'])} to {show(score['high'])}"
-        rows.append(ScoreRow(name, show(score["value"]), interval, _MEANING.get(name.partition("[")[0], "")))
+        meaning = _MEANING.get(kind, "")
+        rows.append(ScoreRow(name, show(score["value"]), interval, "; ".join(beside + spread), meaning))
+    return rows
+
+
+def _neighbor_rows(near: Mapping[str, Any]) -> list[ScoreRow]:
+    meaning = f"distance to the nearest training image, generated over held-out; at 5 % {near['low']:.2f}"
+    rows = [ScoreRow("nearest neighbor ratio", f"{near['ratio']:.2f}", "–", "", meaning)]
+    found = f"p = {near['p']:.2g}; flagged below 0.001, which an honest model is once in 1,000 times"
+    rows.append(ScoreRow("copies", _percent(near["copies"]), "–", "", f"test for copies: {found}"))
+    if near["c_t"] is not None:
+        meaning = "C_T: below −3, samples lie nearer to the training set than held-out images, all over"
+        rows.append(ScoreRow("C_T", f"{near['c_t']:.1f}", "–", "", meaning))
     return rows
 
 
 def sentences(found: Mapping[str, Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> list[str]:
     """The verdict, on test before val: distance over floor, prompts, copies, the course of training."""
-    split = next((name for name in ("test", "val") if name in found), next(iter(found), None))
+    split = chosen_split(found)
     if split is None:
         return ["Not evaluated yet: `lmsd evaluate run=RUN` scores it on held-out data.", *_course(records)]
     scores = {name.partition("[")[0]: score for name, score in found[split].get("scores", {}).items()}
@@ -59,6 +113,41 @@ def sentences(found: Mapping[str, Mapping[str, Any]], records: Sequence[Mapping[
     return [*said, *_course(records)]
 
 
+def chosen_split(found: Mapping[str, Any]) -> str | None:
+    """The split that a verdict is about: test before val before any other."""
+    return next((name for name in ("test", "val") if name in found), next(iter(found), None))
+
+
+def compared(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[list[ComparisonRow], str]:
+    """Every score that two records share, and what the comparison stands on; or why there is none.
+
+    Both must be of the same images (split, data, n) and features; noise is paired where the seeds are equal.
+    """
+    a, b = one["setup"], other["setup"]
+    for key, words in (("split", "splits"), ("data", "data"), ("extractor_sha256", "extractors")):
+        if a.get(key) != b.get(key):
+            return [], f"not comparable: different {words}"
+    if one["n"] != other["n"]:
+        return [], f"not comparable: n={one['n']} and n={other['n']}; evaluate both at one n"
+    rows = []
+    for name, score in one["scores"].items():
+        match, kind = other["scores"].get(name, {}), name.partition("[")[0]
+        groups = len(score.get("parts", ()))
+        if kind.rpartition("_")[2] in _BESIDE or groups < 2 or len(match.get("parts", ())) != groups:
+            continue
+        found = compare(score_of(score), score_of(match))
+        show = _shown(kind)
+        said = f"{'different' if found.different else 'not told apart'} (p = {found.p:.2g})"
+        rows.append(ComparisonRow(name, show(score["value"]), show(match["value"]), said, found.different))
+    paired = "the same prompts, images and noise" if one["seeds"] == other["seeds"] else "the same prompts"
+    return rows, f"{a['split']}, n={one['n']}, paired over {paired}"
+
+
+def _shown(kind: str) -> Any:
+    """How values of a kind are written."""
+    return _percent if kind.removesuffix("_real") in _SHARES else _number
+
+
 def _distance(ratio: Mapping[str, float], split: str) -> str:
     interval = f"95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}"
     value = f"{ratio['value']:.2f} × the real-vs-real floor on {split} ({interval})"
@@ -67,12 +156,12 @@ def _distance(ratio: Mapping[str, float], split: str) -> str:
     return f"FD is {value}: told apart from held-out data."
 
 
-def _copies(near: Mapping[str, float]) -> str:
-    if near["low"] < COPY_QUANTILE:
-        share = f"{near['low']:.2f} × as far from the training set as held-out images"
-        return f"Look for copies: the nearest samples (5 % quantile) lie {share}."
+def _copies(near: Mapping[str, Any]) -> str:
     share = f"{near['ratio']:.2f} × as far from the training set as held-out images"
-    return f"Samples lie {share}: no sign of copying."
+    if near["flagged"]:
+        found = f"about {_percent(near['copies'])} of the samples lie on single training images"
+        return f"Copies of the training set: {found} (p = {near['p']:.1g}); see the closest pairs."
+    return f"Samples lie {share}: no sign of copying (p = {near['p']:.2g})."
 
 
 def _course(records: Sequence[Mapping[str, Any]]) -> list[str]:

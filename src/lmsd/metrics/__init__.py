@@ -1,28 +1,93 @@
 """Numbers from feature arrays [n,d], in float64. Trains nothing, knows no images."""
 
+from lmsd.metrics.alignment import clip_scores, r_precision
 from lmsd.metrics.frechet import (
     Features,
     as_features,
     frechet_distance,
     frechet_from_statistics,
+    frechet_infinity,
     gaussian_statistics,
+    without_groups,
 )
-from lmsd.metrics.intervals import Interval, jackknife, jackknife_groups, wilson
-from lmsd.metrics.matching import matched_halves
-from lmsd.metrics.neighbors import NeighborRatio, nearest_distances, nearest_neighbor_ratio
+from lmsd.metrics.inception import inception_score, inception_scores
+from lmsd.metrics.intervals import (
+    GROUPS,
+    Comparison,
+    Interval,
+    Method,
+    Score,
+    batch_means,
+    clustered_share,
+    compare,
+    extrapolated,
+    jackknife,
+    jackknife_groups,
+    mean_interval,
+    wilson,
+)
+from lmsd.metrics.kernel import (
+    clip_mmd,
+    gaussian,
+    kernel_distance,
+    kernel_distance_by_rows,
+    polynomial,
+    unit_rows,
+)
+from lmsd.metrics.manifold import Manifold, density_coverage, manifold, precision_recall
+from lmsd.metrics.matching import matched_halves, matched_rows
+from lmsd.metrics.neighbors import (
+    FALSE_ALARM,
+    Memorization,
+    NeighborRatio,
+    memorization,
+    nearest,
+    nearest_distances,
+    nearest_neighbor_ratio,
+)
 
 __all__ = [
+    "FALSE_ALARM",
+    "GROUPS",
+    "Comparison",
     "Features",
     "Interval",
+    "Manifold",
+    "Memorization",
+    "Method",
     "NeighborRatio",
+    "Score",
     "as_features",
+    "batch_means",
+    "clip_mmd",
+    "clip_scores",
+    "clustered_share",
+    "compare",
+    "density_coverage",
+    "extrapolated",
     "frechet_distance",
     "frechet_from_statistics",
+    "frechet_infinity",
+    "gaussian",
     "gaussian_statistics",
+    "inception_score",
+    "inception_scores",
     "jackknife",
     "jackknife_groups",
+    "kernel_distance",
+    "kernel_distance_by_rows",
+    "manifold",
     "matched_halves",
+    "matched_rows",
+    "mean_interval",
+    "memorization",
+    "nearest",
     "nearest_distances",
     "nearest_neighbor_ratio",
+    "polynomial",
+    "precision_recall",
+    "r_precision",
+    "unit_rows",
     "wilson",
+    "without_groups",
 ]

@@ -11,7 +11,7 @@ that loses half the digits, and the same trace is the nuclear norm of the center
 an n × m matrix, whose singular values are found without squaring anything. Nothing is added to a diagonal.
 
 FD is biased: E FD_n ≈ FD_∞ + C/n with C of the model's own (Chong and Forsyth 2020), so two values are
-compared at the same n only.
+compared at the same n only, or without it (`frechet_infinity`).
 """
 
 from typing import TypeAlias
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmsd.errors import UserError
+from lmsd.metrics.intervals import GROUPS, Interval, extrapolated, jackknife_groups
 
 Features: TypeAlias = Tensor | NDArray[np.floating]
 """A feature array [n,d], one row a sample."""
@@ -64,6 +65,39 @@ def frechet_distance(x: Features, y: Features) -> float:
         cross = torch.linalg.svdvals(_rows(a) @ _rows(b).T).sum()
     total = (mean_a - mean_b).square().sum() + a.square().sum() + b.square().sum() - 2.0 * cross
     return max(float(total), 0.0)
+
+
+def frechet_infinity(x: Features, y: Features, *, seed: int = 0) -> Interval:
+    """FD of the two distributions themselves, extrapolated to n → ∞, with its interval (see `intervals`).
+
+    Two independent arrays [n,d] and [m,d] of at least 2 d rows: below, the bias is no longer C/n. Twenty
+    groups of the rows of each are left out in turn. May fall below 0 where the distributions are alike.
+    """
+    a, b = as_features(x, "x"), as_features(y, "y")
+    if min(len(a), len(b)) < max(2 * a.shape[1], 2 * GROUPS):
+        raise UserError(
+            f"{min(len(a), len(b))} samples are too few for FD∞ of {a.shape[1]} features: take "
+            f"n ≥ {max(2 * a.shape[1], 2 * GROUPS)}, an extractor with fewer features, or the kernel distance"
+        )
+    shift = a.mean(dim=0)
+    parts = [without_groups(each - shift, jackknife_groups(len(each), seed=seed)) for each in (a, b)]
+    without = [frechet_from_statistics(*one, *other) for one, other in zip(*parts, strict=True)]
+    return extrapolated(frechet_distance(a, b), without)
+
+
+def without_groups(x: Tensor, groups: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Mean and unbiased covariance of x [n,d] (float64, roughly centered) without each of the 20 groups [n].
+
+    Counts, sums and products of the groups are taken once, and a group is left out by subtraction.
+    """
+    parts = [x[groups == group] for group in range(GROUPS)]
+    counts = len(x) - groups.bincount(minlength=GROUPS)
+    total, product = x.sum(dim=0), x.T @ x
+    found = []
+    for part, count in zip(parts, counts.tolist(), strict=True):
+        mean = (total - part.sum(dim=0)) / count
+        found.append((mean, (product - part.T @ part - count * torch.outer(mean, mean)) / (count - 1)))
+    return found
 
 
 def frechet_from_statistics(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y: Tensor) -> float:

@@ -11,20 +11,43 @@ fresh samples of the model and of the data, and makes no claim on n → ∞. On 
 where the two differ and up to 1.5 times too wide where they are equal (FD is then of second order): wide,
 never narrow.
 
-Shares of right answers: Wilson's interval (Wilson 1927), which keeps its level at 0 and 1.
+The same values give FD without its bias: with pseudo-values p_g = Gθ − (G−1) θ_(g),
+
+    FD_∞ = mean_g p_g,   interval FD_∞ ± t_{G−1} sd(p)/√G                              (Quenouille 1956)
+
+which is the intercept of the line through (1/n, θ) and (1/n', mean θ_(g)): Chong and Forsyth's extrapolation
+with two points, the nearest ones.
+
+Shares that depend on nearest neighbors (precision, recall, density, coverage): a sample left out moves them
+through many orders of interaction, which a jackknife counts more than once. Their variance scales as 1/n, so
+that it is read from G disjoint batches of n/G rows, Var θ_n ≈ Var θ_{n/G} / G (subsampling: Politis, Romano
+and Wolf 1999, §2), around the value of all rows.
+
+Shares of right answers: Wilson's interval (Wilson 1927), which keeps its level at 0 and 1, with the trials
+counted as fewer where those of one prompt agree with each other (Kish's design effect).
+
+Two models on the same rows and seeds: the groups' values of one less the other's, so that what prompts, real
+images and noise have in common cancels; p by t_{G−1}.
 """
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from scipy.stats import norm, t
 from torch import Tensor
 
 from lmsd.errors import UserError
+
+GROUPS = 20
+"""Groups of rows behind every jackknife and every set of batches."""
+
+Method: TypeAlias = Literal["jackknife", "log jackknife", "batches"]
+"""What the parts of a score are: its values without each group (quotients compare in logarithms), or its
+values on each group alone."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +63,25 @@ class Interval:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
-def jackknife_groups(rows: int, *, groups: int = 20, seed: int = 0) -> Tensor:
+@dataclass(frozen=True)
+class Score:
+    """An interval and what a comparison needs.
+
+    parts: the values that `method` takes from the groups of rows; by_seed: the value of each generation seed.
+    """
+
+    interval: Interval
+    parts: tuple[float, ...] = ()
+    method: Method = "jackknife"
+    by_seed: tuple[float, ...] = ()
+
+    @property
+    def seed_sd(self) -> float | None:
+        """Standard deviation over generation seeds; None for one seed."""
+        return statistics.stdev(self.by_seed) if len(self.by_seed) > 1 else None
+
+
+def jackknife_groups(rows: int, *, groups: int = GROUPS, seed: int = 0) -> Tensor:
     """Group [rows] of each row, 0 to groups − 1, of equal size but for one, drawn by `seed`."""
     if rows < 2 * groups:
         raise UserError(f"{rows} samples are too few for {groups} jackknife groups: use n ≥ {2 * groups}")
@@ -60,8 +101,7 @@ def jackknife(
     values = torch.tensor([value, *without], dtype=torch.float64)
     center, *rest = (values.log() if scale == "log" else values).tolist()
     groups = len(rest)
-    spread = math.sqrt((groups - 1) * statistics.pvariance(rest))
-    half = float(t.ppf(0.5 + level / 2, groups - 1)) * spread
+    half = float(t.ppf(0.5 + level / 2, groups - 1)) * _error(rest, "jackknife")
     if scale == "log":
         return Interval(value, math.exp(center - half), math.exp(center + half), level)
     return Interval(value, max(value - half, 0.0), value + half, level)
@@ -74,10 +114,97 @@ def wilson(hits: int, trials: int, *, level: float = 0.95) -> Interval:
     """
     if not 0 <= hits <= trials or trials == 0:
         raise UserError(f"{hits} hits of {trials} trials is no share")
-    z, p = float(norm.ppf(0.5 + level / 2)), hits / trials
+    return _wilson(hits / trials, trials, level)
+
+
+def _wilson(p: float, trials: float, level: float) -> Interval:
+    """Wilson's formula; the trials may be a fraction."""
+    z = float(norm.ppf(0.5 + level / 2))
     center = p + z * z / (2 * trials)
     half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
     low, high = (center - half) / scale, (center + half) / scale
     # At 0 and at n hits the ends are 0 and 1 exactly, which rounding misses.
-    return Interval(p, 0.0 if hits == 0 else low, 1.0 if hits == trials else high, level)
+    return Interval(p, 0.0 if p == 0.0 else low, 1.0 if p == 1.0 else high, level)
+
+
+def clustered_share(hits: Tensor, *, level: float = 0.95) -> Interval:
+    """Wilson's interval of the mean of 0/1 [n,s], n independent prompts with s trials each.
+
+    The number of trials is divided by the design effect, s Var(mean of a prompt) / (p (1−p)), between 1 and
+    s; it is s where it cannot be known, all hits being equal.
+    """
+    prompts, trials = hits.shape
+    p = float(hits.double().mean())
+    effect = float(trials)
+    if prompts > 1 and 0.0 < p < 1.0:
+        spread = float(hits.double().mean(dim=1).var())
+        effect = min(max(trials * spread / (p * (1 - p)), 1.0), float(trials))
+    total = prompts * trials
+    return _wilson(p, total / effect, level)
+
+
+def mean_interval(values: Tensor, *, level: float = 0.95) -> Interval:
+    """t-interval of the mean of values [n,s], n independent prompts (rows) with s values each."""
+    rows = values.double().mean(dim=1)
+    if len(rows) < 2:
+        raise UserError("one prompt has no spread: the interval of a mean needs two or more")
+    half = float(t.ppf(0.5 + level / 2, len(rows) - 1)) * float(rows.std()) / math.sqrt(len(rows))
+    mean = float(rows.mean())
+    return Interval(mean, mean - half, mean + half, level)
+
+
+def batch_means(value: float, batches: Sequence[float], *, level: float = 0.95) -> Interval:
+    """Interval of `value`, of all rows, from its values on disjoint batches of equal size (module text)."""
+    half = float(t.ppf(0.5 + level / 2, len(batches) - 1)) * _error(batches, "batches")
+    return Interval(value, max(value - half, 0.0), value + half, level)
+
+
+def extrapolated(value: float, without: Sequence[float], *, level: float = 0.95) -> Interval:
+    """FD_∞: `value` without its 1/n bias, with its interval (module formula); may fall below 0."""
+    pseudo = [len(without) * value - (len(without) - 1) * other for other in without]
+    center = statistics.fmean(pseudo)
+    half = float(t.ppf(0.5 + level / 2, len(pseudo) - 1)) * statistics.stdev(pseudo) / math.sqrt(len(pseudo))
+    return Interval(center, center - half, center + half, level)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models' scores, first less second: the difference with its interval, and a two-sided p-value.
+
+    A difference of logarithms (a quotient) where the score is one.
+    """
+
+    difference: Interval
+    p: float
+
+    @property
+    def different(self) -> bool:
+        """Whether the two can be told apart at 5 %."""
+        return self.p < 0.05
+
+
+def compare(one: Score, other: Score) -> Comparison:
+    """Compare the scores of two models whose parts are of the same groups of rows (module text)."""
+    if one.method != other.method or len(one.parts) != len(other.parts) or len(one.parts) < 2:
+        raise UserError(
+            f"scores with {len(one.parts)} and {len(other.parts)} groups ({one.method}, {other.method}) do "
+            "not compare"
+        )
+    logarithmic = one.method == "log jackknife"
+    (a, *parts_a), (b, *parts_b) = (
+        [math.log(v) if logarithmic else v for v in (each.interval.value, *each.parts)]
+        for each in (one, other)
+    )
+    gap = a - b
+    error = _error([p - q for p, q in zip(parts_a, parts_b, strict=True)], one.method)
+    freedom = len(parts_a) - 1
+    half = float(t.ppf(0.975, freedom)) * error
+    p = 2.0 * float(t.sf(abs(gap) / error, freedom)) if error > 0 else float(gap == 0.0)
+    return Comparison(Interval(gap, gap - half, gap + half), p)
+
+
+def _error(parts: Sequence[float], method: Method) -> float:
+    """Standard error that the groups' values give."""
+    spread = math.sqrt(statistics.pvariance(parts))
+    return spread * math.sqrt(len(parts) - 1) if "jackknife" in method else spread / math.sqrt(len(parts) - 1)

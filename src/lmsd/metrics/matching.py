@@ -41,3 +41,26 @@ def matched_halves(labels: Sequence[int] | Sequence[str] | Tensor, seed: int) ->
     pairs = [pair if random.random() < 0.5 else (pair[1], pair[0]) for pair in pairs]
     first, second = torch.tensor(pairs, dtype=torch.int64).T
     return first.contiguous(), second.contiguous()
+
+
+def matched_rows(
+    labels: Sequence[int] | Sequence[str], among: Sequence[int] | Sequence[str], seed: int
+) -> Tensor:
+    """For each of `labels` a row of `among` with the same label, int64 [n], no row twice; drawn by `seed`.
+
+    Labels that `among` has no row left for get any of the rows left over. Raises UserError for fewer rows in
+    `among` than labels.
+    """
+    if len(among) < len(labels):
+        raise UserError(
+            f"{len(among)} training samples are fewer than the {len(labels)} to stand beside them"
+        )
+    rows: dict[int | str, list[int]] = defaultdict(list)
+    order = list(range(len(among)))
+    Random(seed).shuffle(order)
+    for row in order:
+        rows[among[row]].append(row)
+    found = [rows[label].pop() if rows.get(label) else -1 for label in labels]
+    spare = sorted(row for left in rows.values() for row in left)
+    Random(seed + 1).shuffle(spare)
+    return torch.tensor([row if row >= 0 else spare.pop() for row in found], dtype=torch.int64)

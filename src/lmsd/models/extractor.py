@@ -147,9 +147,15 @@ class Extractor:
         """`lmsd-cnn@ab12`: what every metric made with it is called after."""
         return f"lmsd-cnn@{self.sha256[:4]}"
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether every image has one class, which the logits tell."""
+        return self.recipe.target == "label"
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [n,C,H,W] in [-1,1] → (features [n,64], logits [n,classes]) on the CPU, in chunks of 500."""
+        """Images [n,C,H,W] (`in_range`) → (features [n,64], logits [n,classes]) on the CPU, 500 at a time."""
+        images = in_range(images)
         expected = (self.recipe.channels, self.recipe.image_size, self.recipe.image_size)
         if tuple(images.shape[1:]) != expected:
             raise UserError(f"{self.name} was trained on images {expected}, not {tuple(images.shape[1:])}")
@@ -164,6 +170,24 @@ class Extractor:
         if self.recipe.target == "label":
             return logits.argmax(dim=1) == target
         return ((logits > 0) == (target > 0)).all(dim=1)
+
+    def texts(self, captions: Sequence[str]) -> None:
+        """It reads no texts."""
+
+
+def in_range(images: Tensor) -> Tensor:
+    """Images [n,C,H,W] as float32 in [-1,1]: uint8 is scaled from [0,255], floats must be in [-1,1] already.
+
+    Raises UserError for floats beyond it, as those in [0,255] are.
+    """
+    if images.dtype == torch.uint8:
+        return images.float().div_(127.5).sub_(1.0)
+    if not images.is_floating_point() or (len(images) and float(images.abs().max()) > 1.0 + 1e-4):
+        kind = str(images.dtype).removeprefix("torch.")
+        raise UserError(
+            f"images are uint8 in [0,255] or floats in [-1,1], not {kind} up to {float(images.max()):.4g}"
+        )
+    return images.float()
 
 
 def train_extractor(

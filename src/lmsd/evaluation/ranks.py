@@ -1,0 +1,76 @@
+"""Work that is split by the chunk's number, so that no result knows how many processes there were.
+
+Chunk c is done by rank c mod W, whole, and goes to its place in the list of all; every rank gets them all.
+Without a process group there is one rank.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from lmsd.errors import UserError
+
+Part = TypeVar("Part")
+
+
+def place() -> tuple[int, int]:
+    """(rank, world size)."""
+    alone = not (dist.is_available() and dist.is_initialized())
+    return (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """Rank 0 goes through the block before the others do, who then find what it has left on disk."""
+    rank, world = place()
+    if world > 1 and rank > 0:
+        dist.barrier()
+    try:
+        yield
+    finally:
+        if world > 1 and rank == 0:
+            dist.barrier()
+
+
+def by_chunks(rows: int, chunk: int, work: Callable[[slice], Part]) -> list[Part]:
+    """work(slice) for every chunk of 0 ... rows, each on one rank; all results in order, on every rank.
+
+    A rank whose work is refused (UserError) makes every rank raise the same.
+    """
+    rank, world = place()
+    slices = [slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
+
+    def mine() -> list[Part]:
+        return [work(part) for part in slices[rank::world]]
+
+    shares = _told(mine, gather=True)
+    return [shares[number % world][number // world] for number in range(len(slices))]
+
+
+def by_first(work: Callable[[], Part]) -> Part:
+    """work() of rank 0, told to all; what it refuses, all refuse."""
+    return _told(work if place()[0] == 0 else None, gather=False)[0]
+
+
+def _told(work: Callable[[], Part] | None, *, gather: bool) -> Sequence[Part]:
+    """Each rank's result (or rank 0's alone), after all know that none was refused."""
+    if place()[1] == 1:
+        assert work is not None
+        return [work()]
+    found: Part | None = None
+    refusal: str | None = None
+    try:
+        found = None if work is None else work()
+    except UserError as error:
+        refusal = str(error)
+    told: list[tuple[Part | None, str | None]] = [(found, refusal)] * (place()[1] if gather else 1)
+    if gather:
+        dist.all_gather_object(told, (found, refusal))
+    else:
+        dist.broadcast_object_list(told, src=0)
+    for _, refused in told:
+        if refused is not None:
+            raise UserError(refused)
+    return [part for part, _ in told]  # type: ignore[misc]

@@ -1,0 +1,73 @@
+"""Scores from feature arrays: what stands beside them, what is refused, alignment of known embeddings."""
+
+import pytest
+import torch
+
+from lmsd.evaluation.measures import alignment, class_scores, clip_distance, measures
+from lmsd.metrics import clip_mmd, frechet_distance, inception_score, kernel_distance, manifold
+
+
+def draw(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_every_score_has_its_floors():
+    fakes, real, training = [draw(400, 4, 1) * 1.5, draw(400, 4, 2) * 1.5], draw(400, 4, 3), draw(400, 4, 4)
+    found = measures(fakes, real, [0, 1] * 200, training=training, halvings=2)
+    assert found.notes == ()
+    scores = found.scores
+    for kind in ("fd", "kid", "precision", "recall", "density", "coverage"):
+        assert {kind, f"{kind}_floor", f"{kind}_train"} <= set(scores)
+        assert len(scores[kind].parts) == 20
+        assert len(scores[kind].by_seed) == 2
+        assert sum(scores[kind].by_seed) / 2 == pytest.approx(scores[kind].interval.value)
+    assert scores["fd_train"].interval.value == pytest.approx(frechet_distance(training, real), rel=1e-9)
+    assert scores["coverage"].by_seed[1] == manifold(fakes[1], real).coverage
+    assert scores["kid"].interval.value == pytest.approx(
+        sum(kernel_distance(fake, real).value for fake in fakes) / 2, abs=0.05
+    ), "without the pairs i = i, which make no difference to independent rows"
+    assert scores["kid"].interval.low > scores["kid_train"].interval.high
+    assert scores["fd"].interval.low > scores["fd_train"].interval.high
+
+
+def test_class_scores_are_the_inception_scores_of_seeds():
+    logits, real = [3 * draw(60, 5, 1), 3 * draw(60, 5, 2)], 3 * draw(60, 5, 3)
+    found = class_scores(logits, real)
+    by_hand = [inception_score(each).value for each in logits]
+    assert found["class_score"].by_seed == pytest.approx(by_hand)
+    real_score, expected = found["class_score_real"].interval, inception_score(real)
+    assert (real_score.value, real_score.low) == pytest.approx((expected.value, expected.low), rel=1e-12)
+
+
+def test_alignment_stands_between_real_and_wrong_captions():
+    """Texts and real images agree; generated ones half the time."""
+    texts = draw(200, 8, 1)
+    real = texts + 0.2 * draw(200, 8, 2)
+    half = torch.where(torch.arange(200)[:, None] % 2 == 0, real, draw(200, 8, 3))
+    found = {name: score.interval for name, score in alignment([half, half], real, texts).items()}
+    assert found["r_precision_real"].value == 1.0
+    assert found["r_precision"].value == pytest.approx(0.5, abs=0.06)
+    assert found["r_precision_shuffled"].value < 0.06
+    assert found["clip_score_shuffled"].high < found["clip_score"].low
+    assert found["clip_score"].high < found["clip_score_real"].low
+    assert not any(name.startswith("r_precision") for name in alignment([half[:99]], real[:99], texts[:99]))
+
+
+def test_cmmd_by_rows_is_near_the_two_sample_form():
+    x, y = draw(100, 6, 1) + 1.0, draw(100, 6, 2)
+    found = clip_distance([x], y, [0] * 100)
+    assert found.interval.value == pytest.approx(clip_mmd(x, y).value, rel=0.05)
+    assert found.interval.low < found.interval.value < found.interval.high
+
+
+def test_what_n_cannot_bear_is_refused_with_the_alternatives():
+    few = measures([draw(70, 4)], draw(70, 4, 1), [0] * 70)
+    assert few.scores == {}
+    assert few.notes == (
+        "no distances: n=70 images make 35 label-matched pairs, and intervals need 40; take a larger n",
+    )
+    wide = measures([draw(100, 60)], draw(100, 60, 1), [0] * 100)
+    assert "kid" in wide.scores
+    assert not any(name.startswith("fd") for name in wide.scores)
+    assert "no fd: n=100 is below 120, twice the number of features" in wide.notes[0]
+    assert "or read kid" in wide.notes[0]

@@ -1,0 +1,36 @@
+"""Pictures that two splits share: the same pixels, and one picture under another brightness."""
+
+import torch
+from tiny_set import TinySet
+
+from lmsd.evaluation.overlap import Overlap, overlap
+
+
+def test_exact_and_near_twins_are_counted(tmp_path):
+    train, held_out = TinySet(200, 1), TinySet(80, 2)
+    assert overlap(train, held_out) == Overlap(exact=0, near=0, of=80)
+    held_out.x[3], held_out.x[70] = train.x[11], train.x[150]
+    held_out.x[5] = (0.8 * train.x[20] + 0.1).add(1).mul(127.5).round().div(127.5).sub(1)
+    found = overlap(train, held_out)
+    assert found == Overlap(exact=2, near=3, of=80)
+    assert "3 of 80 held-out images (3.8 %)" in found.note()
+    assert Overlap(0, 0, 80).note() is None
+
+
+def test_the_count_is_kept_by_both_hashes(tmp_path):
+    train, held_out = TinySet(50, 1), TinySet(20, 2)
+    held_out.x[0] = train.x[0]
+    held_out.hash = "held-out"
+    first = overlap(train, held_out, cache=tmp_path)
+    read = train.read
+    assert overlap(train, held_out, cache=tmp_path) == first == Overlap(1, 1, 20)
+    assert train.read == read
+    train.hash = "other"
+    assert overlap(train, held_out, cache=tmp_path) == first
+    assert train.read > read
+
+
+def test_a_picture_of_one_color_is_no_twin_of_another():
+    train, held_out = TinySet(10, 1), TinySet(10, 2)
+    train.x[0], held_out.x[0] = torch.full((1, 8, 8), -1.0), torch.full((1, 8, 8), 1.0)
+    assert overlap(train, held_out).near == 0
