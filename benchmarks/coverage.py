@@ -5,7 +5,8 @@
 Every experiment draws its own low-dimensional samples from a fixed seed; the truth is known in closed form
 (FD of two Gaussians, the kernel's moments, a mean) or, for shares that depend on nearest neighbors, the mean
 over all experiments, which is the expected value at this n. Prints n, trials and the share covered for each
-method and exits with 1 where one leaves the band.
+method and exits with 1 where one leaves the band. The jackknife of shares that depend on nearest neighbors is
+wide on purpose (`lmsd.metrics.intervals`): there only the lower edge counts.
 """
 
 import argparse
@@ -18,19 +19,20 @@ from torch import Tensor
 from lmsd.metrics import (
     Interval,
     Score,
-    batch_means,
     clustered_share,
     compare,
     frechet_from_statistics,
     frechet_infinity,
+    jackknife,
     jackknife_groups,
     kernel_distance,
     kernel_distance_by_rows,
-    manifold,
+    manifolds,
     mean_interval,
 )
 
 LOW, HIGH = 0.93, 0.97
+WIDE = ("coverage", "difference of coverage")
 Experiment = Callable[[int], Interval]
 
 
@@ -61,13 +63,16 @@ def kid_by_rows(seed: int) -> Interval:
     return kernel_distance_by_rows(fakes, real, jackknife_groups(400)).interval
 
 
+def covered_share(fake: Tensor, real: Tensor, groups: Tensor) -> Score:
+    whole, *without = (each.coverage for each in manifolds(fake, real, groups, k=3))
+    return Score(jackknife(whole, without), tuple(without))
+
+
 def share_covered(seed: int) -> Interval:
     """Coverage (the metric) of a generator that misses a part."""
     generator = torch.Generator().manual_seed(seed)
-    real, fake = normal(800, 2, generator), normal(800, 2, generator) * 0.8 + 0.3
-    groups = jackknife_groups(800, seed=seed)
-    parts = [manifold(fake[groups == g], real[groups == g], k=3).coverage for g in range(20)]
-    return batch_means(manifold(fake, real, k=3).coverage, parts)
+    real, fake = normal(400, 2, generator), normal(400, 2, generator) * 0.8 + 0.3
+    return covered_share(fake, real, jackknife_groups(400, seed=seed)).interval
 
 
 def right(seed: int) -> Interval:
@@ -87,15 +92,10 @@ def clip(seed: int) -> Interval:
 def difference(seed: int) -> Interval:
     """The difference of two models' coverage on the same rows, as `compare` gives it."""
     generator = torch.Generator().manual_seed(seed)
-    real, noise = normal(800, 2, generator), normal(800, 2, generator)
-    groups = jackknife_groups(800, seed=seed)
-
-    def one(fake: Tensor) -> Score:
-        parts = [manifold(fake[groups == g], real[groups == g], k=3).coverage for g in range(20)]
-        value = manifold(fake, real, k=3).coverage
-        return Score(batch_means(value, parts), tuple(parts), "batches")
-
-    return compare(one(0.9 * noise), one(0.7 * noise + 0.4)).difference
+    real, noise = normal(400, 2, generator), normal(400, 2, generator)
+    groups = jackknife_groups(400, seed=seed)
+    one, other = (covered_share(fake, real, groups) for fake in (0.9 * noise, 0.7 * noise + 0.4))
+    return compare(one, other).difference
 
 
 def third_moment(mean: Tensor, cov: Tensor) -> Tensor:
@@ -129,10 +129,10 @@ EXPERIMENTS: dict[str, tuple[Experiment, float | None, int]] = {
     "FD∞": (fd_infinity, true_fd(), 400),
     "KID": (kid, true_kid(0.5, 1.2), 400),
     "KID by rows, 2 seeds": (kid_by_rows, true_kid(0.5, 1.2), 400),
-    "coverage": (share_covered, None, 800),
+    "coverage": (share_covered, None, 400),
     "right, 3 seeds": (right, 2 / 3, 200),
     "CLIP score, 3 seeds": (clip, None, 200),
-    "difference of coverage": (difference, None, 800),
+    "difference of coverage": (difference, None, 400),
 }
 """Experiment, truth (None: the mean over all) and n."""
 
@@ -155,7 +155,12 @@ def main() -> int:
         print(
             f"{name:24} n={n}  {trials} experiments, seeds 0 to {trials - 1}: {shares[name]:.2%}", flush=True
         )
-    return int(any(not LOW <= share <= HIGH for share in shares.values()))
+    return int(not all(within(name, share) for name, share in shares.items()))
+
+
+def within(name: str, share: float) -> bool:
+    """Whether a method covers what it should."""
+    return LOW <= share <= (1.0 if name in WIDE else HIGH)
 
 
 if __name__ == "__main__":

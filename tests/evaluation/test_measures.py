@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from lmsd.evaluation.measures import alignment, class_scores, clip_distance, measures
-from lmsd.metrics import clip_mmd, frechet_distance, inception_score, kernel_distance, manifold
+from lmsd.metrics import (
+    clip_mmd,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    manifold,
+    wilson,
+)
 
 
 def draw(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -20,6 +27,8 @@ def test_every_score_has_its_floors():
         assert {kind, f"{kind}_floor", f"{kind}_train"} <= set(scores)
         assert len(scores[kind].parts) == 20
         assert len(scores[kind].by_seed) == 2
+        assert scores[kind].interval.low <= scores[kind].interval.value <= scores[kind].interval.high
+        assert scores[kind].interval.low < scores[kind].interval.high
         assert sum(scores[kind].by_seed) / 2 == pytest.approx(scores[kind].interval.value)
     assert scores["fd_train"].interval.value == pytest.approx(frechet_distance(training, real), rel=1e-9)
     assert scores["coverage"].by_seed[1] == manifold(fakes[1], real).coverage
@@ -28,6 +37,27 @@ def test_every_score_has_its_floors():
     ), "without the pairs i = i, which make no difference to independent rows"
     assert scores["kid"].interval.low > scores["kid_train"].interval.high
     assert scores["fd"].interval.low > scores["fd_train"].interval.high
+
+
+def test_intervals_have_a_width_also_in_many_dimensions():
+    """In 64 dimensions neighborhoods of few samples hold everything: that is no certainty."""
+    found = measures([draw(500, 64, 1) * 0.8], draw(500, 64, 2), [0] * 500, halvings=1).scores
+    assert found["coverage"].interval.value == 1.0
+    for kind in ("precision", "recall", "coverage"):
+        ends = found[kind].interval
+        least = wilson(round(500 * ends.value), 500)
+        assert ends.low <= least.low <= ends.value <= least.high <= ends.high, kind
+
+
+def test_the_floor_of_kid_is_unbiased_with_labels_that_tell_much():
+    """Halves with the same labels in both are nearer to each other than draws; the pairs are left out."""
+    values = []
+    for seed in range(20):
+        labels = torch.arange(100) % 5
+        real = draw(100, 3, seed) * 0.3 + 3.0 * draw(5, 3, 99)[labels]
+        values.append(measures([real], real, labels.tolist(), halvings=1).scores["kid_floor"].interval.value)
+    mean = torch.tensor(values)
+    assert abs(mean.mean()) < 4 * mean.std() / 20**0.5
 
 
 def test_class_scores_are_the_inception_scores_of_seeds():

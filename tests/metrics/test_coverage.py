@@ -24,4 +24,4 @@ def test_intervals_hold_the_truth(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARK.EXPERIMENTS)
 def test_intervals_hold_the_truth_in_93_to_97_percent(name):
-    assert 0.93 <= BENCHMARK.covered(name, 2000) <= 0.97
+    assert BENCHMARK.within(name, BENCHMARK.covered(name, 2000))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lmsd.errors import UserError
-from lmsd.metrics import density_coverage, manifold, precision_recall
+from lmsd.metrics import density_coverage, jackknife_groups, manifold, manifolds, precision_recall
 from lmsd.metrics import manifold as function
 
 
@@ -41,6 +41,19 @@ def test_equals_the_definition(k, monkeypatch):
     assert density_coverage(generated, real, k=k) == pytest.approx(expected[2:])
     monkeypatch.setitem(function.__globals__, "_CELLS", 90)
     assert manifold(generated, real, k=k) == found
+
+
+@pytest.mark.parametrize("d", [2, 30])
+def test_leaving_groups_out_is_the_same_as_without_their_rows(d, monkeypatch):
+    """Also where a group is most of a row's neighbors, and in strips."""
+    generated, real, groups = draw(90, d) * 0.8 + 0.2, draw(90, d, seed=1), jackknife_groups(90)
+    real[groups == 3] *= 0.1
+    monkeypatch.setitem(function.__globals__, "_CELLS", 700)
+    for place, found in enumerate(manifolds(generated, real, groups, k=4)):
+        group = place - 1  # the first leaves none out
+        by_hand = manifold(generated[groups != group], real[groups != group], k=4)
+        for name in ("precision", "recall", "density", "coverage"):
+            assert getattr(found, name) == pytest.approx(getattr(by_hand, name), rel=1e-6), (group, name)
 
 
 def test_equal_distributions_have_the_known_coverage_and_density_one():

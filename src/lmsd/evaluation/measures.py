@@ -25,21 +25,22 @@ from lmsd.metrics import (
     clustered_share,
     gaussian,
     inception_scores,
-    kernel_distance,
+    jackknife,
     kernel_distance_by_rows,
-    manifold,
+    manifolds,
     matched_halves,
     mean_interval,
     r_precision,
     unit_rows,
+    wilson,
 )
 
 K = 5
 """Neighbors behind precision, recall, density and coverage."""
 _SHARES = ("precision", "recall", "density", "coverage")
 LEAST_PAIRS = 2 * GROUPS
-LEAST_ROWS = GROUPS * 4 * K
-"""Rows from which a batch of a twentieth still spans balls of five neighbors."""
+LEAST_ROWS = 400
+"""Rows from which neighborhoods of five are local enough to tell precision from recall."""
 CANDIDATES = 100
 
 
@@ -100,7 +101,7 @@ def _kernel(
     training: Tensor | None,
 ) -> dict[str, Score]:
     found = {"kid": kernel_distance_by_rows(fakes, real, groups)}
-    found["kid_floor"] = Score(kernel_distance(real[pairs[0]], real[pairs[1]]))
+    found["kid_floor"] = kernel_distance_by_rows([real[pairs[0]]], real[pairs[1]], groups[pairs[0]])
     if training is not None:
         found["kid_train"] = kernel_distance_by_rows([training], real, groups)
     return found
@@ -117,26 +118,27 @@ def _shares(
     sets = {"": list(fakes)} | ({} if training is None else {"_train": [training]})
     found: dict[str, Score] = {}
     for suffix, arrays in sets.items():
-        whole = [manifold(array, real, k=K) for array in arrays]
-        parts = [
-            [manifold(array[groups == group], real[groups == group], k=K) for array in arrays]
-            for group in range(GROUPS)
-        ]
-        for name in _SHARES:
-            found[f"{name}{suffix}"] = _batched(name, whole, parts)
-    floor = manifold(real[pairs[0]], real[pairs[1]], k=K)
-    halves = [
-        [manifold(real[pairs[0][inside]], real[pairs[1][inside]], k=K)]
-        for inside in (groups[pairs[0]] == group for group in range(GROUPS))
-        if int(inside.sum()) > K
-    ]
-    return found | {f"{name}_floor": _batched(name, [floor], halves) for name in _SHARES}
+        every = [manifolds(array, real, groups, k=K) for array in arrays]
+        found |= {f"{name}{suffix}": _share(name, every, len(real)) for name in _SHARES}
+    halves = manifolds(real[pairs[0]], real[pairs[1]], groups[pairs[0]], k=K)
+    return found | {f"{name}_floor": _share(name, [halves], len(pairs[0])) for name in _SHARES}
 
 
-def _batched(name: str, whole: Sequence[Manifold], parts: Sequence[Sequence[Manifold]]) -> Score:
-    by_seed = tuple(float(getattr(each, name)) for each in whole)
-    means = tuple(fmean(float(getattr(each, name)) for each in part) for part in parts)
-    return Score(batch_means(fmean(by_seed), means), means, "batches", by_seed)
+def _share(name: str, every: Sequence[Sequence[Manifold]], rows: int) -> Score:
+    """One of the four, of each seed's [whole, without group 0, ...], as the mean over the seeds.
+
+    The interval is at least Wilson's of as many independent trials as there are rows: where no group makes a
+    difference, at 0 or 1, the jackknife knows no width.
+    """
+    values = [[float(getattr(each, name)) for each in one] for one in every]
+    whole, *without = (fmean(column) for column in zip(*values, strict=True))
+    by_seed = tuple(one[0] for one in values)
+    interval = jackknife(whole, without)
+    if name != "density":
+        least = wilson(round(whole * rows), rows)
+        low, high = min(interval.low, least.low), min(max(interval.high, least.high), 1.0)
+        interval = Interval(whole, low, high)
+    return Score(interval, tuple(without), "jackknife", by_seed)
 
 
 def clip_distance(fakes: Sequence[Tensor], real: Tensor, keys: Sequence[int] | Sequence[str]) -> Score:

@@ -88,6 +88,8 @@ def rows_of(content: Mapping[str, Any]) -> list[ScoreRow]:
 def _neighbor_rows(near: Mapping[str, Any]) -> list[ScoreRow]:
     meaning = f"distance to the nearest training image, generated over held-out; at 5 % {near['low']:.2f}"
     rows = [ScoreRow("nearest neighbor ratio", f"{near['ratio']:.2f}", "–", "", meaning)]
+    if "p" not in near:  # a record of lmsd 0.1's first days
+        return rows
     found = f"p = {near['p']:.2g}; flagged below 0.001, which an honest model is once in 1,000 times"
     rows.append(ScoreRow("copies", _percent(near["copies"]), "–", "", f"test for copies: {found}"))
     if near["c_t"] is not None:
@@ -158,6 +160,8 @@ def _distance(ratio: Mapping[str, float], split: str) -> str:
 
 def _copies(near: Mapping[str, Any]) -> str:
     share = f"{near['ratio']:.2f} × as far from the training set as held-out images"
+    if "p" not in near:
+        return f"Samples lie {share}."
     if near["flagged"]:
         found = f"about {_percent(near['copies'])} of the samples lie on single training images"
         return f"Copies of the training set: {found} (p = {near['p']:.1g}); see the closest pairs."

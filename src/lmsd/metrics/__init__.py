@@ -34,7 +34,7 @@ from lmsd.metrics.kernel import (
     polynomial,
     unit_rows,
 )
-from lmsd.metrics.manifold import Manifold, density_coverage, manifold, precision_recall
+from lmsd.metrics.manifold import Manifold, density_coverage, manifold, manifolds, precision_recall
 from lmsd.metrics.matching import matched_halves, matched_rows
 from lmsd.metrics.neighbors import (
     FALSE_ALARM,
@@ -77,6 +77,7 @@ __all__ = [
     "kernel_distance",
     "kernel_distance_by_rows",
     "manifold",
+    "manifolds",
     "matched_halves",
     "matched_rows",
     "mean_interval",

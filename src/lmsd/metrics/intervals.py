@@ -18,10 +18,9 @@ The same values give FD without its bias: with pseudo-values p_g = Gθ − (G−
 which is the intercept of the line through (1/n, θ) and (1/n', mean θ_(g)): Chong and Forsyth's extrapolation
 with two points, the nearest ones.
 
-Shares that depend on nearest neighbors (precision, recall, density, coverage): a sample left out moves them
-through many orders of interaction, which a jackknife counts more than once. Their variance scales as 1/n, so
-that it is read from G disjoint batches of n/G rows, Var θ_n ≈ Var θ_{n/G} / G (subsampling: Politis, Romano
-and Wolf 1999, §2), around the value of all rows.
+Shares that depend on nearest neighbors (precision, recall, density, coverage) have the jackknife too. A
+sample moves them through several orders of interaction, each of which it counts as often as its order: wide,
+never narrow. (Disjoint batches will not do: balls of few samples are so large that each batch scores alike.)
 
 Shares of right answers: Wilson's interval (Wilson 1927), which keeps its level at 0 and 1, with the trials
 counted as fewer where those of one prompt agree with each other (Kish's design effect).
