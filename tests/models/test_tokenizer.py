@@ -3,7 +3,7 @@ import json
 import pytest
 
 from lmsd.errors import UserError
-from lmsd.models.tokenizer import SMALLEST, encode_caption, train_tokenizer
+from lmsd.models.tokenizer import SMALLEST, encode_caption, train_tokenizer, unknown_words
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 CAPTIONS = [f"a handwritten {word}" for word in WORDS] * 3
@@ -65,3 +65,12 @@ def test_bad_input_is_refused():
         train_tokenizer([], vocab=600)
     with pytest.raises(UserError, match="vocab=100"):
         train_tokenizer(CAPTIONS, vocab=100)
+
+
+def test_words_never_learned_are_named() -> None:
+    text = train_tokenizer(["a red circle on the left"] * 9, vocab=600)
+    assert unknown_words(text, ["a red circle.", "A purple Circle, purple elephant"]) == [
+        "purple",
+        "elephant",
+    ]
+    assert unknown_words(train_tokenizer(["a red circle"], vocab=514), ["a purple elephant"]) == []

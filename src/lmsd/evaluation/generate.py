@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lmsd.models.generator import Generator
 from lmsd.rng import Rng
-from lmsd.sampling import Sampler, sample
+from lmsd.sampling import Sampler, edit, sample
 from lmsd.types import Batch
 
 Generate: TypeAlias = Callable[[Batch, Rng], Tensor]
@@ -35,9 +35,16 @@ class Generation:
         self._evaluated = 0
         self._made = 0
 
-    @torch.no_grad()
     def __call__(self, batch: Batch, rng: Rng) -> Tensor:
         """Images [B,C,H,W] in [-1,1] for the batch's captions or labels, each sample by itself."""
+        return self._run(batch, rng, strength=None, mask=None)
+
+    def edit(self, batch: Batch, rng: Rng, *, strength: float, mask: Tensor | None = None) -> Tensor:
+        """`batch.x` changed towards its captions or labels; mask [B,1,H,W]: 1 where it may change."""
+        return self._run(batch, rng, strength=strength, mask=mask)
+
+    @torch.no_grad()
+    def _run(self, batch: Batch, rng: Rng, *, strength: float | None, mask: Tensor | None) -> Tensor:
         net, training = self.generator, self.generator.training
         device = next(net.parameters()).device
         batch, rng = batch.to(device), Rng(rng.seed, rng.position.to(device), turn=rng.turn)
@@ -47,10 +54,16 @@ class Generation:
             cond = net.condition(batch)
             everything = torch.ones(len(batch), dtype=torch.bool, device=device)
             null = None if self.guidance == 1.0 else net.condition(batch, everything)
-            images = sample(
-                net, cond, null, sampler=self.sampler, steps=self.steps, rng=rng, shape=batch.x.shape[1:],
-                guidance=self.guidance, interval=self.interval, clamp=1.0,
-            )  # fmt: skip
+            if strength is None:
+                images = sample(
+                    net, cond, null, sampler=self.sampler, steps=self.steps, rng=rng, shape=batch.x.shape[1:],
+                    guidance=self.guidance, interval=self.interval, clamp=1.0,
+                )  # fmt: skip
+            else:
+                images = edit(
+                    net, batch.x, cond, null, sampler=self.sampler, steps=self.steps, rng=rng,
+                    strength=strength, mask=mask if mask is None else mask.to(device), guidance=self.guidance,
+                )  # fmt: skip
         finally:
             net.train(training)
             count.remove()

@@ -69,12 +69,24 @@ def _flags(attention: Sequence[bool] | None, widths: Sequence[int]) -> Sequence[
     return attention
 
 
-def _sizes(
-    channels: int, image_size: int, widths: Sequence[int], *, blocks: int, patch: int
+def _unet(
+    channels: int,
+    image_size: int,
+    widths: Sequence[int],
+    *,
+    blocks: int,
+    patch: int,
+    attention: Sequence[bool] | None,
+    attending: str,
 ) -> dict[str, Any]:
-    """What both U-Nets of diffusers are told alike."""
+    """What both U-Nets of diffusers are told alike; attending: prefix of their blocks with attention."""
+    if not widths:
+        raise UserError("net: widths is empty; name the channels of each level, e.g. [64, 128]")
     _check_sides(image_size, patch, len(widths))
+    attends = _flags(attention, widths)
     return {
+        "down_block_types": tuple(f"{attending if a else ''}DownBlock2D" for a in attends),
+        "up_block_types": tuple(f"{attending if a else ''}UpBlock2D" for a in reversed(attends)),
         "sample_size": image_size // patch,
         "in_channels": channels * patch * patch,
         "out_channels": channels * patch * patch,
@@ -106,11 +118,11 @@ def unet_text(
     from diffusers import UNet2DConditionModel
 
     context = TokenContext(token_dim, z_dim=z_dim, count=z_tokens, dim=widths[0])
-    attends = _flags(attention, widths)
+    sizes = _unet(
+        channels, image_size, widths, blocks=blocks, patch=patch, attention=attention, attending="CrossAttn"
+    )
     model: Any = UNet2DConditionModel(
-        **_sizes(channels, image_size, widths, blocks=blocks, patch=patch),
-        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
-        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        **sizes,
         attention_head_dim=heads,  # diffusers' name for the number of heads
         cross_attention_dim=context.dim,
         class_embed_type="simple_projection" if pooled_dim else None,
@@ -146,11 +158,16 @@ def unet_pooled(
     """
     from diffusers import UNet2DModel
 
-    attends = _flags(attention, widths)
+    for width, attends in zip(widths, _flags(attention, widths), strict=True):
+        if attends and width < head_dim:
+            raise UserError(
+                f"net: a level of width {width} attends in heads of {head_dim}: lower net.head_dim"
+            )
+    sizes = _unet(
+        channels, image_size, widths, blocks=blocks, patch=patch, attention=attention, attending="Attn"
+    )
     model: Any = UNet2DModel(
-        **_sizes(channels, image_size, widths, blocks=blocks, patch=patch),
-        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
-        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        **sizes,
         attention_head_dim=head_dim,
         class_embed_type="identity" if pooled_dim + z_dim else None,
     )

@@ -24,11 +24,13 @@ _UNCUT = 1_000_000
 class Conditioner(nn.Module):
     """Base: forward(batch, drop [B] bool | None) → Cond.
 
-    token_dim, pooled_dim: widths of Cond.tokens and Cond.pooled, 0 where there are none.
+    token_dim, pooled_dim: widths of Cond.tokens and Cond.pooled, 0 where there are none; reads: what of a
+    batch it needs.
     """
 
     token_dim: int = 0
     pooled_dim: int = 0
+    reads: Literal["text", "label", "nothing"] = "nothing"
 
     def forward(self, batch: Batch, drop: Tensor | None = None) -> Cond:
         """The condition of each sample; the null condition where `drop` is True."""
@@ -48,6 +50,8 @@ class NullConditioner(Conditioner):
 
 class LabelConditioner(Conditioner):
     """Cond.pooled = E[label] [B,dim] and Cond.label, with one more row for the null label `classes`."""
+
+    reads = "label"
 
     def __init__(self, classes: int, dim: int = 128) -> None:
         super().__init__()
@@ -75,6 +79,8 @@ class LabelConditioner(Conditioner):
 
 class _CaptionConditioner(Conditioner):
     """Encodes the distinct captions of a batch once and hands every sample its row."""
+
+    reads = "text"
 
     def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [U,L,D], mask [U,L], pooled [U,D] of U distinct captions."""

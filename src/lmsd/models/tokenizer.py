@@ -101,3 +101,14 @@ def encode_caption(text: str, caption: str, length: int) -> tuple[int, ...]:
     """Token ids of a caption by the tokenizer `text`: begin, words, end; cut to `length`, the end kept."""
     ids = _open(text).encode(caption).ids
     return tuple(ids if len(ids) <= length else [*ids[: length - 1], ids[-1]])
+
+
+def unknown_words(text: str, captions: Iterable[str]) -> list[str]:
+    """The words of captions that the tokenizer `text` has no entry of their own for, in order, each once.
+
+    Empty for a tokenizer of single bytes, which has no words at all.
+    """
+    if _open(text).get_vocab_size() <= SMALLEST:
+        return []
+    words = (word.strip(".,;:!?'\"()").lower() for caption in captions for word in caption.split())
+    return [word for word in dict.fromkeys(words) if word and len(_open(text).encode(word).ids) > 3]

@@ -1,5 +1,6 @@
 """From noise to images: the loop, the samplers, guidance."""
 
+from lmsd.sampling.editing import edit, first_knot
 from lmsd.sampling.guidance import PredictsX0, guided, sample
 from lmsd.sampling.sampler import DenoiseAt, Knot, Level, Sampler, State, Step, levels
 from lmsd.sampling.samplers import DPMSolverPP2M, FewStep, Heun, Tau
@@ -16,6 +17,8 @@ __all__ = [
     "State",
     "Step",
     "Tau",
+    "edit",
+    "first_knot",
     "guided",
     "levels",
     "sample",

@@ -80,14 +80,24 @@ class Sampler(ABC):
         """One step from x_t [B, ...] at t to the cleaner s; noise, if any, is rng.normal(..., "step")."""
 
     def path(
-        self, denoise_at: DenoiseAt, x_T: Tensor, *, rng: Rng, process: Process, steps: int
+        self,
+        denoise_at: DenoiseAt,
+        x_T: Tensor,
+        *,
+        rng: Rng,
+        process: Process,
+        steps: int,
+        start: int = 0,
     ) -> Iterator[Step]:
-        """All steps in order; step k draws from rng.at(k). Raises UserError for too many steps."""
+        """The steps from knot `start` on, in order; step k draws from rng.at(k).
+
+        x_T: the state at that knot. Raises UserError for too many steps.
+        """
         table = levels(process.schedule, steps)
         times = process.schedule.knots(steps, x_T.device)
         knots = [Knot(level, time.expand(len(x_T))) for level, time in zip(table, times, strict=True)]
         x, state = x_T, None
-        for k, (t, s) in enumerate(pairwise(knots)):
+        for k, (t, s) in enumerate(pairwise(knots[start:]), start):
             here = rng.at(k)
             step = self.step(denoise_at(t.level, here), x, t, s, here, state)
             x, state = step.x_s, step.state

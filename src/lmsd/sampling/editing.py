@@ -1,0 +1,70 @@
+"""Editing: an image is changed by sampling from part of the way, and only where a mask says so.
+
+    x_k = α_k y + σ_k ε         the image y at the knot k where sampling begins (SDEdit, Meng et al. 2022)
+    x̂₀ ← m x̂₀ + (1 − m) y      at every step: what is not marked is known
+
+With the second line a posterior step leaves the known part at x_s ~ q(x_s | x_t, y), exactly as noisy as the
+rest, so the two meet without a seam (the conditioning of Song et al. 2021 written in x̂₀); at the last knot it
+is y itself.
+"""
+
+import torch
+from torch import Tensor
+
+from lmsd.errors import UserError
+from lmsd.rng import Rng
+from lmsd.sampling.guidance import PredictsX0, guided
+from lmsd.sampling.sampler import Level, Sampler, levels
+from lmsd.types import Cond, Denoise
+
+
+def first_knot(strength: float, steps: int) -> int:
+    """The knot that an edit begins at: of `steps` steps the last ⌈strength · steps⌉ are run.
+
+    Raises UserError for a strength outside (0, 1].
+    """
+    if not 0.0 < strength <= 1.0:
+        raise UserError(
+            f"strength={strength}: give 1 for a new image, and less to stay closer to the old one"
+        )
+    return steps - max(1, round(strength * steps))
+
+
+@torch.no_grad()
+def edit(
+    generator: PredictsX0,
+    image: Tensor,
+    cond: Cond,
+    null: Cond | None = None,
+    *,
+    sampler: Sampler,
+    steps: int,
+    rng: Rng,
+    strength: float = 1.0,
+    mask: Tensor | None = None,
+    guidance: float = 1.0,
+) -> Tensor:
+    """Images [B,C,H,W] near `image` [B,C,H,W], of the condition; not decoded.
+
+    strength: in (0, 1], how much of the way is sampled anew; 1 forgets the image but for its known part.
+    mask: [B,1,H,W] in [0, 1], 1 where the image may change; None: everywhere. guidance: as in `sample`.
+    Random numbers as in `sample`, whose x_T is here ε.
+    """
+    process, start = generator.process, first_knot(strength, steps)
+    level = levels(process.schedule, steps)[start]
+    noise = level.sigma * rng.normal(image.shape[1:], "x_T")
+    x = noise if start == 0 else level.alpha * image + noise
+
+    def denoise_at(here: Level, numbers: Rng) -> Denoise:
+        z = numbers.normal((generator.z_dim,), "z") if generator.z_dim else None
+        denoise = guided(generator, cond, null, scale=guidance, z=z)
+
+        def known(x_t: Tensor, t: Tensor) -> Tensor:
+            found = denoise(x_t, t).clamp(-1.0, 1.0)
+            return found if mask is None else mask * found + (1 - mask) * image
+
+        return known
+
+    for step in sampler.path(denoise_at, x, rng=rng, process=process, steps=steps, start=start):
+        x = step.x_s
+    return x
