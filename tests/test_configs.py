@@ -80,6 +80,8 @@ def test_a_choice_composes_builds_and_plays(choice: str, shards: Path, tmp_path:
         return
     config = load("train", [*words_for(choice), f"data.shards={shards}"])
     check_limits(config)
+    if choice == "trainer=gpu":
+        assert (config.precision, config.micro_batches) == ("bf16-mixed", 1)
     data = build.data_module(config)
     nets, objective = build.players(config, data)
     engine = build.engine(config, nets, objective)

@@ -38,7 +38,10 @@ def test_a_null_and_a_mapping_are_values() -> None:
         (["+foo=3"], "unknown option 'foo'"),
         (["++generator.foo=3"], "unknown option 'generator.foo'"),
         (["generator={zdim: 3}"], "unknown option 'generator.zdim'; did you mean generator.z_dim"),
-        (["learning_rate=3"], "all options: lmsd train --cfg"),
+        (
+            ["learning_rate=3"],
+            "did you mean optim.generator.lr, optim.discriminator.lr?  (all options: lmsd train --options)",
+        ),
         (["nets=mlp"], "did you mean net"),
         (["net=mpl"], "net 'mpl' not found; did you mean mlp?; available: dit_label"),
         (["optimizer@optim.generator=adm"], "did you mean adam"),
@@ -52,7 +55,11 @@ def test_a_null_and_a_mapping_are_values() -> None:
         (["evaluate.seeds=3"], "write evaluate.seeds=[3]"),
         (["optim.clip=3"], "optim.clip.generator"),
         (["name=[a,b]"], "is not one word"),
-        (["seed=1,2"], "write a list as seed=[1,2]"),
+        (["model.learning_rate=3"], "did you mean optim.generator.lr, optim.discriminator.lr?"),
+        (["+trainer.max_epochs=3"], "unknown option 'trainer.max_epochs'; did you mean images?"),
+        (["net.wdth=3"], "did you mean net.width, net.depth?  (all options: lmsd train --options net)"),
+        (["net={widht: 3}"], "unknown option 'net.widht'; did you mean net.width"),
+        (["seed=1,2"], "write a list as seed=[1,2], or try each: lmsd sweep seed=1,2"),
         (["seed=range(1,3)"], "write a list"),
         (["foo"], "write option=value"),
         (["--foo"], "write option=value"),
@@ -91,5 +98,5 @@ def test_every_group_on_disk_is_known() -> None:
 def test_flatten_names_leaves_and_keeps_interpolations() -> None:
     found = flatten(load("train", []))
     assert found["optim.clip.discriminator"] is None
-    assert found["logger"] == {}
+    assert found["logger.auto"] is True
     assert found["optim.generator.betas"] == [0.9, 0.99]

@@ -43,6 +43,14 @@ def test_each_of_three_epochs_is_a_permutation_and_they_differ(window):
     assert epochs[0] != epochs[1] != epochs[2]
 
 
+def test_the_first_positions_come_again_and_again():
+    whole, short = Order(PRIMES, seed=5), Order(PRIMES, seed=5, first=10)
+    at = np.arange(25)
+    for again, once in zip(short(at), whole(at % 10), strict=True):
+        assert np.array_equal(again, once)
+    assert short.windows(at) == whole.windows(np.arange(10))
+
+
 @given(
     sizes=st.lists(st.integers(0, 20), min_size=1, max_size=12).filter(any),
     window=st.integers(1, 13),

@@ -20,6 +20,7 @@ from lmsd.data.module import ShardDataModule
 from lmsd.engine import Engine
 from lmsd.engine.weights import Source, load_weights
 from lmsd.errors import UserError
+from lmsd.models.adapters import LabelTransformer
 from lmsd.models.conditioner import Conditioner, TextConditioner
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
@@ -67,8 +68,34 @@ def generator(config: DictConfig) -> Generator:
         "z_dim": config.generator.z_dim,
     }
     net = assemble(config.net, given)
+    check_labels(net, conditioner)
     options = OmegaConf.to_container(config.generator)
     return Generator(net, process, conditioner=conditioner, **options)  # type: ignore[arg-type]
+
+
+def check_labels(net: nn.Module, conditioner: Conditioner) -> None:
+    """Refuse a net of class labels without them, or with another number of them."""
+    if not isinstance(net, LabelTransformer):
+        return
+    classes = getattr(conditioner, "classes", None)
+    if classes is None:
+        raise UserError(
+            "net=dit_label reads class labels only: add conditioner=label generator.z_dim=0, or take "
+            "net=transformer_text for captions"
+        )
+    if classes != net.classes:
+        raise UserError(f"net.classes={net.classes} and conditioner.classes={classes}: make them equal")
+
+
+def check_condition(conditioner: Conditioner, data: ShardDataModule) -> None:
+    """Refuse a conditioner that reads what the training shards do not hold."""
+    index = data.index("train")
+    if conditioner.reads == "label" and not index.labels:
+        ways = "conditioner=text for their captions" if index.captions else "conditioner=none"
+        raise UserError(f"conditioner=label: these shards have no class labels (KEY.cls); take {ways}")
+    if conditioner.reads == "text" and not index.captions:
+        ways = "conditioner=label for their classes" if index.labels else "conditioner=none"
+        raise UserError(f"conditioner: these shards have no captions (KEY.txt, KEY.json); take {ways}")
 
 
 def discriminator(config: DictConfig, player: Generator) -> nn.Module:
@@ -94,6 +121,7 @@ def players(config: DictConfig, data: ShardDataModule) -> tuple[dict[str, nn.Mod
     torch.manual_seed(config.seed)
     objective: Objective = instantiate(config.objective)
     built = generator(config)
+    check_condition(built.conditioner, data)
     captions = training_captions(config, data)
     built.conditioner.fit(captions)
     cut = built.conditioner.cut(captions) if isinstance(built.conditioner, TextConditioner) else 0

@@ -23,7 +23,9 @@ ALLOWED = (
     "lmsd.data.module.",
     "torch.optim.",
     "torch.nn.",
+    "lmsd.engine.callbacks.",
     "lightning.pytorch.loggers.",
+    "lightning.pytorch.callbacks.",
 )
 
 

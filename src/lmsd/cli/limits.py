@@ -1,75 +1,30 @@
 """What the values of `train` may be: ranges and choices, looked at before anything is built."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal, TypeAlias
 
 from omegaconf import DictConfig, OmegaConf
 
+from lmsd.cli.kinds import Choice, Either, Flag, Kind, Number, Text
 from lmsd.cli.suggest import nearest
 from lmsd.errors import UserError
 
-
-@dataclass(frozen=True)
-class Number:
-    """A number in [low, high], whole or not; null: may also be null; many: a list of them."""
-
-    low: float = 0
-    high: float = inf
-    whole: bool = True
-    null: bool = False
-    many: int | Literal["any"] | None = None
-
-    def fits(self, value: Any) -> bool:
-        """Whether a value is such a number, or such a list."""
-        if value is None:
-            return self.null
-        if self.many is not None:
-            right_length = isinstance(value, list) and self.many in ("any", len(value))
-            return right_length and all(self._one(item) for item in value)
-        return self._one(value)
-
-    def _one(self, value: Any) -> bool:
-        kinds = int if self.whole else int | float
-        return isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
-
-    def words(self) -> str:
-        """What the value should be."""
-        kind = "whole number" if self.whole else "number"
-        bound = f"from {self.low:g} to {self.high:g}" if self.high < inf else f"of at least {self.low:g}"
-        if self.many is not None:
-            count = "" if self.many == "any" else f"{self.many} "
-            return f"a list of {count}{kind}s {bound}, e.g. [1, 2]{' or null' * self.null}"
-        return f"a {kind} {bound}{' or null' * self.null}"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of some words; null: may also be null."""
-
-    options: tuple[str, ...]
-    null: bool = False
-
-    def fits(self, value: Any) -> bool:
-        """Whether a value is one of them."""
-        return self.null if value is None else value in self.options
-
-    def words(self) -> str:
-        """What the value should be."""
-        return f"one of {', '.join(self.options)}{' or null' * self.null}"
-
-
-Rule: TypeAlias = Number | Choice
-
-RULES: Mapping[str, Rule] = {
+RULES: Mapping[str, Kind] = {
+    "name": Text(),
     "seed": Number(0, 2**63 - 1),
     "images": Number(1),
     "batch_size": Number(1),
     "micro_batches": Number(1),
     "precision": Choice(("32-true", "bf16-mixed", "16-mixed")),  # the engine says why not the last
-    "devices": Number(1),
+    "devices": Either((Number(1), Choice(("auto",)))),
     "accelerator": Choice(("auto", "cpu", "gpu", "cuda")),
+    "compile": Flag(),
+    "checkpointing": Flag(),
+    "dry": Flag(),
+    "profiler": Choice(("simple", "pytorch"), null=True),
+    "run_dir": Text(null=True),
+    "resume": Text(null=True),
+    "init_from": Text(null=True),
     "threads": Number(1, null=True),
     "log_every": Number(1),
     "checkpoint_every": Number(0),
@@ -84,16 +39,21 @@ RULES: Mapping[str, Rule] = {
     "optim.clip.discriminator": Number(0, whole=False, null=True),
     "optim.ema": Number(1, many="any"),
     "evaluate.every": Number(0),
+    "evaluate.at_start": Flag(),
     "evaluate.n": Number(0),
     "evaluate.seeds": Number(0, many="any"),
     "evaluate.steps": Number(1),
     "evaluate.guidance": Number(-inf, whole=False),
     "evaluate.interval": Number(0, whole=False, null=True, many=2),
     "evaluate.grid": Number(0),
+    "evaluate.neighbors": Flag(),
     "evaluate.checker": Choice(("shapes",), null=True),
+    "evaluate.extractor.path": Text(null=True),
     "evaluate.extractor.kind": Choice(("lmsd-cnn", "inception", "clip", "dinov2")),
     "evaluate.extractor.augment": Choice(("none", "shift", "shift_flip")),
     "evaluate.extractor.images": Number(1, null=True),
+    "data.source": Text(null=True),
+    "data.first": Number(1, null=True),
     "data.image_size": Number(1),
     "data.channels": Number(1, 3),
     "data.color": Number(0, 1, whole=False),
@@ -102,6 +62,18 @@ RULES: Mapping[str, Rule] = {
     "data.cache_gb": Number(0, whole=False),
     "data.memory_gb": Number(0, whole=False),
 }
+
+
+_COUNT = Number(1)
+SIZES: Mapping[str, Kind] = {
+    **dict.fromkeys(("width", "depth", "layers", "heads", "head_dim", "blocks", "patch", "features"), _COUNT),
+    **dict.fromkeys(("dim", "time_dim", "vocab", "classes", "z_tokens"), _COUNT),
+    **dict.fromkeys(("steps", "lazy", "d_steps"), _COUNT),
+    "length": Number(3),  # begin, a word, end
+    "hidden": Number(0.01, whole=False),
+    "widths": Number(1, many="any"),
+}
+"""Arguments that are counts or sizes, by name, wherever a constructor takes them."""
 
 
 def check_limits(config: DictConfig) -> None:
@@ -114,6 +86,14 @@ def check_limits(config: DictConfig) -> None:
         if not rule.fits(value):
             hint = nearest(str(value), rule.options) if isinstance(rule, Choice) else ""
             raise UserError(f"{key}={value} is not {rule.words()}{hint}")
+    edm = config.schedule.get("_target_", "").endswith(".EDM")
+    if config.generator.precondition == "edm" and not edm:
+        raise UserError(
+            "generator.precondition=edm is for schedule=edm, where alpha = 1; take schedule=edm with it, or "
+            "generator.precondition=none"
+        )
+    if config.devices == "auto":
+        return  # looked at once the devices are counted
     parts = config.devices * config.micro_batches
     if config.batch_size % parts:
         raise UserError(

@@ -3,11 +3,39 @@
 import difflib
 from collections.abc import Iterable
 
+WORDS = {
+    "learning_rate": "lr",
+    "max_epochs": "images",
+    "epochs": "images",
+    "max_steps": "images",
+    "num_steps": "images",
+    "train_steps": "images",
+    "gpus": "devices",
+    "num_gpus": "devices",
+    "ckpt_path": "resume",
+    "checkpoint": "init_from",
+    "pretrained": "init_from",
+    "dataset": "data.shards",
+    "output_dir": "run_dir",
+    "accumulate_grad_batches": "micro_batches",
+    "gradient_clip_val": "optim.clip.generator",
+    "guidance_scale": "guidance",
+    "cfg_scale": "guidance",
+    "num_inference_steps": "steps",
+    "prompt": "prompts",
+}
+"""What other tools call our options."""
+
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """A clause such as "; did you mean optim.generator.lr, optim.discriminator.lr?", or nothing."""
     names = list(names)
     leaf = name.rsplit(".", 1)[-1]
+    ends = {other.rsplit(".", 1)[-1] for other in names}
+    if leaf not in ends and WORDS.get(leaf, "").rsplit(".", 1)[-1] in ends:
+        name = leaf = WORDS[leaf]
+        if name in names:
+            return f"; did you mean {name}?"
     found = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
     found += [other for other in names if other.rsplit(".", 1)[-1] == leaf and other not in found]
     if not found:

@@ -48,7 +48,11 @@ HELP = """lmsd train [group=choice ...] [option=value ...]
 Groups and their choices
 {groups}
 
-  lmsd train --cfg [overrides]               print the whole configuration
+  debug=dry|limit|overfit|profile            try it first: only build, run, learn, time
+  trainer=cpu|gpu|ddp logger=wandb|tensorboard|csv
+
+  lmsd train --cfg job [overrides]           print the whole configuration
+  lmsd train --options [group] [overrides]   every option with its kind, default and meaning
 """
 
 
@@ -61,6 +65,11 @@ def main(arguments: list[str]) -> int:
     if "--cfg" in arguments:
         words = [word for word in arguments if word not in ("--cfg", "job")]
         print(OmegaConf.to_yaml(load("train", words)), end="")
+        return 0
+    if "--options" in arguments:
+        from lmsd.cli.listing import listing
+
+        print(listing([word for word in arguments if word != "--options"]))
         return 0
     config, folder = continued(arguments)
     if config is None:
@@ -114,11 +123,11 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     import torch
 
     require_device(config)
+    check_limits(config)  # again, for devices=auto
     if config.threads:
         torch.set_num_threads(config.threads)
     from lmsd.cli import build
     from lmsd.cli.validate import Validation
-    from lmsd.engine.callbacks import Checkpoint, Evaluate
     from lmsd.engine.trainer import fit
 
     data = build.data_module(config)
@@ -126,15 +135,17 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     nets, objective = build.players(config, data)
     engine = build.engine(config, nets, objective)
     chief = runs.rank() == 0
+    if config.dry:
+        announce(config, None, nets, resumed=resumed)
+        engine.configure_optimizers()
+        count = len(data.split_set("train"))
+        print(f"{count:,} train samples; everything is built. To train, leave out debug=dry")
+        return Path()
     validation = Validation(config, data, active=chief) if config.evaluate.n else None
     folder = resumed or shared_folder(config, list(overrides))
     announce(config, folder, nets, resumed=resumed)
-    callbacks: list[Any] = []
     if validation is not None:
-        validation.folder, every = folder, config.evaluate.every or config.images
-        callbacks = [Evaluate(validation, every_images=every, at_start=config.evaluate.at_start)]
-    monitor = None if validation is None else validation.monitor
-    callbacks += [Checkpoint(every_images=config.checkpoint_every, keep_last=config.keep, monitor=monitor)]
+        validation.folder = folder
     with recorded(folder, engine, active=chief):
         fit(
             engine,
@@ -144,8 +155,9 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             accelerator=config.accelerator,
             precision=config.precision,
             loggers=loggers(config, folder),
-            callbacks=callbacks,
+            callbacks=callbacks(config, validation),
             resume_from=resumed,
+            profiler=config.profiler,
         )
     if chief:
         from lmsd.evaluation.report import write_report
@@ -154,11 +166,27 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     return folder
 
 
+def callbacks(config: DictConfig, validation: Any) -> list[Any]:
+    """Those that the configuration names, and those that every run has."""
+    from lmsd.cli.instantiate import instantiate
+    from lmsd.engine.callbacks import Checkpoint, Evaluate
+
+    found = [instantiate(node) for node in config.callbacks.values()]
+    if validation is not None:
+        every = config.evaluate.every or config.images
+        found.append(Evaluate(validation, every_images=every, at_start=config.evaluate.at_start))
+    monitor = None if validation is None else validation.monitor
+    saving = Checkpoint(every_images=config.checkpoint_every, keep_last=config.keep, monitor=monitor)
+    return [*found, saving]
+
+
 def require_device(config: DictConfig) -> None:
     """Refuse a GPU that is not there, before anything is built."""
     import torch
 
     count, kind = torch.cuda.device_count(), config.accelerator
+    if config.devices == "auto":
+        config.devices = count if count and kind in ("auto", "gpu", "cuda") else 1
     absent = (kind == "cuda" and not count) or (kind == "mps" and not torch.backends.mps.is_available())
     if absent or (kind == "gpu" and not (count or torch.backends.mps.is_available())):
         raise UserError(f"accelerator={kind}: this machine has none that torch can use; accelerator=cpu")
@@ -172,13 +200,15 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
 
     seconds: of training, over all sessions of the run. Only one process is active.
     """
+    from lmsd.engine.callbacks import peak_memory
+
     before, started = runs.status(folder).get("seconds", 0.0), time.monotonic()
 
     def ended(state: str) -> None:
         clock, seconds = engine.clock, round(before + time.monotonic() - started, 1)
         if active:
             counts = {"images": clock.images, "updates": clock.updates, "seconds": seconds}
-            runs.set_status(folder, state=state, **counts, peak_memory_mb=runs.peak_memory())
+            runs.set_status(folder, state=state, **counts, peak_memory_mb=peak_memory())
 
     if active:
         runs.set_status(folder, state="running", pid=os.getpid())
@@ -204,21 +234,36 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
 
 def loggers(config: DictConfig, folder: Path) -> list[Any]:
     """The Lightning loggers beside metrics.jsonl; wandb without a key writes offline and never asks."""
+    from lmsd.cli.doctor import wandb_key
     from lmsd.cli.instantiate import instantiate
 
-    if "wandb" in config.logger and "WANDB_API_KEY" not in os.environ:
+    nodes = dict(config.logger)
+    if nodes.pop("auto", False) and wandb_key():
+        nodes |= load("train", ["logger=wandb", f"name={config.name}"]).logger
+    if "wandb" in nodes and not wandb_key():
         os.environ.setdefault("WANDB_MODE", "offline")
-    return [instantiate(node, save_dir=str(folder)) for node in config.logger.values()]
+    made = []
+    for node in nodes.values():
+        again = (
+            {"id": runs.status(folder).get("id", folder.name), "resume": "allow"}
+            if "Wandb" in node._target_
+            else {}
+        )
+        made.append(instantiate(node, save_dir=str(folder), **again))
+    return made
 
 
-def announce(config: DictConfig, folder: Path, nets: dict[str, Any], *, resumed: Path | None) -> None:
+def announce(config: DictConfig, folder: Path | None, nets: dict[str, Any], *, resumed: Path | None) -> None:
     """Say what runs, where, and how large it is."""
     if runs.rank() == 0:
         sizes = ", ".join(
             f"{name} {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M" for name, net in nets.items()
         )
-        verb = "Resuming" if resumed else "Run"
-        print(f"{verb} {folder}  ({sizes}; {config.images:,} images in batches of {config.batch_size})")
+        verb = "Resuming" if resumed else "Run" if folder else "Dry run"
+        print(
+            f"{verb} {folder or config.name}  "
+            f"({sizes}; {config.images:,} images in batches of {config.batch_size})"
+        )
 
 
 def shared_folder(config: DictConfig, overrides: list[str]) -> Path:

@@ -15,7 +15,7 @@ from lmsd.data.module import ShardDataModule
 from lmsd.engine import Engine
 from lmsd.errors import UserError
 from lmsd.evaluation import Checker, Evaluator, make_generate
-from lmsd.evaluation.grid import save_grid
+from lmsd.evaluation.grid import save_grid, to_picture
 from lmsd.evaluation.overlap import overlap
 from lmsd.evaluation.ranks import place
 from lmsd.models.generator import Generator
@@ -102,7 +102,7 @@ class Validation:
         if self.active:
             scores.write(self.folder)
             found |= self._verdicts(engine)
-            self._grid(generate, engine.clock.images)
+            self._grid(generate, engine)
             print(f"{engine.clock.images:,} images\n{scores}", flush=True)
         return found
 
@@ -121,7 +121,8 @@ class Validation:
             found[f"discriminator/accuracy_{split}"] = float(judge(engine.players, batch, rng))
         return found
 
-    def _grid(self, generate: Any, images: int) -> None:
+    def _grid(self, generate: Any, engine: Engine) -> None:
+        """The grid as a picture in samples/, and its images with their captions to loggers that take any."""
         count = min(self.config.evaluate.grid, self.evaluator.n)
         if count:
             held_out = self.evaluator.held_out
@@ -130,7 +131,12 @@ class Validation:
             captions = batch.text or [
                 str(label) for label in (batch.label if batch.label is not None else range(count))
             ]
+            images = engine.clock.images
             save_grid(list(made), captions, self.folder / "samples" / f"step_{images:09d}.png")
+            for logger in engine.trainer.loggers:
+                if hasattr(logger, "log_image"):
+                    pictures = [to_picture(image) for image in made]
+                    logger.log_image("samples", pictures, step=images, caption=captions)
 
 
 def prompts(scorer: Evaluator, rows: list[int], held_out: Any) -> Batch:

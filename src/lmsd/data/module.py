@@ -34,8 +34,9 @@ class ShardDataModule(pl.LightningDataModule):
     """Batches of images and captions from webdataset shards.
 
     shards: folder, glob, brace range, list, or http and s3 URLs; splits by file prefix train-|val-|test-;
-    val, test: shards of these splits that lie elsewhere; batch_size: global; image_size: images are cropped
-    and resized to this square; channels: 3 or 1; flip, color: augmentation of the train split; num_workers:
+    val, test: shards of these splits that lie elsewhere; first: train on the first so many images of the
+    stream, over and over; batch_size: global; image_size: images are cropped and resized to
+    this square; channels: 3 or 1; flip, color: augmentation of the train split; num_workers:
     processes that decode, 0 for none; window: shards shuffled together; cache_dir, cache_gb: where remote
     shards are kept, and how much of them; memory_gb: a train split that takes less when decoded is held in
     memory (without workers); on_error: what a damaged train sample does; caption_key: a text field of
@@ -54,6 +55,7 @@ class ShardDataModule(pl.LightningDataModule):
         channels: int = 3,
         val: Source | None = None,
         test: Source | None = None,
+        first: int | None = None,
         flip: bool = False,
         color: float = 0.0,
         num_workers: int = 0,
@@ -84,6 +86,7 @@ class ShardDataModule(pl.LightningDataModule):
         self.image_size = image_size
         self.channels = channels
         self.window = window
+        self.first = first
         self.seed = seed
         self.micro_batches = micro_batches
         self.position = 0
@@ -129,7 +132,7 @@ class ShardDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """An endless loader of this rank's micro-batches from the present position on."""
         index = self.index("train")
-        order = Order(index.sizes, window=self.window, seed=self.seed)
+        order = Order(index.sizes, window=self.window, seed=self.seed, first=self.first)
         bytes_decoded = order.total * self.image_size**2 * self.channels
         keep = self._num_workers == 0 and bytes_decoded <= self._memory_gb * 1e9
         largest = sorted(header.size for header in index.headers)[-2 * self.window :]

@@ -64,14 +64,23 @@ class _Window:
 class Order:
     """Position in the endless stream → (shard, sample).
 
-    sizes: samples in each shard; window: W shards shuffled together; seed: the key of the whole order.
+    sizes: samples in each shard; window: W shards shuffled together; seed: the key of the whole order; first:
+    go over the first so many positions again and again.
     Raises UserError when there is nothing to order.
     """
 
-    def __init__(self, sizes: Sequence[int] | Integers, *, window: int = 8, seed: int = 0) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int] | Integers,
+        *,
+        window: int = 8,
+        seed: int = 0,
+        first: int | None = None,
+    ) -> None:
         self.sizes = np.asarray(sizes, np.int64)
         self.window = window
         self.seed = seed
+        self.first = first
         self.total = int(self.sizes.sum())
         if window < 1:
             raise UserError(
@@ -84,7 +93,7 @@ class Order:
 
     def __call__(self, positions: ArrayLike) -> tuple[Integers, Integers]:
         """Shard and sample of every position (int64 [n], not negative), two int64 arrays [n]."""
-        place = np.asarray(positions, np.int64)
+        place = self._place(positions)
         shard, sample = np.empty_like(place), np.empty_like(place)
         epoch, within = np.divmod(place, self.total)
         for e in np.unique(epoch):
@@ -100,12 +109,16 @@ class Order:
 
     def windows(self, positions: ArrayLike) -> list[tuple[int, int]]:
         """The (epoch, window) pairs that hold the positions, in the order of the stream."""
-        epoch, within = np.divmod(np.unique(np.asarray(positions, np.int64)), self.total)
+        epoch, within = np.divmod(np.unique(self._place(positions)), self.total)
         pairs = [
             (int(e), int(np.searchsorted(self._epoch(int(e)).starts, q, side="right") - 1))
             for e, q in zip(epoch, within, strict=True)
         ]
         return list(dict.fromkeys(pairs))
+
+    def _place(self, positions: ArrayLike) -> Integers:
+        place = np.asarray(positions, np.int64)
+        return place if self.first is None else place % self.first
 
     def following(self, epoch: int, window: int) -> tuple[int, int]:
         """The window after a window, perhaps in the next epoch."""

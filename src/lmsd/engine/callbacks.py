@@ -4,6 +4,7 @@ The order in a Trainer is Interrupt, Progress, Evaluate, Checkpoint: whoever ask
 score to one comes before the one who writes it.
 """
 
+import resource
 import signal
 import sys
 import threading
@@ -184,6 +185,14 @@ class Interrupt(Callback):
             self._previous = None
 
 
+def peak_memory() -> int:
+    """The largest memory of this process so far in MiB: of the GPU where it used one, else resident."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated() / 2**20)
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+
+
 class Progress(Callback):
     """One bar on a terminal, refreshed four times a second; elsewhere a line every `seconds` seconds."""
 
@@ -232,12 +241,13 @@ class Progress(Callback):
             print(f"{clock.images}/{clock.total_images} images  {text}", file=sys.stderr, flush=True)
 
     def describe(self, engine: Engine, elapsed: float) -> str:
-        """Speed, the losses of the last line of metrics, and the time left."""
+        """Speed, the losses of the last line of metrics, the most memory so far, and the time left."""
         clock = engine.clock
         speed = (clock.images - self._first) / max(elapsed, 1e-9)
         losses = [f"{n.split('/')[0]} {v:.3g}" for n, v in engine.metrics.items() if n.endswith("/loss")]
         left = max(0, clock.total_images - clock.images) / max(speed, 1e-9)
-        return "  ".join([f"{speed:.0f} images/s", *losses, f"{int(left // 60)}:{int(left % 60):02d} left"])
+        time_left = f"{int(left // 60)}:{int(left % 60):02d} left"
+        return "  ".join([f"{speed:.0f} images/s", *losses, f"{peak_memory() / 1024:.1f} GiB", time_left])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""

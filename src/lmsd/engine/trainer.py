@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
 
 from lmsd.engine.callbacks import Checkpoint, Interrupt, Progress
 from lmsd.engine.checkpoint import find
@@ -62,13 +63,14 @@ def fit(
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[Callback] = (),
     resume_from: Path | None = None,
+    profiler: Literal["simple", "pytorch"] | None = None,
 ) -> Trainer:
     """Train until `engine.clock` has seen all images; the Trainer is returned, for its rank and devices.
 
     run_dir gets metrics.jsonl and checkpoints/. devices: processes on each of num_nodes machines. loggers:
-    others beside metrics.jsonl. callbacks: a `Checkpoint` and a `Progress` are added where there are none.
-    resume_from: a checkpoint, or a run folder for its newest. Raises UserError for a precision or a batch
-    size that cannot be, SystemExit(130) after Ctrl-C.
+    others beside metrics.jsonl. callbacks: a `Checkpoint` is added where there is none. resume_from: a
+    checkpoint, or a run folder for its newest. profiler: its tables go into run_dir. Raises
+    UserError for a precision or a batch size that cannot be, SystemExit(130) after Ctrl-C.
     """
     _check(engine, datamodule, devices * num_nodes, precision)
     found = None if resume_from is None else str(find(Path(resume_from)))
@@ -84,6 +86,7 @@ def fit(
         logger=[JSONLLogger(Path(run_dir) / "metrics.jsonl"), *loggers],
         callbacks=_ordered(callbacks, interrupt),
         plugins=[AtomicCheckpointIO()],
+        profiler=_profiler(profiler, run_dir),
         **_OFF,
     )
     trainer.fit(engine, datamodule=datamodule, ckpt_path=found)
@@ -120,8 +123,16 @@ def _ordered(callbacks: Sequence[Callback], interrupt: Interrupt) -> list[Callba
     """Interrupt before, and checkpoints after, all that may ask for one or add to one."""
     saving = [c for c in callbacks if isinstance(c, Checkpoint)] or [Checkpoint()]
     others = [c for c in callbacks if not isinstance(c, Checkpoint)]
-    progress = [] if any(isinstance(c, Progress) for c in others) else [Progress()]
-    return [interrupt, *progress, *others, *saving]
+    shown = [c for c in others if isinstance(c, Progress)]
+    return [interrupt, *shown, *(c for c in others if c not in shown), *saving]
+
+
+def _profiler(kind: str | None, folder: Path) -> Profiler | None:
+    """Lightning's profiler of that name, writing to the run's folder."""
+    if kind is None:
+        return None
+    made = SimpleProfiler if kind == "simple" else PyTorchProfiler
+    return made(dirpath=folder, filename="profile")
 
 
 def _quiet() -> None:

@@ -78,8 +78,8 @@ class Grid:
 class Jumps:
     """A jump of the `steps`-step sampling grid, two neighboring knots.
 
-    last: share of the last jump, the one to the data, in [0, 1]; the others share the rest equally. None:
-    each jump as often.
+    steps: jumps of the grid; last: share of the last jump, the one to the data, in [0, 1]; the others share
+    the rest equally. None: each jump as often.
     """
 
     steps: int
