@@ -89,3 +89,28 @@ def test_status_is_merged_and_never_half_written() -> None:
     runs.set_status(folder, state="done")
     assert runs.status(folder) == {"state": "done", "pid": 1}
     assert [path.name for path in folder.glob("status*")] == ["status.json"]
+
+
+def test_runs_are_listed_with_their_state_and_their_best(capsys: pytest.CaptureFixture[str]) -> None:
+    from lmsd import cli
+
+    assert cli.run(["runs"]) == 2
+    assert "no runs in outputs/ yet" in capsys.readouterr().err
+    whole = OmegaConf.create({"name": "small", "run_dir": "outputs/1-small", "images": 2000})
+    first = runs.create(whole, [])
+    lines = [{"images": 500, "val/fd[x]": 9.0}, {"images": 1000, "val/fd[x]": 4.25}, {"images": 1500, "a": 1}]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (first / "metrics.jsonl").write_text(text + '{"images": 20')  # a line that is being written
+    runs.set_status(first, state="running", pid=2**22 + 1)  # no such process
+    runs.set_status(
+        runs.create(OmegaConf.create({**whole, "run_dir": "outputs/2-own"}), []), state="done", images=7
+    )
+    assert cli.run(["runs"]) == 0
+    said = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    assert [[cell.strip() for cell in row if cell] for row in said] == [
+        ["run", "state", "images", "best on val"],
+        ["1-small", "killed", "1,500 of 2,000", "fd[x] 4.25 at 1,000"],
+        ["2-own", "done", "7 of 2,000", "-"],
+    ]
+    assert cli.run(["runs", "own"]) == 0
+    assert "1-small" not in capsys.readouterr().out

@@ -19,9 +19,13 @@ Verb = Callable[[list[str]], int]
 VERBS = {
     "train": "train an experiment, or resume a run",
     "sample": "prompts to a captioned grid of images",
+    "edit": "change an image by a prompt, all of it or what a mask marks",
     "evaluate": "score a run on held-out data",
+    "sweep": "many runs over some options, ranked by their scores on val",
+    "runs": "list runs: state, how far, best score",
     "report": "write report.html of a run again",
     "data": "build data sets, index shards, train the feature extractor",
+    "doctor": "look at versions, devices, disk and shards; say what to fix",
     "demo": "the whole chain on handwritten digits, in minutes",
 }
 
@@ -36,6 +40,8 @@ Examples
   lmsd train experiment=digits data.shards=data/digits
   lmsd train experiment=digits objective=denoising seed=1 images=200_000
   lmsd train resume=last
+  lmsd train --options optim
+  lmsd sweep experiment=digits optim.generator.lr=1e-4,3e-4 objective.gamma=0.05,0.15
   lmsd sample run=last prompts='[a handwritten three, a handwritten seven]' seeds=[0,1,2]
   lmsd evaluate run=last split=test
   torchrun --nproc-per-node 2 -m lmsd.cli train experiment=digits devices=2
@@ -67,12 +73,30 @@ def run(arguments: Sequence[str]) -> int:
         print("lmsd: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if "torchvision::nms" in str(error):
+            from lmsd.cli.doctor import installed, torchvision
+
+            finding = torchvision(installed("torch"), installed("torchvision"))
+            print(f"lmsd: {finding.what}; {finding.way}", file=sys.stderr)
+            return 2
+        if type(error).__name__ == "OutOfMemoryError":
+            print(f"lmsd: {out_of_memory(error)}", file=sys.stderr)
+            return 2
         where = " ".join([*getattr(error, "__notes__", []), "LMSD_TRACE=1 shows where"])
         said = " ".join(str(error).split())[:300]
         print(f"lmsd: failed with {type(error).__name__}: {said} ({where})", file=sys.stderr)
         if os.environ.get("LMSD_TRACE"):
             raise
         return 1
+
+
+def out_of_memory(error: Exception) -> str:
+    """The sentence on a GPU that is too small, with what needs less and computes the same."""
+    said = str(error).partition(". ")[0]
+    return (
+        f"out of GPU memory ({said}); the same training in less: micro_batches=2 (4, 8, ...), or "
+        "checkpointing=true"
+    )
 
 
 def verb(name: str) -> Verb:

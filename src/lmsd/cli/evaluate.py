@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lmsd.cli import options, runs
+from lmsd.cli.options import RunOptions, SamplingOptions
 from lmsd.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,19 +33,16 @@ Numbers of different n, extractors or splits do not compare.
 """
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(RunOptions):
     """Options of `lmsd evaluate`; see HELP."""
 
-    run: str
     split: Literal["test", "val", "train"] = "test"
     n: int | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: tuple[int, ...] = ()
     guidance: tuple[float, ...] = ()
-    sampler: str | None = None
     ema: tuple[str, ...] = ("ema",)
-    checkpoint: str | None = None
     extractor: Literal["lmsd-cnn", "inception", "clip", "dinov2"] | None = None
     weights: Path | None = None
     shards: str | None = None
@@ -92,14 +90,15 @@ def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
     scorer: Evaluator | None = None
     said = []
     for ema, steps, guidance in product(chosen.ema, chosen.steps or (None,), chosen.guidance or (None,)):
-        trained = open_run(
-            folder,
-            ema=ema,
+        told = SamplingOptions(
+            run=chosen.run,
+            sampler=chosen.sampler,
             checkpoint=chosen.checkpoint,
             steps=steps,
             guidance=guidance,
-            sampler=chosen.sampler,
+            ema=ema,
         )
+        trained = open_run(folder, told)
         trained.generator.to(device())
         scorer = scorer or scorer_of(trained.config, chosen)
         said.append(str(score(folder, trained, scorer, chosen, commit)))

@@ -1,6 +1,6 @@
 """Options of the small verbs: `key=value` words checked against a dataclass, in the grammar of `train`."""
 
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -9,6 +9,27 @@ from lmsd.cli.suggest import nearest
 from lmsd.errors import UserError
 
 Options = TypeVar("Options")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """A run, what is taken of it, and how its sampling goes; None takes the run's own choice.
+
+    checkpoint: a file name, or the newest.
+    """
+
+    run: str
+    sampler: str | None = None
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(RunOptions):
+    """One way of sampling; ema: "ema" for the first average, a half-life in images, or "raw"."""
+
+    steps: int | None = None
+    guidance: float | None = None
+    ema: str = "ema"
 
 
 def read(kind: type[Options], words: list[str], *, verb: str) -> Options:

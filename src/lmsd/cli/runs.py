@@ -82,18 +82,6 @@ def set_status(folder: Path, **values: Any) -> None:
     os.replace(temporary, path)
 
 
-def peak_memory() -> int:
-    """The largest memory of this process so far in MiB: of the GPU where it used one, else resident."""
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return int(torch.cuda.max_memory_allocated() / 2**20)
-    import resource
-
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
-
-
 def rank() -> int:
     """The rank of the process, before and after Lightning has started its others."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
@@ -143,6 +131,80 @@ def unfinished(name: str) -> Path | None:
         ):
             return folder.parent
     return None
+
+
+HELP = """lmsd runs [WORD]      the runs in outputs/, oldest first; WORD: only those with it in their name
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """List the runs with their state, how far they are, and the best score on val."""
+    if "-h" in arguments or "--help" in arguments:
+        print(HELP, end="")
+        return 0
+    found = [path for path in by_age("*") if all(word in path.name for word in arguments)]
+    if not found:
+        raise UserError(f"no runs in {OUTPUTS}/{' with ' + ' '.join(arguments) if arguments else ' yet'}")
+    rows = [("run", "state", "images", "best on val")]
+    rows += [(path.name, state(path), progress(path), best(path)) for path in found]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    print(
+        "\n".join(
+            "  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+    )
+    return 0
+
+
+def state(folder: Path) -> str:
+    """What a run is doing; one that says it runs and whose process is gone was killed."""
+    known = status(folder)
+    if known.get("state") == "running" and not alive(known.get("pid")):
+        return "killed"
+    return str(known.get("state", "unknown"))
+
+
+def alive(pid: Any) -> bool:
+    """Whether a process of that number runs on this machine."""
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, TypeError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    stat = Path(f"/proc/{pid}/stat")  # where there is one: a process that ended and was not collected
+    return not (stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def progress(folder: Path) -> str:
+    """Images seen, of all."""
+    total = config_of(folder).get("images", 0)
+    lines = scored(folder, '"images"')
+    seen = lines[-1]["images"] if lines else status(folder).get("images", 0)
+    return f"{seen:,} of {total:,}"
+
+
+def scored(folder: Path, word: str) -> list[dict[str, Any]]:
+    """The lines of a run's metrics that hold a word; one that is being written is left out."""
+    path, found = folder / "metrics.jsonl", []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        if word in line and line.endswith("}"):
+            found.append(json.loads(line))
+    return found
+
+
+def best(folder: Path) -> str:
+    """The lowest Fréchet distance on val and when it was reached."""
+    found = [
+        (value, line["images"], name.removeprefix("val/"))
+        for line in scored(folder, '"val/fd[')
+        for name, value in line.items()
+        if name.startswith("val/fd[") and value is not None
+    ]
+    if not found:
+        return "-"
+    value, images, name = min(found)
+    return f"{name} {value:.4g} at {images:,}"
 
 
 def config_of(folder: Path) -> DictConfig:

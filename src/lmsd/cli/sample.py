@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmsd.cli import options, runs
+from lmsd.cli.options import SamplingOptions
 from lmsd.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,21 +20,24 @@ HELP = """lmsd sample run=RUN prompts=PROMPTS [option=value ...]
   ema=ema|raw|HALFLIFE   checkpoint=FILE       which weights; default the first average of the newest one
   sampler=few_step       another sampler by name: few_step, ddim, ancestral, heun, dpmpp
   out=FILE.png           default: RUN/samples/sample-NNN.png, with a .json beside it
+  again=FILE.json        the same grid once more, bit for bit, from that .json; only out= may stand beside it
 """
 
 
-@dataclass(frozen=True)
-class SampleOptions:
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(SamplingOptions):
     """Options of `lmsd sample`; see HELP."""
 
-    run: str
     prompts: tuple[str, ...]
     seeds: tuple[int, ...] = (0,)
-    steps: int | None = None
-    guidance: float | None = None
-    sampler: str | None = None
-    ema: str = "ema"
-    checkpoint: str | None = None
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Again:
+    """Options of `lmsd sample again=FILE.json`."""
+
+    again: Path
     out: Path | None = None
 
 
@@ -42,9 +46,22 @@ def main(arguments: list[str]) -> int:
     if not arguments or "-h" in arguments or "--help" in arguments:
         print(HELP, end="")
         return 0 if arguments else 2
+    if any(word.startswith("again=") for word in arguments):
+        print(sample(remembered(options.read(Again, arguments, verb="sample again="))))
+        return 0
     chosen = options.read(SampleOptions, arguments, verb="sample")
     print(sample(replace(chosen, prompts=tuple(prompts(chosen.prompts)))))
     return 0
+
+
+def remembered(chosen: Again) -> SampleOptions:
+    """The options that a grid was made with, from the .json beside it."""
+    try:
+        found = json.loads(chosen.again.read_text())["options"]
+        known = SampleOptions(**{**found, **{name: tuple(found[name]) for name in ("prompts", "seeds")}})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"again={chosen.again} is no .json that lmsd sample wrote beside a grid") from error
+    return replace(known, out=chosen.out)
 
 
 def prompts(words: tuple[str, ...]) -> list[str]:
@@ -58,18 +75,12 @@ def prompts(words: tuple[str, ...]) -> list[str]:
 
 def sample(chosen: SampleOptions) -> Path:
     """Draw len(seeds) rows of len(prompts) images and return the grid's path."""
+    folder = runs.find(chosen.run)
     from lmsd.cli.trained import open_run
     from lmsd.evaluation.grid import save_grid
 
-    folder = runs.find(chosen.run)
-    trained = open_run(
-        folder,
-        ema=chosen.ema,
-        checkpoint=chosen.checkpoint,
-        steps=chosen.steps,
-        guidance=chosen.guidance,
-        sampler=chosen.sampler,
-    )
+    trained = open_run(folder, chosen)
+    trained.note_unknown_words(list(chosen.prompts))
     images: list[Tensor] = []
     for seed in chosen.seeds:
         images += list(trained.images(list(chosen.prompts), seed=seed))
@@ -77,14 +88,16 @@ def sample(chosen: SampleOptions) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     captions = list(chosen.prompts) * len(chosen.seeds)
     save_grid(images, captions, out, columns=len(chosen.prompts))
+    settings = replace(chosen, run=str(folder), checkpoint=trained.checkpoint.name, out=None)
     record = {**asdict(chosen), "run": folder.name, "out": out.name, **trained.facts()}
+    record["options"] = asdict(settings)
     out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     return out
 
 
-def free_name(folder: Path) -> Path:
+def free_name(folder: Path, stem: str = "sample") -> Path:
     """The first unused sample-NNN.png of a folder."""
     number = 0
-    while (folder / f"sample-{number:03d}.png").exists():
+    while (folder / f"{stem}-{number:03d}.png").exists():
         number += 1
-    return folder / f"sample-{number:03d}.png"
+    return folder / f"{stem}-{number:03d}.png"

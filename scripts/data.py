@@ -1,0 +1,5 @@
+"""The same as: lmsd data."""
+
+from lmsd.cli import main
+
+main("data")

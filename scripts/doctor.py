@@ -1,0 +1,5 @@
+"""The same as: lmsd doctor."""
+
+from lmsd.cli import main
+
+main("doctor")

@@ -1,0 +1,5 @@
+"""The same as: lmsd edit."""
+
+from lmsd.cli import main
+
+main("edit")

@@ -1,0 +1,5 @@
+"""The same as: lmsd report."""
+
+from lmsd.cli import main
+
+main("report")

@@ -1,0 +1,5 @@
+"""The same as: lmsd runs."""
+
+from lmsd.cli import main
+
+main("runs")

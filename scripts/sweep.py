@@ -1,0 +1,5 @@
+"""The same as: lmsd sweep."""
+
+from lmsd.cli import main
+
+main("sweep")

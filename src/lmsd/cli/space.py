@@ -1,0 +1,127 @@
+"""What a sweep tries: fixed words, and axes in Hydra's grammar.
+
+seed=1,2,3        steps=range(1,5)        net=mlp,unet_text            a grid, the product of all
+optim.generator.lr=tag(log,interval(1e-5,1e-3))                        proposed by Optuna
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import inf
+from typing import Any
+
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+
+from lmsd.cli.compose import apply, check_choice, composed, group_of, parse_sweep
+from lmsd.cli.places import groups
+from lmsd.errors import UserError
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One option and its values: choices as they are written, or an interval of numbers."""
+
+    key: str
+    choices: tuple[str, ...] = ()
+    low: float = 0
+    high: float = 0
+    log: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether the interval holds whole numbers: int(interval(8,64))."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def first(self) -> str:
+        """One of its values."""
+        return self.choices[0] if self.choices else str(self.low)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The fixed words of all trials, and the axes."""
+
+    fixed: tuple[str, ...]
+    axes: tuple[Axis, ...]
+
+    def grid(self) -> list[dict[str, str]]:
+        """Every combination, the last axis fastest. Raises UserError for an interval, which has no grid."""
+        for axis in self.axes:
+            if not axis.choices:
+                raise UserError(f"{axis.key}=interval(...) has no grid: give values, or sweep.method=tpe")
+        return [
+            dict(zip([axis.key for axis in self.axes], values, strict=True))
+            for values in product(*(axis.choices for axis in self.axes))
+        ]
+
+    def words(self, values: Mapping[str, Any]) -> list[str]:
+        """The overrides of one trial."""
+        return [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
+
+
+def read(words: Sequence[str]) -> Space:
+    """Fixed words and axes, every value of them checked. Raises UserError."""
+    fixed, axes = [], []
+    for word in words:
+        override = parse_sweep(word)
+        _refuse(override, word)
+        if override.is_sweep_override():
+            axes.append(_axis(override, word))
+        else:
+            fixed.append(word)
+    if not axes:
+        raise UserError("nothing varies: give an option several values, e.g. optim.generator.lr=1e-4,3e-4")
+    space = Space(tuple(fixed), tuple(axes))
+    _check(space)
+    return space
+
+
+def _refuse(override: Override, word: str) -> None:
+    """Refuse what a sweep decides itself, and a choice on the test split."""
+    key = group_of(override)
+    if key.rsplit(".", 1)[-1] == "split" or word.endswith("=test"):
+        raise UserError(
+            f"{word}: a sweep chooses on val, and test stays unseen; score the winner alone: "
+            "lmsd evaluate run=WINNER split=test"
+        )
+    if key in ("run_dir", "resume", "dry"):
+        raise UserError(
+            f"{word}: a sweep names the folders of its runs itself; the same command continues it"
+        )
+
+
+def _axis(override: Override, word: str) -> Axis:
+    key, value = str(override.get_key_element()), override.value()
+    if isinstance(value, IntervalSweep):
+        low, high = value.start, value.end
+        if low is None or high is None or not -inf < low < high < inf or ("log" in value.tags and low <= 0):
+            raise UserError(f"{word}: an interval goes from low to high, with low above 0 where it is log")
+        return Axis(key, low=low, high=high, log="log" in value.tags)
+    if isinstance(value, ChoiceSweep | RangeSweep):
+        return Axis(key, tuple(str(item) for item in override.sweep_string_iterator()))
+    raise UserError(f"{word}: give values, range(...), interval(...) or tag(log,interval(...))")
+
+
+def _check(space: Space) -> None:
+    """Refuse a wrong value of any axis; one composition serves for all values of plain options."""
+    choices = groups()
+    picked: list[str] = []
+    plain: list[str] = list(space.fixed)
+    for axis in space.axes:
+        variants = [f"{axis.key}={value}" for value in axis.choices or (str(axis.low), str(axis.high))]
+        if axis.key.partition("@")[0] in choices:
+            for variant in variants:
+                check_choice(parse_sweep(variant), choices)
+            picked.append(variants[0])
+        else:
+            plain += variants
+    for word in list(plain):
+        if group_of(parse_sweep(word)) in choices and not isinstance(parse_sweep(word).value(), dict):
+            check_choice(parse_sweep(word), choices)
+            plain.remove(word)
+            picked.append(word)
+    config = composed("train", picked)
+    for word in plain:
+        apply(parse_sweep(word), config, groups=list(choices))
+    if config.evaluate.n == 0:
+        raise UserError("evaluate.n=0: a sweep ranks its trials by their scores on val; give evaluate.n=1000")

@@ -1,0 +1,139 @@
+"""Forty mistakes that new users make, typed as they type them: one sentence with the way out, exit code 2.
+
+None of them gets as far as importing torch; those that need a run or data are in test_main.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+MISTAKES = [
+    ("train model.learning_rate=3", "did you mean optim.generator.lr, optim.discriminator.lr?"),
+    ("train lr=1e-3", "did you mean optim.generator.lr, optim.discriminator.lr?"),
+    ("train optim.generator.lr=abc", "optim.generator.lr=abc is not a number"),
+    (
+        "train optim.lr=1e-3",
+        "unknown option 'optim.lr'; did you mean optimizer, optim.ema, optim.generator.lr?",
+    ),
+    (
+        "train experiment=shapess",
+        "experiment 'shapess' not found; did you mean shapes?; available: cifar10, digits",
+    ),
+    ("train +model.lr=3", "unknown option 'model.lr'"),
+    ("train ++seed.x=3", "unknown option 'seed.x'"),
+    ("train max_epochs=3", "unknown option 'max_epochs'; did you mean images?"),
+    ("train trainer.devices=2", "unknown option 'trainer.devices'; did you mean trainer, devices?"),
+    ("train gpus=2", "unknown option 'gpus'; did you mean devices?"),
+    ("train trainer=gpus", "trainer 'gpus' not found; did you mean gpu?"),
+    ("train debug=overfitt", "did you mean overfit?"),
+    ("train ckpt_path=x", "unknown option 'ckpt_path'; did you mean resume?"),
+    ("train batch=64", "unknown option 'batch'; did you mean batch_size"),
+    ("train batch_size=sixty", "batch_size=sixty is not a whole number"),
+    ("train batch_size=0", "batch_size=0 is not a whole number of at least 1"),
+    ("train batch_size=10 devices=3", "does not divide by 3 devices x 1 micro-batches: take a multiple of 3"),
+    ("train images=1.5", "images=1.5 is not a whole number"),
+    ("train seed=1,2", "write a list as seed=[1,2], or try each: lmsd sweep seed=1,2"),
+    ("train seed = 1", "cannot read 'seed': write option=value"),
+    ("train seed", "cannot read 'seed': write option=value"),
+    ("train --seed 1", "cannot read '--seed': write option=value"),
+    ("train net=unet", "net 'unet' not found; did you mean unet_text"),
+    ("train net.width=wide", "net.width=wide is not a whole number of at least 1"),
+    ("train net.hidden=0", "net.hidden=0 is not a number of at least 0.01"),
+    ("train conditioner.length=1", "conditioner.length=1 is not a whole number of at least 3"),
+    ("train net.width=-8", "net.width=-8 is not a whole number of at least 1"),
+    ("train net=unet_text net.widths=64", "write net.widths=[64]"),
+    ("train net=unet_text net.widths=[0]", "net.widths=[0] is not a list of whole numbers of at least 1"),
+    ("train net=unet_text net.width=64", "unknown option 'net.width'; did you mean net.widths"),
+    ("train optimizer=adam", "write optimizer@optim.generator=adam or optimizer@optim.discriminator=adam"),
+    ("train generator.prediction=epsilon", "is not one of eps, x0, v, velocity; did you mean eps?"),
+    ("train generator.precondition=edm", "generator.precondition=edm is for schedule=edm"),
+    ("train objective.pairing=margin", "did you mean marginal?"),
+    ("train objective.gamma=big", "objective.gamma=big is not a number"),
+    ("train data.image_size=[32,32]", "data.image_size=[32, 32] is not a whole number"),
+    ("train data.flip=1", "data.flip=1 is not true or false"),
+    ("train data.shard=data", "unknown option 'data.shard'; did you mean data.shards"),
+    ("train evaluate.seeds=0", "write evaluate.seeds=[0]"),
+    ("train precision=16", "precision=16 is not one of 32-true, bf16-mixed"),
+    ("train accelerator=tpu", "accelerator=tpu is not one of auto, cpu, gpu"),
+    ("train conditioner=clip", "conditioner.path has no value of its own: give conditioner.path="),
+    ("train --options optimm", "no options 'optimm'; did you mean optim?"),
+    ("train resume=nowhere", "no run 'nowhere' in outputs/"),
+    ("trian", "unknown verb 'trian'; did you mean train?"),
+    ("evaluate", "lmsd evaluate run=RUN"),
+    ("evaluate run=last split=tset", "split=tset is not one of test, val, train; did you mean test?"),
+    ("sample run=nowhere prompts=a", "no run 'nowhere'"),
+    ("sample run=last prompt=a", "unknown option 'prompt' of lmsd sample; did you mean prompts?"),
+    ("sample run=last", "lmsd sample needs prompts=..."),
+    ("edit run=last image=x.png", "lmsd edit needs prompt=..."),
+    ("sweep seed=1", "nothing varies: give an option several values"),
+    ("sweep seed=1,2 split=test", "a sweep chooses on val, and test stays unseen"),
+    ("runs nothing", "no runs in outputs/ with nothing"),
+    ("data bild digits", "unknown action 'bild'; did you mean build?"),
+]
+
+
+@pytest.mark.parametrize(("typed", "said"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
+def test_a_mistake_gets_one_sentence(typed: str, said: str, capsys, tmp_path, monkeypatch) -> None:
+    from lmsd import cli
+
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(typed.split()) == 2
+    told = capsys.readouterr()
+    if typed == "evaluate":  # without words, the help
+        assert said in told.out
+        return
+    lines = told.err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("lmsd: ")
+    assert said in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_and_looks_need_neither_torch_nor_lightning() -> None:
+    """One process makes several; what it has imported in the end is what they needed."""
+    looks = ["--help", "train --help", "train --cfg job", "train --options", "sweep seed=1,2 --dry-run"]
+    program = (
+        "import sys; from lmsd import cli\n"
+        "for line in sys.stdin.read().splitlines(): cli.run(line.split())\n"
+        "heavy = {'torch', 'lightning', 'diffusers', 'transformers', 'optuna', 'matplotlib'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    typed = "\n".join([*looks, *(words for words, _ in MISTAKES)])
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=typed, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_a_full_gpu_is_told_of_with_the_way_out(capsys, monkeypatch) -> None:
+    import torch
+
+    from lmsd import cli
+
+    def full(arguments: list[str]) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 91.00 GiB. GPU 0 has 79 GiB")
+
+    monkeypatch.setattr("lmsd.cli.runs.main", full)
+    assert cli.run(["runs"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "lmsd: out of GPU memory (CUDA out of memory); the same training in less: "
+        "micro_batches=2 (4, 8, ...), or checkpointing=true\n"
+    )
+
+
+def test_a_torchvision_of_another_build_is_told_of(capsys, monkeypatch) -> None:
+    from lmsd import cli
+
+    def broken(arguments: list[str]) -> int:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    versions = {"torch": "2.13.0+cpu", "torchvision": "0.28.0"}
+    monkeypatch.setattr("lmsd.cli.runs.main", broken)
+    monkeypatch.setattr("lmsd.cli.doctor.installed", versions.get)
+    assert cli.run(["runs"]) == 2
+    assert capsys.readouterr().err == (
+        "lmsd: torchvision 0.28.0 is installed but was built for CUDA; your torch is CPU-only; "
+        "nothing here needs it: pip uninstall torchvision\n"
+    )
