@@ -1,0 +1,168 @@
+"""README and docs: every command in them is one that is accepted; the worked examples run as they stand."""
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lmsd import cli
+from lmsd.cli import VERBS, options, space
+from lmsd.cli.compose import flatten, load
+from lmsd.cli.edit import EditOptions
+from lmsd.cli.evaluate import EvaluateOptions
+from lmsd.cli.limits import check_limits
+from lmsd.cli.listing import listing
+from lmsd.cli.sample import Again, SampleOptions
+from lmsd.cli.sweep import SweepOptions
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The lmsd commands of a page's blocks, each as words after "lmsd"."""
+    found = []
+    for language, text in BLOCK.findall(page.read_text()):
+        for line in text.splitlines() if not language else ():
+            words = shlex.split(line, comments=True)
+            if "lmsd.cli" in words:
+                words = ["lmsd", *words[words.index("lmsd.cli") + 1 :]]
+            if words and words[0] == "lmsd":
+                found.append(words[1:])
+    return found
+
+
+COMMANDS = [(page.name, words) for page in PAGES for words in commands(page)]
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{p}: {shlex.join(w)}" for p, w in COMMANDS])
+def test_a_command_is_accepted(
+    page: str, words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    verb, rest = words[0], words[1:]
+    assert verb in VERBS
+    if page == "extending.md":
+        write_examples(tmp_path)
+        monkeypatch.setenv("LMSD_CONFIG_DIR", str(tmp_path / "my_configs"))
+        monkeypatch.syspath_prepend(str(tmp_path))
+    if verb == "train" and "--options" in rest:
+        assert listing([word for word in rest if word != "--options"])
+    elif verb in ("train", "verify-resume") and "--help" not in rest:
+        chosen = [word for word in rest if not word.startswith(("resume=", "--cfg")) and word != "job"]
+        check_limits(load("train", chosen))
+    elif verb == "sweep":
+        plain = [word for word in rest if word != "--dry-run"]
+        space.read([word for word in plain if not word.startswith("sweep.")])
+        own = [word.removeprefix("sweep.") for word in plain if word.startswith("sweep.")]
+        options.read(SweepOptions, own, verb="sweep")
+    elif verb in ("sample", "edit", "evaluate"):
+        kinds = {"sample": SampleOptions, "edit": EditOptions, "evaluate": EvaluateOptions}
+        again = any(word.startswith("again=") for word in rest)
+        options.read(Again if again else kinds[verb], rest, verb=verb)
+    elif verb == "data":
+        from lmsd.cli.data import FeatureOptions
+        from lmsd.data.build import SOURCES, BuildOptions
+
+        kind = {"build": BuildOptions, "features": FeatureOptions}.get(rest[0])
+        assert rest[0] != "build" or rest[1] in SOURCES
+        if kind is not None:
+            options.read(kind, [w for w in rest[2:] if not w.startswith("out=")], verb="data")
+    else:
+        assert verb in ("doctor", "runs", "report", "train", "demo")
+
+
+def test_verbs_that_are_told_of_exist_and_options_in_the_text_too() -> None:
+    text = " ".join(page.read_text() for page in PAGES)
+    names = flatten(load("train", []))
+    for option in re.findall(r"`((?:data|optim|objective|evaluate|callbacks|generator)\.[a-z_.]+)[=`]", text):
+        assert option in names or any(name.startswith(f"{option}.") for name in names), option
+
+
+def write_examples(folder: Path) -> None:
+    """The files of docs/extending.md, each named in its first line."""
+    for language, text in BLOCK.findall((ROOT / "docs" / "extending.md").read_text()):
+        if language:
+            path = folder / text.splitlines()[0].removeprefix("# ")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+
+@pytest.fixture
+def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LMSD_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def run(words: list[str]) -> str:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert cli.run(words) == 0, words
+    return out.getvalue()
+
+
+def test_the_worked_examples_run(away: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    from PIL import Image
+
+    write_examples(away)
+    monkeypatch.setenv("LMSD_CONFIG_DIR", str(away / "my_configs"))
+    monkeypatch.setenv("LMSD_ALLOW", "my_lmsd")
+    monkeypatch.syspath_prepend(str(away))
+    Path("my_images").mkdir()
+    for number in range(40):
+        Image.effect_noise((20, 18), 60 + number).save(f"my_images/{number:02d}.png")
+        Path(f"my_images/{number:02d}.txt").write_text(f"noise number {number % 5}")
+    run(["data", "build", "digits", "out=data/digits"])
+    small = ["accelerator=cpu", "images=32", "batch_size=16", "log_every=16"]
+    for words in commands(ROOT / "docs" / "extending.md"):
+        said = run([*words, *(small if words[0] == "train" else [])])
+        if words[0] == "train":
+            assert "Report: " in said
+    assert "objective.weight" in listing(["objective=twins", "objective"])
+    for word, told in (
+        ("objective.wieght=0.2", "did you mean objective.weight"),
+        ("objective.weight=much", "objective.weight=much is not a number"),
+    ):
+        capsys.readouterr()
+        assert cli.run(["train", "objective=twins", word]) == 2
+        assert told in capsys.readouterr().err
+
+
+TINY = [
+    "images=64",
+    "batch_size=32",
+    "log_every=32",
+    "checkpoint_every=32",
+    "evaluate.every=64",
+    "evaluate.at_start=false",
+    "evaluate.extractor.images=64",
+    "evaluate.grid=2",
+    "optim.ema=[32]",
+    "accelerator=cpu",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["quickstart.md", "configs.md", "data.md", "adversarial.md"])
+def test_the_commands_of_a_page_run_in_order(page: str, away: Path) -> None:
+    """As they stand, but for sizes."""
+    from PIL import Image
+
+    run(["data", "build", "digits", "out=data/digits"])
+    small = ["image_size=16", "train_count=64", "val_count=32", "test_count=32", "near_duplicates=keep"]
+    run(["data", "build", "shapes", "out=data/shapes", *small])
+    Image.new("L", (8, 8), 255).save("mask.png")
+    for words in commands(ROOT / "docs" / page):
+        if "devices=2" in words:  # two ranks are for tests/cli/test_main.py
+            continue
+        if words[:2] == ["data", "build"]:
+            words = [*words, "overwrite=true"]
+        if words[0] == "train" and not {"--options", "--help", "--cfg"} & set(words):
+            words = [*words, *TINY, *([] if any("debug=" in w for w in words) else ["evaluate.n=24"])]
+        if words[0] == "evaluate":
+            words = [word for word in words if not word.startswith("n=")] + ["n=24"]
+        run(words)
