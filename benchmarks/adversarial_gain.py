@@ -4,9 +4,10 @@
     python benchmarks/adversarial_gain.py run digits      the winners: three seeds, scored once on test
 
 Both sides share the data, the generator's net, the batch size, the number of steps (4) and the machine; each
-side has its own process, optimizer and schedule, chosen among its trials by FD on val. Denoising gets as many
-images as fit into LMSD's wall time, warm start included: its speed is measured just before. All wall times
-are printed, and FD at 50 steps of the denoiser beside the rest. Results go to benchmarks/results/.
+side has its own process, optimizer and schedule, chosen among its trials by FD on val; a trial sees
+`trial_images`. Denoising gets as many images as fit into LMSD's wall time, warm start included: its speed is
+measured just before. All wall times are printed, and FD at 50 steps of the denoiser beside the rest. Results
+go to benchmarks/results/.
 """
 
 import json
@@ -22,7 +23,7 @@ from scipy.stats import t as student
 HERE = Path(__file__).resolve().parent
 LMSD = [sys.executable, "-m", "lmsd.cli"]
 SEEDS = (0, 1, 2)
-SHORT = 0.1  # share of a run that measures a speed
+SHORT = (0.04, 0.12)  # shares of a run that measure a speed: two, so that the start does not count
 
 
 def main(arguments: list[str]) -> int:
@@ -66,7 +67,8 @@ def tune(data: str, arms: dict[str, Any]) -> int:
         for side in ("lmsd", "denoising"):
             for number, trial in enumerate(arms["trials"][side]):
                 folder = Path(place) / f"{side}-{number}"
-                seconds = train(data, [*arms[f"{side}_base"], *trial], folder)
+                words = [*arms[f"{side}_base"], *trial, f"images={arms['trial_images']}"]
+                seconds = train(data, words, folder)
                 found = score(folder, "val", 4)
                 line = {
                     "side": side,
@@ -87,21 +89,15 @@ def run(data: str, arms: dict[str, Any]) -> int:
     with tempfile.TemporaryDirectory() as place:
         for seed in SEEDS:
             lmsd = Path(place) / f"lmsd-{seed}"
-            budget = train(data, [*arms["lmsd_base"], *arms["lmsd"], f"seed={seed}"], lmsd)
-            short = Path(place) / f"speed-{seed}"
+            own = [*arms["lmsd_base"], *arms["lmsd"], f"images={arms['images']}", f"seed={seed}"]
+            budget = train(data, own, lmsd)
+            row: dict[str, Any] = {"seed": seed, "seconds": {"lmsd": budget}, "lmsd": score(lmsd, "test", 4)}
             words = [*arms["denoising_base"], *arms["denoising"], f"seed={seed}"]
-            images = round(SHORT * arms["images"])
-            spent = train(data, [*words, f"images={images}", f"log_every={images // 10}"], short)
-            images = round(images * budget / spent)
-            denoising = Path(place) / f"denoising-{seed}"
-            wall = train(data, [*words, f"images={images}"], denoising)
-            row = {
-                "seed": seed,
-                "seconds": {"lmsd": budget, "denoising": wall},
-                "lmsd": score(lmsd, "test", 4),
-                "denoising": score(denoising, "test", 4),
-                "denoising_50": score(denoising, "test", 50),
-            }
+            folder = Path(place) / f"denoising-{seed}"
+            images = affordable(data, words, budget, arms["images"], folder)
+            row["seconds"]["denoising"] = train(data, [*words, f"images={images}"], folder)
+            row["denoising"], row["denoising_50"] = score(folder, "test", 4), score(folder, "test", 50)
+            print(json.dumps(row), flush=True)
             rows.append(row)
     text, won = table(data, rows)
     print(text)
@@ -109,6 +105,17 @@ def run(data: str, arms: dict[str, Any]) -> int:
     results.parent.mkdir(exist_ok=True)
     results.write_text(json.dumps({"arms": arms, "rows": rows, "won": won}, indent=1) + "\n")
     return 0 if won else 1
+
+
+def affordable(data: str, words: list[str], seconds: float, images: int, folder: Path) -> int:
+    """How many images a run sees in so many seconds, by the speed between two short ones."""
+    counts = [round(share * images) for share in SHORT]
+    short, longer = (
+        train(data, [*words, f"images={n}", f"log_every={n // 10}"], folder.with_name(f"{folder.name}-{n}"))
+        for n in counts
+    )
+    start = short - counts[0] * (longer - short) / (counts[1] - counts[0])
+    return round((seconds - start) * (counts[1] - counts[0]) / (longer - short))
 
 
 def table(data: str, rows: list[dict[str, Any]]) -> tuple[str, bool]:
