@@ -30,17 +30,42 @@ SIZES: dict[str, list[str]] = {
     "discriminator=trunk": ["discriminator.width=8"],
     "conditioner=text": ["conditioner={dim: 16, heads: 2, vocab: 514, layers: 1}"],
     "conditioner=label": ["conditioner.dim=16"],
+    "objective=grpo": ["objective.group=4"],
+    "objective=nft": ["objective.group=4"],
 }
 COMPANIONS = {
     "discriminator=trunk": ["objective.pairing=marginal"],
     "net=dit_label": ["conditioner=label", "generator.z_dim=0"],
     "schedule=edm": ["generator.precondition=edm", "objective.anchor=none", "objective.warmup=0"],
+    **{f"reward={name}": ["objective=grpo"] for name in ("discriminator", "jpeg", "sharpness", "sum")},
     "times=edm": ["objective=denoising", "schedule=edm", "generator.precondition=edm"],
     "times=grid": ["objective=denoising"],
     "times=logit_normal": ["objective=denoising", "schedule=flow"],
     "times=uniform": ["objective=denoising"],
 }
-NEEDS_WEIGHTS = {"conditioner=clip", "conditioner=t5"}
+NEEDS = {
+    "conditioner=clip": ["conditioner.path=somewhere"],
+    "conditioner=t5": ["conditioner.path=somewhere"],
+    "reward=alignment": ["objective=grpo", "objective.reward.path=somewhere"],
+    "reward=aesthetic": [
+        "objective=grpo",
+        "objective.reward.path=somewhere",
+        "objective.reward.head=somewhere",
+    ],
+    "reward=classifier": ["objective=grpo", "objective.reward.path=somewhere"],
+    "reward=function": [
+        "objective=grpo",
+        "objective.reward.function={_target_: torch.nn.functional.relu, _partial_: true}",
+    ],
+    "reward=service": ["objective=grpo", "objective.reward.url=http://localhost/"],
+    "reward=shapes": ["objective=grpo"],
+}
+"""Choices that need weights, a service or other data: their names are checked against the constructor."""
+PLACED = {
+    "optimizer": "optimizer@optim.generator",
+    "times": "times@objective.times",
+    "reward": "reward@objective.reward",
+}
 CHOICES = [
     f"{group}={choice}" for group, names in groups().items() if group != "experiment" for choice in names
 ]
@@ -62,8 +87,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def words_for(choice: str) -> list[str]:
     """The overrides that make a choice tiny, with what it needs beside it."""
     group = choice.partition("=")[0]
-    placed = {"optimizer": "optimizer@optim.generator", "times": "times@objective.times"}
-    own = choice.replace(group, placed.get(group, group), 1)
+    own = choice.replace(group, PLACED.get(group, group), 1)
     picked = [own, *COMPANIONS.get(choice, [])]
     chosen = {word.partition("=")[0]: word for word in ["net=mlp", "discriminator=mlp", "conditioner=text"]}
     chosen |= {word.partition("=")[0]: word for word in picked}
@@ -73,10 +97,12 @@ def words_for(choice: str) -> list[str]:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_a_choice_composes_builds_and_plays(choice: str, shards: Path, tmp_path: Path) -> None:
-    if choice in NEEDS_WEIGHTS:  # needs local weights: its names are checked against the constructor
-        config = load("train", [choice, "conditioner.path=somewhere"])
+    if choice in NEEDS:
+        group = choice.partition("=")[0]
+        config = load("train", [choice.replace(group, PLACED.get(group, group), 1), *NEEDS[choice]])
         check_limits(config)
-        check_arguments(OmegaConf.to_container(config.conditioner))
+        node = config.objective.reward if group == "reward" else config.conditioner
+        check_arguments(OmegaConf.to_container(node))
         return
     config = load("train", [*words_for(choice), f"data.shards={shards}"])
     check_limits(config)

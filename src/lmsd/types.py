@@ -100,8 +100,26 @@ class Turn:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A sampled path: x [B,K+1,C,H,W] from noise to image, times t [K+1], log_prob [B,K]."""
+    """A sampled path, float32 or float64.
+
+    x [B,K+1,...] from noise to image; steps: the n of its K transitions that are random and may be learned
+    from; mean [B,n,...] and std (n numbers) of theirs; log_prob [B,n] in nats.
+    """
 
     x: Tensor
-    t: Tensor
+    steps: tuple[int, ...]
+    mean: Tensor
+    std: tuple[float, ...]
     log_prob: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def rows(self, index: Tensor) -> "Trajectory":
+        """The paths of some samples."""
+        return replace(self, x=self.x[index], mean=self.mean[index], log_prob=self.log_prob[index])
+
+    @property
+    def images(self) -> Tensor:
+        """The ends of the paths, [B,...], not clamped."""
+        return self.x[:, -1]

@@ -215,6 +215,19 @@ def test_a_resumed_run_is_the_unbroken_run(tmp_path: Path, unbroken: Path, image
     assert_same_run(folder, unbroken)
 
 
+@pytest.mark.parametrize("name", ["grpo", "nft"])
+def test_a_resumed_run_of_rewards_is_the_unbroken_run(tmp_path: Path, name: str) -> None:
+    """Rollouts, old policy, reference, the judge's temperature, the prompts' statistics, to the bit."""
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    run(engine(name, batches=4), whole, callbacks=[Checkpoint(every_images=8, keep_last=9)])
+    shutil.copytree(whole, folder)
+    for path in disk.manifests(folder / "checkpoints"):
+        if path > folder / "checkpoints" / disk.checkpoint_name(16):
+            disk.remove(path)
+    run(engine(name, batches=4), folder, resume_from=folder)
+    assert_same_run(folder, whole)
+
+
 def test_a_finished_run_that_is_resumed_changes_nothing(tmp_path: Path, unbroken: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(unbroken, folder)

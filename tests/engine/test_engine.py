@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
-from tiny_run import OBJECTIVES, SEED, Stream, engine, players, run, samples
+from tiny_run import OBJECTIVES, SEED, Stream, cast_for, engine, players, run, samples
 from torch import nn
 from torch.optim import SGD, AdamW
 
@@ -62,7 +62,7 @@ def by_hand(name: str, *, batches: int, autocast: bool = False, clip: float | No
     """A GAN loop as one writes it: all gradients on, each turn its own autocast, lr in place."""
     dtype = torch.float32 if autocast else torch.float64
     objective = OBJECTIVES[name]()
-    cast = players(dtype=dtype, pairing=getattr(objective, "pairing", "transition"))
+    cast = cast_for(objective, dtype=dtype)
     optimizers = {role: adamw(cast[role].parameters(), lr=1e-3) for role in objective.players}
     clock = Hand(8 * batches)
     for start in range(0, 8 * batches, 8):

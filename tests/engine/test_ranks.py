@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
-from tiny_run import OBJECTIVES, engine, players, run
+from tiny_run import OBJECTIVES, cast_for, engine, run
 from torch import Tensor
 from torch.optim import SGD
 
@@ -73,7 +73,7 @@ def play(case: str, folder: Path) -> dict[str, Any]:
     name = case if case in OBJECTIVES else "lmsd"
     inner = OBJECTIVES[name]()
     objective = (PoisonedOnOneRank if case == "poisoned" else Listening)(inner)
-    cast = players(pairing=getattr(inner, "pairing", "transition"))
+    cast = cast_for(inner)
     if rank == 1:  # ranks start from rank 0's weights, whatever they were built with
         torch.nn.init.zeros_(next(cast["generator"].parameters()))
     kept: list[tuple[str, Tensor]] = []

@@ -18,11 +18,13 @@ from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.nets.critics import MLPCritic
-from lmsd.objectives import Adversarial, Denoising
+from lmsd.objectives import GRPO, NFT, Adversarial, Denoising, Refresh
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
 from lmsd.process.times import Grid, Jumps, Uniform
+from lmsd.rewards import DiscriminatorReward, Sharpness
 from lmsd.rng import Rng
+from lmsd.sampling import Policy, Tau
 from lmsd.types import Batch
 
 SHAPE = (1, 4, 4)
@@ -108,13 +110,44 @@ OBJECTIVES = {
         clamp=1.0,
     ),
     "hinge": lambda: Adversarial(Jumps(4), loss="hinge", penalty="none"),
+    "grpo": lambda: grpo(),
+    "nft": lambda: NFT(
+        Tau(0),
+        Sharpness(),
+        times=Uniform(),
+        steps=2,
+        group=2,
+        ramp=0.2,
+        pull=0.1,
+        normalize="prompt",
+    ),
 }
+
+
+def grpo() -> GRPO:
+    """With all that has a state or looks at other ranks: a calibrated judge that keeps up."""
+    policy, judge = Policy(3, last_std=0.1), DiscriminatorReward()
+    objective = GRPO(policy, judge, group=2, kl=0.1, refresh=Refresh(every=2, turns=1))
+    objective.held_out = samples(torch.arange(1000, 1006))
+    return objective
+
+
+def cast_for(objective: Any, **options: Any) -> dict[str, torch.nn.Module]:
+    """The players that an objective plays with, the frozen ones among them."""
+    frozen = getattr(objective, "frozen", ())
+    judged = "discriminator" in (*objective.players, *frozen)
+    pairing = "marginal" if frozen and judged else getattr(objective, "pairing", "transition")
+    cast = players(pairing=pairing, **options)
+    for name in frozen:
+        cast[name] = cast.get(name) or players(pairing=pairing, **options)["generator"]
+        cast[name].requires_grad_(False)
+    return cast
 
 
 def engine(name: str = "lmsd", *, batches: int = 6, batch_size: int = 8, **options: Any) -> Engine:
     """An engine for `batches` global batches."""
     objective = OBJECTIVES[name]() if "objective" not in options else options.pop("objective")
-    cast = options.pop("players", None) or players(pairing=getattr(objective, "pairing", "transition"))
+    cast = options.pop("players", None) or cast_for(objective)
     makers = options.pop("optimizers", None) or dict.fromkeys(objective.players, adamw)
     defaults: dict[str, Any] = {"seed": SEED, "total_images": batches * batch_size, "log_every": batch_size}
     return Engine(cast, objective, optimizers=makers, batch_size=batch_size, **{**defaults, **options})

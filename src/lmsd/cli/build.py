@@ -4,6 +4,7 @@ Nodes name constructors and their keyword arguments. What one part must know of 
 the condition, the process) is handed over here, by name, to whichever constructor takes it.
 """
 
+import copy
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from lmsd.models.generator import Generator
 from lmsd.objectives.base import Objective
 from lmsd.process import Process
 from lmsd.sampling import Sampler
+from lmsd.types import Batch
 
 
 def assemble(node: DictConfig, given: Mapping[str, Any]) -> Any:
@@ -100,7 +102,7 @@ def check_condition(conditioner: Conditioner, data: ShardDataModule) -> None:
 
 def discriminator(config: DictConfig, player: Generator) -> nn.Module:
     """The discriminator that judges what the generator makes."""
-    marginal = config.objective.get("pairing") == "marginal"
+    marginal = config.objective.get("pairing", "marginal") == "marginal"
     size, channels = config.data.image_size, config.data.channels * (1 if marginal else 2)
     given: dict[str, Any] = {
         "process": player.process,
@@ -131,14 +133,32 @@ def players(config: DictConfig, data: ShardDataModule) -> tuple[dict[str, nn.Mod
     if hasattr(objective, "captions"):
         objective.captions = captions
     nets: dict[str, nn.Module] = {"generator": built}
-    source = Source.parse(config.init_from) if config.init_from else None
-    if source is not None and source.player == "generator":
-        initialize(nets, source)  # before a discriminator copies its net
-    if "discriminator" in objective.players:
+    named = config.init_from if OmegaConf.is_list(config.init_from) else [config.init_from]
+    sources = [Source.parse(name) for name in named if name]
+    for source in sources:
+        if source.player == "generator":
+            initialize(nets, source)  # before others copy it
+    frozen: tuple[str, ...] = getattr(objective, "frozen", ())
+    if "discriminator" in (*objective.players, *frozen):
         nets["discriminator"] = discriminator(config, built)
-    if source is not None and source.player != "generator":
-        initialize(nets, source)
+    for source in sources:
+        if source.player != "generator":
+            initialize(nets, source)
+    for name in frozen:
+        nets[name] = (nets.get(name) or copy.deepcopy(built)).requires_grad_(False).eval()
+    if "discriminator" in nets and hasattr(objective, "held_out"):
+        objective.held_out = held_out(data)
     return nets, objective
+
+
+def held_out(data: ShardDataModule, count: int = 256) -> Batch | None:
+    """Some of val, in a fixed random order, to calibrate a judge on; None where there is no val."""
+    if not data.has("val"):
+        return None
+    split = data.split_set("val")
+    rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count]
+    text = split.captions(rows) if data.index("val").captions else None
+    return Batch(x=split.images(rows), position=rows, text=text, label=split.labels(rows))
 
 
 def training_captions(config: DictConfig, data: ShardDataModule) -> list[str]:

@@ -27,6 +27,7 @@ __all__ = ["check_choice", "check_value", "config_dir", "flatten", "groups", "lo
 PLACES = {
     "optimizer": ("optim.generator", "optim.discriminator"),
     "times": ("objective.times",),
+    "reward": ("objective.reward",),
 }
 """Groups that are chosen for a place, not once: optimizer@optim.generator=sgd."""
 

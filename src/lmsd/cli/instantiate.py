@@ -19,6 +19,7 @@ ALLOWED = (
     "lmsd.nets.",
     "lmsd.models.",
     "lmsd.sampling.",
+    "lmsd.rewards.",
     "lmsd.objectives.",
     "lmsd.data.module.",
     "torch.optim.",

@@ -5,7 +5,7 @@ from math import inf
 
 from omegaconf import DictConfig, OmegaConf
 
-from lmsd.cli.kinds import Choice, Either, Flag, Kind, Number, Text
+from lmsd.cli.kinds import Choice, Either, Flag, Kind, Many, Number, Text
 from lmsd.cli.suggest import nearest
 from lmsd.errors import UserError
 
@@ -24,7 +24,7 @@ RULES: Mapping[str, Kind] = {
     "profiler": Choice(("simple", "pytorch"), null=True),
     "run_dir": Text(null=True),
     "resume": Text(null=True),
-    "init_from": Text(null=True),
+    "init_from": Either((Text(null=True), Many(Text()))),
     "threads": Number(1, null=True),
     "log_every": Number(1),
     "checkpoint_every": Number(0),
@@ -47,6 +47,7 @@ RULES: Mapping[str, Kind] = {
     "evaluate.interval": Number(0, whole=False, null=True, many=2),
     "evaluate.grid": Number(0),
     "evaluate.neighbors": Flag(),
+    "evaluate.stop_hacking": Number(0),
     "evaluate.checker": Choice(("shapes",), null=True),
     "evaluate.extractor.path": Text(null=True),
     "evaluate.extractor.kind": Choice(("lmsd-cnn", "inception", "clip", "dinov2")),

@@ -155,7 +155,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             accelerator=config.accelerator,
             precision=config.precision,
             loggers=loggers(config, folder),
-            callbacks=callbacks(config, validation),
+            callbacks=callbacks(config, validation, objective),
             resume_from=resumed,
             profiler=config.profiler,
         )
@@ -166,7 +166,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     return folder
 
 
-def callbacks(config: DictConfig, validation: Any) -> list[Any]:
+def callbacks(config: DictConfig, validation: Any, objective: Any) -> list[Any]:
     """Those that the configuration names, and those that every run has."""
     from lmsd.cli.instantiate import instantiate
     from lmsd.engine.callbacks import Checkpoint, Evaluate
@@ -175,9 +175,18 @@ def callbacks(config: DictConfig, validation: Any) -> list[Any]:
     if validation is not None:
         every = config.evaluate.every or config.images
         found.append(Evaluate(validation, every_images=every, at_start=config.evaluate.at_start))
+        found += guards(config, objective)
     monitor = None if validation is None else validation.monitor
     saving = Checkpoint(every_images=config.checkpoint_every, keep_last=config.keep, monitor=monitor)
     return [*found, saving]
+
+
+def guards(config: DictConfig, objective: Any) -> list[Any]:
+    """What ends a run that learns from rewards when they and the held-out score part."""
+    from lmsd.engine.guard import HackingGuard
+
+    patience = config.evaluate.stop_hacking
+    return [HackingGuard(patience=patience)] if patience and hasattr(objective, "reward") else []
 
 
 def require_device(config: DictConfig) -> None:

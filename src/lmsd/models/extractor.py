@@ -166,13 +166,17 @@ class Extractor:
 
     def right(self, logits: Tensor, labels: Tensor | None, captions: Sequence[str] | None) -> Tensor:
         """Whether each image shows what was asked for, bool [n]: the class, or every known word."""
-        target = _targets(self.recipe.target, self.recipe.classes, labels, captions)
+        target = self.target(labels, captions)
         if self.recipe.target == "label":
             return logits.argmax(dim=1) == target
         return ((logits > 0) == (target > 0)).all(dim=1)
 
     def texts(self, captions: Sequence[str]) -> None:
         """It reads no texts."""
+
+    def target(self, labels: Tensor | None, captions: Sequence[str] | None) -> Tensor:
+        """What the logits should say: class indices [n], or 0/1 for every word [n,classes]."""
+        return _targets(self.recipe.target, self.recipe.classes, labels, captions)
 
 
 def in_range(images: Tensor) -> Tensor:

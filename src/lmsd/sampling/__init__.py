@@ -1,25 +1,31 @@
 """From noise to images: the loop, the samplers, guidance."""
 
 from lmsd.sampling.editing import edit, first_knot
-from lmsd.sampling.guidance import PredictsX0, guided, sample
+from lmsd.sampling.guidance import PredictsX0, denoisers, guided, sample
+from lmsd.sampling.rollout import Policy, log_prob, path_kl
 from lmsd.sampling.sampler import DenoiseAt, Knot, Level, Sampler, State, Step, levels
-from lmsd.sampling.samplers import DPMSolverPP2M, FewStep, Heun, Tau
+from lmsd.sampling.samplers import DPMSolverPP2M, FewStep, Heun, Kernel, Tau
 
 __all__ = [
     "DPMSolverPP2M",
     "DenoiseAt",
     "FewStep",
     "Heun",
+    "Kernel",
     "Knot",
     "Level",
+    "Policy",
     "PredictsX0",
     "Sampler",
     "State",
     "Step",
     "Tau",
+    "denoisers",
     "edit",
     "first_knot",
     "guided",
     "levels",
+    "log_prob",
+    "path_kl",
     "sample",
 ]

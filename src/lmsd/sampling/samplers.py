@@ -8,13 +8,27 @@ At both ends h = ∞ and every exponential above is 0: written so that no 0·∞
 """
 
 import math
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from lmsd.errors import UserError
 from lmsd.rng import Rng
-from lmsd.sampling.sampler import Knot, Sampler, State, Step
+from lmsd.sampling.sampler import Knot, Level, Sampler, State, Step
 from lmsd.types import Denoise
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A transition N(keep · x_t + push · x̂₀, std²) in plain floats."""
+
+    keep: float
+    push: float
+    std: float
+
+    def mean(self, x_t: Tensor, x0: Tensor) -> Tensor:
+        """The mean keep · x_t + push · x̂₀."""
+        return self.keep * x_t + self.push * x0
 
 
 class Tau(Sampler):
@@ -29,18 +43,21 @@ class Tau(Sampler):
             raise UserError(f"tau must be a finite number ≥ 0, not {tau}: 0 is DDIM, 1 the posterior.")
         self.tau = tau
 
-    def step(self, denoise: Denoise, x_t: Tensor, t: Knot, s: Knot, rng: Rng, state: State | None) -> Step:
-        """x_s from N(mean, std²); the state is not used."""
-        to, start = s.level, t.level
-        x0 = denoise(x_t, t.t)
+    def kernel(self, start: Level, to: Level) -> Kernel:
+        """The coefficients of the transition from the level `start` to the cleaner `to`."""
         h = to.lam - start.lam
         extra = self.tau**2 * h if self.tau else 0.0
         keep = to.sigma / start.sigma * math.exp(-extra)
-        mean = keep * x_t + to.alpha * -math.expm1(-h - extra) * x0
-        std = to.sigma * math.sqrt(-math.expm1(-2 * extra))
-        if std == 0:
+        push = to.alpha * -math.expm1(-h - extra)
+        return Kernel(keep, push, to.sigma * math.sqrt(-math.expm1(-2 * extra)))
+
+    def step(self, denoise: Denoise, x_t: Tensor, t: Knot, s: Knot, rng: Rng, state: State | None) -> Step:
+        """x_s from N(mean, std²); the state is not used."""
+        kernel = self.kernel(t.level, s.level)
+        mean = kernel.mean(x_t, denoise(x_t, t.t))
+        if kernel.std == 0:
             return Step(mean, 0.0, mean)
-        return Step(mean, std, mean + std * rng.normal(x_t.shape[1:], "step"))
+        return Step(mean, kernel.std, mean + kernel.std * rng.normal(x_t.shape[1:], "step"))
 
 
 class FewStep(Tau):

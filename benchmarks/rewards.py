@@ -1,0 +1,218 @@
+"""Learning from rewards, against the same wall time of what the model was trained by before.
+
+    python benchmarks/rewards.py shapes        text alignment by an exact reader: grpo against more denoising
+    python benchmarks/rewards.py digits        the discriminator's reward: grpo, β swept, against training
+    python benchmarks/rewards.py efficiency    reward against wall time: ddpo, grpo, nft, draft from one start
+
+    --seeds 0,1,2    --data FOLDER    --out FOLDER    --quick: a minute, for the machinery alone
+
+One process at a time with one thread each. Every arm of a seed begins with the same weights; the control
+trains on by the start's own objective for as many images as fit into the reward run's wall time, its speed
+measured just before. Scores are on test, n and seeds beside them; gains are paired by seed, 95 % t-intervals.
+Results go to OUT/rewards_NAME.json, the table to the screen.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adversarial_gain import interval
+
+LMSD = [sys.executable, "-m", "lmsd.cli"]
+HELD_OUT_PAIRS = "[red circle,blue square,green triangle]"
+SPEED = 0.1  # share of a run that measures a speed
+SHAPES = [
+    "schedule=flow", "sampler=ancestral", "steps=10", "generator.z_dim=0", "evaluate.n=1000", "threads=1",
+    "evaluate.neighbors=false",
+]  # fmt: skip
+SHAPES_BASE = [
+    "experiment=shapes", "objective=denoising", "times@objective.times=logit_normal", *SHAPES,
+    "batch_size=128", "optim.generator.lr=1e-3",
+]  # fmt: skip
+
+
+def lmsd(verb: str, words: Sequence[str]) -> None:
+    """One command; its output is shown where it fails."""
+    done = subprocess.run([*LMSD, verb, *words], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"lmsd {verb} {' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+
+
+def train(folder: Path, words: Sequence[str], *, scored: bool = False) -> float:
+    """Train one run anew and return its wall time in seconds."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    quiet = [] if scored else ["evaluate.n=0"]
+    lmsd("train", [*words, *quiet, f"run_dir={folder}", "checkpoint_every=1000000000"])
+    status = json.loads((folder / "status.json").read_text())
+    print(f"  {folder.name}: {status['images']:,} images in {status['seconds']:.0f} s", flush=True)
+    return float(status["seconds"])
+
+
+def score(folder: Path, *, n: int) -> dict[str, Any]:
+    """FD and right prompts on test, three sampling seeds."""
+    lmsd("evaluate", [f"run={folder}", "split=test", "seeds=[0,1,2]", f"n={n}"])
+    record: dict[str, Any] = json.loads((folder / "eval" / "test" / "metrics.json").read_text())
+    kept = {name.split("[")[0]: found for name, found in record["scores"].items() if "value" in found}
+    scores = {name: found["value"] for name, found in kept.items()}
+    return {"n": record["n"], "extractor": record["extractor"], **scores}
+
+
+def curve(folder: Path, name: str) -> list[tuple[float, float]]:
+    """(seconds since the first line, value) of a metric of a run."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    began = rows[0]["time"]
+    return [(row["time"] - began, row[name]) for row in rows if name in row]
+
+
+def matched(folder: Path, words: Sequence[str], *, seconds: float, images: int) -> float:
+    """Train for a wall time: a short run measures the speed, the long one has the images that fit."""
+    short = max(1_280, round(SPEED * images))
+    spent = train(folder, [*words, f"images={short}"])
+    return train(folder, [*words, f"images={max(short, round(short * seconds / spent))}"])
+
+
+def shapes(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Start, grpo, and more denoising; the same on pairs of color and shape that training never saw."""
+    data = options.data or options.out / "shapes"
+    if not data.exists():
+        counts = ["train_count=400", "val_count=200", "test_count=300"] if options.quick else []
+        lmsd(
+            "data", ["build", "shapes", f"out={data}", "image_size=16", f"holdout={HELD_OUT_PAIRS}", *counts]
+        )
+    scale = 0.01 if options.quick else 1.0
+    rows = []
+    for seed in options.seeds:
+        common, place = [f"data.shards={data}", f"seed={seed}"], options.out / f"shapes-{seed}"
+        start, reward, more = (place.with_name(f"{place.name}-{arm}") for arm in ("start", "grpo", "more"))
+        base = [*SHAPES_BASE, *common]
+        train(start, [*base, f"images={round(150_000 * scale)}"])
+        words = ["experiment=shapes_reward", *SHAPES, *common, f"init_from={start}@ema"]
+        size = ["batch_size=64"] if options.quick else []
+        seconds = train(reward, [*words, *size, f"images={round(300_000 * scale)}"])
+        held = [*base, f"init_from={start}@ema", "optim.warmup_images=2_000"]
+        spent = matched(more, held, seconds=seconds, images=round(300_000 * scale))
+        arms = {name: score(folder, n=options.n) for name, folder in
+                (("start", start), ("grpo", reward), ("more", more))}  # fmt: skip
+        rows.append({"seed": seed, "seconds": {"grpo": seconds, "more": spent}, **arms})
+    return rows
+
+
+def digits(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The start, grpo with the discriminator at several β, and the start's own training continued."""
+    data = options.data or options.out / "digits"
+    if not data.exists():
+        lmsd("data", ["build", "digits", f"out={data}"])
+    scale = 0.01 if options.quick else 1.0
+    rows = []
+    for seed in options.seeds:
+        common, place = [f"data.shards={data}", f"seed={seed}"], options.out / f"digits-{seed}"
+        start = place.with_name(f"{place.name}-start")
+        # The text is learned by denoising first; the adversary's part is cut short, so that there is room.
+        train(start, ["experiment=digits", *common, f"images={round(290_000 * scale)}"])
+        row: dict[str, Any] = {"seed": seed, "start": score(start, n=options.n), "seconds": {}}
+        weights = f"init_from=[{start}@ema,{start}:discriminator]"
+        for beta in (0.0, 0.1, 1.0, 10.0):
+            folder = place.with_name(f"{place.name}-beta{beta:g}")
+            words = ["experiment=digits_reward", *common, weights, f"objective.kl={beta}"]
+            words += [f"images={round(200_000 * scale)}", "evaluate.every=25_000"]
+            row["seconds"][f"{beta:g}"] = train(folder, words, scored=not options.quick)
+            row[f"{beta:g}"] = score(folder, n=options.n)
+            row[f"reward {beta:g}"] = curve(folder, "generator/reward")
+        more = place.with_name(f"{place.name}-more")
+        words = ["experiment=digits", *common, weights, "objective.warmup=0", "objective.head_start=0"]
+        row["seconds"]["more"] = matched(more, words, seconds=row["seconds"]["1"], images=200_000)
+        row["more"] = score(more, n=options.n)
+        rows.append(row)
+    return rows
+
+
+def efficiency(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Sharpness of digits, which every method can climb, and what FD it costs, at equal wall time."""
+    data = options.data or options.out / "digits"
+    if not data.exists():
+        lmsd("data", ["build", "digits", f"out={data}"])
+    scale = 0.01 if options.quick else 1.0
+    rows = []
+    for seed in options.seeds:
+        common, place = [f"data.shards={data}", f"seed={seed}"], options.out / f"efficiency-{seed}"
+        start = place.with_name(f"{place.name}-start")
+        flow = ["experiment=digits", *common, "objective=denoising", "schedule=flow", "steps=8",
+                "generator.z_dim=0", "threads=1", "optim.generator.lr=1e-3"]  # fmt: skip
+        train(start, [*flow, f"images={round(200_000 * scale)}"])
+        row: dict[str, Any] = {"seed": seed, "start": score(start, n=options.n)}
+        arms = {
+            "ddpo": ["objective=ddpo", "sampler=ancestral", "objective.policy.last_std=0.03"],
+            "grpo": ["objective=grpo", "sampler=ancestral", "objective.policy.last_std=0.03"],
+            "nft": ["objective=nft", "sampler=ddim"],
+            "draft": ["objective=draft", "sampler=ddim"],
+        }
+        for name, words in arms.items():
+            folder = place.with_name(f"{place.name}-{name}")
+            own = [word for word in flow if not word.startswith(("objective=", "optim."))]
+            words = [*own, *words, "reward@objective.reward=sharpness", f"init_from={start}@ema"]
+            words += ["batch_size=128", "log_every=1280", "evaluate.stop_hacking=0"]
+            matched(folder, words, seconds=2 if options.quick else options.seconds, images=20_000)
+            row[name] = score(folder, n=options.n) | {"curve": curve(folder, "generator/reward")}
+        rows.append(row)
+    return rows
+
+
+def table(name: str, rows: Sequence[dict[str, Any]]) -> str:
+    """The arms' FD and right prompts by seed, and the paired gains over the control."""
+    arms = [key for key, value in rows[0].items() if isinstance(value, dict) and "fd" in value]
+    first = rows[0][arms[0]]
+    lines = [f"{name}: test, n={first['n']}, three sampling seeds, {first['extractor']}", ""]
+    lines += [
+        "| seed | " + " | ".join(f"{arm}: FD, right" for arm in arms) + " |",
+        "|---" * (len(arms) + 1) + "|",
+    ]
+    for row in rows:
+        cells = [f"{row[arm]['fd']:.3f}, {row[arm].get('right', float('nan')):.3f}" for arm in arms]
+        lines.append(f"| {row['seed']} | " + " | ".join(cells) + " |")
+    control = "more" if "more" in arms else "start"
+    for arm in arms:
+        if arm == control or len(rows) < 2:
+            continue
+        for key in ("fd", "right"):
+            gains = [row[arm][key] - row[control][key] for row in rows]
+            half = interval(gains)
+            lines.append(f"{arm} − {control}, {key}: {statistics.mean(gains):+.4f} ± {half:.4f}")
+    for row in rows:
+        for arm in arms:
+            if "curve" in row[arm]:
+                seconds, reward = row[arm]["curve"][-1]
+                lines.append(f"seed {row['seed']} {arm}: reward {reward:.3f} after {seconds:.0f} s")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run one of the three."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("name", choices=("shapes", "digits", "efficiency"))
+    parser.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
+    parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=60.0, help="wall time of each arm (efficiency)")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    options.out = options.out.resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.quick:
+        options.seeds, options.n = options.seeds[:1], min(options.n, 200)
+    rows = {"shapes": shapes, "digits": digits, "efficiency": efficiency}[options.name](options)
+    print(table(options.name, rows))
+    record = {"options": {k: str(v) for k, v in vars(options).items()}, "rows": rows}
+    (options.out / f"rewards_{options.name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Diffusion-DPO: preferences without a reward model in the loop (Wallace et al. 2024, eq. 14).
+
+    e(x₀; f) = ‖f(x_t, t, c) − y‖²/D                                       same t and ε for both of a pair
+    L = −log σ( −(β/2) [ (e(x^w; f_θ) − e(x^w; f_ref)) − (e(x^l; f_θ) − e(x^l; f_ref)) ] )
+
+β stands for the paper's βTω(λ). Pairs come with the data (the batch's image is preferred to
+extra["rejected"]), or are made by the policy itself: the best and the worst of a group by the reward.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lmsd.errors import UserError
+from lmsd.models.generator import Generator
+from lmsd.objectives.advantages import gather
+from lmsd.objectives.base import Clock, generator_of, latent, mean_square, standard_normal
+from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, pick, reference_of, still
+from lmsd.process.times import Times
+from lmsd.rewards import Reward, judge
+from lmsd.rng import Rng
+from lmsd.sampling import Sampler, sample
+from lmsd.types import Batch, Loss, Players, Turn
+
+
+class DPO(Rewarded):
+    """Learn which of two images is preferred.
+
+    times: law of the times; beta: β; reward, sampler, steps, group, guidance, clamp: how pairs are made where
+    the data have none; reward=None: the data must have them. updates: turns on one batch of pairs.
+
+    Logs: preference (share of pairs that the model gets right), margin, and the pairs' gap in reward.
+    """
+
+    def __init__(
+        self,
+        times: Times,
+        *,
+        reward: Reward | None = None,
+        sampler: Sampler | None = None,
+        steps: int = 4,
+        group: int = 4,
+        guidance: float = 1.0,
+        clamp: float | None = 1.0,
+        beta: float = 1000.0,
+        updates: int = 1,
+        refresh: Refresh | None = None,
+        patience: int = 25,
+    ) -> None:
+        super().__init__(reward or Reward(), group=group, refresh=refresh, patience=patience)
+        if beta <= 0 or updates < 1:
+            raise UserError(f"dpo: beta={beta} must be above 0 and updates={updates} at least 1")
+        if reward is not None and (sampler is None or group < 2):
+            raise UserError("dpo: pairs by a reward need a sampler and groups of two or more")
+        self.times, self.judged, self.sampler, self.steps = times, reward is not None, sampler, steps
+        self.guidance, self.clamp, self.beta, self.updates = guidance, clamp, beta, updates
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Judges and the reference."""
+        return (*super().frozen, "reference")
+
+    def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
+        """The judge's turns where they are due; pairs; `updates` turns of the generator."""
+        generator = generator_of(players)
+        if "rejected" in batch.extra:
+            better, worse, asked = batch.x, batch.extra["rejected"], batch
+            gap, weight = torch.zeros(len(batch)), torch.ones(len(batch))
+        elif self.judged:
+            table = self.open(clock)
+            yield from self.keep_up(players, batch, table, partial(self.draw, generator), rng)
+            better, worse, asked, gap, weight = self._pairs(players, self.asked(batch), rng)
+        else:
+            raise UserError('dpo: these data hold no pairs (extra["rejected"]): set a reward to make them')
+        weight, gap = weight.to(better), gap.to(better)
+        for turn in range(self.updates):
+            here = Rng(rng.seed, asked.position, turn=self.steps + turn)
+            yield Turn("generator", partial(self._loss, players, better, worse, asked, here, gap, weight))
+
+    def draw(self, generator: Generator, asked: Batch, rng: Rng) -> Tensor:
+        """Images of the policy."""
+        assert self.sampler is not None
+        cond, null = conditions(generator, asked, guided=self.guidance != 1)
+        with still(generator):
+            return sample(
+                generator, cond, null, sampler=self.sampler, steps=self.steps, rng=rng,
+                shape=asked.x.shape[1:], guidance=self.guidance, clamp=self.clamp, dtype=asked.x.dtype,
+            )  # fmt: skip
+
+    def _pairs(
+        self, players: Players, asked: Batch, rng: Rng
+    ) -> tuple[Tensor, Tensor, Batch, Tensor, Tensor]:
+        """Best and worst image of every group, what was asked, their gap, and 0 for groups that failed."""
+        images = self.clamped(self.draw(generator_of(players), asked, rng))
+        verdict = judge(self.reward, images, asked, players)
+        self._problem = verdict.problem or self._problem
+        self.count(bool(gather(verdict.valid).any()))
+        scores, valid = verdict.value.view(-1, self.group), verdict.valid.view(-1, self.group).all(1)
+        first = torch.arange(len(scores), device=scores.device) * self.group
+        best, worst = first + scores.argmax(1), first + scores.argmin(1)
+        gap = scores.amax(1) - scores.amin(1)
+        return images[best], images[worst], pick(asked, first), gap, (valid & (gap > 0)).float()
+
+    def _loss(
+        self,
+        players: Players,
+        better: Tensor,
+        worse: Tensor,
+        asked: Batch,
+        rng: Rng,
+        gap: Tensor,
+        weight: Tensor,
+    ) -> Loss:
+        generator = generator_of(players)
+        t = self.times(rng, generator.process).repeat(2)
+        eps, z = standard_normal(rng, better, "eps").repeat(2, 1, 1, 1), latent(generator, rng, better)
+        images = torch.cat([better, worse])
+        x_t, target = generator.process.noise(images, t, eps), generator.target(images, eps, t)
+        cond = conditions(generator, asked, guided=False)[0].map(lambda value: torch.cat([value] * 2))
+        z = None if z is None else z.repeat(2, 1)
+        with still(generator):
+            error = mean_square(generator(x_t, t, cond, z, output="native") - target)
+        with torch.no_grad():
+            before = mean_square(reference_of(players)(x_t, t, cond, z, output="native") - target)
+        won, lost = (error - before).chunk(2)
+        margin = -0.5 * self.beta * (won - lost)
+        value = (weight * F.softplus(-margin)).mean()
+        right = (weight * (margin > 0)).sum() / weight.sum().clamp(min=1)
+        logs = {"preference": right, "margin": (weight * margin).mean(), "reward_gap": gap.mean()}
+        return Loss(value, {name: number.detach().float() for name, number in logs.items()})

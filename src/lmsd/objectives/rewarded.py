@@ -1,0 +1,266 @@
+"""What all methods that learn from rewards share: prompts in groups, scores, judges, the reference.
+
+    batch of B captions → B/N of them, N times each        group g = the N samples after position gN
+    x₀ ~ the method's own sampling                         no gradients
+    r = reward(x₀, asked)                                  failures: weight 0, for the whole group
+    every M updates: D learns on current samples, is calibrated on held-out pairs, p_ref ← p_θ
+
+The generator's text encoder is not trained by rewards: judges read the same code. Nets are in eval mode
+throughout, in rollouts and in learning, so that both see the same function.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmsd.errors import UserError
+from lmsd.models.generator import Generator
+from lmsd.objectives.advantages import Round
+from lmsd.objectives.base import Clock, discriminator_of, generator_of, standard_normal
+from lmsd.objectives.terms import (
+    difference_penalty,
+    discriminator_loss,
+    sign_right,
+)
+from lmsd.rewards import DiscriminatorReward, Reward, WeightedSum, judge
+from lmsd.rng import Rng, fold
+from lmsd.types import Batch, Cond, Loss, Players, Turn
+
+Draw = Callable[[Batch, Rng], Tensor]
+"""(what is asked for, random numbers) → images of the current policy, without gradients."""
+
+_FAKES, _CALIBRATION = 1, 0  # streams of random numbers beside the rollout's own
+
+
+@contextmanager
+def still(*modules: nn.Module) -> Iterator[None]:
+    """Eval mode for a while: no dropout, whose mask would be another one in learning than in the rollout."""
+    before = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, before, strict=True):
+            module.train(mode)
+
+
+def conditions(generator: Generator, asked: Batch, *, guided: bool) -> tuple[Cond, Cond | None]:
+    """The condition and, where guidance asks for it, the null condition; both without gradients."""
+    with torch.no_grad():
+        cond = generator.condition(asked)
+        nothing = torch.ones(len(asked), dtype=torch.bool, device=asked.position.device)
+        return cond, generator.condition(asked, nothing) if guided else None
+
+
+def stream(rng: Rng, number: int) -> Rng:
+    """The same samples' numbers of another stream; a rollout uses up the turns of the first."""
+    return Rng(int(fold(rng.seed, number).item()), rng.position)
+
+
+def reference_of(players: Players) -> Generator:
+    """The frozen player "reference", typed."""
+    return generator_of({"generator": players["reference"]})
+
+
+class Refresh:
+    """The judge keeps up: every `every` updates of the generator, `turns` updates of the discriminator.
+
+    They are relativistic pairs of a batch's images and the policy's own of the same captions, at the levels
+    that the reward judges at, with finite-difference R1 and R2 (γ/2)(R1 + R2), σ of the difference.
+    renew: the reference becomes the generator of that moment, so that D is again log p_data/p_ref.
+    """
+
+    def __init__(
+        self, *, every: int = 20, turns: int = 10, gamma: float = 0.1, sigma: float = 0.1, renew: bool = True
+    ) -> None:
+        if every < 1 or turns < 1:
+            raise UserError(f"refresh: every={every} and turns={turns} must be at least 1")
+        self.every, self.turns, self.gamma, self.sigma, self.renew = every, turns, gamma, sigma, renew
+
+    def loss(
+        self, players: Players, batch: Batch, fakes: Tensor, *, levels: Sequence[float], rng: Rng
+    ) -> Loss:
+        """What D minimizes on one batch."""
+        generator, discriminator = generator_of(players), discriminator_of(players)
+        with torch.no_grad():
+            cond = generator.condition(batch)
+        choice = rng.integer(0, len(levels), (), "level")
+        t = torch.tensor(levels, device=fakes.device)[choice]
+        eps = standard_normal(rng, fakes, "judge_eps")
+        process = generator.process
+        clean = (t == 0.0).view(-1, *[1] * (fakes.ndim - 1))
+        pair = [torch.where(clean, x, process.noise(x, t, eps)) for x in (batch.x, fakes)]
+        step = self.sigma * standard_normal(rng, fakes, "judge_fd")
+        rows = cond.map(lambda value: torch.cat([value] * 4))
+        x = torch.cat([*pair, *(side + step for side in pair)])
+        real, fake, *moved = discriminator(x, None, t.repeat(4), t.repeat(4), rows).chunk(4)
+        penalty = sum(
+            difference_penalty(near, logits, self.sigma)
+            for near, logits in zip(moved, (real, fake), strict=True)
+        )
+        value = discriminator_loss("relativistic", real, fake)
+        right = sign_right("relativistic", real, fake).mean()
+        logs = {"adversary": value.mean(), "d_accuracy": right, "logit_gap": (real - fake).mean()}
+        total = (value + 0.5 * self.gamma * penalty).mean()
+        return Loss(total, {name: number.detach() for name, number in logs.items()})
+
+
+class Rewarded:
+    """Base of ddpo, grpo, nft, dpo and draft.
+
+    reward: see `lmsd.rewards`; group: N samples of one caption; refresh: how a discriminator keeps up, None:
+    it is frozen; patience: so many batches in a row without one usable group end the run with a sentence.
+    held_out: images with captions that no player was trained on, to calibrate a discriminator's temperature.
+    limit: images are judged clamped to ±limit, the range of the data.
+    """
+
+    limit: float = 1.0
+
+    def __init__(
+        self, reward: Reward, *, group: int, refresh: Refresh | None = None, patience: int = 25
+    ) -> None:
+        if group < 1 or patience < 1:
+            raise UserError(f"group={group} and patience={patience} must be at least 1")
+        self.reward, self.group, self.refresh, self.patience = reward, group, refresh, patience
+        self.held_out: Batch | None = None
+        self._round: Round | None = None
+        self._barren = 0
+        self._refreshed = -1
+        self._problem = "no reward"
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        """The generator; before it the discriminator, where it is refreshed."""
+        return ("discriminator", "generator") if self.refresh else ("generator",)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Players without an optimizer: judges, and what a method adds."""
+        return tuple(name for name in self.reward.judges if name not in self.players)
+
+    # -- a round -------------------------------------------------------------------------------------------
+
+    def open(self, clock: Clock) -> Round:
+        """The round of this global batch, the same for all its micro-batches."""
+        if self._round is None or self._round.images != clock.images:
+            self._round = Round(clock.images, self.group)
+            last = self._refreshed
+            due = last < 0 or (self.refresh is not None and clock.updates - last >= self.refresh.every)
+            self._round.flags["refresh"] = due and bool(self._discriminators())
+            if self._round.flags["refresh"]:
+                self._refreshed = clock.updates
+        return self._round
+
+    def asked(self, batch: Batch) -> Batch:
+        """The batch with every group asked for its first sample's caption; extra["group"]: int64 [B].
+
+        Raises UserError where groups do not fit into it.
+        """
+        count = len(batch)
+        if count % self.group:
+            raise UserError(
+                f"{count} samples in a micro-batch of a rank hold no whole groups of {self.group}: "
+                "batch_size must be a multiple of group x devices x micro_batches"
+            )
+        lead = torch.arange(count, device=batch.position.device) // self.group * self.group
+        places = lead.tolist()
+        return Batch(
+            x=batch.x[lead],
+            position=batch.position,
+            text=None if batch.text is None else [batch.text[place] for place in places],
+            label=None if batch.label is None else batch.label[lead],
+            extra={"group": batch.position[lead]},
+        )
+
+    def score(
+        self, players: Players, images: Tensor, asked: Batch, table: Round, *, kl: Tensor | None = None
+    ) -> Tensor:
+        """Judge images, clamped to their range, and put the scores into the round; returns the images."""
+        images = self.clamped(images)
+        verdict = judge(self.reward, images, asked, players)
+        self._problem = verdict.problem or self._problem
+        table.add(asked, verdict.value, verdict.valid, kl)
+        return images
+
+    def clamped(self, images: Tensor) -> Tensor:
+        """Images in the range of the data."""
+        return images.clamp(-self.limit, self.limit)
+
+    def count(self, usable: bool) -> None:
+        """Note whether a batch had a usable group. Raises UserError after `patience` that had none."""
+        self._barren = 0 if usable else self._barren + 1
+        if self._barren >= self.patience:
+            raise UserError(
+                f"{self._barren} batches in a row had no group with a score; the last problem: "
+                f"{self._problem}"
+            )
+
+    # -- judges that keep up -------------------------------------------------------------------------------
+
+    def _discriminators(self) -> list[DiscriminatorReward]:
+        terms = self.reward.terms.values() if isinstance(self.reward, WeightedSum) else [self.reward]
+        return [term for term in terms if isinstance(term, DiscriminatorReward)]
+
+    def keep_up(self, players: Players, batch: Batch, table: Round, draw: Draw, rng: Rng) -> Iterator[Turn]:
+        """Turns of the discriminator where they are due, then calibration and a renewed reference."""
+        if not table.flags["refresh"]:
+            return
+        judges = self._discriminators()
+        for turn in range(self.refresh.turns if self.refresh else 0):
+            assert self.refresh is not None
+            here = stream(rng, _FAKES + turn)
+            fakes = self.clamped(draw(batch, here))
+            loss = partial(self.refresh.loss, players, batch, fakes, levels=judges[0].levels, rng=here)
+            yield Turn("discriminator", loss)
+        if table.flags.get("calibrated"):
+            return
+        table.flags["calibrated"] = True
+        if self.held_out is not None:
+            held_out = self.held_out.to(batch.x.device)
+            here = stream(Rng(rng.seed, held_out.position), _CALIBRATION)
+            fakes = self.clamped(draw(held_out, here))
+            for reward in judges:
+                reward.calibrate(fakes, held_out, players)
+        if self.refresh and self.refresh.renew and "reference" in players:
+            players["reference"].load_state_dict(players["generator"].state_dict())
+
+    # -- states --------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """The reward's own state and the counts."""
+        return {
+            "reward": dict(self.reward.state_dict()),
+            "barren": self._barren,
+            "refreshed": self._refreshed,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The reverse of `state_dict`."""
+        self.reward.load_state_dict(state["reward"])
+        self._barren, self._refreshed = int(state["barren"]), int(state["refreshed"])
+        self._round = None
+
+
+def diversity(images: Tensor, group: int) -> Tensor:
+    """√(E ‖x − x'‖²/D) over pairs of one group, a scalar; falls where a policy collapses."""
+    groups = images.flatten(1).view(-1, group, images[0].numel())
+    return (2 * groups.var(1)).mean().sqrt()
+
+
+def pick(batch: Batch, rows: Tensor) -> Batch:
+    """Some samples of a batch."""
+    places = rows.tolist()
+    return replace(
+        batch,
+        x=batch.x[rows],
+        position=batch.position[rows],
+        text=None if batch.text is None else [batch.text[place] for place in places],
+        label=None if batch.label is None else batch.label[rows],
+        extra={name: value[rows] for name, value in batch.extra.items()},
+    )

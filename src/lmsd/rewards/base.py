@@ -1,0 +1,179 @@
+"""What a reward is, and what becomes of one that fails.
+
+    r = reward(images [B,C,H,W] in [-1,1], batch, judges)    [B], higher is better, any range
+
+The batch carries what was asked for: captions, labels, and in extra["group"] which samples compare. A
+reward is somebody else's code as often as not: where it raises, returns another shape or numbers that are
+not finite, the samples in question have no score, the reason is told once, and the run goes on.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmsd.errors import UserError
+from lmsd.types import Batch, Players
+
+NOBODY: Players = {}
+
+
+class Reward:
+    """A judge of images.
+
+    judges: players beside the generator that it asks; differentiable: whether gradients reach the images.
+    """
+
+    judges: tuple[str, ...] = ()
+    differentiable: bool = False
+
+    @property
+    def name(self) -> str:
+        """What messages and logs call it."""
+        return type(self).__name__
+
+    def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
+        """Scores [B], float, of images [B,C,H,W] in [-1,1]; batch: what was asked for; players: judges."""
+        raise NotImplementedError
+
+    def state_dict(self) -> Mapping[str, object]:
+        """What must survive a restart; nothing, unless a reward learns."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """The reverse of `state_dict`."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Scores [B], 0 where there is none; which samples have one, bool [B]; what went wrong, if anything."""
+
+    value: Tensor
+    valid: Tensor
+    problem: str | None = None
+
+
+def judge(reward: Reward, images: Tensor, batch: Batch, players: Players = NOBODY) -> Verdict:
+    """The scores of a reward that may fail: never raises, except on Ctrl-C and the like."""
+    count = len(images)
+    try:
+        value = reward(images, batch, players)
+    except Exception as error:
+        reason = f"raised {type(error).__name__}: {' '.join(str(error).split())}"
+        return _failed(reward, count, reason, images)
+    if not isinstance(value, Tensor) or value.shape != (count,):
+        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        return _failed(reward, count, f"returned {got} where scores [{count}] belong", images)
+    value = value.to(images.device, torch.promote_types(value.dtype, torch.float32))
+    valid = value.isfinite()
+    problem = None
+    if not bool(valid.all()):
+        problem = f"reward {reward.name} returned {int((~valid).sum())} of {count} scores that are not finite"
+        _tell(problem.split(" returned ")[0], problem)
+    return Verdict(torch.where(valid, value, 0.0), valid, problem)
+
+
+def _failed(reward: Reward, count: int, reason: str, like: Tensor) -> Verdict:
+    problem = f"reward {reward.name} {reason}"
+    _tell(problem, problem)
+    nobody = torch.zeros(count, dtype=torch.bool, device=like.device)
+    return Verdict(torch.zeros(count, device=like.device), nobody, problem)
+
+
+_told: set[str] = set()
+
+
+def _tell(key: str, problem: str) -> None:
+    """Warn once of each kind of problem in a process."""
+    if key not in _told:
+        _told.add(key)
+        warnings.warn(f"{problem}; groups without a score are left out", stacklevel=3)
+
+
+class WeightedSum(Reward):
+    """Σ_j w_j r_j; terms: rewards by name; weights: by the same names, 1 where not given.
+
+    Raises UserError for a weight without a term.
+    """
+
+    def __init__(self, terms: Mapping[str, Reward], weights: Mapping[str, float] | None = None) -> None:
+        self.terms = dict(terms)
+        self.weights = {name: float((weights or {}).get(name, 1.0)) for name in self.terms}
+        unknown = sorted(set(weights or {}) - set(self.terms))
+        if unknown or not self.terms:
+            raise UserError(
+                f"reward: weights name {unknown} and the terms are {sorted(self.terms)}: name the same"
+            )
+        self.judges = tuple(dict.fromkeys(name for term in self.terms.values() for name in term.judges))
+        self.differentiable = all(term.differentiable for term in self.terms.values())
+
+    @property
+    def name(self) -> str:
+        """The terms and their weights."""
+        return " + ".join(f"{weight:g} {name}" for name, weight in self.weights.items())
+
+    def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
+        """The weighted sum [B]; what goes wrong in a term is told by the term's name."""
+        total = torch.zeros(len(images), device=images.device)
+        for name, term in self.terms.items():
+            try:
+                value = term(images, batch, players)
+            except Exception as error:
+                raise RuntimeError(f"term {name}: {type(error).__name__}: {error}") from error
+            if value.shape != total.shape:
+                raise RuntimeError(f"term {name}: returned {list(value.shape)}, not [{len(images)}]")
+            total = total + self.weights[name] * value.to(total.device)
+        return total
+
+    def state_dict(self) -> Mapping[str, object]:
+        """The terms' states by name."""
+        return {name: dict(term.state_dict()) for name, term in self.terms.items()}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """The reverse of `state_dict`."""
+        for name, term in self.terms.items():
+            inner = state[name]
+            assert isinstance(inner, Mapping)
+            term.load_state_dict(inner)
+
+
+class Function(Reward):
+    """A function of the user's, (images [B,C,H,W] in [-1,1], captions) → scores [B]: tensor or numbers.
+
+    In a configuration: {_target_: lmsd.rewards.Function, function: {_target_: mine.score, _partial_: true}},
+    with LMSD_ALLOW=mine. differentiable: whether its gradient reaches the images.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor, list[str]], Tensor | Sequence[float]],
+        *,
+        differentiable: bool = False,
+    ) -> None:
+        if not callable(function):
+            raise UserError(
+                f"reward: {function!r} is no function; name one by its dotted path, _partial_: true"
+            )
+        self.function, self.differentiable = function, differentiable
+
+    @property
+    def name(self) -> str:
+        """The function's own name."""
+        inner = getattr(self.function, "func", self.function)
+        return str(getattr(inner, "__qualname__", type(inner).__name__))
+
+    def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
+        """What the function says; numbers become a tensor."""
+        scores = self.function(images, captions_of(batch))
+        return scores if isinstance(scores, Tensor) else torch.as_tensor(scores, dtype=torch.float32)
+
+
+def captions_of(batch: Batch) -> list[str]:
+    """What was asked for in words: captions, or class numbers, or empty."""
+    if batch.text is not None:
+        return list(batch.text)
+    if batch.label is not None:
+        return [str(label) for label in batch.label.tolist()]
+    return [""] * len(batch)

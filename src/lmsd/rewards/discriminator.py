@@ -1,0 +1,134 @@
+"""The discriminator as a reward.
+
+A relativistic discriminator minimizes −log σ(D(x) − D(y)) over x ~ p_data, y ~ p_G: the likelihood of a
+Bradley-Terry model, whose optimum is
+
+    D*(x|c) = log p_data(x|c) − log p_G(x|c) + f(c)                                               nats
+
+so argmax_p E_p[D*] − β KL(p ‖ p_G) = p_G exp(D*/β)/Z, which is p_data at β = 1 nat. f(c) is free: scores
+compare within a group of one caption only, and everything here is made so that f cancels. Penalties flatten
+D; a temperature k, fitted on held-out pairs as argmax_k Σ log σ(k ΔD), gives its logits their unit back.
+
+    r = k · (mean_h D_h − ensemble · std_h D_h),      r − mean_group r ≤ median over held-out pairs of k ΔD
+
+More real than real is no merit: no image counts more above its group's mean than the median real image above
+the policy's own image of the same caption.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from lmsd.errors import UserError
+from lmsd.rewards.base import NOBODY, Reward
+from lmsd.rng import Rng
+from lmsd.types import Batch, Players
+
+if TYPE_CHECKING:
+    from lmsd.models.discriminator import Discriminator
+    from lmsd.models.generator import Generator
+
+
+class DiscriminatorReward(Reward):
+    """The logit of the player "discriminator" (marginal pairing) on images, in calibrated nats.
+
+    levels: times of the schedule at which images are judged, 0: as they are; their mean counts. ensemble: how
+    many standard deviations over heads are taken off. saturate: cap at the median real score, from the first
+    calibration on. seed: of the noise. Images of one caption follow one another in groups of one size,
+    batch.extra["group"] says which.
+    """
+
+    judges = ("discriminator",)
+    differentiable = True
+
+    def __init__(
+        self,
+        *,
+        levels: Sequence[float] = (0.0,),
+        ensemble: float = 0.0,
+        saturate: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if not levels or ensemble < 0:
+            raise UserError(f"discriminator reward: levels={levels} is empty or ensemble={ensemble} negative")
+        self.levels, self.ensemble = tuple(float(t) for t in levels), ensemble
+        self.saturate, self.seed = saturate, seed
+        self.temperature, self.margin = 1.0, math.inf
+
+    def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
+        """[B], nats up to a number for each caption."""
+        scores = self.logits(images, batch, players)
+        size = group_size(batch)
+        if not self.saturate or size == 1 or math.isinf(self.margin):
+            return scores
+        mean = scores.detach().view(-1, size).mean(1)
+        return torch.minimum(scores, (mean + self.margin).repeat_interleave(size))
+
+    def logits(self, images: Tensor, batch: Batch, players: Players) -> Tensor:
+        """The temperature times (mean over heads and levels − ensemble · std over heads), [B]."""
+        discriminator, generator = _of(players)
+        with torch.no_grad():
+            cond = generator.condition(batch)
+        rng = Rng(self.seed, batch.position)
+        total = torch.zeros(len(images), dtype=images.dtype, device=images.device)
+        for number, level in enumerate(self.levels):
+            t = torch.full((len(images),), level, device=images.device)
+            eps = rng.at(number).normal(images.shape[1:], "judge").to(images.dtype)
+            x = images if level == 0.0 else generator.process.noise(images, t, eps)
+            heads = discriminator(x, None, t, t, cond)
+            total = total + heads.mean(1)
+            if heads.shape[1] > 1:
+                total = total - self.ensemble * heads.std(1)
+        return self.temperature * total / len(self.levels)
+
+    def calibrate(self, fakes: Tensor, batch: Batch, players: Players) -> float:
+        """Fit k and the cap on held-out pairs: batch.x real, `fakes` of the same captions; returns k."""
+        self.temperature = 1.0
+        with torch.no_grad():
+            gap = self.logits(batch.x, batch, players) - self.logits(fakes, batch, players)
+        self.temperature = fit_temperature(gap)
+        self.margin = max(0.0, self.temperature * float(gap.median()))
+        return self.temperature
+
+    def state_dict(self) -> Mapping[str, object]:
+        """Temperature and cap."""
+        return {"temperature": self.temperature, "margin": self.margin}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """The reverse of `state_dict`."""
+        self.temperature = float(cast(float, state["temperature"]))
+        self.margin = float(cast(float, state["margin"]))
+
+
+def fit_temperature(gap: Tensor, *, bounds: tuple[float, float] = (0.05, 20.0)) -> float:
+    """argmax_k Σ log σ(k · gap) over `bounds`, from D(real) − D(fake) [n]; concave, solved by bisection."""
+    gap = gap.detach().double().flatten()
+    low, high = (math.log(bound) for bound in bounds)
+    for _ in range(60):
+        middle = (low + high) / 2
+        slope = float((gap * torch.sigmoid(-math.exp(middle) * gap)).sum())
+        low, high = (middle, high) if slope > 0 else (low, middle)
+    return math.exp((low + high) / 2)
+
+
+def group_size(batch: Batch) -> int:
+    """How many images in a row have one caption, by batch.extra["group"]; 1 where it is not there."""
+    group = batch.extra.get("group")
+    return 1 if group is None else int((group == group[0]).sum())
+
+
+def _of(players: Players) -> "tuple[Discriminator, Generator]":
+    if "discriminator" not in players:
+        raise UserError(
+            "the discriminator reward needs a discriminator: init_from=[RUN@ema, RUN:discriminator]"
+        )
+    discriminator = cast("Discriminator", players["discriminator"])
+    if not discriminator.marginal:
+        raise UserError(
+            "the discriminator reward judges images alone: it needs one of marginal pairing, and this one "
+            "judges transitions"
+        )
+    return discriminator, cast("Generator", players["generator"])

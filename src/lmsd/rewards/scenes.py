@@ -1,0 +1,31 @@
+"""The exact reward of `shapes`: which of a caption's words the picture shows."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmsd.data.build.shapes import WORDS, check
+from lmsd.errors import UserError
+from lmsd.rewards.base import NOBODY, Reward, captions_of
+from lmsd.types import Batch, Players
+
+
+class SceneWords(Reward):
+    """The share of shape, color, size and position that an exact reader finds right, in [0, 1].
+
+    credit: "words" gives a quarter for each of them, "all" 1 for a picture right in all of them, else 0.
+    """
+
+    def __init__(self, credit: Literal["words", "all"] = "words") -> None:
+        if credit not in ("words", "all"):
+            raise UserError(f"shapes reward: credit={credit!r} is neither words nor all")
+        self.credit = credit
+
+    def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
+        """[B]; images of three channels, 16 pixels or more. Raises UserError for captions of other data."""
+        right = check(images, captions_of(batch))
+        if self.credit == "all":
+            return torch.from_numpy(right["all"].astype(np.float32))
+        return torch.from_numpy(np.mean([right[word] for word in WORDS], axis=0, dtype=np.float32))

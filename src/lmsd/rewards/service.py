@@ -1,0 +1,73 @@
+"""A reward over HTTP: images and captions out, scores back.
+
+    POST url   {"images": [PNG in base64, ...], "captions": [...]}      →      {"scores": [number, ...]}
+
+For judges that live in another process, on another machine or in another environment. Nothing that comes back
+is anything but JSON numbers; null is a score that failed.
+"""
+
+import base64
+import io
+import json
+import math
+import time
+import urllib.error
+import urllib.request
+
+import torch
+from torch import Tensor
+
+from lmsd.errors import UserError
+from lmsd.rewards.base import NOBODY, Reward, captions_of
+from lmsd.types import Batch, Players
+
+
+class HTTPService(Reward):
+    """Scores of a service; timeout: seconds for one try; retries: further tries, each waiting twice as long.
+
+    Raises UserError for an address that is not http(s).
+    """
+
+    def __init__(self, url: str, *, timeout: float = 30.0, retries: int = 3, wait: float = 0.5) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise UserError(f"reward: {url!r} is no address of a service; it begins with http:// or https://")
+        self.url, self.timeout, self.retries, self.wait = url, timeout, retries, wait
+
+    @property
+    def name(self) -> str:
+        """Its address."""
+        return self.url
+
+    def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
+        """[B]; raises OSError or ValueError when no try was answered in time and in form."""
+        body = {"images": [_png(image) for image in images], "captions": captions_of(batch)}
+        data = json.dumps(body).encode()
+        for attempt in range(self.retries + 1):
+            try:
+                scores = self._ask(data)
+                break
+            except (OSError, ValueError):
+                if attempt == self.retries:
+                    raise
+                time.sleep(self.wait * 2**attempt)
+        return torch.tensor([math.nan if score is None else float(score) for score in scores])
+
+    def _ask(self, data: bytes) -> list[float | None]:
+        request = urllib.request.Request(self.url, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+            found = json.loads(answer.read())
+        if not isinstance(found, dict) or not isinstance(found.get("scores"), list):
+            raise ValueError('the service did not answer {"scores": [...]}')
+        scores: list[float | None] = found["scores"]
+        return scores
+
+
+def _png(image: Tensor) -> str:
+    """[C,H,W] in [-1,1] → a PNG in base64."""
+    from PIL import Image
+
+    levels = (image.detach().float().clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8).cpu()
+    picture = Image.fromarray(levels[0].numpy() if len(levels) == 1 else levels.permute(1, 2, 0).numpy())
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()

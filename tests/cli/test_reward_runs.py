@@ -1,0 +1,70 @@
+"""A run whose judge and generator come from another run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from lmsd.cli import build
+from lmsd.cli.compose import load
+from lmsd.data.build import BuildOptions
+from lmsd.data.build import build as build_data
+from lmsd.data.module import ShardDataModule
+from lmsd.engine.trainer import fit
+from lmsd.errors import UserError
+
+SMALL = [
+    "data.image_size=8", "data.channels=1", "images=16", "batch_size=8", "net.width=8", "net.depth=1",
+    "discriminator.trunk.width=8", "discriminator.trunk.depth=1", "optim.ema=[]",
+    "conditioner={dim: 16, heads: 2, vocab: 514, layers: 1}",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits") / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMSD_CACHE", str(folder.parent / "cache"))
+        build_data("digits", folder, options=BuildOptions(val=0.4, test=0.4))
+    return folder
+
+
+def opened(words: list[str], shards: Path) -> tuple[DictConfig, ShardDataModule]:
+    config = load("train", [*words, *SMALL, f"data.shards={shards}"])
+    return config, build.data_module(config)
+
+
+def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> None:
+    config, data = opened(["objective=lmsd_digits", "objective.warmup=0", "objective.head_start=0"], shards)
+    first, objective = build.players(config, data)
+    fit(build.engine(config, first, objective), data, run_dir=tmp_path / "first", accelerator="cpu")
+
+    sources = f"init_from=[{tmp_path / 'first'},{tmp_path / 'first'}:discriminator]"
+    config, data = opened(["objective=grpo", "objective.group=4", sources], shards)
+    nets, objective = build.players(config, data)
+    assert sorted(nets) == ["discriminator", "generator", "reference"]
+    for name, source in (("generator", "generator"), ("reference", "generator"), ("discriminator",) * 2):
+        for ours, theirs in zip(nets[name].parameters(), first[source].parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+            assert ours.requires_grad == (name == "generator")
+    assert objective.held_out is not None
+    assert len(objective.held_out) == 256
+    assert len(set(objective.held_out.position.tolist())) == 256
+    judge = [p.clone() for p in nets["discriminator"].parameters()]
+    subject = build.engine(config, nets, objective)
+    fit(subject, data, run_dir=tmp_path / "second", accelerator="cpu")
+    assert objective.reward.temperature != 1.0  # calibrated on val
+    assert all(torch.equal(a, b) for a, b in zip(judge, nets["discriminator"].parameters(), strict=True))
+    moved = zip(nets["generator"].net.parameters(), nets["reference"].net.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in moved)
+    same = zip(
+        nets["generator"].conditioner.parameters(), nets["reference"].conditioner.parameters(), strict=True
+    )
+    assert all(torch.equal(a, b) for a, b in same)  # rewards do not train the text
+
+
+def test_a_player_that_is_not_there_is_refused(shards: Path, tmp_path: Path) -> None:
+    config, data = opened(["objective=denoising", f"init_from=[{tmp_path}:discriminator]"], shards)
+    with pytest.raises(UserError, match="no player 'discriminator'"):
+        build.players(config, data)

@@ -1,0 +1,74 @@
+"""Runs whose reward and held-out score part ways end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import cast_for, engine, run
+
+from lmsd.engine import checkpoint as disk
+from lmsd.engine.callbacks import Checkpoint, Evaluate
+from lmsd.engine.guard import HackingGuard
+from lmsd.objectives import Denoising
+from lmsd.process.times import Uniform
+from lmsd.types import Batch, Loss, Players, Turn
+
+
+class Climbing(Denoising):
+    """Denoising that reports a reward of its own."""
+
+    def __init__(self, rewards: list[float]) -> None:
+        super().__init__(Uniform())
+        self.rewards = rewards
+
+    def turns(self, players: Players, batch: Batch, clock: object, rng: object) -> Iterator[Turn]:
+        for turn in super().turns(players, batch, clock, rng):  # type: ignore[arg-type]
+            reward = torch.tensor(self.rewards[clock.updates], dtype=torch.float64)
+            yield Turn(
+                turn.player, lambda turn=turn, reward=reward: Loss(turn.loss().value, {"reward": reward})
+            )
+
+
+def play(folder: Path, rewards: list[float], scores: list[float], **options: object) -> object:
+    objective = Climbing(rewards)
+    subject = engine(objective=objective, players=cast_for(objective), batches=6)
+    guard = HackingGuard(patience=2)
+    found = Evaluate(
+        lambda e: {"val/fd[x]": scores[e.clock.updates - 1], "val/fd[x]/low": 0.0},
+        every_images=8,
+        at_start=False,
+    )
+    saving = Checkpoint(every_images=8, keep_last=9, monitor="val/fd[x]")
+    run(subject, folder, callbacks=[found, guard, saving], **options)
+    return subject
+
+
+UP = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "scores", "batches"),
+    [
+        (UP, [5.0, 4.0, 5.0, 6.0, 7.0, 8.0], 4),  # both ways part at the third and the fourth
+        (UP, [5.0, 4.0, 5.0, 3.0, 4.0, 3.0], 6),  # never twice in a row
+        (UP[::-1], UP, 6),  # the score gets worse, and the reward too: no hacking
+    ],
+)
+def test_the_run_ends_when_proxy_and_judge_part(
+    tmp_path: Path, rewards: list[float], scores: list[float], batches: int
+) -> None:
+    subject = play(tmp_path, rewards, scores)
+    assert subject.clock.images == 8 * batches
+    assert disk.newest(tmp_path / "checkpoints") == tmp_path / "checkpoints" / disk.checkpoint_name(
+        8 * batches
+    )
+
+
+def test_it_remembers_across_a_restart(tmp_path: Path) -> None:
+    scores = [5.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    play(tmp_path, UP, scores)
+    for path in disk.manifests(tmp_path / "checkpoints"):
+        if path.name > disk.checkpoint_name(24):
+            disk.remove(path)
+    assert play(tmp_path, UP, scores, resume_from=tmp_path).clock.images == 32

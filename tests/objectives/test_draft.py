@@ -1,0 +1,99 @@
+"""DRaFT: the gradient through the last steps, against automatic differentiation of the whole chain."""
+
+import copy
+import math
+
+import pytest
+import torch
+from affine import Affine, Clock, Polynomial, batch_at, first_turn
+
+from lmsd.errors import UserError
+from lmsd.objectives import DRaFT
+from lmsd.rewards import Function, SceneWords
+from lmsd.rng import Rng
+from lmsd.sampling import Policy
+
+STEPS = 4
+
+
+def model():
+    return Affine([0.2, 0.4, 0.6, 0.8], [0.1, -0.1, 0.2, 0.0])
+
+
+def draft(**options):
+    objective = DRaFT(options.pop("policy", Policy(STEPS, tau=0.0)), Polynomial(0.5, -0.2), **options)
+    objective.limit = math.inf
+    return objective
+
+
+@pytest.mark.parametrize("tau", [0.0, 1.0])
+@pytest.mark.parametrize("last", [1, 2, STEPS])
+def test_the_gradient_is_that_of_the_last_steps(last, tau):
+    policy, net, batch = Policy(STEPS, tau=tau), model(), batch_at(0, 64)
+    turn = first_turn(draft(policy=policy, last=last), {"generator": net}, batch, Clock())
+    turn.loss().value.backward()
+    other, rng = model(), Rng(0, batch.position)
+    x = rng.normal((1,), "x_T").double()
+    for k, kernel in enumerate(policy.kernels(other.process)):
+        x = kernel.mean(x, other.a[k] * x + other.b[k]) + kernel.std * rng.at(k).normal((1,), "step").double()
+        x = x.detach() if k < STEPS - last else x
+    (-(0.5 * x - 0.2 * x.square()).mean()).backward()
+    torch.testing.assert_close(net.a.grad, other.a.grad)
+    torch.testing.assert_close(net.b.grad, other.b.grad)
+    moved = net.b.grad.nonzero().flatten().tolist()
+    assert moved == list(range(STEPS - last, STEPS))
+
+
+def test_it_climbs_to_the_best_image():
+    """0.5 x − 0.2 x² is greatest at 1.25."""
+    net, objective = model(), draft(last=2)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
+    for update in range(150):
+        turn = first_turn(objective, {"generator": net}, batch_at(update, 64), Clock(update, update))
+        optimizer.zero_grad()
+        loss = turn.loss()
+        loss.value.backward()
+        optimizer.step()
+    assert float(loss.logs["reward"]) == pytest.approx(0.5 * 1.25 - 0.2 * 1.25**2, abs=0.01)
+
+
+def test_the_pull_is_the_distance_of_the_means():
+    net, reference, batch = model(), model().requires_grad_(False), batch_at(0, 64)
+    with torch.no_grad():
+        net.b += 0.3
+    players = {"generator": net, "reference": reference}
+    values = [
+        float(first_turn(draft(last=1, pull=w), players, batch, Clock()).loss().value) for w in (0.0, 2.0)
+    ]
+    push = Policy(STEPS, tau=0.0).kernels(net.process)[-1].push
+    assert values[1] - values[0] == pytest.approx(2.0 * (0.3 * push) ** 2)
+
+
+def test_pixels_out_of_range_come_back():
+    """Clamped for the judge, with the gradient passed through."""
+    net, batch = model(), batch_at(0, 8)
+    with torch.no_grad():
+        net.b += 5.0
+    objective = DRaFT(Policy(STEPS, tau=0.0), Polynomial(-1.0))
+    loss = first_turn(objective, {"generator": net}, batch, Clock()).loss()
+    assert float(loss.value) == pytest.approx(1.0)  # the reward of a clamped 1
+    loss.value.backward()
+    assert net.b.grad[-1] > 0.1
+
+
+def test_what_cannot_be_is_refused_and_a_failing_reward_moves_nothing():
+    with pytest.raises(UserError, match="SceneWords has no gradient"):
+        DRaFT(Policy(4), SceneWords())
+    with pytest.raises(UserError, match="last=5 of 4"):
+        draft(last=5)
+
+    def broken(images, captions):
+        raise ValueError("not today")
+
+    net = copy.deepcopy(model())
+    objective = DRaFT(Policy(STEPS, tau=0.0), Function(broken, differentiable=True), patience=2)
+    with pytest.warns(UserWarning, match="broken raised ValueError: not today"):
+        first_turn(objective, {"generator": net}, batch_at(0, 8), Clock()).loss().value.backward()
+    assert not net.b.grad.any()
+    with pytest.raises(UserError, match="2 batches in a row"):
+        first_turn(objective, {"generator": net}, batch_at(1, 8), Clock(1, 1)).loss()
