@@ -64,8 +64,8 @@ class DenoisingGAN:
         cond = generator.condition(batch)
         z = rng.normal((generator.z_dim,), "z") if generator.z_dim else None
         x_0 = generator(x_t, t, cond, z)
-        fake = generator.process.posterior(x_0, x_t, s, t).sample(standard_normal(rng, x_0, "fake"))
-        gap = critic(x_s, x_t, s, t, cond) - critic(fake, x_t, s, t, cond)
+        fake = generator.process.noise(x_0, s, standard_normal(rng, x_0, "fake"))
+        gap = critic(x_s, None, s, t, cond) - critic(fake, None, s, t, cond)
         value = softplus(-sign * gap).mean()
         return Loss(value, {"gap": gap.mean().detach()})
 
