@@ -15,6 +15,7 @@ from lmsd.cli.edit import EditOptions
 from lmsd.cli.evaluate import EvaluateOptions
 from lmsd.cli.limits import check_limits
 from lmsd.cli.listing import listing
+from lmsd.cli.places import groups
 from lmsd.cli.sample import Again, SampleOptions
 from lmsd.cli.sweep import SweepOptions
 
@@ -77,7 +78,9 @@ def test_a_command_is_accepted(
 
 def test_verbs_that_are_told_of_exist_and_options_in_the_text_too() -> None:
     text = " ".join(page.read_text() for page in PAGES)
-    names = flatten(load("train", []))
+    names = {
+        key for choice in groups()["objective"] for key in flatten(load("train", [f"objective={choice}"]))
+    }
     for option in re.findall(r"`((?:data|optim|objective|evaluate|callbacks|generator)\.[a-z_.]+)[=`]", text):
         assert option in names or any(name.startswith(f"{option}.") for name in names), option
 

@@ -18,7 +18,7 @@ MISTAKES = [
     ),
     (
         "train experiment=shapess",
-        "experiment 'shapess' not found; did you mean shapes?; available: cifar10, digits",
+        "experiment 'shapess' not found; did you mean shapes, shapes_reward?; available: cifar10, digits",
     ),
     ("train +model.lr=3", "unknown option 'model.lr'"),
     ("train ++seed.x=3", "unknown option 'seed.x'"),

@@ -217,7 +217,7 @@ def kind_of(node: ast.expr | None, alias: Alias) -> Kind:
 
 def _generic(word: str, inside: Sequence[ast.expr], alias: Alias) -> Kind:
     if word == "Literal":
-        return Choice(tuple(item.value for item in inside if isinstance(item, ast.Constant)))  # type: ignore[misc]
+        return Choice(tuple(ast.literal_eval(item) for item in inside))  # -1 is no constant of the grammar
     if word in ("Optional", "Union"):
         return either([*(kind_of(item, alias) for item in inside), *([Null()] * (word == "Optional"))])
     if word in LISTS:
