@@ -208,7 +208,15 @@ def test_mistakes_in_a_sweep(sweep: list[str], said: str, refused, tmp_path: Pat
 def test_two_jobs_of_two_ranks_make_two_runs(home) -> None:
     from tiny_home import TINY
 
-    words = [*TINY, "data.shards=data/shapes", "images=96", "devices=2", "seed=1,2", "sweep.jobs=2"]
+    from lmsd.data.build import BuildOptions
+    from lmsd.data.build import build as build_data
+
+    counts = BuildOptions(
+        image_size=16, train_count=64, val_count=120, test_count=8
+    )  # intervals want 40 pairs
+    build_data("shapes", Path("data/more"), options=counts)
+    words = [*TINY, "data.shards=data/more", "images=96", "devices=2", "seed=1,2", "sweep.jobs=2"]
+    words += ["evaluate.n=120", "sweep.monitor=kid"]
     done = subprocess.run(
         [sys.executable, "-m", "lmsd.cli", "sweep", *words, "sweep.name=ranks"],
         capture_output=True,
