@@ -172,7 +172,7 @@ def test_two_processes_evaluate_as_one(home: Home) -> None:
     newest = Path("outputs/first/eval/test/metrics.json")
     alone = newest.read_text()
     newest.unlink()
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     launched = subprocess.run(
         [*launch, "-m", "lmsd.cli", *words], capture_output=True, text=True, check=False
     )
