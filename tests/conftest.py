@@ -1,6 +1,7 @@
 """What every test relies on: one thread, no network services, the shared data where it is."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
 }
+sys.path.insert(
+    0, str(Path(__file__).parents[1] / "benchmarks" / "reliability")
+)  # their short forms run here
 for name, value in ENVIRONMENT.items():  # before torch is imported
     os.environ.setdefault(name, value)
 

@@ -1,8 +1,33 @@
-"""The one exception for a user's mistake."""
+"""What a user did wrong, told in one sentence that gives no secret away."""
+
+import os
+import re
+
+HIDDEN = "***"
+"""Stands where a secret was."""
+
+_NAME = re.compile(r"(^|[_-])(token|secret|passw\w*|(api|access|private)[_-]?key|credentials?)$", re.I)
+_USER = re.compile(r"(:/{1,2})[^/\s@'\"]+(?=@)")
+_QUERY = re.compile(r"(?<=://)([^\s?'\"]+\?)(?=[^\s'\"]*=)[^\s'\"]+")
+_SHORTEST = 6  # of a value in the environment that is looked for
+
+
+def is_secret(name: str) -> bool:
+    """Whether an option or a variable is a secret by the last part of its name."""
+    return _NAME.search(name.rpartition(".")[2]) is not None
+
+
+def redact(text: str) -> str:
+    """Hide users, passwords and signatures of URLs, and the values of secret environment variables."""
+    text = _QUERY.sub(rf"\1{HIDDEN}", _USER.sub(rf"\1{HIDDEN}", text))
+    values = {value for name, value in os.environ.items() if is_secret(name) and len(value) >= _SHORTEST}
+    for value in sorted(values, key=len, reverse=True):
+        text = text.replace(value, HIDDEN)
+    return text
 
 
 class UserError(ValueError):
-    """Bad input, told in one clear sentence: what is wrong, where, and the way out.
+    """A mistake in what the user gave: the message says what, where, and the way out, in one sentence."""
 
-    The command line prints the sentence without a traceback and exits with code 2.
-    """
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))

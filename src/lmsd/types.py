@@ -51,6 +51,22 @@ class Batch:
             extra={name: move(value) for name, value in self.extra.items()},
         )
 
+    def split(self, pieces: int) -> "list[Batch]":
+        """Equal pieces along the samples; B is a multiple of their number."""
+        if pieces == 1:
+            return [self]
+        size = len(self) // pieces
+        return [self._rows(slice(i * size, (i + 1) * size)) for i in range(pieces)]
+
+    def _rows(self, rows: slice) -> "Batch":
+        return Batch(
+            x=self.x[rows],
+            position=self.position[rows],
+            text=None if self.text is None else self.text[rows],
+            label=None if self.label is None else self.label[rows],
+            extra={name: value[rows] for name, value in self.extra.items()},
+        )
+
 
 @dataclass(frozen=True)
 class Cond:

@@ -224,6 +224,48 @@ def test_a_resume_with_another_net_is_refused(home: Home, refused: Refused) -> N
     assert "lmsd train init_from=outputs/first" in said
 
 
+def test_resume_auto_repeats_the_first_command(home: Home, refused: Refused) -> None:
+    """As a scheduler does: a new run, then the same one; other images are accepted, kept and shown."""
+    folder = Path("outputs/again")
+    words = [*TINY, DATA, f"run_dir={folder}", "resume=auto", "evaluate.n=0", "net.depth=2"]
+    assert "nothing to resume" in spoken(["train", *words, "images=64"])
+    lines = lines_of(folder)
+    assert f"{folder} is done, after 64 images" in refused("train", *words, "images=64")
+    assert "net.width: 16 -> 32" in refused("train", *words, "images=128", "net.width=32")
+    assert "data.seed" not in refused("train", *words, "images=128", "seed=1")
+    said = spoken(["train", *words, "images=128", "data.on_change=new_epoch"])
+    assert "changed by you: images 64 -> 128" in said
+    assert f"Resuming {folder}" in said
+    assert lines_of(folder)[: len(lines)] == lines
+    assert [line["images"] for line in lines_of(folder)] == [32, 64, 96, 128]
+    kept = runs.config_of(folder)
+    assert (kept.images, kept.data.on_change) == (128, "error")  # leave to take other data counts once
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_in_the_same_folder(home: Home) -> None:
+    folder = Path("outputs/young")
+    words = [*TINY, DATA, f"run_dir={folder}", "images=32", "evaluate.n=0"]
+    spoken(["train", *words])
+    for path in (folder / "checkpoints").iterdir():
+        path.unlink()
+    runs.set_status(folder, state="running")
+    spoken(["train", *words, "resume=auto"])
+    assert [line["images"] for line in lines_of(folder)] == [32]
+    assert runs.has_checkpoint(folder)
+
+
+def test_a_resume_from_one_checkpoint_puts_later_ones_aside(home: Home) -> None:
+    folder = Path("outputs/back")
+    spoken(["train", *TINY, DATA, f"run_dir={folder}", "images=96", "checkpoint_every=32", "evaluate.n=0"])
+    before = lines_of(folder)
+    runs.set_status(folder, state="interrupted")
+    spoken(["train", f"resume={folder}/checkpoints/step_000000032.ckpt"])
+    again = lines_of(folder)
+    assert [{**line, "time": 0} for line in again] == [{**line, "time": 0} for line in before]
+    assert again[1]["time"] > before[1]["time"]
+    assert (folder / "checkpoints" / "step_000000064.ckpt.bad").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

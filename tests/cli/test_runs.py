@@ -2,7 +2,10 @@
 
 import getpass
 import json
+import os
+import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -34,7 +37,8 @@ def test_two_runs_of_one_second_get_two_folders(monkeypatch: pytest.MonkeyPatch)
     assert second.name == "2030-01-02_030405-small-bbbb"
     assert (first / "overrides.txt").read_text() == "seed=1\n"
     assert runs.config_of(first) == CONFIG
-    assert runs.status(first) == {"state": "created"}
+    assert runs.status(first)["state"] == "created"
+    assert runs.status(first)["id"] != ""
     assert Path("outputs/latest").resolve() == second.resolve()
 
 
@@ -75,6 +79,37 @@ def test_unfinished_is_the_newest_that_is_not_done_and_has_a_checkpoint() -> Non
     assert runs.unfinished("other") is None
 
 
+def test_a_run_is_trained_by_one_process_at_a_time() -> None:
+    folder = runs.create(CONFIG, [])
+    child = os.fork()
+    if child == 0:
+        held = runs.lock(folder)
+        (folder / "held").touch()
+        signal.pause()
+        held.close()
+    while not (folder / "held").exists():
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="is being trained by another process"):
+        runs.lock(folder)
+    os.kill(child, signal.SIGKILL)  # a process that is gone holds nothing
+    os.waitpid(child, 0)
+    runs.lock(folder).close()
+
+
+def test_a_run_of_one_folder_is_found_before_its_first_checkpoint() -> None:
+    assert runs.unfinished("small", "outputs/mine") is None
+    folder = runs.create(OmegaConf.create({"name": "small", "run_dir": "outputs/mine"}), [])
+    assert runs.unfinished("small", "outputs/mine") == folder
+    assert not runs.has_checkpoint(folder)
+    path = folder / "checkpoints" / "step_000000064.ckpt"
+    path.with_name(path.name + ".tmp.77").touch()
+    assert not runs.has_checkpoint(folder)
+    path.with_name(path.name + ".bad").touch()
+    assert runs.has_checkpoint(folder)  # damaged, but there: never begin anew
+    assert runs.find(str(path)) == path
+    assert runs.folder_of(path) == runs.folder_of(folder) == folder
+
+
 def test_the_environment_names_versions_and_neither_machine_nor_user() -> None:
     text = json.dumps(runs.environment())
     assert set(json.loads(text)) == {"lmsd", "commit", "python", "platform", "cpus", "libraries"}
@@ -87,7 +122,7 @@ def test_status_is_merged_and_never_half_written() -> None:
     folder = runs.create(CONFIG, [])
     runs.set_status(folder, state="running", pid=1)
     runs.set_status(folder, state="done")
-    assert runs.status(folder) == {"state": "done", "pid": 1}
+    assert {"state": "done", "pid": 1}.items() <= runs.status(folder).items()
     assert [path.name for path in folder.glob("status*")] == ["status.json"]
 
 

@@ -134,7 +134,7 @@ def test_the_state_is_plain_and_loads_with_weights_only(shards):
     buffer.seek(0)
     state = torch.load(buffer, weights_only=True)
     assert state == module.state_dict()
-    assert set(state) == {"version", "position", "seed", "window", "index_hash", "batch_size"}
+    assert set(state) == {"version", "position", "seed", "window", "index_hash", "batch_size", "shards"}
     assert module.epoch == 1
 
 
@@ -144,11 +144,24 @@ def test_other_data_seed_or_window_is_refused_with_the_difference(shards, tmp_pa
     for module, words in (
         (module_of(shards, seed=4), "seed was 3 and is 4"),
         (module_of(shards, window=5), "window was 2 and is 5"),
-        (module_of(tmp_path), "index_hash was"),
+        (module_of(tmp_path), "4 gone .*; 48 samples in 5 shards then, 4 samples in 1"),
     ):
         with pytest.raises(UserError, match=words):
             module.load_state_dict(state)
         assert module.position == 0
+
+
+def test_other_shards_may_begin_an_epoch_of_their_own(shards, tmp_path):
+    state = module_of(shards).state_dict() | {"position": 50}
+    write_shards(tmp_path, [*SIZES, 4])
+    with pytest.raises(UserError, match=r"1 new \(train-000005.tar\).* 52 samples in 6 shards now"):
+        module_of(tmp_path).load_state_dict(state)
+    module = module_of(tmp_path, on_change="new_epoch", batch_size=52)
+    module.load_state_dict(state)
+    assert (module.position, module.epoch) == (52, 1)
+    assert sorted(take(module, 1)[0].text) == sorted([f"picture {k}" for k in range(52)])
+    with pytest.raises(UserError, match="seed was 3 and is 4"):  # that would be another run
+        module_of(tmp_path, on_change="new_epoch", seed=4).load_state_dict(state)
 
 
 def test_a_batch_that_does_not_divide_is_refused(shards):

@@ -17,6 +17,7 @@ from tiny_run import engine, players, run
 from lmsd.engine import checkpoint as disk
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.logging import JSONLLogger, read_metrics
+from lmsd.engine.plugin import Snapshot
 from lmsd.engine.weights import Source, load_weights
 from lmsd.errors import UserError
 
@@ -69,11 +70,40 @@ def test_every_damage_is_seen_and_the_one_before_is_read(tmp_path: Path) -> None
     disk.manifest_of(newer).unlink()  # killed between the file and its commit
     assert holds(tmp_path) == 100
     older.write_bytes(b"")
+    with pytest.warns(UserWarning, match="has no manifest"):  # nothing committed is left
+        assert holds(tmp_path) == 200
+    newer.write_bytes(whole[:-1])
     with (
         pytest.raises(UserError, match=r"no checkpoint in .* is intact"),
         pytest.warns(UserWarning, match="damaged"),
     ):
         disk.find(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_kept_aside_by_whoever_goes_on(tmp_path: Path) -> None:
+    older, newer = store(tmp_path, 100, 200)
+    newer.write_bytes(newer.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert disk.find(tmp_path) == older
+    assert newer.exists()  # looking changes nothing
+    with pytest.warns(UserWarning, match="damaged"):
+        assert disk.find(tmp_path, aside=True) == older
+    names = {path.name for path in tmp_path.iterdir() if "200" in path.name}
+    assert names == {"step_000000200.ckpt.bad", "step_000000200.json.bad"}
+    for path in (older, disk.manifest_of(older)):
+        path.unlink()
+    with pytest.raises(UserError, match="is intact"):  # not None: the run had checkpoints
+        disk.newest(tmp_path)
+
+
+def test_what_is_kept(tmp_path: Path) -> None:
+    store(tmp_path, *range(10, 101, 10))
+    best = tmp_path / disk.checkpoint_name(20)
+    disk.prune(tmp_path, keep_last=2, keep_every=35, best=best)
+    assert [m["images"] for m in disk.manifests(tmp_path).values()] == [20, 40, 70, 90, 100]
+    store(tmp_path, 110)
+    disk.prune(tmp_path, keep_last=1, keep_every=35)  # the firsts past 35, 70 and 105 stay for good
+    assert [m["images"] for m in disk.manifests(tmp_path).values()] == [40, 70, 110]
 
 
 def test_nothing_is_found_where_nothing_was_saved(tmp_path: Path) -> None:
@@ -153,7 +183,7 @@ def test_nothing_in_a_checkpoint_can_run_code(tmp_path: Path) -> None:
 
     path = tmp_path / disk.checkpoint_name(1)
     disk.save({"state_dict": Payload(), disk.KEY: {"clock": {"images": 1, "updates": 1}}}, path)
-    with pytest.raises(Exception, match=r"[Ww]eights"):
+    with pytest.raises(UserError, match="weights and plain data only"):
         disk.read(path)
     assert not (tmp_path / "ran").exists()
 
@@ -242,27 +272,6 @@ def test_another_objective_is_refused(tmp_path: Path, unbroken: Path) -> None:
         run(engine("denoising", players=players(), **OPTIONS), tmp_path, resume_from=unbroken)
 
 
-class PressCtrlC(Callback):
-    def on_train_batch_start(self, trainer: object, pl_module: object, batch: object, batch_idx: int) -> None:
-        if pl_module.clock.images == 16:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_ctrl_c_saves_says_where_and_can_be_resumed(
-    tmp_path: Path, unbroken: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(SystemExit) as stopped:
-        run(engine(**OPTIONS), tmp_path, callbacks=[PressCtrlC(), Checkpoint(every_images=1_000)])
-    assert stopped.value.code == 130
-    saved = tmp_path / "checkpoints" / "step_000000024.ckpt"
-    assert str(saved) in capfd.readouterr().err
-    assert disk.intact(saved)
-    assert signal.getsignal(signal.SIGINT) is handler
-    run(engine(**OPTIONS), tmp_path, resume_from=tmp_path)
-    assert_same_run(tmp_path, unbroken)
-
-
 def test_a_checkpoint_holds_the_config_and_plain_data(unbroken: Path) -> None:
     saved = torch.load(disk.find(unbroken), weights_only=True)
     assert saved[disk.KEY]["config"] == "seed: 3\n"
@@ -294,6 +303,119 @@ def test_a_score_goes_with_the_weights_it_was_taken_on(tmp_path: Path) -> None:
     run(engine(), tmp_path, callbacks=[saving, Evaluate(lambda _: {"val/fd": 1.0}, every_images=16)])
     scores = {m["images"]: m["metrics"] for m in disk.manifests(tmp_path / "checkpoints").values()}
     assert scores == {n: {"val/fd": 1.0} if n % 16 == 0 else {} for n in range(8, 49, 8)}
+
+
+def test_written_behind_the_training_it_is_the_same_run(tmp_path: Path, unbroken: Path) -> None:
+    """From one buffer, no larger than a checkpoint, that is allocated once."""
+    saving, subject = Checkpoint(every_images=8, keep_last=9), engine(**OPTIONS)
+    trainer = run(subject, tmp_path, callbacks=[saving], asynchronous=True)
+    assert_same_run(tmp_path, unbroken)
+    io = trainer.strategy.checkpoint_io
+    assert len(disk.manifests(tmp_path / "checkpoints")) == 6
+    before = {name: held.data_ptr() for name, held in io._snapshot._held.items()}
+    trainer.save_checkpoint(tmp_path / "checkpoints" / "step_000000049.ckpt")
+    io.wait()
+    assert {name: held.data_ptr() for name, held in io._snapshot._held.items()} == before
+    assert 0.5 * saving.last.stat().st_size < io._snapshot.bytes <= saving.last.stat().st_size
+
+
+def test_a_snapshot_keeps_what_is_shared_shared_and_sees_no_later_change() -> None:
+    weight, snapshot = torch.arange(6.0), Snapshot()
+    taken = snapshot({"a": weight, "b": [weight, {"c": weight[2:]}], "n": (1, "x")})
+    weight.zero_()
+    assert taken["a"] is taken["b"][0]
+    assert taken["a"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert (taken["b"][1]["c"].tolist(), taken["n"]) == ([2, 3, 4, 5], (1, "x"))
+    assert snapshot.bytes == (6 + 4) * 4
+
+
+class Full:
+    """A system that refuses the saves whose numbers are named."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> None:
+        self.count, self.real, self.numbers = 0, os.fsync, numbers
+        monkeypatch.setattr(os, "fsync", self)
+
+    def __call__(self, descriptor: int) -> None:
+        if ".ckpt.tmp" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            self.count += 1
+            if self.count in self.numbers:
+                raise OSError(28, "No space left on device")
+        self.real(descriptor)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_training_outlives_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Path, asynchronous: bool
+) -> None:
+    """Two refused saves are told at the next step and made up for; three in a row stop the run, told too."""
+    with monkeypatch.context() as patch:
+        Full(patch, {2, 3, 5})
+        saving = Checkpoint(every_images=8, keep_last=9)
+        with pytest.warns(UserWarning, match="not written .*No space left"):
+            run(engine(**OPTIONS), tmp_path, callbacks=[saving], asynchronous=asynchronous)
+    known = disk.manifests(tmp_path / "checkpoints")
+    assert [m["images"] for m in known.values()] == [8, 32, 48]
+    assert all(disk.intact(path) for path in known)
+    assert not list((tmp_path / "checkpoints").glob("*.tmp.*"))
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_a_disk_that_stays_full_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        Full(patch, set(range(2, 99)))
+        with (
+            pytest.warns(UserWarning, match="No space left"),
+            pytest.raises(UserError, match=r"checkpoints could not be written .*make room"),
+        ):
+            run(engine(**OPTIONS, batches=60), tmp_path, callbacks=[Checkpoint(every_images=8)])
+    assert [m["images"] for m in disk.manifests(tmp_path / "checkpoints").values()] == [8]
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["images"] < 100
+
+
+def test_an_error_of_the_writer_surfaces_at_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("in the writer")
+
+    monkeypatch.setattr("lmsd.engine.plugin.save", broken)
+    subject = engine(**OPTIONS, batches=60)
+    with pytest.raises(ZeroDivisionError, match="in the writer"):
+        run(subject, tmp_path, callbacks=[Checkpoint(every_images=16)], asynchronous=True)
+    assert subject.clock.images <= 40
+
+
+def test_metrics_wait_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = JSONLLogger(tmp_path / "metrics.jsonl")
+    logger.log_metrics({"a": 1.0}, step=1)
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lmsd.engine.logging.append", full)
+        with pytest.warns(UserWarning, match="tried again"):
+            logger.log_metrics({"a": 2.0}, step=2)
+    logger.log_metrics({"a": 3.0}, step=3)
+    assert [line["a"] for line in read_metrics(logger.path)] == [1.0, 2.0, 3.0]
+
+
+class Spoiling(Callback):
+    """Writes an infinity into a weight of the discriminator after 24 images."""
+
+    def on_train_batch_start(self, trainer: object, pl_module: object, batch: object, batch_idx: int) -> None:
+        if pl_module.clock.images == 24:
+            with torch.no_grad():
+                next(pl_module.discriminator.parameters()).view(-1)[0] = torch.inf
+
+
+def test_a_state_that_is_not_finite_is_never_written(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"at 32 images: players\.discriminator\.\S+ is not finite"):
+        run(engine(), tmp_path, callbacks=[Spoiling(), Checkpoint(every_images=8, keep_last=9)])
+    known = disk.manifests(tmp_path / "checkpoints")
+    assert [m["images"] for m in known.values()] == [8, 16, 24]
+    assert all(disk.first_not_finite(disk.read(path)["state_dict"]) is None for path in known)
 
 
 # -- weights ------------------------------------------------------------------------------------------------

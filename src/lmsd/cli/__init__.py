@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lmsd import __version__
-from lmsd.errors import UserError
+from lmsd.errors import UserError, redact
 
 Verb = Callable[[list[str]], int]
 
@@ -26,6 +26,7 @@ VERBS = {
     "report": "write report.html of a run again",
     "data": "build data sets, index shards, train the feature extractor",
     "doctor": "look at versions, devices, disk and shards; say what to fix",
+    "verify-resume": "kill and resume your own configuration, and compare it to a run that was not",
     "demo": "the whole chain on handwritten digits, in minutes",
 }
 
@@ -56,7 +57,7 @@ def main(*arguments: str) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one verb and return its exit code; a user's mistake becomes one sentence on stderr."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        rows = "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())
+        rows = "\n".join(f"  {verb:15}{text}" for verb, text in VERBS.items())
         print(HELP.format(version=__version__, verbs=rows))
         return 0 if arguments else 2
     if arguments[0] == "--version":
@@ -83,7 +84,7 @@ def run(arguments: Sequence[str]) -> int:
             print(f"lmsd: {out_of_memory(error)}", file=sys.stderr)
             return 2
         where = " ".join([*getattr(error, "__notes__", []), "LMSD_TRACE=1 shows where"])
-        said = " ".join(str(error).split())[:300]
+        said = redact(" ".join(str(error).split())[:300])
         print(f"lmsd: failed with {type(error).__name__}: {said} ({where})", file=sys.stderr)
         if os.environ.get("LMSD_TRACE"):
             raise
@@ -105,5 +106,5 @@ def verb(name: str) -> Verb:
         from lmsd.cli.suggest import nearest
 
         raise UserError(f"unknown verb '{name}'{nearest(name, VERBS)}; verbs: {', '.join(VERBS)}")
-    module = importlib.import_module(f"lmsd.cli.{name}")
+    module = importlib.import_module(f"lmsd.cli.{name.replace('-', '_')}")
     return module.main  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lmsd.cli import runs
+from lmsd.cli.compose import stored
 from lmsd.cli.instantiate import check, instantiate
 from lmsd.data.module import ShardDataModule
 from lmsd.engine import Engine
@@ -45,7 +46,7 @@ def data_module(config: DictConfig) -> ShardDataModule:
         raise UserError("which shards? data.shards=FOLDER; lmsd data build makes them, see lmsd data --help")
     if isinstance(shards, str) and "://" not in shards and config.data.get("source"):
         require(Path(shards), config.data.source)
-    node = {key: value for key, value in config.data.items() if key != "source"}
+    node = {key: value for key, value in config.data.items() if key not in ("source", "max_bad")}
     shared = {"batch_size": config.batch_size, "micro_batches": config.micro_batches, "seed": config.seed}
     built: ShardDataModule = instantiate(OmegaConf.create(node), **shared)
     return built
@@ -71,7 +72,7 @@ def generator(config: DictConfig) -> Generator:
     }
     net = assemble(config.net, given)
     check_labels(net, conditioner)
-    options = OmegaConf.to_container(config.generator)
+    options = OmegaConf.to_container(config.generator, resolve=True)
     return Generator(net, process, conditioner=conditioner, **options)  # type: ignore[arg-type]
 
 
@@ -212,7 +213,7 @@ def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objecti
         compile=config.compile,
         gradient_checkpointing=config.checkpointing,
         log_every=config.log_every,
-        config=OmegaConf.to_yaml(config),
+        config=OmegaConf.to_yaml(stored(config)),
     )
 
 

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lmsd.cli.places import config_dir, groups, own_configs
 from lmsd.cli.schema import OPEN, branches, check_config, leaves, refuse, rule, unknown
 from lmsd.cli.suggest import nearest
-from lmsd.errors import UserError
+from lmsd.errors import HIDDEN, UserError, is_secret, redact
 
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # type: ignore[misc]  # what omegaconf reads with
 
@@ -43,12 +43,42 @@ def load(name: str, overrides: list[str]) -> DictConfig:
     for override in parsed:
         if override not in picked:
             apply(override, config, groups=list(choices))
+    references = {key: value for key, value in flatten(config).items() if "${oc.env:" in str(value)}
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
     check_config(config)
+    for key, value in references.items():  # looked up at each use, so that no file holds what they stand for
+        OmegaConf.update(config, key, value)
     return config
+
+
+def stored(config: DictConfig) -> DictConfig:
+    """The configuration as files may hold it: secrets are hidden, and to be given again."""
+    public = config.copy()
+    for key, value in flatten(config).items():
+        if value is not None and is_secret(key):
+            OmegaConf.update(public, key, HIDDEN)
+        elif isinstance(value, str | list) and "${" not in str(value):
+            OmegaConf.update(public, key, _redacted(value))
+    return public
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_redacted(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+def require_secrets(config: DictConfig) -> None:
+    """Refuse a stored configuration whose hidden values were not given again."""
+    for key, value in flatten(config).items():
+        if HIDDEN in str(value):
+            raise UserError(
+                f"{key} holds a secret, which no run stores: give {key}=... again, or write it as "
+                "'${oc.env:NAME}', which is looked up at each start"
+            )
 
 
 def parse(text: str) -> Override:

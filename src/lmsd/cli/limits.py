@@ -17,6 +17,7 @@ RULES: Mapping[str, Kind] = {
     "micro_batches": Number(1),
     "precision": Choice(("32-true", "bf16-mixed", "16-mixed")),  # the engine says why not the last
     "devices": Either((Number(1), Choice(("auto",)))),
+    "num_nodes": Number(1),
     "accelerator": Choice(("auto", "cpu", "gpu", "cuda")),
     "compile": Flag(),
     "checkpointing": Flag(),
@@ -29,6 +30,11 @@ RULES: Mapping[str, Kind] = {
     "log_every": Number(1),
     "checkpoint_every": Number(0),
     "keep": Number(1),
+    "keep_every": Number(0),
+    "hang_seconds": Number(0, whole=False),
+    "rollback.skipped": Number(1),
+    "rollback.collapsed": Number(0),
+    "rollback.at_most": Number(0),
     "steps": Number(1),
     "generator.prediction": Choice(("eps", "x0", "v", "velocity")),
     "generator.z_dim": Number(0),
@@ -60,6 +66,9 @@ RULES: Mapping[str, Kind] = {
     "data.color": Number(0, 1, whole=False),
     "data.num_workers": Number(0),
     "data.window": Number(1),
+    "data.on_error": Choice(("stop", "skip")),
+    "data.on_change": Choice(("error", "new_epoch")),
+    "data.max_bad": Number(0, 1, whole=False),
     "data.cache_gb": Number(0, whole=False),
     "data.memory_gb": Number(0, whole=False),
 }
@@ -95,10 +104,11 @@ def check_limits(config: DictConfig) -> None:
         )
     if config.devices == "auto":
         return  # looked at once the devices are counted
-    parts = config.devices * config.micro_batches
+    devices = config.devices * config.num_nodes
+    parts = devices * config.micro_batches
     if config.batch_size % parts:
         raise UserError(
-            f"batch_size={config.batch_size} (global) does not divide by {config.devices} devices x "
+            f"batch_size={config.batch_size} (global) does not divide by {devices} devices x "
             f"{config.micro_batches} micro-batches: take a multiple of {parts}"
         )
     check_guidance(config, config.evaluate.guidance)

@@ -5,21 +5,24 @@ outputs/<date_time>-<name>-<id>/
   checkpoints/  samples/  eval/<split>/  report.html
 """
 
+import fcntl
 import json
 import os
 import platform
 import secrets
 import subprocess
 import sys
+import uuid
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd import __version__
-from lmsd.errors import UserError
+from lmsd.cli.compose import stored
+from lmsd.errors import HIDDEN, UserError, is_secret, redact
 
 OUTPUTS = Path("outputs")
 LIBRARIES = ("torch", "lightning", "hydra-core", "diffusers", "transformers", "webdataset", "numpy", "pillow")
@@ -40,12 +43,18 @@ def create(config: DictConfig, overrides: list[str]) -> Path:
                 ) from None
     for name in ("checkpoints", "samples", "eval"):
         (folder / name).mkdir()
-    OmegaConf.save(config, folder / "config.yaml")
-    (folder / "overrides.txt").write_text("".join(f"{override}\n" for override in overrides))
+    OmegaConf.save(stored(config), folder / "config.yaml")
+    (folder / "overrides.txt").write_text("".join(f"{shown(override)}\n" for override in overrides))
     (folder / "env.json").write_text(json.dumps(environment(), indent=1) + "\n")
-    set_status(folder, state="created")
+    set_status(folder, state="created", id=uuid.uuid4().hex[:8])
     point_latest(folder)
     return folder
+
+
+def shown(override: str) -> str:
+    """A word of the command line without its secret."""
+    key, equals, _ = override.partition("=")
+    return f"{key}={HIDDEN}" if equals and is_secret(key) else redact(override)
 
 
 def environment() -> dict[str, Any]:
@@ -82,9 +91,39 @@ def set_status(folder: Path, **values: Any) -> None:
     os.replace(temporary, path)
 
 
+def save_config(folder: Path, config: DictConfig) -> None:
+    """Write a run's configuration again, whole or not at all; leave to take other data counts once."""
+    kept = stored(config)
+    kept.data.on_change = "error"
+    temporary = folder / f"config.yaml.tmp.{os.getpid()}"
+    OmegaConf.save(kept, temporary)
+    os.replace(temporary, folder / "config.yaml")
+
+
+def lock(folder: Path) -> IO[str]:
+    """Hold a run for this process, until the file is closed or the process ends, in whatever way."""
+    file = open(folder / "lock", "w")  # noqa: SIM115 (it stays open)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by the loader's workers
+    except OSError:
+        raise UserError(f"{folder} is being trained by another process: wait for it, or end it") from None
+    return file
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has saved anything, be it damaged."""
+    return any(any((folder / "checkpoints").glob(f"step_*.ckpt{end}")) for end in ("", ".bad"))
+
+
+def folder_of(source: Path) -> Path:
+    """The run folder of itself, or of one of its checkpoints."""
+    return source.parent.parent if source.suffix == ".ckpt" else source
+
+
 def rank() -> int:
     """The rank of the process, before and after Lightning has started its others."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return int(next((os.environ[name] for name in names if name in os.environ), "0"))
 
 
 def point_latest(folder: Path) -> None:
@@ -106,8 +145,8 @@ def by_age(pattern: str) -> list[Path]:
 
 
 def find(name: str) -> Path:
-    """The folder of a run by its path, its id, or `last` for the newest one."""
-    if (Path(name) / "config.yaml").is_file():
+    """The folder of a run by its path, its id, or `last` for the newest one; or one of its checkpoints."""
+    if (folder_of(Path(name)) / "config.yaml").is_file():
         return Path(name)
     known = by_age("*")
     if name == "last" and known:
@@ -123,8 +162,10 @@ def find(name: str) -> Path:
     raise UserError(f"no run '{name}' in {OUTPUTS}/; the newest: {listed}")
 
 
-def unfinished(name: str) -> Path | None:
-    """The newest run of the experiment `name` that has a checkpoint and is not done."""
+def unfinished(name: str, run_dir: str | None = None) -> Path | None:
+    """The newest run of the experiment `name` that has a checkpoint and is not done; or that of run_dir."""
+    if run_dir is not None:
+        return Path(run_dir) if (Path(run_dir) / "config.yaml").is_file() else None
     for folder in sorted(OUTPUTS.glob(f"*-{name}-*/status.json"), reverse=True):
         if status(folder.parent).get("state") != "done" and any(
             (folder.parent / "checkpoints").glob("*.ckpt")

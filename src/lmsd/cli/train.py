@@ -4,25 +4,41 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli import runs
-from lmsd.cli.compose import check_value, flatten, groups, load, parse
+from lmsd.cli.compose import check_value, flatten, groups, load, parse, require_secrets
 from lmsd.cli.limits import check_limits
-from lmsd.errors import UserError
+from lmsd.errors import HIDDEN, UserError, redact
+
+START = timedelta(minutes=30)
+"""How long a rank waits for rank 0, which may index shards and train an extractor first."""
+
+_PRIVATE = {
+    "WANDB_CONSOLE": "off",
+    "WANDB_DISABLE_CODE": "true",
+    "WANDB_DISABLE_GIT": "true",
+    "WANDB_X_DISABLE_META": "true",
+}
+"""What wandb would else upload beside the metrics: output, code, the remote's URL, the command line."""
 
 SAFE = (
     "images",
     "log_every",
     "checkpoint_every",
+    "checkpoint_async",
     "keep",
+    "keep_every",
+    "hang_seconds",
     "evaluate.",
     "devices",
+    "num_nodes",
     "micro_batches",
     "threads",
     "accelerator",
@@ -33,6 +49,11 @@ SAFE = (
     "data.num_workers",
     "data.cache",
     "data.memory_gb",
+    "data.on_error",
+    "data.on_change",
+    "data.max_bad",
+    "rollback.",
+    "run_dir",
 )
 """What may change when a run is resumed: neither the weights nor the samples depend on it."""
 
@@ -41,7 +62,7 @@ HELP = """lmsd train [group=choice ...] [option=value ...]
   experiment=digits|shapes|cifar10|emoji     where to begin
   images=1_000_000 batch_size=64 seed=0      how long, how much at once
   data.shards=FOLDER|GLOB|LIST|URL           what to learn from
-  resume=auto|last|ID|FOLDER                 go on with a run, exactly
+  resume=auto|last|ID|FOLDER|CHECKPOINT      go on with a run, exactly; auto: if there is one
   init_from=RUN|PATH[:player][@ema]          weights of another run, a new clock
   run_dir=FOLDER devices=2 precision=bf16-mixed
 
@@ -71,54 +92,74 @@ def main(arguments: list[str]) -> int:
 
         print(listing([word for word in arguments if word != "--options"]))
         return 0
-    config, folder = continued(arguments)
+    config, source = continued(arguments)
     if config is None:
         config = load("train", arguments)
-    train(config, overrides=arguments, resumed=folder)
+    train(config, overrides=arguments, resumed=source)
     return 0
 
 
 def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]:
-    """Configuration and folder of the run that `resume=` names; (None, None) for a new run."""
+    """Configuration of the run that `resume=` names, and its folder or checkpoint; (None, None) for none.
+
+    auto compares the whole configuration with the run's, so that a scheduler may repeat the first command.
+    """
     overrides = {str(override.key_or_group): override for override in map(parse, arguments)}
     wanted = overrides.pop("resume").value() if "resume" in overrides else None
     if wanted is None:
         return None, None
     if wanted == "auto":
         fresh = load("train", [word for word in arguments if not word.startswith("resume=")])
-        folder = runs.unfinished(fresh.name)
-        if folder is None:
-            print(f"nothing to resume for {fresh.name}: a new run")
+        source = runs.unfinished(fresh.name, fresh.run_dir)
+        if source is None:
+            if runs.rank() == 0:
+                print(f"nothing to resume for {fresh.name}: a new run")
             return fresh, None
+        given = flatten(fresh)
     else:
-        folder = runs.find(str(wanted))
+        source = runs.find(str(wanted))
+        given = {key: override.value() for key, override in overrides.items()}
+    folder = runs.folder_of(source)
     config = runs.config_of(folder)
-    known, refused = flatten(config), []
     for key, override in overrides.items():
-        if key == "experiment" and override.value() == config.name:
-            continue
-        if key in known:
+        if key in flatten(config):
             check_value(override, config)
-        if key not in known or (known[key] != override.value() and not key.startswith(SAFE)):
-            refused.append(f"{key}: {known.get(key, 'as it was')} -> {override.value()}")
-        elif known[key] != override.value():
-            print(f"  changed by you: {key} {known[key]} -> {override.value()}")
-            OmegaConf.update(config, key, override.value())
+    accept(config, given, folder)
+    state = runs.status(folder)
+    if state.get("state") == "done" and config.images <= state["images"]:
+        raise UserError(
+            f"{folder} is done, after {config.images:,} images; go on with resume={folder} images=MORE, or "
+            f"begin a new run"
+        )
+    return config, source
+
+
+def accept(config: DictConfig, given: Mapping[str, Any], folder: Path) -> None:
+    """Take options that touch neither weights nor samples into a run's configuration; refuse others."""
+    known, refused = flatten(config), []
+    for key, value in given.items():
+        if key in ("resume", "run_dir") or (key == "experiment" and value == config.name):
+            continue
+        hidden = HIDDEN in str(known.get(key))
+        if key not in known or (known[key] != value and not hidden and not key.startswith(SAFE)):
+            refused.append(f"{key}: {known.get(key, 'as it was')} -> {value}")
+        elif known[key] != value:
+            if runs.rank() == 0 and not hidden:
+                print(f"  changed by you: {key} {known[key]} -> {value}")
+            OmegaConf.update(config, key, value)
     if refused:
         raise UserError(
             f"cannot resume {folder.name} with these changes: {'; '.join(refused)}; leave them out, or start "
             f"a new run from its weights: lmsd train init_from={folder} ..."
         )
-    if runs.status(folder).get("state") == "done" and config.images <= runs.status(folder)["images"]:
-        raise UserError(
-            f"{folder} is done, after {config.images:,} images; go on with resume={folder} images=MORE, or "
-            f"begin a new run"
-        )
-    return config, folder
+    require_secrets(config)
 
 
 def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | None = None) -> Path:
-    """Train what the configuration describes and return the run's folder; torch is imported here."""
+    """Train what the configuration describes and return the run's folder; torch is imported here.
+
+    resumed: a run folder to go on with, or one of its checkpoints.
+    """
     check_limits(config)
     import torch
 
@@ -142,22 +183,26 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
         print(f"{count:,} train samples; everything is built. To train, leave out debug=dry")
         return Path()
     validation = Validation(config, data, active=chief) if config.evaluate.n else None
-    folder = resumed or shared_folder(config, list(overrides))
+    folder = runs.folder_of(resumed) if resumed else shared_folder(config, list(overrides))
     announce(config, folder, nets, resumed=resumed)
     if validation is not None:
         validation.folder = folder
     with recorded(folder, engine, active=chief):
+        if resumed and chief:
+            runs.save_config(folder, config)
         fit(
             engine,
             data,
             run_dir=folder,
             devices=config.devices,
+            num_nodes=config.num_nodes,
             accelerator=config.accelerator,
             precision=config.precision,
             loggers=loggers(config, folder),
             callbacks=callbacks(config, validation, objective),
-            resume_from=resumed,
+            resume_from=resumed if resumed and runs.has_checkpoint(folder) else None,
             profiler=config.profiler,
+            asynchronous=config.checkpoint_async,
         )
     if chief:
         from lmsd.evaluation.report import write_report
@@ -170,6 +215,8 @@ def callbacks(config: DictConfig, validation: Any, objective: Any) -> list[Any]:
     """Those that the configuration names, and those that every run has."""
     from lmsd.cli.instantiate import instantiate
     from lmsd.engine.callbacks import Checkpoint, Evaluate
+    from lmsd.engine.divergence import Guard
+    from lmsd.engine.watchdog import Watchdog
 
     found = [instantiate(node) for node in config.callbacks.values()]
     if validation is not None:
@@ -177,8 +224,24 @@ def callbacks(config: DictConfig, validation: Any, objective: Any) -> list[Any]:
         found.append(Evaluate(validation, every_images=every, at_start=config.evaluate.at_start))
         found += guards(config, objective)
     monitor = None if validation is None else validation.monitor
-    saving = Checkpoint(every_images=config.checkpoint_every, keep_last=config.keep, monitor=monitor)
-    return [*found, saving]
+    guard = config.rollback
+    saving = Checkpoint(
+        every_images=config.checkpoint_every,
+        keep_last=config.keep,
+        keep_every=config.keep_every,
+        monitor=monitor,
+    )
+    return [
+        *found,
+        Guard(
+            skipped=guard.skipped,
+            collapsed=guard.collapsed,
+            at_most=guard.at_most,
+            max_bad=config.data.max_bad,
+        ),
+        Watchdog(seconds=config.hang_seconds),
+        saving,
+    ]
 
 
 def guards(config: DictConfig, objective: Any) -> list[Any]:
@@ -220,14 +283,15 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
             runs.set_status(folder, state=state, **counts, peak_memory_mb=peak_memory())
 
     if active:
+        lock = runs.lock(folder)
         runs.set_status(folder, state="running", pid=os.getpid())
     try:
         yield
-    except (SystemExit, KeyboardInterrupt):
+    except (SystemExit, KeyboardInterrupt) as stop:
         ended("interrupted")
-        if active and any((folder / "checkpoints").glob("*.ckpt")):
+        if active:
             print(f"Resume with: lmsd train resume={folder}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(stop.code if isinstance(stop, SystemExit) and stop.code in (0, 143) else 130)
     except Exception as error:
         ended("failed")
         if isinstance(error, UserError):
@@ -235,10 +299,12 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
         if type(error).__name__ == "MisconfigurationException":  # Lightning's word for a user's mistake
             raise UserError(f"Lightning refuses: {' '.join(str(error).split())}") from error
         if active:
-            (folder / "error.txt").write_text(traceback.format_exc())
+            (folder / "error.txt").write_text(redact(traceback.format_exc()))
             error.add_note(f"traceback in {folder / 'error.txt'};")
         raise
     ended("done")
+    if active:
+        lock.close()
 
 
 def loggers(config: DictConfig, folder: Path) -> list[Any]:
@@ -249,15 +315,14 @@ def loggers(config: DictConfig, folder: Path) -> list[Any]:
     nodes = dict(config.logger)
     if nodes.pop("auto", False) and wandb_key():
         nodes |= load("train", ["logger=wandb", f"name={config.name}"]).logger
-    if "wandb" in nodes and not wandb_key():
-        os.environ.setdefault("WANDB_MODE", "offline")
+    if "wandb" in nodes:
+        for name, value in _PRIVATE.items():
+            os.environ.setdefault(name, value)
+        if not wandb_key():
+            os.environ.setdefault("WANDB_MODE", "offline")
     made = []
     for node in nodes.values():
-        again = (
-            {"id": runs.status(folder).get("id", folder.name), "resume": "allow"}
-            if "Wandb" in node._target_
-            else {}
-        )
+        again = {"id": runs.status(folder).get("id"), "resume": "allow"} if "Wandb" in node._target_ else {}
         made.append(instantiate(node, save_dir=str(folder), **again))
     return made
 
@@ -276,16 +341,24 @@ def announce(config: DictConfig, folder: Path | None, nets: dict[str, Any], *, r
 
 
 def shared_folder(config: DictConfig, overrides: list[str]) -> Path:
-    """The new run's folder: rank 0 makes it and tells the others, by the environment or torchrun's store."""
-    store = _agent_store()
+    """The new run's folder: rank 0 makes it and tells the others, who may come much earlier or later.
+
+    By the environment (processes that Lightning starts), torchrun's store, or a file (SLURM's tasks).
+    """
+    store, note = _agent_store(), _slurm_note()
     if runs.rank() == 0:
         folder = runs.create(config, overrides)
-        os.environ["LMSD_RUN_DIR"] = str(folder)  # for the processes that Lightning starts
+        os.environ["LMSD_RUN_DIR"] = str(folder)
         if store is not None:
             store.set("lmsd_run_dir", str(folder))
+        elif note is not None:
+            note.with_suffix(".tmp").write_text(str(folder))
+            os.replace(note.with_suffix(".tmp"), note)
         return folder
     if store is not None:
         return Path(store.get("lmsd_run_dir").decode())
+    if note is not None:
+        return _awaited(note)
     return Path(os.environ["LMSD_RUN_DIR"])
 
 
@@ -295,4 +368,23 @@ def _agent_store() -> Any:
         return None
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(address, port, is_master=False, timeout=START)
+
+
+def _slurm_note() -> Path | None:
+    """The file in which the first of SLURM's tasks names the folder, or None outside of SLURM."""
+    if int(os.environ.get("SLURM_NTASKS", "1")) < 2 or "LMSD_RUN_DIR" in os.environ:
+        return None
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+    runs.OUTPUTS.mkdir(exist_ok=True)
+    return runs.OUTPUTS / f".slurm-{'-'.join(os.environ.get(name, '0') for name in names)}"
+
+
+def _awaited(note: Path) -> Path:
+    deadline = time.monotonic() + START.total_seconds()
+    while not note.is_file():
+        if time.monotonic() > deadline:
+            raise UserError(f"the first task has not named the run's folder in {note} within {START}")
+        time.sleep(0.1)
+    return Path(note.read_text())

@@ -12,13 +12,15 @@ import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmsd.data.members import ShardIndex, load, load_header
 from lmsd.data.scan import scan
-from lmsd.errors import UserError
+from lmsd.data.shards import name_of
+from lmsd.errors import UserError, redact
 
 SUFFIX = ".idx.npz"
 
@@ -58,6 +60,11 @@ class Index:
         """sha256 of the shards' sha256s, in order."""
         return hashlib.sha256("".join(header.sha256 for header in self.headers).encode()).hexdigest()
 
+    def summary(self) -> list[list[Any]]:
+        """File name, samples and the beginning of the sha256 of every shard, to tell what has changed."""
+        pairs = zip(self.shards, self.headers, strict=True)
+        return [[name_of(name), header.samples, header.sha256[:16]] for name, header in pairs]
+
     def shard(self, number: int) -> ShardIndex:
         """The index of one shard."""
         if number not in self._loaded:
@@ -68,7 +75,7 @@ class Index:
 
     def name(self, shard: int, sample: int) -> str:
         """A sample in words, for messages."""
-        return f"sample {self.shard(shard).key(sample)!r} of the shard {self.shards[shard]}"
+        return f"sample {self.shard(shard).key(sample)!r} of the shard {redact(self.shards[shard])}"
 
     def _captions(self) -> frozenset[str]:
         kinds = [set(header.captions) for header in self.headers if header.samples]
@@ -87,6 +94,23 @@ class Index:
                 "some shards have classes (KEY.cls) and others none: build the shards again, all alike"
             )
         return bool(kinds) and all(kinds)
+
+
+def changed(before: Sequence[Sequence[Any]], now: Sequence[Sequence[Any]]) -> str:
+    """Two summaries of an index compared, in words."""
+    old, new = ({str(row[0]): tuple(row[1:]) for row in rows} for rows in (before, now))
+    kinds = {
+        "new": new.keys() - old.keys(),
+        "gone": old.keys() - new.keys(),
+        "of other content": {name for name in old.keys() & new.keys() if old[name] != new[name]},
+    }
+    parts = [
+        f"{len(names)} {kind} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in kinds.items()
+        if names
+    ]
+    counts = [f"{sum(int(row[1]) for row in rows):,} samples in {len(rows)} shards" for rows in (before, now)]
+    return f"{', '.join(parts) or 'another order'}; {counts[0]} then, {counts[1]} now"
 
 
 def build_index(shard_paths: Sequence[str | os.PathLike[str]], *, refresh: bool = False) -> Index:

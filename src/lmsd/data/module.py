@@ -9,14 +9,14 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader
 
 from lmsd.data.heldout import HeldOut
-from lmsd.data.index import Index, cache_folder
+from lmsd.data.index import Index, cache_folder, changed
 from lmsd.data.order import Order
 from lmsd.data.place import Place
 from lmsd.data.reader import Reader
@@ -26,6 +26,7 @@ from lmsd.errors import UserError
 from lmsd.types import Batch
 
 VERSION = 1
+OnChange: TypeAlias = Literal["error", "new_epoch"]
 
 _HELD = 256 << 20  # bytes of shards that a loader may hold, so that a sample costs no system call
 
@@ -39,9 +40,10 @@ class ShardDataModule(pl.LightningDataModule):
     this square; channels: 3 or 1; flip, color: augmentation of the train split; num_workers:
     processes that decode, 0 for none; window: shards shuffled together; cache_dir, cache_gb: where remote
     shards are kept, and how much of them; memory_gb: a train split that takes less when decoded is held in
-    memory (without workers); on_error: what a damaged train sample does; caption_key: a text field of
-    KEY.json, instead of KEY.txt or "caption"; world, rank: default to the trainer's; micro_batches: runs
-    that each rank's share of a batch is handed over in.
+    memory (without workers); on_error: what a damaged train sample does; on_change: what a resume does where
+    the train shards are others than before: refuse, or begin an epoch of the new ones; caption_key: a text
+    field of KEY.json, instead of KEY.txt or "caption"; world, rank: default to the trainer's; micro_batches:
+    runs that each rank's share of a batch is handed over in.
 
     Raises UserError for shards that are missing or damaged, and for sizes that do not divide.
     """
@@ -65,6 +67,7 @@ class ShardDataModule(pl.LightningDataModule):
         cache_gb: float = 20.0,
         memory_gb: float = 0.5,
         on_error: OnError = "stop",
+        on_change: OnChange = "error",
         caption_key: str | None = None,
         world: int | None = None,
         rank: int | None = None,
@@ -75,6 +78,8 @@ class ShardDataModule(pl.LightningDataModule):
             raise UserError(f"data.channels={channels}: images have 3 channels (RGB) or 1 (grey)")
         if on_error not in ("stop", "skip"):
             raise UserError(f"data.on_error={on_error!r}: it is 'stop' or 'skip'")
+        if on_change not in ("error", "new_epoch"):
+            raise UserError(f"data.on_change={on_change!r}: it is 'error' or 'new_epoch'")
         Positions(0, batch_size=batch_size, micro_batches=micro_batches)
         self._shards = by_split(resolve(shards))
         named: dict[Split, Source | None] = {"val": val, "test": test}
@@ -94,7 +99,7 @@ class ShardDataModule(pl.LightningDataModule):
         self._num_workers = num_workers
         self._memory_gb = memory_gb
         self._place = Place(Path(cache_dir) if cache_dir else cache_folder() / "shards", int(cache_gb * 1e9))
-        self._caption_key = caption_key
+        self._caption_key, self._on_change = caption_key, on_change
         self._world, self._rank = world, rank
         self._indexes: dict[Split, Index] = {}
 
@@ -161,7 +166,7 @@ class ShardDataModule(pl.LightningDataModule):
         self.position += images
 
     def state_dict(self) -> dict[str, Any]:
-        """Version, position, seed, window, index_hash, batch_size: plain numbers and one string."""
+        """Version, position, seed, window, index_hash, batch_size, and the shards: plain Python."""
         return {
             "version": VERSION,
             "position": self.position,
@@ -169,22 +174,33 @@ class ShardDataModule(pl.LightningDataModule):
             "window": self.window,
             "index_hash": self.index("train").hash,
             "batch_size": self.batch_size,
+            "shards": self.index("train").summary(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go to a saved position; batch_size may differ. Raises UserError for other data, seed or window."""
+        """Go to a saved position; batch_size may differ. Raises UserError for other data, seed or window.
+
+        With on_change="new_epoch" other data are taken from the next beginning of one of their epochs.
+        """
         now = self.state_dict()
         differences = [
             f"{name} was {state_dict.get(name)!r} and is {now[name]!r}"
-            for name in ("version", "index_hash", "seed", "window")
+            for name in ("version", "seed", "window")
             if state_dict.get(name) != now[name]
         ]
+        position, other = int(state_dict["position"]), state_dict.get("index_hash") != now["index_hash"]
+        if other and self._on_change == "error":
+            differences.append(
+                f"the shards are others: {changed(state_dict.get('shards', ()), now['shards'])}"
+            )
         if differences:
+            way = "; or take the new shards from a new epoch on, data.on_change=new_epoch" if other else ""
             raise UserError(
                 f"the data stream cannot resume: {'; '.join(differences)}; give the same shards, seed= and "
-                "data.window=, or start a new run by init_from="
+                f"data.window=, or start a new run by init_from={way}"
             )
-        self.position = int(state_dict["position"])
+        total = len(self.index("train"))
+        self.position = -(-position // total) * total if other else position
 
     def _reader(self, split: Split, *, keep: bool = False, whole: int = 0) -> Reader:
         index = self.index(split)

@@ -29,6 +29,7 @@ Substitute = Callable[[int, int], tuple[int, int]]
 
 _ATTEMPTS = 100
 _KEPT = 64  # open shards and their tables
+_NAMED = 20  # damaged samples that are told of, for each process
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +134,7 @@ class Reader:
         self._memory = Memory(index, image_size, channels) if keep else None
         self._tables: OrderedDict[int, tuple[Integers, Integers]] = OrderedDict()
         self._pixels: Pixels = np.empty((0,), np.uint8)
+        self._named: set[str] = set()
 
     def read(self, shard: Integers, sample: Integers, *, substitute: Substitute | None = None) -> Samples:
         """Decode samples (numbers int64 [n]); the pixels are valid until the next call.
@@ -255,12 +257,18 @@ class Reader:
         """Fill a damaged sample's place; caption and class of the substitute."""
         if substitute is None:
             raise UserError(message)
-        log.warning("left out: %s", message)
+        self._name(message)
         for attempt in range(1, _ATTEMPTS + 1):
             shard, sample = (np.asarray([number]) for number in substitute(slot, attempt))
             rows, label = self._gather(shard, sample)
             try:
                 return self._one(int(shard[0]), rows[0].tolist(), out), int(label[0])
             except Damaged as error:
-                log.warning("left out: %s", self._tell(int(shard[0]), int(sample[0]), error))
+                self._name(self._tell(int(shard[0]), int(sample[0]), error))
         raise UserError(f"{message}; so are the {_ATTEMPTS} samples after it")
+
+    def _name(self, message: str) -> None:
+        """Tell of a damaged sample, once, and of the first few only."""
+        if message not in self._named and len(self._named) < _NAMED:
+            self._named.add(message)
+            log.warning("left out: %s", message)

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lmsd.engine.callbacks import Checkpoint as Checkpoint
     from lmsd.engine.callbacks import Evaluate as Evaluate
-    from lmsd.engine.callbacks import Interrupt as Interrupt
     from lmsd.engine.callbacks import Progress as Progress
     from lmsd.engine.clock import Clock as Clock
     from lmsd.engine.module import Engine as Engine
     from lmsd.engine.optim import adamw as adamw
+    from lmsd.engine.signals import Interrupt as Interrupt
     from lmsd.engine.trainer import fit as fit
     from lmsd.engine.weights import load_weights as load_weights
 
 _HOME = {
     "Checkpoint": "callbacks",
     "Evaluate": "callbacks",
-    "Interrupt": "callbacks",
+    "Interrupt": "signals",
     "Progress": "callbacks",
     "Clock": "clock",
     "Engine": "module",

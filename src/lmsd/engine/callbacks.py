@@ -1,27 +1,29 @@
 """What happens beside the updates, at cadences in images: evaluate, save, show, stop.
 
-The order in a Trainer is Interrupt, Progress, Evaluate, Checkpoint: whoever asks for a checkpoint or adds a
-score to one comes before the one who writes it.
+The order in a Trainer is Interrupt, Guard, Progress, Evaluate, Checkpoint: whoever asks for a checkpoint or
+adds a score to one comes before the one who writes it.
 """
 
 import resource
-import signal
 import sys
-import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmsd.engine.checkpoint import checkpoint_name, manifests, remove
+from lmsd.engine.checkpoint import checkpoint_name, first_not_finite, manifests, prune
 from lmsd.engine.clock import crossed
-from lmsd.engine.module import Engine
+from lmsd.engine.module import BrokenOff, Engine
 from lmsd.engine.players import world_size
+from lmsd.engine.plugin import AtomicCheckpointIO
+
+REFUSED = 1
+"""The request to stop since checkpoints cannot be written."""
 
 Evaluation: TypeAlias = Callable[[Engine], Mapping[str, float]]
 
@@ -30,6 +32,18 @@ def engine_of(module: LightningModule) -> Engine:
     """The module of a Trainer, typed."""
     assert isinstance(module, Engine)
     return module
+
+
+def writer(trainer: Trainer) -> AtomicCheckpointIO:
+    """What writes a Trainer's checkpoints, typed."""
+    assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+    return trainer.strategy.checkpoint_io
+
+
+def not_finite(trainer: Trainer, engine: Engine) -> str | None:
+    """The place in a run's weights, averages and optimizers that is not finite, or None."""
+    optimizers = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
+    return first_not_finite({**engine.state_dict(), "optimizer": optimizers})
 
 
 class Evaluate(Callback):
@@ -43,11 +57,12 @@ class Evaluate(Callback):
         self._seen = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score the untrained weights."""
+        """Score the untrained weights, or those that a signal kept from being scored."""
         engine = engine_of(pl_module)
-        self._seen = engine.clock.images
-        if self.at_start and engine.clock.images == 0:
-            self._evaluate(engine)
+        self._seen, late = engine.clock.images, engine.unscored
+        if late or (self.at_start and engine.clock.images == 0):
+            self._evaluate(trainer, engine)
+            engine.save_now = late and not engine.unscored
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -56,21 +71,44 @@ class Evaluate(Callback):
         engine = engine_of(pl_module)
         before, self._seen = self._seen, engine.clock.images
         if crossed(before, self._seen, self.every_images) or engine.clock.done:
-            self._evaluate(engine)
+            self._evaluate(trainer, engine)
 
-    def _evaluate(self, engine: Engine) -> None:
-        found = [{name: float(value) for name, value in self.function(engine).items()}]
+    def _evaluate(self, trainer: Trainer, engine: Engine) -> None:
+        engine.evaluating = True
+        found = [self._score(engine)]
         if world_size() > 1:
             dist.broadcast_object_list(found, src=0)
-        engine.evaluation, engine.evaluated_at = found[0], engine.clock.images
-        engine.write(found[0])
+        engine.evaluating = False
+        engine.unscored = found[0] is None
+        if found[0] is None:
+            engine.stopping = trainer.should_stop = True
+        else:
+            engine.evaluation, engine.evaluated_at = found[0], engine.clock.images
+            engine.write(found[0])
+
+    def _score(self, engine: Engine) -> dict[str, float] | None:
+        """None where a signal broke it off; nothing where the system refused to write it down."""
+        try:
+            try:
+                # ranks that evaluate together meet in collectives, so none of them may leave alone
+                engine.scoring = world_size() == 1 and not engine.request
+                return {name: float(value) for name, value in self.function(engine).items()}
+            finally:
+                engine.scoring = False
+        except BrokenOff:
+            return None
+        except OSError as error:
+            warnings.warn(f"no scores at {engine.clock.images} images: {error}", stacklevel=2)
+            return {}
 
 
 class Checkpoint(Callback):
     """Saves every `every_images` images, at the end, and when the run is stopped.
 
-    every_images: 0 for a tenth of the run. Kept are the last `keep_last` and the best by `monitor`, a metric
-    of the evaluation (which, to count, must fall on the same images).
+    every_images: 0 for a tenth of the run. Kept are the last `keep_last`, the first one past every multiple
+    of `keep_every` images (0: none), and the best by `monitor`, a metric of the evaluation (which, to count,
+    must fall on the same images). A state that is not finite is not saved. After `tolerate` saves in a row
+    that the system refused, the run is stopped.
     """
 
     def __init__(
@@ -78,19 +116,26 @@ class Checkpoint(Callback):
         *,
         every_images: int = 0,
         keep_last: int = 3,
+        keep_every: int = 0,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
+        tolerate: int = 3,
     ) -> None:
-        self.every_images, self.keep_last, self.monitor, self.mode = every_images, keep_last, monitor, mode
+        self.every_images, self.keep_last, self.keep_every = every_images, keep_last, keep_every
+        self.monitor, self.mode, self.tolerate = monitor, mode, tolerate
         self.last: Path | None = None
         self._seen = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what a killed process left half written."""
         self._seen = engine_of(pl_module).clock.images
+        folder = self.folder(trainer)
         if trainer.is_global_zero:
-            for leftover in self.folder(trainer).glob("*.tmp.*"):
+            for leftover in folder.glob("*.tmp.*"):
                 leftover.unlink(missing_ok=True)
+        writer(trainer).after = lambda: self.prune(folder)
+        if engine_of(pl_module).save_now:
+            self.save(trainer, engine_of(pl_module))
 
     @staticmethod
     def folder(trainer: Trainer) -> Path:
@@ -101,22 +146,32 @@ class Checkpoint(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save where it is due."""
-        engine = engine_of(pl_module)
-        clock = engine.clock
+        engine, clock = engine_of(pl_module), engine_of(pl_module).clock
+        writer(trainer).check()
         before, self._seen = self._seen, clock.images
         every = self.every_images or -(-clock.total_images // 10)
-        if crossed(before, clock.images, every) or clock.done or engine.stopping:
-            self.last = self.folder(trainer) / checkpoint_name(clock.images)
-            trainer.save_checkpoint(self.last, weights_only=False)
-            if trainer.is_global_zero:
-                self._prune(self.folder(trainer))
+        if crossed(before, clock.images, every) or clock.done or engine.stopping or engine.save_now:
+            self.save(trainer, engine)
+        if writer(trainer).failures >= self.tolerate:
+            engine.request = max(engine.request, REFUSED)
 
-    def _prune(self, folder: Path) -> None:
-        known = manifests(folder)
-        keep = set(list(known)[-self.keep_last :])
-        best = self.best(folder)
-        for path in known.keys() - keep - {best}:
-            remove(path)
+    def save(self, trainer: Trainer, engine: Engine) -> None:
+        """Save now, unless the state holds what is not finite; every rank looks at its own, equal, state."""
+        engine.save_now, bad = False, not_finite(trainer, engine)
+        if bad is not None:
+            engine.sick = True
+            warnings.warn(f"no checkpoint at {engine.clock.images} images: {bad} is not finite", stacklevel=2)
+            return
+        self.last = self.folder(trainer) / checkpoint_name(engine.clock.images)
+        trainer.save_checkpoint(self.last, weights_only=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for the writer."""
+        writer(trainer).wait()
+
+    def prune(self, folder: Path) -> None:
+        """Delete what need not be kept."""
+        prune(folder, keep_last=self.keep_last, keep_every=self.keep_every, best=self.best(folder))
 
     def best(self, folder: Path) -> Path | None:
         """The checkpoint with the best score, the earliest of equals; None without a monitor or scores."""
@@ -128,61 +183,6 @@ class Checkpoint(Callback):
             return None
         pick = min if self.mode == "min" else max
         return pick(known, key=lambda path: known[path])
-
-
-class Interrupt(Callback):
-    """Ctrl-C ends the run after the batch at hand, with a checkpoint; a second one ends it at once.
-
-    With several ranks they agree on it where metrics are read, so that all stop at the same batch.
-    """
-
-    def __init__(self) -> None:
-        self.pressed = False
-        self._previous: Any = None
-        self._seen = 0
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.pressed:
-            raise KeyboardInterrupt
-        self.pressed = True
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to Ctrl-C."""
-        self._seen = engine_of(pl_module).clock.images
-        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
-            self._previous = signal.signal(signal.SIGINT, self._on_signal)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop after this batch, if asked to."""
-        engine = engine_of(pl_module)
-        before, self._seen = self._seen, engine.clock.images
-        if world_size() > 1:
-            if not crossed(before, self._seen, engine.log_every):
-                return
-            flag = torch.tensor(float(self.pressed), device=engine.device)
-            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-            self.pressed = bool(flag.item())
-        if self.pressed:
-            engine.stopping = True
-            trainer.should_stop = True
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where the run was saved."""
-        self._restore()
-        if self.pressed and trainer.is_global_zero:
-            name = Checkpoint.folder(trainer) / checkpoint_name(engine_of(pl_module).clock.images)
-            print(f"Interrupted. Saved {name}", file=sys.stderr, flush=True)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give Ctrl-C back."""
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
 
 
 def peak_memory() -> int:

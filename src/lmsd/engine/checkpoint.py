@@ -4,22 +4,27 @@
     step_000012800.ckpt           by rename; then the folder is fsynced
     step_000012800.json           sha256, size, images, updates, metrics; written so too, last: the commit
 
-A checkpoint without its manifest does not exist. The number is that of images seen, which does not depend on
-the batch size or on how often each player plays. A file holds tensors and plain Python only and is read with
-`weights_only=True`; nothing in it can run code.
+A checkpoint without its manifest does not exist, unless nothing else is left and its own checksums hold. The
+number is that of images seen, which does not depend on the batch size or on how often each player plays. A
+file holds tensors and plain Python only and is read with `weights_only=True`; nothing in it can run code.
 """
 
 import contextlib
 import hashlib
 import json
+import math
 import os
+import pickle
 import warnings
-from collections.abc import Callable, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from io import RawIOBase
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 import torch
+from torch import Tensor
 
 import lmsd
 from lmsd.errors import UserError
@@ -46,6 +51,7 @@ class _Hashing(RawIOBase):
         self.file = file
         self.sha256 = hashlib.sha256()
         self.size = 0
+        self.error: OSError | None = None
 
     def writable(self) -> bool:
         return True
@@ -53,7 +59,11 @@ class _Hashing(RawIOBase):
     def write(self, data: Any, /) -> int:
         self.sha256.update(data)
         self.size += len(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def write_atomic(
@@ -68,7 +78,10 @@ def write_atomic(
     try:
         with open(temporary, "wb") as file:
             hashing = _Hashing(file)
-            write(cast(IO[bytes], hashing))
+            try:
+                write(cast(IO[bytes], hashing))
+            except RuntimeError as error:  # what torch makes of a write that the system refused
+                raise hashing.error or error from error
             file.flush()
             os.fsync(file.fileno())
         if stale is not None:
@@ -108,7 +121,7 @@ def save(checkpoint: Mapping[str, Any], path: Path) -> None:
         "sha256": sha256,
         "bytes": size,
         **own.get("clock", {}),
-        "metrics": own.get("metrics", {}),
+        "metrics": {name: v for name, v in own.get("metrics", {}).items() if math.isfinite(v)},
         "lmsd": lmsd.__version__,
         "torch": str(torch.__version__),
     }
@@ -145,43 +158,107 @@ def intact(path: Path) -> bool:
         return False
 
 
-def newest(folder: Path) -> Path | None:
+def whole(path: Path) -> bool:
+    """Whether a file without a manifest (killed before its commit, or copied alone) is sound by itself."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error):
+        return False
+
+
+def set_aside(path: Path) -> None:
+    """Keep a bad checkpoint under another name, where nothing looks for it."""
+    for file in (manifest_of(path), path):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(file, file.with_name(f"{file.name}.bad"))
+
+
+def newest(folder: Path, *, aside: bool = False) -> Path | None:
     """The newest intact checkpoint of a folder; None where there is no checkpoint at all.
 
-    Raises UserError where there are checkpoints and none is intact: a run is never silently begun anew.
+    aside: rename damaged ones to NAME.bad, for whoever is going to write here. Raises UserError where there
+    are checkpoints and none is intact: a run is never silently begun anew.
     """
     for path in reversed(manifests(folder)):
         if intact(path):
             return path
         warnings.warn(f"checkpoint {path} is damaged; trying the one before", stacklevel=2)
-    if any(folder.glob(PATTERN)):
+        if aside:
+            set_aside(path)
+    rest = sorted(folder.glob(PATTERN), reverse=True)
+    for path in rest:
+        if not manifest_of(path).exists() and whole(path):
+            warnings.warn(f"checkpoint {path} has no manifest; its own checksums hold", stacklevel=2)
+            return path
+    if rest or any(folder.glob(f"{PATTERN}.bad")):
         raise UserError(
             f"no checkpoint in {folder} is intact: begin a new run, or move the folder away to begin anew"
         )
     return None
 
 
-def find(path: Path) -> Path:
+def find(path: Path, *, aside: bool = False) -> Path:
     """An intact checkpoint: the file itself, or the newest of a run folder or of a checkpoints folder.
 
     A damaged file falls back to the newest intact one beside it. Raises UserError where nothing can be read.
     """
     if path.is_dir():
         folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-        found = newest(folder)
+        found = newest(folder, aside=aside)
         if found is None:
             raise UserError(f"no checkpoint ({PATTERN}) in {folder}: give a run folder, or a file")
         return found
-    if intact(path):
+    if intact(path) or (not manifest_of(path).exists() and whole(path)):
         return path
     if not path.parent.is_dir() or (not path.exists() and not manifests(path.parent)):
         raise UserError(f"no checkpoint {path}: give a run folder, or one of its checkpoints/{PATTERN}")
     warnings.warn(f"checkpoint {path} is damaged or was never completed; using another one", stacklevel=2)
-    return find(path.parent)
+    return find(path.parent, aside=aside)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of `find(path)`, on the CPU."""
+    """The content of `find(path)`, on the CPU. Raises UserError for a file of another kind."""
     found = find(path)
-    loaded: dict[str, Any] = torch.load(found, map_location="cpu", weights_only=True)
+    try:
+        loaded = torch.load(found, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{found} is read for weights and plain data only, and holds something else; nothing in it was "
+            "run: give a checkpoint of lmsd, or convert it where you trust it"
+        ) from error
+    if not isinstance(loaded, dict) or not isinstance(loaded.get("state_dict"), dict):
+        raise UserError(f"{found} holds no state_dict: give a checkpoint of lmsd")
     return loaded
+
+
+def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested dicts, lists and tuples, by its place."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from tensors(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from tensors(item, f"{name}.{number}")
+
+
+@torch.no_grad()
+def first_not_finite(state: Mapping[str, Any]) -> str | None:
+    """The place of a tensor that holds NaN or an infinity; None where all is finite. Waits for the device."""
+    found = [(name, value.isfinite().all()) for name, value in tensors(state) if value.is_floating_point()]
+    if not found or bool(torch.stack([good.to(found[0][1].device) for _, good in found]).all()):
+        return None
+    return next(name for name, good in found if not good)
+
+
+def prune(folder: Path, *, keep_last: int, keep_every: int = 0, best: Path | None = None) -> None:
+    """Delete all but the last, the first one past every multiple of `keep_every` images, and `best`."""
+    known = manifests(folder)
+    keep = {*list(known)[-keep_last:], best}
+    if keep_every:
+        marks = {int(m["images"]) // keep_every: path for path, m in reversed(known.items())}
+        keep |= {path for mark, path in marks.items() if mark}
+    for path in known.keys() - keep:
+        remove(path)

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +18,13 @@ from lmsd.engine.checkpoint import write_bytes
 class JSONLLogger(Logger):
     """Appends {"images": n, "time": unix seconds, name: value, ...} to a file, flushed line by line.
 
-    Numbers that are not finite are written as null, which JSON has.
+    Numbers that are not finite are written as null, which JSON has. On a full disk lines wait in memory.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = Path(path)
+        self._waiting = b""
 
     @property
     def name(self) -> str:
@@ -39,9 +41,13 @@ class JSONLLogger(Logger):
         """Append one line; `step` is the number of images seen."""
         values = {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
         line = json.dumps({"images": step, "time": round(time.time(), 3), **values}, allow_nan=False)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        self._waiting += f"{line}\n".encode()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            append(self.path, self._waiting)
+            self._waiting = b""
+        except OSError as error:
+            warnings.warn(f"{self.path} not written ({error}); tried again with the next line", stacklevel=2)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -49,11 +55,26 @@ class JSONLLogger(Logger):
 
     @rank_zero_only
     def truncate(self, images: int) -> None:
-        """Drop the lines after `images` images, which a resumed run writes again, and one cut short."""
+        """Drop the lines after `images` images, which a resumed run writes again, and one cut short.
+
+        A run that begins drops all: it scores its untrained weights again.
+        """
         if not self.path.exists():
             return
-        kept = [line for line in self.path.read_bytes().splitlines(keepends=True) if _within(line, images)]
-        write_bytes(self.path, b"".join(kept))
+        lines = self.path.read_bytes().splitlines(keepends=True) if images else []
+        write_bytes(self.path, b"".join(line for line in lines if _within(line, images)))
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append all of `data` or nothing. Raises OSError."""
+    with open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(data) != len(data):
+                raise OSError(28, "No space left on device", str(path))
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def _within(line: bytes, images: int) -> bool:

@@ -34,8 +34,7 @@ class Meter:
     @torch.no_grad()
     def _fold(self, names: tuple[str, ...]) -> None:
         """Rows put aside → sums by name, [2]: of the finite numbers, and how many they are."""
-        rows = self._aside.pop(names)
-        table = torch.stack([value for row in rows for value in row]).view(len(rows), len(names)).float()
+        table = self._table(self._aside.pop(names)).float()
         finite = table.isfinite()
         sums = torch.stack([torch.where(finite, table, 0.0).sum(0), finite.float().sum(0)])
         for name, column in zip(names, sums.unbind(1), strict=True):
@@ -56,12 +55,17 @@ class Meter:
             dist.all_reduce(table)
         return dict(zip(order, (table[:, 0] / table[:, 1]).tolist(), strict=True))
 
+    @staticmethod
+    def _table(rows: list[list[Tensor]]) -> Tensor:
+        device = rows[-1][0].device  # those before a resume are on the CPU
+        return torch.stack([value.to(device) for row in rows for value in row]).view(len(rows), -1)
+
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far, so that a resumed run logs what an unbroken one does."""
-        for names in list(self._aside):
-            self._fold(names)
-        return {name: column.cpu() for name, column in self._sums.items()}
+        """Sums and rows put aside, so that a run logs the same to the last bit, however often it is saved."""
+        aside = [[list(names), self._table(rows).cpu()] for names, rows in self._aside.items()]
+        return {"sums": {name: column.cpu() for name, column in self._sums.items()}, "aside": aside}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The reverse of `state_dict`."""
-        self._aside, self._sums = {}, {name: column.clone() for name, column in state.items()}
+        self._sums = {name: column.clone() for name, column in state["sums"].items()}
+        self._aside = {tuple(names): [list(row) for row in table] for names, table in state["aside"]}

@@ -32,7 +32,11 @@ from lmsd.rng import Rng, fold
 from lmsd.types import Batch, Loss, Turn
 
 MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
-VERSION = 1
+VERSION = 2
+
+
+class BrokenOff(Exception):
+    """Raised by a signal in the middle of an evaluation."""
 
 
 class Engine(LightningModule):
@@ -83,7 +87,17 @@ class Engine(LightningModule):
         self.metrics: dict[str, float] = {}  # the last line of training metrics, for the progress bar
         self.evaluation: dict[str, float] = {}  # the last scores, for the checkpoint of the same moment
         self.evaluated_at = -1  # images seen at that moment
-        self.stopping = False  # set to end the run, with a checkpoint, after the batch at hand
+        self.scoring = False  # whether an evaluation is at work that a signal may break off
+        self.unscored = False  # whether one was
+        self.request = 0  # what this rank wants the run to end with: an exit code, or 0 to go on
+        self.stopping = False  # set by all ranks to end the run, with a checkpoint, after the batch at hand
+        self.save_now = False  # set by all ranks to have a checkpoint
+        self.evaluating = False  # an evaluation is at work, here or on another rank
+        self.sick = False  # whether a checkpoint was refused since the state is not finite
+        self.rollbacks = 0  # how often the run went back
+        self.substituted = 0.0  # damaged samples so far, over all ranks
+        self.read_at = 0  # images at the last line of metrics
+        self._streaks: dict[str, Tensor] = {}
         self._optimizers: dict[str, Optimizer] = {}
         self._pending: list[Batch] = []
         self._dropout = any(_drops(module) for module in self.players.modules())
@@ -156,6 +170,9 @@ class Engine(LightningModule):
         if len(self._pending) < self.micro_batches:
             return
         pieces, self._pending = self._pending, []
+        if "substituted" in batch.extra:
+            shares = [piece.extra["substituted"].float().mean() for piece in pieces]
+            self.meter.add({"data/substituted": torch.stack(shares).mean()})
         if self._dropout:
             torch.manual_seed(int(fold(self.seed, self.clock.images, self.global_rank).item()))
         scripts = [
@@ -176,7 +193,7 @@ class Engine(LightningModule):
                 f"{len(batch)} images on each of {world_size()} ranks, in {self.micro_batches} micro-batches "
                 f"do not make batch_size={self.batch_size}: choose a multiple of ranks x micro_batches"
             )
-        return split(self.encode(batch), len(batch) // size)
+        return self.encode(batch).split(len(batch) // size)
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Batch:
@@ -232,7 +249,13 @@ class Engine(LightningModule):
         for parameter in parameters:
             parameter.grad = None
         self.meter.add({f"{player}/grad_norm": norm, f"{player}/skipped": (~norm.isfinite()).float()})
+        streak = self._streaks.get(player, norm.new_zeros(()))
+        self._streaks[player] = torch.where(norm.isfinite(), 0.0, streak + 1.0)
         self.clock.count(player)
+
+    def streaks(self) -> dict[str, int]:
+        """Updates of each player up to now that were skipped in a row. Waits for the device."""
+        return {name: int(streak) for name, streak in self._streaks.items()}
 
     def _record(self, player: str, loss: Loss) -> None:
         values: dict[str, Tensor] = {f"{player}/loss": loss.value}
@@ -277,6 +300,8 @@ class Engine(LightningModule):
     def _log(self) -> None:
         """Read the meter, the only time that the hot path waits for the device, and write one line."""
         self.metrics = self.meter.read()
+        elapsed, self.read_at = self.clock.images - self.read_at, self.clock.images
+        self.substituted += self.metrics.get("data/substituted", 0.0) * elapsed
         for name, optimizer in self._optimizers.items():
             self.metrics[f"{name}/lr"] = optimizer.param_groups[0]["lr"]
         counts = {f"{name}/updates": float(count) for name, count in self.clock.played.items()}
@@ -317,6 +342,11 @@ class Engine(LightningModule):
             "seed": self.seed,
             "batch_size": self.batch_size,
             "config": self.config,
+            "unscored": self.unscored,
+            "streaks": self.streaks(),
+            "rollbacks": self.rollbacks,
+            "substituted": self.substituted,
+            "read_at": self.read_at,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -335,24 +365,10 @@ class Engine(LightningModule):
         self.objective.load_state_dict(own["objective"])
         self.meter.load_state_dict(own["meter"])
         self.evaluation, self.evaluated_at = dict(own["metrics"]), self.clock.images
-
-
-def split(batch: Batch, pieces: int) -> list[Batch]:
-    """Cut a batch into equal pieces along the samples."""
-    if pieces == 1:
-        return [batch]
-    size = len(batch) // pieces
-    return [_rows(batch, slice(i * size, (i + 1) * size)) for i in range(pieces)]
-
-
-def _rows(batch: Batch, rows: slice) -> Batch:
-    return Batch(
-        x=batch.x[rows],
-        position=batch.position[rows],
-        text=None if batch.text is None else batch.text[rows],
-        label=None if batch.label is None else batch.label[rows],
-        extra={name: value[rows] for name, value in batch.extra.items()},
-    )
+        self.unscored, self.rollbacks = bool(own["unscored"]), int(own["rollbacks"])
+        self.substituted, self.read_at = float(own["substituted"]), int(own["read_at"])
+        streaks = own["streaks"].items()
+        self._streaks = {name: torch.tensor(float(n), device=self.device) for name, n in streaks}
 
 
 def _drops(module: nn.Module) -> bool:

@@ -63,13 +63,13 @@ def _require(parameters: Sequence[nn.Parameter], on: bool) -> None:
 class Reducer:
     """Averages one player's gradients over the ranks; does nothing in a single process.
 
-    elements: how many numbers have been sent so far. With the gradients go flags that tell which parameters
-    have one, so that a parameter unused on every rank keeps `grad = None` (optimizers then leave it alone, as
-    they do in a single process) and one unused on this rank alone gets the others' mean.
+    elements: how many numbers have been sent so far, in how many calls. With the gradients go flags that tell
+    which parameters have one, so that a parameter unused on every rank keeps `grad = None` (optimizers then
+    leave it alone, as they do in a single process) and one unused on this rank alone gets the others' mean.
     """
 
     def __init__(self) -> None:
-        self.elements = 0
+        self.elements = self.calls = 0
         self._flags: dict[tuple[bool, ...], Tensor] = {}
 
     @torch.no_grad()
@@ -85,6 +85,7 @@ class Reducer:
         flags = self._flags.setdefault(present, torch.tensor(present).to(parameters[0]))
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([*(g.reshape(-1) for g in grads), flags])
+        self.calls += 1
         dist.all_reduce(flat)
         self.elements += flat.numel()
         *means, used = flat.div_(world_size()).split([*(p.numel() for p in parameters), len(parameters)])

@@ -1,19 +1,118 @@
-"""The one way in which Lightning reads and writes checkpoints here."""
+"""The one way in which Lightning reads and writes checkpoints here.
 
+    synchronous     the state itself is written; training waits
+    asynchronous    it is copied into a buffer that is kept from save to save, and a thread writes that:
+                    training waits for the copy, and for the save before if that has not ended
+
+A save that the system refuses (a full disk, above all) does not end the run: what was there stays, and the
+next save tries again. It is told at the next step.
+"""
+
+import threading
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins import CheckpointIO
+from torch import Tensor
 
 from lmsd.engine.checkpoint import read, remove, save
 
 
+class Snapshot:
+    """Copies nested states into host memory that is allocated once and used again; shared tensors once."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    @property
+    def bytes(self) -> int:
+        """What the buffer holds."""
+        return sum(held.numel() * held.element_size() for held in self._held.values())
+
+    @torch.no_grad()
+    def __call__(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The state as it is now, in buffers that are valid until the next call."""
+        shared: dict[tuple[object, ...], Tensor] = {}
+        copied: dict[str, Any] = self._copy(state, "", shared)
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return copied
+
+    def _copy(self, value: Any, name: str, shared: dict[tuple[object, ...], Tensor]) -> Any:
+        if isinstance(value, Mapping):
+            return {key: self._copy(item, f"{name}.{key}", shared) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._copy(item, f"{name}.{n}", shared) for n, item in enumerate(value))
+        if not isinstance(value, Tensor):
+            return value
+        place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+        if place not in shared or not value.numel():
+            held = self._held.get(name)
+            if held is None or (held.shape, held.dtype) != (value.shape, value.dtype):
+                held = self._held[name] = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
+            shared[place] = held.copy_(value, non_blocking=True)
+        return shared[place]
+
+
 class AtomicCheckpointIO(CheckpointIO):
-    """`lmsd.engine.checkpoint` behind Lightning's interface; every path of Lightning's goes through it."""
+    """`lmsd.engine.checkpoint` behind Lightning's interface; every path of Lightning's goes through it.
+
+    asynchronous: write in a thread; after: called once a checkpoint is committed; failures: saves in a row
+    that the system refused.
+    """
+
+    def __init__(self, *, asynchronous: bool = False) -> None:
+        self.asynchronous, self.failures = asynchronous, 0
+        self.after: Callable[[], None] | None = None
+        self._snapshot = Snapshot()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write atomically, with a manifest."""
-        save(checkpoint, Path(path))
+        """Write atomically, with a manifest, now or behind training's back."""
+        self.wait()
+        if not self.asynchronous:
+            self._write(checkpoint, Path(path))
+            return
+        # not a daemon: the interpreter waits for it
+        self._thread = threading.Thread(target=self._write, args=(self._snapshot(checkpoint), Path(path)))
+        self._thread.start()
+
+    def _write(self, checkpoint: Mapping[str, Any], path: Path) -> None:
+        try:
+            save(checkpoint, path)
+            self.failures = 0
+            if self.after is not None:
+                self.after()
+        except OSError as error:
+            self.failures += 1
+            self._error = error
+        except BaseException as error:
+            self._error = error
+
+    def check(self) -> None:
+        """Tell what went wrong in a save: a warning where the system refused, else its error."""
+        error, self._error = self._error, None
+        if isinstance(error, OSError):
+            warnings.warn(
+                f"checkpoint not written ({error}); training goes on, and the next one is tried", stacklevel=2
+            )
+        elif error is not None:
+            raise error
+
+    def wait(self) -> None:
+        """Let the save at work end, and tell how it went."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def teardown(self) -> None:
+        """Nothing is left half written."""
+        self.wait()
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None

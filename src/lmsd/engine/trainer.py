@@ -16,18 +16,19 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.utilities import rank_zero_only
 
-from lmsd.engine.callbacks import Checkpoint, Interrupt, Progress
-from lmsd.engine.checkpoint import find
+from lmsd.engine.callbacks import REFUSED, Checkpoint, Progress
+from lmsd.engine.checkpoint import find, manifests, set_aside
+from lmsd.engine.divergence import Guard
 from lmsd.engine.logging import JSONLLogger
 from lmsd.engine.module import Engine
 from lmsd.engine.players import PlayersStrategy
 from lmsd.engine.plugin import AtomicCheckpointIO
+from lmsd.engine.signals import Interrupt
 from lmsd.errors import UserError
 
 Precision: TypeAlias = Literal["32-true", "bf16-mixed"]
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
 
 _OFF: dict[str, Any] = {
     "max_epochs": -1,
@@ -64,17 +65,20 @@ def fit(
     callbacks: Sequence[Callback] = (),
     resume_from: Path | None = None,
     profiler: Literal["simple", "pytorch"] | None = None,
+    asynchronous: bool = False,
 ) -> Trainer:
     """Train until `engine.clock` has seen all images; the Trainer is returned, for its rank and devices.
 
     run_dir gets metrics.jsonl and checkpoints/. devices: processes on each of num_nodes machines. loggers:
     others beside metrics.jsonl. callbacks: a `Checkpoint` is added where there is none. resume_from: a
-    checkpoint, or a run folder for its newest. profiler: its tables go into run_dir. Raises
-    UserError for a precision or a batch size that cannot be, SystemExit(130) after Ctrl-C.
+    checkpoint, or a run folder for its newest. profiler: its tables go into run_dir. asynchronous: write
+    checkpoints behind the training's back, from a copy in memory. Raises UserError for a precision or a batch
+    size that cannot be and where checkpoints could not be written, SystemExit(130) after Ctrl-C,
+    SystemExit(143) after SIGTERM or SIGUSR1.
     """
     _check(engine, datamodule, devices * num_nodes, precision)
-    found = None if resume_from is None else str(find(Path(resume_from)))
-    interrupt = Interrupt()
+    found = None if resume_from is None else str(_found(Path(resume_from)))
+    interrupt, disk = Interrupt(), AtomicCheckpointIO(asynchronous=asynchronous)
     _quiet()
     trainer = Trainer(
         default_root_dir=run_dir,
@@ -85,13 +89,17 @@ def fit(
         precision=precision,
         logger=[JSONLLogger(Path(run_dir) / "metrics.jsonl"), *loggers],
         callbacks=_ordered(callbacks, interrupt),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[disk],
         profiler=_profiler(profiler, run_dir),
         **_OFF,
     )
     trainer.fit(engine, datamodule=datamodule, ckpt_path=found)
-    if interrupt.pressed:
-        sys.exit(INTERRUPTED)
+    if interrupt.code == REFUSED or disk.failures:
+        raise UserError(
+            f"checkpoints could not be written to {run_dir}: make room, then resume from the last one"
+        )
+    if interrupt.code:
+        sys.exit(interrupt.code if trainer.is_global_zero or _external(trainer) else 0)
     return trainer
 
 
@@ -100,6 +108,26 @@ def found_accelerator(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def _found(path: Path) -> Path:
+    """The checkpoint to go on from; rank 0 puts aside what is damaged, or later than a file that is named."""
+    chief = getattr(rank_zero_only, "rank", 0) == 0
+    found = find(path, aside=chief)
+    if chief and path.is_file():
+        for later in manifests(found.parent):
+            if later > found:
+                set_aside(later)
+    return found
+
+
+def _external(trainer: Trainer) -> bool:
+    """Whether somebody else started the ranks, and looks at their exit codes.
+
+    Where Lightning did, it kills rank 0 as soon as another rank's code is not 0.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return environment is None or environment.creates_processes_externally
 
 
 def _check(engine: Engine, datamodule: LightningDataModule, ranks: int, precision: str) -> None:
@@ -120,11 +148,12 @@ def _check(engine: Engine, datamodule: LightningDataModule, ranks: int, precisio
 
 
 def _ordered(callbacks: Sequence[Callback], interrupt: Interrupt) -> list[Callback]:
-    """Interrupt before, and checkpoints after, all that may ask for one or add to one."""
+    """Interrupt and a Guard before, and checkpoints after, all that may ask for one or add to one."""
     saving = [c for c in callbacks if isinstance(c, Checkpoint)] or [Checkpoint()]
-    others = [c for c in callbacks if not isinstance(c, Checkpoint)]
+    guards = [c for c in callbacks if isinstance(c, Guard)]
+    others = [c for c in callbacks if not isinstance(c, Checkpoint | Guard)]
     shown = [c for c in others if isinstance(c, Progress)]
-    return [interrupt, *shown, *(c for c in others if c not in shown), *saving]
+    return [interrupt, *guards, *shown, *(c for c in others if c not in shown), *saving]
 
 
 def _profiler(kind: str | None, folder: Path) -> Profiler | None:

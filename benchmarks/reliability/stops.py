@@ -1,0 +1,78 @@
+"""Signals at random moments, to one rank of one or two: all stop at the same batch, saved, in time.
+
+    python benchmarks/reliability/stops.py --n 20
+
+For SIGTERM and SIGUSR1: one rank, and two gloo ranks with the signal to the first or to the second; n times
+each. Exit codes 143, both ranks at the same number of images, a checkpoint of it, under 10 s. Seed 0.
+"""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+from harness import codes, count, fork_ranks, report, workplace
+from kills import DATA, WORDS
+
+from lmsd import cli
+from lmsd.cli import runs
+from lmsd.engine.checkpoint import intact, manifests
+
+SECONDS = 10.0
+
+
+def rank(number: int, words: list[str]) -> None:
+    from lmsd.engine.signals import Interrupt
+
+    ended = Interrupt.on_train_end
+
+    def telling(self: Interrupt, trainer: object, pl_module: object) -> None:
+        ended(self, trainer, pl_module)  # type: ignore[arg-type]
+        Path(f"images{number}").write_text(str(pl_module.clock.images))  # type: ignore[attr-defined]
+
+    Interrupt.on_train_end = telling  # type: ignore[method-assign, assignment]
+    raise SystemExit(cli.run(["train", *words]))
+
+
+def trial(number: int, kind: signal.Signals, ranks: int, to: int, draw: random.Random) -> str:
+    """What went wrong, or nothing."""
+    folder = Path(f"run{kind.name}{ranks}{to}{number}")
+    words = [*WORDS, "images=10_000_000", "evaluate.n=0", f"run_dir={folder}", f"devices={ranks}"]
+    os.environ["LMSD_RUN_DIR"] = str(folder)  # as a launcher tells all of its ranks
+    children = fork_ranks(lambda own: rank(own, words), ranks, Path())
+    while not (folder / "metrics.jsonl").exists():
+        time.sleep(0.02)
+    time.sleep(draw.uniform(0, 2))
+    began = time.monotonic()
+    os.kill(children[to], kind)
+    found = codes(children, seconds=60)
+    seconds = time.monotonic() - began
+    if found != [143] * ranks:
+        return f"{folder}: exit codes {found}"
+    images = {int(Path(f"images{own}").read_text()) for own in range(ranks)}
+    newest = list(manifests(folder / "checkpoints"))[-1]
+    if len(images) > 1 or newest.stem != f"step_{images.pop():09d}" or not intact(newest):
+        return f"{folder}: ranks at {images}, newest checkpoint {newest.name}"
+    if runs.status(folder)["state"] != "interrupted":
+        return f"{folder}: status is {runs.status(folder)['state']}"
+    return f"{folder}: took {seconds:.1f} s" if seconds > SECONDS else ""
+
+
+def sweep(n: int) -> tuple[int, list[str]]:
+    """N signals of each kind to each rank."""
+    assert cli.run(DATA) == 0
+    draw, done, failures = random.Random(0), 0, []
+    for kind in (signal.SIGTERM, signal.SIGUSR1):
+        for ranks, to in ((1, 0), (2, 0), (2, 1)):
+            for number in range(n):
+                done += 1
+                wrong = trial(number, kind, ranks, to, draw)
+                failures += [wrong] if wrong else []
+    return done, failures
+
+
+if __name__ == "__main__":
+    wanted = count(20)
+    with workplace():
+        report("signals, not as promised", *sweep(wanted))

@@ -1,0 +1,139 @@
+"""Divergence: a run that has gone bad goes back to a checkpoint from before that, and on with later data.
+
+    bad     a player's last n updates were all skipped, since ‖g‖ was not finite; or the state is not finite;
+            or the discriminator has been of no use in the last m readings: right on all it sees, or without
+            a gradient
+    back    weights, averages, optimizers, clock and objective of the newest checkpoint from before it began
+    on      the stream of data stays where it is, past what may have been the cause
+
+Numbers are looked at where metrics are read, so the hot path never waits for the device. They come after the
+reduction of gradients and of metrics, so all ranks find the same and go back alike.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lmsd.engine.callbacks import Checkpoint, engine_of, not_finite, writer
+from lmsd.engine.checkpoint import intact, manifests, read, set_aside
+from lmsd.engine.module import Engine
+from lmsd.engine.players import world_size
+from lmsd.errors import UserError
+
+SURE, STILL = 0.9995, 1e-7
+"""Accuracy from which, and norm of the gradient below which, a discriminator teaches nothing."""
+
+
+class Guard(Callback):
+    """Rolls a diverged run back, at most `at_most` times in all; a run's count outlives restarts.
+
+    skipped: updates of a player in a row with a gradient that is not finite; collapsed: readings in a row of
+    a discriminator that is of no use, 0 to allow it; max_bad: share of damaged samples above which it stops.
+    Raises UserError where there is no way back, or it has been taken too often, or too many are damaged.
+    """
+
+    def __init__(
+        self, *, skipped: int = 50, collapsed: int = 20, at_most: int = 3, max_bad: float = 1e-3
+    ) -> None:
+        self.skipped, self.collapsed, self.at_most, self.max_bad = skipped, collapsed, at_most, max_bad
+        self._useless: list[int] = []  # images at the readings in a row of a collapsed discriminator
+        self._read = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What was read before a resume is no news."""
+        self._read = engine_of(pl_module).read_at
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at a new line of metrics."""
+        engine = engine_of(pl_module)
+        if engine.read_at == self._read:
+            return
+        self._read = engine.read_at
+        self._check_samples(engine)
+        found = self._diagnose(trainer, engine)
+        if found is not None:
+            self._go_back(trainer, engine, *found)
+
+    def _check_samples(self, engine: Engine) -> None:
+        bad, images = engine.substituted, engine.clock.images
+        if bad >= 0.5 and bad > self.max_bad * images:
+            raise UserError(
+                f"{bad:.0f} of {images:,} samples were damaged, more than data.max_bad={self.max_bad:g}; the "
+                "first are named above: fetch or build their shards again, or raise data.max_bad="
+            )
+
+    def _diagnose(self, trainer: Trainer, engine: Engine) -> tuple[str, int] | None:
+        """What is wrong, and the number of images up to which it was not."""
+        clock = engine.clock
+        for name, streak in engine.streaks().items():
+            if streak >= self.skipped:
+                why = f"the last {streak} updates of the {name} had gradients that are not finite"
+                return why, clock.images - streak * engine.batch_size
+        if engine.sick or clock.done:
+            engine.sick = False
+            place = not_finite(trainer, engine)
+            if place is not None:
+                return f"{place} is not finite", clock.images
+        useless = _useless(engine.metrics)
+        self._useless = [*self._useless, clock.images] if useless else []
+        if self.collapsed and len(self._useless) >= self.collapsed:
+            return f"{useless} for {self.collapsed} lines of metrics", self._useless[0] - 1
+        return None
+
+    def _go_back(self, trainer: Trainer, engine: Engine, why: str, before: int) -> None:
+        count, images = engine.rollbacks + 1, engine.clock.images
+        path = self._before(trainer, before)
+        if count > self.at_most:
+            raise UserError(
+                f"the run diverged again at {images:,} images ({why}) after {self.at_most} rollbacks: lower "
+                "the learning rates (optim.*.lr), clip gradients (optim.clip.*), or raise rollback.at_most="
+            )
+        if path is None:
+            raise UserError(
+                f"the run diverged at {images:,} images ({why}), before its first checkpoint: lower the "
+                "learning rates (optim.*.lr), or look at the data"
+            )
+        content = read(path)
+        engine.load_state_dict(content["state_dict"])
+        trainer.strategy.load_optimizer_state_dict(content)
+        engine.on_load_checkpoint(content)
+        engine.rollbacks, engine.save_now, self._useless = count, True, []
+        self._read = engine.read_at
+        trainer.should_stop = engine.stopping
+        for logger in trainer.loggers:
+            if hasattr(logger, "truncate"):
+                logger.truncate(engine.clock.images)
+        engine.write({"rollbacks": float(count)})
+        if trainer.is_global_zero:
+            print(
+                f"Diverged at {images:,} images: {why}. Back to {path.name}, on with later data "
+                f"(rollback {count} of {self.at_most})",
+                flush=True,
+            )
+
+    def _before(self, trainer: Trainer, images: int) -> Path | None:
+        """The newest intact checkpoint up to `images`, chosen by rank 0, which puts later ones aside."""
+        chosen: list[Path | None] = [None]
+        if trainer.is_global_zero:
+            writer(trainer).wait()
+            for path, manifest in reversed(manifests(Checkpoint.folder(trainer)).items()):
+                if manifest["images"] <= images and intact(path):
+                    chosen = [path]
+                    break
+                set_aside(path)
+        if world_size() > 1:
+            dist.broadcast_object_list(chosen, src=0)
+        return chosen[0]
+
+
+def _useless(metrics: dict[str, float]) -> str:
+    """What makes a discriminator useless by its metrics; empty where it is not, or does not play."""
+    if metrics.get("discriminator/d_accuracy", 0.0) >= SURE:
+        return "the discriminator has been right on everything"
+    if metrics.get("discriminator/grad_norm", 1.0) < STILL:
+        return "the discriminator has had no gradient"
+    return ""

@@ -1,0 +1,105 @@
+"""Signals end a run after the batch at hand, with a checkpoint, on all ranks at the same batch.
+
+    SIGTERM, SIGUSR1   exit code 143: a scheduler's notice, after which it may queue the job again
+    SIGINT (Ctrl-C)    exit code 130; a second one ends the run at once
+
+A handler only notes the request. The ranks agree on the largest one over a CPU group of their own, a batch
+late and behind the training's back,
+
+    r_n = max over ranks of the requests after batch n,   read by all after batch n + 1,
+
+so that no batch waits for a device or for another rank. An evaluation is broken off, and made up for when the
+run goes on. Lightning's own handler broadcasts inside the handler (ranks out of step then hang) and its loop
+broadcasts before every batch; both are put out of the way.
+"""
+
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lmsd.engine.callbacks import Checkpoint, engine_of, writer
+from lmsd.engine.checkpoint import checkpoint_name, manifest_of
+from lmsd.engine.module import BrokenOff, Engine
+from lmsd.engine.players import world_size
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+"""The exit codes, as shells have them."""
+
+
+class Interrupt(Callback):
+    """Turns signals into an agreed end of the run; `code` is then its exit code, else 0."""
+
+    def __init__(self) -> None:
+        self.code = 0
+        self._engine: Engine | None = None
+        self._group: Any = None
+        self._work: Any = None
+        self._flag: Tensor | None = None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        engine, code = self._engine, CODES[signal.Signals(number)]
+        assert engine is not None
+        if number == signal.SIGINT and engine.request == code:
+            raise KeyboardInterrupt
+        engine.request = max(engine.request, code)
+        if engine.scoring:
+            raise BrokenOff
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen; Lightning gives the handlers back when the run has ended, however it ends."""
+        self._engine = engine_of(pl_module)
+        if world_size() > 1:
+            self._group = dist.new_group(backend="gloo")
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+            for number in CODES:
+                signal.signal(number, self._on_signal)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop after this batch, if that is agreed."""
+        engine = engine_of(pl_module)
+        code = self._read() if world_size() > 1 else engine.request
+        if world_size() > 1:
+            self._ask(engine)
+        if code and not engine.clock.done:
+            self.code = code
+            engine.stopping = trainer.should_stop = True
+
+    def _ask(self, engine: Engine) -> None:
+        self._flag = torch.tensor(engine.request)
+        self._work = dist.all_reduce(self._flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+
+    def _read(self) -> int:
+        """What was agreed on at the batch before."""
+        if self._work is None or self._flag is None:
+            return 0
+        self._work.wait()
+        self._work = None
+        return int(self._flag)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say where the run was saved."""
+        engine = engine_of(pl_module)
+        if world_size() > 1:
+            self._read()
+            self._ask(engine)
+        code = self._read() if world_size() > 1 else engine.request
+        self.code = 0 if engine.clock.done else self.code or code
+        writer(trainer).wait()
+        if self.code in CODES.values() and trainer.is_global_zero:
+            name = Checkpoint.folder(trainer) / checkpoint_name(engine.clock.images)
+            saved = f"Saved {name}" if manifest_of(name).exists() else f"There is no {name}"
+            print(f"Interrupted. {saved}", file=sys.stderr, flush=True)
+
+
+def _nothing() -> None:
+    """In place of Lightning's broadcast before every batch."""

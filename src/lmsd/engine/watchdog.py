@@ -1,0 +1,115 @@
+"""A rank that hangs is named, with the stacks of every thread, and ends the job.
+
+Each rank puts down how far it is, (images, collectives entered), in the ranks' common store. When a rank has
+not finished a batch for so long, those that are furthest behind are the ones that hang: the others wait for
+them inside a collective that they have not entered. A second timer runs without the interpreter's lock.
+"""
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lmsd.engine.callbacks import engine_of
+from lmsd.engine.module import Engine
+from lmsd.engine.players import world_size
+
+HUNG = 75
+"""The exit code of a run that hung: a temporary failure, which may be tried again."""
+
+
+class Watchdog(Callback):
+    """Ends the run where no batch has ended for `seconds`; evaluations do not count, 0 for never."""
+
+    def __init__(self, *, seconds: float = 1_800.0) -> None:
+        self.seconds = seconds
+        self._beat = self._armed = 0.0
+        self._over = threading.Event()
+        self._store: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to watch."""
+        if not self.seconds:
+            return
+        if world_size() > 1:
+            self._store = _store()
+        self._over.clear()
+        self._tick()
+        thread = threading.Thread(target=self._watch, args=(trainer, engine_of(pl_module)), daemon=True)
+        thread.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """One more batch has ended."""
+        if self.seconds:
+            self._tick()
+
+    def _tick(self) -> None:
+        self._beat = time.monotonic()
+        if self._beat - self._armed > self.seconds / 10:
+            self._armed = self._beat
+            faulthandler.dump_traceback_later(2 * self.seconds + 60, exit=True, file=2)
+
+    def _watch(self, trainer: Trainer, engine: Engine) -> None:
+        pause = min(5.0, self.seconds / 4)
+        while not self._over.wait(pause):
+            if engine.evaluating:
+                self._tick()
+            if self._store is not None:
+                with contextlib.suppress(Exception):  # its host may have ended
+                    far = f"{engine.clock.images} {engine.reducer.calls}"
+                    self._store.set(f"lmsd/far/{engine.global_rank}", far)
+            if time.monotonic() - self._beat > self.seconds:
+                self._end(trainer, engine, pause)
+
+    def _end(self, trainer: Trainer, engine: Engine, pause: float) -> None:
+        time.sleep(2 * pause)  # all ranks have put down how far they are
+        far = {engine.global_rank: (engine.clock.images, engine.reducer.calls)}
+        with contextlib.suppress(Exception):
+            for rank in range(world_size() if self._store is not None else 0):
+                words = self._store.get(f"lmsd/far/{rank}").decode().split()
+                far[rank] = (int(words[0]), int(words[1]))
+        behind = sorted(rank for rank, place in far.items() if place == min(far.values()))
+        which = f"rank {', '.join(map(str, behind))} hangs"
+        if 1 < len(far) == len(behind):
+            which = "no rank is behind"
+        print(
+            f"lmsd: no batch has ended for {self.seconds:g} s, after {engine.clock.images:,} images; "
+            f"{which}. Stacks of rank {engine.global_rank}:",
+            file=sys.stderr,
+            flush=True,
+        )
+        faulthandler.dump_traceback(all_threads=True, file=2)
+        if engine.global_rank == 0:
+            time.sleep(2 * pause)  # the store may be here, and others still have to read
+            if trainer.strategy.launcher is not None:
+                trainer.strategy.launcher.kill(signal.SIGKILL)
+        os._exit(HUNG)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop watching."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop watching."""
+        self._stop()
+
+    def _stop(self) -> None:
+        self._over.set()
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _store() -> Any:
+    """A connection of its own to the ranks' key-value store."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(address, port, is_master=False, timeout=timedelta(minutes=1))

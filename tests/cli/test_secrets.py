@@ -1,0 +1,91 @@
+"""Ten planted secrets, and none of them in anything that a run writes or says."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from tiny_home import TINY, Home
+
+from lmsd import cli
+from lmsd.cli import runs
+from lmsd.cli.compose import load, require_secrets, stored
+from lmsd.errors import UserError
+
+CANARIES = {name: f"canary-{name}-5f3a" for name in ("env", "hf", "aws", "option", "list", "user", "query")}
+CANARIES |= {name: f"canary-{name}-5f3a" for name in ("error", "git", "line")}
+LOGGER = """
+own:
+  _target_: lightning.pytorch.loggers.CSVLogger
+  name: ${oc.env:CANARY_NAME}
+  prefix: ""
+"""
+
+
+@pytest.fixture
+def planted(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("CANARY_NAME", CANARIES["env"])
+    monkeypatch.setenv("HF_TOKEN", CANARIES["hf"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARIES["aws"])
+    monkeypatch.setenv("ERROR_PASSWORD", CANARIES["error"])
+    subprocess.run(["git", "init", "-q", tmp_path / "repo"], check=True)
+    remote = f"https://me:{CANARIES['git']}@example.invalid/x.git"
+    subprocess.run(["git", "-C", tmp_path / "repo", "remote", "add", "origin", remote], check=True)
+    configs = tmp_path / "configs" / "logger"
+    configs.mkdir(parents=True)
+    (configs / "own.yaml").write_text(LOGGER)
+    monkeypatch.setenv("LMSD_CONFIG_DIR", str(tmp_path / "configs"))
+    return [
+        "logger=own",
+        f"++logger.own.token={CANARIES['option']}",
+        f"data.test=[data/shapes,'https://u:{CANARIES['list']}@example.invalid/test-0.tar']",
+        f"data.source='https://u:{CANARIES['user']}@h/x?Signature={CANARIES['query']}'",
+        f"init_from='https://u:{CANARIES['line']}@h/weights'",
+    ]
+
+
+def found(folder: Path) -> list[str]:
+    """Canaries in names and bytes of all files below a folder."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    text = b"\n".join([str(path.relative_to(folder)).encode() + path.read_bytes() for path in files])
+    return [name for name, canary in CANARIES.items() if canary.encode() in text]
+
+
+def test_no_secret_reaches_a_file_or_a_message(
+    planted: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path("outputs/secretive")
+
+    def broken(*_: object) -> None:
+        raise OSError(f"cannot log in with {os.environ['ERROR_PASSWORD']}")
+
+    words = [word for word in planted if not word.startswith(("++", "init_from", "logger", "data.test"))]
+    said = []
+    for more in ([], ["resume=auto", "images=96"]):
+        with monkeypatch.context() as patch:
+            if more:
+                patch.setattr("lmsd.engine.Engine._advance", broken)
+            run = [*TINY, "data.shards=data/shapes", "images=64", "evaluate.n=0", f"run_dir={folder}"]
+            assert cli.run(["train", *run, *words, *more]) == bool(more)
+        said.append(capfd.readouterr())
+    assert "cannot log in with ***" in said[1].err
+    assert (folder / "error.txt").exists()
+    assert cli.run(["train", *TINY, "data.shards=data/shapes", planted[4]]) == 2
+    said.append(capfd.readouterr())
+    assert not [name for name, canary in CANARIES.items() if canary in str(said)]
+    assert found(folder) == []
+
+
+def test_what_is_stored_hides_secrets_and_asks_for_them_again(planted: list[str]) -> None:
+    config = load("train", [planted[0], *planted[2:]])
+    OmegaConf.update(config, "logger.own.token", CANARIES["option"], force_add=True)
+    assert config.logger.own.name == CANARIES["env"]  # looked up where it is used
+    text = OmegaConf.to_yaml(stored(config))
+    assert not [name for name, canary in CANARIES.items() if canary in text]
+    assert "name: ${oc.env:CANARY_NAME}" in text
+    assert "https://***@example.invalid/test-0.tar" in text
+    with pytest.raises(UserError, match=r"holds a secret, which no run stores: give \S+=... again"):
+        require_secrets(stored(config))
+    assert runs.shown(f"logger.own.token={CANARIES['option']}") == "logger.own.token=***"
+    assert CANARIES["line"] not in runs.shown(planted[4])

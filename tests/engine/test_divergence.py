@@ -1,0 +1,187 @@
+"""A run that diverges goes back to before that, past the data that were there, no further than allowed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from harness import codes, fork_ranks
+from lightning.pytorch import Callback
+from test_checkpoint import assert_same_run
+from test_signals import SendAt
+from tiny_run import Stream, engine, run
+
+from lmsd.engine import checkpoint as disk
+from lmsd.engine.callbacks import Checkpoint
+from lmsd.engine.divergence import Guard
+from lmsd.engine.logging import read_metrics
+from lmsd.engine.module import Engine
+from lmsd.errors import UserError
+from lmsd.objectives import Adversarial
+from lmsd.process.times import Jumps
+from lmsd.rng import Rng
+from lmsd.types import Batch, Loss, Players, Turn
+
+
+class Poisoned(Adversarial):
+    """The generator's loss is NaN where a position of `where` is in the batch."""
+
+    def __init__(self, where: range) -> None:
+        super().__init__(Jumps(4))
+        self.where, self.seen = where, []
+
+    def turns(self, players: Players, batch: Batch, clock: object, rng: Rng) -> Iterator[Turn]:
+        self.seen += batch.position.tolist()
+        poisoned = any(int(position) in self.where for position in batch.position)
+        for turn in super().turns(players, batch, clock, rng):  # type: ignore[arg-type]
+
+            def loss(turn: Turn = turn) -> Loss:
+                found = turn.loss()
+                bad = poisoned and turn.player == "generator"
+                return Loss(found.value * float("nan"), found.logs) if bad else found
+
+            yield Turn(turn.player, loss)
+
+
+def guarded(*more: Callback, **options: object) -> list[Callback]:
+    return [Guard(skipped=3, **options), Checkpoint(every_images=8, keep_last=99), *more]
+
+
+def poisoned_run(folder: Path, *more: Callback, where: range = range(24, 64), **options: object) -> Engine:
+    subject = engine(objective=Poisoned(where), batches=10, ema=(20,))
+    run(subject, folder, callbacks=guarded(*more), **options)
+    return subject
+
+
+@pytest.fixture(scope="module")
+def rolled_back(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Engine]:
+    folder = tmp_path_factory.mktemp("rolled")
+    return folder, poisoned_run(folder)
+
+
+def test_it_goes_back_once_and_on_with_later_data(rolled_back: tuple[Path, Engine]) -> None:
+    """Three NaN batches (24..47), back to 24 images; the other two are skipped; ten count."""
+    folder, subject = rolled_back
+    assert subject.objective.seen == list(range(104))  # each position once, in order
+    assert (subject.clock.images, subject.clock.updates, subject.rollbacks) == (80, 10, 1)
+    assert disk.first_not_finite(subject.state_dict()) is None
+    lines = read_metrics(folder / "metrics.jsonl")
+    assert [line["images"] for line in lines] == [8, 16, 24, 24, 32, 40, 48, 56, 64, 72, 80]
+    assert lines[3]["rollbacks"] == 1.0
+    assert [line.get("generator/skipped") for line in lines[4:7]] == [1.0, 1.0, 0.0]
+    names = {path.name for path in (folder / "checkpoints").glob("*.bad")}
+    assert names == {f"step_{n:09d}.{kind}.bad" for n in (32, 40) for kind in ("ckpt", "json")}
+    for path in disk.manifests(folder / "checkpoints"):
+        assert disk.first_not_finite(disk.read(path)) is None
+
+
+def test_a_run_that_went_back_resumes_as_any_other(tmp_path: Path, rolled_back: tuple[Path, Engine]) -> None:
+    """Stopped right after the rollback, when the stream is already past the bad data."""
+    with pytest.raises(SystemExit):
+        poisoned_run(tmp_path, SendAt(15, 24, batch=6))
+    assert disk.read(tmp_path)["Stream"]["position"] == 56
+    assert disk.read(tmp_path)[disk.KEY]["rollbacks"] == 1
+    poisoned_run(tmp_path, resume_from=tmp_path)
+    assert_same_run(tmp_path, rolled_back[0])
+
+
+def test_it_stops_when_going_back_does_not_help(tmp_path: Path) -> None:
+    subject = engine(objective=Poisoned(range(24, 10_000)), batches=10)
+    with pytest.raises(UserError, match=r"diverged again at 48 images .* after 2 rollbacks: lower the learn"):
+        run(subject, tmp_path, callbacks=guarded(at_most=2))
+    assert max(subject.objective.seen) + 1 == 24 + 3 * 24
+    assert disk.read(tmp_path)[disk.KEY]["clock"]["images"] == 24
+
+
+def test_there_is_no_way_back_before_the_first_checkpoint(tmp_path: Path) -> None:
+    subject = engine(objective=Poisoned(range(10_000)), batches=10)
+    with pytest.raises(UserError, match="before its first checkpoint"):
+        run(subject, tmp_path, callbacks=guarded())
+
+
+class Spoiled(Callback):
+    """Breaks a weight in the last batch, where only the guard's own look can find it."""
+
+    def on_train_batch_start(self, trainer: object, pl_module: Engine, batch: Batch, batch_idx: int) -> None:
+        if int(batch.position[0]) == 40:
+            with torch.no_grad():
+                next(pl_module.discriminator.parameters()).view(-1)[0] = torch.nan
+
+
+def test_a_run_does_not_end_on_broken_weights(tmp_path: Path) -> None:
+    subject = engine(batches=6)
+    run(subject, tmp_path, callbacks=guarded(Spoiled()))
+    assert (subject.clock.images, subject.rollbacks) == (48, 1)
+    assert disk.first_not_finite(disk.read(tmp_path)) is None
+    assert disk.read(tmp_path)["Stream"]["position"] == 56
+
+
+class Sure(Adversarial):
+    """The discriminator is right on everything from position 24 to 63."""
+
+    def turns(self, players: Players, batch: Batch, clock: object, rng: Rng) -> Iterator[Turn]:
+        sure = 24 <= int(batch.position[0]) < 64
+        for turn in super().turns(players, batch, clock, rng):  # type: ignore[arg-type]
+
+            def loss(turn: Turn = turn) -> Loss:
+                found = turn.loss()
+                return Loss(found.value, {**found.logs, "d_accuracy": torch.tensor(1.0 if sure else 0.5)})
+
+            yield Turn(turn.player, loss)
+
+
+def test_a_collapsed_discriminator_is_taken_back_to_before_that(tmp_path: Path) -> None:
+    subject = engine(objective=Sure(Jumps(4)), batches=10)
+    run(subject, tmp_path, callbacks=guarded(collapsed=4))
+    assert subject.rollbacks == 1  # at 56 images, to 24, on with position 56
+    assert disk.read(tmp_path)["Stream"]["position"] == 80 + 32
+    again = engine(objective=Sure(Jumps(4)), batches=10)
+    run(again, tmp_path / "allowed", callbacks=guarded(collapsed=0))
+    assert again.rollbacks == 0
+
+
+def test_ranks_go_back_alike(tmp_path: Path) -> None:
+    """NaN on the second rank alone: both end with the same weights, having seen everything once."""
+
+    def rank(own: int) -> None:
+        subject = engine(objective=Poisoned(range(28, 64, 8)), batches=10)
+        run(subject, tmp_path / "run", devices=2, callbacks=guarded())
+        torch.save([subject.state_dict(), subject.objective.seen, subject.rollbacks], tmp_path / f"{own}.pt")
+
+    assert codes(fork_ranks(rank, 2, tmp_path), seconds=240) == [0, 0]
+    first, second = (torch.load(tmp_path / f"{own}.pt", weights_only=False) for own in (0, 1))
+    assert sorted(first[1] + second[1]) == list(range(104))
+    assert first[2] == second[2] == 1
+    assert all(
+        torch.equal(value, second[0][name]) for name, value in first[0].items() if name[-5:] != "state"
+    )
+    assert disk.first_not_finite(first[0]) is None
+
+
+class Damaged(Stream):
+    """One sample of every `every` batches was substituted."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__(8)
+        self.every = every
+
+    def train_dataloader(self) -> object:
+        for k, batch in enumerate(super().train_dataloader()):
+            flags = torch.zeros(8, dtype=torch.bool)
+            flags[3] = k % self.every == 0
+            yield Batch(batch.x, batch.position, batch.text, batch.label, {"substituted": flags})
+
+
+def test_damaged_samples_are_counted_and_too_many_stop_the_run(tmp_path: Path) -> None:
+    subject = engine("denoising", batches=10, log_every=16)
+    run(subject, tmp_path, datamodule=Damaged(5), callbacks=[Guard(max_bad=0.1)])
+    assert subject.substituted == pytest.approx(2)
+    shares = [line["data/substituted"] for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert shares == pytest.approx([1 / 16, 0, 1 / 16, 0, 0])
+    with pytest.raises(UserError, match=r"1 of 16 samples were damaged, more than data.max_bad=0.05"):
+        run(
+            engine("denoising", batches=10, log_every=16),
+            tmp_path / "many",
+            datamodule=Damaged(5),
+            callbacks=[Guard(max_bad=0.05)],
+        )

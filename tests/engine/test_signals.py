@@ -1,0 +1,134 @@
+"""Signals: the run ends after the batch at hand, saved, on all ranks at the same batch, and can go on."""
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from harness import codes, fork_ranks
+from lightning.pytorch import Callback
+from test_checkpoint import OPTIONS, assert_same_run
+from tiny_run import engine, run
+
+from lmsd.engine import checkpoint as disk
+from lmsd.engine.callbacks import Checkpoint, Evaluate
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+
+
+class SendAt(Callback):
+    """Sends this process a signal in the batch that begins at so many images (and is the so-manieth)."""
+
+    def __init__(self, number: int, images: int = 16, *, rank: int = 0, batch: int | None = None) -> None:
+        self.number, self.images, self.rank, self.batch = number, images, rank, batch
+
+    def on_train_batch_start(self, trainer: object, pl_module: object, batch: object, batch_idx: int) -> None:
+        here = pl_module.clock.images == self.images and pl_module.global_rank == self.rank
+        if here and self.batch in (None, batch_idx):
+            os.kill(os.getpid(), self.number)
+
+
+def scored(seen: list[int] | None = None, number: int = 0, images: int = -1) -> Evaluate:
+    """An evaluation every 16 images; the one at `images` sends a signal and is long."""
+
+    def score(subject: object) -> dict[str, float]:
+        if seen is not None:
+            seen.append(subject.clock.images)
+        if subject.clock.images == images:
+            os.kill(os.getpid(), number)
+            time.sleep(30)
+        return {"val/fd": 100.0 - subject.clock.images}
+
+    return Evaluate(score, every_images=16)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken")
+    run(engine(**OPTIONS), folder, callbacks=[scored()])
+    return folder
+
+
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+def test_a_signal_saves_and_the_run_goes_on_as_if_there_had_been_none(
+    tmp_path: Path, unbroken: Path, capfd: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    handlers = [signal.getsignal(each) for each in CODES]
+    callbacks = [SendAt(number), scored(), Checkpoint(every_images=1_000)]
+    with pytest.raises(SystemExit) as stopped:
+        run(engine(**OPTIONS), tmp_path, callbacks=callbacks, asynchronous=True)
+    assert stopped.value.code == CODES[number]
+    saved = tmp_path / "checkpoints" / "step_000000024.ckpt"
+    assert f"Saved {saved}" in capfd.readouterr().err
+    assert disk.intact(saved)
+    assert [signal.getsignal(each) for each in CODES] == handlers
+    run(engine(**OPTIONS), tmp_path, resume_from=tmp_path, callbacks=[scored()])
+    assert_same_run(tmp_path, unbroken)
+
+
+@pytest.mark.parametrize("images", [0, 32])
+def test_an_evaluation_is_broken_off_and_made_up_for(tmp_path: Path, unbroken: Path, images: int) -> None:
+    began = time.monotonic()
+    saving = Checkpoint(every_images=16, keep_last=9, monitor="val/fd")
+    with pytest.raises(SystemExit) as stopped:
+        run(engine(**OPTIONS), tmp_path, callbacks=[scored(None, signal.SIGTERM, images), saving])
+    assert stopped.value.code == 143
+    assert time.monotonic() - began < 25
+    known = disk.manifests(tmp_path / "checkpoints")
+    assert [m["images"] for m in known.values()] == list(range(16, images + 1, 16))
+    again: list[int] = []
+    resume = tmp_path if images else None
+    run(engine(**OPTIONS), tmp_path, resume_from=resume, callbacks=[scored(again), saving])
+    assert again == list(range(images, 49, 16))
+    assert_same_run(tmp_path, unbroken)
+    scores = {m["images"]: m["metrics"] for m in disk.manifests(tmp_path / "checkpoints").values()}
+    assert scores == {n: {"val/fd": 100.0 - n} for n in (16, 32, 48)}
+
+
+def test_the_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
+    """Without waiting for the batch, and without a checkpoint of half of one."""
+
+    class Twice(SendAt):
+        def on_train_batch_start(self, *arguments: object) -> None:
+            super().on_train_batch_start(*arguments)
+            super().on_train_batch_start(*arguments)
+
+    with pytest.raises(SystemExit):
+        run(engine(batches=20), tmp_path, callbacks=[Twice(signal.SIGINT), Checkpoint(every_images=1_000)])
+    assert disk.manifests(tmp_path / "checkpoints") == {}
+
+
+def test_a_signal_in_the_last_batch_changes_nothing(tmp_path: Path, unbroken: Path) -> None:
+    run(engine(**OPTIONS), tmp_path, callbacks=[SendAt(signal.SIGTERM, 40), scored()])
+    assert_same_run(tmp_path, unbroken)
+
+
+@pytest.mark.parametrize(("number", "to"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 0)])
+def test_two_ranks_stop_at_the_same_batch(tmp_path: Path, number: signal.Signals, to: int) -> None:
+    """The signal goes to one rank alone, both save the same, and one process goes on from it."""
+
+    def rank(own: int) -> None:
+        subject = engine("denoising", batches=400, ema=(20,))
+        try:
+            run(subject, tmp_path / "run", devices=2, callbacks=[SendAt(number, 64, rank=to)])
+        finally:
+            (tmp_path / f"images{own}").write_text(str(subject.clock.images))
+
+    assert codes(fork_ranks(rank, 2, tmp_path), seconds=120) == [143, 143]
+    images = [int((tmp_path / f"images{own}").read_text()) for own in (0, 1)]
+    assert images[0] == images[1]
+    assert 72 <= images[0] <= 96
+    assert disk.read(tmp_path / "run")[disk.KEY]["clock"]["images"] == images[0]
+    shutil.rmtree(tmp_path / "run" / "samples", ignore_errors=True)
+
+
+def test_a_rank_that_dies_ends_the_other(tmp_path: Path) -> None:
+    def rank(own: int) -> None:
+        run(engine(batches=400), tmp_path / "run", devices=2, callbacks=[SendAt(signal.SIGKILL, 64, rank=1)])
+
+    first, second = codes(fork_ranks(rank, 2, tmp_path), seconds=60)
+    assert second == -9
+    assert first == 1
+    assert "Connection" in (tmp_path / "rank0.log").read_text()
