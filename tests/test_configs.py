@@ -174,8 +174,9 @@ def test_every_option_of_train_is_read() -> None:
     plain = OmegaConf.to_container(config)
     for key in ("schedule", "conditioner", "net", "objective", "optim", "sampler", "data", "discriminator"):
         node = dict(plain[key])
-        node.pop("source", None)
         trunk = node.pop("trunk", None)
+        for name in ("source", "max_bad"):  # read by the command line, not by the data module
+            assert node.pop(name, None) is None or f"config.data.{name}" in code
         check_arguments(node)
         check_arguments(trunk)
     from lmsd.models.generator import Generator
