@@ -27,7 +27,9 @@ def assert_same(one: Cond, two: Cond) -> None:
 @pytest.fixture(scope="module")
 def text():
     torch.manual_seed(0)
-    return TextConditioner.from_captions(CAPTIONS, dim=32, vocab=600, layers=2, heads=2, length=8)
+    conditioner = TextConditioner(32, vocab=600, layers=2, heads=2, length=8)
+    conditioner.fit(CAPTIONS)
+    return conditioner
 
 
 def test_null_conditioner_knows_nothing():

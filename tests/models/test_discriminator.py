@@ -149,7 +149,7 @@ def test_missing_condition_is_refused(inputs):
 
 def test_second_derivatives_are_announced_and_there(inputs):
     critic = transition()
-    assert critic.supports_double_backward
+    assert critic.double_backward_obstacle is None
     x_s = inputs[0].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(x_s, *inputs[1:]).sum(), x_s, create_graph=True)
     gradient.square().sum().backward()
@@ -159,7 +159,6 @@ def test_second_derivatives_are_announced_and_there(inputs):
 def test_compiled_critic_says_that_it_has_none():
     critic = transition()
     critic.trunk.compile(backend="eager")
-    assert not critic.supports_double_backward
     assert "compiled" in critic.double_backward_obstacle
     whole = transition()
     whole.compile(backend="eager")

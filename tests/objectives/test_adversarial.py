@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from tiny_players import CAPTIONS, SHAPE, TinyClock, Words, play, split, tiny_batch, tiny_players
@@ -338,6 +340,19 @@ def test_exact_penalty_is_refused_where_there_is_no_double_backward(change):
     with pytest.raises(UserError, match="penalty=fd"):
         next(Adversarial(Jumps(4), penalty="exact").turns(players, batch, TinyClock(), rng))
     next(Adversarial(Jumps(4), penalty="fd").turns(players, batch, TinyClock(), rng))
+
+
+def test_a_difference_too_fine_for_half_precision_is_told():
+    players, batch = tiny_players(), tiny_batch(4)
+    coarse, fine = (Adversarial(Jumps(4), sigma=sigma) for sigma in (0.03, 0.02))
+    rng = Rng(0, batch.position)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        next(fine.turns(players, batch, TinyClock(), rng))
+        with torch.autocast("cpu", torch.bfloat16):
+            next(coarse.turns(players, batch, TinyClock(), rng))
+            with pytest.raises(UserWarning, match="too fine for half"):
+                next(fine.turns(players, batch, TinyClock(), rng))
 
 
 def test_bad_options_are_refused():

@@ -45,6 +45,16 @@ def test_finite_difference_is_the_exact_penalty_within_one_percent():
             assert estimate.item() == pytest.approx(exact.mean().item(), rel=0.01)
 
 
+def test_exact_penalty_is_that_of_float32_under_autocast():
+    critic, x = smooth_critic().float(), draw(50, (6,), "x").float()
+    expected, _ = exact_penalty(critic, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert critic(x).dtype == torch.bfloat16
+        found, logits = exact_penalty(critic, x)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+
+
 def test_exact_penalty_of_a_quadratic_is_its_gradient_for_each_head():
     a, b = draw(6, (6,), "a"), draw(6, (6,), "b")
     x = draw(5, (6,), "x")

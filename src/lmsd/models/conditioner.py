@@ -154,22 +154,6 @@ class TextConditioner(_CaptionConditioner):
         )
         self.encoder = CLIPTextModel(config)
 
-    @classmethod
-    def from_captions(
-        cls,
-        captions: list[str],
-        *,
-        vocab: int = 1024,
-        dim: int = 128,
-        layers: int = 2,
-        heads: int = 4,
-        length: int = 16,
-    ) -> "TextConditioner":
-        """Build and fit in one go."""
-        conditioner = cls(dim, vocab=vocab, layers=layers, heads=heads, length=length)
-        conditioner.fit(captions)
-        return conditioner
-
     def fit(self, captions: list[str]) -> None:
         """Learn the tokenizer, `self.tokenizer`: the text of a tokenizer.json. Touches no parameter."""
         self.tokenizer = train_tokenizer(captions, vocab=self.vocab)

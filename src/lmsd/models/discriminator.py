@@ -79,11 +79,6 @@ class _Judge(nn.Module):
         """Why exact R1 cannot be taken through this discriminator; None when it can."""
         return double_backward_obstacle(self)
 
-    @property
-    def supports_double_backward(self) -> bool:
-        """Whether exact R1, a gradient of a gradient, can be taken through it."""
-        return self.double_backward_obstacle is None
-
     def _check_pairing(self, x_t: Tensor | None) -> None:
         if (x_t is None) != self.marginal:
             built, got = ("marginal", "x_t") if self.marginal else ("transition", "no x_t")

@@ -20,6 +20,7 @@ Mismatched captions: D also sees reals with another caption of `captions` as fak
 sample by its own counter, not by rolling the batch, so that it does not depend on how a batch is split.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -61,6 +62,9 @@ Pairing: TypeAlias = Literal["transition", "marginal"]
 Penalty: TypeAlias = Literal["fd", "exact", "none"]
 Anchor: TypeAlias = Literal["mse_kl", "energy", "none"]
 Critic: TypeAlias = Callable[[Tensor], Tensor]
+
+FINEST = 0.03
+"""Finite difference σ below which bfloat16's rounding of the logits hides their difference."""
 
 
 @dataclass(frozen=True)
@@ -404,6 +408,12 @@ class Adversarial:
             raise UserError(
                 f"adversarial: penalty=exact differentiates the discriminator twice, but {obstacle}; "
                 "use penalty=fd, the finite difference, which does so once"
+            )
+        if self.penalty == "fd" and self.sigma < FINEST and torch.is_autocast_enabled(batch.x.device.type):
+            warnings.warn(
+                f"adversarial: sigma={self.sigma} is too fine for half precision, the penalties drown in its "
+                f"rounding: sigma={FINEST} or more, or precision=32-true",
+                stacklevel=2,
             )
 
 

@@ -72,15 +72,17 @@ def difference_penalty(moved: Tensor, logits: Tensor, sigma: float) -> Tensor:
 def exact_penalty(critic: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """Exact R(x) = ‖∇_x D‖² [B], the mean over heads, and the logits [B, heads] at x.
 
-    Needs double backward through `critic`, which compiled nets and fused attention do not have.
+    Needs double backward through `critic`, which compiled nets and fused attention do not have. Works in
+    float32 whatever autocast says: half precision loses the second derivatives.
     """
     x = x.detach().requires_grad_()
-    logits = critic(x)
-    squares = [
-        torch.autograd.grad(head.sum(), x, create_graph=True)[0].square().flatten(1).sum(1)
-        for head in logits.unbind(1)
-    ]
-    return torch.stack(squares).mean(0), logits
+    with torch.autocast(x.device.type, enabled=False):
+        logits = critic(x)
+        squares = [
+            torch.autograd.grad(head.sum(), x, create_graph=True)[0].square().flatten(1).sum(1)
+            for head in logits.unbind(1)
+        ]
+        return torch.stack(squares).mean(0), logits
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:
