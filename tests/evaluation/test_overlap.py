@@ -1,9 +1,11 @@
 """Pictures that two splits share: the same pixels, and one picture under another brightness."""
 
+import json
+
 import torch
 from tiny_set import TinySet
 
-from lmsd.evaluation.overlap import Overlap, overlap
+from lmsd.evaluation.overlap import SIMILARITY, Overlap, overlap, similarity_of
 
 
 def test_exact_and_near_twins_are_counted(tmp_path):
@@ -34,3 +36,13 @@ def test_a_picture_of_one_color_is_no_twin_of_another():
     train, held_out = TinySet(10, 1), TinySet(10, 2)
     train.x[0], held_out.x[0] = torch.full((1, 8, 8), -1.0), torch.full((1, 8, 8), 1.0)
     assert overlap(train, held_out).near == 0
+
+
+def test_the_bound_is_the_one_that_the_data_were_split_by(tmp_path):
+    train, held_out = TinySet(20, 1), TinySet(10, 2)
+    noise = torch.randn(train.x[0].shape, generator=torch.Generator().manual_seed(0))
+    held_out.x[0] = (train.x[0] + 0.06 * noise).clamp(-1, 1)  # correlated by 0.994
+    assert similarity_of(str(tmp_path)) == similarity_of("http://host/shards") == SIMILARITY
+    assert overlap(train, held_out, similarity=similarity_of(str(tmp_path))).near == 1
+    (tmp_path / "manifest.json").write_text(json.dumps({"options": {"similarity": 0.9999}}))
+    assert overlap(train, held_out, similarity=similarity_of(str(tmp_path))).near == 0

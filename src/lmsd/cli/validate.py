@@ -16,7 +16,7 @@ from lmsd.engine import Engine
 from lmsd.errors import UserError
 from lmsd.evaluation import Checker, Evaluator, make_generate
 from lmsd.evaluation.grid import save_grid, to_picture
-from lmsd.evaluation.overlap import overlap
+from lmsd.evaluation.overlap import overlap, similarity_of
 from lmsd.evaluation.ranks import place
 from lmsd.models.generator import Generator
 from lmsd.rng import Rng
@@ -30,7 +30,9 @@ def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int |
         raise UserError("evaluate.checker=shapes reads images in color; set data.channels=3, or no checker")
     held_out = data.split_set(split)
     extractor = extractor_of(settings.extractor, data)
-    train, cache = data.split_set("train"), cache_folder() / "features"
+    train, cache, shared = data.split_set("train"), cache_folder() / "features", None
+    if split != "train" and place()[0] == 0:
+        shared = overlap(train, held_out, similarity=similarity_of(config.data.shards), cache=cache)
     return Evaluator(
         held_out,
         extractor,
@@ -38,7 +40,7 @@ def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int |
         train=train if settings.neighbors else None,
         checker=checker(settings.checker),
         cache=cache,
-        shared=overlap(train, held_out, cache=cache) if split != "train" and place()[0] == 0 else None,
+        shared=shared,
     )
 
 

@@ -1,7 +1,8 @@
 """Do two splits share pictures? A score on images that were trained on flatters, whoever made the splits.
 
 Exact: the same pixels, as the model sees them. Near: correlated at least 0.99 in brightness and color (one
-picture under another size, compression, contrast; see `data.build.duplicates`).
+picture under another size, compression, contrast; see `data.build.duplicates`), or as much as the manifest of
+the data set says that it was split by: what one source draws twice is two pictures of another.
 """
 
 import hashlib
@@ -37,16 +38,26 @@ class Overlap:
         return f"{share} are in the training set or nearly so ({self.exact} exactly): scores flatter"
 
 
-def overlap(train: ImageSet, held_out: ImageSet, *, cache: Path | None = None) -> Overlap:
+def similarity_of(shards: object) -> float:
+    """The correlation from which the builder of folder `shards` took pictures for duplicates; 0.99 else."""
+    manifest = Path(shards) / "manifest.json" if isinstance(shards, str) and "://" not in shards else None
+    if manifest is None or not manifest.is_file():
+        return SIMILARITY
+    return float(json.loads(manifest.read_text()).get("options", {}).get("similarity") or SIMILARITY)
+
+
+def overlap(
+    train: ImageSet, held_out: ImageSet, *, similarity: float = SIMILARITY, cache: Path | None = None
+) -> Overlap:
     """Compare every held-out image with every training image; kept in `cache` where both have a hash."""
     hashes = [getattr(split, "hash", None) for split in (train, held_out)]
     path = None
     if cache is not None and all(hashes):
-        key = hashlib.sha256(f"{hashes} {SIMILARITY}".encode()).hexdigest()
+        key = hashlib.sha256(f"{hashes} {similarity}".encode()).hexdigest()
         path = cache / f"overlap-{key[:32]}.json"
         if path.is_file():
             return Overlap(**json.loads(path.read_text()))
-    found = _compare(train, held_out)
+    found = _compare(train, held_out, similarity)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")
@@ -55,7 +66,7 @@ def overlap(train: ImageSet, held_out: ImageSet, *, cache: Path | None = None) -
     return found
 
 
-def _compare(train: ImageSet, held_out: ImageSet) -> Overlap:
+def _compare(train: ImageSet, held_out: ImageSet, similarity: float) -> Overlap:
     known, trained = _seen(train)
     names, held = _seen(held_out)
     already = set(known)
@@ -64,7 +75,7 @@ def _compare(train: ImageSet, held_out: ImageSet) -> Overlap:
         start + row
         for start in range(0, len(held), _CHUNK)
         for row in np.flatnonzero(
-            (held[start : start + _CHUNK] @ trained.T).max(axis=1) >= SIMILARITY
+            (held[start : start + _CHUNK] @ trained.T).max(axis=1) >= similarity
         ).tolist()
     }
     return Overlap(exact=len(exact), near=len(exact | near), of=len(names))
