@@ -67,6 +67,7 @@ def trial(number: int, draw: random.Random) -> str:
     words = [
         *WORDS,
         f"images={64 * BATCHES}",
+        "objective.head_start=0",
         "evaluate.n=0",
         "log_every=64",
         "checkpoint_every=256",

@@ -1,21 +1,26 @@
 """Processes that are killed and signalled: forked, so that what is imported already is there at once.
 
 The benchmarks of this folder are commands (`python benchmarks/reliability/NAME.py --n N`), each for a promise
-of the README; `tests/reliability` runs them with a small n.
+of the README; `tests/reliability` runs them with a small n. What a command finds goes to
+`benchmarks/results/reliability/NAME.json`: n, the seed, what failed, and figures beside it.
 """
 
 import argparse
 import contextlib
+import importlib
+import json
 import os
 import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+
+RESULTS = Path(__file__).parent.parent / "results" / "reliability"
 
 
 def free_port() -> int:
@@ -26,6 +31,8 @@ def free_port() -> int:
 
 def fork(function: Callable[[], object], log: Path) -> int:
     """Run a function in a child that ends with its exit code (1 for an error); its pid."""
+    for module in ("lmsd.cli.build", "lmsd.cli.validate", "lmsd.engine.trainer"):
+        importlib.import_module(module)
     child = os.fork()
     if child:
         return child
@@ -101,10 +108,15 @@ def count(default: int) -> int:
     return int(parser.parse_args().n)
 
 
-def report(what: str, done: int, failures: list[str]) -> None:
-    """Print n and what failed; exit with 1 where anything did."""
+def report(what: str, done: int, failures: list[str], figures: Mapping[str, object] | None = None) -> None:
+    """Print and write down n and what failed; exit with 1 where anything did."""
     for failure in failures:
         print(f"  FAILED {failure}")
     print(f"{what}: n = {done}, failures = {len(failures)}", flush=True)
+    path = RESULTS / f"{Path(sys.argv[0]).stem}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    found[what] = {"n": done, "seed": 0, "failures": failures, **(figures or {})}
+    path.write_text(json.dumps(found, indent=1) + "\n")
     if failures:
         sys.exit(1)

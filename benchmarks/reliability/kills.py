@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from harness import count, fork, report, workplace
 from lmsd import cli
 from lmsd.cli import runs
 from lmsd.cli.verify_resume import compare, finish, killed
+from lmsd.engine.checkpoint import KEY, read
 
 DATA = ["data", "build", "digits", "out=data/digits"]
 WORDS = [
     "experiment=digits",
     "images=1920",
+    "objective.warmup=0.2",
     "checkpoint_every=320",
     "log_every=320",
     "evaluate.n=32",
@@ -96,30 +99,33 @@ def unbroken() -> float:
     return float(runs.status(Path("unbroken"))["seconds"])
 
 
-def trial(number: int, kills: int, seconds: float) -> tuple[int, str]:
-    """One run with up to so many kills: how many there were, and the first difference."""
-    draw, folder, log, done = random.Random(number), Path(f"killed{number}"), Path(f"killed{number}.log"), 0
+def trial(number: int, kills: int, seconds: float) -> tuple[list[str], str]:
+    """One run with up to so many kills: the kinds of those there were, and the first difference."""
+    draw, folder, log = random.Random(number), Path(f"killed{number}"), Path(f"killed{number}.log")
+    done: list[str] = []
     words = [*WORDS, f"run_dir={folder}", "resume=auto"]
     for k in range(kills):
         kind = KINDS[(number + k) % len(KINDS)]
         process = train(words, log, kind, seed=1000 * number + k)
         if not killed(process, folder, draw.uniform(0, seconds) if kind == KINDS[0] else 600.0):
             break
-        done += 1
+        done.append(kind)
     if runs.status(folder).get("state") != "done":
         finish(train(words, log), log)
     return done, compare(Path("unbroken"), folder)[0]
 
 
-def sweep(kills: int) -> tuple[int, list[str]]:
-    """Trials until so many kills have been; what differed."""
+def sweep(kills: int) -> tuple[int, list[str], dict[str, object]]:
+    """Trials until so many kills have been; what differed, and how many kills of each kind there were."""
     assert cli.run(DATA) == 0
-    seconds, done, number, failures = unbroken(), 0, 0, []
-    while done < kills:
-        found, difference = trial(number, min(1 + number % 3, kills - done), seconds)
-        done, number = done + found, number + 1
+    seconds, done, number, failures = unbroken(), Counter[str](), 0, []
+    while done.total() < kills:
+        found, difference = trial(number, min(1 + number % 3, kills - done.total()), seconds)
+        done, number = done + Counter(found), number + 1
         failures += [f"trial {number}: {difference}"] if difference else []
-    return done, failures
+        print(f"trial {number}: {', '.join(found) or 'no kill'}; {difference or 'equal'}", flush=True)
+    played = read(Path("unbroken"))[KEY]["clock"]["played"]
+    return done.total(), failures, {"kills": dict(done), "runs": number, "updates": played}
 
 
 if __name__ == "__main__":

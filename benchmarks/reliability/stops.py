@@ -38,7 +38,14 @@ def rank(number: int, words: list[str]) -> None:
 def trial(number: int, kind: signal.Signals, ranks: int, to: int, draw: random.Random) -> str:
     """What went wrong, or nothing."""
     folder = Path(f"run{kind.name}{ranks}{to}{number}")
-    words = [*WORDS, "images=10_000_000", "evaluate.n=0", f"run_dir={folder}", f"devices={ranks}"]
+    words = [
+        *WORDS,
+        "images=10_000_000",
+        "objective.warmup=0",
+        "evaluate.n=0",
+        f"run_dir={folder}",
+        f"devices={ranks}",
+    ]
     os.environ["LMSD_RUN_DIR"] = str(folder)  # as a launcher tells all of its ranks
     children = fork_ranks(lambda own: rank(own, words), ranks, Path())
     while not (folder / "metrics.jsonl").exists():

@@ -29,6 +29,19 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "lmsd.cli", *arguments]
 
 
+def stop_at(images: int, patch: pytest.MonkeyPatch) -> None:
+    """Have runs end after so many images, as a scheduler's signal would end them."""
+    from lmsd.engine import Engine
+
+    advance = Engine._advance
+
+    def advanced(self: Engine, played: bool) -> None:
+        advance(self, played)
+        self.request = 143 if self.clock.images >= images else 0
+
+    patch.setattr(Engine, "_advance", advanced)
+
+
 def test_data_are_built_and_indexed(home: Home) -> None:
     assert "64 train, 32 val, 32 test image-text pairs" in home.built
     said = spoken(["data", "index", "data/shapes"])
@@ -214,8 +227,16 @@ def test_weights_of_a_run_begin_another(home: Home) -> None:
     assert runs.status(folder)["images"] == 32
 
 
-def test_a_finished_run_goes_on_only_for_more_images(home: Home, refused: Refused) -> None:
-    assert "outputs/first is done, after 192 images" in refused("train", "resume=outputs/first")
+def test_a_finished_run_goes_on_as_a_new_one(home: Home, refused: Refused) -> None:
+    """Its schedules are shares of its images: more of them would play its phases again."""
+    said = refused("train", "resume=outputs/first")
+    assert "outputs/first is done, after 192 images" in said
+    assert "lmsd train init_from=outputs/first ..." in said
+    more = refused("train", "resume=outputs/first", "images=384")
+    assert "images: 192 -> 384" in more
+    assert "lmsd train init_from=outputs/first ..." in more
+    words = [*TINY, DATA, "images=32", "evaluate.n=0", "run_dir=outputs/further"]
+    assert "generator from outputs/first" in spoken(["train", "init_from=outputs/first", *words])
 
 
 def test_a_resume_with_another_net_is_refused(home: Home, refused: Refused) -> None:
@@ -224,22 +245,31 @@ def test_a_resume_with_another_net_is_refused(home: Home, refused: Refused) -> N
     assert "lmsd train init_from=outputs/first" in said
 
 
-def test_resume_auto_repeats_the_first_command(home: Home, refused: Refused) -> None:
-    """As a scheduler does: a new run, then the same one; other images are accepted, kept and shown."""
+def test_resume_auto_repeats_the_first_command(
+    home: Home, refused: Refused, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a scheduler does: a new run, then the same one; what is harmless is accepted, kept and shown."""
     folder = Path("outputs/again")
-    words = [*TINY, DATA, f"run_dir={folder}", "resume=auto", "evaluate.n=0", "net.depth=2"]
-    assert "nothing to resume" in spoken(["train", *words, "images=64"])
+    words = [*TINY, DATA, f"run_dir={folder}", "resume=auto", "evaluate.n=0", "net.depth=2", "images=128"]
+    with monkeypatch.context() as patch:
+        stop_at(64, patch)
+        with pytest.raises(SystemExit) as stop:
+            cli.run(["train", *words])
+        assert stop.value.code == 143
+    assert "nothing to resume" in capsys.readouterr().out
     lines = lines_of(folder)
-    assert f"{folder} is done, after 64 images" in refused("train", *words, "images=64")
-    assert "net.width: 16 -> 32" in refused("train", *words, "images=128", "net.width=32")
-    assert "data.seed" not in refused("train", *words, "images=128", "seed=1")
-    said = spoken(["train", *words, "images=128", "data.on_change=new_epoch"])
-    assert "changed by you: images 64 -> 128" in said
+    assert [line["images"] for line in lines] == [32, 64]
+    assert "images: 128 -> 256" in refused("train", *words, "images=256")
+    assert "net.width: 16 -> 32" in refused("train", *words, "net.width=32")
+    assert "data.seed" not in refused("train", *words, "seed=1")
+    said = spoken(["train", *words, "keep=2", "data.on_change=new_epoch"])
+    assert "changed by you: keep 3 -> 2" in said
     assert f"Resuming {folder}" in said
     assert lines_of(folder)[: len(lines)] == lines
     assert [line["images"] for line in lines_of(folder)] == [32, 64, 96, 128]
     kept = runs.config_of(folder)
-    assert (kept.images, kept.data.on_change) == (128, "error")  # leave to take other data counts once
+    assert (kept.keep, kept.data.on_change) == (2, "error")  # leave to take other data counts once
+    assert f"{folder} is done, after 128 images" in refused("train", *words)
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_in_the_same_folder(home: Home) -> None:
@@ -264,6 +294,30 @@ def test_a_resume_from_one_checkpoint_puts_later_ones_aside(home: Home) -> None:
     assert [{**line, "time": 0} for line in again] == [{**line, "time": 0} for line in before]
     assert again[1]["time"] > before[1]["time"]
     assert (folder / "checkpoints" / "step_000000064.ckpt.bad").exists()
+
+
+def test_a_damaged_file_that_is_named_is_refused(home: Home, refused: Refused) -> None:
+    """Neither a resume nor weights nor samples come from another checkpoint than the one that is named."""
+    folder = Path("outputs/torn")
+    spoken(["train", *TINY, DATA, f"run_dir={folder}", "images=96", "checkpoint_every=32", "evaluate.n=0"])
+    runs.set_status(folder, state="interrupted")
+    torn, good = (folder / "checkpoints" / f"step_{n:09d}.ckpt" for n in (96, 64))
+    torn.write_bytes(torn.read_bytes()[:-100])
+    for words in (
+        ["train", f"resume={torn}"],
+        ["train", *TINY, DATA, "evaluate.n=0", "run_dir=outputs/none", f"init_from={torn}"],
+        ["sample", f"run={folder}", "prompts=[a]", f"checkpoint={torn.name}"],
+        ["evaluate", f"run={folder}", "split=val", "n=20", f"checkpoint={torn.name}"],
+    ):
+        said = refused(*words)
+        assert f"{torn} is damaged" in said
+        assert f"give {good}, the newest that is whole" in said
+    assert runs.status(folder)["state"] == "interrupted"
+    assert torn.exists()
+    assert not Path("outputs/none").exists()
+    with pytest.warns(UserWarning, match="is damaged; trying the one before"):  # a folder is its newest
+        spoken(["train", f"resume={folder}"])
+    assert runs.status(folder)["state"] == "done"
 
 
 @pytest.mark.parametrize(
@@ -393,7 +447,8 @@ def test_a_failure_of_ours_is_one_line_and_keeps_its_traceback(
 def test_an_interrupted_run_is_resumed_to_its_end(home: Home) -> None:
     """Ctrl-C: exit code 130, the command to go on with; going on leaves no image twice in the metrics."""
     folder = Path("outputs/2999-01-01_000000-cut-0000")
-    words = [*TINY, DATA, f"run_dir={folder}", "images=64000", "evaluate.n=0", "name=cut"]
+    total = 12_800
+    words = [*TINY, DATA, f"run_dir={folder}", f"images={total}", "evaluate.n=0", "name=cut"]
     process = subprocess.Popen(command("train", *words), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
     while not (folder / "checkpoints" / "step_000000096.json").exists():
@@ -407,14 +462,10 @@ def test_an_interrupted_run_is_resumed_to_its_end(home: Home) -> None:
     assert "Traceback" not in err
     status = runs.status(folder)
     assert status["state"] == "interrupted"
-    more = status["images"] + 64
-    done = subprocess.run(
-        command("train", "resume=last", f"images={more}"), capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command("train", "resume=last"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"changed by you: images 64000 -> {more}" in done.stdout
     images = [line["images"] for line in lines_of(folder)]
-    assert images == list(range(32, more + 1, 32))
+    assert images == list(range(32, total + 1, 32))
     assert runs.status(folder)["state"] == "done"
 
 

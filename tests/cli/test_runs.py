@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lmsd.cli import runs
+from lmsd.cli.train import accept
 from lmsd.errors import UserError
 
 CONFIG = OmegaConf.create({"name": "small", "run_dir": None})
@@ -108,6 +109,43 @@ def test_a_run_of_one_folder_is_found_before_its_first_checkpoint() -> None:
     assert runs.has_checkpoint(folder)  # damaged, but there: never begin anew
     assert runs.find(str(path)) == path
     assert runs.folder_of(path) == runs.folder_of(folder) == folder
+
+
+def test_a_folder_without_a_configuration_is_made_again() -> None:
+    """What a process leaves that is killed while it makes one; anything else is left alone."""
+    config = OmegaConf.create({"name": "small", "run_dir": "outputs/mine"})
+    folder = runs.create(config, [])
+    for name in ("config.yaml.tmp.7", "status.tmp.7"):
+        (folder / name).touch()
+    (folder / "config.yaml").unlink()
+    assert runs.unfinished("small", "outputs/mine") is None
+    assert runs.create(config, ["seed=1"]) == folder
+    assert (runs.config_of(folder), (folder / "overrides.txt").read_text()) == (config, "seed=1\n")
+    Path("letters").mkdir()
+    Path("letters/to_a_friend").touch()
+    with pytest.raises(UserError, match="run_dir=letters exists"):
+        runs.create(OmegaConf.create({"name": "small", "run_dir": "letters"}), [])
+
+
+def test_a_resume_writes_the_configuration_whole_and_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANARY_NAME", "canary-5f3a")
+    values = {"name": "small", "run_dir": "it", "keep": 3, "data": {"on_change": "error"}}
+    logger = {"group": "${oc.env:CANARY_NAME}", "token": "canary-5f3a"}
+    folder = runs.create(OmegaConf.create({**values, "logger": {"own": logger}}), [])
+    config = runs.config_of(folder)
+    given = {"keep": 2, "data.on_change": "new_epoch", "logger.own.token": "canary-5f3a"}
+    accept(config, given, folder)
+    assert config.logger.own.token == config.logger.own.group == "canary-5f3a"  # as this process needs them
+    runs.save_config(folder, config)
+    text = (folder / "config.yaml").read_text()
+    assert "canary" not in text
+    kept = OmegaConf.to_container(runs.config_of(folder))
+    assert kept == {**values, "keep": 2, "logger": {"own": {**logger, "token": "***"}}}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            runs.save_config(folder, OmegaConf.merge(config, {"keep": 1}))
+    assert (folder / "config.yaml").read_text() == text
 
 
 def test_the_environment_names_versions_and_neither_machine_nor_user() -> None:

@@ -63,8 +63,6 @@ def test_every_damage_is_seen_and_the_one_before_is_read(tmp_path: Path) -> None
             assert not disk.intact(newer)
             with pytest.warns(UserWarning, match="damaged"):
                 assert holds(tmp_path) == 100
-    with pytest.warns(UserWarning, match="damaged"):
-        assert holds(newer) == 100
     newer.write_bytes(whole)
     assert holds(tmp_path) == 200
     disk.manifest_of(newer).unlink()  # killed between the file and its commit
@@ -78,6 +76,21 @@ def test_every_damage_is_seen_and_the_one_before_is_read(tmp_path: Path) -> None
         pytest.warns(UserWarning, match="damaged"),
     ):
         disk.find(tmp_path)
+
+
+def test_a_file_that_is_named_is_never_another(tmp_path: Path) -> None:
+    older, newer, newest = store(tmp_path, 100, 200, 300)
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with pytest.raises(
+        UserError, match=f"{newest.name} is damaged .*: give {newer}, the newest that is whole"
+    ):
+        disk.find(newest)
+    with pytest.raises(UserError, match=f"no checkpoint .*: give {newer}, the newest"):
+        disk.find(tmp_path / disk.checkpoint_name(250))
+    for path in (older, newer):
+        disk.remove(path)
+    with pytest.raises(UserError, match="is damaged or was never completed: give a run folder, or a file"):
+        disk.find(newest)
 
 
 def test_a_damaged_checkpoint_is_kept_aside_by_whoever_goes_on(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def _place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_a_killed_run_is_the_run_that_was_not() -> None:
     """Three kills: at a random time, in a save, in an evaluation."""
-    assert kills.sweep(3) == (3, [])
+    assert kills.sweep(3)[:2] == (3, [])
 
 
 def test_no_kill_or_resize_changes_the_order() -> None:

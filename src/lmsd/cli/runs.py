@@ -25,11 +25,15 @@ from lmsd.cli.compose import stored
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 
 OUTPUTS = Path("outputs")
+FOLDERS = ("checkpoints", "samples", "eval")
 LIBRARIES = ("torch", "lightning", "hydra-core", "diffusers", "transformers", "webdataset", "numpy", "pillow")
 
 
 def create(config: DictConfig, overrides: list[str]) -> Path:
-    """Make the folder of a new run and write down what it is; an existing one is never used twice."""
+    """Make the folder of a new run and write down what it is; an existing one is never used twice.
+
+    config.yaml comes last: without it there is no run, and what a killed process left is made again.
+    """
     while True:
         stamp = datetime.now().strftime("%Y-%m-%d_%H%M%S")
         folder = Path(config.run_dir or OUTPUTS / f"{stamp}-{config.name}-{secrets.token_hex(2)}")
@@ -37,18 +41,27 @@ def create(config: DictConfig, overrides: list[str]) -> Path:
             folder.mkdir(parents=True)
             break
         except FileExistsError:
-            if config.run_dir:
+            if config.run_dir and _begun(folder):
                 raise UserError(
                     f"run_dir={folder} exists; continue it with resume={folder}, or name another"
                 ) from None
-    for name in ("checkpoints", "samples", "eval"):
-        (folder / name).mkdir()
-    OmegaConf.save(stored(config), folder / "config.yaml")
+            if config.run_dir:
+                break
+    for name in FOLDERS:
+        (folder / name).mkdir(exist_ok=True)
     (folder / "overrides.txt").write_text("".join(f"{shown(override)}\n" for override in overrides))
     (folder / "env.json").write_text(json.dumps(environment(), indent=1) + "\n")
     set_status(folder, state="created", id=uuid.uuid4().hex[:8])
+    write_config(folder, stored(config))
     point_latest(folder)
     return folder
+
+
+def _begun(folder: Path) -> bool:
+    """Whether an existing folder is more than what `create` leaves where it is killed in the middle."""
+    ours = {*FOLDERS, "overrides.txt", "env.json", "status.json"}
+    names = {path.name.partition(".tmp.")[0] for path in folder.iterdir()} if folder.is_dir() else {"a file"}
+    return (folder / "config.yaml").exists() or not names <= ours | {"status", "config.yaml"}
 
 
 def shown(override: str) -> str:
@@ -92,11 +105,16 @@ def set_status(folder: Path, **values: Any) -> None:
 
 
 def save_config(folder: Path, config: DictConfig) -> None:
-    """Write a run's configuration again, whole or not at all; leave to take other data counts once."""
+    """Write a run's configuration again, without its secrets; leave to take other data counts once."""
     kept = stored(config)
     kept.data.on_change = "error"
+    write_config(folder, kept)
+
+
+def write_config(folder: Path, public: DictConfig) -> None:
+    """Write config.yaml, whole or not at all."""
     temporary = folder / f"config.yaml.tmp.{os.getpid()}"
-    OmegaConf.save(kept, temporary)
+    OmegaConf.save(public, temporary)
     os.replace(temporary, folder / "config.yaml")
 
 

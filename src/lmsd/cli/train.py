@@ -29,7 +29,6 @@ _PRIVATE = {
 """What wandb would else upload beside the metrics: output, code, the remote's URL, the command line."""
 
 SAFE = (
-    "images",
     "log_every",
     "checkpoint_every",
     "checkpoint_async",
@@ -55,7 +54,10 @@ SAFE = (
     "rollback.",
     "run_dir",
 )
-"""What may change when a run is resumed: neither the weights nor the samples depend on it."""
+"""What may change when a run is resumed: neither the weights nor the samples depend on it.
+
+Not `images`: warm start, decay and annealing are shares of it, so another total would play phases again.
+"""
 
 HELP = """lmsd train [group=choice ...] [option=value ...]
 
@@ -128,8 +130,8 @@ def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]
     state = runs.status(folder)
     if state.get("state") == "done" and config.images <= state["images"]:
         raise UserError(
-            f"{folder} is done, after {config.images:,} images; go on with resume={folder} images=MORE, or "
-            f"begin a new run"
+            f"{folder} is done, after {config.images:,} images, and so are its schedules; train on from its "
+            f"weights in a new run: lmsd train init_from={folder} ..."
         )
     return config, source
 
@@ -169,8 +171,11 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
         torch.set_num_threads(config.threads)
     from lmsd.cli import build
     from lmsd.cli.validate import Validation
+    from lmsd.engine.checkpoint import find
     from lmsd.engine.trainer import fit
 
+    if resumed and resumed.suffix == ".ckpt":
+        find(resumed)  # before anything is built, or written down
     data = build.data_module(config)
     data.index("train")
     nets, objective = build.players(config, data)
@@ -246,7 +251,7 @@ def callbacks(config: DictConfig, validation: Any, objective: Any) -> list[Any]:
 
 def guards(config: DictConfig, objective: Any) -> list[Any]:
     """What ends a run that learns from rewards when they and the held-out score part."""
-    from lmsd.engine.guard import HackingGuard
+    from lmsd.engine.hacking import HackingGuard
 
     patience = config.evaluate.stop_hacking
     return [HackingGuard(patience=patience)] if patience and hasattr(objective, "reward") else []

@@ -199,9 +199,10 @@ def newest(folder: Path, *, aside: bool = False) -> Path | None:
 
 
 def find(path: Path, *, aside: bool = False) -> Path:
-    """An intact checkpoint: the file itself, or the newest of a run folder or of a checkpoints folder.
+    """An intact checkpoint: the very file that is named, or the newest of a run or checkpoints folder.
 
-    A damaged file falls back to the newest intact one beside it. Raises UserError where nothing can be read.
+    aside: as in `newest`. Raises UserError for a file that is damaged or absent, with the newest intact one
+    beside it: who names a file is never given another. Raises it, too, where a folder holds none.
     """
     if path.is_dir():
         folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
@@ -211,10 +212,11 @@ def find(path: Path, *, aside: bool = False) -> Path:
         return found
     if intact(path) or (not manifest_of(path).exists() and whole(path)):
         return path
-    if not path.parent.is_dir() or (not path.exists() and not manifests(path.parent)):
-        raise UserError(f"no checkpoint {path}: give a run folder, or one of its checkpoints/{PATTERN}")
-    warnings.warn(f"checkpoint {path} is damaged or was never completed; using another one", stacklevel=2)
-    return find(path.parent, aside=aside)
+    other = next((known for known in reversed(manifests(path.parent)) if intact(known)), None)
+    way = "a run folder, or a file" if other is None else f"{other}, the newest that is whole"
+    if not path.exists():
+        raise UserError(f"no checkpoint {path}: give {way}")
+    raise UserError(f"checkpoint {path} is damaged or was never completed: give {way}")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from tiny_run import cast_for, engine, run
 
 from lmsd.engine import checkpoint as disk
 from lmsd.engine.callbacks import Checkpoint, Evaluate
-from lmsd.engine.guard import HackingGuard
+from lmsd.engine.hacking import HackingGuard
 from lmsd.objectives import Denoising
 from lmsd.process.times import Uniform
 from lmsd.types import Batch, Loss, Players, Turn
