@@ -4,19 +4,25 @@
 
 Segments of a run with world 1 to 8, 0 to 8 workers (processes, in every twentieth), micro-batches and
 global batches that change, each killed after having read ahead: every rank's batches put together are the one
-stream, in which each of three epochs holds every sample once (prime counts of samples and shards). Seed 0.
+stream, in which each of three epochs holds every sample once (prime counts of samples and shards); a real
+run goes from 2 ranks to 1 and back. Seed 0.
 """
 
+import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from harness import count, report
+from harness import codes, count, fork_ranks, report, workplace
+from kills import DATA, WORDS
 from torch.utils.data import DataLoader, Dataset
 
+from lmsd import cli
 from lmsd.data.order import Order
 from lmsd.data.stream import Positions
+from lmsd.engine import checkpoint as disk
 
 SIZES = np.asarray([31, 17, 5, 40, 2, 23, 13])
 """131 samples in 7 shards, both prime."""
@@ -69,7 +75,7 @@ def epochs() -> tuple[int, list[str]]:
     return 3, failures
 
 
-def costs() -> tuple[int, list[str]]:
+def costs() -> tuple[int, list[str], dict[str, object]]:
     """A position among 1e8 samples in 1e4 shards under 50 ms; the first batch after a resume under 2 s."""
     from lmsd.data.build import build
     from lmsd.data.module import ShardDataModule
@@ -85,12 +91,71 @@ def costs() -> tuple[int, list[str]]:
         module.load_state_dict(module.state_dict() | {"position": 64_000})
         next(iter(module.train_dataloader()))
         first = time.perf_counter() - began
-    print(f"position among 1e8: {1e3 * lookup:.0f} ms; first batch after a resume: {first:.2f} s")
+    figures = {"lookup_ms": round(1e3 * lookup, 1), "first_batch_s": round(first, 2)}
+    print(figures)
     limits = (("a lookup", lookup, 0.05), ("the first batch", first, 2.0))
-    return 2, [f"{what} took {seconds:.3g} s" for what, seconds, limit in limits if seconds > limit]
+    return 2, [f"{what} took {seconds:.3g} s" for what, seconds, limit in limits if seconds > limit], figures
+
+
+def resized() -> tuple[int, list[str], dict[str, object]]:
+    """A real run on 2 ranks, then 1, then 2 again, against one process that was never stopped."""
+    assert cli.run(DATA) == 0
+    words = [*WORDS, "images=1280", "evaluate.n=0", "checkpoint_every=1280"]
+    failures, seen = [], []
+    for folder, ranks, until in (
+        ("alone", 1, 0),
+        ("resized", 2, 384),
+        ("resized", 1, 768),
+        ("resized", 2, 0),
+    ):
+        options = [f"run_dir={folder}", "resume=auto", f"devices={ranks}"]
+        os.environ["LMSD_RUN_DIR"] = folder  # as a launcher tells all of its ranks
+        children = fork_ranks(lambda own, o=options, u=until: part(own, [*words, *o], u), ranks, Path())  # type: ignore[misc]
+        found = codes(children, seconds=600)
+        if found != [143 if until else 0] * ranks:
+            failures.append(f"{folder} on {ranks} ranks: exit codes {found}")
+        files = [Path(f"positions{own}") for own in range(ranks)]
+        seen.append(sorted(int(n) for file in files for n in file.read_text().split()))
+        for file in files:
+            file.unlink()
+    if seen[0] != list(range(1280)) or [n for part in seen[1:] for n in part] != seen[0]:
+        failures.append("positions were lost, repeated or reordered")
+    alone, other = (dict(disk.tensors(disk.read(Path(name))["state_dict"])) for name in ("alone", "resized"))
+    apart = max(
+        float((other[name] - value).norm() / value.norm()) for name, value in alone.items() if value.any()
+    )
+    if apart > 1e-3:
+        failures.append(f"weights are {apart:.1g} apart")
+    return (
+        1280,
+        failures,
+        {"segments": [len(part) for part in seen[1:]], "largest_relative_difference": apart},
+    )
+
+
+def part(own: int, words: list[str], until: int) -> None:
+    """One rank that notes its positions, and asks for an end after so many images."""
+    from lmsd.engine.module import Engine
+
+    pieces, advance, seen = Engine._pieces, Engine._advance, []
+
+    def taken(self: Engine, batch: Any) -> Any:
+        seen.extend(batch.position.tolist())
+        return pieces(self, batch)
+
+    def advanced(self: Engine, played: bool) -> None:
+        advance(self, played)
+        self.request = 143 if until and self.clock.images >= until else 0
+        Path(f"positions{own}").write_text(" ".join(map(str, seen)))
+
+    Engine._pieces, Engine._advance = taken, advanced  # type: ignore[method-assign]
+    raise SystemExit(cli.run(["train", *words]))
 
 
 if __name__ == "__main__":
-    report("kill-and-resize segments, lost or repeated or reordered", *elastic(count(1000)))
+    wanted = count(1000)
+    report("kill-and-resize segments, lost or repeated or reordered", *elastic(wanted))
     report("epochs, not each sample once", *epochs())
     report("costs of a resume, too high", *costs())
+    with workplace():
+        report("samples of a run on 2, 1 and 2 ranks, not as in one process", *resized())

@@ -5,10 +5,11 @@ python benchmarks/reliability/saves.py --n 200
 killed     a child that saves without end, a few dozen kilobytes to megabytes, with its temporary folder on
 another file system: what is committed is intact, and there is always something
 damaged    one bit flipped, and the file cut, at 50 offsets: all noticed, and the one before is read
-full       a real file system without room (a limit on the size of files, for who may not mount one): the
-save is refused, training goes on, the checkpoint before is intact. 20 times. Seed 0.
+full       training on a real file system without room (a limit on the size of files, for who may not mount
+one): the save is refused, training goes on and ends, the checkpoint before is intact. 20 times. Seed 0.
 """
 
+import contextlib
 import os
 import random
 import resource
@@ -22,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import codes, count, fork, report
+from harness import codes, count, fork, report, workplace
+from kills import DATA, WORDS
 
+from lmsd import cli
 from lmsd.engine import checkpoint as disk
 
 
@@ -93,48 +96,59 @@ def damages(n: int) -> tuple[int, list[str]]:
 
 
 def full(n: int) -> tuple[int, list[str]]:
-    """Saves that do not fit, each after one that does."""
+    """Runs whose disk is full at their second checkpoint, and has room again after it was refused."""
+    assert cli.run(DATA) == 0
     failures = []
     for number in range(n):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", name]
-            mounted = os.getuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
-            child = fork(lambda folder=folder, limit=not mounted: _fill(folder, limit), Path("/dev/null"))  # type: ignore[misc]
-            found = codes([child], seconds=60)
-            kept = disk.manifests(folder)
-            if (
-                found != [0]
-                or [m["images"] for m in kept.values()] != [1, 3]
-                or not all(map(disk.intact, kept))
-            ):
-                failures.append(f"number {number}: exit code {found}, {len(kept)} checkpoints")
-            if mounted:
-                subprocess.run(["umount", name], check=True)
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(exist_ok=True)
+        room = Path(f"room{number}")
+        room.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(room)]
+        mounted = os.getuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+        child = fork(lambda room=room, limit=not mounted: _train(room, limit), Path("full.log"))  # type: ignore[misc]
+        found, kept = codes([child], seconds=300), disk.manifests(room / "run" / "checkpoints")
+        images = {manifest["images"] for manifest in kept.values()}
+        if found != [0] or not {128, 640} <= images or 256 in images or not all(map(disk.intact, kept)):
+            failures.append(f"number {number}: exit code {found}, intact at {sorted(images)}")
+        if mounted:
+            subprocess.run(["umount", str(room)], check=True)
+        shutil.rmtree(room, ignore_errors=True)
     return n, failures
 
 
-def _fill(folder: Path, limit: bool) -> None:
-    """Save 1, fail to save 2, save 3; through what Lightning writes with."""
-    from lmsd.engine.plugin import AtomicCheckpointIO
+def _train(room: Path, limit: bool) -> None:
+    """Train on a disk that is full from 256 images on, until a checkpoint was refused."""
+    from lmsd.engine.callbacks import writer
+    from lmsd.engine.module import Engine
 
-    if limit:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-    writer = AtomicCheckpointIO(asynchronous=True)
-    for images, size in ((1, 10_000), (2, 1_000_000), (3, 10_000)):
-        writer.save_checkpoint(content(images, size), folder / disk.checkpoint_name(images))
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            writer.wait()
-        assert (writer.failures > 0) == (images == 2) == bool(told)
-        assert not list(folder.glob("*.tmp.*"))
+    filler, advance = room / "filler", Engine._advance
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def fill(whether: bool) -> None:
+        if limit:
+            size = 1 << 20 if whether else resource.RLIM_INFINITY
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        elif whether:
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while file.write(bytes(1 << 16)):
+                    pass
+        else:
+            filler.unlink(missing_ok=True)
+
+    def advanced(self: Engine, played: bool) -> None:
+        advance(self, played)
+        if self.clock.images == 256:
+            fill(True)
+        if self.clock.images > 256 and writer(self.trainer).failures:
+            fill(False)
+
+    Engine._advance = advanced  # type: ignore[method-assign]
+    words = ["images=640", "checkpoint_every=128", "keep=9", "evaluate.n=0", f"run_dir={room}/run"]
+    raise SystemExit(cli.run(["train", *WORDS, *words]))
 
 
 if __name__ == "__main__":
     wanted = count(200)
     report("SIGKILLs while saving, unusable", *kills(wanted))
     report("flips and cuts, unnoticed", *damages(max(1, wanted // 4)))
-    report("full disks, lost or stopped", *full(max(1, wanted // 10)))
+    with workplace():
+        report("full disks, lost or stopped", *full(max(1, wanted // 10)))

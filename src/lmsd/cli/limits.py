@@ -19,6 +19,7 @@ RULES: Mapping[str, Kind] = {
     "devices": Either((Number(1), Choice(("auto",)))),
     "num_nodes": Number(1),
     "accelerator": Choice(("auto", "cpu", "gpu", "cuda")),
+    "fsdp": Flag(),
     "compile": Flag(),
     "checkpointing": Flag(),
     "dry": Flag(),

@@ -38,6 +38,7 @@ SAFE = (
     "evaluate.",
     "devices",
     "num_nodes",
+    "fsdp",
     "micro_batches",
     "threads",
     "accelerator",
@@ -72,7 +73,7 @@ Groups and their choices
 {groups}
 
   debug=dry|limit|overfit|profile            try it first: only build, run, learn, time
-  trainer=cpu|gpu|ddp logger=wandb|tensorboard|csv
+  trainer=cpu|gpu|ddp|fsdp logger=wandb|tensorboard|csv
 
   lmsd train --cfg job [overrides]           print the whole configuration
   lmsd train --options [group] [overrides]   every option with its kind, default and meaning
@@ -208,6 +209,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             resume_from=resumed if resumed and runs.has_checkpoint(folder) else None,
             profiler=config.profiler,
             asynchronous=config.checkpoint_async,
+            fsdp=config.fsdp,
         )
     if chief:
         from lmsd.evaluation.report import write_report

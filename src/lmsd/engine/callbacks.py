@@ -75,7 +75,8 @@ class Evaluate(Callback):
 
     def _evaluate(self, trainer: Trainer, engine: Engine) -> None:
         engine.evaluating = True
-        found = [self._score(engine)]
+        with engine.gathered():
+            found = [self._score(engine)]
         if world_size() > 1:
             dist.broadcast_object_list(found, src=0)
         engine.evaluating = False

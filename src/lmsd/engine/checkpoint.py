@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 import lmsd
+from lmsd.engine.parts import all_of
 from lmsd.errors import UserError
 
 PATTERN = "step_*.ckpt"
@@ -249,7 +250,8 @@ def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 @torch.no_grad()
 def first_not_finite(state: Mapping[str, Any]) -> str | None:
     """The place of a tensor that holds NaN or an infinity; None where all is finite. Waits for the device."""
-    found = [(name, value.isfinite().all()) for name, value in tensors(state) if value.is_floating_point()]
+    floats = [(name, value) for name, value in tensors(state) if value.is_floating_point()]
+    found = [(name, all_of(value.isfinite().all())) for name, value in floats]
     if not found or bool(torch.stack([good.to(found[0][1].device) for _, good in found]).all()):
         return None
     return next(name for name, good in found if not good)

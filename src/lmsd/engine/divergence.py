@@ -98,7 +98,7 @@ class Guard(Callback):
                 "learning rates (optim.*.lr), or look at the data"
             )
         content = read(path)
-        engine.load_state_dict(content["state_dict"])
+        trainer.strategy.load_model_state_dict(content)
         trainer.strategy.load_optimizer_state_dict(content)
         engine.on_load_checkpoint(content)
         engine.rollbacks, engine.save_now, self._useless = count, True, []

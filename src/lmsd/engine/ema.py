@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from lmsd.engine.parts import part_of
 from lmsd.errors import UserError
 from lmsd.models.frozen import frozen_tensors
 
@@ -58,8 +59,9 @@ class EMA(nn.ModuleDict):
         elapsed, self.images = images - self.images, images
         for half_life, (averages, weights, buffers) in zip(self.half_lives, self._pairs(source), strict=True):
             beta = 0.5 ** (elapsed / min(half_life, RAMP * images))
-            if averages:
-                torch._foreach_lerp_(averages, weights, 1.0 - beta)
+            if averages:  # of what is cut over the ranks, each averages its own part
+                parts = list(map(part_of, averages)), list(map(part_of, weights))
+                torch._foreach_lerp_(*parts, 1.0 - beta)
             for kept, new in buffers:
                 kept.copy_(new)
 

@@ -11,7 +11,7 @@ lockstep and their gradients add up to one update, so memory holds the pieces' g
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -100,6 +100,8 @@ class Engine(LightningModule):
         self._streaks: dict[str, Tensor] = {}
         self._optimizers: dict[str, Optimizer] = {}
         self._pending: list[Batch] = []
+        self.compiled = compile
+        self.gathered: Callable[[], AbstractContextManager[None]] = nullcontext  # all weights on every rank
         self._dropout = any(_drops(module) for module in self.players.modules())
         if gradient_checkpointing:
             self._checkpoint_activations()

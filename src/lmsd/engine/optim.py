@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from lmsd.engine.parts import all_of
+
 Decay: TypeAlias = Literal["cosine", "constant"]
 
 
@@ -46,7 +48,7 @@ def set_rate(optimizer: Optimizer, factor: float) -> None:
 def clip(parameters: Sequence[nn.Parameter], limit: float | None) -> Tensor:
     """‖g‖ over all gradients before clipping, a scalar on their device; they are scaled to at most limit."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    norm = nn.utils.get_total_norm(grads)
+    norm = all_of(nn.utils.get_total_norm(grads))
     if limit is not None:
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return norm

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from lmsd.engine.parts import is_cut
 from lmsd.errors import UserError
 
 
@@ -66,6 +67,7 @@ class Reducer:
     elements: how many numbers have been sent so far, in how many calls. With the gradients go flags that tell
     which parameters have one, so that a parameter unused on every rank keeps `grad = None` (optimizers then
     leave it alone, as they do in a single process) and one unused on this rank alone gets the others' mean.
+    Parameters that are cut over the ranks (`engine.sharding`) are left alone: their backward pass did it.
     """
 
     def __init__(self) -> None:
@@ -75,6 +77,7 @@ class Reducer:
     @torch.no_grad()
     def __call__(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace every `grad` by its mean over the ranks, in one all-reduce for each dtype."""
+        parameters = [p for p in parameters if not is_cut(p)]
         if world_size() == 1:
             return
         for dtype in dict.fromkeys(p.dtype for p in parameters):
@@ -107,14 +110,14 @@ def world_size() -> int:
 
 
 @torch.no_grad()
-def broadcast(module: nn.Module) -> None:
-    """Give every rank rank 0's parameters and buffers."""
+def broadcast(module: nn.Module, device: torch.device) -> None:
+    """Give every rank rank 0's parameters and buffers, by way of the ranks' devices."""
     if world_size() == 1:
         return
     for tensor in [*module.parameters(), *module.buffers()]:
-        whole = tensor.data.contiguous()
-        dist.broadcast(whole, src=0)
-        tensor.data.copy_(whole)
+        sent = tensor.data.to(device).contiguous()
+        dist.broadcast(sent, src=0)
+        tensor.data.copy_(sent)
 
 
 class PlayersStrategy(DDPStrategy):
@@ -123,4 +126,4 @@ class PlayersStrategy(DDPStrategy):
     def configure_ddp(self) -> None:
         """Leave the module as it is, with rank 0's weights everywhere."""
         assert self.model is not None
-        broadcast(self.model)
+        broadcast(self.model, self.root_device)

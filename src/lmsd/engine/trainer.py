@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from lmsd.engine.callbacks import REFUSED, Checkpoint, Progress
@@ -66,17 +67,20 @@ def fit(
     resume_from: Path | None = None,
     profiler: Literal["simple", "pytorch"] | None = None,
     asynchronous: bool = False,
+    fsdp: bool = False,
 ) -> Trainer:
     """Train until `engine.clock` has seen all images; the Trainer is returned, for its rank and devices.
 
     run_dir gets metrics.jsonl and checkpoints/. devices: processes on each of num_nodes machines. loggers:
     others beside metrics.jsonl. callbacks: a `Checkpoint` is added where there is none. resume_from: a
     checkpoint, or a run folder for its newest. profiler: its tables go into run_dir. asynchronous: write
-    checkpoints behind the training's back, from a copy in memory. Raises UserError for a precision or a batch
+    checkpoints behind the training's back, from a copy in memory. fsdp: cut the generator over the ranks
+    (`engine.sharding`). Raises UserError for a precision or a batch
     size that cannot be and where checkpoints could not be written, SystemExit(130) after Ctrl-C,
     SystemExit(143) after SIGTERM or SIGUSR1.
     """
-    _check(engine, datamodule, devices * num_nodes, precision)
+    ranks = devices * num_nodes
+    _check(engine, datamodule, ranks, precision)
     found = None if resume_from is None else str(_found(Path(resume_from)))
     interrupt, disk = Interrupt(), AtomicCheckpointIO(asynchronous=asynchronous)
     _quiet()
@@ -85,7 +89,7 @@ def fit(
         accelerator=found_accelerator(accelerator),
         devices=devices,
         num_nodes=num_nodes,
-        strategy=PlayersStrategy() if devices * num_nodes > 1 else "auto",
+        strategy=_strategy(engine, ranks, fsdp=fsdp),
         precision=precision,
         logger=[JSONLLogger(Path(run_dir) / "metrics.jsonl"), *loggers],
         callbacks=_ordered(callbacks, interrupt),
@@ -101,6 +105,16 @@ def fit(
     if interrupt.code:
         sys.exit(interrupt.code if trainer.is_global_zero or _external(trainer) else 0)
     return trainer
+
+
+def _strategy(engine: Engine, ranks: int, *, fsdp: bool) -> Strategy | str:
+    """How the ranks go together."""
+    if fsdp:
+        from lmsd.engine.sharding import ShardedStrategy, require_shardable
+
+        require_shardable(engine, ranks)
+        return ShardedStrategy()
+    return PlayersStrategy() if ranks > 1 else "auto"
 
 
 def found_accelerator(wanted: str) -> str:
