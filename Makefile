@@ -28,10 +28,10 @@ demo-ablation: $(V)/.ok
 	@$(BIN)/lmsd demo --ablation
 
 test: $(V)/.ok
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-slow: $(V)/.ok
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow
 
 check: $(V)/.ok
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """One tiny data set and one tiny trained run, shared by all tests of the command line."""
 
-import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,20 +10,36 @@ from tiny_home import TINY, Home, spoken
 from lmsd import cli
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    folder, before = tmp_path_factory.mktemp("home"), Path.cwd()
-    patch = pytest.MonkeyPatch()
-    patch.setenv("LMSD_CACHE", str(folder / "cache"))
-    os.chdir(folder)
-    try:
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Work in a folder, with its own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMSD_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        yield
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    folder = tmp_path_factory.mktemp("home")
+    with inside(folder):
         counts = ["image_size=16", "train_count=64", "val_count=32", "test_count=32", "near_duplicates=keep"]
         built = spoken(["data", "build", "shapes", "out=data/shapes", *counts])
         trained = spoken(["train", *TINY, "data.shards=data/shapes", "run_dir=outputs/first", "name=first"])
-        yield Home(folder, built, trained)
-    finally:
-        os.chdir(before)
-        patch.undo()
+        return Home(folder, built, trained)
+
+
+@pytest.fixture
+def home(made: Home) -> Iterator[Home]:
+    with inside(made.folder):
+        yield made
+
+
+@pytest.fixture(scope="session")
+def scored(made: Home) -> str:
+    """What `lmsd evaluate` said of the first run on test."""
+    with inside(made.folder):
+        return spoken(["evaluate", "run=outputs/first", "split=test", "n=32", "seeds=[0,1]"])
 
 
 @pytest.fixture

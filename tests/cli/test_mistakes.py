@@ -93,9 +93,12 @@ def test_a_mistake_gets_one_sentence(typed: str, said: str, capsys, tmp_path, mo
 def test_mistakes_and_looks_need_neither_torch_nor_lightning() -> None:
     """One process makes several; what it has imported in the end is what they needed."""
     looks = ["--help", "train --help", "train --cfg job", "train --options", "sweep seed=1,2 --dry-run"]
+    looks += ["sample --help", "doctor"]
     program = (
         "import sys; from lmsd import cli\n"
-        "for line in sys.stdin.read().splitlines(): cli.run(line.split())\n"
+        "lines = sys.stdin.read().splitlines()\n"
+        "codes = [cli.run(line.split()) for line in lines]\n"
+        f"assert codes == [0] * {len(looks)} + [2] * {len(MISTAKES)}, codes\n"
         "heavy = {'torch', 'lightning', 'diffusers', 'transformers', 'optuna', 'matplotlib'}\n"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )

@@ -5,16 +5,20 @@ with '+'), unknown choices of a group, a word where a number belongs, several va
 """
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from lmsd.cli import uncollected
 from lmsd.cli.places import config_dir, groups, own_configs
 from lmsd.cli.schema import OPEN, branches, check_config, leaves, refuse, rule, unknown
 from lmsd.cli.suggest import nearest
@@ -32,6 +36,7 @@ PLACES = {
 """Groups that are chosen for a place, not once: optimizer@optim.generator=sgd."""
 
 
+@uncollected()
 def load(name: str, overrides: list[str]) -> DictConfig:
     """Compose `name`.yaml with overrides, all of them checked, and resolve it."""
     parsed = [parse(override) for override in overrides]
@@ -173,11 +178,19 @@ def check_leaf(key: str, value: Any, tree: dict[str, Any], known: dict[str, Any]
 def composed(name: str, overrides: list[str]) -> DictConfig:
     """Hydra's composition with its errors in one line."""
     try:
+        bare_hydra()
         added = ",".join(f"file://{folder}" for folder in own_configs())
+        searched = [f"hydra.searchpath=[{added}]"] if added else []
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return compose(name, overrides=[f"hydra.searchpath=[{added}]", *overrides])
+            return compose(name, overrides=[*searched, *overrides])
     except (ConfigCompositionException, HydraException, OmegaConfBaseException) as error:
         raise UserError(f"the configuration cannot be composed: {str(error).splitlines()[0]}") from error
+
+
+@cache
+def bare_hydra() -> None:
+    """Take Hydra's own groups (launcher, logging, help) out of what it composes: half of the work."""
+    ConfigStore.instance().store(group="hydra", name="config", node=HydraConf(defaults=[]))
 
 
 def flatten(config: DictConfig) -> dict[str, Any]:

@@ -9,12 +9,10 @@ import fcntl
 import json
 import os
 import platform
-import secrets
 import subprocess
 import sys
 import uuid
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,7 +34,7 @@ def create(config: DictConfig, overrides: list[str]) -> Path:
     """
     while True:
         stamp = datetime.now().strftime("%Y-%m-%d_%H%M%S")
-        folder = Path(config.run_dir or OUTPUTS / f"{stamp}-{config.name}-{secrets.token_hex(2)}")
+        folder = Path(config.run_dir or OUTPUTS / f"{stamp}-{config.name}-{uuid.uuid4().hex[:4]}")
         try:
             folder.mkdir(parents=True)
             break
@@ -72,6 +70,8 @@ def shown(override: str) -> str:
 
 def environment() -> dict[str, Any]:
     """What the run stood on: versions and the code's commit, no names of machines or users."""
+    from importlib.metadata import version  # not for a typo: it brings the email package
+
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=Path(__file__).parent,

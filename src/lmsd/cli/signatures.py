@@ -9,19 +9,11 @@ import ast
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
 from lmsd.cli.kinds import Kind, kind_of
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One argument of a constructor; about: what its docstring says of it, or nothing."""
-
-    kind: Kind
-    about: str
 
 
 @dataclass(frozen=True)
@@ -30,6 +22,29 @@ class Found:
 
     node: ast.stmt
     module: str
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a constructor: its name, its annotation, where; worked out when it is asked for."""
+
+    name: str
+    annotation: ast.expr | None
+    found: Found
+
+    @cached_property
+    def kind(self) -> Kind:
+        """What values it takes."""
+        return kind_of(self.annotation, self._alias)
+
+    def _alias(self, name: str) -> ast.expr | None:
+        there = find(self.found.module, name, ours=True)
+        return getattr(there.node, "value", None) if there else None
+
+    @property
+    def about(self) -> str:
+        """What the docstring says of it, or nothing."""
+        return described(ast.get_docstring(self.found.node) or "", self.name)  # type: ignore[arg-type]
 
 
 @cache
@@ -118,13 +133,7 @@ def _of(function: ast.FunctionDef, found: Found) -> Mapping[str, Argument] | Non
 
 
 def _table(named: Mapping[str, ast.expr | None], found: Found) -> Mapping[str, Argument]:
-    text = ast.get_docstring(found.node) or ""  # type: ignore[arg-type]
-
-    def alias(name: str) -> ast.expr | None:
-        there = find(found.module, name, ours=True)
-        return getattr(there.node, "value", None) if there else None
-
-    return {name: Argument(kind_of(node, alias), described(text, name)) for name, node in named.items()}
+    return {name: Argument(name, node, found) for name, node in named.items()}
 
 
 def described(text: str, name: str) -> str:

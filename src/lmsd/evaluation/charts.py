@@ -42,8 +42,8 @@ def draw(curves: Sequence[Curve], *, unit: str = "", anchor: str = "chart", over
         "axes.edgecolor": "#9aa0a6",
     }
     with mpl.rc_context(style):
-        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(4.6, 2.7))  # a computed layout would draw everything twice
+        axes = figure.add_axes((0.17, 0.18, 0.81, 0.79))
         for place, curve in enumerate(curves):
             _line(axes, curve, COLORS.get(curve.name, _OTHERS[place % len(_OTHERS)]))
         _dress(axes, curves, unit, over)
@@ -72,18 +72,21 @@ def _binned(values: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def _dress(axes: Any, curves: Sequence[Curve], unit: str, over: str) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     values = np.concatenate([np.asarray(curve.y, dtype=float) for curve in curves])
     if values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
+        axes.yaxis.set_minor_locator(NullLocator())
     if over == "images seen":
         axes.xaxis.set_major_locator(MaxNLocator(5))
     else:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(sorted({x for curve in curves for x in curve.x})))
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axes.set_xlabel(over, color="#5f6368")
     axes.set_ylabel(unit, color="#5f6368")
     axes.tick_params(colors="#5f6368")
