@@ -1,5 +1,7 @@
 """`lmsd data`: build a data set, index shards from elsewhere, train the extractor that scores it."""
 
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,15 +119,21 @@ def features(arguments: list[str]) -> int:
     return 0
 
 
+PATIENCE, EVERY = 2.0, 20.0
+"""Seconds to the first plain line of what takes longer, and between two of them."""
+
+
 class Bar:
-    """A progress bar on stderr for `progress(done, total, what)` callbacks; silent without a terminal."""
+    """A progress bar on stderr for `progress(done, total, what)` callbacks; plain lines elsewhere."""
 
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import Progress
 
-        self.progress = Progress(console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        self.progress = Progress(console=console, transient=True, disable=not console.is_terminal)
         self.tasks: dict[str, int] = {}
+        self.told = time.monotonic() - EVERY + PATIENCE
 
     def __enter__(self) -> "Bar":
         self.progress.__enter__()
@@ -137,6 +145,11 @@ class Bar:
     def update(self, done: int, total: int, what: str | float = "training lmsd-cnn") -> None:
         """Show how far `what` is."""
         name = what if isinstance(what, str) else f"lmsd-cnn, loss {what:.3f}"
+        if self.progress.disable:
+            if time.monotonic() > self.told + EVERY:
+                self.told = time.monotonic()
+                print(f"{name}  {done:,}/{total:,}", file=sys.stderr, flush=True)
+            return
         key = name.split(",")[0]
         if key not in self.tasks:
             self.tasks[key] = self.progress.add_task(name, total=total)
