@@ -75,6 +75,45 @@ def test_a_mistake_is_one_sentence(words: list[str], said: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "gone"),
+    [
+        (["experiment=shapes", "net=unet_pooled"], "net.width, net.depth"),
+        (
+            ["experiment=cifar10", "conditioner=label"],
+            "conditioner.vocab, conditioner.layers, conditioner.heads, conditioner.length",
+        ),
+        (["experiment=shapes", "discriminator=mlp"], "discriminator.trunk.widths, discriminator.trunk.patch"),
+        (["experiment=shapes", "discriminator=trunk"], "discriminator.trunk"),
+        (["experiment=digits", "optimizer@optim.generator=sgd"], "optim.generator.betas"),
+    ],
+)
+def test_another_choice_drops_what_the_recipe_sets_for_its_own(words, gone, capsys) -> None:
+    config, plain = load("train", words), load("train", words[:1])
+    assert capsys.readouterr().err == f"note: left out for {words[1]}, which takes none: {gone}\n"
+    known, before = flatten(config), flatten(plain)
+    for key in gone.split(", "):
+        assert not any(name == key or name.startswith(f"{key}.") for name in known)
+        assert any(name == key or name.startswith(f"{key}.") for name in before)
+    assert config.images == plain.images
+
+
+def test_what_neither_choice_takes_stays_a_mistake(tmp_path, monkeypatch, capsys) -> None:
+    with pytest.raises(UserError, match=r"unknown option 'net\.width'"):  # typed, and of another net
+        load("train", ["experiment=shapes", "net=unet_pooled", "net.width=64"])
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\nnet: {width: 64, dpth: 2}\n",
+    )
+    monkeypatch.setenv("LMSD_CONFIG_DIR", str(tmp_path))
+    with pytest.raises(UserError, match=r"unknown option 'net\.dpth'"):
+        load("train", ["experiment=mine", "net=unet_pooled"])
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "mine.yaml").write_text("_target_: lmsd.models.backbones.mlp\nwidht: 64\n")
+    with pytest.raises(UserError, match=r"unknown option 'net\.widht'"):
+        load("train", ["experiment=shapes", "net=mine"])
+
+
 def test_own_folders_add_groups_and_choices(tmp_path, monkeypatch) -> None:
     (tmp_path / "schedule").mkdir()
     (tmp_path / "schedule" / "mine.yaml").write_text("_target_: lmsd.process.schedules.Cosine\nsteps: 12\n")

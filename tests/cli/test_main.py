@@ -498,6 +498,11 @@ def test_a_dry_run_says_the_sizes_and_leaves_nothing(home: Home) -> None:
     assert set(Path("outputs").iterdir()) == before
 
 
+def test_a_recipe_is_built_with_another_net(home: Home) -> None:
+    words = ["train", "experiment=shapes", "net=unet_pooled", "discriminator=mlp", DATA, "debug=dry"]
+    assert "64 train samples; everything is built" in spoken(words)
+
+
 def test_a_profile_is_written(home: Home) -> None:
     small = ["images=64", "batch_size=32", "run_dir=outputs/profiled", "profiler=simple"]
     spoken(["train", *TINY, DATA, "debug=profile", *small])

@@ -48,6 +48,7 @@ Examples
   lmsd sample run=last prompts='[a handwritten three, a handwritten seven]' seeds=[0,1,2]
   lmsd evaluate run=last split=test
   torchrun --nproc-per-node 2 -m lmsd.cli train experiment=digits devices=2
+  eval "$(lmsd --completion bash)"          completion by Tab; zsh and fish alike
 """
 
 
@@ -68,6 +69,10 @@ def run(arguments: Sequence[str]) -> int:
         print(__version__)
         return 0
     try:
+        if arguments[0] in ("--completion", "--complete"):
+            from lmsd.cli.completion import main as complete
+
+            return complete(list(arguments))
         return verb(arguments[0])(list(arguments[1:]))
     except UserError as error:
         print(f"lmsd: {error}", file=sys.stderr)

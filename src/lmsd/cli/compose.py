@@ -4,6 +4,8 @@ Hydra composes the groups; this module refuses what Hydra lets pass or explains 
 with '+'), unknown choices of a group, a word where a number belongs, several values outside a sweep.
 """
 
+import os
+import sys
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -20,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lmsd.cli import uncollected
 from lmsd.cli.places import config_dir, groups, own_configs
-from lmsd.cli.schema import OPEN, branches, check_config, leaves, refuse, rule, unknown
+from lmsd.cli.schema import OPEN, branches, check_config, leaves, refuse, rule, strangers, unknown
 from lmsd.cli.suggest import nearest
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 
@@ -45,6 +47,7 @@ def load(name: str, overrides: list[str]) -> DictConfig:
         check_choice(override, choices)
     picked = [o for o in parsed if group_of(o) in choices and not isinstance(o.value(), dict)]
     config = composed(name, [str(override.input_line) for override in picked])
+    leave_out(name, picked, config)
     for override in parsed:
         if override not in picked:
             apply(override, config, groups=list(choices))
@@ -57,6 +60,30 @@ def load(name: str, overrides: list[str]) -> DictConfig:
     for key, value in references.items():  # looked up at each use, so that no file holds what they stand for
         OmegaConf.update(config, key, value)
     return config
+
+
+def leave_out(name: str, picked: list[Override], config: DictConfig) -> None:
+    """Take out what a recipe sets for its own net (or other choice) where another one was picked; say so.
+
+    experiment=shapes net=unet_pooled: the recipe's net.width and net.depth are those of its MLP. What neither
+    choice takes stays, to be refused.
+    """
+    strange = list(strangers(OmegaConf.to_container(config)))
+    places = [(override, f"{override.package or group_of(override)}.") for override in picked]
+    moved = [override for override, place in places if any(key.startswith(place) for key in strange)]
+    if not moved:
+        return
+    kept = [str(override.input_line) for override in picked if override not in moved]
+    before: Any = OmegaConf.to_container(composed(name, kept))
+    refused, known = set(strangers(before)), dict(leaves(before))
+    gone = [key for key in strange if key not in refused and (key in known or key in branches(known))]
+    for key in gone:
+        path, _, leaf = key.rpartition(".")
+        with open_dict(config):
+            del OmegaConf.select(config, path)[leaf]
+    if gone and os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+        words = " ".join(str(override.input_line) for override in moved)
+        print(f"note: left out for {words}, which takes none: {', '.join(gone)}", file=sys.stderr)
 
 
 def stored(config: DictConfig) -> DictConfig:

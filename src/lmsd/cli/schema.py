@@ -107,6 +107,18 @@ def check_config(config: DictConfig) -> None:
     _check(tree, tree, "")
 
 
+def strangers(node: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Options below a node that the constructor they stand with does not take, by dotted name."""
+    target = node.get("_target_") or BUILT.get(path)
+    taken = arguments(target) if target else None
+    for name, value in node.items():
+        key = f"{path}.{name}" if path else str(name)
+        if taken is not None and name not in taken and not name.startswith("_") and key not in RULES:
+            yield key
+        elif isinstance(value, dict):
+            yield from strangers(value, key)
+
+
 def _check(tree: Mapping[str, Any], node: Mapping[str, Any], path: str) -> None:
     target = node.get("_target_") or BUILT.get(path)
     for name, value in node.items():
