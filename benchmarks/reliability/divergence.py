@@ -1,6 +1,6 @@
 """NaN in the loss, in a gradient or in the data of one rank of two: all skip alike, and the run goes back.
 
-    python benchmarks/reliability/divergence.py --n 60
+    python benchmarks/reliability/divergence.py --n 20
 
 Each trial poisons one rank from a random batch on: for a while, so that updates are skipped, or for so long
 makes the run go back to a checkpoint and on with later data. Both ranks must end with equal, finite weights,
@@ -111,6 +111,6 @@ def sweep(n: int) -> tuple[int, list[str]]:
 
 
 if __name__ == "__main__":
-    wanted = count(60)
+    wanted = count(20)
     with workplace():
         report("NaN on one rank, not as promised", *sweep(wanted))

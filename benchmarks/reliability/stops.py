@@ -2,8 +2,8 @@
 
     python benchmarks/reliability/stops.py --n 20
 
-For SIGTERM and SIGUSR1: one rank, and two gloo ranks with the signal to the first or to the second; n times
-each. Exit codes 143, both ranks at the same number of images, a checkpoint of it, under 10 s. Seed 0.
+One rank, and two gloo ranks with the signal to the first or to the second, n times each, SIGTERM and SIGUSR1
+in turn. Exit codes 143, both ranks at the same number of images, a checkpoint of it, under 10 s. Seed 0.
 """
 
 import os
@@ -35,13 +35,14 @@ def rank(number: int, words: list[str]) -> None:
     raise SystemExit(cli.run(["train", *words]))
 
 
-def trial(number: int, kind: signal.Signals, ranks: int, to: int, draw: random.Random) -> str:
-    """What went wrong, or nothing."""
+def trial(number: int, kind: signal.Signals, ranks: int, to: int, draw: random.Random) -> tuple[float, str]:
+    """Seconds from the signal to the end, and what went wrong, or nothing."""
     folder = Path(f"run{kind.name}{ranks}{to}{number}")
     words = [
         *WORDS,
         "images=10_000_000",
         "objective.warmup=0",
+        "objective.head_start=0",
         "evaluate.n=0",
         f"run_dir={folder}",
         f"devices={ranks}",
@@ -56,27 +57,28 @@ def trial(number: int, kind: signal.Signals, ranks: int, to: int, draw: random.R
     found = codes(children, seconds=60)
     seconds = time.monotonic() - began
     if found != [143] * ranks:
-        return f"{folder}: exit codes {found}"
+        return seconds, f"{folder}: exit codes {found}"
     images = {int(Path(f"images{own}").read_text()) for own in range(ranks)}
     newest = list(manifests(folder / "checkpoints"))[-1]
     if len(images) > 1 or newest.stem != f"step_{images.pop():09d}" or not intact(newest):
-        return f"{folder}: ranks at {images}, newest checkpoint {newest.name}"
+        return seconds, f"{folder}: ranks at {images}, newest checkpoint {newest.name}"
     if runs.status(folder)["state"] != "interrupted":
-        return f"{folder}: status is {runs.status(folder)['state']}"
-    return f"{folder}: took {seconds:.1f} s" if seconds > SECONDS else ""
+        return seconds, f"{folder}: status is {runs.status(folder)['state']}"
+    return seconds, f"{folder}: took {seconds:.1f} s" if seconds > SECONDS else ""
 
 
-def sweep(n: int) -> tuple[int, list[str]]:
-    """N signals of each kind to each rank."""
+def sweep(n: int) -> tuple[int, list[str], dict[str, object]]:
+    """N signals to each rank of one and of two, SIGTERM and SIGUSR1 in turn; the longest that one took."""
     assert cli.run(DATA) == 0
-    draw, done, failures = random.Random(0), 0, []
-    for kind in (signal.SIGTERM, signal.SIGUSR1):
-        for ranks, to in ((1, 0), (2, 0), (2, 1)):
-            for number in range(n):
-                done += 1
-                wrong = trial(number, kind, ranks, to, draw)
-                failures += [wrong] if wrong else []
-    return done, failures
+    draw, failures, longest = random.Random(0), [], 0.0
+    for ranks, to in ((1, 0), (2, 0), (2, 1)):
+        for number in range(n):
+            kind = (signal.SIGTERM, signal.SIGUSR1)[number % 2]
+            seconds, wrong = trial(number, kind, ranks, to, draw)
+            longest = max(longest, seconds)
+            failures += [wrong] if wrong else []
+            print(f"{kind.name} to rank {to} of {ranks}: {seconds:.1f} s {wrong}", flush=True)
+    return 3 * n, failures, {"longest_seconds": round(longest, 1)}
 
 
 if __name__ == "__main__":

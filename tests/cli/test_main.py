@@ -282,6 +282,18 @@ def test_a_run_killed_before_its_first_checkpoint_begins_in_the_same_folder(home
     assert runs.has_checkpoint(folder)
 
 
+def test_wandb_goes_on_under_the_runs_own_id(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lmsd.cli.compose import load
+    from lmsd.cli.train import loggers
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = Path("outputs/first")
+    for _ in range(2):  # the first start, and any other
+        (logger,) = loggers(load("train", ["logger=wandb"]), folder)
+        own = {name: logger._wandb_init[name] for name in ("id", "resume")}
+        assert own == {"id": runs.status(folder)["id"], "resume": "allow"}
+
+
 def test_a_resume_from_one_checkpoint_puts_later_ones_aside(home: Home) -> None:
     folder = Path("outputs/back")
     spoken(["train", *TINY, DATA, f"run_dir={folder}", "images=96", "checkpoint_every=32", "evaluate.n=0"])

@@ -22,7 +22,7 @@ from lmsd.engine.trainer import fit
 from lmsd.errors import UserError
 from lmsd.rng import Rng
 
-SECONDS = 300
+SECONDS = 600
 CASES = ("lmsd", "recipe", "denoising")
 BATCHES = 5
 

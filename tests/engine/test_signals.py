@@ -132,3 +132,23 @@ def test_a_rank_that_dies_ends_the_other(tmp_path: Path) -> None:
     assert second == -9
     assert first == 1
     assert "Connection" in (tmp_path / "rank0.log").read_text()
+
+
+def test_lightnings_own_handling_is_out_of_the_way(tmp_path: Path) -> None:
+    """It broadcasts before each batch; should a version call that otherwise, this tells."""
+    from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+
+    from lmsd.engine.signals import _nothing
+
+    assert callable(_TrainingEpochLoop._broadcast_sigterm_tensor)
+    found = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer: object, *_: object) -> None:
+            handlers = [signal.getsignal(number) for number in CODES]
+            found.append((trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor, *handlers))
+
+    run(engine(**OPTIONS), tmp_path, callbacks=[Look()])
+    loop, *handlers = found[0]
+    assert loop is _nothing
+    assert {type(handler.__self__).__name__ for handler in handlers} == {"Interrupt"}
