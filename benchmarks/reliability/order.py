@@ -120,17 +120,14 @@ def resized() -> tuple[int, list[str], dict[str, object]]:
             file.unlink()
     if seen[0] != list(range(1280)) or [n for part in seen[1:] for n in part] != seen[0]:
         failures.append("positions were lost, repeated or reordered")
-    alone, other = (dict(disk.tensors(disk.read(Path(name))["state_dict"])) for name in ("alone", "resized"))
-    apart = max(
-        float((other[name] - value).norm() / value.norm()) for name, value in alone.items() if value.any()
-    )
-    if apart > 1e-3:
+    alone, other = (disk.read(Path(name))["state_dict"] for name in ("alone", "resized"))
+    own = {name: value for name, value in disk.tensors(alone) if value.is_floating_point()}
+    apart = sum(float((other[name] - value).square().sum()) for name, value in own.items()) ** 0.5
+    apart /= sum(float(value.square().sum()) for value in own.values()) ** 0.5
+    if apart > 1e-3:  # rounding, which Adam magnifies where gradients are nearly zero
         failures.append(f"weights are {apart:.1g} apart")
-    return (
-        1280,
-        failures,
-        {"segments": [len(part) for part in seen[1:]], "largest_relative_difference": apart},
-    )
+    segments = [len(part) for part in seen[1:]]
+    return 1280, failures, {"segments": segments, "relative_distance_of_weights": float(f"{apart:.2g}")}
 
 
 def part(own: int, words: list[str], until: int) -> None:
