@@ -27,7 +27,7 @@ def poison(place: str, rank: int, positions: range) -> list[int]:
     from lmsd.engine.module import Engine
 
     pieces, play, seen = Engine._pieces, Engine._play, []
-    bad = [False]
+    bad, hooks = [False], []
 
     def taken(self: Engine, batch: object) -> object:
         found = pieces(self, batch)  # type: ignore[arg-type]
@@ -45,14 +45,15 @@ def poison(place: str, rank: int, positions: range) -> list[int]:
             def loss() -> object:
                 found = inner()
                 if place == "gradient":
-                    next(p for p in self.generator.parameters() if p.requires_grad).register_hook(
-                        lambda g: g * torch.nan
-                    )
+                    weight = next(p for p in self.generator.parameters() if p.requires_grad)
+                    hooks.append(weight.register_hook(lambda g: g * torch.nan))
                     return found
                 return type(found)(found.value * torch.nan, found.logs)
 
             object.__setattr__(turn, "loss", loss)
         play(self, turns)  # type: ignore[arg-type]
+        while hooks:
+            hooks.pop().remove()
 
     Engine._pieces, Engine._play = taken, played  # type: ignore[method-assign, assignment]
     return seen
@@ -106,8 +107,12 @@ def trial(number: int, draw: random.Random) -> str:
 def sweep(n: int) -> tuple[int, list[str]]:
     """N trials, in turn of the three places."""
     assert cli.run(DATA) == 0
-    draw = random.Random(0)
-    return n, [wrong for number in range(n) if (wrong := trial(number, draw))]
+    draw, failures = random.Random(0), []
+    for number in range(n):
+        wrong = trial(number, draw)
+        failures += [wrong] if wrong else []
+        print(f"trial {number + 1}: {wrong or 'as promised'}", flush=True)
+    return n, failures
 
 
 if __name__ == "__main__":
