@@ -1,8 +1,8 @@
-"""Completion for shells: `lmsd --completion bash` prints a script, which asks `lmsd --complete LINE` at each Tab.
+"""Completion by Tab: `lmsd --completion SHELL` prints a script, which asks `lmsd --complete LINE` each time.
 
-    eval "$(lmsd --completion bash)"          zsh: the same with zsh          fish: lmsd --completion fish | source
+    eval "$(lmsd --completion bash)"       zsh: the same with zsh       fish: lmsd --completion fish | source
 
-Verbs, then options and groups ("optim.generator.lr=", "net="), then choices ("net=mlp") and runs ("run=last").
+Verbs, then options and groups ("optim.generator.lr=", "net="), then choices ("net=mlp") and runs (run=last).
 What is not known here is left to the shell, which completes file names.
 """
 

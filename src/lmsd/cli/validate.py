@@ -104,6 +104,7 @@ class Validation:
         if self.active:
             scores.write(self.folder)
             found |= self._verdicts(engine)
+            self._table(found, engine)
             self._grid(generate, engine)
             print(f"{engine.clock.images:,} images\n{scores}", flush=True)
         return found
@@ -122,6 +123,18 @@ class Validation:
             rng = Rng(engine.seed, batch.position)
             found[f"discriminator/accuracy_{split}"] = float(judge(engine.players, batch, rng))
         return found
+
+    def _table(self, found: Mapping[str, float], engine: Engine) -> None:
+        """Scores with their intervals to loggers that take tables."""
+        whole = {name: value for name, value in found.items() if not name.endswith(("/low", "/high"))}
+        rows = [
+            [name, value, found.get(f"{name}/low"), found.get(f"{name}/high")]
+            for name, value in whole.items()
+        ]
+        for logger in engine.trainer.loggers:
+            if hasattr(logger, "log_table"):
+                columns = ["score", "value", "low (95 %)", "high (95 %)"]
+                logger.log_table("scores", columns=columns, data=rows, step=engine.clock.images)
 
     def _grid(self, generate: Any, engine: Engine) -> None:
         """The grid as a picture in samples/, and its images with their captions to loggers that take any."""

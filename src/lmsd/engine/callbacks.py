@@ -242,13 +242,16 @@ class Progress(Callback):
             print(f"{clock.images}/{clock.total_images} images  {text}", file=sys.stderr, flush=True)
 
     def describe(self, engine: Engine, elapsed: float) -> str:
-        """Speed, the losses of the last line of metrics, the most memory so far, and the time left."""
+        """Speed, on a GPU MFU, the last line's losses, the most memory so far, and the time left."""
         clock = engine.clock
         speed = (clock.images - self._first) / max(elapsed, 1e-9)
         losses = [f"{n.split('/')[0]} {v:.3g}" for n, v in engine.metrics.items() if n.endswith("/loss")]
         left = max(0, clock.total_images - clock.images) / max(speed, 1e-9)
         time_left = f"{int(left // 60)}:{int(left % 60):02d} left"
-        return "  ".join([f"{speed:.0f} images/s", *losses, f"{peak_memory() / 1024:.1f} GiB", time_left])
+        used = [] if engine.flops.latest is None else [f"MFU {engine.flops.latest:.1%}"]
+        return "  ".join(
+            [f"{speed:.0f} images/s", *used, *losses, f"{peak_memory() / 1024:.1f} GiB", time_left]
+        )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""

@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from lmsd.engine.checkpoint import KEY
 from lmsd.engine.clock import Clock, crossed
 from lmsd.engine.ema import EMA
+from lmsd.engine.flops import Flops, peak_of
 from lmsd.engine.meter import Meter
 from lmsd.engine.optim import Decay, clip, rate, set_rate, step
 from lmsd.engine.players import Reducer, Seats, world_size
@@ -97,6 +98,7 @@ class Engine(LightningModule):
         self.rollbacks = 0  # how often the run went back
         self.substituted = 0.0  # damaged samples so far, over all ranks
         self.read_at = 0  # images at the last line of metrics
+        self.flops = Flops()
         self._streaks: dict[str, Tensor] = {}
         self._optimizers: dict[str, Optimizer] = {}
         self._pending: list[Batch] = []
@@ -172,6 +174,7 @@ class Engine(LightningModule):
         if len(self._pending) < self.micro_batches:
             return
         pieces, self._pending = self._pending, []
+        self.flops.begin(measure=self.clock.images == self.read_at)
         if "substituted" in batch.extra:
             shares = [piece.extra["substituted"].float().mean() for piece in pieces]
             self.meter.add({"data/substituted": torch.stack(shares).mean()})
@@ -225,11 +228,12 @@ class Engine(LightningModule):
         for name in turns[0].restart:
             self._restart(name)
         with self.seats.only(player) as parameters, torch.enable_grad():
-            for turn in turns:
-                loss = turn.loss()
-                with self._full_precision():
-                    (loss.value / len(turns)).backward()  # type: ignore[no-untyped-call]
-                self._record(player, loss)
+            with self.flops.update(player):
+                for turn in turns:
+                    loss = turn.loss()
+                    with self._full_precision():
+                        (loss.value / len(turns)).backward()  # type: ignore[no-untyped-call]
+                    self._record(player, loss)
             with self._full_precision(), torch.no_grad():
                 self._update(player, parameters, self.rate() * turns[0].rate)
 
@@ -302,6 +306,7 @@ class Engine(LightningModule):
     def _log(self) -> None:
         """Read the meter, the only time that the hot path waits for the device, and write one line."""
         self.metrics = self.meter.read()
+        self.flops.end()
         elapsed, self.read_at = self.clock.images - self.read_at, self.clock.images
         self.substituted += self.metrics.get("data/substituted", 0.0) * elapsed
         for name, optimizer in self._optimizers.items():
@@ -324,7 +329,8 @@ class Engine(LightningModule):
                 logger.truncate(self.clock.images)
 
     def on_train_start(self) -> None:
-        """A run that is resumed at its end has nothing to do."""
+        """The device is known by now; a run that is resumed at its end has nothing to do."""
+        self.flops = Flops(peak_of(self.device))
         if self.clock.done:
             self.trainer.should_stop = True
 
