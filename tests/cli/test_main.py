@@ -1,7 +1,6 @@
 """The verbs end to end on a tiny data set: data, train, resume, sample, evaluate, report; and mistakes."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -520,26 +519,6 @@ def test_a_profile_is_written(home: Home) -> None:
     spoken(["train", *TINY, DATA, "debug=profile", *small])
     (table,) = Path("outputs/profiled").glob("*profile*")
     assert "run_training_epoch" in table.read_text()
-
-
-@pytest.mark.slow
-def test_wandb_without_a_key_writes_offline_with_captioned_images(home: Home) -> None:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    folder = Path("outputs/watched")
-    done = subprocess.run(
-        command("train", *TINY, DATA, "images=64", "logger=wandb", f"run_dir={folder}"),
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        env={**clean, "HOME": str(home.folder)},
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    (run,) = (folder / "wandb").glob("offline-run-*")
-    pictures = list((run / "files" / "media" / "images").glob("*.png"))
-    assert len(pictures) == 2 * 4  # before the first update and at the end
-    assert list(run.glob("*.wandb"))
 
 
 @pytest.mark.slow

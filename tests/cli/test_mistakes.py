@@ -65,6 +65,7 @@ MISTAKES = [
     ("sample run=nowhere prompts=a", "no run 'nowhere'"),
     ("sample run=last prompt=a", "unknown option 'prompt' of lmsd sample; did you mean prompts?"),
     ("sample run=last", "lmsd sample needs prompts=..."),
+    ("sample run=last prompts=a,b", "gives several values; write a list as prompts=[a,b]"),
     ("edit run=last image=x.png", "lmsd edit needs prompt=..."),
     ("sweep seed=1", "nothing varies: give an option several values"),
     ("sweep seed=1,2 split=test", "a sweep chooses on val, and test stays unseen"),
@@ -109,20 +110,52 @@ def test_mistakes_and_looks_need_neither_torch_nor_lightning() -> None:
     assert done.returncode == 0, done.stderr[-500:]
 
 
+TRANSCRIPTS = {
+    "train model.learning_rate=3": "unknown option 'model.learning_rate'; did you mean optim.generator.lr, "
+    "optim.discriminator.lr?  (all options: lmsd train --options)",
+    "train optim.generator.lr=abc": "optim.generator.lr=abc is not a number, e.g. 1e-4",
+    "train experiment=digit": "experiment 'digit' not found; did you mean digits?; available: "
+    "cifar10, digits, digits_reward, emoji, shapes, shapes_reward",
+    "train data.shards='data/train-{000..002}.tar'": "3 of 3 shards of data/train-{000..002}.tar are "
+    "missing: data/train-000.tar, data/train-001.tar, data/train-002.tar; fetch or build them again, or name "
+    "those that are there by a glob such as 'train-*.tar'",
+    "train data.shards=train-{0..2}.tar": "cannot read 'data.shards=train-{0..2}.tar': write option=value, "
+    "and quote values with spaces, commas or braces: data.shards=\"'train-{0..2}.tar'\"",
+    "train devices=8 accelerator=gpu": "devices=8: this machine has 2 GPUs; ask for at most 2",
+    "train trainer=gpu": "accelerator=gpu: this machine has none that torch can use; accelerator=cpu",
+}
+"""The exact words for the mistakes that others explain badly; further ones follow, and in tests/engine."""
+
+
+@pytest.mark.parametrize("typed", TRANSCRIPTS)
+def test_the_words_are_these(typed: str, capsys, tmp_path, monkeypatch) -> None:
+    import torch
+
+    from lmsd import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 if "devices=8" in typed else 0)
+    assert cli.run(typed.split()) == 2
+    assert capsys.readouterr().err == f"lmsd: {TRANSCRIPTS[typed]}\n"
+
+
 def test_a_full_gpu_is_told_of_with_the_way_out(capsys, monkeypatch) -> None:
     import torch
 
     from lmsd import cli
 
     def full(arguments: list[str]) -> int:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 91.00 GiB. GPU 0 has 79 GiB")
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 91.00 GiB. GPU 0 has a total capacity of 79.10 GiB of "
+            "which 3 GiB is free."
+        )
 
     monkeypatch.setattr("lmsd.cli.runs.main", full)
     assert cli.run(["runs"]) == 2
     said = capsys.readouterr().err
     assert said == (
-        "lmsd: out of GPU memory (CUDA out of memory); the same training in less: "
-        "micro_batches=2 (4, 8, ...), or checkpointing=true\n"
+        "lmsd: out of GPU memory (91.00 GiB more asked for, the device has 79.10 GiB); the same training in "
+        "less: micro_batches=2 (4, 8, ...), or checkpointing=true\n"
     )
 
 

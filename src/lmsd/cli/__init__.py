@@ -102,9 +102,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def out_of_memory(error: Exception) -> str:
     """The sentence on a GPU that is too small, with what needs less and computes the same."""
-    said = str(error).partition(". ")[0]
+    import re
+
+    sizes = re.search(r"allocate ([\d.]+ \w+).*?capacity of ([\d.]+ \w+)", str(error))
+    said = f" ({sizes[1]} more asked for, the device has {sizes[2]})" if sizes else ""
     return (
-        f"out of GPU memory ({said}); the same training in less: micro_batches=2 (4, 8, ...), or "
+        f"out of GPU memory{said}; the same training in less: micro_batches=2 (4, 8, ...), or "
         "checkpointing=true"
     )
 

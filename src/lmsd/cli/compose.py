@@ -68,7 +68,8 @@ def leave_out(name: str, picked: list[Override], config: DictConfig) -> None:
     experiment=shapes net=unet_pooled: the recipe's net.width and net.depth are those of its MLP. What neither
     choice takes stays, to be refused.
     """
-    strange = list(strangers(OmegaConf.to_container(config)))
+    tree: Any = OmegaConf.to_container(config)
+    strange = list(strangers(tree))
     places = [(override, f"{override.package or group_of(override)}.") for override in picked]
     moved = [override for override, place in places if any(key.startswith(place) for key in strange)]
     if not moved:
@@ -113,12 +114,12 @@ def require_secrets(config: DictConfig) -> None:
             )
 
 
-def parse(text: str) -> Override:
-    """One command-line word as Hydra's override; several values belong to `lmsd sweep`."""
+def parse(text: str, *, sweeps: bool = True) -> Override:
+    """One command-line word as Hydra's override; several values belong to `lmsd sweep`, if there is one."""
     override = parse_sweep(text)
     if override.is_sweep_override():
         key, _, value = text.partition("=")
-        ways = f"write a list as {key}=[{value}], or try each: lmsd sweep {text}"
+        ways = f"write a list as {key}=[{value}]{f', or try each: lmsd sweep {text}' * sweeps}"
         raise UserError(f"'{text}' gives several values; {ways}")
     return override
 
@@ -128,7 +129,9 @@ def parse_sweep(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
-        hint = "write option=value, and quote values with spaces or commas: prompts='[a, b]'"
+        key, _, value = text.partition("=")
+        quoted = f"""{key}="'{value}'\"""" if "{" in value else "prompts='[a, b]'"
+        hint = f"write option=value, and quote values with spaces, commas or braces: {quoted}"
         raise UserError(f"cannot read '{text}': {hint}") from error
 
 

@@ -170,7 +170,8 @@ class Either:
     def words(self) -> str:
         """What the value should be."""
         plain = any(not isinstance(kind, Node | Null) for kind in self.kinds)  # then a node is a rarity
-        return " or ".join(_short(kind) for kind in self.kinds if not (plain and isinstance(kind, Node)))
+        shown = [kind for kind in self.kinds if not (plain and isinstance(kind, Node))]
+        return shown[0].words() if len(shown) == 1 else " or ".join(map(_short, shown))
 
 
 def _short(kind: Kind) -> str:

@@ -38,7 +38,7 @@ def read(kind: type[Options], words: list[str], *, verb: str) -> Options:
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
     for word in words:
-        override = parse(word)
+        override = parse(word, sweeps=False)
         name = str(override.key_or_group)
         if name not in known:
             raise UserError(

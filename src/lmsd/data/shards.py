@@ -75,7 +75,15 @@ def _expand(part: str) -> list[str]:
     names = _braces(part)
     if is_remote(part):
         return [url for name in names for url in _remote(name)]
-    return [os.path.abspath(path) for name in names for path in _local(os.path.expanduser(name))]
+    names = [os.path.expanduser(name) for name in names]
+    gone = [name for name in names if not os.path.exists(name) and not glob.has_magic(name)]
+    if len(gone) > 1:
+        told = f"{', '.join(gone[:3])}{', ...' if len(gone) > 3 else ''}"
+        raise UserError(
+            f"{len(gone)} of {len(names)} shards of {part} are missing: {told}; fetch or build them "
+            "again, or name those that are there by a glob such as 'train-*.tar'"
+        )
+    return [os.path.abspath(path) for name in names for path in _local(name)]
 
 
 def _braces(part: str) -> list[str]:

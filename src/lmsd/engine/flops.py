@@ -4,7 +4,8 @@
 
 The FLOPs of an update (forward and backward passes of this rank's share, as torch counts them) are measured
 in the batch after every line of metrics, so that a new phase of a method is measured anew. That batch is not
-compiled; it is the same one in a run that is killed and resumed. Activations that are computed twice count twice; what an objective computes between its turns does not count.
+compiled; it is the same one in a run that is killed and resumed. Activations that are computed twice count
+twice; what an objective computes between its turns does not count.
 """
 
 import time

@@ -1,0 +1,79 @@
+"""W&B without a key: nothing is asked, all lies in the run's folder, a resume goes on under its id."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_home import TINY, Home
+
+from lmsd.cli import runs
+
+BLOCK, HEAD = 32768, 7
+
+
+def records(path: Path) -> list[Any]:
+    """The records of an offline file: LevelDB's log format below a header of 7 bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, whole, found = path.read_bytes(), 7, b"", []
+    while place + HEAD <= len(data):
+        if BLOCK - place % BLOCK < HEAD:  # the end of a block is filled up
+            place += BLOCK - place % BLOCK
+            continue
+        length, kind = struct.unpack_from("<HB", data, place + 4)
+        whole += data[place + HEAD : place + HEAD + length]
+        place += HEAD + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record = Record()
+            record.ParseFromString(whole)
+            found.append(record)
+            whole = b""
+    return found
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    """What was logged, line by line."""
+    rows = [record.history.item for record in records(path) if record.HasField("history")]
+    return [{(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in items} for items in rows]
+
+
+@pytest.mark.slow
+def test_two_sessions_write_one_run_with_captioned_images_and_tables(home: Home) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    folder = Path("outputs/watched")
+    words = [*TINY, "data.shards=data/shapes", "logger=wandb", f"run_dir={folder}"]
+    for more in (["images=96"], [f"resume={folder}", "images=192"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "lmsd.cli", "train", *(words if len(more) == 1 else []), *more],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env={**clean, "HOME": str(home.folder)},
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    offline = sorted((folder / "wandb").glob("offline-run-*"))
+    assert [path.name.rsplit("-", 1)[-1] for path in offline] == [runs.status(folder)["id"]] * 2
+    lines = [line for path in offline for line in history(next(path.glob("*.wandb")))]
+
+    axis = "trainer/global_step"  # Lightning's name of it; its values are images seen
+    assert [line[axis] for line in lines if "generator/loss" in line] == [32, 64, 96, 128, 160, 192]
+    pictures = {line[axis]: line["samples"] for line in lines if "samples" in line}
+    assert list(pictures) == [0, 96, 192]
+    for step in pictures.values():
+        assert step["count"] == 4
+        assert all(len(caption.split()) > 2 for caption in step["captions"])
+    files = [path for run in offline for path in (run / "files" / "media").rglob("*")]
+    assert len([path for path in files if path.suffix == ".png"]) == 3 * 4
+    tables = [json.loads(path.read_text()) for path in files if path.name.endswith(".table.json")]
+    assert len(tables) == 3
+    for table in tables:
+        assert table["columns"] == ["score", "value", "low (95 %)", "high (95 %)"]
+        right = {row[0]: row[1:] for row in table["data"]}["val/right"]
+        assert right[1] <= right[0] <= right[2]
