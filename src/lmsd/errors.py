@@ -6,7 +6,11 @@ import re
 HIDDEN = "***"
 """Stands where a secret was."""
 
-_NAME = re.compile(r"(^|[_-])(token|secret|passw\w*|(api|access|private)[_-]?key|credentials?)$", re.I)
+_NAME = re.compile(
+    r"(^|[_-])(token|secrets?|passw\w*|pwd|auth|authorization|credentials?|(api|access|private)key)$|[_-]key$",
+    re.I,
+)
+_PUBLIC = ("caption_key",)
 _USER = re.compile(r"(:/{1,2})[^/\s@'\"]+(?=@)")
 _QUERY = re.compile(r"(?<=://)([^\s?'\"]+\?)(?=[^\s'\"]*=)[^\s'\"]+")
 _SHORTEST = 6  # of a value in the environment that is looked for
@@ -14,7 +18,13 @@ _SHORTEST = 6  # of a value in the environment that is looked for
 
 def is_secret(name: str) -> bool:
     """Whether an option or a variable is a secret by the last part of its name."""
-    return _NAME.search(name.rpartition(".")[2]) is not None
+    last = name.rpartition(".")[2]
+    return last not in _PUBLIC and _NAME.search(last) is not None
+
+
+def shown(name: str, value: object) -> object:
+    """The value of an option as a message may give it."""
+    return HIDDEN if value is not None and is_secret(name) else value
 
 
 def redact(text: str) -> str:

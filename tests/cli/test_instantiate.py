@@ -85,3 +85,39 @@ def test_what_a_constructor_refuses_is_told_with_its_arguments() -> None:
 def test_our_own_sentences_come_through_unchanged() -> None:
     with pytest.raises(UserError, match=r"^A process needs at least one step, not 0: give steps ≥ 1\.$"):
         instantiate(OmegaConf.create({"_target_": "lmsd.process.schedules.Cosine", "steps": 0}))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "${evil}",
+        "${oc.create:{_target_: pathlib.Path.touch, self: {_target_: pathlib.Path}}}",
+        "${oc.create:${oc.decode:${oc.env:EVIL}}}",
+    ],
+)
+def test_a_reference_leads_to_no_other_target(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil = {"_target_": "shutil.copytree", "src": str(tmp_path / "a"), "dst": str(tmp_path / "b")}
+    (tmp_path / "a").mkdir()
+    monkeypatch.setenv("EVIL", str(evil).replace("'", ""))
+    root = OmegaConf.create({"evil": evil, "schedule": {"_target_": "torch.nn.Sequential", "odd": words}})
+    with pytest.raises(UserError, match="may not be built"):
+        instantiate(root.schedule)
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_a_reference_gives_is_not_read_again() -> None:
+    root = OmegaConf.create({"evil": {"_target_": "os.getpid"}, "node": {"_target_": "builtins.dict"}})
+    root.node = {"_target_": "lmsd.process.schedules.Cosine", "steps": "\\${evil}"}
+    with pytest.raises(UserError, match=r"steps=\$\{evil\}"):
+        instantiate(root.node)
+
+
+def test_secrets_are_not_told_and_options_of_hydra_are_refused() -> None:
+    node = {"_target_": "lmsd.process.schedules.Cosine", "token": "canary"}
+    with pytest.raises(UserError, match=r"token=\*\*\*") as caught:
+        instantiate(OmegaConf.create(node))
+    assert "canary" not in str(caught.value)
+    with pytest.raises(UserError, match="_recursive_ is no option"):
+        instantiate(OmegaConf.create({**node, "_recursive_": False}))

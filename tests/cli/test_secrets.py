@@ -11,6 +11,7 @@ from tiny_home import TINY, Home
 from lmsd import cli
 from lmsd.cli import runs
 from lmsd.cli.compose import load, require_secrets, stored
+from lmsd.cli.train import accept
 from lmsd.errors import UserError
 
 CANARIES = {name: f"canary-{name}-5f3a" for name in ("env", "hf", "aws", "option", "list", "user", "query")}
@@ -91,3 +92,31 @@ def test_what_is_stored_hides_secrets_and_asks_for_them_again(planted: list[str]
         require_secrets(stored(config))
     assert runs.shown(f"logger.own.token={CANARIES['option']}") == "logger.own.token=***"
     assert CANARIES["line"] not in runs.shown(planted[4])
+
+
+def test_secrets_inside_lists_and_beside_references_are_hidden() -> None:
+    tree = {
+        "sources": [{"token": "canary-1", "url": "https://u:canary-2@h/x"}],
+        "url": "https://u:canary-3@${oc.env:HOST}/t.tar",
+        "login": "https://u:${oc.env:PASSWORD}@h/t.tar",
+        "api_key": "${oc.env:KEY}",
+        "wandb_key": "canary-4",
+        "auth": "canary-5",
+        "z_tokens": 2,
+        "caption_key": "text",
+    }
+    text = OmegaConf.to_yaml(stored(OmegaConf.create(tree)))
+    assert "canary" not in text
+    assert "url: https://***@${oc.env:HOST}/t.tar" in text
+    assert "login: https://u:${oc.env:PASSWORD}@h/t.tar" in text
+    assert "api_key: ${oc.env:KEY}" in text
+    assert "z_tokens: 2" in text
+    assert "caption_key: text" in text
+    with pytest.raises(UserError, match="holds a secret"):
+        require_secrets(stored(OmegaConf.create(tree)))
+
+
+def test_messages_about_options_hide_secrets(tmp_path: Path) -> None:
+    config = OmegaConf.create({"name": "x", "logger": {"token": "canary-1"}, "objective": {"gamma": 1}})
+    with pytest.raises(UserError, match=r"objective\.token: as it was -> \*\*\*"):
+        accept(config, {"objective.token": "canary-2"}, tmp_path)

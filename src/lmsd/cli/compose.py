@@ -5,6 +5,7 @@ with '+'), unknown choices of a group, a word where a number belongs, several va
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -87,21 +88,31 @@ def leave_out(name: str, picked: list[Override], config: DictConfig) -> None:
         print(f"note: left out for {words}, which takes none: {', '.join(gone)}", file=sys.stderr)
 
 
+_REFERENCE = re.compile(r"\$\{[^{}]*\}")
+_LOGIN = re.compile(r"[^/\s@'\"]*\$\{[^{}]*\}@")  # user and password, if the password is a reference
+
+
 def stored(config: DictConfig) -> DictConfig:
     """The configuration as files may hold it: secrets are hidden, and to be given again."""
-    public = config.copy()
-    for key, value in flatten(config).items():
-        if value is not None and is_secret(key):
-            OmegaConf.update(public, key, HIDDEN)
-        elif isinstance(value, str | list) and "${" not in str(value):
-            OmegaConf.update(public, key, _redacted(value))
+    public: DictConfig = OmegaConf.create(_public(OmegaConf.to_container(config)))
     return public
 
 
-def _redacted(value: Any) -> Any:
+def _public(value: Any, name: str = "") -> Any:
+    """The same tree without secrets; references stay as they are written, for they hold none."""
+    if isinstance(value, dict):
+        return {key: _public(item, str(key)) for key, item in value.items()}
     if isinstance(value, list):
-        return [_redacted(item) for item in value]
-    return redact(value) if isinstance(value, str) else value
+        return [_public(item, name) for item in value]
+    if value is None or not is_secret(name):
+        return _redacted(value) if isinstance(value, str) else value
+    return value if isinstance(value, str) and _REFERENCE.fullmatch(value) else HIDDEN
+
+
+def _redacted(text: str) -> str:
+    """Redacted, unless what looks like a secret is a reference to one."""
+    bare = _REFERENCE.sub("", _LOGIN.sub("", text))
+    return text if _REFERENCE.search(text) and redact(bare) == bare else redact(text)
 
 
 def require_secrets(config: DictConfig) -> None:

@@ -7,12 +7,14 @@ called later. A target outside the list is refused, wherever the configuration c
 import inspect
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import hydra.utils
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from lmsd.errors import UserError
+from lmsd.errors import UserError, shown
 
 ALLOWED = (
     "lmsd.process.",
@@ -37,26 +39,42 @@ def allowed_names() -> tuple[str, ...]:
 
 
 def instantiate(node: DictConfig, **arguments: Any) -> Any:
-    """Build what `node` describes, with further keyword arguments; plain lists and dicts inside."""
-    for target in targets(OmegaConf.to_container(node)):
-        check(target)
+    """Build what `node` describes, with further keyword arguments; plain lists and dicts inside.
+
+    References are resolved once, and what is built is the very tree that was checked.
+    """
     try:
-        return hydra.utils.instantiate(node, _convert_="all", **arguments)
-    except hydra.errors.InstantiationException as error:
-        raise refusal(error, node) from error
+        tree: Any = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
+    for target in targets(tree):
+        check(target)
+    return _built(tree, **arguments)
 
 
-def refusal(error: BaseException, node: DictConfig) -> UserError:
-    """The sentence inside Hydra's error: ours, or what the constructor said about its arguments."""
-    cause: BaseException = error
-    while cause.__cause__ is not None and not isinstance(cause, UserError):
-        cause = cause.__cause__
-    if isinstance(cause, UserError):
-        return UserError(str(cause))
-    options = {str(key): value for key, value in node.items()}
-    given = ", ".join(f"{key}={value}" for key, value in options.items() if not key.startswith("_"))
-    said = f"{type(cause).__name__}: {cause}".splitlines()[0]
-    return UserError(f"{node._target_} cannot be built with {given}: {said}")
+def _built(node: Any, **arguments: Any) -> Any:
+    if isinstance(node, list):
+        return [_built(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    options = {key: _built(value) for key, value in node.items() if key not in ("_target_", "_partial_")}
+    if "_target_" not in node:
+        return options
+    target = str(node["_target_"])
+    for key in options:
+        if str(key).startswith("_"):
+            raise UserError(f"{target}: {key} is no option; beside _target_ there is _partial_ only")
+    make = located(target)
+    try:
+        return (
+            partial(make, **options, **arguments) if node.get("_partial_") else make(**options, **arguments)
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        given = ", ".join(f"{key}={shown(key, value)}" for key, value in options.items())
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{target} cannot be built with {given}: {said}") from error
 
 
 def targets(node: Any) -> Iterator[str]:

@@ -17,7 +17,7 @@ from lmsd.cli.limits import RULES, SIZES
 from lmsd.cli.places import config_dir
 from lmsd.cli.signatures import arguments
 from lmsd.cli.suggest import nearest
-from lmsd.errors import UserError
+from lmsd.errors import UserError, shown
 
 OPEN = ("callbacks", "logger")
 """Dicts of named entries: any may be added, any taken away."""
@@ -97,8 +97,8 @@ def refuse(key: str, value: Any, kind: Kind) -> None:
     if isinstance(kind, Text) and isinstance(value, list | dict):
         hint = ", but a list" if isinstance(value, list) else ", but a mapping"
     if isinstance(kind, Number | Many) and kind.fits([value]):
-        hint = f": write {key}=[{value}]"
-    raise UserError(f"{key}={value} is not {kind.words()}{hint}")
+        hint = f": write {key}=[{shown(key, value)}]"
+    raise UserError(f"{key}={shown(key, value)} is not {kind.words()}{hint}")
 
 
 def check_config(config: DictConfig) -> None:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmsd.cli import runs
 from lmsd.cli.compose import check_value, flatten, groups, load, parse, require_secrets
 from lmsd.cli.limits import check_limits
-from lmsd.errors import HIDDEN, UserError, redact
+from lmsd.errors import HIDDEN, UserError, redact, shown
 
 START = timedelta(minutes=30)
 """How long a rank waits for rank 0, which may index shards and train an extractor first."""
@@ -145,10 +145,11 @@ def accept(config: DictConfig, given: Mapping[str, Any], folder: Path) -> None:
             continue
         hidden = HIDDEN in str(known.get(key))
         if key not in known or (known[key] != value and not hidden and not key.startswith(SAFE)):
-            refused.append(f"{key}: {known.get(key, 'as it was')} -> {value}")
+            was = shown(key, known[key]) if key in known else "as it was"
+            refused.append(f"{key}: {was} -> {shown(key, value)}")
         elif known[key] != value:
             if runs.rank() == 0 and not hidden:
-                print(f"  changed by you: {key} {known[key]} -> {value}")
+                print(redact(f"  changed by you: {key} {shown(key, known[key])} -> {shown(key, value)}"))
             OmegaConf.update(config, key, value)
     if refused:
         raise UserError(
