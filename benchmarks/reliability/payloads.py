@@ -55,6 +55,11 @@ TARGETS = (
     "lmsd.process.os.mkdir",
     "hydra.utils.get_method",
 )
+REFERENCES = (
+    "${evil}",
+    "${oc.create:{_target_: os.mkdir, path: ${oc.env:TRAP}}}",
+    "${oc.create:${oc.decode:${oc.env:EVIL}}}",
+)
 YAML = ("!!python/object/apply:os.mkdir ['{trap}']", "!!python/object/new:os.mkdir ['{trap}']")
 
 
@@ -68,6 +73,13 @@ def payloads(folder: Path, trap: str) -> Iterator[tuple[str, Callable[[], Any]]]
         yield f"_target_ {target}", lambda target=target: instantiate(node(target, trap))  # type: ignore[misc]
     nested = OmegaConf.create({"_target_": "torch.nn.Sequential", "_args_": [node("os.mkdir", trap)]})
     yield "nested _target_", lambda: instantiate(nested)
+    os.environ["EVIL"] = f"{{_target_: os.mkdir, path: {trap}}}"
+    for words in REFERENCES:
+        root = {
+            "evil": {"_target_": "os.mkdir", "path": trap},
+            "net": {"_target_": "torch.nn.Sequential", "odd": words},
+        }
+        yield f"reference {words[:16]}", lambda root=root: instantiate(OmegaConf.create(root).net)  # type: ignore[misc]
     for number, text in enumerate(YAML):
         run = folder / f"run{number}"
         run.mkdir()
