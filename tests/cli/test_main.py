@@ -492,6 +492,19 @@ def test_the_same_command_gives_the_same_weights(home: Home) -> None:
     assert all(torch.equal(found[0][name], found[1][name]) for name in tensors)
 
 
+def test_every_verb_has_a_script() -> None:
+    scripts = Path(cli.__file__).parents[3] / "scripts"
+    names = {name.replace("-", "_") for name in cli.VERBS if name != "demo"}
+    assert {path.stem for path in scripts.glob("*.py")} == names
+    for name in names:
+        verb = name.replace("_", "-")
+        assert (scripts / f"{name}.py").read_text().endswith(f'from lmsd.cli import main\n\nmain("{verb}")\n')
+    done = subprocess.run(
+        [sys.executable, scripts / "train.py", "nt=3"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.partition(";")[0]) == (2, "lmsd: unknown option 'nt'")
+
+
 def test_help_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     said = capsys.readouterr().out.splitlines()

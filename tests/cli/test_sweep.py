@@ -23,18 +23,20 @@ from lmsd.cli.sweep import SweepOptions, folder_of
 from lmsd.cli.trials import Ledger, Trial
 
 JOB = """
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 words = dict(word.partition("=")[::2] for word in sys.argv if "=" in word)
 folder = pathlib.Path(words["run_dir"])
 folder.mkdir(parents=True)
 with open(folder.parent / "starts.txt", "a") as file:
     file.write(words["seed"] + " " + words["optim.generator.lr"] + "\\n")
+with open(folder.parent / "devices.txt", "a") as file:
+    file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "all") + "\\n")
 if words["seed"] == "13":
     sys.exit("lmsd: seed 13 fails")
 value = abs(float(words["optim.generator.lr"]) - 3e-4) * 1e4
 for images in (100, 200, 300):
     time.sleep(float(words["threads"]) / 100)
-    line = {"images": images, "val/fd[x]": value + 3 - images / 100}
+    line = {"images": images, "val/fd[x]": None if words["seed"] == "14" else value + 3 - images / 100}
     line |= {"val/fd[x]/low": value - 0.5, "val/fd[x]/high": value + 0.5}
     with open(folder / "metrics.jsonl", "a") as file:
         file.write(json.dumps(line) + "\\n")
@@ -79,6 +81,15 @@ def test_a_grid_is_ranked_and_ends_in_a_command(words: list[str], capsys: pytest
     assert "<svg" in picture
     assert cli.run(["sweep", "experiment=digits", *axes, *words]) == 0  # again: nothing is left to do
     assert len(starts()) == 6
+
+
+def test_what_is_not_finite_costs_one_trial_and_jobs_take_turns_on_gpus(words: list[str]) -> None:
+    axes = ["seed=14,1,2", "optim.generator.lr=3e-4"]
+    assert cli.run(["sweep", *axes, *words, "sweep.jobs=2", "sweep.gpus=[4,7]"]) == 0
+    trials = {trial.values["seed"]: trial for trial in Ledger(Path("outputs/sweeps/it")).trials}
+    assert {seed: trial.state for seed, trial in trials.items()} == {"14": "failed", "1": "done", "2": "done"}
+    assert trials["14"].note == "no finite fd on val"
+    assert set(Path("outputs/sweeps/it/devices.txt").read_text().split()) == {"4", "7"}
 
 
 def test_a_sweep_that_is_killed_twice_ends_with_every_trial_once(words: list[str]) -> None:

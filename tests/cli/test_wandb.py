@@ -12,6 +12,8 @@ import pytest
 from tiny_home import TINY, Home
 
 from lmsd.cli import runs
+from lmsd.cli.compose import load
+from lmsd.cli.train import loggers
 
 BLOCK, HEAD = 32768, 7
 
@@ -42,6 +44,27 @@ def history(path: Path) -> list[dict[str, Any]]:
     return [{(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in items} for items in rows]
 
 
+def test_it_starts_where_there_is_a_key_or_when_asked(tmp_path: Path, monkeypatch) -> None:
+    """logger=auto: with a key online, under the run's own id; without one not at all; asked for: offline."""
+    for name in [name for name in os.environ if name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "unset by this test")  # so that it is put back afterwards
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "status.json").write_text(json.dumps({"id": "12ab34cd"}))
+    assert loggers(load("train", []), tmp_path) == []
+    assert "WANDB_MODE" not in os.environ
+    (asked,) = loggers(load("train", ["logger=wandb"]), tmp_path)
+    assert os.environ.pop("WANDB_MODE") == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    (auto,) = loggers(load("train", ["name=mine"]), tmp_path)
+    assert "WANDB_MODE" not in os.environ
+    for logger in (asked, auto):
+        settings = logger._wandb_init
+        assert (settings["id"], settings["resume"], settings["project"]) == ("12ab34cd", "allow", "lmsd")
+    assert auto._wandb_init["name"] == "mine"
+
+
 @pytest.mark.slow
 def test_two_sessions_write_one_run_with_captioned_images_and_tables(home: Home) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
@@ -64,11 +87,11 @@ def test_two_sessions_write_one_run_with_captioned_images_and_tables(home: Home)
 
     axis = "trainer/global_step"  # Lightning's name of it; its values are images seen
     assert [line[axis] for line in lines if "generator/loss" in line] == [32, 64, 96, 128, 160, 192]
-    pictures = {line[axis]: line["samples"] for line in lines if "samples" in line}
+    pictures = {line[axis]: line["samples/captions"] for line in lines if "samples/captions" in line}
     assert list(pictures) == [0, 96, 192]
-    for step in pictures.values():
-        assert step["count"] == 4
-        assert all(len(caption.split()) > 2 for caption in step["captions"])
+    for captions in pictures.values():
+        assert len(captions) == 4
+        assert all(len(caption.split()) > 2 for caption in captions)
     files = [path for run in offline for path in (run / "files" / "media").rglob("*")]
     assert len([path for path in files if path.suffix == ".png"]) == 3 * 4
     tables = [json.loads(path.read_text()) for path in files if path.name.endswith(".table.json")]

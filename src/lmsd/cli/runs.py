@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import uuid
@@ -34,7 +35,7 @@ def create(config: DictConfig, overrides: list[str]) -> Path:
     """
     while True:
         stamp = datetime.now().strftime("%Y-%m-%d_%H%M%S")
-        folder = Path(config.run_dir or OUTPUTS / f"{stamp}-{config.name}-{uuid.uuid4().hex[:4]}")
+        folder = Path(config.run_dir or OUTPUTS / f"{stamp}-{config.name}-{secrets.token_hex(2)}")
         try:
             folder.mkdir(parents=True)
             break
