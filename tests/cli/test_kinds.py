@@ -31,7 +31,7 @@ def kind(annotation: str) -> Kind:
         ("tuple[float, float]", [[0.9, 0.99]], [[0.9], 0.9], "a list of 2, each a number"),
         ("tuple[int, ...]", [[1], [1, 2, 3]], [1], "a list, each a whole number"),
         ("float | Sequence[float]", [0.5, [0.5, 0.1]], ["a", ["a"]], "a number or a list, each a number"),
-        ("float | Tensor", [0.5], ["a"], "a number"),
+        ("float | Tensor", [0.5], ["a"], "a number, e.g. 1e-4"),
         ("Denoising | None", [None, {"_target_": "x"}], ["a", 3], "a node with _target_ or null"),
         ("Callable[[int], float]", [{"_target_": "x"}], ["a"], "a node with _target_"),
         ("torch.nn.Module", [{"_target_": "x"}], [3], "a node with _target_"),
