@@ -61,7 +61,7 @@ def test_urls_are_kept_and_expanded():
         ("https://host/train-*.tar", "no folders to list"),
         ("missing.tar", "missing.tar is missing"),
         ("none-*.tar", "no file matches"),
-        ("x-{000..001}.tar", "x-000.tar is missing"),
+        ("x-{000..001}.tar", "2 of 2 shards of x-.* are missing: x-000.tar, x-001.tar"),
         ("x-{000..001.tar", "Unbalanced"),
         ([], "names no shard"),
     ],

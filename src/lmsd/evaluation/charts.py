@@ -26,10 +26,10 @@ class Curve:
     dashed: bool = False
 
 
-def draw(curves: Sequence[Curve], *, unit: str = "", anchor: str = "chart", over: str = "images seen") -> str:
+def draw(curves: Sequence[Curve], *, anchor: str = "chart", over: str = "images seen") -> str:
     """An <svg> of the curves; log scale where positive values span a factor above 30.
 
-    unit: label of the y axis; over: of the x axis, whose values are all named unless they are images seen;
+    over: label of the x axis, whose values are all named unless they are images seen;
     anchor: makes the ids inside this SVG different from those of others on the page.
     """
     import matplotlib as mpl
@@ -46,7 +46,7 @@ def draw(curves: Sequence[Curve], *, unit: str = "", anchor: str = "chart", over
         axes = figure.add_axes((0.17, 0.18, 0.81, 0.79))
         for place, curve in enumerate(curves):
             _line(axes, curve, COLORS.get(curve.name, _OTHERS[place % len(_OTHERS)]))
-        _dress(axes, curves, unit, over)
+        _dress(axes, curves, over)
         target = io.StringIO()
         empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(target, format="svg", transparent=True, metadata=empty)
@@ -71,7 +71,7 @@ def _binned(values: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.array([piece.mean() for piece in np.array_split(values, _POINTS)])
 
 
-def _dress(axes: Any, curves: Sequence[Curve], unit: str, over: str) -> None:
+def _dress(axes: Any, curves: Sequence[Curve], over: str) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     values = np.concatenate([np.asarray(curve.y, dtype=float) for curve in curves])
@@ -88,7 +88,6 @@ def _dress(axes: Any, curves: Sequence[Curve], unit: str, over: str) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axes.set_xlabel(over, color="#5f6368")
-    axes.set_ylabel(unit, color="#5f6368")
     axes.tick_params(colors="#5f6368")
     axes.grid(visible=True, color="#e4e6e9", lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)
