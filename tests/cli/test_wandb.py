@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,25 +72,36 @@ def test_two_sessions_write_one_run_with_captioned_images_and_tables(home: Home)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     folder = Path("outputs/watched")
     words = [*TINY, "data.shards=data/shapes", "logger=wandb", f"run_dir={folder}"]
-    for more in (["images=96"], [f"resume={folder}", "images=192"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "lmsd.cli", "train", *(words if len(more) == 1 else []), *more],
-            capture_output=True,
+    words += ["images=3200", "evaluate.every=1600"]
+
+    def train(*words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lmsd.cli", "train", *words],
+            stderr=subprocess.PIPE,
             text=True,
             stdin=subprocess.DEVNULL,
             env={**clean, "HOME": str(home.folder)},
-            timeout=600,
-            check=False,
         )
-        assert done.returncode == 0, done.stderr[-2000:]
+
+    first, metrics = train(*words), folder / "metrics.jsonl"
+    while first.poll() is None and not (
+        metrics.is_file() and metrics.read_text().count("val/right/low") == 2
+    ):
+        time.sleep(0.02)
+    first.send_signal(signal.SIGTERM)
+    said = first.communicate(timeout=120)[1]
+    assert first.returncode == 143, said[-2000:]
+    again = train(f"resume={folder}")
+    said = again.communicate(timeout=600)[1]
+    assert again.returncode == 0, said[-2000:]
     offline = sorted((folder / "wandb").glob("offline-run-*"))
     assert [path.name.rsplit("-", 1)[-1] for path in offline] == [runs.status(folder)["id"]] * 2
     lines = [line for path in offline for line in history(next(path.glob("*.wandb")))]
 
     axis = "trainer/global_step"  # Lightning's name of it; its values are images seen
-    assert [line[axis] for line in lines if "generator/loss" in line] == [32, 64, 96, 128, 160, 192]
+    assert [line[axis] for line in lines if "generator/loss" in line] == [*range(32, 3201, 32)]
     pictures = {line[axis]: line["samples/captions"] for line in lines if "samples/captions" in line}
-    assert list(pictures) == [0, 96, 192]
+    assert list(pictures) == [0, 1600, 3200]
     for captions in pictures.values():
         assert len(captions) == 4
         assert all(len(caption.split()) > 2 for caption in captions)
