@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "lmsd"
 FLOORS = [
-    {"types", "rng", "errors"},
+    {"types", "rng", "errors", "stops"},
     {"process", "nets", "metrics", "data"},
     {"models", "tuning"},
     {"sampling", "rewards"},

@@ -14,8 +14,7 @@ from tiny_run import engine, run
 
 from lmsd.engine import checkpoint as disk
 from lmsd.engine.callbacks import Checkpoint, Evaluate
-
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+from lmsd.stops import CODES, preparing
 
 
 class SendAt(Callback):
@@ -27,6 +26,17 @@ class SendAt(Callback):
     def on_train_batch_start(self, trainer: object, pl_module: object, batch: object, batch_idx: int) -> None:
         here = pl_module.clock.images == self.images and pl_module.global_rank == self.rank
         if here and self.batch in (None, batch_idx):
+            os.kill(os.getpid(), self.number)
+
+
+class SendIn(Callback):
+    """Sends one rank a signal in Lightning's set-up, before it would listen."""
+
+    def __init__(self, number: int, *, rank: int = 0) -> None:
+        self.number, self.rank = number, rank
+
+    def setup(self, trainer: object, pl_module: object, stage: str) -> None:
+        if pl_module.global_rank == self.rank:
             os.kill(os.getpid(), self.number)
 
 
@@ -151,4 +161,61 @@ def test_lightnings_own_handling_is_out_of_the_way(tmp_path: Path) -> None:
     run(engine(**OPTIONS), tmp_path, callbacks=[Look()])
     loop, *handlers = found[0]
     assert loop is _nothing
-    assert {type(handler.__self__).__name__ for handler in handlers} == {"Interrupt"}
+    assert {handler.__module__ for handler in handlers} == {"lmsd.stops"}
+
+
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+def test_a_signal_in_the_set_up_ends_it_before_the_first_batch(
+    tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """As one of SLURM's tasks, too, where Lightning would save and queue the job again by itself."""
+    names = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "1", "SLURM_NNODES": "1"}
+    names |= {"SLURM_LOCALID": "0", "SLURM_PROCID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "127.0.0.1"}
+    seen: list[int] = []
+    with monkeypatch.context() as patch:
+        for name, value in names.items():
+            patch.setenv(name, value)
+        with pytest.raises(SystemExit) as stopped:
+            run(engine(**OPTIONS), tmp_path, callbacks=[SendIn(number), scored(seen)])
+    assert stopped.value.code == CODES[number]
+    assert seen == []
+    assert not list(tmp_path.rglob("*.ckpt"))
+    run(engine(**OPTIONS), tmp_path, callbacks=[scored()])
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_two_ranks_agree_on_what_one_was_asked_in_the_set_up(tmp_path: Path) -> None:
+    def rank(own: int) -> None:
+        run(engine(batches=400), tmp_path / "run", devices=2, callbacks=[SendIn(signal.SIGUSR1, rank=1)])
+
+    assert codes(fork_ranks(rank, 2, tmp_path), seconds=60) == [143, 143]
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+def test_a_process_that_is_alone_ends_at_once_and_a_rank_at_the_first_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    handlers = [signal.getsignal(each) for each in CODES]
+    error = KeyboardInterrupt if number == signal.SIGINT else SystemExit
+    with pytest.raises(error), preparing():
+        os.kill(os.getpid(), number)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with preparing():
+        os.kill(os.getpid(), number)
+        with pytest.raises(SystemExit) as stopped:
+            run(engine(**OPTIONS), tmp_path)
+    assert stopped.value.code == CODES[number]
+    assert [signal.getsignal(each) for each in CODES] == handlers
+    with preparing():  # what was asked of one run is not asked of the next
+        run(engine(**OPTIONS), tmp_path)
+
+
+def test_a_forked_worker_still_goes_when_it_is_told() -> None:
+    with preparing():
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C reaches the whole group: the batch at hand needs it
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM

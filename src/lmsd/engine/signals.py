@@ -1,22 +1,20 @@
 """Signals end a run after the batch at hand, with a checkpoint, on all ranks at the same batch.
 
-    SIGTERM, SIGUSR1   exit code 143: a scheduler's notice, after which it may queue the job again
-    SIGINT (Ctrl-C)    exit code 130; a second one ends the run at once
-
-A handler only notes the request. The ranks agree on the largest one over a CPU group of their own, a batch
-late and behind the training's back,
+A handler only notes the request (`lmsd.stops`); a second Ctrl-C ends the run at once. The ranks agree on the
+largest one over a CPU group of their own, a batch late and behind the training's back,
 
     r_n = max over ranks of the requests after batch n,   read by all after batch n + 1,
 
-so that no batch waits for a device or for another rank. An evaluation is broken off, and made up for when the
-run goes on. Lightning's own handler broadcasts inside the handler (ranks out of step then hang) and its loop
-broadcasts before every batch; both are put out of the way.
+so that no batch waits for a device or for another rank; on what was asked for in the set-up they agree
+before the first. An evaluation is broken off, and made up for when the run goes on. Lightning's own handlers
+broadcast inside the handler (ranks out of step then hang), save by themselves and queue SLURM's job again,
+and its loop broadcasts before every batch; all are put out of the way.
 """
 
 import signal
 import sys
-import threading
-from types import FrameType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,13 +22,12 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lmsd import stops
 from lmsd.engine.callbacks import Checkpoint, engine_of, writer
 from lmsd.engine.checkpoint import checkpoint_name, manifest_of
 from lmsd.engine.module import BrokenOff, Engine
 from lmsd.engine.players import world_size
-
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
-"""The exit codes, as shells have them."""
+from lmsd.stops import CODES
 
 
 class Interrupt(Callback):
@@ -38,29 +35,37 @@ class Interrupt(Callback):
 
     def __init__(self) -> None:
         self.code = 0
-        self._engine: Engine | None = None
         self._group: Any = None
         self._work: Any = None
         self._flag: Tensor | None = None
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        engine, code = self._engine, CODES[signal.Signals(number)]
-        assert engine is not None
-        if number == signal.SIGINT and engine.request == code:
-            raise KeyboardInterrupt
-        engine.request = max(engine.request, code)
-        if engine.scoring:
-            raise BrokenOff
+    @contextmanager
+    def listening(self, trainer: Trainer, engine: Engine) -> Iterator[None]:
+        """Hear signals from Lightning's set-up to its end, and Lightning none."""
+
+        def heard(code: int) -> None:
+            if code == CODES[signal.SIGINT] and engine.request == code:
+                raise KeyboardInterrupt
+            engine.request = max(engine.request, code)
+            if engine.scoring:
+                raise BrokenOff
+
+        trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        with stops.listening(heard):
+            engine.request = max(engine.request, stops.noted)
+            yield
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen; Lightning gives the handlers back when the run has ended, however it ends."""
-        self._engine = engine_of(pl_module)
+        """End here, on all ranks, if any was asked to so far."""
+        engine = engine_of(pl_module)
         if world_size() > 1:
             self._group = dist.new_group(backend="gloo")
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
-        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
-            for number in CODES:
-                signal.signal(number, self._on_signal)
+            self._ask(engine)
+        code = self._read() if world_size() > 1 else engine.request
+        if code and not engine.clock.done:
+            self.code = code
+            raise BrokenOff
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -102,4 +107,4 @@ class Interrupt(Callback):
 
 
 def _nothing() -> None:
-    """In place of Lightning's broadcast before every batch."""
+    """In place of Lightning's handlers, and of its broadcast before every batch."""

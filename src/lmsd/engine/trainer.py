@@ -23,7 +23,7 @@ from lmsd.engine.callbacks import REFUSED, Checkpoint, Progress
 from lmsd.engine.checkpoint import find, manifests, set_aside
 from lmsd.engine.divergence import Guard
 from lmsd.engine.logging import JSONLLogger
-from lmsd.engine.module import Engine
+from lmsd.engine.module import BrokenOff, Engine
 from lmsd.engine.players import PlayersStrategy
 from lmsd.engine.plugin import AtomicCheckpointIO
 from lmsd.engine.signals import Interrupt
@@ -98,7 +98,14 @@ def fit(
         profiler=_profiler(profiler, run_dir),
         **_OFF,
     )
-    trainer.fit(engine, datamodule=datamodule, ckpt_path=found)
+    try:
+        with interrupt.listening(trainer, engine):
+            trainer.fit(engine, datamodule=datamodule, ckpt_path=found)
+    except BrokenOff:
+        if not interrupt.code:
+            raise
+        if trainer.is_global_zero:
+            print("Interrupted before the first batch", file=sys.stderr, flush=True)
     if interrupt.code == REFUSED or disk.failures:
         raise UserError(
             f"checkpoints could not be written to {run_dir}: make room, then resume from the last one"

@@ -1,0 +1,66 @@
+"""Signals that ask a process to end, heard from the command's first moment on.
+
+    SIGTERM, SIGUSR1   exit code 143: a scheduler's notice, after which it may queue the job again
+    SIGINT (Ctrl-C)    exit code 130
+
+While a run is prepared, a process that is alone ends at once. One of many ranks only notes it: before the
+first batch all agree (`engine.signals`), and none is left waiting for another.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+"""The exit codes, as shells have them."""
+
+noted = 0
+"""What this process was asked to end with while the run was prepared, or 0 to go on."""
+
+
+@contextmanager
+def listening(heard: Callable[[int], None]) -> Iterator[None]:
+    """Call `heard` with the code of each signal to this process; the handlers of before come back."""
+    own = os.getpid()
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == own:
+            heard(CODES[signal.Signals(number)])
+        elif number == signal.SIGTERM:  # a loader's worker, which goes when it is told
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in CODES}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)
+
+
+@contextmanager
+def preparing() -> Iterator[None]:
+    """Hear what asks the process to end before its training has begun."""
+    global noted
+    noted = 0
+    alone = max(int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "SLURM_NTASKS")) < 2
+
+    def heard(code: int) -> None:
+        global noted
+        again, noted = noted == code, max(noted, code)
+        if code == CODES[signal.SIGINT] and (alone or again):
+            raise KeyboardInterrupt
+        if alone:
+            raise SystemExit(code)
+
+    try:
+        with listening(heard):
+            yield
+    finally:
+        noted = 0
