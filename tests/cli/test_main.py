@@ -266,7 +266,100 @@ def test_resume_auto_repeats_the_first_command(
     assert [line["images"] for line in lines_of(folder)] == [32, 64, 96, 128]
     kept = runs.config_of(folder)
     assert (kept.keep, kept.data.on_change) == (2, "error")  # leave to take other data counts once
-    assert f"{folder} is done, after 128 images" in refused("train", *words)
+    (folder / "report.html").unlink()
+    said = spoken(["train", *words])  # once more: there is nothing left to do
+    assert f"{folder} is done, after 128 images" in said
+    assert "Resuming" not in said
+    assert (folder / "report.html").is_file()
+    assert "Report" not in spoken(["train", *words])
+
+
+def test_a_resume_goes_on_where_the_run_is(home: Home, refused: Refused) -> None:
+    said = refused("train", "resume=outputs/first", "run_dir=outputs/else")
+    assert "resume=outputs/first goes on in outputs/first, not in run_dir=outputs/else" in said
+    same = refused("train", "resume=outputs/first", "run_dir=outputs/../outputs/first")
+    assert "outputs/first is done" in same
+
+
+def test_a_damaged_configuration_comes_back_from_the_checkpoint(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path("outputs/unread")
+    shutil.copytree("outputs/first", folder)
+    whole = runs.config_of(folder)
+    (folder / "config.yaml").write_text("")
+    runs.set_status(folder, state="interrupted")
+    spoken(["train", f"resume={folder}"])
+    assert f"{folder}/config.yaml cannot be read; taken from {folder}/checkpoints/" in capsys.readouterr().err
+    assert runs.config_of(folder) == whole
+    assert runs.status(folder)["state"] == "done"
+
+
+@pytest.mark.parametrize("end", ["done", "stopped", "mistake", "failure"])
+def test_a_full_disk_changes_neither_the_exit_code_nor_the_message(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: str
+) -> None:
+    from types import SimpleNamespace
+
+    from lmsd.cli.train import recorded, report
+    from lmsd.errors import UserError
+    from lmsd.evaluation import report as reports
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    raised = {
+        "stopped": SystemExit(143),
+        "mistake": UserError("make room"),
+        "failure": ZeroDivisionError("by nothing"),
+    }.get(end)
+    subject = SimpleNamespace(clock=SimpleNamespace(images=8, updates=1))
+
+    def attempt() -> None:
+        with recorded(tmp_path, subject, active=True):
+            monkeypatch.setattr(os, "fsync", full)
+            if raised is not None:
+                raise raised
+        monkeypatch.setattr(reports, "write_report", full)
+        report(tmp_path)
+
+    if raised is None:
+        attempt()
+    else:
+        with pytest.raises(type(raised)) as found:
+            attempt()
+        assert getattr(found.value, "code", 143) == 143
+        assert not getattr(found.value, "__notes__", [])
+    err = capsys.readouterr().err
+    assert "lmsd: could not write status.json: [Errno 28] No space left on device" in err
+    assert f"report (again: lmsd report {tmp_path})" in err or end != "done"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "status.json"]
+    assert runs.status(tmp_path)["state"] == "running"
+
+
+def test_lightnings_own_word_for_sigterm_is_143(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    from lmsd.cli.train import recorded
+
+    subject = SimpleNamespace(clock=SimpleNamespace(images=8, updates=1))
+    with pytest.raises(SystemExit) as stop, recorded(tmp_path, subject, active=True):
+        raise SIGTERMException
+    assert stop.value.code == 143
+
+
+def test_a_signal_while_data_are_indexed_ends_it_with_143(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmsd.data.module import ShardDataModule
+
+    monkeypatch.setattr(ShardDataModule, "index", lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    with pytest.raises(SystemExit) as stop:
+        cli.run(["train", *TINY, DATA, "run_dir=outputs/early", "evaluate.n=0"])
+    assert stop.value.code == 143
+    assert not Path("outputs/early").exists()
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_in_the_same_folder(home: Home) -> None:

@@ -1,5 +1,6 @@
 """Run folders: made once, found by path, id and last; what they say of the machine."""
 
+import errno
 import getpass
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -24,8 +26,9 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_runs_of_one_second_get_two_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = iter(["aaaa", "aaaa", "bbbb"])  # the second run draws the first one's id
-    monkeypatch.setattr(runs.secrets, "token_hex", lambda _: next(ids))
+    # the second run draws the first one's name
+    ids = iter(["aaaa", "11111111", "aaaa", "bbbb"])
+    monkeypatch.setattr(runs.uuid, "uuid4", lambda: SimpleNamespace(hex=next(ids, "cccccccc")))
 
     class Stopped(runs.datetime):
         @classmethod
@@ -95,6 +98,110 @@ def test_a_run_is_trained_by_one_process_at_a_time() -> None:
     os.kill(child, signal.SIGKILL)  # a process that is gone holds nothing
     os.waitpid(child, 0)
     runs.lock(folder).close()
+
+
+def test_a_file_system_without_locks_is_told_and_no_obstacle(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    folder = runs.create(CONFIG, [])
+    monkeypatch.setattr(runs.fcntl, "lockf", refuse)
+    runs.lock(folder).close()
+    assert f"lmsd: {folder} cannot be locked (No locks available)" in capsys.readouterr().err
+    assert not runs.held(folder)
+
+
+def test_auto_takes_runs_of_that_very_name_that_are_free_and_damaged_ones_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def made(name: str, number: int) -> Path:
+        where = f"outputs/2999-01-01_00000{number}-{name}-000{number}"
+        folder = runs.create(OmegaConf.create({"name": name, "run_dir": where}), [])
+        (folder / "checkpoints" / "step_000000001.ckpt.bad").touch()
+        return folder
+
+    digits, big, newer = made("digits", 1), made("digits-big", 2), made("digits", 3)
+    assert runs.unfinished("digits") == newer
+    assert runs.unfinished("digits-big") == runs.unfinished("digits-big") == big
+    (newer / "config.yaml").write_text("")  # the folder still says its name
+    assert runs.unfinished("digits") == newer
+    monkeypatch.setattr(runs, "held", lambda folder: folder == newer)
+    assert runs.unfinished("digits") == digits
+    runs.set_status(digits, state="done")
+    assert runs.unfinished("digits") is None
+
+
+def test_a_run_in_another_process_is_held() -> None:
+    folder = runs.create(CONFIG, [])
+    assert not runs.held(folder)
+    file = runs.lock(folder)
+    child = os.fork()
+    if child == 0:
+        os._exit(int(runs.held(folder)))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    file.close()
+
+
+def test_a_run_is_as_old_as_its_beginning_whatever_is_written_later() -> None:
+    first, second = (
+        runs.create(OmegaConf.create({"name": "a", "run_dir": f"outputs/{n}"}), []) for n in "ba"
+    )
+    for folder in (second, first):  # a resume writes it again
+        runs.write_config(folder, CONFIG)
+    assert runs.by_age("*") == [first, second]
+    assert runs.find("last") == second
+    for folder in (first, second):  # of an older version, which did not say
+        (folder / "env.json").unlink()
+    assert runs.by_age("*") == [first, second]
+
+
+@pytest.mark.parametrize("text", ["", '{"state": "ru', "[1]", "\x00\x00"])
+def test_a_damaged_status_stands_in_nothings_way(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from lmsd import cli
+
+    folder = runs.create(OmegaConf.create({"name": "small", "run_dir": None, "images": 8}), [])
+    (folder / "checkpoints" / "step_000000001.ckpt").touch()
+    (folder / "status.json").write_text(text)
+    assert runs.status(folder) == {}
+    assert cli.run(["runs"]) == 0
+    assert "unknown" in capsys.readouterr().out
+    assert runs.unfinished("small") == folder
+    runs.set_status(folder, state="running")
+    assert runs.status(folder) == {"state": "running"}
+
+
+@pytest.mark.parametrize("text", ["", "name: [", "a: !!python/object/apply:os.getcwd []", "\x00"])
+def test_a_damaged_configuration_is_told_and_listed(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from lmsd import cli
+
+    folder = runs.create(CONFIG, [])
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=f"cannot be read: lmsd train resume={folder} writes it again"):
+        runs.config_of(folder)
+    with pytest.raises(UserError, match="cannot be read, and no checkpoint holds a copy"):
+        runs.config_again(folder)
+    assert cli.run(["runs"]) == 0
+    assert "0 of ?" in capsys.readouterr().out
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (done.append("sync"), sync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("replace"), replace(*names)))
+    runs.write(Path("status.json"), "{}")
+    assert done == ["sync", "replace", "sync"]
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        runs.write(Path("status.json"), '{"state": "done"}')
+    assert [path.name for path in Path().iterdir()] == ["status.json"]
+    assert Path("status.json").read_text() == "{}"
 
 
 def test_a_run_of_one_folder_is_found_before_its_first_checkpoint() -> None:

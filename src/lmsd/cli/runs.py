@@ -3,8 +3,11 @@
 outputs/<date_time>-<name>-<id>/
   config.yaml overrides.txt env.json status.json metrics.jsonl
   checkpoints/  samples/  eval/<split>/  report.html
+
+`last` is the run that was begun last, whichever was resumed since.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -12,12 +15,15 @@ import platform
 import secrets
 import subprocess
 import sys
+import time
 import uuid
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lmsd import __version__
 from lmsd.cli.compose import stored
@@ -49,7 +55,7 @@ def create(config: DictConfig, overrides: list[str]) -> Path:
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
     (folder / "overrides.txt").write_text("".join(f"{shown(override)}\n" for override in overrides))
-    (folder / "env.json").write_text(json.dumps(environment(), indent=1) + "\n")
+    (folder / "env.json").write_text(json.dumps(environment() | {"begun": time.time()}, indent=1) + "\n")
     set_status(folder, state="created", id=uuid.uuid4().hex[:8])
     write_config(folder, stored(config))
     point_latest(folder)
@@ -91,18 +97,35 @@ def environment() -> dict[str, Any]:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """What status.json says; empty where there is none."""
-    path = folder / "status.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return found
+    """What status.json says; empty where there is none that can be read."""
+    try:
+        found = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def set_status(folder: Path, **values: Any) -> None:
     """Update status.json, whole or not at all: state is created, running, done, interrupted or failed."""
-    path = folder / "status.json"
-    temporary = path.with_suffix(f".tmp.{os.getpid()}")
-    temporary.write_text(json.dumps(status(folder) | values, indent=1) + "\n")
-    os.replace(temporary, path)
+    write(folder / "status.json", json.dumps(status(folder) | values, indent=1) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file whole or not at all, and for good: power may fail right after."""
+    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def save_config(folder: Path, config: DictConfig) -> None:
@@ -114,9 +137,7 @@ def save_config(folder: Path, config: DictConfig) -> None:
 
 def write_config(folder: Path, public: DictConfig) -> None:
     """Write config.yaml, whole or not at all."""
-    temporary = folder / f"config.yaml.tmp.{os.getpid()}"
-    OmegaConf.save(public, temporary)
-    os.replace(temporary, folder / "config.yaml")
+    write(folder / "config.yaml", OmegaConf.to_yaml(public))
 
 
 def lock(folder: Path) -> IO[str]:
@@ -124,9 +145,24 @@ def lock(folder: Path) -> IO[str]:
     file = open(folder / "lock", "w")  # noqa: SIM115 (it stays open)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by the loader's workers
-    except OSError:
-        raise UserError(f"{folder} is being trained by another process: wait for it, or end it") from None
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            file.close()
+            raise UserError(f"{folder} is being trained by another process: wait for it, or end it") from None
+        print(
+            f"lmsd: {folder} cannot be locked ({error.strerror}): see that one process at a time trains it",
+            file=sys.stderr,
+        )
     return file
+
+
+def held(folder: Path) -> bool:
+    """Whether another process trains a run; not for one that this process holds, which would lose it."""
+    try:
+        lock(folder).close()
+    except UserError:
+        return True
+    return False
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -158,9 +194,17 @@ def point_latest(folder: Path) -> None:
 
 def by_age(pattern: str) -> list[Path]:
     """The runs in outputs/ whose names match, oldest first by when they were begun."""
-    found = [path for path in OUTPUTS.glob(f"{pattern}/config.yaml") if not path.parent.is_symlink()]
-    found.sort(key=lambda path: (path.stat().st_mtime_ns, path.parent.name))
-    return [path.parent for path in found]
+    found = [path.parent for path in OUTPUTS.glob(f"{pattern}/config.yaml") if not path.parent.is_symlink()]
+    return sorted(found, key=lambda folder: (begun(folder), folder.name))
+
+
+def begun(folder: Path) -> float:
+    """When a run was begun, in seconds since 1970; a resume does not change it."""
+    try:
+        return float(json.loads((folder / "env.json").read_text())["begun"])
+    except (OSError, ValueError, KeyError, TypeError):  # of an older version
+        first = folder / "overrides.txt"
+        return (first if first.is_file() else folder / "config.yaml").stat().st_mtime
 
 
 def find(name: str) -> Path:
@@ -182,15 +226,26 @@ def find(name: str) -> Path:
 
 
 def unfinished(name: str, run_dir: str | None = None) -> Path | None:
-    """The newest run of the experiment `name` that has a checkpoint and is not done; or that of run_dir."""
+    """The newest run of the experiment `name` to go on with; or that of run_dir, done or not.
+
+    One that has a checkpoint, be it damaged, is not done, and is not in another process's hands.
+    """
     if run_dir is not None:
         return Path(run_dir) if (Path(run_dir) / "config.yaml").is_file() else None
-    for folder in sorted(OUTPUTS.glob(f"*-{name}-*/status.json"), reverse=True):
-        if status(folder.parent).get("state") != "done" and any(
-            (folder.parent / "checkpoints").glob("*.ckpt")
-        ):
-            return folder.parent
+    for folder in reversed(by_age("*")):
+        if f"-{name}-" not in folder.name or status(folder).get("state") == "done":
+            continue
+        if has_checkpoint(folder) and name_of(folder) == name and not held(folder):
+            return folder
     return None
+
+
+def name_of(folder: Path) -> str:
+    """The experiment's name, by the configuration or else by the folder."""
+    try:
+        return str(config_of(folder).get("name"))
+    except UserError:
+        return "-".join(folder.name.split("-")[3:-1])
 
 
 HELP = """lmsd runs [WORD]      the runs in outputs/, oldest first; WORD: only those with it in their name
@@ -238,10 +293,13 @@ def alive(pid: Any) -> bool:
 
 def progress(folder: Path) -> str:
     """Images seen, of all."""
-    total = config_of(folder).get("images", 0)
+    try:
+        total = f"{config_of(folder).get('images', 0):,}"
+    except UserError:
+        total = "?"
     lines = scored(folder, '"images"')
     seen = lines[-1]["images"] if lines else status(folder).get("images", 0)
-    return f"{seen:,} of {total:,}"
+    return f"{seen:,} of {total}"
 
 
 def scored(folder: Path, word: str) -> list[dict[str, Any]]:
@@ -269,6 +327,32 @@ def best(folder: Path) -> str:
 
 def config_of(folder: Path) -> DictConfig:
     """The configuration a run was started with."""
-    config = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(config, DictConfig)
+    try:
+        config = OmegaConf.load(folder / "config.yaml")
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
+        config = None
+    if not isinstance(config, DictConfig) or not config:
+        raise UserError(
+            f"{folder / 'config.yaml'} cannot be read: lmsd train resume={folder} writes it again from the "
+            "newest checkpoint"
+        )
+    return config
+
+
+def config_again(folder: Path) -> DictConfig:
+    """`config_of`, or the copy in the newest intact checkpoint."""
+    try:
+        return config_of(folder)
+    except UserError:
+        from lmsd.engine.checkpoint import KEY, newest, read
+
+        path = newest(folder / "checkpoints")
+        config = None if path is None else OmegaConf.create(str(read(path).get(KEY, {}).get("config", "")))
+    if not isinstance(config, DictConfig) or not config:
+        raise UserError(
+            f"{folder / 'config.yaml'} cannot be read, and no checkpoint holds a copy: take that of a run "
+            "like this one, or begin a new run"
+        )
+    if rank() == 0:
+        print(f"lmsd: {folder / 'config.yaml'} cannot be read; taken from {path}", file=sys.stderr)
     return config

@@ -4,14 +4,15 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lmsd import stops
 from lmsd.cli import runs
 from lmsd.cli.compose import check_value, flatten, groups, load, parse, require_secrets
 from lmsd.cli.limits import check_limits
@@ -65,7 +66,8 @@ HELP = """lmsd train [group=choice ...] [option=value ...]
   experiment=digits|shapes|cifar10|emoji     where to begin
   images=1_000_000 batch_size=64 seed=0      how long, how much at once
   data.shards=FOLDER|GLOB|LIST|URL           what to learn from
-  resume=auto|last|ID|FOLDER|CHECKPOINT      go on with a run, exactly; auto: if there is one
+  resume=auto|last|ID|FOLDER|CHECKPOINT      go on with a run, exactly; auto: if there is one;
+                                             last: the one that was begun last
   init_from=RUN|PATH[:player][@ema]          weights of another run, a new clock
   run_dir=FOLDER devices=2 precision=bf16-mixed
 
@@ -95,9 +97,22 @@ def main(arguments: list[str]) -> int:
 
         print(listing([word for word in arguments if word != "--options"]))
         return 0
+    with stops.preparing():
+        return begin(arguments)
+
+
+def begin(arguments: list[str]) -> int:
+    """Begin a run, or go on with one."""
     config, source = continued(arguments)
     if config is None:
         config = load("train", arguments)
+    if source is not None and finished(source, config):
+        folder = runs.folder_of(source)
+        if runs.rank() == 0:
+            print(f"{folder} is done, after {config.images:,} images")
+            if not (folder / "report.html").is_file():
+                report(folder)
+        return 0
     train(config, overrides=arguments, resumed=source)
     return 0
 
@@ -105,7 +120,8 @@ def main(arguments: list[str]) -> int:
 def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]:
     """Configuration of the run that `resume=` names, and its folder or checkpoint; (None, None) for none.
 
-    auto compares the whole configuration with the run's, so that a scheduler may repeat the first command.
+    auto compares the whole configuration with the run's, so that a scheduler may repeat the first command; it
+    alone may name a run that is done.
     """
     overrides = {str(override.key_or_group): override for override in map(parse, arguments)}
     wanted = overrides.pop("resume").value() if "resume" in overrides else None
@@ -113,7 +129,11 @@ def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]
         return None, None
     if wanted == "auto":
         fresh = load("train", [word for word in arguments if not word.startswith("resume=")])
-        source = runs.unfinished(fresh.name, fresh.run_dir)
+        if fresh.run_dir is None:  # which other processes hold may change: rank 0 looks
+            told = agreed("resume", lambda: str(runs.unfinished(fresh.name) or "nothing"))
+            source = None if told == "nothing" else Path(told)
+        else:
+            source = runs.unfinished(fresh.name, fresh.run_dir)
         if source is None:
             if runs.rank() == 0:
                 print(f"nothing to resume for {fresh.name}: a new run")
@@ -123,18 +143,29 @@ def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]
         source = runs.find(str(wanted))
         given = {key: override.value() for key, override in overrides.items()}
     folder = runs.folder_of(source)
-    config = runs.config_of(folder)
+    other = given.get("run_dir") if wanted != "auto" else None
+    if other is not None and Path(other).resolve() != folder.resolve():
+        raise UserError(
+            f"resume={wanted} goes on in {folder}, not in run_dir={other}: leave run_dir= out, or begin a "
+            f"new run there from its weights: lmsd train init_from={folder} run_dir={other} ..."
+        )
+    config = runs.config_again(folder)
     for key, override in overrides.items():
         if key in flatten(config):
             check_value(override, config)
     accept(config, given, folder)
-    state = runs.status(folder)
-    if state.get("state") == "done" and config.images <= state["images"]:
+    if wanted != "auto" and finished(source, config):
         raise UserError(
             f"{folder} is done, after {config.images:,} images, and so are its schedules; train on from its "
             f"weights in a new run: lmsd train init_from={folder} ..."
         )
     return config, source
+
+
+def finished(source: Path, config: DictConfig) -> bool:
+    """Whether a run has seen all of its images."""
+    state = runs.status(runs.folder_of(source))
+    return state.get("state") == "done" and bool(config.images <= state.get("images", 0))
 
 
 def accept(config: DictConfig, given: Mapping[str, Any], folder: Path) -> None:
@@ -196,7 +227,8 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
         validation.folder = folder
     with recorded(folder, engine, active=chief):
         if resumed and chief:
-            runs.save_config(folder, config)
+            with tolerated("config.yaml"):
+                runs.save_config(folder, config)
         fit(
             engine,
             data,
@@ -213,10 +245,16 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             fsdp=config.fsdp,
         )
     if chief:
-        from lmsd.evaluation.report import write_report
-
-        print(f"Report: {write_report(folder)}")
+        report(folder)
     return folder
+
+
+def report(folder: Path) -> None:
+    """Write report.html of a run that is done."""
+    from lmsd.evaluation.report import write_report
+
+    with tolerated(f"the report (again: lmsd report {folder})"):
+        print(f"Report: {write_report(folder)}")
 
 
 def callbacks(config: DictConfig, validation: Any, objective: Any) -> list[Any]:
@@ -275,6 +313,16 @@ def require_device(config: DictConfig) -> None:
 
 
 @contextmanager
+def tolerated(what: str) -> Iterator[None]:
+    """Tell of a file beside the training that the system refuses (a full disk, above all), and go on."""
+    try:
+        yield
+    except OSError as error:
+        with suppress(OSError):  # the log may lie on the same disk
+            print(f"lmsd: could not write {what}: {redact(str(error))}", file=sys.stderr)
+
+
+@contextmanager
 def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
     """Keep status.json true: running, then done, interrupted or failed; a failure of ours into error.txt.
 
@@ -288,18 +336,23 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
         clock, seconds = engine.clock, round(before + time.monotonic() - started, 1)
         if active:
             counts = {"images": clock.images, "updates": clock.updates, "seconds": seconds}
-            runs.set_status(folder, state=state, **counts, peak_memory_mb=peak_memory())
+            with tolerated("status.json"):
+                runs.set_status(folder, state=state, **counts, peak_memory_mb=peak_memory())
 
     if active:
         lock = runs.lock(folder)
-        runs.set_status(folder, state="running", pid=os.getpid())
+        with tolerated("status.json"):
+            runs.set_status(folder, state="running", pid=os.getpid())
     try:
         yield
     except (SystemExit, KeyboardInterrupt) as stop:
         ended("interrupted")
         if active:
-            print(f"Resume with: lmsd train resume={folder}", file=sys.stderr)
-        sys.exit(stop.code if isinstance(stop, SystemExit) and stop.code in (0, 143) else 130)
+            with suppress(OSError):
+                print(f"Resume with: lmsd train resume={folder}", file=sys.stderr)
+        asked = type(stop).__name__ == "SIGTERMException"  # Lightning's, which has no code
+        code = 143 if asked else stop.code if isinstance(stop, SystemExit) else 130
+        sys.exit(code if code in (0, 143) else 130)
     except Exception as error:
         ended("failed")
         if isinstance(error, UserError):
@@ -307,8 +360,9 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
         if type(error).__name__ == "MisconfigurationException":  # Lightning's word for a user's mistake
             raise UserError(f"Lightning refuses: {' '.join(str(error).split())}") from error
         if active:
-            (folder / "error.txt").write_text(redact(traceback.format_exc()))
-            error.add_note(f"traceback in {folder / 'error.txt'};")
+            with tolerated("error.txt"):
+                runs.write(folder / "error.txt", redact(traceback.format_exc()))
+                error.add_note(f"traceback in {folder / 'error.txt'};")
         raise
     ended("done")
     if active:
@@ -349,25 +403,35 @@ def announce(config: DictConfig, folder: Path | None, nets: dict[str, Any], *, r
 
 
 def shared_folder(config: DictConfig, overrides: list[str]) -> Path:
-    """The new run's folder: rank 0 makes it and tells the others, who may come much earlier or later.
+    """The new run's folder, which rank 0 makes."""
+    return Path(agreed("run_dir", lambda: str(runs.create(config, overrides))))
+
+
+def agreed(what: str, decide: Callable[[], str]) -> str:
+    """What rank 0 decides, and tells the others, who may come much earlier or later.
 
     By the environment (processes that Lightning starts), torchrun's store, or a file (SLURM's tasks).
     """
-    store, note = _agent_store(), _slurm_note()
+    variable = f"LMSD_{what.upper()}"
+    store, note = _agent_store(), _slurm_note(what)
     if runs.rank() == 0:
-        folder = runs.create(config, overrides)
-        os.environ["LMSD_RUN_DIR"] = str(folder)
+        word = os.environ[variable] = decide()
         if store is not None:
-            store.set("lmsd_run_dir", str(folder))
+            store.set(f"lmsd_{what}", word)
         elif note is not None:
-            note.with_suffix(".tmp").write_text(str(folder))
+            note.with_suffix(".tmp").write_text(word)
             os.replace(note.with_suffix(".tmp"), note)
-        return folder
+        return word
     if store is not None:
-        return Path(store.get("lmsd_run_dir").decode())
+        return str(store.get(f"lmsd_{what}").decode())
     if note is not None:
         return _awaited(note)
-    return Path(os.environ["LMSD_RUN_DIR"])
+    if variable not in os.environ:
+        raise UserError(
+            f"rank {runs.rank()} is not told what rank 0 does: start ranks by Lightning, torchrun or "
+            f"srun, or give run_dir= and {variable}"
+        )
+    return os.environ[variable]
 
 
 def _agent_store() -> Any:
@@ -380,19 +444,19 @@ def _agent_store() -> Any:
     return TCPStore(address, port, is_master=False, timeout=START)
 
 
-def _slurm_note() -> Path | None:
-    """The file in which the first of SLURM's tasks names the folder, or None outside of SLURM."""
-    if int(os.environ.get("SLURM_NTASKS", "1")) < 2 or "LMSD_RUN_DIR" in os.environ:
+def _slurm_note(what: str) -> Path | None:
+    """The file in which the first of SLURM's tasks tells the others, or None outside of SLURM."""
+    if int(os.environ.get("SLURM_NTASKS", "1")) < 2 or f"LMSD_{what.upper()}" in os.environ:
         return None
     names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
     runs.OUTPUTS.mkdir(exist_ok=True)
-    return runs.OUTPUTS / f".slurm-{'-'.join(os.environ.get(name, '0') for name in names)}"
+    return runs.OUTPUTS / f".slurm-{'-'.join(os.environ.get(name, '0') for name in names)}-{what}"
 
 
-def _awaited(note: Path) -> Path:
+def _awaited(note: Path) -> str:
     deadline = time.monotonic() + START.total_seconds()
     while not note.is_file():
         if time.monotonic() > deadline:
             raise UserError(f"the first task has not named the run's folder in {note} within {START}")
         time.sleep(0.1)
-    return Path(note.read_text())
+    return note.read_text()
