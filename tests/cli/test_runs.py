@@ -133,6 +133,30 @@ def test_auto_takes_runs_of_that_very_name_that_are_free_and_damaged_ones_too(
     assert runs.unfinished("digits") is None
 
 
+def test_what_rank_0_decides_the_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the environment of processes that Lightning starts, and by a file of SLURM's tasks."""
+    from lmsd.cli.train import agreed
+
+    def never() -> str:
+        pytest.fail("asked of another rank")
+
+    for name in ("LMSD_RESUME", "TORCHELASTIC_USE_AGENT_STORE", "SLURM_NTASKS"):
+        monkeypatch.setenv(name, "1")  # put back as it was in the end
+        monkeypatch.delenv(name)
+    for tasks in ("1", "2"):
+        monkeypatch.setenv("SLURM_NTASKS", tasks)
+        monkeypatch.setenv("RANK", "0")
+        assert agreed("resume", lambda: "outputs/a") == "outputs/a"
+        if tasks == "2":  # the others have another environment
+            monkeypatch.delenv("LMSD_RESUME")
+        monkeypatch.setenv("RANK", "1")
+        assert agreed("resume", never) == "outputs/a"
+        monkeypatch.delenv("LMSD_RESUME", raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    with pytest.raises(UserError, match="rank 1 is not told what rank 0 does"):
+        agreed("resume", never)
+
+
 def test_a_run_in_another_process_is_held() -> None:
     folder = runs.create(CONFIG, [])
     assert not runs.held(folder)
