@@ -54,10 +54,8 @@ def preparing() -> Iterator[None]:
     def heard(code: int) -> None:
         global noted
         again, noted = noted == code, max(noted, code)
-        if code == CODES[signal.SIGINT] and (alone or again):
-            raise KeyboardInterrupt
-        if alone:
-            raise SystemExit(code)
+        if alone or (again and code == CODES[signal.SIGINT]):
+            raise SystemExit(code)  # not KeyboardInterrupt: raised in an import, Python ends with no code
 
     try:
         with listening(heard):

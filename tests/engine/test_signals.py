@@ -197,9 +197,9 @@ def test_a_process_that_is_alone_ends_at_once_and_a_rank_at_the_first_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     handlers = [signal.getsignal(each) for each in CODES]
-    error = KeyboardInterrupt if number == signal.SIGINT else SystemExit
-    with pytest.raises(error), preparing():
+    with pytest.raises(SystemExit) as ended, preparing():
         os.kill(os.getpid(), number)
+    assert ended.value.code == CODES[number]
     monkeypatch.setenv("WORLD_SIZE", "2")
     with preparing():
         os.kill(os.getpid(), number)
