@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import os
 import signal
 import subprocess
 import sys
