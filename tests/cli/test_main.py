@@ -1,9 +1,9 @@
 """The verbs end to end on a tiny data set: data, train, resume, sample, evaluate, report; and mistakes."""
 
 import json
+import os
 import re
 import shutil
-import os
 import signal
 import subprocess
 import sys
