@@ -1,5 +1,6 @@
 """A run that diverges goes back to before that, past the data that were there, no further than allowed."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,17 +87,20 @@ def test_a_run_that_went_back_resumes_as_any_other(tmp_path: Path, rolled_back: 
 
 
 def test_it_stops_when_going_back_does_not_help(tmp_path: Path) -> None:
+    """The checkpoints stay, so that the run can go on with other options."""
     subject = engine(objective=Poisoned(range(24, 10_000)), batches=10)
     with pytest.raises(UserError, match=r"diverged again at 48 images .* after 2 rollbacks: lower the learn"):
         run(subject, tmp_path, callbacks=guarded(at_most=2))
     assert max(subject.objective.seen) + 1 == 24 + 3 * 24
-    assert disk.read(tmp_path)[disk.KEY]["clock"]["images"] == 24
+    assert disk.read(tmp_path)[disk.KEY]["clock"]["images"] == 40
 
 
 def test_there_is_no_way_back_before_the_first_checkpoint(tmp_path: Path) -> None:
+    """The checkpoints from after it began stay."""
     subject = engine(objective=Poisoned(range(10_000)), batches=10)
-    with pytest.raises(UserError, match="before its first checkpoint"):
+    with pytest.raises(UserError, match=r"at 24 images .*no checkpoint is from before that: lower the learn"):
         run(subject, tmp_path, callbacks=guarded())
+    assert disk.read(tmp_path)[disk.KEY]["clock"]["images"] == 16
 
 
 class Spoiled(Callback):
@@ -117,10 +121,14 @@ def test_a_run_does_not_end_on_broken_weights(tmp_path: Path) -> None:
 
 
 class Sure(Adversarial):
-    """The discriminator is right on everything from position 24 to 63."""
+    """The discriminator is right on everything from position `first` to 63, or to another."""
+
+    def __init__(self, first: int = 24, last: int = 63, **options: object) -> None:
+        super().__init__(Jumps(4), **options)
+        self.first, self.until = first, last
 
     def turns(self, players: Players, batch: Batch, clock: object, rng: Rng) -> Iterator[Turn]:
-        sure = 24 <= int(batch.position[0]) < 64
+        sure = self.first <= int(batch.position[0]) <= self.until
         for turn in super().turns(players, batch, clock, rng):  # type: ignore[arg-type]
 
             def loss(turn: Turn = turn) -> Loss:
@@ -131,13 +139,41 @@ class Sure(Adversarial):
 
 
 def test_a_collapsed_discriminator_is_taken_back_to_before_that(tmp_path: Path) -> None:
-    subject = engine(objective=Sure(Jumps(4)), batches=10)
+    subject = engine(objective=Sure(), batches=10)
     run(subject, tmp_path, callbacks=guarded(collapsed=4))
     assert subject.rollbacks == 1  # at 56 images, to 24, on with position 56
     assert disk.read(tmp_path)["Stream"]["position"] == 80 + 32
-    again = engine(objective=Sure(Jumps(4)), batches=10)
+    again = engine(objective=Sure(), batches=10)
     run(again, tmp_path / "allowed", callbacks=guarded(collapsed=0))
     assert again.rollbacks == 0
+
+
+def test_a_collapse_without_a_way_back_leaves_the_checkpoints_and_names_the_switch(tmp_path: Path) -> None:
+    subject = engine(objective=Sure(0, 10_000), batches=10)
+    with pytest.raises(UserError, match=r"at 32 images .*no checkpoint .*set rollback.collapsed=0 to allow"):
+        run(subject, tmp_path, callbacks=guarded(collapsed=4))
+    again = engine(objective=Sure(0, 10_000), batches=10)
+    run(again, tmp_path, callbacks=guarded(collapsed=0), resume_from=tmp_path)
+    assert (again.clock.images, again.rollbacks) == (80, 0)
+
+
+def test_a_run_that_is_resumed_in_a_collapse_goes_back_where_the_unbroken_one_does(tmp_path: Path) -> None:
+    """Stopped after two of four readings, by a signal in the batch that begins at 32 images."""
+    run(engine(objective=Sure(), batches=10), tmp_path / "whole", callbacks=guarded(collapsed=4))
+    stopped = guarded(SendAt(signal.SIGTERM, 32), collapsed=4)
+    with pytest.raises(SystemExit):
+        run(engine(objective=Sure(), batches=10), tmp_path / "run", callbacks=stopped)
+    again = engine(objective=Sure(), batches=10)
+    run(again, tmp_path / "run", callbacks=guarded(collapsed=4), resume_from=tmp_path / "run")
+    assert again.rollbacks == 1
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_discriminator_that_plays_alone_may_be_right_on_everything(tmp_path: Path) -> None:
+    """In a head start of eight batches; only the two after it count."""
+    subject = engine(objective=Sure(0, 10_000, head_start=0.8), batches=10)
+    run(subject, tmp_path, callbacks=guarded(collapsed=3))
+    assert (subject.clock.updates, subject.rollbacks) == (2, 0)
 
 
 def test_ranks_go_back_alike(tmp_path: Path) -> None:

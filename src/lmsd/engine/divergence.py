@@ -6,6 +6,8 @@
     back    weights, averages, optimizers, clock and objective of the newest checkpoint from before it began
     on      the stream of data stays where it is, past what may have been the cause
 
+A discriminator that plays alone (a head start) is meant to be right on all, so such readings do not count.
+
 Numbers are looked at where metrics are read, so the hot path never waits for the device. They come after the
 reduction of gradients and of metrics, so all ranks find the same and go back alike.
 """
@@ -24,6 +26,12 @@ from lmsd.errors import UserError
 
 SURE, STILL = 0.9995, 1e-7
 """Accuracy from which, and norm of the gradient below which, a discriminator teaches nothing."""
+
+CALMER = "lower the learning rates (optim.*.lr), clip gradients (optim.clip.*)"
+ALLOWED = (
+    "lower the discriminator's learning rate (optim.discriminator.lr), set rollback.collapsed=0 to allow it"
+)
+"""The ways out of a gradient or state that is not finite, and of a collapse."""
 
 
 class Guard(Callback):
@@ -66,38 +74,42 @@ class Guard(Callback):
                 "first are named above: fetch or build their shards again, or raise data.max_bad="
             )
 
-    def _diagnose(self, trainer: Trainer, engine: Engine) -> tuple[str, int] | None:
-        """What is wrong, and the number of images up to which it was not."""
+    def _diagnose(self, trainer: Trainer, engine: Engine) -> tuple[str, str, int] | None:
+        """What is wrong, the way out, and the number of images up to which it was not."""
         clock = engine.clock
         for name, streak in engine.streaks().items():
             if streak >= self.skipped:
                 why = f"the last {streak} updates of the {name} had gradients that are not finite"
-                return why, clock.images - streak * engine.batch_size
+                return why, CALMER, clock.images - streak * engine.batch_size
         if engine.sick or clock.done:
             engine.sick = False
             place = not_finite(trainer, engine)
             if place is not None:
-                return f"{place} is not finite", clock.images
+                return f"{place} is not finite", CALMER, clock.images
         useless = _useless(engine.metrics)
         self._useless = [*self._useless, clock.images] if useless else []
         if self.collapsed and len(self._useless) >= self.collapsed:
-            return f"{useless} for {self.collapsed} lines of metrics", self._useless[0] - 1
+            return f"{useless} for {self.collapsed} lines of metrics", ALLOWED, self._useless[0] - 1
         return None
 
-    def _go_back(self, trainer: Trainer, engine: Engine, why: str, before: int) -> None:
+    def _go_back(self, trainer: Trainer, engine: Engine, why: str, way: str, before: int) -> None:
         count, images = engine.rollbacks + 1, engine.clock.images
-        path = self._before(trainer, before)
         if count > self.at_most:
             raise UserError(
-                f"the run diverged again at {images:,} images ({why}) after {self.at_most} rollbacks: lower "
-                "the learning rates (optim.*.lr), clip gradients (optim.clip.*), or raise rollback.at_most="
+                f"the run diverged again at {images:,} images ({why}) after {self.at_most} rollbacks: {way}, "
+                "or raise rollback.at_most="
             )
+        path = self._before(trainer, before)
         if path is None:
             raise UserError(
-                f"the run diverged at {images:,} images ({why}), before its first checkpoint: lower the "
-                "learning rates (optim.*.lr), or look at the data"
+                f"the run diverged at {images:,} images ({why}), and no checkpoint is from before that: "
+                f"{way}, or look at the data"
             )
         content = read(path)
+        if trainer.is_global_zero:
+            for later in manifests(path.parent):
+                if later > path:
+                    set_aside(later)
         trainer.strategy.load_model_state_dict(content)
         trainer.strategy.load_optimizer_state_dict(content)
         engine.on_load_checkpoint(content)
@@ -116,22 +128,29 @@ class Guard(Callback):
             )
 
     def _before(self, trainer: Trainer, images: int) -> Path | None:
-        """The newest intact checkpoint up to `images`, chosen by rank 0, which puts later ones aside."""
+        """The newest intact checkpoint up to `images`, chosen by rank 0."""
         chosen: list[Path | None] = [None]
         if trainer.is_global_zero:
             writer(trainer).wait()
-            for path, manifest in reversed(manifests(Checkpoint.folder(trainer)).items()):
-                if manifest["images"] <= images and intact(path):
-                    chosen = [path]
-                    break
-                set_aside(path)
+            known = reversed(manifests(Checkpoint.folder(trainer)).items())
+            chosen = [next((path for path, m in known if m["images"] <= images and intact(path)), None)]
         if world_size() > 1:
             dist.broadcast_object_list(chosen, src=0)
         return chosen[0]
 
+    def state_dict(self) -> dict[str, Any]:
+        """The streak of readings, so that a resumed run goes back where the unbroken one does."""
+        return {"useless": list(self._useless)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The reverse of `state_dict`."""
+        self._useless = [int(images) for images in state_dict["useless"]]
+
 
 def _useless(metrics: dict[str, float]) -> str:
-    """What makes a discriminator useless by its metrics; empty where it is not, or does not play."""
+    """What makes a discriminator useless by its metrics; empty where it is not, or where not both play."""
+    if "generator/grad_norm" not in metrics:
+        return ""
     if metrics.get("discriminator/d_accuracy", 0.0) >= SURE:
         return "the discriminator has been right on everything"
     if metrics.get("discriminator/grad_norm", 1.0) < STILL:
