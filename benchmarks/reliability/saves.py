@@ -76,7 +76,7 @@ def kills(n: int) -> tuple[int, list[str]]:
 
 
 def damages(n: int) -> tuple[int, list[str]]:
-    """Flips and cuts at n offsets each."""
+    """Flips and cuts of a checkpoint, and flips of its manifest, at n offsets each."""
     draw, failures = random.Random(0), []
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -92,7 +92,17 @@ def damages(n: int) -> tuple[int, list[str]]:
                 newer.write_bytes(damaged)
                 if disk.intact(newer) or holds(folder) != 1:
                     failures.append(f"{kind} at {at}")
-    return 2 * n, failures
+        newer.write_bytes(whole)
+        manifest = disk.manifest_of(newer)
+        text = manifest.read_bytes()
+        words = [at for at in range(len(text)) if not text[at : at + 1].isspace()]
+        for at in sorted(draw.sample(words, min(n, len(words)))):
+            flipped = bytearray(text)
+            flipped[at] ^= 1 << draw.randrange(7)
+            manifest.write_bytes(flipped)
+            if disk.intact(newer) or holds(folder) != 1:
+                failures.append(f"manifest flipped at {at}")
+    return 2 * n + min(n, len(words)), failures
 
 
 def full(n: int) -> tuple[int, list[str]]:

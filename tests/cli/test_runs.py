@@ -8,7 +8,6 @@ import signal
 import socket
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -27,8 +26,8 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_runs_of_one_second_get_two_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     # the second run draws the first one's name
-    ids = iter(["aaaa", "11111111", "aaaa", "bbbb"])
-    monkeypatch.setattr(runs.uuid, "uuid4", lambda: SimpleNamespace(hex=next(ids, "cccccccc")))
+    ids = iter(["aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr(runs.secrets, "token_hex", lambda _: next(ids))
 
     class Stopped(runs.datetime):
         @classmethod

@@ -68,7 +68,7 @@ def test_every_damage_is_seen_and_the_one_before_is_read(tmp_path: Path) -> None
     disk.manifest_of(newer).unlink()  # killed between the file and its commit
     assert holds(tmp_path) == 100
     older.write_bytes(b"")
-    with pytest.warns(UserWarning, match="has no manifest"):  # nothing committed is left
+    with pytest.warns(UserWarning, match="has no good manifest"):  # nothing committed is left
         assert holds(tmp_path) == 200
     newer.write_bytes(whole[:-1])
     with (
@@ -76,6 +76,26 @@ def test_every_damage_is_seen_and_the_one_before_is_read(tmp_path: Path) -> None
         pytest.warns(UserWarning, match="damaged"),
     ):
         disk.find(tmp_path)
+
+
+def test_every_damage_to_a_manifest_is_seen_and_the_one_before_is_read(tmp_path: Path) -> None:
+    older, newer = store(tmp_path, 100, 200)
+    manifest = disk.manifest_of(newer)
+    text = manifest.read_bytes()
+    draw = random.Random(0)
+    flips = []
+    for at in (at for at in range(len(text)) if not text[at : at + 1].isspace()):
+        flipped = bytearray(text)
+        flipped[at] ^= 1 << draw.randrange(7)
+        flips.append(bytes(flipped))
+    for damaged in (*flips, b"", b"{}", b"null", b"[]", text[:-9]):
+        manifest.write_bytes(damaged)
+        with pytest.warns(UserWarning, match=f"manifest of checkpoint .*{newer.name} is damaged"):
+            assert holds(tmp_path) == 100
+        assert list(disk.manifests(tmp_path)) == [older]
+    assert holds(newer) == 200  # named: by its own checksums
+    manifest.write_bytes(text)
+    assert holds(tmp_path) == 200
 
 
 def test_a_file_that_is_named_is_never_another(tmp_path: Path) -> None:
@@ -372,6 +392,18 @@ def test_training_outlives_a_full_disk(
     assert all(disk.intact(path) for path in known)
     assert not list((tmp_path / "checkpoints").glob("*.tmp.*"))
     assert_same_run(tmp_path, unbroken)
+
+
+def test_what_cannot_be_deleted_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(f"{path} may not be deleted")
+
+    monkeypatch.setattr("lmsd.engine.checkpoint.remove", refuse)
+    subject, saving = engine(**OPTIONS, batches=10), Checkpoint(every_images=8, keep_last=1)
+    with pytest.warns(UserWarning, match="old checkpoints are not deleted"):
+        run(subject, tmp_path, callbacks=[saving])
+    assert subject.clock.done
+    assert len(disk.manifests(tmp_path / "checkpoints")) == 10
 
 
 def test_a_disk_that_stays_full_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,10 @@ def scored(folder: Path) -> str:
     return json.dumps(scores.as_json())
 
 
+def no_room() -> None:
+    raise OSError("no room")
+
+
 def work(rank: int, port: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     seen: list[int] = []
@@ -54,6 +58,10 @@ def work(rank: int, port: int, folder: Path) -> None:
 
     with pytest.raises(UserError, match="no fifth"):
         by_chunks(8, 1, refused)
+    with pytest.raises(OSError, match="no room"):
+        by_first(no_room)
+    with pytest.raises(RuntimeError, match="rank 0: ZeroDivisionError"):
+        by_first(lambda: 1 // 0)
     with first_alone():
         if rank == 0:
             (folder / "left").write_text("by the first")

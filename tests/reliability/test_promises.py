@@ -32,7 +32,7 @@ def test_no_kill_or_resize_changes_the_order() -> None:
 
 def test_no_kill_or_damage_makes_checkpoints_unusable() -> None:
     assert saves.kills(8) == (8, [])
-    assert saves.damages(10) == (20, [])
+    assert saves.damages(10) == (30, [])
     assert saves.full(1) == (1, [])
 
 

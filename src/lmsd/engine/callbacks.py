@@ -41,9 +41,16 @@ def writer(trainer: Trainer) -> AtomicCheckpointIO:
 
 
 def not_finite(trainer: Trainer, engine: Engine) -> str | None:
-    """The place in a run's weights, averages and optimizers that is not finite, or None."""
+    """The place in a run's weights, averages and optimizers that is not finite on some rank, or None.
+
+    All ranks call it, and get the same answer: what follows, saving or going back, they do together.
+    """
     optimizers = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
-    return first_not_finite({**engine.state_dict(), "optimizer": optimizers})
+    places = [first_not_finite({**engine.state_dict(), "optimizer": optimizers})]
+    if world_size() > 1:
+        places *= world_size()
+        dist.all_gather_object(places, places[0])
+    return next((place for place in places if place is not None), None)
 
 
 class Evaluate(Callback):
@@ -75,11 +82,13 @@ class Evaluate(Callback):
 
     def _evaluate(self, trainer: Trainer, engine: Engine) -> None:
         engine.evaluating = True
-        with engine.gathered():
-            found = [self._score(engine)]
-        if world_size() > 1:
-            dist.broadcast_object_list(found, src=0)
-        engine.evaluating = False
+        try:
+            with engine.gathered():
+                found = [self._score(engine)]
+            if world_size() > 1:
+                dist.broadcast_object_list(found, src=0)
+        finally:
+            engine.evaluating = False
         engine.unscored = found[0] is None
         if found[0] is None:
             engine.stopping = trainer.should_stop = True
@@ -157,7 +166,7 @@ class Checkpoint(Callback):
             engine.request = max(engine.request, REFUSED)
 
     def save(self, trainer: Trainer, engine: Engine) -> None:
-        """Save now, unless the state holds what is not finite; every rank looks at its own, equal, state."""
+        """Save now, unless the state holds what is not finite; all ranks agree on that."""
         engine.save_now, bad = False, not_finite(trainer, engine)
         if bad is not None:
             engine.sick = True

@@ -126,8 +126,24 @@ def save(checkpoint: Mapping[str, Any], path: Path) -> None:
         "lmsd": lmsd.__version__,
         "torch": str(torch.__version__),
     }
-    text = json.dumps(manifest, indent=1, allow_nan=False).encode()
+    text = json.dumps({**manifest, "seal": _seal(manifest)}, indent=1, allow_nan=False).encode()
     write_bytes(manifest_of(path), text)
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """sha256 of a manifest's other words, so that damage to any of them is noticed."""
+    rest = {key: value for key, value in manifest.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def manifest_at(path: Path) -> dict[str, Any] | None:
+    """The manifest of a checkpoint; None where there is none, or it is damaged."""
+    try:
+        manifest = json.loads(manifest_of(path).read_text())
+    except (OSError, ValueError):
+        return None
+    sealed = isinstance(manifest, dict) and manifest.get("seal") == _seal(manifest)
+    return manifest if sealed else None
 
 
 def remove(path: Path) -> None:
@@ -138,29 +154,25 @@ def remove(path: Path) -> None:
 
 def manifests(folder: Path) -> dict[Path, dict[str, Any]]:
     """The committed checkpoints of a folder with their manifests, oldest first."""
-    found: dict[Path, dict[str, Any]] = {}
-    for path in sorted(folder.glob(PATTERN)):
-        with contextlib.suppress(OSError, ValueError):
-            manifest = json.loads(manifest_of(path).read_text())
-            if manifest["images"] >= 0 and manifest["sha256"] and manifest["bytes"]:
-                found[path] = manifest
-    return dict(sorted(found.items(), key=lambda item: int(item[1]["images"])))
+    found = {path: manifest_at(path) for path in folder.glob(PATTERN)}
+    known = {path: manifest for path, manifest in found.items() if manifest is not None}
+    return dict(sorted(known.items(), key=lambda item: int(item[1]["images"])))
 
 
 def intact(path: Path) -> bool:
     """Whether a file is what its manifest says, by size and sha256."""
+    manifest = manifest_at(path)
     try:
-        manifest = json.loads(manifest_of(path).read_text())
-        if path.stat().st_size != manifest["bytes"]:
+        if manifest is None or path.stat().st_size != manifest["bytes"]:
             return False
         with open(path, "rb") as file:
             return bool(hashlib.file_digest(file, "sha256").hexdigest() == manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError:
         return False
 
 
 def whole(path: Path) -> bool:
-    """Whether a file without a manifest (killed before its commit, or copied alone) is sound by itself."""
+    """Whether a file with no good manifest (killed before its commit, copied alone) is sound by itself."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -181,6 +193,9 @@ def newest(folder: Path, *, aside: bool = False) -> Path | None:
     aside: rename damaged ones to NAME.bad, for whoever is going to write here. Raises UserError where there
     are checkpoints and none is intact: a run is never silently begun anew.
     """
+    for path in folder.glob(PATTERN):
+        if manifest_of(path).exists() and manifest_at(path) is None:
+            warnings.warn(f"the manifest of checkpoint {path} is damaged; it is passed by", stacklevel=2)
     for path in reversed(manifests(folder)):
         if intact(path):
             return path
@@ -189,8 +204,8 @@ def newest(folder: Path, *, aside: bool = False) -> Path | None:
             set_aside(path)
     rest = sorted(folder.glob(PATTERN), reverse=True)
     for path in rest:
-        if not manifest_of(path).exists() and whole(path):
-            warnings.warn(f"checkpoint {path} has no manifest; its own checksums hold", stacklevel=2)
+        if manifest_at(path) is None and whole(path):
+            warnings.warn(f"checkpoint {path} has no good manifest; its own checksums hold", stacklevel=2)
             return path
     if rest or any(folder.glob(f"{PATTERN}.bad")):
         raise UserError(
@@ -211,7 +226,7 @@ def find(path: Path, *, aside: bool = False) -> Path:
         if found is None:
             raise UserError(f"no checkpoint ({PATTERN}) in {folder}: give a run folder, or a file")
         return found
-    if intact(path) or (not manifest_of(path).exists() and whole(path)):
+    if intact(path) or (manifest_at(path) is None and whole(path)):
         return path
     other = next((known for known in reversed(manifests(path.parent)) if intact(known)), None)
     way = "a run folder, or a file" if other is None else f"{other}, the newest that is whole"

@@ -106,6 +106,7 @@ class Guard(Callback):
                 f"{way}, or look at the data"
             )
         content = read(path)
+        trainer.strategy.barrier()  # all have read it before the first saves under its name
         if trainer.is_global_zero:
             for later in manifests(path.parent):
                 if later > path:

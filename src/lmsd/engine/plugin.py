@@ -84,12 +84,19 @@ class AtomicCheckpointIO(CheckpointIO):
     def _write(self, checkpoint: Mapping[str, Any], path: Path) -> None:
         try:
             save(checkpoint, path)
-            self.failures = 0
-            if self.after is not None:
-                self.after()
         except OSError as error:
             self.failures += 1
             self._error = error
+            return
+        except BaseException as error:
+            self._error = error
+            return
+        self.failures = 0
+        try:
+            if self.after is not None:
+                self.after()
+        except OSError as error:  # what could not be deleted is tried again after the next one
+            warnings.warn(f"old checkpoints are not deleted: {error}", stacklevel=2)
         except BaseException as error:
             self._error = error
 

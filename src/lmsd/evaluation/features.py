@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -63,7 +65,10 @@ def cached_features(
         return kept["features"], kept["logits"]
     features, logits = _extract(split, extractor, rows)
     if place()[0] == 0:
-        save_features(path, {"features": features, "logits": logits})
+        try:
+            save_features(path, {"features": features, "logits": logits})
+        except (OSError, SafetensorError) as error:
+            warnings.warn(f"features are not kept for the next evaluation: {error}", stacklevel=2)
     return features, logits
 
 

@@ -37,7 +37,7 @@ def first_alone() -> Iterator[None]:
 def by_chunks(rows: int, chunk: int, work: Callable[[slice], Part]) -> list[Part]:
     """work(slice) for every chunk of 0 ... rows, each on one rank; all results in order, on every rank.
 
-    A rank whose work is refused (UserError) makes every rank raise the same.
+    A rank whose work fails makes every rank fail: with its UserError or OSError, else with RuntimeError.
     """
     rank, world = place()
     slices = [slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
@@ -50,27 +50,31 @@ def by_chunks(rows: int, chunk: int, work: Callable[[slice], Part]) -> list[Part
 
 
 def by_first(work: Callable[[], Part]) -> Part:
-    """work() of rank 0, told to all; what it refuses, all refuse."""
+    """work() of rank 0, told to all; where it fails, all fail as in `by_chunks`."""
     return _told(work if place()[0] == 0 else None, gather=False)[0]
 
 
 def _told(work: Callable[[], Part] | None, *, gather: bool) -> Sequence[Part]:
-    """Each rank's result (or rank 0's alone), after all know that none was refused."""
+    """Each rank's result (or rank 0's alone), after all know that none has failed."""
     if place()[1] == 1:
         assert work is not None
         return [work()]
     found: Part | None = None
-    refusal: str | None = None
+    failure: Exception | None = None
     try:
         found = None if work is None else work()
     except UserError as error:
-        refusal = str(error)
-    told: list[tuple[Part | None, str | None]] = [(found, refusal)] * (place()[1] if gather else 1)
+        failure = UserError(str(error))
+    except OSError as error:
+        failure = OSError(str(error))
+    except Exception as error:
+        failure = RuntimeError(f"rank {place()[0]}: {type(error).__name__}: {error}")
+    told: list[tuple[Part | None, Exception | None]] = [(found, failure)] * (place()[1] if gather else 1)
     if gather:
-        dist.all_gather_object(told, (found, refusal))
+        dist.all_gather_object(told, (found, failure))
     else:
         dist.broadcast_object_list(told, src=0)
-    for _, refused in told:
-        if refused is not None:
-            raise UserError(refused)
+    for _, failed in told:
+        if failed is not None:
+            raise failed
     return [part for part, _ in told]  # type: ignore[misc]
