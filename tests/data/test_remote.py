@@ -75,12 +75,19 @@ def texts(module: ShardDataModule, batches: int) -> list[str]:
     return [text for _ in range(batches) for text in next(loader).text]
 
 
-def used(folder: Path) -> int:
-    total = 0
+def sizes(folder: Path) -> dict[Path, int]:
+    found = {}
     for path in [*folder.glob("*.tar"), *folder.glob("*.part")]:
         with suppress(FileNotFoundError):  # evicted since it was listed
-            total += path.stat().st_size
-    return total
+            found[path] = path.stat().st_size
+    return found
+
+
+def used(folder: Path) -> int:
+    """Bytes in the cache, counted while no file came or went."""
+    while (found := sizes(folder)).keys() != sizes(folder).keys():
+        pass
+    return sum(found.values())
 
 
 @pytest.mark.parametrize("indexed", [True, False])
