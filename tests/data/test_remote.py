@@ -77,7 +77,7 @@ def texts(module: ShardDataModule, batches: int) -> list[str]:
 
 def sizes(folder: Path) -> dict[Path, int]:
     found = {}
-    for path in [*folder.glob("*.tar"), *folder.glob("*.part")]:
+    for path in [*folder.glob("*.tar"), *folder.glob("*.room")]:
         with suppress(FileNotFoundError):  # evicted since it was listed
             found[path] = path.stat().st_size
     return found
@@ -216,12 +216,14 @@ def test_what_a_killed_download_left_does_not_count(server, tmp_path):
     size = index.headers[0].size
     folder = tmp_path / "cache"
     folder.mkdir()
-    left = folder / ("0" * 32 + ".part")
+    left = folder / ("0" * 32 + ".room")
     left.write_bytes(b"x" * (2 * size))
+    left.with_suffix(".part").write_bytes(b"x")
     cache = Cache(folder, int(2.5 * size))
     for name in ("train-000000.tar", "train-000001.tar"):
         cache.fetch(f"{server.url}/{name}", index.headers[int(name[6:12])])
     assert not left.exists()
+    assert not list(folder.glob("*.part"))
     assert len(list(folder.glob("*.tar"))) == 2
 
 

@@ -110,29 +110,32 @@ class Cache:
             raise UserError(f"{url}: {error}") from error
 
     def _download(self, url: str, size: int, path: Path, sha256: str | None) -> None:
-        part = path.with_suffix(".part")
+        room, part = path.with_suffix(".room"), path.with_suffix(".part")
         why = ""
         for _ in range(_TRIES):
             with self._locked("evict"):
-                self._evict(size, part)
-                part.touch()
-                os.truncate(part, size)  # counted from now on
+                self._evict(size, room)
+                room.touch()
+                os.truncate(room, size)  # counted from now on, while the bytes come beside it
             try:
                 _get(url, part)
                 why = _wrong(part, size, sha256)
             except OSError as error:
                 why = str(error) or type(error).__name__
+            with self._locked("evict"):  # who counts sees the room or the shard
+                if not why:
+                    os.replace(part, path)
+                room.unlink(missing_ok=True)
             if not why:
-                os.replace(part, path)
                 return
             part.unlink(missing_ok=True)
         raise UserError(
             f"{url} did not arrive whole in {_TRIES} tries: {why}; check the server's copy, or index it again"
         )
 
-    def _evict(self, coming: int, part: Path) -> None:
+    def _evict(self, coming: int, room: Path) -> None:
         """Delete least recently used shards until `coming` more bytes fit."""
-        held = [other for other in self.folder.glob("*.part") if other != part and not self._abandoned(other)]
+        held = [other for other in self.folder.glob("*.room") if other != room and not self._abandoned(other)]
         shards = sorted(_present(self.folder.glob("*.tar")), key=lambda pair: pair[1].st_mtime_ns)
         total = sum(status.st_size for _, status in [*_present(held), *shards]) + coming
         for path, status in shards:
@@ -141,14 +144,15 @@ class Cache:
             total -= status.st_size
             path.unlink(missing_ok=True)
 
-    def _abandoned(self, part: Path) -> bool:
+    def _abandoned(self, room: Path) -> bool:
         """Delete what a killed process left: nobody holds its lock."""
-        with part.with_suffix(".lock").open("w") as lock:
+        with room.with_suffix(".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            part.unlink(missing_ok=True)
+            room.with_suffix(".part").unlink(missing_ok=True)
+            room.unlink(missing_ok=True)
             return True
 
     @contextlib.contextmanager
