@@ -15,6 +15,9 @@ from lmsd.errors import UserError, is_secret, redact
         ("credentials", True),
         ("token", True),
         ("OPENAI_KEY", True),
+        ("DB_PWD", True),
+        ("PWD", False),
+        ("OLDPWD", False),
         ("logger.own.auth", True),
         ("net.z_tokens", False),
         ("conditioner.token_dim", False),
@@ -35,3 +38,9 @@ def test_messages_hold_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said == "s3://***@host/a.tar https://h/x.tar?*** 'https://h/y?***' *** abc"
     assert redact("s3://bucket/train-?.tar") == "s3://bucket/train-?.tar"
     assert str(UserError("no https://me:word@host/")) == "no https://***@host/"
+
+
+def test_the_folder_one_is_in_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/home/me/project")
+    monkeypatch.setenv("OLDPWD", "/home/me/before")
+    assert redact("/home/me/project/data and /home/me/before") == "/home/me/project/data and /home/me/before"

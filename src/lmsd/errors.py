@@ -6,8 +6,9 @@ import re
 HIDDEN = "***"
 """Stands where a secret was."""
 
-_NAME = re.compile(
-    r"(^|[_-])(token|secrets?|passw\w*|pwd|auth|authorization|credentials?|(api|access|private)key)$|[_-]key$",
+_NAME = re.compile(  # PWD alone is a folder
+    r"(^|[_-])(token|secrets?|passw\w*|auth|authorization|credentials?|(api|access|private)key)$"
+    r"|[_-](key|pwd)$",
     re.I,
 )
 _PUBLIC = ("caption_key",)
