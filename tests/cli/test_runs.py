@@ -134,7 +134,7 @@ def test_auto_takes_runs_of_that_very_name_that_are_free_and_damaged_ones_too(
 
 def test_what_rank_0_decides_the_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the environment of processes that Lightning starts, and by a file of SLURM's tasks."""
-    from lmsd.cli.train import agreed
+    from lmsd.cli.agreed import agreed
 
     def never() -> str:
         pytest.fail("asked of another rank")
