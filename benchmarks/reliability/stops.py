@@ -3,7 +3,8 @@
     python benchmarks/reliability/stops.py --n 20
 
 One rank, and two gloo ranks with the signal to the first or to the second, n times each, SIGTERM and SIGUSR1
-in turn. Exit codes 143, both ranks at the same number of images, a checkpoint of it, under 10 s. Seed 0.
+in turn; half of them while batches play, half mostly in an evaluation of 11,760 samples. Exit codes 143, both
+ranks at the same number of images, a checkpoint of it, under 10 s. Seed 0.
 """
 
 import os
@@ -20,6 +21,7 @@ from lmsd.cli import runs
 from lmsd.engine.checkpoint import intact, manifests
 
 SECONDS = 10.0
+EVALUATING = ["evaluate.n=294", f"evaluate.seeds={list(range(40))}".replace(" ", ""), "evaluate.every=640"]
 
 
 def rank(number: int, words: list[str]) -> None:
@@ -43,9 +45,9 @@ def trial(number: int, kind: signal.Signals, ranks: int, to: int, draw: random.R
         "images=10_000_000",
         "objective.warmup=0",
         "objective.head_start=0",
-        "evaluate.n=0",
         f"run_dir={folder}",
         f"devices={ranks}",
+        *(EVALUATING if number % 4 > 1 else ["evaluate.n=0"]),
     ]
     os.environ["LMSD_RUN_DIR"] = str(folder)  # as a launcher tells all of its ranks
     children = fork_ranks(lambda own: rank(own, words), ranks, Path())

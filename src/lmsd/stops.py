@@ -5,6 +5,9 @@
 
 While a run is prepared, a process that is alone ends at once. One of many ranks only notes it: before the
 first batch all agree (`engine.signals`), and none is left waiting for another.
+
+SLURM signals every process of a job, loaders' workers among them. The batch at hand needs theirs, so a worker
+that is told to end by SIGTERM stays for `GRACE` seconds; one that is no longer needed ends by itself before.
 """
 
 import os
@@ -17,8 +20,15 @@ from types import FrameType
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 """The exit codes, as shells have them."""
 
+GRACE = 60
+"""Seconds that a worker outlives SIGTERM."""
+
 noted = 0
-"""What this process was asked to end with while the run was prepared, or 0 to go on."""
+"""What this process was asked to end with, or 0 to go on."""
+
+
+class BrokenOff(Exception):
+    """An evaluation was broken off, since this process or another rank was asked to end."""
 
 
 @contextmanager
@@ -29,9 +39,8 @@ def listening(heard: Callable[[int], None]) -> Iterator[None]:
     def handler(number: int, frame: FrameType | None) -> None:
         if os.getpid() == own:
             heard(CODES[signal.Signals(number)])
-        elif number == signal.SIGTERM:  # a loader's worker, which goes when it is told
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        elif number == signal.SIGTERM:
+            _later(number, frame)
 
     if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
         yield
@@ -42,6 +51,17 @@ def listening(heard: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, signal.SIG_DFL if old is None else old)
+
+
+def outlive(worker: int) -> None:
+    """What a loader's worker begins with: it hears no signal, but for SIGTERM, `GRACE` seconds later."""
+    for number in CODES:
+        signal.signal(number, _later if number == signal.SIGTERM else signal.SIG_IGN)
+
+
+def _later(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(GRACE)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli.compose import load
-from lmsd.cli.limits import RULES, Choice, check_limits
+from lmsd.cli.limits import RULES, Choice, check_limits, check_tasks
 from lmsd.errors import UserError
 
 
@@ -43,3 +43,31 @@ def test_a_value_out_of_range_is_named(word: str, said: str) -> None:
     with pytest.raises(UserError) as error:
         check_limits(load("train", [word]))
     assert said in str(error.value)
+
+
+SRUN = {"SLURM_JOB_NAME": "train", "SLURM_STEP_ID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "words", "fits"),
+    [
+        ({}, ["devices=2"], True),
+        ({**SRUN, "SLURM_NTASKS": "1"}, [], True),
+        ({**SRUN, "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2"}, ["devices=2", "num_nodes=2"], True),
+        ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "bash"}, ["devices=2"], True),
+        ({**SRUN, "SLURM_NTASKS": "2", "TORCHELASTIC_RUN_ID": "a"}, ["devices=8", "num_nodes=2"], True),
+        ({**SRUN, "SLURM_NTASKS": "2"}, ["devices=2"], False),  # --ntasks=2: the nodes have no fixed number
+        ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}, ["devices=2"], False),  # without srun
+        ({**SRUN, "SLURM_NTASKS": "1"}, ["devices=2"], False),
+        ({**SRUN, "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}, [], False),
+    ],
+)
+def test_slurms_tasks_are_the_ranks(environment: dict[str, str], words: list[str], fits: bool) -> None:
+    config = load("train", words)
+    if fits:
+        check_tasks(config, environment)
+    else:
+        with pytest.raises(
+            UserError, match=r"ask for --nodes=1 --ntasks-per-node=\d, and start them by srun"
+        ):
+            check_tasks(config, environment)

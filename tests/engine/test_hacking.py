@@ -1,5 +1,7 @@
 """Runs whose reward and held-out score part ways end."""
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from tiny_run import cast_for, engine, run
 from lmsd.engine import checkpoint as disk
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.hacking import HackingGuard
+from lmsd.engine.module import Engine
 from lmsd.objectives import Denoising
 from lmsd.process.times import Uniform
 from lmsd.types import Batch, Loss, Players, Turn
@@ -30,15 +33,20 @@ class Climbing(Denoising):
             )
 
 
-def play(folder: Path, rewards: list[float], scores: list[float], **options: object) -> object:
+def play(
+    folder: Path, rewards: list[float], scores: list[float], broken: int = -1, **options: object
+) -> object:
+    """Train, with an evaluation after each batch; the one at `broken` images gets SIGTERM."""
     objective = Climbing(rewards)
     subject = engine(objective=objective, players=cast_for(objective), batches=6)
     guard = HackingGuard(patience=2)
-    found = Evaluate(
-        lambda e: {"val/fd[x]": scores[e.clock.updates - 1], "val/fd[x]/low": 0.0},
-        every_images=8,
-        at_start=False,
-    )
+
+    def score(player: Engine) -> dict[str, float]:
+        if player.clock.images == broken:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"val/fd[x]": scores[player.clock.updates - 1], "val/fd[x]/low": 0.0}
+
+    found = Evaluate(score, every_images=8, at_start=False)
     saving = Checkpoint(every_images=8, keep_last=9, monitor="val/fd[x]")
     run(subject, folder, callbacks=[found, guard, saving], **options)
     return subject
@@ -71,4 +79,14 @@ def test_it_remembers_across_a_restart(tmp_path: Path) -> None:
     for path in disk.manifests(tmp_path / "checkpoints"):
         if path.name > disk.checkpoint_name(24):
             disk.remove(path)
+    assert play(tmp_path, UP, scores, resume_from=tmp_path).clock.images == 32
+
+
+@pytest.mark.parametrize("broken", [24, 32])
+def test_an_evaluation_that_a_signal_broke_off_counts_where_it_is_made_up_for(
+    tmp_path: Path, broken: int
+) -> None:
+    scores = [5.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    with pytest.raises(SystemExit):
+        play(tmp_path, UP, scores, broken)
     assert play(tmp_path, UP, scores, resume_from=tmp_path).clock.images == 32

@@ -12,8 +12,11 @@ from lightning.pytorch import Callback
 from test_checkpoint import OPTIONS, assert_same_run
 from tiny_run import engine, run
 
+from lmsd import stops
 from lmsd.engine import checkpoint as disk
 from lmsd.engine.callbacks import Checkpoint, Evaluate
+from lmsd.engine.logging import append, read_metrics
+from lmsd.evaluation.ranks import by_chunks
 from lmsd.stops import CODES, preparing
 
 
@@ -95,6 +98,46 @@ def test_an_evaluation_is_broken_off_and_made_up_for(tmp_path: Path, unbroken: P
     assert_same_run(tmp_path, unbroken)
     scores = {m["images"]: m["metrics"] for m in disk.manifests(tmp_path / "checkpoints").values()}
     assert scores == {n: {"val/fd": 100.0 - n} for n in (16, 32, 48)}
+
+
+def test_a_run_that_is_stopped_where_a_score_is_due_is_saved_first(tmp_path: Path, unbroken: Path) -> None:
+    """Also where the run that made up for the score was killed before it had saved it."""
+    seen: list[int] = []
+    with pytest.raises(SystemExit):
+        run(engine(**OPTIONS), tmp_path, callbacks=[SendAt(signal.SIGTERM, 24), scored(seen)])
+    assert 32 not in seen
+    assert disk.read(tmp_path)[disk.KEY]["clock"]["images"] == 32
+    append(tmp_path / "metrics.jsonl", b'{"images": 32, "time": 0, "val/fd": 68.0}\n')
+    run(engine(**OPTIONS), tmp_path, resume_from=tmp_path, callbacks=[scored(seen)])
+    assert seen.count(32) == 1
+    assert_same_run(tmp_path, unbroken)
+
+
+@pytest.mark.parametrize("to", [0, 1])
+def test_two_ranks_break_an_evaluation_off_together(tmp_path: Path, unbroken: Path, to: int) -> None:
+    """The one that is told, and the other at their next meeting; what takes 50 seconds is over in few."""
+    folder = tmp_path / "run"
+
+    def long(subject: object) -> dict[str, float]:
+        def chunk(part: slice) -> None:
+            if part.start == 4 + to:
+                os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+
+        if subject.clock.images == 32:
+            by_chunks(1_000, 1, chunk)
+        return {"val/fd": 100.0 - subject.clock.images}
+
+    def rank(own: int) -> None:
+        run(engine(**OPTIONS), folder, devices=2, callbacks=[Evaluate(long, every_images=16)])
+
+    assert codes(fork_ranks(rank, 2, tmp_path), seconds=30) == [143, 143]
+    assert disk.read(folder)[disk.KEY]["clock"]["images"] == 32
+    seen: list[int] = []
+    run(engine(**OPTIONS), folder, resume_from=folder, callbacks=[scored(seen)])
+    assert seen == [32, 48]
+    scores = [line["images"] for line in read_metrics(folder / "metrics.jsonl") if "val/fd" in line]
+    assert scores == [0, 16, 32, 48]
 
 
 def test_the_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
@@ -211,11 +254,19 @@ def test_a_process_that_is_alone_ends_at_once_and_a_rank_at_the_first_batch(
         run(engine(**OPTIONS), tmp_path)
 
 
-def test_a_forked_worker_still_goes_when_it_is_told() -> None:
+def test_a_forked_worker_serves_the_batch_at_hand_and_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C and SLURM's signals reach the whole group."""
+    monkeypatch.setattr(stops, "GRACE", 1)
     with preparing():
         child = os.fork()
         if child == 0:
-            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C reaches the whole group: the batch at hand needs it
-            os.kill(os.getpid(), signal.SIGTERM)
+            for number in CODES:
+                os.kill(os.getpid(), number)
+            time.sleep(0.2)
+            (tmp_path / "served").touch()
+            time.sleep(60)
             os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGALRM
+    assert (tmp_path / "served").exists()

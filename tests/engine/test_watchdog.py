@@ -33,8 +33,26 @@ def test_the_rank_that_hangs_is_named_with_its_stacks(tmp_path: Path, hanging: i
     assert found[hanging] == HUNG
     assert found[1 - hanging] in (HUNG, 1)  # 1: the other one ended a moment earlier
     told = (tmp_path / f"rank{hanging}.log").read_text()
-    assert f"after 24 images; rank {hanging} hangs. Stacks of rank {hanging}" in told
+    assert f"no batch has ended for 6 s, after 24 images; rank {hanging} hangs (" in told
+    assert f"raise hang_seconds=6). Stacks of rank {hanging}:" in told
     assert "in on_train_batch_start" in told
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_hangs_is_ended(tmp_path: Path) -> None:
+    def stuck(_: object) -> dict[str, float]:
+        time.sleep(1_000)
+        return {}
+
+    def training() -> None:
+        callbacks = [Evaluate(stuck, every_images=16, at_start=False), Watchdog(seconds=1)]
+        run(engine("denoising", batches=2), tmp_path, callbacks=callbacks)
+
+    assert codes([fork(training, tmp_path / "log")], seconds=100) == [HUNG]
+    told = (tmp_path / "log").read_text()
+    assert "no evaluation has ended for 10 s, after 16 images" in told
+    assert "hang_seconds=1)" in told
+    assert "in stuck" in told
 
 
 @pytest.mark.slow

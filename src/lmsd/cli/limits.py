@@ -1,5 +1,6 @@
 """What the values of `train` may be: ranges and choices, looked at before anything is built."""
 
+import os
 from collections.abc import Mapping
 from math import inf
 
@@ -8,6 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from lmsd.cli.kinds import Choice, Either, Flag, Kind, Many, Number, Text
 from lmsd.cli.suggest import nearest
 from lmsd.errors import UserError
+
+INTERACTIVE = ("bash", "interactive")
+"""Names of SLURM's jobs in which ranks are started by hand."""
 
 RULES: Mapping[str, Kind] = {
     "name": Text(),
@@ -113,6 +117,21 @@ def check_limits(config: DictConfig) -> None:
             f"{config.micro_batches} micro-batches: take a multiple of {parts}"
         )
     check_guidance(config, config.evaluate.guidance)
+
+
+def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse a job of SLURM's whose tasks are not the ranks that the configuration asks for."""
+    by_others = "TORCHELASTIC_RUN_ID" in environment or environment.get("SLURM_JOB_NAME") in INTERACTIVE
+    if "SLURM_NTASKS" not in environment or by_others:
+        return
+    tasks, ranks = int(environment["SLURM_NTASKS"]), config.devices * config.num_nodes
+    started = {"SLURM_NTASKS_PER_NODE", "SLURM_STEP_ID"} <= environment.keys()
+    if tasks != ranks or (ranks > 1 and not started):
+        raise UserError(
+            f"SLURM_NTASKS={tasks}, and devices={config.devices} num_nodes={config.num_nodes} are {ranks} "
+            f"ranks, each a task: ask for --nodes={config.num_nodes} --ntasks-per-node={config.devices}, and "
+            "start them by srun lmsd train ..."
+        )
 
 
 def check_guidance(config: DictConfig, guidance: float) -> None:

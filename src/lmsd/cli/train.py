@@ -15,7 +15,7 @@ from lmsd import stops
 from lmsd.cli import runs
 from lmsd.cli.agreed import agreed
 from lmsd.cli.compose import check_value, flatten, groups, load, parse, require_secrets
-from lmsd.cli.limits import check_limits
+from lmsd.cli.limits import check_limits, check_tasks
 from lmsd.errors import HIDDEN, UserError, redact, shown
 
 _PRIVATE = {
@@ -197,6 +197,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
 
     require_device(config)
     check_limits(config)  # again, for devices=auto
+    check_tasks(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     from lmsd.cli import build

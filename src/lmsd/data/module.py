@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader
 
+from lmsd import stops
 from lmsd.data.heldout import HeldOut
 from lmsd.data.index import Index, cache_folder, changed
 from lmsd.data.order import Order
@@ -158,6 +159,7 @@ class ShardDataModule(pl.LightningDataModule):
                 micro_batches=self.micro_batches,
             ),
             num_workers=self._num_workers,
+            worker_init_fn=stops.outlive,
             generator=torch.Generator(),  # the loader would else draw from the global one
         )
 

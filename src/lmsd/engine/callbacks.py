@@ -18,9 +18,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmsd.engine.checkpoint import checkpoint_name, first_not_finite, manifests, prune
 from lmsd.engine.clock import crossed
-from lmsd.engine.module import BrokenOff, Engine
+from lmsd.engine.module import Engine
 from lmsd.engine.players import world_size
 from lmsd.engine.plugin import AtomicCheckpointIO
+from lmsd.stops import BrokenOff
 
 REFUSED = 1
 """The request to stop since checkpoints cannot be written."""
@@ -56,7 +57,8 @@ def not_finite(trainer: Trainer, engine: Engine) -> str | None:
 class Evaluate(Callback):
     """Calls `function(engine)` every `every_images` images, at the end, and before the first batch.
 
-    Every rank calls it, so that it can share the work; what counts, for all, are rank 0's numbers.
+    Every rank calls it, so that it can share the work; what counts, for all, are rank 0's numbers. A run that
+    is being stopped is saved at once, and scored where it goes on.
     """
 
     def __init__(self, function: Evaluation, *, every_images: int, at_start: bool = True) -> None:
@@ -81,14 +83,16 @@ class Evaluate(Callback):
             self._evaluate(trainer, engine)
 
     def _evaluate(self, trainer: Trainer, engine: Engine) -> None:
-        engine.evaluating = True
-        try:
-            with engine.gathered():
-                found = [self._score(engine)]
-            if world_size() > 1:
-                dist.broadcast_object_list(found, src=0)
-        finally:
-            engine.evaluating = False
+        found: list[dict[str, float] | None] = [None]
+        if engine.clock.done or not engine.stopping:
+            engine.evaluating = True
+            try:
+                with engine.gathered():
+                    found = [self._score(engine)]
+                if world_size() > 1:
+                    dist.broadcast_object_list(found, src=0)
+            finally:
+                engine.evaluating = False
         engine.unscored = found[0] is None
         if found[0] is None:
             engine.stopping = trainer.should_stop = True
@@ -100,8 +104,7 @@ class Evaluate(Callback):
         """None where a signal broke it off; nothing where the system refused to write it down."""
         try:
             try:
-                # ranks that evaluate together meet in collectives, so none of them may leave alone
-                engine.scoring = world_size() == 1 and not engine.request
+                engine.scoring = world_size() == 1  # several ranks leave together (`evaluation.ranks`)
                 return {name: float(value) for name, value in self.function(engine).items()}
             finally:
                 engine.scoring = False
@@ -176,8 +179,9 @@ class Checkpoint(Callback):
         trainer.save_checkpoint(self.last, weights_only=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Wait for the writer."""
+        """Wait for the writer, all ranks together: a scheduler may kill the others once one has left."""
         writer(trainer).wait()
+        trainer.strategy.barrier()
 
     def prune(self, folder: Path) -> None:
         """Delete what need not be kept."""

@@ -119,7 +119,7 @@ class Guard(Callback):
         trainer.should_stop = engine.stopping
         for logger in trainer.loggers:
             if hasattr(logger, "truncate"):
-                logger.truncate(engine.clock.images)
+                logger.truncate(engine.clock.images, scored=not engine.unscored)
         engine.write({"rollbacks": float(count)})
         if trainer.is_global_zero:
             print(

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmsd.engine.callbacks import engine_of
+from lmsd.engine.module import Engine
 
 
 class HackingGuard(Callback):
@@ -25,11 +26,17 @@ class HackingGuard(Callback):
         self._seen = -1
         self._parted = 0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare after an evaluation that a signal broke off, and that was made up for just now."""
+        self._compare(trainer, engine_of(pl_module))
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Compare after an evaluation; all ranks have the same numbers and decide alike."""
-        engine = engine_of(pl_module)
+        self._compare(trainer, engine_of(pl_module))
+
+    def _compare(self, trainer: Trainer, engine: Engine) -> None:
         if engine.evaluated_at != engine.clock.images or self._seen == engine.clock.images:
             return
         self._seen = engine.clock.images

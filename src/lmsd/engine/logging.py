@@ -54,15 +54,16 @@ class JSONLLogger(Logger):
         """Nothing: the config is a file of its own in the run folder."""
 
     @rank_zero_only
-    def truncate(self, images: int) -> None:
+    def truncate(self, images: int, *, scored: bool = True) -> None:
         """Drop the lines after `images` images, which a resumed run writes again, and one cut short.
 
-        A run that begins drops all: it scores its untrained weights again.
+        A run that begins drops all: it scores its untrained weights again, as it does weights that were not
+        `scored` when they were saved.
         """
         if not self.path.exists():
             return
         lines = self.path.read_bytes().splitlines(keepends=True) if images else []
-        write_bytes(self.path, b"".join(line for line in lines if _within(line, images)))
+        write_bytes(self.path, b"".join(line for line in lines if _stays(line, images, scored)))
 
 
 def append(path: Path, data: bytes) -> None:
@@ -77,9 +78,13 @@ def append(path: Path, data: bytes) -> None:
             raise
 
 
-def _within(line: bytes, images: int) -> bool:
+def _stays(line: bytes, images: int, scored: bool) -> bool:
     try:
-        return line.endswith(b"\n") and int(json.loads(line)["images"]) <= images
+        values = json.loads(line)
+        late = values["images"] > images or (
+            values["images"] == images and not scored and any(name.startswith("val/") for name in values)
+        )
+        return line.endswith(b"\n") and not late
     except (ValueError, KeyError, TypeError):
         return False
 

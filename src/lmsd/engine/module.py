@@ -33,11 +33,7 @@ from lmsd.rng import Rng, fold
 from lmsd.types import Batch, Loss, Turn
 
 MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
-VERSION = 2
-
-
-class BrokenOff(Exception):
-    """Raised by a signal in the middle of an evaluation."""
+VERSION = 3
 
 
 class Engine(LightningModule):
@@ -89,7 +85,7 @@ class Engine(LightningModule):
         self.evaluation: dict[str, float] = {}  # the last scores, for the checkpoint of the same moment
         self.evaluated_at = -1  # images seen at that moment
         self.scoring = False  # whether an evaluation is at work that a signal may break off
-        self.unscored = False  # whether one was
+        self.unscored = False  # whether one was, or was not begun after a signal
         self.request = 0  # what this rank wants the run to end with: an exit code, or 0 to go on
         self.stopping = False  # set by all ranks to end the run, with a checkpoint, after the batch at hand
         self.save_now = False  # set by all ranks to have a checkpoint
@@ -326,7 +322,7 @@ class Engine(LightningModule):
         self.seats.switch(on=False)
         for logger in self.trainer.loggers:
             if hasattr(logger, "truncate"):
-                logger.truncate(self.clock.images)
+                logger.truncate(self.clock.images, scored=not self.unscored)
 
     def on_train_start(self) -> None:
         """The device is known by now; a run that is resumed at its end has nothing to do."""
@@ -346,6 +342,7 @@ class Engine(LightningModule):
             "objective": dict(self.objective.state_dict()),
             "meter": self.meter.state_dict(),
             "metrics": dict(self.evaluation) if self.evaluated_at == self.clock.images else {},
+            "line": dict(self.metrics),
             "players": list(self.objective.players),
             "seed": self.seed,
             "batch_size": self.batch_size,
@@ -373,6 +370,7 @@ class Engine(LightningModule):
         self.objective.load_state_dict(own["objective"])
         self.meter.load_state_dict(own["meter"])
         self.evaluation, self.evaluated_at = dict(own["metrics"]), self.clock.images
+        self.metrics = dict(own["line"])
         self.unscored, self.rollbacks = bool(own["unscored"]), int(own["rollbacks"])
         self.substituted, self.read_at = float(own["substituted"]), int(own["read_at"])
         streaks = own["streaks"].items()

@@ -6,9 +6,10 @@ largest one over a CPU group of their own, a batch late and behind the training'
     r_n = max over ranks of the requests after batch n,   read by all after batch n + 1,
 
 so that no batch waits for a device or for another rank; on what was asked for in the set-up they agree
-before the first. An evaluation is broken off, and made up for when the run goes on. Lightning's own handlers
-broadcast inside the handler (ranks out of step then hang), save by themselves and queue SLURM's job again,
-and its loop broadcasts before every batch; all are put out of the way.
+before the first. An evaluation is broken off, by several ranks where they meet in it
+(`evaluation.ranks`), and made up for when the run goes on. Lightning's own handlers broadcast inside the
+handler (ranks out of step then hang), save by themselves and queue SLURM's job again, and its loop broadcasts
+before every batch; all are put out of the way.
 """
 
 import signal
@@ -25,9 +26,9 @@ from torch import Tensor
 from lmsd import stops
 from lmsd.engine.callbacks import Checkpoint, engine_of, writer
 from lmsd.engine.checkpoint import checkpoint_name, manifest_of
-from lmsd.engine.module import BrokenOff, Engine
+from lmsd.engine.module import Engine
 from lmsd.engine.players import world_size
-from lmsd.stops import CODES
+from lmsd.stops import CODES, BrokenOff
 
 
 class Interrupt(Callback):
@@ -46,15 +47,19 @@ class Interrupt(Callback):
         def heard(code: int) -> None:
             if code == CODES[signal.SIGINT] and engine.request == code:
                 raise KeyboardInterrupt
-            engine.request = max(engine.request, code)
+            engine.request = stops.noted = max(engine.request, code)
             if engine.scoring:
                 raise BrokenOff
 
         trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        before = stops.noted
         with stops.listening(heard):
-            engine.request = max(engine.request, stops.noted)
-            yield
+            engine.request = max(engine.request, before)
+            try:
+                yield
+            finally:
+                stops.noted = before
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End here, on all ranks, if any was asked to so far."""

@@ -23,11 +23,12 @@ from lmsd.engine.callbacks import REFUSED, Checkpoint, Progress
 from lmsd.engine.checkpoint import find, manifests, set_aside
 from lmsd.engine.divergence import Guard
 from lmsd.engine.logging import JSONLLogger
-from lmsd.engine.module import BrokenOff, Engine
+from lmsd.engine.module import Engine
 from lmsd.engine.players import PlayersStrategy
 from lmsd.engine.plugin import AtomicCheckpointIO
 from lmsd.engine.signals import Interrupt
 from lmsd.errors import UserError
+from lmsd.stops import BrokenOff
 
 Precision: TypeAlias = Literal["32-true", "bf16-mixed"]
 
@@ -50,6 +51,7 @@ _NOT_SO = (
     ".*You're resuming from a checkpoint.*",  # the position is the DataModule's
     ".*overridden `transfer_batch_to_device`.*",
     ".*LeafSpec.*",
+    ".*`srun` command is available.*",  # one process is started where one is wanted
     r".*FSDPMLPBackbone\) returned a view tensor.*",  # into which `Generator.forward` does not write
 )
 

@@ -21,16 +21,22 @@ from lmsd.engine.callbacks import engine_of
 from lmsd.engine.module import Engine
 from lmsd.engine.players import world_size
 
+LONGER = 10
+"""What an evaluation may take, in times what a batch may."""
+
 HUNG = 75
 """The exit code of a run that hung: a temporary failure, which may be tried again."""
 
 
 class Watchdog(Callback):
-    """Ends the run where no batch has ended for `seconds`; evaluations do not count, 0 for never."""
+    """Ends the run where no batch has ended for `seconds`, or an evaluation takes ten times as long.
+
+    seconds: option `hang_seconds`; 0 for never.
+    """
 
     def __init__(self, *, seconds: float = 1_800.0) -> None:
         self.seconds = seconds
-        self._beat = self._armed = 0.0
+        self._beat = self._armed = self._limit = 0.0
         self._over = threading.Event()
         self._store: Any = None
 
@@ -41,7 +47,7 @@ class Watchdog(Callback):
         if world_size() > 1:
             self._store = _store()
         self._over.clear()
-        self._tick()
+        self._tick(self.seconds)
         thread = threading.Thread(target=self._watch, args=(trainer, engine_of(pl_module)), daemon=True)
         thread.start()
 
@@ -50,27 +56,30 @@ class Watchdog(Callback):
     ) -> None:
         """One more batch has ended."""
         if self.seconds:
-            self._tick()
+            self._tick(self.seconds)
 
-    def _tick(self) -> None:
+    def _tick(self, limit: float) -> None:
         self._beat = time.monotonic()
-        if self._beat - self._armed > self.seconds / 10:
-            self._armed = self._beat
-            faulthandler.dump_traceback_later(2 * self.seconds + 60, exit=True, file=2)
+        if limit != self._limit or self._beat - self._armed > limit / 10:
+            self._armed, self._limit = self._beat, limit
+            faulthandler.dump_traceback_later(2 * limit + 60, exit=True, file=2)
 
     def _watch(self, trainer: Trainer, engine: Engine) -> None:
         pause = min(5.0, self.seconds / 4)
+        evaluating = False
         while not self._over.wait(pause):
-            if engine.evaluating:
-                self._tick()
+            if evaluating != engine.evaluating:
+                evaluating = engine.evaluating
+                self._tick(LONGER * self.seconds if evaluating else self.seconds)
             if self._store is not None:
                 with contextlib.suppress(Exception):  # its host may have ended
                     far = f"{engine.clock.images} {engine.reducer.calls}"
                     self._store.set(f"lmsd/far/{engine.global_rank}", far)
-            if time.monotonic() - self._beat > self.seconds:
-                self._end(trainer, engine, pause)
+            if time.monotonic() - self._beat > self._limit:
+                what = "no evaluation" if evaluating else "no batch"
+                self._end(trainer, engine, f"{what} has ended for {self._limit:g} s", pause)
 
-    def _end(self, trainer: Trainer, engine: Engine, pause: float) -> None:
+    def _end(self, trainer: Trainer, engine: Engine, why: str, pause: float) -> None:
         time.sleep(2 * pause)  # all ranks have put down how far they are
         far = {engine.global_rank: (engine.clock.images, engine.reducer.calls)}
         with contextlib.suppress(Exception):
@@ -82,8 +91,8 @@ class Watchdog(Callback):
         if 1 < len(far) == len(behind):
             which = "no rank is behind"
         print(
-            f"lmsd: no batch has ended for {self.seconds:g} s, after {engine.clock.images:,} images; "
-            f"{which}. Stacks of rank {engine.global_rank}:",
+            f"lmsd: {why}, after {engine.clock.images:,} images; {which} (if it is only slow, raise "
+            f"hang_seconds={self.seconds:g}). Stacks of rank {engine.global_rank}:",
             file=sys.stderr,
             flush=True,
         )

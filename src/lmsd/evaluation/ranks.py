@@ -1,15 +1,18 @@
 """Work that is split by the chunk's number, so that no result knows how many processes there were.
 
 Chunk c is done by rank c mod W, whole, and goes to its place in the list of all; every rank gets them all.
-Without a process group there is one rank.
+The ranks meet after each round of W chunks: there all leave together where one of them fails, or is asked to
+end. Without a process group there is one rank.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch.distributed as dist
 
+from lmsd import stops
 from lmsd.errors import UserError
 
 Part = TypeVar("Part")
@@ -38,15 +41,22 @@ def by_chunks(rows: int, chunk: int, work: Callable[[slice], Part]) -> list[Part
     """work(slice) for every chunk of 0 ... rows, each on one rank; all results in order, on every rank.
 
     A rank whose work fails makes every rank fail: with its UserError or OSError, else with RuntimeError.
+    Raises BrokenOff on all where one of several was asked to end.
     """
     rank, world = place()
     slices = [slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
+    found: list[Part] = []
+    for first in range(0, len(slices), world):
+        mine = slices[first:][rank : rank + 1]
+        for parts in _told(partial(_each, work, mine), gather=True):
+            found += parts
+    return found
 
-    def mine() -> list[Part]:
-        return [work(part) for part in slices[rank::world]]
 
-    shares = _told(mine, gather=True)
-    return [shares[number % world][number // world] for number in range(len(slices))]
+def _each(work: Callable[[slice], Part], slices: Sequence[slice]) -> list[Part]:
+    if place()[1] > 1 and stops.noted:
+        raise stops.BrokenOff
+    return [work(part) for part in slices]
 
 
 def by_first(work: Callable[[], Part]) -> Part:
@@ -63,6 +73,8 @@ def _told(work: Callable[[], Part] | None, *, gather: bool) -> Sequence[Part]:
     failure: Exception | None = None
     try:
         found = None if work is None else work()
+    except stops.BrokenOff as asked:
+        failure = asked
     except UserError as error:
         failure = UserError(str(error))
     except OSError as error:
