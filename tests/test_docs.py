@@ -18,6 +18,7 @@ from lmsd.cli.listing import listing
 from lmsd.cli.places import groups
 from lmsd.cli.sample import Again, SampleOptions
 from lmsd.cli.sweep import SweepOptions
+from lmsd.models.extractor import FEATURES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -57,9 +58,10 @@ def test_a_command_is_accepted(
         check_limits(load("train", chosen))
     elif verb == "sweep":
         plain = [word for word in rest if word != "--dry-run"]
-        space.read([word for word in plain if not word.startswith("sweep.")])
-        own = [word.removeprefix("sweep.") for word in plain if word.startswith("sweep.")]
-        options.read(SweepOptions, own, verb="sweep")
+        tried = space.read([word for word in plain if not word.startswith("sweep.")])
+        assert load("train", list(tried.fixed)).evaluate.n >= 2 * FEATURES  # with fewer no trial has an FD
+        own = [word for word in plain if word.startswith("sweep.")]
+        options.read(SweepOptions, own, verb="sweep", prefix="sweep.").check()
     elif verb in ("sample", "edit", "evaluate"):
         kinds = {"sample": SampleOptions, "edit": EditOptions, "evaluate": EvaluateOptions}
         again = any(word.startswith("again=") for word in rest)

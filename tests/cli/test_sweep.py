@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from lmsd import cli
-from lmsd.cli import ranking
+from lmsd.cli import monitors, ranking
 from lmsd.cli.proposals import hopeless, propose
 from lmsd.cli.space import Axis, Space, read
-from lmsd.cli.sweep import SweepOptions, folder_of
+from lmsd.cli.sweep import Sweep, SweepOptions, folder_of
 from lmsd.cli.trials import Ledger, Trial
 
 JOB = """
@@ -31,7 +31,7 @@ with open(folder.parent / "starts.txt", "a") as file:
     file.write(words["seed"] + " " + words["optim.generator.lr"] + "\\n")
 with open(folder.parent / "devices.txt", "a") as file:
     file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "all") + "\\n")
-if words["seed"] == "13":
+if words["seed"] == "13" and not os.path.exists("mended"):
     sys.exit("lmsd: seed 13 fails")
 value = abs(float(words["optim.generator.lr"]) - 3e-4) * 1e4
 for images in (100, 200, 300):
@@ -85,7 +85,7 @@ def test_a_grid_is_ranked_and_ends_in_a_command(words: list[str], capsys: pytest
 
 def test_what_is_not_finite_costs_one_trial_and_jobs_take_turns_on_gpus(words: list[str]) -> None:
     axes = ["seed=14,1,2", "optim.generator.lr=3e-4"]
-    assert cli.run(["sweep", *axes, *words, "sweep.jobs=2", "sweep.gpus=[4,7]"]) == 0
+    assert cli.run(["sweep", *axes, *words, "sweep.gpus=[4,7]"]) == 0
     trials = {trial.values["seed"]: trial for trial in Ledger(Path("outputs/sweeps/it")).trials}
     assert {seed: trial.state for seed, trial in trials.items()} == {"14": "failed", "1": "done", "2": "done"}
     assert trials["14"].note == "no finite fd on val"
@@ -103,7 +103,7 @@ def test_a_sweep_that_is_killed_twice_ends_with_every_trial_once(words: list[str
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(number)
-        assert process.wait(60) == (130 if number == signal.SIGTERM else -number)
+        assert process.wait(60) == (143 if number == signal.SIGTERM else -number)
     assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
     trials = Ledger(Path("outputs/sweeps/it")).trials
     assert [trial.state for trial in trials] == ["done"] * 6
@@ -122,6 +122,37 @@ def test_optuna_proposes_and_a_killed_sweep_knows_what_was_tried(words: list[str
     assert len(set(rates)) == 7
     assert all(1e-5 <= rate <= 1e-2 for rate in rates)
     assert len(starts()) == 7
+
+
+@pytest.mark.parametrize("method", ["tpe", "random"])
+def test_no_combination_is_proposed_twice_and_an_exhausted_space_ends(method) -> None:
+    space = Space((), (Axis("kind", choices=("a", "b")), Axis("depth", low=1, high=9)))
+    trials: list[Trial] = []
+    for number in range(18):
+        values = propose(space, trials, method=method, direction="min", seed=0)
+        assert values is not None
+        trials.append(Trial(number, values, state="done", value=float(values["depth"])))
+    assert len({tuple(trial.values.values()) for trial in trials}) == 18
+    assert propose(space, trials, method=method, direction="min", seed=0) is None
+
+
+def test_a_space_that_ends_before_its_trials_says_so(words: list[str], capsys) -> None:
+    sweep = ["sweep", "seed=1,2", "optim.generator.lr=1e-4,3e-4,1e-4", *words, "sweep.method=random"]
+    assert cli.run([*sweep, "sweep.trials=9", "sweep.jobs=2"]) == 0
+    assert "4 trials by random, every combination there is" in capsys.readouterr().out
+    assert sorted(starts()) == ["1 0.0001", "1 0.0003", "2 0.0001", "2 0.0003"]
+
+
+def test_every_seed_has_trials_of_its_own() -> None:
+    space, proposed = Space((), (Axis("x", low=0.0, high=1.0),)), []
+    for seed in range(3):
+        trials: list[Trial] = []
+        for number in range(4):
+            values = propose(space, trials, method="random", direction="min", seed=seed)
+            assert values is not None
+            trials.append(Trial(number, values, state="failed"))
+            proposed.append(values["x"])
+    assert len(set(proposed)) == 12
 
 
 def test_tpe_goes_where_it_is_good() -> None:
@@ -174,9 +205,36 @@ def test_ranks_put_the_failed_last_and_know_both_directions() -> None:
 
 def test_the_folder_is_that_of_the_command() -> None:
     one, other = read(["seed=1,2"]), read(["seed=1,3"])
-    assert folder_of(one, SweepOptions()) == folder_of(one, SweepOptions(jobs=2, trials=1))
+    assert folder_of(one, SweepOptions()) == folder_of(one, SweepOptions(jobs=2, trials=1, retry=True))
+    assert folder_of(one, SweepOptions()) == folder_of(one, SweepOptions(direction="min"))
     assert folder_of(one, SweepOptions()) != folder_of(other, SweepOptions())
     assert folder_of(one, SweepOptions(name="x")) == Path("outputs/sweeps/x")
+
+
+def test_a_failed_trial_is_tried_again_if_that_is_asked_for(words: list[str]) -> None:
+    sweep = ["sweep", "seed=1,13", "optim.generator.lr=3e-4", *words]
+    assert cli.run(sweep) == 0
+    Path("mended").touch()
+    for more, states in (([], ["done", "failed"]), (["sweep.retry=true"], ["done", "done"])):
+        assert cli.run([*sweep, *more]) == 0
+        assert [trial.state for trial in Ledger(Path("outputs/sweeps/it")).trials] == states
+    assert starts() == ["1 3e-4", "13 3e-4", "13 3e-4"]
+
+
+def test_which_way_is_better_is_the_scores_own() -> None:
+    from lmsd.evaluation.verdict import _MEANING, _SHARES
+
+    known = {*monitors.FALLING, *monitors.RISING}
+    assert known == {*_MEANING, "copies", "neighbor_ratio"} - {"fid", "fd_floor", "right_real"}
+    assert set(_SHARES) <= set(monitors.RISING)
+    space = read(["seed=1,2"])
+    for chosen, direction in (
+        (SweepOptions(), "min"),
+        (SweepOptions(monitor="kid[x]"), "min"),
+        (SweepOptions(monitor="right"), "max"),
+        (SweepOptions(monitor="right", direction="min"), "min"),
+    ):
+        assert Sweep(space, chosen, Path("none")).direction == direction
 
 
 def test_a_dry_sweep_lists_its_trials(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,7 +263,13 @@ def test_a_dry_sweep_lists_its_trials(words: list[str], capsys: pytest.CaptureFi
         (["seed=1,2", "sweep.method=bayes"], "is not one of grid, tpe, random"),
         (["optim.generator.lr=interval(1e-5,1e-3)", "sweep.method=grid"], "has no grid"),
         (["optim.generator.lr=tag(log,interval(0,1e-3))"], "low above 0 where it is log"),
-        (["seed=1,2", "sweep.jobs=0"], "must be at least 1"),
+        (["seed=1,2", "sweep.jobs=0"], "sweep.jobs=0 must be at least 1, e.g. sweep.jobs=2"),
+        (["seed=1,2", "sweep.trials=0"], "sweep.trials=0 must be at least 1, e.g. sweep.trials=20"),
+        (["seed=1,2", "sweep.trials=abc"], "sweep.trials=abc is not an integer"),
+        (["seed=1,2", "sweep.monitor=rihgt"], "is no score on val; did you mean right?"),
+        (["seed=1,2", "sweep.monitor=fd_floor"], "sweep.monitor=fd_floor is no score on val"),
+        (["seed=1,2", "sweep.gpus=[0,1]", "sweep.jobs=2", "devices=2"], "name 4 (a GPU named twice"),
+        (["seed=1,2", "sweep.gpus=[0]", "devices=2"], "serves two jobs), or give fewer devices="),
         (["seed=glob(*)"], "give values, range"),
     ],
 )

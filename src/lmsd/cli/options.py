@@ -32,19 +32,21 @@ class SamplingOptions(RunOptions):
     ema: str = "ema"
 
 
-def read(kind: type[Options], words: list[str], *, verb: str) -> Options:
-    """An instance of the dataclass `kind`; unknown names and wrong types are refused in one sentence."""
+def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") -> Options:
+    """An instance of the dataclass `kind`; unknown names and wrong types are refused in one sentence.
+
+    prefix: what stands before every name on the command line.
+    """
     known: dict[str, Field[Any]] = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
     for word in words:
         override = parse(word, sweeps=False)
-        name = str(override.key_or_group)
+        name = str(override.key_or_group).removeprefix(prefix)
         if name not in known:
-            raise UserError(
-                f"unknown option '{name}' of lmsd {verb}{nearest(name, known)}; options: {', '.join(known)}"
-            )
-        values[name] = convert(name, override.value(), hints[name])
+            listed = f"{nearest(name, known)}; options: {', '.join(known)}"
+            raise UserError(f"unknown option '{prefix}{name}' of lmsd {verb}{listed}")
+        values[name] = convert(f"{prefix}{name}", override.value(), hints[name])
     missing = [
         name
         for name, field in known.items()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmsd.cli.proposals import Direction
+from lmsd.cli.monitors import Direction
 from lmsd.cli.space import Space
 from lmsd.cli.trials import Ledger, Trial
 

@@ -5,12 +5,12 @@ optim.generator.lr=tag(log,interval(1e-5,1e-3))                        proposed 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
-from math import inf
+from dataclasses import dataclass, field, replace
+from math import inf, prod
 from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from omegaconf import DictConfig
 
 from lmsd.cli.compose import apply, check_choice, composed, group_of, parse_sweep
 from lmsd.cli.places import groups
@@ -32,27 +32,46 @@ class Axis:
         """Whether the interval holds whole numbers: int(interval(8,64))."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
-    def first(self) -> str:
-        """One of its values."""
-        return self.choices[0] if self.choices else str(self.low)
+    def count(self) -> float:
+        """How many values it has; infinity for an interval of numbers that are not whole."""
+        if self.choices:
+            return len(self.choices)
+        return self.high - self.low + 1 if self.whole else inf
+
+    def at(self, place: int) -> Any:
+        """One of its values, where they can be counted."""
+        return self.choices[place] if self.choices else int(self.low) + place
 
 
 @dataclass(frozen=True)
 class Space:
-    """The fixed words of all trials, and the axes."""
+    """The fixed words of all trials, and the axes.
+
+    devices: GPUs of the trial that needs most; None: all that it sees (devices=auto).
+    """
 
     fixed: tuple[str, ...]
     axes: tuple[Axis, ...]
+    devices: int | None = field(default=1, repr=False)
 
-    def grid(self) -> list[dict[str, str]]:
+    def size(self) -> float:
+        """How many combinations there are; infinity where an axis has no end of values."""
+        return prod(axis.count() for axis in self.axes)
+
+    def at(self, index: int) -> dict[str, Any]:
+        """One of all combinations, the last axis fastest, where they can be counted."""
+        values = {}
+        for axis in reversed(self.axes):
+            index, place = divmod(index, int(axis.count()))
+            values[axis.key] = axis.at(place)
+        return {axis.key: values[axis.key] for axis in self.axes}
+
+    def grid(self) -> list[dict[str, Any]]:
         """Every combination, the last axis fastest. Raises UserError for an interval, which has no grid."""
         for axis in self.axes:
             if not axis.choices:
                 raise UserError(f"{axis.key}=interval(...) has no grid: give values, or sweep.method=tpe")
-        return [
-            dict(zip([axis.key for axis in self.axes], values, strict=True))
-            for values in product(*(axis.choices for axis in self.axes))
-        ]
+        return [self.at(index) for index in range(int(self.size()))]
 
     def words(self, values: Mapping[str, Any]) -> list[str]:
         """The overrides of one trial."""
@@ -72,8 +91,7 @@ def read(words: Sequence[str]) -> Space:
     if not axes:
         raise UserError("nothing varies: give an option several values, e.g. optim.generator.lr=1e-4,3e-4")
     space = Space(tuple(fixed), tuple(axes))
-    _check(space)
-    return space
+    return replace(space, devices=_devices(space, _check(space)))
 
 
 def _refuse(override: Override, word: str) -> None:
@@ -98,12 +116,12 @@ def _axis(override: Override, word: str) -> Axis:
             raise UserError(f"{word}: an interval goes from low to high, with low above 0 where it is log")
         return Axis(key, low=low, high=high, log="log" in value.tags)
     if isinstance(value, ChoiceSweep | RangeSweep):
-        return Axis(key, tuple(str(item) for item in override.sweep_string_iterator()))
+        return Axis(key, tuple(dict.fromkeys(str(item) for item in override.sweep_string_iterator())))
     raise UserError(f"{word}: give values, range(...), interval(...) or tag(log,interval(...))")
 
 
-def _check(space: Space) -> None:
-    """Refuse a wrong value of any axis; one composition serves for all values of plain options."""
+def _check(space: Space) -> DictConfig:
+    """Refuse a wrong value of any axis; one composition, returned, serves for all values of plain options."""
     choices = groups()
     picked: list[str] = []
     plain: list[str] = list(space.fixed)
@@ -125,3 +143,14 @@ def _check(space: Space) -> None:
         apply(parse_sweep(word), config, groups=list(choices))
     if config.evaluate.n == 0:
         raise UserError("evaluate.n=0: a sweep ranks its trials by their scores on val; give evaluate.n=1000")
+    return config
+
+
+def _devices(space: Space, config: DictConfig) -> int | None:
+    """GPUs of the trial that needs most."""
+    swept = next((axis for axis in space.axes if axis.key == "devices"), None)
+    if swept is None:
+        asked: Sequence[Any] = (config.devices,)
+    else:
+        asked = swept.choices or (swept.high,)
+    return None if "auto" in asked else max(map(int, asked))

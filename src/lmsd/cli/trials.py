@@ -1,32 +1,38 @@
 """The trials of a sweep and the file that remembers them: trials.json, written whole after every change.
 
-waiting → running → done | failed | pruned            a killed sweep finds its running trials again
+running → done | failed | pruned | interrupted        a killed sweep finds its running trials again
 """
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 from lmsd.cli import runs
+from lmsd.errors import UserError
 
-State = Literal["running", "done", "failed", "pruned"]
-FINISHED = ("done", "failed", "pruned")
+State = Literal["running", "done", "failed", "pruned", "interrupted"]
 
 
 @dataclass
 class Trial:
     """One run of a sweep: the values it tries, and what came of it.
 
-    value, low, high: the score on val with its interval; points: the score by images seen; note: why it
-    failed.
+    pid, born, slot: its process, when that began, and its place among those that run at a time;
+    value, low, high: the last score on val with its interval, None where it is not finite; points: the finite
+    scores by images seen; note: why it failed.
     """
 
     number: int
     values: dict[str, Any]
     state: State = "running"
     pid: int | None = None
+    born: str = ""
+    slot: int = 0
     value: float | None = None
     low: float | None = None
     high: float | None = None
@@ -35,13 +41,15 @@ class Trial:
     note: str = ""
 
     def read(self, folder: Path, monitor: str) -> None:
-        """Take in the scores that its run has written so far."""
+        """Take in the scores that its run has written so far; the last one counts, finite or not."""
         name = f"val/{monitor}"
         for line in runs.scored(folder, f'"{name}'):
             for key, value in line.items():
-                if value is not None and (key == name or key.startswith(f"{name}[")) and "/" not in key[4:]:
-                    self.points[int(line["images"])] = value
-                    self.value, self.low, self.high = value, line.get(f"{key}/low"), line.get(f"{key}/high")
+                if (key == name or key.startswith(f"{name}[")) and "/" not in key[4:]:
+                    known = value is not None and isfinite(value)
+                    self.value = value if known else None
+                    self.low, self.high = line.get(f"{key}/low"), line.get(f"{key}/high")
+                    self.points |= {int(line["images"]): value} if known else {}
         self.seconds = float(runs.status(folder).get("seconds", self.seconds))
 
 
@@ -51,16 +59,34 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "trials.json"
         self.trials: list[Trial] = []
-        if self.path.is_file():
-            self.trials = [_trial(entry) for entry in json.loads(self.path.read_text())["trials"]]
+        self._load()
+
+    def _load(self) -> int | None:
+        """Read the file; the process that wrote it."""
+        content = json.loads(self.path.read_text()) if self.path.is_file() else {"trials": []}
+        self.trials = [_trial(entry) for entry in content["trials"]]
+        pid: int | None = content.get("pid")
+        return pid
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the sweep for this process, and know what others did before. Raises UserError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = runs.lock(self.folder)
+        except UserError:
+            raise UserError(
+                f"{self.folder} is being swept by another process (pid {self._load()}): wait for it, end it, "
+                "or give another sweep.name="
+            ) from None
+        with lock:
+            self._load()
+            self.save()
+            yield
 
     def run_dir(self, trial: Trial) -> Path:
         """Where a trial's run lies."""
         return self.folder / str(trial.number)
-
-    def finished(self) -> list[Trial]:
-        """The trials that need no more work."""
-        return [trial for trial in self.trials if trial.state in FINISHED]
 
     def add(self, values: dict[str, Any]) -> Trial:
         """A new trial, remembered before its process begins."""
@@ -72,11 +98,8 @@ class Ledger:
     def save(self) -> None:
         """Write the file, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(f".tmp.{os.getpid()}")
-        temporary.write_text(
-            json.dumps({"trials": [asdict(trial) for trial in self.trials]}, indent=1) + "\n"
-        )
-        os.replace(temporary, self.path)
+        content = {"pid": os.getpid(), "trials": [asdict(trial) for trial in self.trials]}
+        runs.write(self.path, json.dumps(content, indent=1) + "\n")
 
 
 def _trial(entry: dict[str, Any]) -> Trial:
