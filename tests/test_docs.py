@@ -17,7 +17,7 @@ from lmsd.cli.limits import check_limits
 from lmsd.cli.listing import listing
 from lmsd.cli.places import groups
 from lmsd.cli.sample import Again, SampleOptions
-from lmsd.cli.sweep import SweepOptions
+from lmsd.cli.sweep import chosen_by
 from lmsd.models.extractor import FEATURES
 
 ROOT = Path(__file__).parents[1]
@@ -60,8 +60,7 @@ def test_a_command_is_accepted(
         plain = [word for word in rest if word != "--dry-run"]
         tried = space.read([word for word in plain if not word.startswith("sweep.")])
         assert load("train", list(tried.fixed)).evaluate.n >= 2 * FEATURES  # with fewer no trial has an FD
-        own = [word for word in plain if word.startswith("sweep.")]
-        options.read(SweepOptions, own, verb="sweep", prefix="sweep.").check()
+        chosen_by([word for word in plain if word.startswith("sweep.")])
     elif verb in ("sample", "edit", "evaluate"):
         kinds = {"sample": SampleOptions, "edit": EditOptions, "evaluate": EvaluateOptions}
         again = any(word.startswith("again=") for word in rest)

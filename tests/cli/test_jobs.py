@@ -18,7 +18,7 @@ from lmsd import cli
 from lmsd.cli import runs
 from lmsd.cli.jobs import Job, places
 from lmsd.cli.space import Axis, Space, read
-from lmsd.cli.sweep import Sweep, SweepOptions, refused_score
+from lmsd.cli.sweep import Sweep, SweepOptions, chosen_by, refused_score
 from lmsd.cli.trials import Ledger
 
 JOB = """
@@ -31,7 +31,7 @@ if "resume" in words or words["seed"] != "0":
     (folder / "metrics.jsonl").write_text(json.dumps({"images": 100, "val/fd[x]": 1.0}) + "\\n")
     status.write_text(json.dumps({"state": "done"}))
     sys.exit()
-for number in (signal.SIGINT, signal.SIGTERM):
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
     signal.signal(number, lambda number, frame: heard.append(number))
 status.write_text(json.dumps({"state": "running", "pid": os.getpid()}))
 deadline = time.monotonic() + 30
@@ -43,12 +43,23 @@ time.sleep(0.3)
 status.write_text(json.dumps({"state": "interrupted"}))
 sys.exit(143)
 """
-LIKE_SRUN = """
+BETWEEN = {
+    "shell": '"$@"\nexit $?\n',  # passes nothing on
+    "passes": """
 setsid "$@" &
 trap 'kill -TERM $!' TERM
 while kill -0 $! 2>/dev/null; do wait $!; code=$?; done
 exit $code
-"""
+""",
+    "srun": """
+setsid "$@" &
+trap 'kill -USR1 $!' USR1
+trap 'kill -KILL $!; exit 1' TERM INT
+while kill -0 $! 2>/dev/null; do wait $!; code=$?; done
+exit $code
+""",
+}
+"""What stands between a sweep and its jobs, as shell scripts."""
 FOLDER = Path("outputs/sweeps/it")
 
 
@@ -64,12 +75,21 @@ def states() -> list[str]:
     return [trial.state for trial in Ledger(FOLDER).trials]
 
 
-@pytest.mark.parametrize("prefix", ["", "env,'FOO=1',", "sh,shell.sh,", "sh,srun.sh,"])
+@pytest.mark.parametrize(
+    ("prefix", "number"),
+    [
+        ("", signal.SIGTERM),
+        ("env,FOO=1,", signal.SIGTERM),
+        ("sh,shell,", signal.SIGTERM),
+        ("sh,passes,", signal.SIGTERM),
+        ("sh,srun,", signal.SIGUSR1),
+    ],
+)
 def test_a_signal_reaches_the_training_once_behind_any_prefix(
-    prefix: str, words: list[str], capsys: pytest.CaptureFixture[str]
+    prefix: str, number: signal.Signals, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("shell.sh").write_text('"$@"\nexit $?\n')  # which stays between, and passes nothing on
-    Path("srun.sh").write_text(LIKE_SRUN)
+    for name, script in BETWEEN.items():
+        Path(name).write_text(script)
 
     def stop() -> None:
         deadline = time.monotonic() + 30
@@ -82,10 +102,23 @@ def test_a_signal_reaches_the_training_once_behind_any_prefix(
     Thread(target=stop).start()
     assert cli.run(sweep) == 143
     assert "the same command continues" in capsys.readouterr().err
-    assert (FOLDER / "heard.txt").read_text() == f"[{int(signal.SIGTERM)}]"
+    assert (FOLDER / "heard.txt").read_text() == f"[{int(number)}]"
     assert states() == ["interrupted"]
     assert cli.run(sweep) == 0  # from its checkpoint
     assert states() == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[srun, --ntasks=1, --gres=gpu:1]", ("srun", "--ntasks=1", "--gres=gpu:1")),
+        ("[env,'A=1, 2']", ("env", "A=1, 2")),
+        ("srun --nodelist=a,b '--comment=my sweep'", ("srun", "--nodelist=a,b", "--comment=my sweep")),
+        ("nice", ("nice",)),
+    ],
+)
+def test_a_prefix_is_a_list_or_a_command(text: str, words: tuple[str, ...]) -> None:
+    assert chosen_by([f"sweep.prefix={text}", "sweep.jobs=2"]) == SweepOptions(prefix=words, jobs=2)
 
 
 class Ended:
@@ -124,7 +157,7 @@ def test_what_becomes_of_a_trial(
     (tmp_path / "0.log").write_text("lmsd: of the launch before\nlmsd: it diverged\n")
     lines = [json.dumps({"images": k, "val/fd[x]": score}) for k, score in enumerate(scores)]
     (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    sweep.jobs = [Job(trial, folder, Ended(code), 26, pruned=pruned)]  # type: ignore[arg-type]
+    sweep.jobs = [Job(trial, folder, handle=Ended(code), said=26, pruned=pruned)]  # type: ignore[arg-type]
     sweep._collect()
     assert (trial.state, trial.note) == found
     last = scores[-1] if scores else None

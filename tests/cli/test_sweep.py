@@ -270,6 +270,7 @@ def test_a_dry_sweep_lists_its_trials(words: list[str], capsys: pytest.CaptureFi
         (["seed=1,2", "sweep.monitor=fd_floor"], "sweep.monitor=fd_floor is no score on val"),
         (["seed=1,2", "sweep.gpus=[0,1]", "sweep.jobs=2", "devices=2"], "name 4 (a GPU named twice"),
         (["seed=1,2", "sweep.gpus=[0]", "devices=2"], "serves two jobs), or give fewer devices="),
+        (["seed=1,2", "sweep.prefix='srun"], "cannot read sweep.prefix='srun: no closing quotation"),
         (["seed=glob(*)"], "give values, range"),
     ],
 )

@@ -2,10 +2,11 @@
 
 A prefix (srun, sh) stands between the sweep and the training, so that
 
-    who is asked to end     the training process alone, which run's status.json names, if it is of the job's
-                            session; else the group of the prefix, which passes it on (srun) or goes with it
-    how                     SIGTERM, once: srun keeps a SIGINT to itself, and a second one ends a run at once
-    who still runs          the process that was started, or who holds the run's lock
+    who is told to end   the training process alone, which its run's status.json names, if it is of the job's
+                         session; else the group of the prefix, which passes it on (srun) or goes with it
+    how                  SIGTERM; SIGUSR1 to srun, which kills its job on SIGTERM and keeps SIGINT to itself;
+                         once: a second signal may end a process that is about to save
+    who still runs       the process that was started, or who holds the run's lock
 """
 
 import contextlib
@@ -35,11 +36,13 @@ STOPPED = {
 class Job:
     """A trial's process; handle is None where an earlier, killed sweep began it.
 
-    folder: its run's; said: where in the trial's log it begins; ended: whether it was asked to.
+    folder: its run's; notice: the signal that tells its group to end; said: where in the trial's log it
+    begins; ended: whether it was told to.
     """
 
     trial: Trial
     folder: Path
+    notice: signal.Signals = signal.SIGTERM
     handle: "subprocess.Popen[bytes] | None" = None
     said: int = 0
     ended: bool = False
@@ -55,7 +58,7 @@ class Job:
         return lives(self.trial.pid, self.trial.born)
 
     def end(self) -> None:
-        """Ask it, once, to save and stop."""
+        """Tell it, once, to save and stop."""
         if self.ended:
             return
         self.ended = True
@@ -65,7 +68,7 @@ class Job:
             if leader is not None and session(trainer) == leader:
                 os.kill(trainer, signal.SIGTERM)
             elif leader is not None and self._leads():
-                os.killpg(leader, signal.SIGTERM)
+                os.killpg(leader, self.notice)
 
     def interrupted(self, state: Any) -> bool:
         """Whether it was stopped or killed, by its exit code or, where that is not known, its run's state."""
@@ -73,6 +76,11 @@ class Job:
         if code is None:
             return bool(state != "failed")
         return code in STOPPED or bool(code == 0 and state == "interrupted")
+
+
+def notice_of(prefix: Sequence[str]) -> signal.Signals:
+    """The signal by which what a prefix starts is told to end: the one that srun passes on, or SIGTERM."""
+    return signal.SIGUSR1 if any(Path(word).name == "srun" for word in prefix) else signal.SIGTERM
 
 
 def session(pid: Any) -> int | None:

@@ -10,17 +10,18 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from lmsd import stops
 from lmsd.cli import options, ranking, runs
-from lmsd.cli.jobs import Job, born, held, lives, places
+from lmsd.cli.jobs import Job, born, held, lives, notice_of, places
 from lmsd.cli.monitors import Direction, better
 from lmsd.cli.proposals import Method, hopeless, propose
 from lmsd.cli.space import Space, read
@@ -39,7 +40,7 @@ HELP = """lmsd sweep OPTION=VALUE,VALUE ... [option=value ...]
   sweep.prune=true|false                     stop what is worse than the median; default: not on a grid
   sweep.jobs=1                               at a time; default: as many as sweep.gpus are for
   sweep.gpus=[0,1]                           each job on as many of them as its devices= asks for
-  sweep.prefix='[srun, --gres=gpu:1]'        what starts each job, for SLURM and the like
+  sweep.prefix='srun --gres=gpu:1'           what starts each job, for SLURM and the like
   sweep.retry=true                           train failed trials again, from their checkpoint
   sweep.seed=0 sweep.name=NAME
   --dry-run                                  list the trials, or what is proposed, and stop
@@ -84,9 +85,7 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     dry = "--dry-run" in arguments
     words = [word for word in arguments if word != "--dry-run"]
-    own = [word for word in words if word.startswith("sweep.")]
-    chosen = options.read(SweepOptions, own, verb="sweep (sweep.NAME=)", prefix="sweep.")
-    chosen.check()
+    chosen = chosen_by([word for word in words if word.startswith("sweep.")])
     space = read([word for word in words if not word.startswith("sweep.")])
     sweep = Sweep(space, chosen, folder_of(space, chosen))
     if dry:
@@ -98,6 +97,27 @@ def main(arguments: list[str]) -> int:
         return code
     print(sweep.report())
     return 0 if any(trial.state == "done" for trial in sweep.ledger.trials) else 1
+
+
+def chosen_by(words: list[str]) -> SweepOptions:
+    """The options of words sweep.NAME=VALUE, checked. Raises UserError."""
+    given = [word.partition("=")[2] for word in words if word.startswith("sweep.prefix=")]
+    others = [word for word in words if not word.startswith("sweep.prefix=")]
+    chosen = options.read(SweepOptions, others, verb="sweep (sweep.NAME=)", prefix="sweep.")
+    chosen.check()
+    return replace(chosen, prefix=command_of(given[-1])) if given else chosen
+
+
+def command_of(text: str) -> tuple[str, ...]:
+    """The words of a prefix, [srun, --ntasks=1] or 'srun --ntasks=1': a list of Hydra's would take no "="."""
+    listed = text.startswith("[") and text.endswith("]")
+    words = shlex.shlex(text[1:-1] if listed else text, posix=True)
+    words.whitespace_split, words.commenters = True, ""
+    words.whitespace += "," * listed
+    try:
+        return tuple(words)
+    except ValueError as error:
+        raise UserError(f"cannot read sweep.prefix={text}: {str(error).lower()}") from None
 
 
 def folder_of(space: Space, chosen: SweepOptions) -> Path:
@@ -135,6 +155,7 @@ class Sweep:
         self.total = int(min(chosen.trials or whole, self.space.size()))
         self.prunes = self.method != "grid" if chosen.prune is None else chosen.prune
         self.places = places(chosen.gpus, chosen.jobs, self.space.devices)
+        self.notice = notice_of(chosen.prefix)
         known = {tuple(trial.values) for trial in self.ledger.trials} - {
             tuple(a.key for a in self.space.axes)
         }
@@ -182,7 +203,7 @@ class Sweep:
             done = trial.state != "failed" and runs.status(folder).get("state") == "done"
             if done or lives(trial.pid, trial.born) or held(folder):
                 trial.state = "running"
-                self.jobs.append(Job(trial, folder))
+                self.jobs.append(Job(trial, folder, self.notice))
             else:
                 self.waiting.append(trial)
 
@@ -224,7 +245,7 @@ class Sweep:
             )
         trial.state, trial.note, trial.slot = "running", "", slot
         trial.pid, trial.born = handle.pid, born(handle.pid)
-        self.jobs.append(Job(trial, self.ledger.run_dir(trial), handle, said))
+        self.jobs.append(Job(trial, self.ledger.run_dir(trial), self.notice, handle, said))
         self.ledger.save()
 
     def _log(self, trial: Trial) -> IO[bytes]:
