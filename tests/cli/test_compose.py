@@ -54,7 +54,7 @@ def test_a_null_and_a_mapping_are_values() -> None:
         (["compile=3"], "compile=3 is not true or false"),
         (["evaluate.seeds=3"], "write evaluate.seeds=[3]"),
         (["optim.clip=3"], "optim.clip.generator"),
-        (["name=[a,b]"], "is not one word"),
+        (["name=[a,b]"], "is not a name of 1 to 100 characters without a slash, but a list"),
         (["model.learning_rate=3"], "did you mean optim.generator.lr, optim.discriminator.lr?"),
         (["+trainer.max_epochs=3"], "unknown option 'trainer.max_epochs'; did you mean images?"),
         (["net.wdth=3"], "did you mean net.width, net.depth?  (all options: lmsd train --options net)"),

@@ -126,7 +126,7 @@ def test_an_edit_leaves_what_is_not_marked_bit_equal(home: Home, sampler: str) -
         (["image=data/shapes/manifest.json", "prompt=a"], "manifest.json: it is no JPEG, PNG or WebP"),
         (["prompt=a"], "lmsd edit needs image="),
         (["image=grey.png", "prompt=a", "strength=0"], "strength=0"),
-        (["image=grey.png", "prompt=a", "strength=1.5"], "strength=1.5: give 1 for a new image"),
+        (["image=grey.png", "prompt=a", "strength=1.5"], "strength=1.5 is not a number from 0.01 to 1"),
         (["image=grey.png", "prompt=a", "mask=grey.png"], "black all over: paint white"),
     ],
 )

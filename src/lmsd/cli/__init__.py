@@ -6,9 +6,11 @@ Exit codes: 0 done; 2 the user's mistake, told in one sentence; 130 Ctrl-C; 1 a 
 Verbs import what they need themselves, so help and typos answer without torch.
 """
 
+import errno
 import gc
 import importlib
 import os
+import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,9 @@ from lmsd import __version__
 from lmsd.errors import UserError, redact
 
 Verb = Callable[[list[str]], int]
+
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""What the system says of a file that the user named wrongly, or may not touch."""
 
 VERBS = {
     "train": "train an experiment, or resume a run",
@@ -31,6 +36,17 @@ VERBS = {
     "verify-resume": "kill and resume your own configuration, and compare it to a run that was not",
     "demo": "the whole chain on handwritten digits, in minutes",
 }
+
+FLAGS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("sample", "edit", "evaluate", "runs", "report", "data", "doctor", "verify-resume"), ()),
+    "train": ("--options", "--cfg"),
+    "demo": ("--ablation",),
+}
+"""The words with dashes that verbs take beside -h and --help, where any other is refused here."""
+
+UNREAD = 141
+"""Exit code where the reader of our output has gone (lmsd train --options | head -1): 128 + SIGPIPE, what
+shells report for the programs that this signal ends; nothing is said."""
 
 HELP = """lmsd {version}: adversarial diffusion models, from shards to held-out scores.
 
@@ -55,25 +71,21 @@ Examples
 def main(*arguments: str) -> None:
     """Run the verb of `arguments` and the process's own; exit with its code."""
     code = run([*arguments, *sys.argv[1:]])
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        code = UNREAD
+    if code == UNREAD:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the interpreter's own last flush
     gc.freeze()  # the interpreter's last searches for garbage would take a fifth of a short answer's time
     sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one verb and return its exit code; a user's mistake becomes one sentence on stderr."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        rows = "\n".join(f"  {verb:15}{text}" for verb, text in VERBS.items())
-        print(HELP.format(version=__version__, verbs=rows))
-        return 0 if arguments else 2
-    if arguments[0] == "--version":
-        print(__version__)
-        return 0
     try:
-        if arguments[0] in ("--completion", "--complete"):
-            from lmsd.cli.completion import main as complete
-
-            return complete(list(arguments))
-        return verb(arguments[0])(list(arguments[1:]))
+        return answer(arguments)
     except UserError as error:
         print(f"lmsd: {error}", file=sys.stderr)
         if os.environ.get("LMSD_TRACE"):
@@ -83,14 +95,11 @@ def run(arguments: Sequence[str]) -> int:
         print("lmsd: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        if "torchvision::nms" in str(error):
-            from lmsd.cli.doctor import installed, torchvision
-
-            finding = torchvision(installed("torch"), installed("torchvision"))
-            print(f"lmsd: {finding.what}; {finding.way}", file=sys.stderr)
-            return 2
-        if type(error).__name__ == "OutOfMemoryError":
-            print(f"lmsd: {out_of_memory(error)}", file=sys.stderr)
+        if isinstance(error, BrokenPipeError) and reader_gone():
+            return UNREAD
+        said = known_failure(error)
+        if said:
+            print(f"lmsd: {said}", file=sys.stderr)
             return 2
         where = " ".join([*getattr(error, "__notes__", []), "LMSD_TRACE=1 shows where"])
         said = redact(" ".join(str(error).split())[:300])
@@ -98,6 +107,59 @@ def run(arguments: Sequence[str]) -> int:
         if os.environ.get("LMSD_TRACE"):
             raise
         return 1
+
+
+def answer(arguments: Sequence[str]) -> int:
+    """Help, version, completion, or what the verb does; the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        rows = "\n".join(f"  {verb:15}{text}" for verb, text in VERBS.items())
+        print(HELP.format(version=__version__, verbs=rows))
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    if arguments[0] in ("--completion", "--complete"):
+        from lmsd.cli.completion import main as complete
+
+        return complete(list(arguments))
+    check_flags(arguments[0], arguments[1:])
+    return verb(arguments[0])(list(arguments[1:]))
+
+
+def reader_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def known_failure(error: Exception) -> str:
+    """The sentence on what the system lacks or refuses, with the way out; empty for a failure of ours."""
+    if "torchvision::nms" in str(error):
+        from lmsd.cli.doctor import installed, torchvision
+
+        finding = torchvision(installed("torch"), installed("torchvision"))
+        return f"{finding.what}; {finding.way}"
+    if type(error).__name__ == "OutOfMemoryError":
+        return out_of_memory(error)
+    if isinstance(error, OSError) and error.errno in REFUSED and error.filename:
+        return redact(f"{error.filename}: {error.strerror}; name another place, or mend this one")
+    return ""
+
+
+def check_flags(name: str, words: Sequence[str]) -> None:
+    """Refuse a word with dashes that the verb does not take: options are written without."""
+    known = ("--help", "-h", *FLAGS.get(name, ()))
+    for word in words if name in FLAGS else ():
+        if word.startswith("-") and word not in known:
+            from difflib import get_close_matches
+
+            bare, equals, value = word.lstrip("-").partition("=")
+            near = get_close_matches(bare, [flag.lstrip("-") for flag in known], n=1, cutoff=0.7)
+            way = f": write options as {bare or 'option'}={value if equals else 'VALUE'}"
+            hint = f"; did you mean --{near[0]}?" if near else way
+            told = word.partition("=")[0]
+            raise UserError(f"lmsd {name} has no option {told}{hint}  (lmsd {name} --help)")
 
 
 def out_of_memory(error: Exception) -> str:

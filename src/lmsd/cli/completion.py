@@ -42,6 +42,7 @@ WORDS = {
     "data build": ("digits", "shapes", "folder", "cifar10"),
     "train": ("--help", "--options", "--cfg"),
     "sweep": ("--help", "--dry-run"),
+    "verify-resume": ("--help", "kills=", "kill_seed=", "out="),
 }
 """What else may follow a verb."""
 
@@ -136,7 +137,9 @@ def of_class(module: str, name: str, word: str) -> list[str]:
     key, equals, _ = word.partition("=")
     hints = get_type_hints(kind)
     if equals:
-        return [f"{key}={value}" for value in literals(hints.get(key))]
+        from lmsd.cli.places import groups
+
+        return [f"{key}={value}" for value in groups().get(key) or literals(hints.get(key))]
     return [f"{field.name}=" for field in fields(kind)]
 
 

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lmsd.cli import uncollected
+from lmsd.cli.kinds import textual
 from lmsd.cli.places import config_dir, groups, own_configs
 from lmsd.cli.schema import OPEN, branches, check_config, leaves, refuse, rule, strangers, unknown
 from lmsd.cli.suggest import nearest
@@ -47,8 +48,9 @@ def load(name: str, overrides: list[str]) -> DictConfig:
     for override in parsed:
         check_choice(override, choices)
     picked = [o for o in parsed if group_of(o) in choices and not isinstance(o.value(), dict)]
+    check_once(picked)
     config = composed(name, [str(override.input_line) for override in picked])
-    leave_out(name, picked, config)
+    note = leave_out(name, picked, config)
     for override in parsed:
         if override not in picked:
             apply(override, config, groups=list(choices))
@@ -60,21 +62,23 @@ def load(name: str, overrides: list[str]) -> DictConfig:
     check_config(config)
     for key, value in references.items():  # looked up at each use, so that no file holds what they stand for
         OmegaConf.update(config, key, value)
+    if note and os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+        print(note, file=sys.stderr)
     return config
 
 
-def leave_out(name: str, picked: list[Override], config: DictConfig) -> None:
-    """Take out what a recipe sets for its own net (or other choice) where another one was picked; say so.
+def leave_out(name: str, picked: list[Override], config: DictConfig) -> str:
+    """Take out what a recipe sets for its own net (or other choice) where another one was picked.
 
     experiment=shapes net=unet_pooled: the recipe's net.width and net.depth are those of its MLP. What neither
-    choice takes stays, to be refused.
+    choice takes stays, to be refused. A note of what is gone, for a configuration that stands; or nothing.
     """
     tree: Any = OmegaConf.to_container(config)
     strange = list(strangers(tree))
     places = [(override, f"{override.package or group_of(override)}.") for override in picked]
     moved = [override for override, place in places if any(key.startswith(place) for key in strange)]
     if not moved:
-        return
+        return ""
     kept = [str(override.input_line) for override in picked if override not in moved]
     before: Any = OmegaConf.to_container(composed(name, kept))
     refused, known = set(strangers(before)), dict(leaves(before))
@@ -83,9 +87,8 @@ def leave_out(name: str, picked: list[Override], config: DictConfig) -> None:
         path, _, leaf = key.rpartition(".")
         with open_dict(config):
             del OmegaConf.select(config, path)[leaf]
-    if gone and os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
-        words = " ".join(str(override.input_line) for override in moved)
-        print(f"note: left out for {words}, which takes none: {', '.join(gone)}", file=sys.stderr)
+    words = " ".join(str(override.input_line) for override in moved)
+    return f"note: left out for {words}, which takes none: {', '.join(gone)}" if gone else ""
 
 
 _REFERENCE = re.compile(r"\$\{[^{}]*\}")
@@ -125,12 +128,14 @@ def require_secrets(config: DictConfig) -> None:
             )
 
 
-def parse(text: str, *, sweeps: bool = True) -> Override:
-    """One command-line word as Hydra's override; several values belong to `lmsd sweep`, if there is one."""
+def parse(text: str) -> Override:
+    """One command-line word as Hydra's override; several values belong to `lmsd sweep`."""
     override = parse_sweep(text)
     if override.is_sweep_override():
         key, _, value = text.partition("=")
-        ways = f"write a list as {key}=[{value}]{f', or try each: lmsd sweep {text}' * sweeps}"
+        if group_of(override) in groups():
+            raise UserError(f"'{text}' gives several choices; a run has one, try each: lmsd sweep {text}")
+        ways = f"write a list as {key}=[{value}], or try each: lmsd sweep {text}"
         raise UserError(f"'{text}' gives several values; {ways}")
     return override
 
@@ -151,17 +156,49 @@ def group_of(override: Override) -> str:
     return str(override.key_or_group)
 
 
+def written(override: Override) -> Any:
+    """A word or path as it was typed, where the grammar reads a number: resume=0123, run=1e10."""
+    value = override.value()
+    plain = isinstance(value, bool | int | float)
+    return str(override.input_line).partition("=")[2] if plain else value
+
+
 def check_choice(override: Override, choices: dict[str, list[str]]) -> None:
-    """Refuse an unknown choice of a known group, or one of a group that needs a place without it."""
-    group, value = group_of(override), override.value()
-    if group not in choices:
+    """Refuse none or an unknown choice of a group, or one without the place that its group needs."""
+    group, value = group_of(override), written(override)
+    if group not in choices or isinstance(value, dict):
         return
-    if isinstance(value, str) and value not in choices[group]:
-        listed = ", ".join(choices[group])
-        raise UserError(f"{group} '{value}' not found{nearest(value, choices[group])}; available: {listed}")
+    listed = ", ".join(choices[group])
+    if value is None or override.is_delete():
+        way = f"write {group}=none" if "none" in choices[group] else f"leave {group}= out"
+        raise UserError(f"'{override.input_line}' is no choice: {way}, or take one of {listed}")
+    for item in value if isinstance(value, list) else [value]:
+        if item not in choices[group]:
+            hint = nearest(str(item), choices[group]) or makers(group, str(item))
+            raise UserError(f"{group} '{item}' not found{hint}; available: {listed}")
     if group in PLACES and override.package is None:
         ways = " or ".join(f"{group}@{place}={value}" for place in PLACES[group])
         raise UserError(f"{group}={value} does not say for what: write {ways}")
+
+
+def makers(group: str, name: str) -> str:
+    """A clause with the choices of a group that build the class `name`: sampler=Tau is ddim or ancestral."""
+    paths = [path for root in (config_dir(), *own_configs()) for path in root.glob(f"{group}/*.yaml")]
+    line = re.compile(rf"^_target_: (.*\.)?{re.escape(name)}$", re.M)
+    found = sorted(path.stem for path in paths if line.search(path.read_text(encoding="utf-8")))
+    return f"; did you mean {', '.join(found)}?" if found else ""
+
+
+def check_once(picked: list[Override]) -> None:
+    """Refuse two choices of one group for one place."""
+    chosen: dict[str, Override] = {}
+    for override in picked:
+        before = chosen.setdefault(override.get_key_element().lstrip("+"), override)
+        if written(before) != written(override):
+            raise UserError(
+                f"{before.input_line} and {override.input_line}: one run has one {group_of(override)}, leave "
+                "one of the two out"
+            )
 
 
 def apply(override: Override, config: DictConfig, *, groups: Iterable[str] = ()) -> None:
@@ -193,17 +230,29 @@ def check_value(override: Override, base: DictConfig, *, groups: Iterable[str] =
             return None
         raise UserError(f"'{override.input_line}': options cannot be taken away; write {key}=null")
     if key in inner and not isinstance(value, dict):
-        inside = [name for name in known if name.startswith(f"{key}.")]
-        raise UserError(f"{key}={value}: {key} has options of its own, {', '.join(inside[:4])}")
+        raise whole(key, value, known)
     if key in inner:
         for name, item in leaves(value, key):
             check_leaf(name, item, tree, known)
         return value
     kind = rule(tree, key)
+    value = written(override) if textual(kind) else value
     if isinstance(value, float) and value.is_integer() and not kind.fits(value) and kind.fits(int(value)):
         return int(value)
     check_leaf(key, value, tree, known if not opened else {key: None})
     return value
+
+
+def whole(key: str, value: Any, known: Iterable[str]) -> UserError:
+    """The sentence on one value for what has options of its own."""
+    if value is None and key.rpartition(".")[0] in OPEN:
+        return UserError(f"{key}=null: take it away with '~{key}'")
+    group = next((group for group, places in PLACES.items() if key in places), None)
+    if group is not None:
+        listed = ", ".join(groups().get(group, ()))
+        return UserError(f"{key}={value}: choose with {group}@{key}=, one of {listed}")
+    inside = [name for name in known if name.startswith(f"{key}.") and "._" not in name]
+    return UserError(f"{key}={value}: {key} has options of its own, {', '.join(inside[:4])}")
 
 
 def check_leaf(key: str, value: Any, tree: dict[str, Any], known: dict[str, Any]) -> None:
@@ -218,13 +267,16 @@ def check_leaf(key: str, value: Any, tree: dict[str, Any], known: dict[str, Any]
 
 def composed(name: str, overrides: list[str]) -> DictConfig:
     """Hydra's composition with its errors in one line."""
+    bare_hydra()
+    added = ",".join(f"file://{folder}" for folder in own_configs())
+    searched = [f"hydra.searchpath=[{added}]"] if added else []
     try:
-        bare_hydra()
-        added = ",".join(f"file://{folder}" for folder in own_configs())
-        searched = [f"hydra.searchpath=[{added}]"] if added else []
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             return compose(name, overrides=[*searched, *overrides])
-    except (ConfigCompositionException, HydraException, OmegaConfBaseException) as error:
+    except yaml.YAMLError as error:  # says which file and line, over several lines
+        said = " ".join(str(error).split())
+        raise UserError(f"the configuration cannot be composed: {said}") from error
+    except (ConfigCompositionException, HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"the configuration cannot be composed: {str(error).splitlines()[0]}") from error
 
 

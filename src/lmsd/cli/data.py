@@ -4,6 +4,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from lmsd.cli import options
 from lmsd.cli.suggest import nearest
@@ -32,7 +33,7 @@ Options of features
 def main(arguments: list[str]) -> int:
     """Dispatch to build, index or features."""
     actions = {"build": build, "index": index, "features": features}
-    if not arguments or arguments[0] in ("-h", "--help") or "--help" in arguments:
+    if not arguments or "-h" in arguments or "--help" in arguments:
         print(HELP, end="")
         return 0 if arguments else 2
     if arguments[0] not in actions:
@@ -97,20 +98,20 @@ class FeatureOptions:
     """Options of `lmsd data features`; see HELP."""
 
     image_size: int = 32
-    channels: int = 3
+    channels: Literal[1, 3] = 3
     images: int | None = None
-    augment: str = "shift"
+    augment: Literal["none", "shift", "shift_flip"] = "shift"
     seed: int = 0
     out: Path | None = None
 
 
 def features(arguments: list[str]) -> int:
     """Train the extractor of a data set, or find the one it has."""
+    source, words = operand(arguments, "the shards")
+    chosen = options.read(FeatureOptions, words, verb="data features")
     from lmsd.cli.extractors import find_or_train
     from lmsd.data.module import ShardDataModule
 
-    source, words = operand(arguments, "the shards")
-    chosen = options.read(FeatureOptions, words, verb="data features")
     data = ShardDataModule(source, batch_size=1, image_size=chosen.image_size, channels=chosen.channels)
     extractor, folder = find_or_train(
         data, augment=chosen.augment, images=chosen.images, seed=chosen.seed, folder=chosen.out

@@ -35,9 +35,7 @@ def main(arguments: list[str]) -> int:
     started = time.monotonic()
     ablation = "--ablation" in arguments
     words = [word for word in arguments if word != "--ablation"]
-    for word in words:
-        if word.startswith("-"):
-            raise UserError(f"lmsd demo has no option {word}; lmsd demo --help")
+    check(words)
     if not (DATA / "manifest.json").is_file():
         from lmsd.cli import data
 
@@ -50,6 +48,18 @@ def main(arguments: list[str]) -> int:
     print(f"{verdict}; {time.monotonic() - started:.0f} s in all")
     print(f"Report: {first['folder'] / 'report.html'}")
     return 0
+
+
+def check(words: list[str]) -> None:
+    """Refuse wrong options of `lmsd train`, and those that a demo has no use for, before data are built."""
+    from lmsd.cli.compose import load
+    from lmsd.cli.limits import check_limits
+
+    config = load("train", ["experiment=digits", *words])
+    check_limits(config)
+    for name, word in {"resume": "resume=", "dry": "debug=dry"}.items():
+        if config[name]:
+            raise UserError(f"{word} makes no sense here: lmsd demo trains a run of its own, to its end")
 
 
 def arm(overrides: list[str]) -> dict[str, Any]:
@@ -71,7 +81,7 @@ def arm(overrides: list[str]) -> dict[str, Any]:
         "folder": folder,
         "record": json.loads((folder / "eval/test/metrics.json").read_text()),
         "status": json.loads((folder / "status.json").read_text()),
-        "played": played(folder, config.batch_size, config.objective.d_steps),
+        "played": played(folder, config.batch_size, config.objective.get("d_steps", 1)),
     }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lmsd.cli import options, runs
 from lmsd.cli.options import SamplingOptions
 from lmsd.cli.sample import free_name
+from lmsd.cli.written import check_out, writing
 from lmsd.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ def main(arguments: list[str]) -> int:
 
 def edit(chosen: EditOptions) -> Path:
     """Change one image and return the picture's path; what the mask leaves out keeps its bytes."""
+    check(chosen)
     folder = runs.find(chosen.run)
+    out = chosen.out or free_name(folder / "samples", "edit")
+    check_out(out)
     import numpy as np
     import torch
     from PIL import Image
@@ -78,12 +82,22 @@ def edit(chosen: EditOptions) -> Path:
     levels = made[0].add(1.0).mul(127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
     if mask is not None:
         levels = np.where(mask, levels, pixels)
-    out = chosen.out or free_name(folder / "samples", "edit")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(levels if channels == 3 else levels[:, :, 0]).save(out, format="PNG")
     record = {**asdict(chosen), "run": folder.name, "out": out.name, **trained.facts()}
-    out.with_suffix(".json").write_text(json.dumps(record, indent=1, default=str) + "\n")
+    with writing(out):
+        Image.fromarray(levels if channels == 3 else levels[:, :, 0]).save(out, format="PNG")
+        out.with_suffix(".json").write_text(json.dumps(record, indent=1, default=str) + "\n")
     return out
+
+
+def check(chosen: EditOptions) -> None:
+    """Refuse what needs no run to be seen wrong."""
+    if not chosen.prompt.strip():
+        raise UserError("prompt= is empty: say what the image shall become, prompt='a blue star'")
+    for path in (chosen.image, chosen.mask):
+        if path is not None and not path.is_file():
+            raise UserError(f"{path}: there is no such image")
+    if chosen.out is not None:
+        check_out(chosen.out)
 
 
 def read_image(path: Path, *, size: int, channels: int) -> "Pixels":
@@ -91,8 +105,6 @@ def read_image(path: Path, *, size: int, channels: int) -> "Pixels":
     from lmsd.data.decode import BadImage, decode
     from lmsd.data.transforms import fit
 
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such image")
     try:
         return fit(decode(path.read_bytes(), channels=channels), size)
     except BadImage as error:

@@ -14,6 +14,7 @@ import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lmsd.cli.signatures import find
 from lmsd.errors import UserError, shown
 
 ALLOWED = (
@@ -99,15 +100,30 @@ def located(target: str) -> Any:
 
 def check(target: str) -> None:
     """Refuse a constructor outside the allow-list, also when it is reached through an allowed module."""
+    check_name(target)
+    found = located(target)
+    # A class or a function itself: methods may be inherited from anywhere, and some unpickle.
+    whole = (inspect.isclass(found) or inspect.isfunction(found)) and "." not in found.__qualname__
+    if not (whole and f"{found.__module__}.".startswith(allowed_names())):
+        raise _forbidden(target)
+
+
+def check_name(target: str) -> None:
+    """What `check` can tell without importing: the name's beginning, and where our sources define it."""
     names = allowed_names()
-    allowed = target.startswith(names) and all(part.isidentifier() for part in target.split("."))
-    if allowed:
-        found = located(target)
-        # A class or a function itself: methods may be inherited from anywhere, and some unpickle.
-        whole = (inspect.isclass(found) or inspect.isfunction(found)) and "." not in found.__qualname__
-        allowed = whole and f"{found.__module__}.".startswith(names)
-    if not allowed:
-        raise UserError(
-            f"_target_ '{target}' may not be built; allowed are classes and functions below "
-            f"{', '.join(names)} and in the packages that LMSD_ALLOW names"
-        )
+    if not target.startswith(names) or not all(part.isidentifier() for part in target.split(".")):
+        raise _forbidden(target)
+    if target.startswith("lmsd."):
+        module, _, name = target.rpartition(".")
+        found = find(module, name)
+        if found is None:
+            raise UserError(f"_target_ '{target}' is not there: {module} defines no {name}")
+        if not f"{found.module}.".startswith(names):
+            raise _forbidden(target)
+
+
+def _forbidden(target: str) -> UserError:
+    return UserError(
+        f"_target_ '{target}' may not be built; allowed are classes and functions below "
+        f"{', '.join(allowed_names())} and in the packages that LMSD_ALLOW names"
+    )

@@ -102,6 +102,19 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Name(Text):
+    """A word that a folder can be called by."""
+
+    def fits(self, value: Any) -> bool:
+        """Whether a value is such a word."""
+        return super().fits(value) and 0 < len(str(value)) <= 100 and "/" not in str(value)
+
+    def words(self) -> str:
+        """What the value should be."""
+        return "a name of 1 to 100 characters without a slash"
+
+
+@dataclass(frozen=True)
 class Null:
     """Nothing."""
 
@@ -172,6 +185,13 @@ class Either:
         plain = any(not isinstance(kind, Node | Null) for kind in self.kinds)  # then a node is a rarity
         shown = [kind for kind in self.kinds if not (plain and isinstance(kind, Node))]
         return shown[0].words() if len(shown) == 1 else " or ".join(map(_short, shown))
+
+
+def textual(kind: Kind) -> bool:
+    """Whether it takes words, and no number: 0123 is one too, then."""
+    parts = kind.kinds if isinstance(kind, Either) else (kind,)
+    worded = any(isinstance(part, Text) for part in parts)
+    return worded and not any(isinstance(part, Number | Flag | Anything) for part in parts)
 
 
 def _short(kind: Kind) -> str:

@@ -6,7 +6,7 @@ from math import inf
 
 from omegaconf import DictConfig, OmegaConf
 
-from lmsd.cli.kinds import Choice, Either, Flag, Kind, Many, Number, Text
+from lmsd.cli.kinds import Choice, Either, Flag, Kind, Many, Name, Number, Text
 from lmsd.cli.suggest import nearest
 from lmsd.errors import UserError
 
@@ -14,7 +14,7 @@ INTERACTIVE = ("bash", "interactive")
 """Names of SLURM's jobs in which ranks are started by hand."""
 
 RULES: Mapping[str, Kind] = {
-    "name": Text(),
+    "name": Name(),
     "seed": Number(0, 2**63 - 1),
     "images": Number(1),
     "batch_size": Number(1),

@@ -1,14 +1,29 @@
 """Options of the small verbs: `key=value` words checked against a dataclass, in the grammar of `train`."""
 
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from lmsd.cli.compose import parse
+from lmsd.cli.compose import check_choice, parse, parse_sweep
+from lmsd.cli.kinds import Kind, Number
+from lmsd.cli.places import groups
+from lmsd.cli.schema import refuse
 from lmsd.cli.suggest import nearest
 from lmsd.errors import UserError
 
 Options = TypeVar("Options")
+
+LIMITS: Mapping[str, Kind] = {
+    "steps": Number(1),
+    "guidance": Number(-1000, 1000, whole=False),
+    "seed": Number(0, 2**63 - 1),
+    "seeds": Number(0, 2**63 - 1),
+    "strength": Number(0.01, 1, whole=False),
+    "n": Number(2),
+    "images": Number(1),
+}
+"""What the options of that name may be, whichever verb has them; of a list, each item."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +48,7 @@ class SamplingOptions(RunOptions):
 
 
 def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") -> Options:
-    """An instance of the dataclass `kind`; unknown names and wrong types are refused in one sentence.
+    """An instance of the dataclass `kind`; unknown names and wrong values are refused in one sentence.
 
     prefix: what stands before every name on the command line.
     """
@@ -41,12 +56,21 @@ def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") 
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
     for word in words:
-        override = parse(word, sweeps=False)
+        if "=" not in word:
+            named = next((name for name in (word, "run") if name in known), None)
+            ways = "" if named is None else f", e.g. {named}={'...' if named == word else word}"
+            raise UserError(f"cannot read '{word}': write option=value{ways}")
+        override = parse_sweep(word)
         name = str(override.key_or_group).removeprefix(prefix)
         if name not in known:
             listed = f"{nearest(name, known)}; options: {', '.join(known)}"
             raise UserError(f"unknown option '{prefix}{name}' of lmsd {verb}{listed}")
-        values[name] = convert(f"{prefix}{name}", override.value(), hints[name])
+        if override.is_sweep_override():
+            raise UserError(f"'{word}' gives several values; {_one_way(word, hints[name])}")
+        text = word.partition("=")[2]
+        values[name] = convert(f"{prefix}{name}", override.value(), hints[name], text=text)
+        if values[name] == () and known[name].default != ():
+            raise UserError(f"{prefix}{name}=[] is empty: give at least one")
     missing = [
         name
         for name, field in known.items()
@@ -54,32 +78,57 @@ def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") 
     ]
     if missing:
         raise UserError(f"lmsd {verb} needs {missing[0]}=...; options: {', '.join(known)}")
+    if values.get("sampler") is not None:
+        check_choice(parse(f"sampler={values['sampler']}"), groups())
     return kind(**values)
 
 
-def convert(name: str, value: Any, hint: Any) -> Any:
-    """A parsed value as the option's type: X | None, tuple[X, ...], Literal, or a plain type."""
+def _one_way(word: str, hint: Any) -> str:
+    """What to write in place of values by commas."""
+    key, _, value = word.partition("=")
+    if get_origin(hint) is tuple:
+        return f"write a list as {key}=[{value}]"
+    return f"{key} takes one; commas within it are quoted: {key}=\"'{value}'\""
+
+
+def convert(name: str, value: Any, hint: Any, *, text: str | None = None) -> Any:
+    """A parsed value as the option's type: X | None, tuple[X, ...], Literal, or a plain type.
+
+    text: as it was typed.
+    """
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         kind = next(kind for kind in inner if kind is not type(None))
-        return None if value is None else convert(name, value, kind)
+        return None if value is None else convert(name, value, kind, text=text)
     if origin is tuple:  # a single value is a sequence of one
-        items = value if isinstance(value, list) else [value]
-        return tuple(convert(name, item, inner[0]) for item in items)
+        one = not isinstance(value, list)
+        return tuple(
+            convert(name, item, inner[0], text=text if one else None) for item in ([value] if one else value)
+        )
     if origin is Literal:
         if value not in inner:
             hint = nearest(str(value), map(str, inner))
             raise UserError(f"{name}={value} is not one of {', '.join(map(str, inner))}{hint}")
         return value
-    return scalar(name, value, hint)
+    return scalar(name, value, hint, text=text)
 
 
-def scalar(name: str, value: Any, kind: type) -> Any:
-    """A parsed value as bool, int, float, Path or text."""
+def scalar(name: str, value: Any, kind: type, *, text: str | None = None) -> Any:
+    """A parsed value as bool, int, float, Path or text; a word that looks like a number stays as typed."""
+    if value is None or isinstance(value, list | dict):
+        shown = "null" if value is None else text or value
+        raise UserError(f"{name}={shown} is not one value: give {name}=...")
     if kind is bool and not isinstance(value, bool):
         raise UserError(f"{name}={value} is not true or false")
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)  # 1e5
     if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise UserError(f"{name}={value} is not an integer, e.g. 1000")
     if kind is float and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise UserError(f"{name}={value} is not a number, e.g. 0.5")
-    return kind(value if kind in (bool, int, float) else str(value))
+    limit = LIMITS.get(name.rpartition(".")[2])
+    if limit is not None:
+        refuse(name, value, limit)
+    if kind in (bool, int, float):
+        return kind(value)
+    return kind(value if isinstance(value, str) else text or str(value))

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from lmsd.cli import runs
+from lmsd.cli.written import check_out
+from lmsd.errors import UserError
 
 HELP = """lmsd report RUN           write its report.html again; RUN: last, an id or a folder
 lmsd report A B C         compare A with each of the others: which scores differ, and with what p-value
@@ -13,14 +15,18 @@ lmsd report A B C         compare A with each of the others: which scores differ
 
 def main(arguments: list[str]) -> int:
     """Write the report, or the comparison, and print its path."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or "-h" in arguments or "--help" in arguments:
         print(HELP, end="")
         return 0 if arguments else 2
-    from lmsd.evaluation.report import write_report
-
     out = [word.removeprefix("out=") for word in arguments if word.startswith("out=")]
     names = [word.removeprefix("run=") for word in arguments if not word.startswith("out=")]
     folders = [runs.find(name) for name in names]
+    if not folders or (out and len(folders) < 2):
+        raise UserError("out= is the page of a comparison: lmsd report A B out=FILE.html")
+    if out:
+        check_out(Path(out[-1]), ".html")
+    from lmsd.evaluation.report import write_report
+
     for folder in folders:
         print(write_report(folder))
     if len(folders) > 1:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lmsd.cli import options, runs
 from lmsd.cli.options import SamplingOptions
+from lmsd.cli.written import check_out, writing
 from lmsd.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,18 +65,35 @@ def remembered(chosen: Again) -> SampleOptions:
     return replace(known, out=chosen.out)
 
 
+FILES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".md")
+"""Endings by which one word is a file's name and no prompt."""
+
+
 def prompts(words: tuple[str, ...]) -> list[str]:
     """The prompts themselves, or the lines of the one file that is named."""
-    if len(words) == 1 and Path(words[0]).suffix == ".txt":
-        if not Path(words[0]).is_file():
-            raise UserError(f"prompts={words[0]}: there is no such file")
-        return [line for line in Path(words[0]).read_text().splitlines() if line.strip()]
-    return list(words)
+    path = Path(words[0])
+    if len(words) > 1 or path.suffix not in FILES:
+        return list(words)
+    if not path.is_file():
+        raise UserError(f"prompts={path}: there is no such file; give prompts='[a, b]', or a .txt of them")
+    if path.suffix != ".txt":
+        raise UserError(f"prompts={path}: prompts are read from a .txt file, one a line")
+    try:
+        found = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"prompts={path} cannot be read as text: {error}") from error
+    if not found:
+        raise UserError(f"prompts={path} holds none: write one a line")
+    return found
 
 
 def sample(chosen: SampleOptions) -> Path:
     """Draw len(seeds) rows of len(prompts) images and return the grid's path."""
+    if chosen.out is not None:
+        check_out(chosen.out)
     folder = runs.find(chosen.run)
+    out = chosen.out or free_name(folder / "samples")
+    check_out(out)
     from lmsd.cli.trained import open_run
     from lmsd.evaluation.grid import save_grid
 
@@ -84,14 +102,13 @@ def sample(chosen: SampleOptions) -> Path:
     images: list[Tensor] = []
     for seed in chosen.seeds:
         images += list(trained.images(list(chosen.prompts), seed=seed))
-    out = chosen.out or free_name(folder / "samples")
-    out.parent.mkdir(parents=True, exist_ok=True)
     captions = list(chosen.prompts) * len(chosen.seeds)
-    save_grid(images, captions, out, columns=len(chosen.prompts))
     settings = replace(chosen, run=str(folder), checkpoint=trained.checkpoint.name, out=None)
     record = {**asdict(chosen), "run": folder.name, "out": out.name, **trained.facts()}
     record["options"] = asdict(settings)
-    out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    with writing(out):
+        save_grid(images, captions, out, columns=len(chosen.prompts))
+        out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     return out
 
 

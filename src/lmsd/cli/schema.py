@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from lmsd.cli.instantiate import check_name, targets
 from lmsd.cli.kinds import Choice, Kind, Many, Number, Text, like
 from lmsd.cli.limits import RULES, SIZES
 from lmsd.cli.places import config_dir
@@ -102,9 +103,25 @@ def refuse(key: str, value: Any, kind: Kind) -> None:
 
 
 def check_config(config: DictConfig) -> None:
-    """Refuse unknown names and wrong types anywhere in a composed, resolved configuration."""
+    """Refuse forbidden constructors, unknown names and wrong types in a composed, resolved configuration."""
     tree: Any = OmegaConf.to_container(config)
+    for target in targets(tree):
+        check_name(target)
+    for group in OPEN:
+        _check_entries(group, tree.get(group))
     _check(tree, tree, "")
+
+
+def _check_entries(group: str, entries: Any) -> None:
+    """Refuse an entry of a group of named ones that is no object and names no constructor."""
+    for name, node in entries.items() if isinstance(entries, dict) else ():
+        key = f"{group}.{name}"
+        if key == "logger.auto" or (isinstance(node, dict) and "_target_" in node):
+            continue
+        if node is None:
+            raise UserError(f"{key}=null: take it away with '~{key}'")
+        hint = nearest(str(name), [other for other in entries if other != name])
+        raise UserError(f"there is no {key}{hint}; one of your own begins with {key}._target_=MODULE.CLASS")
 
 
 def strangers(node: Mapping[str, Any], path: str = "") -> Iterator[str]:

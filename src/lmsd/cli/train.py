@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmsd import stops
 from lmsd.cli import runs
 from lmsd.cli.agreed import agreed
-from lmsd.cli.compose import check_value, flatten, groups, load, parse, require_secrets
+from lmsd.cli.compose import check_value, flatten, groups, load, parse, require_secrets, written
 from lmsd.cli.limits import check_limits, check_tasks
 from lmsd.errors import HIDDEN, UserError, redact, shown
 
@@ -121,7 +121,7 @@ def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]
     alone may name a run that is done.
     """
     overrides = {str(override.key_or_group): override for override in map(parse, arguments)}
-    wanted = overrides.pop("resume").value() if "resume" in overrides else None
+    wanted = written(overrides.pop("resume")) if "resume" in overrides else None
     if wanted is None:
         return None, None
     if wanted == "auto":

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from lmsd.cli import runs
 from lmsd.cli.compose import load, parse
+from lmsd.cli.limits import check_limits
 from lmsd.errors import UserError
 
 HELP = """lmsd verify-resume [kills=3] [kill_seed=0] [out=FOLDER] [options of lmsd train ...]
@@ -38,9 +39,9 @@ def main(arguments: list[str]) -> int:
         print(HELP)
         return 0
     own = {"kills": "3", "kill_seed": "0", "out": None}
-    own |= dict(word.split("=", 1) for word in arguments if word.split("=")[0] in own)
-    words = shortened([word for word in arguments if word.split("=")[0] not in own])
+    own |= dict(word.split("=", 1) for word in arguments if "=" in word and word.split("=")[0] in own)
     kills, seed = (whole(name, str(own[name])) for name in ("kills", "kill_seed"))
+    words = shortened([word for word in arguments if "=" not in word or word.split("=")[0] not in own])
     out = Path(own["out"] or runs.OUTPUTS / f"verify-resume-{time.strftime('%Y-%m-%d_%H%M%S')}")
     trial = verify(words, out, kills=kills, draw=random.Random(seed), launch=start)
     print(f"killed at {', '.join(map(str, trial.images)) or 'no'} images; {trial.difference or trial.equal}")
@@ -60,7 +61,9 @@ def shortened(words: list[str]) -> list[str]:
     for name in ("resume", "run_dir"):
         if name in given:
             raise UserError(f"{name}= makes no sense here: verify-resume makes both of its runs itself")
-    batch = int(load("train", words).batch_size)
+    config = load("train", words)
+    check_limits(config)
+    batch = int(config.batch_size)
     short = {"images": 48 * batch, "checkpoint_every": 8 * batch, "log_every": 4 * batch, "evaluate.n": 0}
     return [*words, *(f"{name}={value}" for name, value in short.items() if name not in given)]
 
