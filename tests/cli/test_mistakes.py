@@ -45,6 +45,14 @@ MISTAKES = [
     ),
     ("train experiment=digits,shapes", "one, try each: lmsd sweep experiment=digits,shapes"),
     ("train experiment=[digits,shape]", "experiment 'shape' not found; did you mean shapes"),
+    (
+        "train +experiment=digits",
+        "'+experiment=digits': experiment has a choice to replace, write experiment=d",
+    ),
+    (
+        "train data=digits",
+        "data 'digits' not found; name your shards with data.shards=FOLDER; available: sha",
+    ),
     ("train ~net", "'~net' is no choice: leave net= out, or take one of dit_label"),
     ("train ~logger", "'~logger' is no choice: write logger=none, or take one of"),
     ("train net=mlp net=unet_text", "net=mlp and net=unet_text: one run has one net"),
@@ -144,6 +152,7 @@ MISTAKES = [
     ("runs nothing", "no runs in outputs/ with nothing"),
     ("runs --foo", "lmsd runs has no option --foo"),
     ("report --foo", "lmsd report has no option --foo"),
+    ("report last format=pdf", "lmsd report has no option format=; its one option is out="),
     ("report out=x.html", "out= is the page of a comparison: lmsd report A B out=FILE.html"),
     ("doctor --fix", "lmsd doctor has no option --fix"),
     ("data features data augment=flip", "augment=flip is not one of none, shift, shift_flip"),

@@ -180,9 +180,24 @@ def verb(name: str) -> Verb:
         from lmsd.cli.suggest import nearest
 
         raise UserError(f"unknown verb '{name}'{nearest(name, VERBS)}; verbs: {', '.join(VERBS)}")
-    with uncollected():
+    with uncollected(), unasked("attr"):
         module = importlib.import_module(f"lmsd.cli.{name.replace('-', '_')}")
     return module.main  # type: ignore[no-any-return]
+
+
+@contextmanager
+def unasked(name: str) -> Iterator[None]:
+    """Hide a library that omegaconf imports where there is one, for classes of a kind that we do not use.
+
+    Afterwards it can be imported; a twentieth of a short answer's time.
+    """
+    known = name in sys.modules
+    sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # raises ImportError where it is imported
+    try:
+        yield
+    finally:
+        if not known:
+            del sys.modules[name]
 
 
 @contextmanager

@@ -13,18 +13,20 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.conf import HydraConf
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lmsd.cli import uncollected
 from lmsd.cli.kinds import textual
 from lmsd.cli.places import config_dir, groups, own_configs
-from lmsd.cli.schema import OPEN, branches, check_config, leaves, refuse, rule, strangers, unknown
+from lmsd.cli.schema import OPEN, branches, check_config, leaves, plain, refuse, rule, strangers, unknown
 from lmsd.cli.suggest import nearest
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 
@@ -38,6 +40,9 @@ PLACES = {
     "reward": ("objective.reward",),
 }
 """Groups that are chosen for a place, not once: optimizer@optim.generator=sgd."""
+
+WAYS = {"data": "; name your shards with data.shards=FOLDER"}
+"""What those who look for a choice may look for."""
 
 
 @uncollected()
@@ -73,6 +78,8 @@ def leave_out(name: str, picked: list[Override], config: DictConfig) -> str:
     experiment=shapes net=unet_pooled: the recipe's net.width and net.depth are those of its MLP. What neither
     choice takes stays, to be refused. A note of what is gone, for a configuration that stands; or nothing.
     """
+    if not picked:
+        return ""
     tree: Any = OmegaConf.to_container(config)
     strange = list(strangers(tree))
     places = [(override, f"{override.package or group_of(override)}.") for override in picked]
@@ -172,9 +179,12 @@ def check_choice(override: Override, choices: dict[str, list[str]]) -> None:
     if value is None or override.is_delete():
         way = f"write {group}=none" if "none" in choices[group] else f"leave {group}= out"
         raise UserError(f"'{override.input_line}' is no choice: {way}, or take one of {listed}")
+    if (override.is_add() or override.is_force_add()) and (override.package or group) in plain()[0]:
+        bare = str(override.input_line).lstrip("+")
+        raise UserError(f"'{override.input_line}': {group} has a choice to replace, write {bare}")
     for item in value if isinstance(value, list) else [value]:
         if item not in choices[group]:
-            hint = nearest(str(item), choices[group]) or makers(group, str(item))
+            hint = nearest(str(item), choices[group]) or makers(group, str(item)) or WAYS.get(group, "")
             raise UserError(f"{group} '{item}' not found{hint}; available: {listed}")
     if group in PLACES and override.package is None:
         ways = " or ".join(f"{group}@{place}={value}" for place in PLACES[group])
@@ -280,10 +290,20 @@ def composed(name: str, overrides: list[str]) -> DictConfig:
         raise UserError(f"the configuration cannot be composed: {str(error).splitlines()[0]}") from error
 
 
+class OurFolders(SearchPathPlugin):
+    """Hydra looks for every choice in its own package first, opened as an archive might be."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Leave its package out of the path."""
+        entries = search_path.get_path()
+        entries[:] = [entry for entry in entries if entry.provider != "hydra"]
+
+
 @cache
 def bare_hydra() -> None:
     """Take Hydra's own groups (launcher, logging, help) out of what it composes: half of the work."""
-    ConfigStore.instance().store(group="hydra", name="config", node=HydraConf(defaults=[]))
+    ConfigStore.instance().repo["hydra"]["config.yaml"].node.defaults = []
+    Plugins.instance().register(OurFolders)
 
 
 def flatten(config: DictConfig) -> dict[str, Any]:

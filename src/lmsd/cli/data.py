@@ -59,7 +59,7 @@ def build(arguments: list[str]) -> int:
             f"there is no source '{source}'{nearest(source, SOURCES)}; sources: {', '.join(SOURCES)}"
         )
     out = [word.partition("=")[2] for word in words if word.startswith("out=")]
-    if not out:
+    if not out or not out[-1]:
         raise UserError("where to? lmsd data build needs out=DIR")
     chosen = options.read(BuildOptions, [w for w in words if not w.startswith("out=")], verb="data build")
     with Bar() as bar:

@@ -20,6 +20,9 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     out = [word.removeprefix("out=") for word in arguments if word.startswith("out=")]
     names = [word.removeprefix("run=") for word in arguments if not word.startswith("out=")]
+    for name in names:
+        if "=" in name and not Path(name).exists():
+            raise UserError(f"lmsd report has no option {name.partition('=')[0]}=; its one option is out=")
     folders = [runs.find(name) for name in names]
     if not folders or (out and len(folders) < 2):
         raise UserError("out= is the page of a comparison: lmsd report A B out=FILE.html")

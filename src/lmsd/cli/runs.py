@@ -11,12 +11,8 @@ import errno
 import fcntl
 import json
 import os
-import platform
-import secrets
-import subprocess
 import sys
 import time
-import uuid
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -39,6 +35,9 @@ def create(config: DictConfig, overrides: list[str]) -> Path:
 
     config.yaml comes last: without it there is no run, and what a killed process left is made again.
     """
+    import secrets  # not for a typo, as below: these bring more than they do here
+    import uuid
+
     while True:
         stamp = datetime.now().strftime("%Y-%m-%d_%H%M%S")
         folder = Path(config.run_dir or OUTPUTS / f"{stamp}-{config.name}-{secrets.token_hex(2)}")
@@ -77,7 +76,9 @@ def shown(override: str) -> str:
 
 def environment() -> dict[str, Any]:
     """What the run stood on: versions and the code's commit, no names of machines or users."""
-    from importlib.metadata import version  # not for a typo: it brings the email package
+    import platform
+    import subprocess
+    from importlib.metadata import version
 
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
