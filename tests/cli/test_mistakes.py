@@ -78,7 +78,7 @@ MISTAKES = [
     ),
     ("train name=a/b", "name=a/b is not a name of 1 to 100 characters without a slash"),
     ("train name=", "name= is not a name of 1 to 100"),
-    ("train resume=0123", "no run '0123' in outputs/"),
+    ("train resume=12e4", "no run '12e4' in outputs/"),
     ("demo foo=1", "unknown option 'foo'"),
     ("demo images=0", "images=0 is not a whole number of at least 1"),
     ("demo experiment=shapes", "experiment=digits and experiment=shapes: one run has one experiment"),

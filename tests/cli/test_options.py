@@ -28,6 +28,7 @@ def test_values_become_the_types_of_the_fields() -> None:
     found = read(Some, [*words, "channels=3"], verb="try")
     assert found == Some("12", None, 2.0, True, (1, 2), ("a b",), "val", 3, Path("x/y"))
     assert isinstance(found.scale, float)
+    assert read(Some, ["run=12e4", "n=1e3"], verb="try") == Some("12e4", 1000)
 
 
 def test_a_single_value_is_a_sequence_of_one() -> None:
@@ -48,9 +49,13 @@ def test_a_single_value_is_a_sequence_of_one() -> None:
         (["run=a", "seeds=[1,a]"], "seeds=a is not an integer"),
         (["run=a", "split=tets"], "split=tets is not one of test, val; did you mean test?"),
         (["run=a", "channels=2"], "channels=2 is not one of 1, 3"),
-        (["run=a", "n=1,2"], "write a list as n=[1,2]"),
+        (["run=a", "n=1,2"], "'n=1,2' gives several values; n takes one"),
+        (["run=a", "seeds=1,2"], "write a list as seeds=[1,2]"),
         (["run=a", "--n"], "write option=value"),
-        (["run=a", "run=b,c"], "write a list"),
+        (["run=a", "run=b,c"], "run takes one; commas within it are quoted: run=\"'b,c'\""),
+        (["run=[a]"], "run=[a] is not one value: give run=..."),
+        (["run=a", "seeds=[]"], "seeds=[] is empty: give at least one"),
+        (["run=a", "seeds=[1,-1]"], "seeds=-1 is not a whole number from 0 to"),
     ],
 )
 def test_a_mistake_is_one_sentence(words: list[str], said: str) -> None:

@@ -164,7 +164,7 @@ def group_of(override: Override) -> str:
 
 
 def written(override: Override) -> Any:
-    """A word or path as it was typed, where the grammar reads a number: resume=0123, run=1e10."""
+    """A word or path as it was typed, where the grammar reads a number: resume=12e4, an id."""
     value = override.value()
     plain = isinstance(value, bool | int | float)
     return str(override.input_line).partition("=")[2] if plain else value

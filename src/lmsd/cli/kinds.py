@@ -188,7 +188,7 @@ class Either:
 
 
 def textual(kind: Kind) -> bool:
-    """Whether it takes words, and no number: 0123 is one too, then."""
+    """Whether it takes words, and no number: 12e4 is one too, then."""
     parts = kind.kinds if isinstance(kind, Either) else (kind,)
     worded = any(isinstance(part, Text) for part in parts)
     return worded and not any(isinstance(part, Number | Flag | Anything) for part in parts)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -88,7 +89,8 @@ def _one_way(word: str, hint: Any) -> str:
     key, _, value = word.partition("=")
     if get_origin(hint) is tuple:
         return f"write a list as {key}=[{value}]"
-    return f"{key} takes one; commas within it are quoted: {key}=\"'{value}'\""
+    worded = {str, Path} & {hint, *get_args(hint)}
+    return f"{key} takes one" + (f"; commas within it are quoted: {key}=\"'{value}'\"" if worded else "")
 
 
 def convert(name: str, value: Any, hint: Any, *, text: str | None = None) -> Any:
