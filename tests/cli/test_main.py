@@ -518,7 +518,10 @@ def test_labels_are_asked_for_before_a_run_has_a_folder(
         (["data", "build", "digit", "out=x"], "no source 'digit'; did you mean digits?"),
         (["data", "build", "digits"], "needs out=DIR"),
         (["data", "build", "digits", "out="], "needs out=DIR"),
-        (["data", "build", "shapes", "out=x", "image_size=-3"], "image_size=-3 is too small"),
+        (
+            ["data", "build", "shapes", "out=x", "image_size=-3"],
+            "image_size=-3 is not a whole number of at least 1",
+        ),
         (["data", "build", "shapes", "out=x", "path=y"], "it belongs to folder and cifar10"),
         (["data", "index", "nowhere"], "the shard nowhere is missing"),
         (["report", "nowhere"], "no run 'nowhere'"),

@@ -156,6 +156,7 @@ MISTAKES = [
     ("report out=x.html", "out= is the page of a comparison: lmsd report A B out=FILE.html"),
     ("doctor --fix", "lmsd doctor has no option --fix"),
     ("data features data augment=flip", "augment=flip is not one of none, shift, shift_flip"),
+    ("data features data image_size=0", "image_size=0 is not a whole number of at least 1"),
     ("data features data images=0", "images=0 is not a whole number of at least 1"),
     ("data bild digits", "unknown action 'bild'; did you mean build?"),
 ]

@@ -24,10 +24,18 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def test_a_folder_that_cannot_be_made_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(
+        UserError, match=r"^file/x cannot be made: .*; name another place with run_dir=FOLDER$"
+    ):
+        runs.create(OmegaConf.create({"name": "small", "run_dir": "file/x"}), [])
+
+
 def test_two_runs_of_one_second_get_two_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     # the second run draws the first one's name
     ids = iter(["aaaa", "aaaa", "bbbb"])
-    monkeypatch.setattr(runs.secrets, "token_hex", lambda _: next(ids))
+    monkeypatch.setattr("secrets.token_hex", lambda _: next(ids))
 
     class Stopped(runs.datetime):
         @classmethod

@@ -23,6 +23,7 @@ LIMITS: Mapping[str, Kind] = {
     "strength": Number(0.01, 1, whole=False),
     "n": Number(2),
     "images": Number(1),
+    "image_size": Number(1),
 }
 """What the options of that name may be, whichever verb has them; of a list, each item."""
 

@@ -51,6 +51,9 @@ def create(config: DictConfig, overrides: list[str]) -> Path:
                 ) from None
             if config.run_dir:
                 break
+        except OSError as error:
+            said = f"{folder} cannot be made: {error.strerror}"
+            raise UserError(f"{said}; name another place with run_dir=FOLDER") from error
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
     (folder / "overrides.txt").write_text("".join(f"{shown(override)}\n" for override in overrides))

@@ -66,7 +66,8 @@ def _read(path: Path) -> dict[str, Records]:
                 if name in (*BATCHES, TEST):
                     found[name] = _records(archive, member, path)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read as an archive ({error}); {_WHERE} again") from error
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} cannot be read as an archive ({said}); {_WHERE} again") from error
     missing = [name for name in (*BATCHES, TEST) if name not in found]
     if missing:
         raise UserError(
