@@ -50,6 +50,7 @@ def test_a_command_is_accepted(
     if page == "extending.md":
         write_examples(tmp_path)
         monkeypatch.setenv("LMSD_CONFIG_DIR", str(tmp_path / "my_configs"))
+        monkeypatch.setenv("LMSD_ALLOW", "my_lmsd")
         monkeypatch.syspath_prepend(str(tmp_path))
     if verb == "train" and "--options" in rest:
         assert listing([word for word in rest if word != "--options"])

@@ -41,6 +41,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("sample", "edit", "evaluate", "runs", "report", "data", "doctor", "verify-resume"), ()),
     "train": ("--options", "--cfg"),
     "demo": ("--ablation",),
+    "sweep": ("--dry-run",),
 }
 """The words with dashes that verbs take beside -h and --help, where any other is refused here."""
 

@@ -90,6 +90,10 @@ def read(words: Sequence[str]) -> Space:
             fixed.append(word)
     if not axes:
         raise UserError("nothing varies: give an option several values, e.g. optim.generator.lr=1e-4,3e-4")
+    named = [parse_sweep(word).key_or_group for word in fixed] + [axis.key for axis in axes]
+    for key in named:
+        if named.count(key) > 1:
+            raise UserError(f"{key}= is given twice: a sweep has one axis, or one value, of each option")
     space = Space(tuple(fixed), tuple(axes))
     return replace(space, devices=_devices(space, _check(space)))
 
