@@ -87,7 +87,10 @@ TINY = (
 
 @pytest.mark.parametrize(
     ("code", "name", "log", "z_dim"),
-    [(CONSISTENCY, "Consistency", "consistency", 0), (DENOISING_GAN, "DenoisingGAN", "gap", 8)],
+    [
+        (CONSISTENCY, "Consistency", "consistency", 0),
+        pytest.param(DENOISING_GAN, "DenoisingGAN", "gap", 8, marks=pytest.mark.slow),
+    ],
 )
 def test_one_file_and_one_yaml_train(code: str, name: str, log: str, z_dim: int, tmp_path: Path) -> None:
     from lmsd.data.build import BuildOptions

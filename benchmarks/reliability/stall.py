@@ -24,12 +24,13 @@ from lmsd.engine.checkpoint import checkpoint_name
 
 WIDE = ["net.width=1024", "discriminator.trunk.width=512", "images=10_000_000", "evaluate.n=0"]
 ALLOWED, SECONDS = 1.25, 0.010
+Place = tuple[int, torch.Size]
 
 
-def tensors(state: Any, found: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
-    """The tensors of a nested state by their place in memory."""
+def tensors(state: Any, found: dict[Place, torch.Tensor]) -> dict[Place, torch.Tensor]:
+    """The tensors of a nested state by their place in memory and shape."""
     if isinstance(state, torch.Tensor):
-        found[state.data_ptr()] = state
+        found[state.data_ptr(), state.shape] = state
     for item in state.values() if isinstance(state, dict) else state if isinstance(state, list) else ():
         tensors(item, found)
     return found
@@ -41,7 +42,6 @@ class Timing(Callback):
     def __init__(self, n: int) -> None:
         self.n, self.saves, self.copies = n + 1, list[float](), list[float]()
         self.held = self.written = 0
-        self._buffers: dict[int, torch.Tensor] = {}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         path = Checkpoint.folder(trainer) / checkpoint_name(engine_of(pl_module).clock.images)
@@ -51,11 +51,10 @@ class Timing(Callback):
         self.saves.append(time.perf_counter() - began)
         writer(trainer).wait()
         state = tensors(trainer._checkpoint_connector.dump_checkpoint(weights_only=False), {})
-        if not self._buffers:
-            self._buffers = {place: torch.empty_like(value) for place, value in state.items()}
+        buffers = {place: value.clone() for place, value in state.items()}
         began = time.perf_counter()
         for place, value in state.items():
-            self._buffers[place].copy_(value)
+            buffers[place].copy_(value)
         self.copies.append(time.perf_counter() - began)
         self.held, self.written = writer(trainer)._snapshot.bytes, path.stat().st_size
         if len(self.saves) == self.n:

@@ -149,7 +149,7 @@ MISTAKES = [
     ("evaluate run=last sampler=hein", "sampler 'hein' not found; did you mean heun?"),
     ("sweep seed=1", "nothing varies: give an option several values"),
     ("sweep seed=1,2 --dryrun", "lmsd sweep has no option --dryrun; did you mean --dry-run?"),
-    ("sweep seed=1,2 seed=3", "seed= is given twice: a sweep has one axis, or one value, of each option"),
+    ("sweep seed=1,2 seed=3", "seed= is given twice: what is swept is given once, with all its values"),
     ("sweep net=mlp net=dit,unet_text", "net= is given twice"),
     ("sweep seed=1,2 split=test", "a sweep chooses on val, and test stays unseen"),
     ("runs nothing", "no runs in outputs/ with nothing"),

@@ -91,9 +91,9 @@ def read(words: Sequence[str]) -> Space:
     if not axes:
         raise UserError("nothing varies: give an option several values, e.g. optim.generator.lr=1e-4,3e-4")
     named = [parse_sweep(word).key_or_group for word in fixed] + [axis.key for axis in axes]
-    for key in named:
-        if named.count(key) > 1:
-            raise UserError(f"{key}= is given twice: a sweep has one axis, or one value, of each option")
+    for axis in axes:
+        if named.count(axis.key) > 1:
+            raise UserError(f"{axis.key}= is given twice: what is swept is given once, with all its values")
     space = Space(tuple(fixed), tuple(axes))
     return replace(space, devices=_devices(space, _check(space)))
 
