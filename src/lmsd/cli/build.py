@@ -20,6 +20,10 @@ from lmsd.cli.compose import stored
 from lmsd.cli.instantiate import check, instantiate
 from lmsd.data.module import ShardDataModule
 from lmsd.engine import Engine
+from lmsd.engine.callbacks import Checkpoint, Evaluate
+from lmsd.engine.divergence import Guard
+from lmsd.engine.hacking import HackingGuard
+from lmsd.engine.watchdog import Watchdog
 from lmsd.engine.weights import Source, load_weights
 from lmsd.errors import UserError
 from lmsd.models.adapters import LabelTransformer
@@ -232,3 +236,37 @@ def trained(config: DictConfig, checkpoint: Path, *, ema: str | None) -> Generat
             f"{checkpoint} lacks {', '.join(mismatch.missing[:5])}; it is of another configuration"
         )
     return built.eval().requires_grad_(False)
+
+
+def callbacks(config: DictConfig, validation: Any, objective: Any) -> list[Any]:
+    """Those that the configuration names, and those that every run has."""
+    found = [instantiate(node) for node in config.callbacks.values()]
+    if validation is not None:
+        every = config.evaluate.every or config.images
+        found.append(Evaluate(validation, every_images=every, at_start=config.evaluate.at_start))
+        found += guards(config, objective)
+    monitor = None if validation is None else validation.monitor
+    guard = config.rollback
+    saving = Checkpoint(
+        every_images=config.checkpoint_every,
+        keep_last=config.keep,
+        keep_every=config.keep_every,
+        monitor=monitor,
+    )
+    return [
+        *found,
+        Guard(
+            skipped=guard.skipped,
+            collapsed=guard.collapsed,
+            at_most=guard.at_most,
+            max_bad=config.data.max_bad,
+        ),
+        Watchdog(seconds=config.hang_seconds),
+        saving,
+    ]
+
+
+def guards(config: DictConfig, objective: Any) -> list[Any]:
+    """What ends a run that learns from rewards when they and the held-out score part."""
+    patience = config.evaluate.stop_hacking
+    return [HackingGuard(patience=patience)] if patience and hasattr(objective, "reward") else []

@@ -236,7 +236,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             accelerator=config.accelerator,
             precision=config.precision,
             loggers=loggers(config, folder),
-            callbacks=callbacks(config, validation, objective),
+            callbacks=build.callbacks(config, validation, objective),
             resume_from=resumed if resumed and runs.has_checkpoint(folder) else None,
             profiler=config.profiler,
             asynchronous=config.checkpoint_async,
@@ -253,47 +253,6 @@ def report(folder: Path) -> None:
 
     with tolerated(f"the report (again: lmsd report {folder})"):
         print(f"Report: {write_report(folder)}")
-
-
-def callbacks(config: DictConfig, validation: Any, objective: Any) -> list[Any]:
-    """Those that the configuration names, and those that every run has."""
-    from lmsd.cli.instantiate import instantiate
-    from lmsd.engine.callbacks import Checkpoint, Evaluate
-    from lmsd.engine.divergence import Guard
-    from lmsd.engine.watchdog import Watchdog
-
-    found = [instantiate(node) for node in config.callbacks.values()]
-    if validation is not None:
-        every = config.evaluate.every or config.images
-        found.append(Evaluate(validation, every_images=every, at_start=config.evaluate.at_start))
-        found += guards(config, objective)
-    monitor = None if validation is None else validation.monitor
-    guard = config.rollback
-    saving = Checkpoint(
-        every_images=config.checkpoint_every,
-        keep_last=config.keep,
-        keep_every=config.keep_every,
-        monitor=monitor,
-    )
-    return [
-        *found,
-        Guard(
-            skipped=guard.skipped,
-            collapsed=guard.collapsed,
-            at_most=guard.at_most,
-            max_bad=config.data.max_bad,
-        ),
-        Watchdog(seconds=config.hang_seconds),
-        saving,
-    ]
-
-
-def guards(config: DictConfig, objective: Any) -> list[Any]:
-    """What ends a run that learns from rewards when they and the held-out score part."""
-    from lmsd.engine.hacking import HackingGuard
-
-    patience = config.evaluate.stop_hacking
-    return [HackingGuard(patience=patience)] if patience and hasattr(objective, "reward") else []
 
 
 def require_device(config: DictConfig) -> None:
