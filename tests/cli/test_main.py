@@ -177,6 +177,30 @@ def test_every_combination_is_scored_and_kept(home: Home) -> None:
     assert "Closest pairs" in Path("outputs/first/report.html").read_text()
 
 
+def test_a_report_says_what_sets_a_run_apart_from_its_experiment(home: Home, tmp_path: Path) -> None:
+    """Its own values beside the experiment's, those of a resume too; nothing where there is no telling."""
+    from lmsd.cli.compose import load
+    from lmsd.cli.report import departures, write
+
+    folder = tmp_path / "run"
+    words = ["experiment=shapes", "seed=3", f"run_dir={folder}"]
+    config = load("train", words)
+    assert runs.create(config, words) == folder
+    apart = {"seed": [0, 3], "run_dir": [None, str(folder)]}
+    assert departures(folder) == ("shapes", apart)
+    config.keep = 7  # as `lmsd train resume=RUN keep=7` leaves it
+    runs.save_config(folder, config)
+    assert departures(folder) == ("shapes", apart | {"keep": [3, 7]})
+    assert '<td class="name">keep</td><td class="name">3</td><td class="name">7</td>' in (
+        write(folder).read_text()
+    )
+    (folder / "overrides.txt").write_text("experiment=gone\n")
+    assert departures(folder) == (None, {})
+    assert "What differs" not in write(folder).read_text()
+    name, found = departures(Path("outputs/first"))
+    assert (name, found["batch_size"]) == ("the defaults", [64, 32])
+
+
 @pytest.mark.slow
 def test_two_processes_evaluate_as_one(home: Home) -> None:
     words = ["evaluate", "run=outputs/first", "split=test", "n=32", "seeds=[5]", "steps=2"]
@@ -306,7 +330,7 @@ def test_a_full_disk_changes_neither_the_exit_code_nor_the_message(
     from lmsd.errors import UserError
     from lmsd.evaluation import report as reports
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     raised = {

@@ -84,6 +84,10 @@ def test_prompts_that_are_ignored_are_wrong(extractor, held_out):
     scores = Evaluator(held_out, extractor, halvings=2)(blind, seeds=(0, 1, 2))
     assert scores["right"].low < 0.25 < scores["right"].high
     assert scores["right_real"].value == extractor.recipe.accuracy
+    assert list(scores.slices) == ["0", "1", "2", "3"]
+    assert sum(part.n for part in scores.slices.values()) == 300
+    shares = [part.scores["right"].interval.value * part.n for part in scores.slices.values()]
+    assert sum(shares) / 300 == pytest.approx(scores["right"].value)
 
 
 def test_copies_are_seen_and_shown(extractor, held_out, train, tmp_path):

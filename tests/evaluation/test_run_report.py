@@ -214,9 +214,12 @@ def test_quality_is_drawn_against_the_number_of_steps(run):
 
 
 def test_differences_from_the_experiment_are_listed(run):
-    text = write_report(run).read_text()
-    assert "here, and not in digits" in text
-    assert '<td class="name">prompts</td><td class="name">[a red one]</td>' in text
+    differences = {"optim.clip": [None, 1.0], "name": ["digits", "mine"]}
+    page = Links(write_report(run, experiment="digits", differences=differences).read_text())
+    text = " ".join(" ".join(page.words).split())
+    assert "What differs from digits option digits this run optim.clip null 1.0 name digits mine" in text
+    same = " ".join(Links(write_report(run, experiment="digits", differences={}).read_text()).words)
+    assert "Nothing: every option is the experiment's own." in same
 
 
 def test_a_comparison_says_what_differs_and_with_what_p(run, other, tmp_path):
@@ -319,6 +322,22 @@ FLAGS = [
     "--disable-sync",
     "--hide-scrollbars",
 ]
+
+
+def printed(page: Path, folder: Path) -> int:
+    """Pages of paper that a page takes."""
+    pdf = folder / "page.pdf"
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--print-to-pdf={pdf}"]
+    subprocess.run([*command, f"file://{page}"], capture_output=True, timeout=300, check=True)
+    return len(re.findall(rb"/Type\s*/Page\b", pdf.read_bytes()))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to look at the page with")
+def test_it_prints_with_what_is_folded(run, tmp_path):
+    """On several pages; a configuration that is folded on the screen takes its pages on paper."""
+    short = printed(write_report(run), tmp_path)
+    (run / "config.yaml").write_text("option: 1\n" * 400)
+    assert printed(write_report(run), tmp_path) >= short + 4 >= 6
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to look at the page with")

@@ -64,11 +64,11 @@ def check(words: list[str]) -> None:
 
 def arm(overrides: list[str]) -> dict[str, Any]:
     """Train, sample and score one run; its folder, its test record and its status."""
+    from lmsd.cli import report
     from lmsd.cli.compose import load
     from lmsd.cli.evaluate import EvaluateOptions, evaluate
     from lmsd.cli.sample import SampleOptions, sample
     from lmsd.cli.train import train
-    from lmsd.evaluation.report import write_report
 
     overrides = ["experiment=digits", *overrides]
     config = load("train", overrides)
@@ -76,7 +76,7 @@ def arm(overrides: list[str]) -> dict[str, Any]:
     prompts = tuple(f"a handwritten {name}" for name in NAMES)
     print(sample(SampleOptions(run=str(folder), prompts=prompts, seeds=(0, 1, 2, 3))))
     evaluate(folder, EvaluateOptions(run=str(folder), split="test"))
-    write_report(folder)
+    report.write(folder)
     return {
         "folder": folder,
         "record": json.loads((folder / "eval/test/metrics.json").read_text()),

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lmsd.cli import options, runs
+from lmsd.cli import options, report, runs
 from lmsd.cli.options import RunOptions, SamplingOptions
 from lmsd.errors import UserError
 
@@ -60,10 +60,8 @@ def main(arguments: list[str]) -> int:
     with ranks():
         said = evaluate(folder, chosen)
         if runs.rank() == 0:
-            from lmsd.evaluation.report import write_report
-
             print(said)
-            print(f"Report: {write_report(folder)}")
+            print(f"Report: {report.write(folder)}")
     return 0
 
 

@@ -28,13 +28,38 @@ def main(arguments: list[str]) -> int:
         raise UserError("out= is the page of a comparison: lmsd report A B out=FILE.html")
     if out:
         check_out(Path(out[-1]), ".html")
-    from lmsd.evaluation.report import write_report
-
     for folder in folders:
-        print(write_report(folder))
+        print(write(folder))
     if len(folders) > 1:
         print(compare(folders, Path(out[-1]) if out else folders[0] / "comparison.html"))
     return 0
+
+
+def write(folder: Path) -> Path:
+    """Write a run's report.html, with what sets it apart from its experiment; its path."""
+    from lmsd.evaluation.report import write_report
+
+    experiment, differences = departures(folder)
+    return write_report(folder, experiment=experiment, differences=differences)
+
+
+def departures(folder: Path) -> tuple[str | None, dict[str, list[object]]]:
+    """The experiment that a run began from, and the options it has otherwise: [the experiment's, the run's].
+
+    (None, {}) where one of both configurations cannot be read any more.
+    """
+    from lmsd.cli.compose import flatten, load, stored
+    from lmsd.evaluation.compare import changed
+
+    given = folder / "overrides.txt"
+    words = given.read_text().splitlines() if given.is_file() else []
+    chosen = [word for word in words if word.lstrip("+").startswith("experiment=")]
+    try:
+        before, here = stored(load("train", chosen)), runs.config_of(folder)
+    except UserError:
+        return None, {}
+    name = chosen[-1].partition("=")[2] if chosen else "the defaults"
+    return name, changed({"before": flatten(before), "here": flatten(here)})
 
 
 def compare(folders: list[Path], path: Path) -> str:

@@ -249,10 +249,10 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
 
 def report(folder: Path) -> None:
     """Write report.html of a run that is done."""
-    from lmsd.evaluation.report import write_report
+    from lmsd.cli.report import write
 
     with tolerated(f"the report (again: lmsd report {folder})"):
-        print(f"Report: {write_report(folder)}")
+        print(f"Report: {write(folder)}")
 
 
 def require_device(config: DictConfig) -> None:

@@ -33,6 +33,7 @@ from lmsd.evaluation.measures import alignment, class_scores, clip_distance, mea
 from lmsd.evaluation.overlap import Overlap
 from lmsd.evaluation.ranks import by_chunks, by_first, place
 from lmsd.evaluation.scores import Scalar, Scores
+from lmsd.evaluation.slices import rows_by_slice, sliced
 from lmsd.metrics import Memorization, Score, matched_rows, memorization
 from lmsd.models.extractor import ImageSet, captions_of
 from lmsd.rng import Rng
@@ -144,6 +145,7 @@ class Evaluator:
                 scores["cmmd"] = clip_distance(fakes, real.features, self._keys)
         protocol = _published(self.extractor, setup["split"], self.n, len(seeds))
         named = {_name(kind, self.extractor.name, protocol): score for kind, score in scores.items()}
+        hits = _hits(made)
         copied: Memorization | None = None
         if training is not None:
             copied = memorization(fakes, training, real.features)
@@ -155,18 +157,12 @@ class Evaluator:
             extractor=self.extractor.name,
             n=self.n,
             seeds=seeds,
-            scores=named | self._rights(made, real),
+            scores=named | _rights(hits, real),
+            slices=sliced(fakes, real.features, hits, self._slices, extractor=self.extractor.name),
             memorization=copied,
             notes=tuple(notes),
             setup=setup,
         )
-
-    def _rights(self, made: Sequence[Made], real: Made) -> dict[str, Score]:
-        hits = [each.right for each in made if each.right is not None]
-        found = {"right": prompts_score(torch.stack(hits, dim=1), share=True)} if hits else {}
-        if real.right is not None:
-            found["right_real"] = prompts_score(real.right[:, None], share=True)
-        return found
 
     def _made(
         self,
@@ -213,6 +209,10 @@ class Evaluator:
             labels: list[int] = self.labels.tolist()
             return labels
         return [""] * self.n if self.captions is None else self.captions
+
+    @cached_property
+    def _slices(self) -> dict[str, Tensor]:
+        return rows_by_slice(None if self.labels is None else self.labels.tolist(), self.captions)
 
     @cached_property
     def _real(self) -> Made:
@@ -316,6 +316,19 @@ def evaluate(
 def quantized(images: Tensor) -> Tensor:
     """Images in [-1,1] rounded to the 256 levels that real images have."""
     return images.clamp(-1.0, 1.0).add(1.0).mul_(127.5).round_().div_(127.5).sub_(1.0)
+
+
+def _hits(made: Sequence[Made]) -> Tensor | None:
+    """Whether each image is right, bool [n,s]; None where nobody can tell."""
+    found = [each.right for each in made if each.right is not None]
+    return torch.stack(found, dim=1) if found else None
+
+
+def _rights(hits: Tensor | None, real: Made) -> dict[str, Score]:
+    found = {} if hits is None else {"right": prompts_score(hits, share=True)}
+    if real.right is not None:
+        found["right_real"] = prompts_score(real.right[:, None], share=True)
+    return found
 
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Made:

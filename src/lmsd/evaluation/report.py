@@ -1,7 +1,8 @@
 """report.html of a run folder: one file, no scripts, no link to anything, readable on a phone and on paper.
 
 It is made from what lies in the folder (status.json, metrics.jsonl, eval/<split>/*.json, samples/*.png,
-config.yaml, overrides.txt, env.json), each of which may be missing.
+config.yaml, overrides.txt, env.json), each of which may be missing. What sets a run's configuration apart
+from its experiment's is told by the caller, who can compose one.
 """
 
 import base64
@@ -18,7 +19,7 @@ from typing import Any, TypeAlias
 
 from lmsd.errors import UserError
 from lmsd.evaluation.charts import Curve, draw, short
-from lmsd.evaluation.verdict import ScoreRow, rows_of, sentences
+from lmsd.evaluation.verdict import ScoreRow, SliceTable, rows_of, sentences, slices_of
 
 Record: TypeAlias = dict[str, Any]
 
@@ -67,6 +68,7 @@ class Evaluation:
 
     split: str
     rows: list[ScoreRow]
+    slices: SliceTable | None
     setup: list[tuple[str, str]]
     notes: list[str]
     command: str
@@ -74,14 +76,21 @@ class Evaluation:
     charts: list[Chart]
 
 
-def write_report(run_dir: str | Path) -> Path:
-    """Write `report.html` into a run folder, whole or not at all; its path. Works before any evaluation."""
+def write_report(
+    run_dir: str | Path,
+    *,
+    experiment: str | None = None,
+    differences: Mapping[str, Sequence[object]] | None = None,
+) -> Path:
+    """Write `report.html` into a run folder, whole or not at all; its path. Works before any evaluation.
+
+    experiment: what the run began from; differences: options it has otherwise, [the experiment's, the run's].
+    """
     folder = Path(run_dir)
     if not folder.is_dir():
         raise UserError(f"no run folder {run_dir}")
     records = read_records(folder / "metrics.jsonl")
     found = newest_records(folder)
-    experiment, differences = _differences(folder)
     text = render(
         "report.html",
         name=folder.resolve().name,
@@ -92,7 +101,7 @@ def write_report(run_dir: str | Path) -> Path:
         pictures=_pictures(folder),
         command=_command(folder),
         experiment=experiment,
-        differences=differences,
+        differences=[(key, *map(_written, values)) for key, values in (differences or {}).items()],
         texts=_texts(folder),
     )
     path, partial = folder / "report.html", folder / "report.html.tmp"
@@ -210,6 +219,7 @@ def _evaluation(folder: Path, split: str, content: Record) -> Evaluation:
     return Evaluation(
         split=split,
         rows=rows_of(content),
+        slices=slices_of(content),
         setup=shown,
         notes=list(content.get("notes", [])),
         command=_evaluate_command(folder, content),
@@ -265,13 +275,9 @@ def _steps_curves(records: Sequence[Record], name: str) -> list[Curve]:
     return curves
 
 
-def _differences(folder: Path) -> tuple[str, list[tuple[str, str]]]:
-    """The experiment a run began from, and the options that were given on top of it."""
-    path = folder / "overrides.txt"
-    words = [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
-    given = [tuple(word.partition("=")[::2]) for word in words]
-    experiment = next((value for key, value in given if key.lstrip("+") == "experiment"), "the defaults")
-    return experiment, [(key, value) for key, value in given if key.lstrip("+") != "experiment"]
+def _written(value: object) -> str:
+    """An option's value as its file would hold it."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _plain(value: object) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from lmsd.evaluation.slices import Slice
 from lmsd.metrics import Interval, Memorization, Score
 
 Scalar: TypeAlias = str | int | float | bool | None
@@ -34,7 +35,7 @@ class Scores:
     """Scores of one model on one split, at one number of steps and one guidance.
 
     scores: by full name, kind[extractor] or a bare kind; memorization: distances to the training set; notes:
-    what was refused and what to beware of; setup: all settings.
+    what was refused and what to beware of; setup: all settings; slices: by label, or by word of the captions.
     """
 
     extractor: str
@@ -44,6 +45,7 @@ class Scores:
     memorization: Memorization | None
     notes: tuple[str, ...]
     setup: Mapping[str, Scalar] = field(default_factory=dict)
+    slices: Mapping[str, Slice] = field(default_factory=dict)
 
     def __contains__(self, kind: str) -> bool:
         return any(name.partition("[")[0] == kind for name in self.scores)
@@ -69,8 +71,13 @@ class Scores:
         scores = {name: _score_json(score) for name, score in self.scores.items()}
         if self.memorization is not None:
             scores["neighbors"] = _memorization_json(self.memorization)
+        slices = {
+            name: {"n": part.n} | {kind: _score_json(score) for kind, score in part.scores.items()}
+            for name, part in self.slices.items()
+        }
         return {
             "scores": scores,
+            **({"slices": slices} if slices else {}),
             "n": self.n,
             "seeds": list(self.seeds),
             "extractor": self.extractor,

@@ -85,6 +85,30 @@ def rows_of(content: Mapping[str, Any]) -> list[ScoreRow]:
     return rows
 
 
+@dataclass(frozen=True)
+class SliceTable:
+    """Scores of one class or caption word a row: name, n, then value and interval of every score."""
+
+    scores: list[str]
+    rows: list[list[str]]
+
+
+def slices_of(content: Mapping[str, Any]) -> SliceTable | None:
+    """The table of a record's slices; None for a record without any."""
+    slices = content.get("slices", {})
+    names = list(dict.fromkeys(name for part in slices.values() for name in part if name != "n"))
+    rows = [
+        [slice_, str(part["n"]), *(_with_interval(name, part[name]) for name in names)]
+        for slice_, part in slices.items()
+    ]
+    return SliceTable(names, rows) if rows else None
+
+
+def _with_interval(name: str, score: Mapping[str, float]) -> str:
+    show = _shown(name.partition("[")[0])
+    return f"{show(score['value'])} ({show(score['low'])} to {show(score['high'])})"
+
+
 def _neighbor_rows(near: Mapping[str, Any]) -> list[ScoreRow]:
     meaning = f"distance to the nearest training image, generated over held-out; at 5 % {near['low']:.2f}"
     rows = [ScoreRow("nearest neighbor ratio", f"{near['ratio']:.2f}", "–", "", meaning)]
