@@ -26,6 +26,7 @@ from lmsd.evaluation.report import (
     read_records,
     write_report,
 )
+from lmsd.evaluation.slices import Slice
 from lmsd.evaluation.verdict import sentences
 from lmsd.metrics import Interval, Memorization, NeighborRatio, Score
 
@@ -63,7 +64,7 @@ def run(tmp_path) -> Path:
     folder.mkdir()
     (folder / "config.yaml").write_text("name: digits\nnote: <b>&amp; not markup</b>\n")
     (folder / "overrides.txt").write_text("experiment=digits\nprompts=[a red one]\n")
-    (folder / "status.json").write_text('{"state": "done"}')
+    (folder / "status.json").write_text('{"state": "done", "peak_memory_mb": 1536}')
     (folder / "env.json").write_text('{"lmsd": "0.1.0", "commit": "abc1234"}')
     lines = []
     for step in range(0, 401):
@@ -135,6 +136,7 @@ def test_the_numbers_stand_on_the_page(run):
         "discriminator updates 200",
         "3 min 20 s",
         "200 images/s",
+        "peak memory 1.50 GiB",
         f"fd[{NAME}]",
         "3.21 2.9 to 3.5",
         "1.21 1.09 to 1.33",
@@ -211,6 +213,16 @@ def test_quality_is_drawn_against_the_number_of_steps(run):
         "Share of prompts right over sampling steps",
     ]
     assert "Quality against the number of steps" in write_report(run).read_text()
+
+
+def test_slices_stand_folded_below_the_scores(run):
+    assert "By label, or by word of the captions" not in write_report(run).read_text()
+    parts = {"cat": Slice(70, {"right": Score(Interval(0.9, 0.81, 0.95))}), "dog": Slice(60, {})}
+    replace(scores(Interval(1.21, 1.09, 1.33)), slices=parts).write(run)
+    text = " ".join(" ".join(Links(write_report(run).read_text()).words).split()).replace("\u00a0", " ")
+    assert (
+        "By label, or by word of the captions slice n right cat 70 90.0 % (81.0 % to 95.0 %) dog 60 –" in text
+    )
 
 
 def test_differences_from_the_experiment_are_listed(run):

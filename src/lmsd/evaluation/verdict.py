@@ -98,8 +98,8 @@ def slices_of(content: Mapping[str, Any]) -> SliceTable | None:
     slices = content.get("slices", {})
     names = list(dict.fromkeys(name for part in slices.values() for name in part if name != "n"))
     rows = [
-        [slice_, str(part["n"]), *(_with_interval(name, part[name]) for name in names)]
-        for slice_, part in slices.items()
+        [key, str(part["n"]), *(_with_interval(name, part[name]) if name in part else "–" for name in names)]
+        for key, part in slices.items()
     ]
     return SliceTable(names, rows) if rows else None
 
