@@ -2,16 +2,21 @@
 
     python benchmarks/coverage.py [--trials 2000]
 
-Every experiment draws its own low-dimensional samples from a fixed seed; the truth is known in closed form
-(FD of two Gaussians, the kernel's moments, a mean) or, for shares that depend on nearest neighbors, the mean
-over all experiments, which is the expected value at this n. Prints n, trials and the share covered for each
-method and exits with 1 where one leaves the band. The jackknife of shares that depend on nearest neighbors is
-wide on purpose (`lmsd.metrics.intervals`): there only the lower edge counts.
+Every experiment draws its own low-dimensional samples from a fixed seed. The truth is known in closed form
+(FD of two Gaussians, the kernel's moments, a mean); for precision, recall, density and coverage, whose
+values depend on n, it is their expected value at this n, taken as the mean over all experiments. Prints n,
+trials and the share covered for each and exits with 1 where one leaves the band; results:
+benchmarks/results/coverage.json.
 """
 
 import argparse
+import json
+import math
 import sys
+import time
 from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,18 +26,22 @@ from lmsd.metrics import (
     Score,
     clustered_share,
     compare,
+    divided,
+    divided_share,
     frechet_from_statistics,
     frechet_infinity,
-    jackknife,
     jackknife_groups,
     kernel_distance,
     kernel_distance_by_rows,
     manifolds,
     mean_interval,
+    stretched,
 )
 
 LOW, HIGH = 0.93, 0.97
-WIDE = ("coverage", "difference of coverage")
+WIDE = ("precision",)
+"""Its spread falls faster than as 1/n where nearly every sample is precise: wide, never narrow."""
+RESULTS = Path(__file__).parent / "results" / "coverage.json"
 Experiment = Callable[[int], Interval]
 
 
@@ -63,16 +72,37 @@ def kid_by_rows(seed: int) -> Interval:
     return kernel_distance_by_rows(fakes, real, jackknife_groups(400)).interval
 
 
-def covered_share(fake: Tensor, real: Tensor, groups: Tensor) -> Score:
-    whole, *without = (each.coverage for each in manifolds(fake, real, groups, k=3))
-    return Score(jackknife(whole, without), tuple(without))
-
-
-def share_covered(seed: int) -> Interval:
-    """Coverage (the metric) of a generator that misses a part."""
+def prompted(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Real samples and those of two generators that miss a part, for the same prompts."""
     generator = torch.Generator().manual_seed(seed)
-    real, fake = normal(400, 2, generator), normal(400, 2, generator) * 0.8 + 0.3
-    return covered_share(fake, real, jackknife_groups(400, seed=seed)).interval
+    prompt, one, other, real = normal(1600, 2, generator).chunk(4)
+    return 0.6 * prompt + 0.8 * real, 0.3 + 0.5 * prompt + 0.6 * one, 0.6 * prompt + 0.7 * other
+
+
+@cache
+def neighborhoods(seed: int) -> dict[str, Score]:
+    """Precision, recall, density and coverage of the first generator."""
+    real, fake, _ = prompted(seed)
+    return divided_scores(fake, real)
+
+
+def divided_scores(fake: Tensor, real: Tensor) -> dict[str, Score]:
+    """The four scores of two arrays, as an evaluation gives them."""
+    found = manifolds(fake, real)
+    scores = {}
+    for name in ("precision", "recall", "density", "coverage"):
+        whole, *parts = (getattr(each, name) for each in found)
+        if name == "density":
+            ends = divided(whole, parts)
+        else:
+            parts = stretched(whole, parts)
+            ends = divided_share(whole, parts, len(real))
+        scores[name] = Score(ends, tuple(parts), "thirds")
+    return scores
+
+
+def neighborhood(name: str, seed: int) -> Interval:
+    return neighborhoods(seed)[name].interval
 
 
 def right(seed: int) -> Interval:
@@ -91,11 +121,8 @@ def clip(seed: int) -> Interval:
 
 def difference(seed: int) -> Interval:
     """The difference of two models' coverage on the same rows, as `compare` gives it."""
-    generator = torch.Generator().manual_seed(seed)
-    real, noise = normal(400, 2, generator), normal(400, 2, generator)
-    groups = jackknife_groups(400, seed=seed)
-    one, other = (covered_share(fake, real, groups) for fake in (0.9 * noise, 0.7 * noise + 0.4))
-    return compare(one, other).difference
+    real, _, fake = prompted(seed)
+    return compare(neighborhoods(seed)["coverage"], divided_scores(fake, real)["coverage"]).difference
 
 
 def third_moment(mean: Tensor, cov: Tensor) -> Tensor:
@@ -129,37 +156,49 @@ EXPERIMENTS: dict[str, tuple[Experiment, float | None, int]] = {
     "FD∞": (fd_infinity, true_fd(), 400),
     "KID": (kid, true_kid(0.5, 1.2), 400),
     "KID by rows, 2 seeds": (kid_by_rows, true_kid(0.5, 1.2), 400),
-    "coverage": (share_covered, None, 400),
+    **{
+        name: (partial(neighborhood, name), None, 400)
+        for name in ("precision", "recall", "density", "coverage")
+    },
     "right, 3 seeds": (right, 2 / 3, 200),
-    "CLIP score, 3 seeds": (clip, None, 200),
+    "CLIP score, 3 seeds": (clip, 2.5 * math.sqrt(0.02 / (2 * math.pi)), 200),
     "difference of coverage": (difference, None, 400),
 }
 """Experiment, truth (None: the mean over all) and n."""
 
 
-def covered(name: str, trials: int) -> float:
-    """Share of the trials whose interval holds the truth."""
-    experiment, truth, _ = EXPERIMENTS[name]
+def covered(name: str, trials: int) -> dict[str, float]:
+    """Truth, mean value, mean half-width, and the share of the trials whose interval holds the truth."""
+    experiment, truth, n = EXPERIMENTS[name]
     found = [experiment(seed) for seed in range(trials)]
-    center = sum(each.value for each in found) / trials if truth is None else truth
-    return sum(each.low <= center <= each.high for each in found) / trials
+    mean = sum(each.value for each in found) / trials
+    center = mean if truth is None else truth
+    return {
+        "n": n,
+        "truth": center,
+        "mean": mean,
+        "half_width": sum(each.high - each.low for each in found) / trials / 2,
+        "covered": sum(each.low <= center <= each.high for each in found) / trials,
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=2000)
-    trials = parser.parse_args().trials
-    shares = {}
-    for name, (_, _, n) in EXPERIMENTS.items():
-        shares[name] = covered(name, trials)
-        print(
-            f"{name:24} n={n}  {trials} experiments, seeds 0 to {trials - 1}: {shares[name]:.2%}", flush=True
-        )
-    return int(not all(within(name, share) for name, share in shares.items()))
+    trials, began = parser.parse_args().trials, time.process_time()
+    about = {"experiments": trials, "seeds": f"0 to {trials - 1}", "level": 0.95}
+    found = {}
+    for name in EXPERIMENTS:
+        found[name] = {key: float(f"{value:.5g}") for key, value in covered(name, trials).items()}
+        print(f"{name:24} {trials} experiments: {found[name]['covered']:.2%}", flush=True)
+        seconds = round(time.process_time() - began)
+        content = about | {"cpu_seconds": seconds, "found": found}
+        RESULTS.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return int(not all(within(name, each["covered"]) for name, each in found.items()))
 
 
 def within(name: str, share: float) -> bool:
-    """Whether a method covers what it should."""
+    """Whether intervals hold the truth as often as they should; those of WIDE may do so more often."""
     return LOW <= share <= (1.0 if name in WIDE else HIGH)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from scipy.stats import binomtest, ttest_1samp, ttest_rel
+from scipy.stats import t as student
 
 from lmsd.errors import UserError
 from lmsd.metrics import (
@@ -11,12 +12,16 @@ from lmsd.metrics import (
     batch_means,
     clustered_share,
     compare,
+    divided,
+    divided_share,
     extrapolated,
     frechet_distance,
     frechet_infinity,
     jackknife,
     jackknife_groups,
     mean_interval,
+    stretched,
+    thirds,
     wilson,
 )
 
@@ -115,6 +120,51 @@ def test_batches_and_pseudo_values_of_a_mean_are_students_too():
         assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=1e-10)
 
 
+T_20 = 2.0859634
+"""Student's t of 20 degrees of freedom at 0.975."""
+
+
+def test_thirds_divide_the_rows_ten_times():
+    found = thirds(32)
+    assert len(found) == 30
+    assert {len(rows) for rows in found} == {10}
+    for division in range(0, 30, 3):
+        assert len(torch.cat(found[division : division + 3]).unique()) == 30
+    assert torch.equal(found[9], thirds(32)[9])
+    assert not torch.equal(found[9], thirds(32, seed=1)[9])
+
+
+def test_thirds_of_a_mean_give_its_standard_error():
+    """By hand, and on average over samples σ/√n."""
+    found = divided(5.0, [4.0, 5.0, 6.0] * 10)
+    assert found.high - 5.0 == pytest.approx(T_20 / 3**0.5, rel=1e-6)
+    assert divided(0.1, [0.0, 1.0, 2.0] * 10).low == 0.0
+    squared = []
+    for seed in range(200):
+        x = torch.randn(81, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 9.0
+        ends = divided(float(x.mean()), [float(x[rows].mean()) for rows in thirds(81, seed=seed)])
+        squared.append(((ends.high - ends.low) / 2 / T_20) ** 2)
+    assert sum(squared) / 200 == pytest.approx(1 / 81, rel=0.1)
+
+
+def test_a_share_is_never_surer_than_of_independent_rows():
+    sure, known = divided_share(1.0, [1.0] * 30, 50), wilson(50, 50)
+    assert (sure.low, sure.high) == (known.low, known.high)
+    spread = [0.8, 0.9, 1.0] * 10
+    wide = divided_share(0.95, spread, 400)
+    assert wide.high == 1.0
+    assert wide.low == divided(0.95, spread).low < wilson(380, 400).low
+
+
+def test_parts_are_stretched_to_the_spread_of_the_whole():
+    """A share that is nearer to ½ on all rows: by the quotient of p (1 − p); else not at all."""
+    parts = [0.8, 0.9, 1.0] * 10
+    step = 0.1 * (8 / 3) ** 0.5
+    assert stretched(0.6, parts)[:3] == pytest.approx([0.9 - step, 0.9, 0.9 + step])
+    assert stretched(0.95, parts) == pytest.approx(parts)
+    assert stretched(1.0, [1.0] * 30) == [1.0] * 30
+
+
 def test_fd_infinity_has_no_bias_of_order_one_over_n():
     """Equal Gaussians: FD at n=100 is far above 0, its extrapolation is not."""
     found = []
@@ -140,6 +190,16 @@ def test_fd_infinity_is_the_line_through_two_sizes():
 def test_fd_infinity_refuses_what_it_cannot_bear():
     with pytest.raises(UserError, match="99 samples are too few for FD∞ of 50 features: take n ≥ 100"):
         frechet_infinity(torch.zeros(99, 50), torch.zeros(200, 50))
+
+
+def test_a_comparison_of_thirds_is_of_their_differences():
+    """The error of 30 differences, 20 degrees of freedom."""
+    one, other = [4.0, 5.0, 6.0] * 10, [2.0, 2.0, 3.0] * 10
+    scores = [Score(divided(v, parts), tuple(parts), "thirds") for v, parts in ((5.0, one), (4.0, other))]
+    found, error = compare(*scores), (1 / 3 / 3) ** 0.5  # of the differences 2, 3, 3
+    assert found.difference.value == 1.0
+    assert found.difference.high - 1.0 == pytest.approx(T_20 * error, rel=1e-6)
+    assert found.p == pytest.approx(2 * student.sf(1.0 / error, 20), rel=1e-9)
 
 
 @pytest.mark.parametrize("method", ["batches", "jackknife"])

@@ -23,16 +23,17 @@ from lmsd.metrics import (
     batch_means,
     clip_scores,
     clustered_share,
+    divided,
+    divided_share,
     gaussian,
     inception_scores,
-    jackknife,
     kernel_distance_by_rows,
     manifolds,
     matched_halves,
     mean_interval,
     r_precision,
+    stretched,
     unit_rows,
-    wilson,
 )
 
 K = 5
@@ -87,7 +88,7 @@ def measures(
         )
     found |= _kernel(fakes, real, pairs, groups, training)
     if n >= LEAST_ROWS:
-        found |= _shares(fakes, real, pairs, groups, training)
+        found |= _shares(fakes, real, pairs, training)
     else:
         notes.append(f"no precision, recall, density and coverage: n={n} is below {LEAST_ROWS}")
     return Measures(found, tuple(notes))
@@ -111,34 +112,27 @@ def _shares(
     fakes: Sequence[Tensor],
     real: Tensor,
     pairs: tuple[Tensor, Tensor],
-    groups: Tensor,
     training: Tensor | None,
 ) -> dict[str, Score]:
-    """Precision, recall, density and coverage, their intervals from disjoint batches."""
+    """Precision, recall, density and coverage, their intervals from thirds of the rows."""
     sets = {"": list(fakes)} | ({} if training is None else {"_train": [training]})
     found: dict[str, Score] = {}
     for suffix, arrays in sets.items():
-        every = [manifolds(array, real, groups, k=K) for array in arrays]
+        every = [manifolds(array, real, k=K) for array in arrays]
         found |= {f"{name}{suffix}": _share(name, every, len(real)) for name in _SHARES}
-    halves = manifolds(real[pairs[0]], real[pairs[1]], groups[pairs[0]], k=K)
+    halves = manifolds(real[pairs[0]], real[pairs[1]], k=K)
     return found | {f"{name}_floor": _share(name, [halves], len(pairs[0])) for name in _SHARES}
 
 
 def _share(name: str, every: Sequence[Sequence[Manifold]], rows: int) -> Score:
-    """One of the four, of each seed's [whole, without group 0, ...], as the mean over the seeds.
-
-    The interval is at least Wilson's of as many independent trials as there are rows: where no group makes a
-    difference, at 0 or 1, the jackknife knows no width.
-    """
+    """One of the four, of each seed's [whole, first third, ...], as the mean over the seeds."""
     values = [[float(getattr(each, name)) for each in one] for one in every]
-    whole, *without = (fmean(column) for column in zip(*values, strict=True))
+    whole, *parts = (fmean(column) for column in zip(*values, strict=True))
     by_seed = tuple(one[0] for one in values)
-    interval = jackknife(whole, without)
-    if name != "density":
-        least = wilson(round(whole * rows), rows)
-        low, high = min(interval.low, least.low), min(max(interval.high, least.high), 1.0)
-        interval = Interval(whole, low, high)
-    return Score(interval, tuple(without), "jackknife", by_seed)
+    if name == "density":
+        return Score(divided(whole, parts), tuple(parts), "thirds", by_seed)
+    parts = stretched(whole, parts)
+    return Score(divided_share(whole, parts, rows), tuple(parts), "thirds", by_seed)
 
 
 def clip_distance(fakes: Sequence[Tensor], real: Tensor, keys: Sequence[int] | Sequence[str]) -> Score:

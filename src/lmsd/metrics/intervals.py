@@ -18,9 +18,16 @@ The same values give FD without its bias: with pseudo-values p_g = Gθ − (G−
 which is the intercept of the line through (1/n, θ) and (1/n', mean θ_(g)): Chong and Forsyth's extrapolation
 with two points, the nearest ones.
 
-Shares that depend on nearest neighbors (precision, recall, density, coverage) have the jackknife too. A
-sample moves them through several orders of interaction, each of which it counts as often as its order: wide,
-never narrow. (Disjoint batches will not do: balls of few samples are so large that each batch scores alike.)
+Shares that depend on nearest neighbors (precision, recall, density, coverage): a bootstrap's duplicates are
+neighbors at distance 0 (Abadie and Imbens 2008), and a jackknife counts an interaction of j rows j times.
+Values on disjoint parts of the rows are independent, so that their variance s² is right at the parts' size.
+That of all rows follows where n times it does not depend on n (Politis and Romano 1994), and a share p that
+gets nearer to ½ with n, as coverage does, spreads more: from the thirds of D divisions, p̄ their mean share,
+
+    v = ⅓ mean_D s² · max(1, p (1 − p) / p̄ (1 − p̄)),    interval p ± t_{2D} √v,
+
+again for the expected value at this n, and never narrower than Wilson's of n independent trials. Density is
+no share of rows: v = ⅓ mean_D s². (Smaller parts will not do: their balls are so large that all score alike.)
 
 Shares of right answers: Wilson's interval (Wilson 1927), which keeps its level at 0 and 1, with the trials
 counted as fewer where those of one prompt agree with each other (Kish's design effect).
@@ -44,9 +51,12 @@ from lmsd.errors import UserError
 GROUPS = 20
 """Groups of rows behind every jackknife and every set of batches."""
 
-Method: TypeAlias = Literal["jackknife", "log jackknife", "batches"]
-"""What the parts of a score are: its values without each group (quotients compare in logarithms), or its
-values on each group alone."""
+THIRDS, DIVISIONS = 3, 10
+"""Parts of the rows, and random divisions into them, behind scores that depend on nearest neighbors."""
+
+Method: TypeAlias = Literal["jackknife", "log jackknife", "batches", "thirds"]
+"""What the parts of a score are: its values without each group (quotients compare in logarithms), its values
+on each group alone, or those on the thirds of several divisions (a share's are `stretched`)."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,37 @@ def clustered_share(hits: Tensor, *, level: float = 0.95) -> Interval:
     return _wilson(p, total / effect, level)
 
 
+def thirds(rows: int, *, seed: int = 0) -> list[Tensor]:
+    """Rows [⌊n/3⌋] of each third of ten random divisions, one division after another, drawn by `seed`."""
+    generator = torch.Generator().manual_seed(seed)
+    whole = rows // THIRDS * THIRDS
+    divisions = [torch.randperm(rows, generator=generator)[:whole] for _ in range(DIVISIONS)]
+    return [third for division in divisions for third in division.chunk(THIRDS)]
+
+
+def divided(value: float, parts: Sequence[float], *, level: float = 0.95) -> Interval:
+    """Interval θ ± t √v of a statistic ≥ 0 of all rows from its values on their `thirds`, v = ⅓ mean s²."""
+    half = _quantile("thirds", len(parts), level) * _error(parts, "thirds")
+    return Interval(value, max(value - half, 0.0), value + half, level)
+
+
+def divided_share(share: float, parts: Sequence[float], rows: int, *, level: float = 0.95) -> Interval:
+    """Interval of a share of `rows` from its `stretched` values on their thirds (module formula).
+
+    Wilson's part counts at 0 and 1, where all thirds have one share.
+    """
+    found, least = divided(share, parts, level=level), _wilson(share, rows, level)
+    return Interval(share, min(found.low, least.low), min(max(found.high, least.high), 1.0), level)
+
+
+def stretched(share: float, parts: Sequence[float]) -> list[float]:
+    """Shares on `thirds`, spread as all rows imply: by √(p (1 − p) / p̄ (1 − p̄)) where that is above 1."""
+    mean = statistics.fmean(parts)
+    alone = mean * (1 - mean)
+    factor = math.sqrt(max(1.0, share * (1 - share) / alone)) if alone > 0 else 1.0
+    return [mean + factor * (part - mean) for part in parts]
+
+
 def mean_interval(values: Tensor, *, level: float = 0.95) -> Interval:
     """t-interval of the mean of values [n,s], n independent prompts (rows) with s values each."""
     rows = values.double().mean(dim=1)
@@ -197,13 +238,26 @@ def compare(one: Score, other: Score) -> Comparison:
     )
     gap = a - b
     error = _error([p - q for p, q in zip(parts_a, parts_b, strict=True)], one.method)
-    freedom = len(parts_a) - 1
-    half = float(t.ppf(0.975, freedom)) * error
+    freedom = _freedom(one.method, len(parts_a))
+    half = _quantile(one.method, len(parts_a), 0.95) * error
     p = 2.0 * float(t.sf(abs(gap) / error, freedom)) if error > 0 else float(gap == 0.0)
     return Comparison(Interval(gap, gap - half, gap + half), p)
 
 
+def _freedom(method: Method, parts: int) -> int:
+    """Degrees of freedom behind the error of so many parts; divisions count as independent."""
+    return parts - parts // THIRDS if method == "thirds" else parts - 1
+
+
+def _quantile(method: Method, parts: int, level: float) -> float:
+    """Student's t at which an interval of this level ends."""
+    return float(t.ppf(0.5 + level / 2, _freedom(method, parts)))
+
+
 def _error(parts: Sequence[float], method: Method) -> float:
     """Standard error that the groups' values give."""
+    if method == "thirds":
+        divisions = torch.tensor(parts, dtype=torch.float64).view(-1, THIRDS)
+        return math.sqrt(float(divisions.var(dim=1).mean()) / THIRDS)
     spread = math.sqrt(statistics.pvariance(parts))
     return spread * math.sqrt(len(parts) - 1) if "jackknife" in method else spread / math.sqrt(len(parts) - 1)

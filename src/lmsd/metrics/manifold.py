@@ -17,11 +17,9 @@ from torch import Tensor
 
 from lmsd.errors import UserError
 from lmsd.metrics.frechet import Features, as_features
-from lmsd.metrics.intervals import GROUPS
+from lmsd.metrics.intervals import thirds
 
 _CELLS = 1 << 23
-_SPARE = 30
-"""Neighbors beyond the k-th that are looked at where those of one group are left out."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +40,7 @@ def manifold(generated: Features, real: Features, *, k: int = 5) -> Manifold:
     y, x = as_features(generated, "generated"), as_features(real, "real")
     if min(len(x), len(y)) <= k:
         raise UserError(f"{len(y)} generated and {len(x)} real samples are too few for k={k}: take n > k")
-    radius_x, radius_y = _radii(x, k), _radii(y, k)
-    inside = torch.zeros(len(y), device=y.device)
-    recalled, covered = [], []
-    for rows in torch.arange(len(x)).split(max(1, _CELLS // len(y))):
-        distance = torch.cdist(x[rows], y)
-        hits = distance < radius_x[rows, None]
-        inside += hits.sum(dim=0)
-        covered.append(hits.any(dim=1))
-        recalled.append((distance < radius_y).any(dim=1))
-    return Manifold(
-        precision=float((inside > 0).double().mean()),
-        recall=float(torch.cat(recalled).double().mean()),
-        density=float(inside.double().mean()) / k,
-        coverage=float(torch.cat(covered).double().mean()),
-    )
+    return _manifolds(y[None], x[None], k)[0]
 
 
 def precision_recall(generated: Features, real: Features, *, k: int = 3) -> tuple[float, float]:
@@ -71,53 +55,47 @@ def density_coverage(generated: Features, real: Features, *, k: int = 5) -> tupl
     return found.density, found.coverage
 
 
-def manifolds(generated: Tensor, real: Tensor, groups: Tensor, *, k: int = 5) -> list[Manifold]:
-    """`manifold` of two arrays [n,d] whose rows belong together, then without each of the 20 groups [n].
-
-    The same as leaving the rows out one group after another, from one pass over the distances.
-    """
+def manifolds(generated: Features, real: Features, *, k: int = 5) -> list[Manifold]:
+    """`manifold` of two arrays [n,d] whose rows belong together, then of every one of their `thirds`."""
     y, x = as_features(generated, "generated"), as_features(real, "real")
-    kept = torch.stack([torch.ones_like(groups, dtype=torch.bool), *(groups != g for g in range(GROUPS))])
-    radius_x, radius_y = _radii_without(x, groups, k), _radii_without(y, groups, k)
-    inside = torch.zeros(len(kept), len(y), dtype=torch.int64)
-    covered, recalled = torch.zeros(len(kept)), torch.zeros(len(kept))
-    for rows in torch.arange(len(x)).split(max(1, _CELLS // len(y))):
-        distance = torch.cdist(x[rows], y)
-        for place, keep in enumerate(kept):
-            both = keep[rows, None] & keep
-            hits = (distance < radius_x[rows, place, None]) & both
-            inside[place] += hits.sum(dim=0)
-            covered[place] += hits.any(dim=1).sum()
-            recalled[place] += ((distance < radius_y[:, place]) & both).any(dim=1).sum()
-    count = kept.sum(dim=1).double()
-    precision = (inside > 0).sum(dim=1) / count
-    density = inside.sum(dim=1) / (count * k)
-    columns = zip(precision, recalled / count, density, covered / count, strict=True)
-    return [Manifold(*map(float, column)) for column in columns]
+    rows = torch.stack(thirds(len(x)))
+    if rows.shape[1] <= k:
+        raise UserError(f"{len(x)} samples are too few for k={k} with an interval: take n ≥ {3 * k + 3}")
+    return [manifold(y, x, k=k), *_manifolds(y[rows], x[rows], k)]
 
 
-def _radii_without(z: Tensor, groups: Tensor, k: int) -> Tensor:
-    """Distance [n,21] of each row to its k-th nearest other row: among all, and without each group."""
-    found = []
-    for rows in torch.arange(len(z)).split(max(1, _CELLS // len(z))):
-        distance = torch.cdist(z[rows], z)
-        distance[torch.arange(len(rows)), rows] = torch.inf
-        near = distance.topk(min(k + _SPARE, len(z) - 1), dim=1, largest=False)
-        member = groups[near.indices]
-        columns = [near.values[:, k - 1]]
-        for group in range(GROUPS):
-            rank = (member != group).cumsum(dim=1)
-            place = (rank < k).sum(dim=1, keepdim=True).clamp(max=rank.shape[1] - 1)
-            columns.append(near.values.gather(1, place)[:, 0])
-        found.append(torch.stack(columns, dim=1))
-    return torch.cat(found)
+def _manifolds(y: Tensor, x: Tensor, k: int) -> list[Manifold]:
+    """One `Manifold` for each of several pairs of arrays [p,m,d] and [p,n,d]."""
+    radius_x, radius_y = _radii(x, k), _radii(y, k)
+    inside = torch.zeros(y.shape[:2], dtype=torch.int32, device=y.device)
+    covered, recalled = torch.zeros(2, len(x), device=x.device)
+    for rows in _strips(x.shape[1], y.shape[0] * y.shape[1]):
+        gap = _squares(x[:, rows], y)
+        inside += (gap < radius_x[:, rows, None]).sum(dim=1, dtype=torch.int32)
+        covered += (gap.amin(dim=2) < radius_x[:, rows]).sum(dim=1)
+        recalled += (gap.sub_(radius_y[:, None]).amin(dim=2) < 0.0).sum(dim=1)
+    precision, density = (inside > 0).double().mean(dim=1), inside.double().mean(dim=1) / k
+    columns = (precision, recalled.double() / x.shape[1], density, covered.double() / x.shape[1])
+    return [Manifold(*map(float, column)) for column in zip(*columns, strict=True)]
 
 
 def _radii(z: Tensor, k: int) -> Tensor:
-    """Distance [n] of each row to its k-th nearest other row."""
+    """Squared distance [p,n] of each row of z [p,n,d] to its k-th nearest other row."""
     found = []
-    for rows in torch.arange(len(z)).split(max(1, _CELLS // len(z))):
-        distance = torch.cdist(z[rows], z)
-        distance[torch.arange(len(rows)), rows] = torch.inf
-        found.append(distance.kthvalue(k, dim=1).values)
-    return torch.cat(found)
+    for rows in _strips(z.shape[1], z.shape[0] * z.shape[1]):
+        gap = _squares(z[:, rows], z)
+        gap[:, torch.arange(len(rows)), rows] = torch.inf
+        found.append(gap.topk(k, dim=2, largest=False).values[:, :, -1])
+    return torch.cat(found, dim=1)
+
+
+def _squares(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distances [p,n,m] of rows [p,n,d] and [p,m,d]: no root is needed to compare them."""
+    lengths = a.square().sum(dim=2)[:, :, None] + b.square().sum(dim=2)[:, None]
+    return torch.baddbmm(lengths, a, b.mT, alpha=-2.0)
+
+
+def _strips(rows: int, width: int) -> tuple[Tensor, ...]:
+    """Row numbers in strips of at most `_CELLS` distances, where a row has `width` of them."""
+    strips: tuple[Tensor, ...] = torch.arange(rows).split(max(1, _CELLS // width))
+    return strips
