@@ -4,17 +4,20 @@
 
 Scores n held-out images of a data set (CIFAR-10's test split, say) with a small untrained generator in one
 step and lmsd-cnn: every score, the search for copies among all training images, the overlap of the splits,
-nothing cached but the extractor. CPU seconds of one thread. Prints the time of sampling, of reading images
-and of the extractor's forward passes, that of everything, and their ratio; then the growth of the peak memory
-when n doubles, beside the size of the features and of the images that were added. Exits with 1 where the
-ratio is 2 or more or the growth is that of images.
+nothing cached but the extractor. CPU seconds of one thread: of sampling and of the extractor's forward
+passes, of everything, and their ratio. Then the peak memory of two more processes, at n/2 and at n without
+the training set, beside the size of the features and of the images that were added. Exits with 1 where the
+ratio is 2 or more or the growth is that of images; results: benchmarks/results/evaluation.json.
 """
 
 import argparse
+import json
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,11 +28,13 @@ from lmsd.evaluation import Evaluator, make_generate
 from lmsd.evaluation.overlap import overlap
 from lmsd.models.backbones import unet_pooled
 from lmsd.models.conditioner import LabelConditioner
+from lmsd.models.extractor import FEATURES
 from lmsd.models.generator import Generator
 from lmsd.process import Article, Process
 from lmsd.sampling import FewStep
 
 LIMIT = 2.0
+RESULTS = Path(__file__).parent / "results" / "evaluation.json"
 
 
 class Timed:
@@ -66,18 +71,40 @@ def generator(image_size: int) -> Generator:
     return Generator(net, Process(Article(4)), prediction="x0", conditioner=conditioner)
 
 
-def run(data: ShardDataModule, extractor: Any, n: int, image_size: int) -> tuple[float, float, int]:
-    """(seconds of forward passes, seconds of everything, peak memory in bytes)."""
+def run(data: ShardDataModule, n: int, image_size: int) -> dict[str, float]:
+    """CPU seconds of everything and of its parts; reading is part of the overlap too."""
     held_out, train = Timed(data.split_set("test"), "images"), Timed(data.split_set("train"), "images")
+    extractor, _ = find_or_train(data, augment="shift_flip")
     sampled, features = Timed(make_generate(generator(image_size), FewStep(), steps=1)), Timed(extractor)
     began = time.process_time()
-    shared = overlap(train.inner, held_out.inner)
+    shared = overlap(train, held_out)  # type: ignore[arg-type]
+    compared = time.process_time() - began
     evaluator = Evaluator(held_out, features, n=n, train=train, shared=shared)  # type: ignore[arg-type]
     scores = evaluator(lambda batch, rng: sampled(batch, rng), split="test")
     whole = time.process_time() - began
-    assert isinstance(scores["fd"].value, float)
-    passes = sampled.seconds + features.seconds + held_out.seconds + train.seconds
-    return passes, whole, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert {"fd", "kid", "coverage", "class_score"} <= {name.partition("[")[0] for name in scores.scores}
+    return {
+        "sampling": round(sampled.seconds, 1),
+        "extractor": round(features.seconds, 1),
+        "reading": round(held_out.seconds + train.seconds, 1),
+        "overlap": round(compared, 1),
+        "everything": round(whole, 1),
+        "ratio": round(whole / (sampled.seconds + features.seconds), 2),
+    }
+
+
+def peak(n: int, shards: str, image_size: int) -> float:
+    """Peak memory in MiB of a process that scores n images, without the training set."""
+    command = [sys.executable, __file__, shards, f"--n={n}", f"--image-size={image_size}", "--peak"]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def held(data: ShardDataModule, n: int, image_size: int) -> float:
+    """Peak memory in MiB of this process after scoring n images."""
+    extractor, _ = find_or_train(data, augment="shift_flip")
+    made = make_generate(generator(image_size), FewStep(), steps=1)
+    Evaluator(data.split_set("test"), extractor, n=n)(made, split="test")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> int:
@@ -85,22 +112,29 @@ def main() -> int:
     parser.add_argument("shards")
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    size = options.image_size
+    n, size = options.n, options.image_size
     data = ShardDataModule(options.shards, batch_size=1, image_size=size)
-    extractor, _ = find_or_train(data)
-    _, _, before = run(data, extractor, options.n // 2, size)
-    passes, whole, after = run(data, extractor, options.n, size)
-    ratio = whole / passes
-    added = options.n - options.n // 2
-    images = added * 3 * size * size * 4
-    print(f"n={options.n}: forward passes {passes:.1f} s, everything {whole:.1f} s, ratio {ratio:.2f}")
-    print(
-        f"{added} images more: peak memory +{(after - before) / 2**20:.1f} MiB; their features "
-        f"{added * 64 * 4 / 2**20:.1f} MiB, they themselves {images / 2**20:.1f} MiB"
-    )
-    return int(ratio >= LIMIT or after - before >= images)
+    if options.peak:
+        print(held(data, n, size))
+        return 0
+    found: dict[str, Any] = {"n": n, "seconds": run(data, n, size)}
+    print(found, flush=True)
+    peaks = [peak(each, options.shards, size) for each in (n // 2, n)]
+    found["MiB"] = {
+        f"peak at n={n // 2}": round(peaks[0], 1),
+        f"peak at n={n}": round(peaks[1], 1),
+        "features added": round((n - n // 2) * FEATURES * 4 / 2**20, 1),
+        "images added": round((n - n // 2) * 3 * size * size * 4 / 2**20, 1),
+    }
+    found["splits"] = {split: len(data.split_set(split)) for split in ("train", "test")}
+    text = json.dumps(found, indent=1)
+    print(text)
+    RESULTS.write_text(text + "\n")
+    grown = peaks[1] - peaks[0]
+    return int(found["seconds"]["ratio"] >= LIMIT or grown >= found["MiB"]["images added"])
 
 
 if __name__ == "__main__":
