@@ -61,7 +61,7 @@ def outlive(worker: int) -> None:
 
 def _later(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(GRACE)
+    signal.alarm(signal.alarm(0) or GRACE)
 
 
 @contextmanager

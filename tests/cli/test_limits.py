@@ -56,6 +56,8 @@ SRUN = {"SLURM_JOB_NAME": "train", "SLURM_STEP_ID": "0"}
         ({**SRUN, "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2"}, ["devices=2", "num_nodes=2"], True),
         ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "bash"}, ["devices=2"], True),
         ({**SRUN, "SLURM_NTASKS": "2", "TORCHELASTIC_RUN_ID": "a"}, ["devices=8", "num_nodes=2"], True),
+        ({"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"}, [], True),  # asked for as cores, without srun
+        ({**SRUN, "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1"}, ["devices=2"], False),  # on two nodes
         ({**SRUN, "SLURM_NTASKS": "2"}, ["devices=2"], False),  # --ntasks=2: the nodes have no fixed number
         ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}, ["devices=2"], False),  # without srun
         ({**SRUN, "SLURM_NTASKS": "1"}, ["devices=2"], False),

@@ -81,7 +81,7 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_there_had_been_none(
     assert_same_run(tmp_path, unbroken)
 
 
-@pytest.mark.parametrize("images", [0, 32])
+@pytest.mark.parametrize("images", [0, 32, 48])
 def test_an_evaluation_is_broken_off_and_made_up_for(tmp_path: Path, unbroken: Path, images: int) -> None:
     began = time.monotonic()
     saving = Checkpoint(every_images=16, keep_last=9, monitor="val/fd")
@@ -111,6 +111,23 @@ def test_a_run_that_is_stopped_where_a_score_is_due_is_saved_first(tmp_path: Pat
     run(engine(**OPTIONS), tmp_path, resume_from=tmp_path, callbacks=[scored(seen)])
     assert seen.count(32) == 1
     assert_same_run(tmp_path, unbroken)
+
+
+def test_a_signal_in_the_last_batch_of_two_ranks_costs_no_score(tmp_path: Path) -> None:
+    """Ranks that are asked to end do not begin the last evaluation; the run is not done before it has one."""
+    folder = tmp_path / "run"
+
+    def score(subject: object) -> dict[str, float]:
+        return {"val/fd": float(sum(by_chunks(4, 1, lambda part: part.start)))}
+
+    def rank(own: int) -> None:
+        told = SendAt(signal.SIGTERM, 40, rank=1)
+        run(engine(**OPTIONS), folder, devices=2, callbacks=[told, Evaluate(score, every_images=16)])
+
+    assert codes(fork_ranks(rank, 2, tmp_path), seconds=60) == [143, 143]
+    run(engine(**OPTIONS), folder, resume_from=folder, callbacks=[Evaluate(score, every_images=16)])
+    scores = [line["images"] for line in read_metrics(folder / "metrics.jsonl") if "val/fd" in line]
+    assert scores == [0, 16, 32, 48]
 
 
 @pytest.mark.parametrize("to", [0, 1])

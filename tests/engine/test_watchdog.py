@@ -39,18 +39,19 @@ def test_the_rank_that_hangs_is_named_with_its_stacks(tmp_path: Path, hanging: i
 
 
 @pytest.mark.slow
-def test_an_evaluation_that_hangs_is_ended(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("at_start", "images"), [(True, 0), (False, 16)])
+def test_an_evaluation_that_hangs_is_ended(tmp_path: Path, at_start: bool, images: int) -> None:
     def stuck(_: object) -> dict[str, float]:
         time.sleep(1_000)
         return {}
 
     def training() -> None:
-        callbacks = [Evaluate(stuck, every_images=16, at_start=False), Watchdog(seconds=1)]
+        callbacks = [Evaluate(stuck, every_images=16, at_start=at_start), Watchdog(seconds=1)]
         run(engine("denoising", batches=2), tmp_path, callbacks=callbacks)
 
     assert codes([fork(training, tmp_path / "log")], seconds=100) == [HUNG]
     told = (tmp_path / "log").read_text()
-    assert "no evaluation has ended for 10 s, after 16 images" in told
+    assert f"no evaluation has ended for 10 s, after {images} images" in told
     assert "hang_seconds=1)" in told
     assert "in stuck" in told
 

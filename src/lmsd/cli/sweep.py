@@ -22,6 +22,7 @@ from typing import IO, Any
 from lmsd import stops
 from lmsd.cli import options, ranking, runs
 from lmsd.cli.jobs import Job, born, held, lives, notice_of, places
+from lmsd.cli.kinds import Name
 from lmsd.cli.monitors import Direction, better
 from lmsd.cli.proposals import Method, hopeless, propose
 from lmsd.cli.space import Space, read
@@ -71,6 +72,8 @@ class SweepOptions:
     def check(self) -> None:
         """Raise UserError for what cannot be, before anything is read or made."""
         better(self.monitor)
+        if self.name is not None and (not Name().fits(self.name) or self.name in (".", "..")):
+            raise UserError(f"sweep.name={self.name} is not {Name().words()}")
         for name, value, example in (("jobs", self.jobs, 2), ("trials", self.trials, 20)):
             if value is not None and value < 1:
                 raise UserError(
@@ -156,11 +159,17 @@ class Sweep:
         self.prunes = self.method != "grid" if chosen.prune is None else chosen.prune
         self.places = places(chosen.gpus, chosen.jobs, self.space.devices)
         self.notice = notice_of(chosen.prefix)
-        known = {tuple(trial.values) for trial in self.ledger.trials} - {
-            tuple(a.key for a in self.space.axes)
+        told = {
+            "fixed": " ".join(self.space.fixed),
+            "over": " ".join(map(str, self.space.axes)),
+            "monitor": chosen.monitor,
+            "direction": self.direction,
         }
-        if known:
-            raise UserError(f"{self.folder} is a sweep over {', '.join(*known)}: give another sweep.name=")
+        known = self.ledger.sweep or told
+        for name in (name for name in told if known.get(name) != told[name]):
+            was = f"{name}: {known.get(name) or 'nothing'}, not {told[name] or 'nothing'}"
+            raise UserError(f"{self.folder} is another sweep ({was}): give another sweep.name=")
+        self.ledger.sweep = told
 
     def plan(self) -> str:
         """What would run, and where."""
@@ -169,7 +178,7 @@ class Sweep:
         if self.method != "grid":
             return "\n".join([head, *(f"  {axis}" for axis in self.space.axes)])
         rows = [f"  lmsd train {' '.join(self.space.words(v))}" for v in self.space.grid() if v not in tried]
-        return "\n".join([head, *rows[: self.total - len(tried)]])
+        return "\n".join([head, *rows[: max(0, self.total - len(tried))]])
 
     def _size(self) -> str:
         """How many trials there are, and whether they are all that there can be."""

@@ -59,12 +59,14 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "trials.json"
         self.trials: list[Trial] = []
+        self.sweep: dict[str, str] = {}  # what is swept, and by which score
         self._load()
 
     def _load(self) -> int | None:
         """Read the file; the process that wrote it."""
         content = json.loads(self.path.read_text()) if self.path.is_file() else {"trials": []}
         self.trials = [_trial(entry) for entry in content["trials"]]
+        self.sweep = content.get("sweep", self.sweep)
         pid: int | None = content.get("pid")
         return pid
 
@@ -98,7 +100,8 @@ class Ledger:
     def save(self) -> None:
         """Write the file, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = {"pid": os.getpid(), "trials": [asdict(trial) for trial in self.trials]}
+        trials = [asdict(trial) for trial in self.trials]
+        content = {"pid": os.getpid(), "sweep": self.sweep, "trials": trials}
         runs.write(self.path, json.dumps(content, indent=1) + "\n")
 
 

@@ -1,7 +1,7 @@
 """What happens beside the updates, at cadences in images: evaluate, save, show, stop.
 
-The order in a Trainer is Interrupt, Guard, Progress, Evaluate, Checkpoint: whoever asks for a checkpoint or
-adds a score to one comes before the one who writes it.
+The order in a Trainer is Interrupt, Watchdog, Guard, Progress, Evaluate, Checkpoint: whoever asks for a
+checkpoint or adds a score to one comes before the one who writes it.
 """
 
 import resource
@@ -84,7 +84,8 @@ class Evaluate(Callback):
 
     def _evaluate(self, trainer: Trainer, engine: Engine) -> None:
         found: list[dict[str, float] | None] = [None]
-        if engine.clock.done or not engine.stopping:
+        stopping = engine.stopping or (world_size() == 1 and engine.request)
+        if engine.clock.done or not stopping:
             engine.evaluating = True
             try:
                 with engine.gathered():

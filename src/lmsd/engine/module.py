@@ -33,7 +33,7 @@ from lmsd.rng import Rng, fold
 from lmsd.types import Batch, Loss, Turn
 
 MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
-VERSION = 3
+VERSION = 2
 
 
 class Engine(LightningModule):
@@ -370,7 +370,7 @@ class Engine(LightningModule):
         self.objective.load_state_dict(own["objective"])
         self.meter.load_state_dict(own["meter"])
         self.evaluation, self.evaluated_at = dict(own["metrics"]), self.clock.images
-        self.metrics = dict(own["line"])
+        self.metrics = dict(own.get("line", {}))  # not in earlier checkpoints
         self.unscored, self.rollbacks = bool(own["unscored"]), int(own["rollbacks"])
         self.substituted, self.read_at = float(own["substituted"]), int(own["read_at"])
         streaks = own["streaks"].items()

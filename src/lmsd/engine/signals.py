@@ -54,12 +54,12 @@ class Interrupt(Callback):
         trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
         before = stops.noted
-        with stops.listening(heard):
-            engine.request = max(engine.request, before)
-            try:
+        try:
+            with stops.listening(heard):
+                engine.request = max(engine.request, stops.noted)
                 yield
-            finally:
-                stops.noted = before
+        finally:
+            stops.noted = before
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End here, on all ranks, if any was asked to so far."""
@@ -103,7 +103,8 @@ class Interrupt(Callback):
             self._read()
             self._ask(engine)
         code = self._read() if world_size() > 1 else engine.request
-        self.code = 0 if engine.clock.done else self.code or code
+        complete = engine.clock.done and not engine.unscored
+        self.code = 0 if complete else self.code or code
         writer(trainer).wait()
         if self.code in CODES.values() and trainer.is_global_zero:
             name = Checkpoint.folder(trainer) / checkpoint_name(engine.clock.images)

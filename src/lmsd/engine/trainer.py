@@ -6,6 +6,7 @@ no logging of hyperparameters; the engine counts, clips and reduces.
 """
 
 import logging
+import multiprocessing
 import sys
 import warnings
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from lmsd.engine.module import Engine
 from lmsd.engine.players import PlayersStrategy
 from lmsd.engine.plugin import AtomicCheckpointIO
 from lmsd.engine.signals import Interrupt
+from lmsd.engine.watchdog import Watchdog
 from lmsd.errors import UserError
 from lmsd.stops import BrokenOff
 
@@ -108,6 +110,10 @@ def fit(
             raise
         if trainer.is_global_zero:
             print("Interrupted before the first batch", file=sys.stderr, flush=True)
+    finally:
+        for worker in multiprocessing.active_children():
+            if worker.daemon:  # of a loader, stuck: it would outlive the process by `stops.GRACE`
+                worker.kill()
     if interrupt.code == REFUSED or disk.failures:
         raise UserError(
             f"checkpoints could not be written to {run_dir}: make room, then resume from the last one"
@@ -172,12 +178,12 @@ def _check(engine: Engine, datamodule: LightningDataModule, ranks: int, precisio
 
 
 def _ordered(callbacks: Sequence[Callback], interrupt: Interrupt) -> list[Callback]:
-    """Interrupt and a Guard before, and checkpoints after, all that may ask for one or add to one."""
+    """Interrupt, Watchdog and Guard before, and checkpoints after, all that may ask for one or add to one."""
     saving = [c for c in callbacks if isinstance(c, Checkpoint)] or [Checkpoint()]
-    guards = [c for c in callbacks if isinstance(c, Guard)]
-    others = [c for c in callbacks if not isinstance(c, Checkpoint | Guard)]
+    first = [c for kind in (Watchdog, Guard) for c in callbacks if isinstance(c, kind)]
+    others = [c for c in callbacks if not isinstance(c, Checkpoint | Guard | Watchdog)]
     shown = [c for c in others if isinstance(c, Progress)]
-    return [interrupt, *guards, *shown, *(c for c in others if c not in shown), *saving]
+    return [interrupt, *first, *shown, *(c for c in others if c not in shown), *saving]
 
 
 def _profiler(kind: str | None, folder: Path) -> Profiler | None:

@@ -103,8 +103,8 @@ class Watchdog(Callback):
                 trainer.strategy.launcher.kill(signal.SIGKILL)
         os._exit(HUNG)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop watching."""
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop watching, after the last checkpoint is written."""
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
