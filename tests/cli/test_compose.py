@@ -83,7 +83,10 @@ def test_a_mistake_is_one_sentence(words: list[str], said: str) -> None:
             ["experiment=cifar10", "conditioner=label"],
             "conditioner.vocab, conditioner.layers, conditioner.heads, conditioner.length",
         ),
-        (["experiment=shapes", "discriminator=mlp"], "discriminator.trunk.widths, discriminator.trunk.patch"),
+        (
+            ["experiment=cifar10", "discriminator=mlp"],
+            "discriminator.trunk.widths, discriminator.trunk.patch",
+        ),
         (["experiment=shapes", "discriminator=trunk"], "discriminator.trunk"),
         (["experiment=digits", "optimizer@optim.generator=sgd"], "optim.generator.betas"),
     ],
