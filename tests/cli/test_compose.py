@@ -26,6 +26,7 @@ def test_whole_numbers_may_be_written_as_powers_of_ten() -> None:
 
 
 def test_a_null_and_a_mapping_are_values() -> None:
+    assert load("train", ["experiment=digits", "objective.warm=null"]).objective.warm is None
     config = load("train", ["optim.clip.generator=null", "conditioner={dim: 16, heads: 2}"])
     assert config.optim.clip.generator is None
     assert (config.conditioner.dim, config.conditioner.heads, config.conditioner.layers) == (16, 2, 2)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import slurm
 from harness import free_port
-from tiny_home import TINY, Home
+from tiny_home import TINY, Home, spoken
 
 from lmsd.cli import runs
 from lmsd.data.shards import resolve
@@ -101,3 +101,22 @@ def test_two_agents_of_torchrun_make_one_run(home: Home) -> None:
     rest = ["-m", "lmsd.cli", "train", *WORDS, f"run_dir={folder}"]
     both([[*agent, "--node-rank", str(node), *rest] for node in (0, 1)], [{}, {}])
     one_run(folder)
+
+
+@pytest.mark.slow
+def test_two_ranks_score_in_training_what_one_scores(home: Home) -> None:
+    """The untrained weights, which are the same: every score, over two chunks, and the grid."""
+    counts = ["image_size=16", "train_count=64", "val_count=300", "test_count=8", "near_duplicates=keep"]
+    spoken(["data", "build", "shapes", "out=data/more", *counts])
+    words = [*TINY, "data.shards=data/more", "images=32", "evaluate.at_start=true", "evaluate.n=300"]
+    found = []
+    for devices in (1, 2):
+        folder = Path(f"outputs/scored-{devices}")
+        command = ["train", *words, f"devices={devices}", f"run_dir={folder}"]
+        subprocess.run([sys.executable, "-m", "lmsd.cli", *command], check=True, timeout=900)
+        first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+        scores = {name: value for name, value in first.items() if name.startswith("val/")}
+        found.append((first["images"], scores, (folder / "samples/step_000000000.png").read_bytes()))
+    assert found[0] == found[1]
+    assert found[0][0] == 0
+    assert any(name.startswith("val/kid[") for name in found[0][1])

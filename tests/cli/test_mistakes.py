@@ -61,6 +61,8 @@ MISTAKES = [
         "sampler 'Tau' not found; did you mean ancestral, ddim?; available: ancestral, ddim",
     ),
     ("train objective=denoising objective.times=edm", "choose with times@objective.times=, one of edm, grid"),
+    ("train --cfg=job", "lmsd train has no option --cfg; did you mean --cfg job?"),
+    ("train generator=null", "generator=null: generator has options of its own, generator.prediction"),
     ("train discriminator.trunk=mlp", "has options of its own, discriminator.trunk.width"),
     (
         "train callbacks.foo.bar=1",
@@ -132,6 +134,7 @@ MISTAKES = [
         "sample run=last prompts=a --steps 4",
         "lmsd sample has no option --steps: write options as steps=VALUE",
     ),
+    ("sample run=last prompts=a seeds=range(0,3)", "gives several values; write a list as seeds=[0,1,2]"),
     ("sample run=last prompts=a,b", "gives several values; write a list as prompts=[a,b]"),
     ("edit run=last image=x.png", "lmsd edit needs prompt=..."),
     ("edit run=last image=x.png prompt=[a,b]", "prompt=[a,b] is not one value: give prompt=..."),

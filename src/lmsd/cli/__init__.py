@@ -158,7 +158,7 @@ def check_flags(name: str, words: Sequence[str]) -> None:
             bare, equals, value = word.lstrip("-").partition("=")
             near = get_close_matches(bare, [flag.lstrip("-") for flag in known], n=1, cutoff=0.7)
             way = f": write options as {bare or 'option'}={value if equals else 'VALUE'}"
-            hint = f"; did you mean --{near[0]}?" if near else way
+            hint = f"; did you mean --{near[0]}{f' {value}' * bool(value)}?" if near else way
             told = word.partition("=")[0]
             raise UserError(f"lmsd {name} has no option {told}{hint}  (lmsd {name} --help)")
 

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lmsd.cli import uncollected
-from lmsd.cli.kinds import textual
+from lmsd.cli.kinds import optional, textual
 from lmsd.cli.places import config_dir, groups, own_configs
 from lmsd.cli.schema import OPEN, branches, check_config, leaves, plain, refuse, rule, strangers, unknown
 from lmsd.cli.suggest import nearest
@@ -139,10 +139,9 @@ def parse(text: str) -> Override:
     """One command-line word as Hydra's override; several values belong to `lmsd sweep`."""
     override = parse_sweep(text)
     if override.is_sweep_override():
-        key, _, value = text.partition("=")
         if group_of(override) in groups():
             raise UserError(f"'{text}' gives several choices; a run has one, try each: lmsd sweep {text}")
-        ways = f"write a list as {key}=[{value}], or try each: lmsd sweep {text}"
+        ways = f"write {as_list(override)}, or try each: lmsd sweep {text}"
         raise UserError(f"'{text}' gives several values; {ways}")
     return override
 
@@ -156,6 +155,13 @@ def parse_sweep(text: str) -> Override:
         quoted = f"""{key}="'{value}'\"""" if "{" in value else "prompts='[a, b]'"
         hint = f"write option=value, and quote values with spaces, commas or braces: {quoted}"
         raise UserError(f"cannot read '{text}': {hint}") from error
+
+
+def as_list(override: Override) -> str:
+    """What to write in place of values by commas, or a range: a list, quotes and all."""
+    key, _, value = str(override.input_line).partition("=")
+    values = value if override.is_choice_sweep() else ",".join(map(str, override.sweep_iterator()))
+    return f"a list as {key}=[{values}]"
 
 
 def group_of(override: Override) -> str:
@@ -240,6 +246,8 @@ def check_value(override: Override, base: DictConfig, *, groups: Iterable[str] =
             return None
         raise UserError(f"'{override.input_line}': options cannot be taken away; write {key}=null")
     if key in inner and not isinstance(value, dict):
+        if value is None and optional(rule(tree, key)):
+            return None
         raise whole(key, value, known)
     if key in inner:
         for name, item in leaves(value, key):
@@ -262,7 +270,8 @@ def whole(key: str, value: Any, known: Iterable[str]) -> UserError:
         listed = ", ".join(groups().get(group, ()))
         return UserError(f"{key}={value}: choose with {group}@{key}=, one of {listed}")
     inside = [name for name in known if name.startswith(f"{key}.") and "._" not in name]
-    return UserError(f"{key}={value}: {key} has options of its own, {', '.join(inside[:4])}")
+    said = "null" if value is None else value
+    return UserError(f"{key}={said}: {key} has options of its own, {', '.join(inside[:4])}")
 
 
 def check_leaf(key: str, value: Any, tree: dict[str, Any], known: dict[str, Any]) -> None:

@@ -194,6 +194,11 @@ def textual(kind: Kind) -> bool:
     return worded and not any(isinstance(part, Number | Flag | Anything) for part in parts)
 
 
+def optional(kind: Kind) -> bool:
+    """Whether it is one of several kinds, null among them: an object that may be left out."""
+    return isinstance(kind, Either) and Null() in kind.kinds
+
+
 def _short(kind: Kind) -> str:
     """A kind's words without an example."""
     return kind.words().partition(", e.g.")[0]

@@ -6,7 +6,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from lmsd.cli.compose import check_choice, parse, parse_sweep
+from hydra.core.override_parser.types import Override
+
+from lmsd.cli.compose import as_list, check_choice, parse, parse_sweep
 from lmsd.cli.kinds import Kind, Number
 from lmsd.cli.places import groups
 from lmsd.cli.schema import refuse
@@ -68,7 +70,7 @@ def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") 
             listed = f"{nearest(name, known)}; options: {', '.join(known)}"
             raise UserError(f"unknown option '{prefix}{name}' of lmsd {verb}{listed}")
         if override.is_sweep_override():
-            raise UserError(f"'{word}' gives several values; {_one_way(word, hints[name])}")
+            raise UserError(f"'{word}' gives several values; {_one_way(override, hints[name])}")
         text = word.partition("=")[2]
         values[name] = convert(f"{prefix}{name}", override.value(), hints[name], text=text)
         if values[name] == () and known[name].default != ():
@@ -85,11 +87,11 @@ def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") 
     return kind(**values)
 
 
-def _one_way(word: str, hint: Any) -> str:
+def _one_way(override: Override, hint: Any) -> str:
     """What to write in place of values by commas."""
-    key, _, value = word.partition("=")
+    key, _, value = str(override.input_line).partition("=")
     if get_origin(hint) is tuple:
-        return f"write a list as {key}=[{value}]"
+        return f"write {as_list(override)}"
     worded = {str, Path} & {hint, *get_args(hint)}
     return f"{key} takes one" + (f"; commas within it are quoted: {key}=\"'{value}'\"" if worded else "")
 

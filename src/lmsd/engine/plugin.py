@@ -1,16 +1,16 @@
 """The one way in which Lightning reads and writes checkpoints here.
 
     synchronous     the state itself is written; training waits
-    asynchronous    it is copied into a buffer that is kept from save to save, and a thread writes that:
+    asynchronous    it is copied into a buffer, and a thread writes that, both kept from save to save:
                     training waits for the copy, and for the save before if that has not ended
 
 A save that the system refuses (a full disk, above all) does not end the run: what was there stays, and the
 next save tries again. It is told at the next step.
 """
 
-import threading
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ class AtomicCheckpointIO(CheckpointIO):
         self.asynchronous, self.failures = asynchronous, 0
         self.after: Callable[[], None] | None = None
         self._snapshot = Snapshot()
-        self._thread: threading.Thread | None = None
+        self._pool = ThreadPoolExecutor(1, "checkpoint")  # one thread, kept; the interpreter waits for it
+        self._saving: Future[None] | None = None
         self._error: BaseException | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -77,9 +78,7 @@ class AtomicCheckpointIO(CheckpointIO):
         if not self.asynchronous:
             self._write(checkpoint, Path(path))
             return
-        # not a daemon: the interpreter waits for it
-        self._thread = threading.Thread(target=self._write, args=(self._snapshot(checkpoint), Path(path)))
-        self._thread.start()
+        self._saving = self._pool.submit(self._write, self._snapshot(checkpoint), Path(path))
 
     def _write(self, checkpoint: Mapping[str, Any], path: Path) -> None:
         try:
@@ -112,9 +111,9 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def wait(self) -> None:
         """Let the save at work end, and tell how it went."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        if self._saving is not None:
+            self._saving.result()
+            self._saving = None
         self.check()
 
     def teardown(self) -> None:
