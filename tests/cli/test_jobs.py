@@ -111,9 +111,9 @@ def test_a_signal_reaches_the_training_once_behind_any_prefix(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[srun, --ntasks=1, --gres=gpu:1]", ("srun", "--ntasks=1", "--gres=gpu:1")),
+        ("[env, --ntasks=1, --gres=gpu:1]", ("env", "--ntasks=1", "--gres=gpu:1")),
         ("[env,'A=1, 2']", ("env", "A=1, 2")),
-        ("srun --nodelist=a,b '--comment=my sweep'", ("srun", "--nodelist=a,b", "--comment=my sweep")),
+        ("env --nodelist=a,b '--comment=my sweep'", ("env", "--nodelist=a,b", "--comment=my sweep")),
         ("nice", ("nice",)),
     ],
 )

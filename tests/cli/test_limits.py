@@ -73,3 +73,13 @@ def test_slurms_tasks_are_the_ranks(environment: dict[str, str], words: list[str
             UserError, match=r"ask for --nodes=1 --ntasks-per-node=\d, and start them by srun"
         ):
             check_tasks(config, environment)
+
+
+def test_tasks_of_an_interactive_job_are_not_ranks_by_themselves() -> None:
+    """salloc --ntasks-per-node=2, then srun lmsd train: the step has the name of the allocation."""
+    step = {"SLURM_JOB_NAME": "interactive", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+    config = load("train", ["devices=2"])
+    with pytest.raises(UserError, match="start them by srun --job-name=train"):
+        check_tasks(config, {**step, "SLURM_NTASKS": "2"})
+    check_tasks(config, {**step, "SLURM_NTASKS": "2", "TORCHELASTIC_RUN_ID": "a"})
+    check_tasks(config, {"SLURM_JOB_NAME": "interactive", "SLURM_NTASKS": "2"})  # in salloc's own shell

@@ -271,6 +271,7 @@ def test_a_dry_sweep_lists_its_trials(words: list[str], capsys: pytest.CaptureFi
         (["seed=1,2", "sweep.gpus=[0,1]", "sweep.jobs=2", "devices=2"], "name 4 (a GPU named twice"),
         (["seed=1,2", "sweep.gpus=[0]", "devices=2"], "serves two jobs), or give fewer devices="),
         (["seed=1,2", "sweep.prefix='srun"], "cannot read sweep.prefix='srun: no closing quotation"),
+        (["seed=1,2", "sweep.prefix=srunn -n1"], "there is no program srunn here; name one by its path"),
         (["seed=glob(*)"], "give values, range"),
     ],
 )

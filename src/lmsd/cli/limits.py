@@ -121,8 +121,15 @@ def check_limits(config: DictConfig) -> None:
 
 def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ) -> None:
     """Refuse a job of SLURM's whose tasks are not the ranks that the configuration asks for."""
-    by_others = "TORCHELASTIC_RUN_ID" in environment or environment.get("SLURM_JOB_NAME") in INTERACTIVE
-    if "SLURM_NTASKS" not in environment or by_others:
+    if "SLURM_NTASKS" not in environment or "TORCHELASTIC_RUN_ID" in environment:
+        return
+    name = environment.get("SLURM_JOB_NAME")
+    if name in INTERACTIVE:
+        if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # srun in salloc
+            raise UserError(
+                f"the job's name, {name}, says that ranks are started by hand, and each task would train a "
+                "run of its own: start them by srun --job-name=train lmsd train ..."
+            )
         return
     tasks, ranks = int(environment["SLURM_NTASKS"]), config.devices * config.num_nodes
     per_node, nodes = environment.get("SLURM_NTASKS_PER_NODE"), environment.get("SLURM_NNODES")

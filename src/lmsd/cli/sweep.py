@@ -118,9 +118,12 @@ def command_of(text: str) -> tuple[str, ...]:
     words.whitespace_split, words.commenters = True, ""
     words.whitespace += "," * listed
     try:
-        return tuple(words)
+        command = tuple(words)
     except ValueError as error:
         raise UserError(f"cannot read sweep.prefix={text}: {str(error).lower()}") from None
+    if command and shutil.which(command[0]) is None:
+        raise UserError(f"sweep.prefix={text}: there is no program {command[0]} here; name one by its path")
+    return command
 
 
 def folder_of(space: Space, chosen: SweepOptions) -> Path:
