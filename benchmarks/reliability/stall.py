@@ -4,8 +4,9 @@
 
 A digits run with wide nets, both players (some 100 MB). After each batch, interleaved: seconds in which a
 save holds training up, no other being at work, and seconds of a plain copy of the same tensors into memory
-that is there already. The median of the first must be at most 1.25 times that of the second plus 10 ms (state
-dicts are gathered, a thread is started), and the buffer no larger than the file. Seed 0.
+that is there already. The median of the first must be at most 1.25 times that of the second plus 20 ms, whatever
+the size (state dicts are gathered; the thread takes the interpreter's lock), and the buffer no larger than
+the file. Seed 0.
 """
 
 import time
@@ -23,7 +24,7 @@ from lmsd.engine.callbacks import Checkpoint, engine_of, writer
 from lmsd.engine.checkpoint import checkpoint_name
 
 WIDE = ["net.width=1024", "discriminator.trunk.width=512", "images=10_000_000", "evaluate.n=0"]
-ALLOWED, SECONDS = 1.25, 0.010
+ALLOWED, SECONDS = 1.25, 0.020
 Place = tuple[int, torch.Size]
 
 

@@ -14,9 +14,7 @@ import math
 import zlib
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 _PHI = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
@@ -36,16 +34,6 @@ def mix64(x: Tensor) -> Tensor:
     x = (x ^ _shift(x, 30)).mul_(_MIX_1)
     x = x.bitwise_xor_(_shift(x, 27)).mul_(_MIX_2)
     return x.bitwise_xor_(_shift(x, 31))
-
-
-def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """mix64 in place, for the CPU: numpy has unsigned words, and less to do before it computes."""
-    words ^= words >> 30
-    words *= _MIX_1 & _ALL_64
-    words ^= words >> 27
-    words *= _MIX_2 & _ALL_64
-    words ^= words >> 31
-    return words
 
 
 def _signed(x: int) -> int:
@@ -100,11 +88,6 @@ class Rng:
         for word in (self.seed, self.turn, zlib.crc32(tag.encode())):
             common = _fold_int(common, word)
         key = fold(common, self.position)[:, None]
-        if key.is_cpu:
-            own = key.numpy().view(np.uint64)
-            words = _mix(own + np.arange(1, count + 1, dtype=np.uint64) * (_PHI & _ALL_64))
-            words ^= _mix(own)
-            return torch.from_numpy(_mix(words).view(np.int64))
         index = torch.arange(1, count + 1, device=key.device) * _PHI
         return mix64(mix64(key + index) ^ mix64(key))
 
