@@ -303,7 +303,12 @@ def test_features_of_real_images_are_kept(extractor, tmp_path):
     again = Evaluator(split, extractor, cache=tmp_path, halvings=2)(perfect)
     assert split.read - read == 1, "the second time only one image is read, for its shape"
     assert again.scalars() == first.scalars()
-    assert len(list(tmp_path.iterdir())) == 1
+    (kept,) = tmp_path.iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    mended = Evaluator(split, extractor, cache=tmp_path, halvings=2)(perfect)
+    assert mended.scalars() == first.scalars()
+    assert kept.read_bytes() == whole, "a damaged file is made again"
 
 
 def test_images_are_compared_on_the_levels_that_files_have():

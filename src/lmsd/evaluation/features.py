@@ -4,6 +4,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -60,9 +61,9 @@ def cached_features(
         return _extract(split, extractor, rows)
     key = hashlib.sha256(f"{data} {extractor.sha256} {list(rows)}".encode()).hexdigest()
     path = cache / f"{key[:32]}.safetensors"
-    if by_first(path.is_file):
-        kept = load_file(path)
-        return kept["features"], kept["logits"]
+    kept = by_first(partial(_kept, path))
+    if kept is not None:
+        return kept
     features, logits = _extract(split, extractor, rows)
     if place()[0] == 0:
         try:
@@ -70,6 +71,15 @@ def cached_features(
         except (OSError, SafetensorError) as error:
             warnings.warn(f"features are not kept for the next evaluation: {error}", stacklevel=2)
     return features, logits
+
+
+def _kept(path: Path) -> tuple[Tensor, Tensor] | None:
+    """What a file of the cache holds; None where it is absent or damaged."""
+    try:
+        found = load_file(path)
+        return found["features"], found["logits"]
+    except (OSError, SafetensorError, KeyError):
+        return None
 
 
 def save_features(path: Path, tensors: dict[str, Tensor]) -> None:
