@@ -4,8 +4,8 @@
 
 A digits run with wide nets, both players (some 100 MB). After each batch, interleaved: seconds in which a
 save holds training up, no other being at work, and seconds of a plain copy of the same tensors into memory
-that is there already. The median of the first must be at most 1.25 times that of the second plus 20 ms, whatever
-the size (state dicts are gathered; the thread takes the interpreter's lock), and the buffer no larger than
+that is there already. The median of the first must be at most 1.25 times that of the second plus 20 ms, at
+any size (state dicts are gathered; the thread takes the interpreter's lock), and the buffer no larger than
 the file. Seed 0.
 """
 
