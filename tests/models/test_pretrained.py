@@ -1,9 +1,11 @@
 """CLIP and DINOv2 by transformers: tiny random models written to a folder and read back."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lmsd.errors import UserError
 from lmsd.models.pretrained import CLIPExtractor, DINOv2Extractor
@@ -93,6 +95,43 @@ def test_the_name_carries_the_weights(clip_folder, dino_folder):
     one, other = DINOv2Extractor(dino_folder), CLIPExtractor(clip_folder)
     assert one.name == f"dinov2@{one.sha256[:4]}"
     assert one.sha256 != other.sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("preprocessor_config.json", {"image_mean": [0.1, 0.1, 0.1]}),
+        ("config.json", {"initializer_range": 0.5}),
+    ],
+)
+def test_the_name_carries_what_images_are_prepared_by(clip_folder, tmp_path, name, change):
+    other = shutil.copytree(clip_folder, tmp_path / "other")
+    assert CLIPExtractor(other).sha256 == CLIPExtractor(clip_folder).sha256
+    card = json.loads((other / name).read_text())
+    (other / name).write_text(json.dumps(card | change))
+    assert CLIPExtractor(other).sha256 != CLIPExtractor(clip_folder).sha256
+
+
+def test_another_kind_of_model_is_refused(clip_folder, dino_folder):
+    with pytest.raises(UserError, match="is of type dinov2, not clip: name another folder"):
+        CLIPExtractor(dino_folder)
+    with pytest.raises(UserError, match="is of type clip, not dinov2"):
+        DINOv2Extractor(clip_folder)
+
+
+def test_weights_that_are_not_there_are_not_drawn(dino_folder, tmp_path):
+    part = shutil.copytree(dino_folder, tmp_path / "part")
+    tensors = load_file(part / "model.safetensors")
+    del tensors["layernorm.weight"]
+    save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lack 1 tensors of this dinov2 model, the first of them layernorm"):
+        DINOv2Extractor(part)
+
+
+def test_a_model_without_its_tokenizer_is_refused(clip_folder, tmp_path):
+    part = shutil.copytree(clip_folder, tmp_path / "part", ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(UserError, match="no tokenizer at"):
+        CLIPExtractor(part)
 
 
 def test_an_empty_folder_is_refused(tmp_path):

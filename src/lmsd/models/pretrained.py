@@ -18,6 +18,7 @@ from lmsd.errors import UserError
 from lmsd.models.extractor import in_range
 
 _CHUNK = 64
+_READ = ("*.safetensors", "*.json", "merges.txt")
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -33,13 +34,12 @@ class _Pretrained:
         self, path: str | Path, mean: tuple[float, ...], std: tuple[float, ...], default_size: int | None
     ) -> None:
         folder = Path(path)
-        weights = sorted(folder.glob("*.safetensors"))
-        if not (folder / "config.json").is_file() or not weights:
+        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
             raise UserError(f"no {self.kind} model at {path}: a folder with config.json and *.safetensors")
-        digest = hashlib.sha256()
-        for file in weights:
-            digest.update(file.read_bytes())
-        self.sha256 = digest.hexdigest()
+        found = json.loads((folder / "config.json").read_text()).get("model_type")
+        if found != self.kind:
+            raise UserError(f"the model at {path} is of type {found}, not {self.kind}: name another folder")
+        self.sha256 = _hash(folder)
         described = folder / "preprocessor_config.json"
         card: dict[str, Any] = json.loads(described.read_text()) if described.is_file() else {}
         self.size = default_size or _side(card.get("crop_size") or card.get("size"))
@@ -68,6 +68,17 @@ class _Pretrained:
         x = F.interpolate(unit, sides, mode="bicubic", antialias=True, align_corners=False).clamp(0.0, 1.0)
         return (x - self.mean) / self.std
 
+    def _load(self, kind: Any, path: str | Path) -> Any:
+        """A model whose every weight is in the folder; transformers would draw what is missing."""
+        net, told = kind.from_pretrained(path, local_files_only=True, output_loading_info=True)
+        missing = sorted(told["missing_keys"]) + sorted(str(each[0]) for each in told["mismatched_keys"])
+        if missing:
+            raise UserError(
+                f"the weights at {path} lack {len(missing)} tensors of this {self.kind} model, the first of "
+                f"them {missing[0]}: save the model again, or name another folder"
+            )
+        return net.eval().requires_grad_(False)
+
     def _embed(self, pixels: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -88,7 +99,9 @@ class CLIPExtractor(_Pretrained):
         from transformers import AutoTokenizer, CLIPModel
 
         super().__init__(path, CLIP_MEAN, CLIP_STD, _configured(path, "vision_config"))
-        self.net = CLIPModel.from_pretrained(path, local_files_only=True).eval().requires_grad_(False)
+        self.net = self._load(CLIPModel, path)
+        if not any((Path(path) / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            raise UserError(f"no tokenizer at {path}: save the model's own there (tokenizer.json)")
         self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
 
     def _embed(self, pixels: Tensor) -> Tensor:
@@ -122,11 +135,19 @@ class DINOv2Extractor(_Pretrained):
         from transformers import Dinov2Model
 
         super().__init__(path, IMAGENET_MEAN, IMAGENET_STD, None)
-        self.net = Dinov2Model.from_pretrained(path, local_files_only=True).eval().requires_grad_(False)
+        self.net = self._load(Dinov2Model, path)
 
     def _embed(self, pixels: Tensor) -> Tensor:
         out: Tensor = self.net(pixel_values=pixels).last_hidden_state[:, 0]
         return out
+
+
+def _hash(folder: Path) -> str:
+    """sha256 of all that features depend on: the weights, and every description beside them."""
+    digest = hashlib.sha256()
+    for file in sorted(file for kind in _READ for file in folder.glob(kind)):
+        digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _configured(path: str | Path, part: str) -> int | None:
