@@ -66,7 +66,10 @@ def _later(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def preparing() -> Iterator[None]:
-    """Hear what asks the process to end before its training has begun."""
+    """Hear what asks the process to end before its training has begun.
+
+    Where it ends as asked, SIGTERM changes nothing more: srun sends it to all tasks once the first is gone.
+    """
     global noted
     noted = 0
     alone = max(int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "SLURM_NTASKS")) < 2
@@ -80,5 +83,9 @@ def preparing() -> Iterator[None]:
     try:
         with listening(heard):
             yield
+    except SystemExit as stop:
+        if stop.code in CODES.values() and not alone:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
     finally:
         noted = 0

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -287,3 +289,17 @@ def test_a_forked_worker_serves_the_batch_at_hand_and_goes(
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGALRM
     assert (tmp_path / "served").exists()
+
+
+@pytest.mark.parametrize(("tasks", "code"), [("2", 130), ("1", -signal.SIGTERM)])
+def test_a_task_that_ends_as_asked_keeps_its_code(tasks: str, code: int) -> None:
+    """Once the first task of SLURM's is gone, srun sends SIGTERM to the others, however they are ending."""
+    script = """
+import atexit, os, signal, sys
+from lmsd.stops import preparing
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+with preparing():
+    sys.exit(130)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], env=os.environ | {"SLURM_NTASKS": tasks})
+    assert ended.returncode == code
