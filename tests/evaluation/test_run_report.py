@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
@@ -18,14 +19,8 @@ from lmsd.errors import UserError
 from lmsd.evaluation import Scores
 from lmsd.evaluation.compare import changed, write_comparison
 from lmsd.evaluation.grid import save_grid
-from lmsd.evaluation.report import (
-    _steps_curves,
-    curves_of,
-    duration,
-    over_steps,
-    read_records,
-    write_report,
-)
+from lmsd.evaluation.records import read_records, without_pauses
+from lmsd.evaluation.report import _speeds, _steps_curves, curves_of, duration, over_steps, write_report
 from lmsd.evaluation.slices import Slice
 from lmsd.evaluation.verdict import sentences
 from lmsd.metrics import Interval, Memorization, NeighborRatio, Score
@@ -39,6 +34,7 @@ ACCURACY = "Discriminator's sign accuracy, train and held-out"
 def scores(ratio: Interval, *, flagged: bool = False) -> Scores:
     near = NeighborRatio(0.97, 0.91, 0.012)
     setup = {"split": "test", "ema": "0.05", "sampler": "FewStep", "checkpoint": "step_4.ckpt"}
+    setup |= {"options": "sampler=few_step extractor=clip weights=nets/clip \"shards='held/{0..1}.tar'\""}
     named = {
         f"fd[{NAME}]": Interval(3.21, 2.9, 3.5),
         f"fd_matched[{NAME}]": Interval(5.1, 4.8, 5.4),
@@ -190,9 +186,53 @@ def test_the_closest_pairs_and_the_command_stand_beside_the_scores(run):
     save_grid([torch.zeros(1, 8, 8)] * 2, ["seed 0, row 3", "training 9"], path.with_suffix(".png"))
     text = write_report(run).read_text()
     assert 'alt="closest pairs" src="data:image/png;base64,' in text
-    assert f"lmsd evaluate run={run.name} split=test n=500 'seeds=[7,8]' steps=4 guidance=1.5 ema=0.05" in (
-        html.unescape(text)
-    )
+    command = f"lmsd evaluate run={run.name} split=test n=500 'seeds=[7,8]' steps=4 guidance=1.5 ema=0.05 "
+    command += "checkpoint=step_4.ckpt sampler=few_step extractor=clip weights=nets/clip"
+    shards = shlex.quote("shards='held/{0..1}.tar'")
+    assert f"<pre>{command} {shards}</pre>" in html.unescape(text)
+
+
+def test_the_command_of_a_score_made_in_training_names_its_checkpoint(run):
+    base = scores(Interval(1.21, 1.09, 1.33))
+    setup = {"split": "val", "ema": "4000", "steps": 4, "guidance": 1.0, "images": 128, "in_training_set": 51}
+    replace(base, setup=setup).write(run)
+    wanted = "steps=4 guidance=1.0 ema=4000 checkpoint=step_000000128.ckpt overlap=label</pre>"
+    assert wanted in write_report(run).read_text()
+
+
+def test_pauses_between_sessions_are_no_time_of_training(run):
+    """A day between images 20,000 and 20,100, 0.2 s of it after the second session began."""
+    lines = [line for line in read_records(run / "metrics.jsonl") if "time" in line]
+    day = 86_400.0
+    for line in lines:
+        line["time"] += day if line["images"] > 20_000 else 0.0
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    resumed = 1000 + 201 / 2 + day - 0.2
+    (run / "status.json").write_text(json.dumps({"state": "done", "sessions": [990.0, resumed]}))
+    page = " ".join(" ".join(Links(write_report(run).read_text()).words).split())
+    assert "time 3 min 20 s" in page
+    assert "speed with evaluations 200 images/s" in page
+    speeds = _speeds(without_pauses(lines, [990.0, resumed]))[1]
+    assert min(speeds) > 199
+    assert without_pauses(lines, []) == lines
+
+
+@pytest.mark.parametrize("name", ["status.json", "env.json", "eval/test/metrics.json", "NAME"])
+@pytest.mark.parametrize("text", ["[]", '{"n": 5', ""])
+def test_a_damaged_file_is_named_with_the_way_out(run, name, text):
+    (own,) = [each for each in (run / "eval/test").glob("*.json") if each.stem != "metrics"]
+    path = own if name == "NAME" else run / name
+    path.write_text(text)
+    way = "record of scores; lmsd evaluate makes it again" if path.parent.name == "test" else "file"
+    with pytest.raises(UserError) as error:
+        write_report(run)
+    assert str(error.value) == f"{path} is damaged and cannot be read: delete this {way}"
+
+
+def test_a_record_without_scores_is_damaged(run):
+    (run / "eval/test/metrics.json").write_text('{"n": 500, "seeds": [0], "setup": {}, "scores": null}')
+    with pytest.raises(UserError, match=r"metrics\.json is damaged"):
+        write_report(run)
 
 
 def test_quality_is_drawn_against_the_number_of_steps(run):
@@ -253,9 +293,10 @@ def test_a_comparison_says_what_differs_and_with_what_p(run, other, tmp_path):
 def test_what_does_not_compare_is_not_compared(run, other, key, value, said, tmp_path):
     record = json.loads((other / "eval/test/metrics.json").read_text())
     record[key] = record[key] | value if isinstance(value, dict) else value
-    (other / "eval/test/metrics.json").write_text(json.dumps(record))
+    for path in (other / "eval/test").glob("*.json"):
+        path.write_text(json.dumps(record))
     _, words = write_comparison([run, other], tmp_path / "c.html")
-    assert words.endswith(f"not comparable: {said}" + ("; evaluate both at one n" if key == "n" else ""))
+    assert f"not comparable: {said}" + ("; evaluate both at one n\n" if key == "n" else "\n") in words
 
 
 def test_a_comparison_needs_scores_and_two_runs(run, tmp_path):

@@ -7,7 +7,8 @@ from lmsd.cli.written import check_out
 from lmsd.errors import UserError
 
 HELP = """lmsd report RUN           write its report.html again; RUN: last, an id or a folder
-lmsd report A B C         compare A with each of the others: which scores differ, and with what p-value
+lmsd report A B C         compare A with each of the others: which scores differ, and with what p-value;
+                          the newest records of equal settings are compared
 
   out=FILE.html             of a comparison; default: comparison.html in the folder of the first run
 """
@@ -23,11 +24,15 @@ def main(arguments: list[str]) -> int:
     for name in names:
         if "=" in name and not Path(name).exists():
             raise UserError(f"lmsd report has no option {name.partition('=')[0]}=; its one option is out=")
-    folders = [runs.find(name) for name in names]
+    folders = [runs.folder_of(runs.find(name)) for name in names]
     if not folders or (out and len(folders) < 2):
         raise UserError("out= is the page of a comparison: lmsd report A B out=FILE.html")
     if out:
         check_out(Path(out[-1]), ".html")
+    if len(folders) > 1:
+        from lmsd.evaluation.compare import labels
+
+        labels(folders)
     for folder in folders:
         print(write(folder))
     if len(folders) > 1:
@@ -63,7 +68,7 @@ def departures(folder: Path) -> tuple[str | None, dict[str, list[object]]]:
 
 
 def compare(folders: list[Path], path: Path) -> str:
-    """Compare runs by their newest records; the words and the page's path."""
+    """Compare runs by their newest records of equal settings; the words and the page's path."""
     from lmsd.cli.compose import flatten
     from lmsd.evaluation.compare import changed, write_comparison
 

@@ -281,7 +281,11 @@ class Evaluator:
 
     def _record(self, generate: Generate, split: str, ema: str) -> dict[str, Scalar]:
         """Settings that every number stands with."""
-        made: dict[str, Scalar] = dict(generate.record()) if isinstance(generate, Generation) else {}
+        made: dict[str, Scalar] = {}
+        if isinstance(generate, Generation):
+            made = dict(generate.record())
+            tau = getattr(generate.sampler, "tau", None)
+            made |= {} if tau is None else {"tau": float(tau)}
         return {
             "split": split,
             "ema": ema,

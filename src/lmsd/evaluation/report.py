@@ -15,13 +15,18 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeAlias
 
 from lmsd.errors import UserError
 from lmsd.evaluation.charts import Curve, draw, short
+from lmsd.evaluation.records import (
+    Record,
+    newest_records,
+    read_json,
+    read_records,
+    records_by_age,
+    without_pauses,
+)
 from lmsd.evaluation.verdict import ScoreRow, SliceTable, rows_of, sentences, slices_of
-
-Record: TypeAlias = dict[str, Any]
 
 _TITLES = {
     "loss": "Loss",
@@ -89,15 +94,17 @@ def write_report(
     folder = Path(run_dir)
     if not folder.is_dir():
         raise UserError(f"no run folder {run_dir}")
+    status = read_json(folder / "status.json")
     records = read_records(folder / "metrics.jsonl")
+    timed = without_pauses(records, status.get("sessions", ()))
     found = newest_records(folder)
     text = render(
         "report.html",
         name=folder.resolve().name,
-        facts=_facts(folder, records),
+        facts=_facts(folder, status, records, timed),
         verdict=sentences(found, records),
         evaluations=[_evaluation(folder, split, content) for split, content in found.items()],
-        charts=_marked(curves_of(records)),
+        charts=_marked(curves_of(records, timed)),
         pictures=_pictures(folder),
         command=_command(folder),
         experiment=experiment,
@@ -121,11 +128,6 @@ def render(template: str, **content: object) -> str:
     return environment.get_template(template).render(**content)
 
 
-def newest_records(folder: Path) -> dict[str, Record]:
-    """The newest record of every split."""
-    return {path.parent.name: _json(path) for path in sorted(folder.glob("eval/*/metrics.json"))}
-
-
 def _marked(charts: Sequence[Chart]) -> list[Chart]:
     """Charts whose SVG goes into the page as it is."""
     from markupsafe import Markup
@@ -133,21 +135,11 @@ def _marked(charts: Sequence[Chart]) -> list[Chart]:
     return [Chart(chart.title, Markup(chart.svg)) for chart in charts]
 
 
-def read_records(path: Path) -> list[Record]:
-    """The lines of metrics.jsonl that are whole, in order of images seen."""
-    records: list[Record] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the last line of a run that was killed
-        if isinstance(record, dict) and isinstance(record.get("images"), int | float):
-            records.append(record)
-    return sorted(records, key=lambda record: float(record["images"]))
+def curves_of(records: Sequence[Record], timed: Sequence[Record] | None = None) -> list[Chart]:
+    """Scores over training with their intervals first, then a chart for each quantity, both players in it.
 
-
-def curves_of(records: Sequence[Record]) -> list[Chart]:
-    """Scores over training with their intervals first, then a chart for each quantity, both players in it."""
+    timed: the lines without pauses between sessions, for the throughput; None: there were none.
+    """
     columns: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for record in records:
         for name, value in record.items():
@@ -156,7 +148,7 @@ def curves_of(records: Sequence[Record]) -> list[Chart]:
                 columns[name][1].append(float(value))
     scored = {name: column for name, column in columns.items() if name.startswith(("val/", "test/"))}
     charts = _score_charts(scored)
-    speeds = _speeds(records)
+    speeds = _speeds(records if timed is None else timed)
     if speeds is not None:
         columns["throughput"] = speeds
     grouped: dict[str, list[Curve]] = defaultdict(list)
@@ -213,8 +205,8 @@ def _evaluation(folder: Path, split: str, content: Record) -> Evaluation:
     setup = {"images per seed (n)": content.get("n"), "seeds": seeds, "extractor": content.get("extractor")}
     setup |= content.get("setup", {})
     shown = [(name.replace("_", " "), _plain(value)) for name, value in setup.items() if value is not None]
-    others = {path: _json(path) for path in sorted((folder / "eval" / split).glob("*.json"))}
-    same = (path for path, other in others.items() if path.stem != "metrics" and other == content)
+    others = records_by_age(folder, split)
+    same = (path for path, other in others.items() if other == content)
     picture = next((path.with_suffix(".png") for path in same if path.with_suffix(".png").is_file()), None)
     return Evaluation(
         split=split,
@@ -224,22 +216,27 @@ def _evaluation(folder: Path, split: str, content: Record) -> Evaluation:
         notes=list(content.get("notes", [])),
         command=_evaluate_command(folder, content),
         closest=None if picture is None else _uri(picture),
-        charts=_marked(over_steps(list(others.values()), content)),
+        charts=_marked(over_steps([*others.values(), content], content)),
     )
 
 
 def _evaluate_command(folder: Path, content: Record) -> str:
-    """The command that scores these settings again."""
-    setup = content.get("setup", {})
+    """The command that scores these settings again; a score of training has the checkpoint of its images."""
+    setup = dict(content.get("setup", {}))
+    if "checkpoint" not in setup and isinstance(setup.get("images"), int):
+        setup["checkpoint"] = f"step_{setup['images']:09d}.ckpt"
     words = [f"run={folder.resolve().name}", f"split={setup.get('split')}", f"n={content.get('n')}"]
     words.append(f"seeds={json.dumps(content.get('seeds', []), separators=(',', ':'))}")
     words += [f"{key}={setup[key]}" for key in ("steps", "guidance", "ema", "checkpoint") if key in setup]
+    words += shlex.split(str(setup.get("options") or ""))
+    if (setup.get("in_training_set") or 0) > 0.1 * content.get("n", 0) and "overlap=label" not in words:
+        words.append("overlap=label")
     return shlex.join(["lmsd", "evaluate", *words])
 
 
 def over_steps(records: Sequence[Record], newest: Record) -> list[Chart]:
     """FD (else KID) and right prompts over the number of steps, a line a guidance, where more than one was
-    scored with all else equal.
+    scored with all else equal; records: oldest first.
     """
     free = ("steps", "guidance", "nfe")
 
@@ -260,7 +257,7 @@ def over_steps(records: Sequence[Record], newest: Record) -> list[Chart]:
 
 
 def _steps_curves(records: Sequence[Record], name: str) -> list[Curve]:
-    """A line for each guidance with two numbers of steps or more; the newest of equal settings counts."""
+    """A line for each guidance with two numbers of steps or more; the last of equal settings counts."""
     lines: dict[float, dict[int, Record]] = defaultdict(dict)
     for record in records:
         if name in record["scores"]:
@@ -285,14 +282,15 @@ def _plain(value: object) -> str:
     return text if len(text) != 64 else f"{text[:12]}…"
 
 
-def _facts(folder: Path, records: Sequence[Record]) -> list[tuple[str, str]]:
+def _facts(
+    folder: Path, status: Record, records: Sequence[Record], timed: Sequence[Record]
+) -> list[tuple[str, str]]:
     """State, images, updates, time and speed, as far as they are known."""
-    status, env = _json(folder / "status.json"), _json(folder / "env.json")
+    env = read_json(folder / "env.json")
     facts = [("state", str(status["state"]))] if "state" in status else []
     if records:
         facts.append(("images seen", f"{int(records[-1]['images']):,}"))
         facts += _updates({name: value for record in records for name, value in record.items()})
-    timed = [record for record in records if isinstance(record.get("time"), int | float)]
     seconds = timed[-1]["time"] - timed[0]["time"] if len(timed) > 1 else 0.0
     if seconds > 0:
         speed = (timed[-1]["images"] - timed[0]["images"]) / seconds
@@ -350,8 +348,3 @@ def _texts(folder: Path) -> list[tuple[str, str]]:
     """Title and content of the files shown folded."""
     named = (("Configuration", "config.yaml"), ("Environment", "env.json"))
     return [(title, (folder / file).read_text()) for title, file in named if (folder / file).is_file()]
-
-
-def _json(path: Path) -> Record:
-    content: Record = json.loads(path.read_text()) if path.is_file() else {}
-    return content

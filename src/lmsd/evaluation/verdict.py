@@ -1,11 +1,8 @@
 """What the scores of a run say, in sentences and in table rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from lmsd.evaluation.scores import score_of
-from lmsd.metrics import compare
 
 _MEANING = {
     "fid": "Fréchet distance by the published protocol: Inception-v3, against the training images",
@@ -27,7 +24,7 @@ _MEANING = {
     "right": "generated images that show what the prompt asks for",
     "right_real": "held-out real images that show what their own caption says",
 }
-_BESIDE = {
+BESIDE = {
     "floor": "real halves (n/2)",
     "train": "training images",
     "real": "real images",
@@ -49,17 +46,6 @@ class ScoreRow:
     meaning: str
 
 
-@dataclass(frozen=True)
-class ComparisonRow:
-    """One score of two runs: both values, whether they differ, in words."""
-
-    name: str
-    one: str
-    other: str
-    said: str
-    different: bool
-
-
 def rows_of(content: Mapping[str, Any]) -> list[ScoreRow]:
     """The score table of one record."""
     scores = content.get("scores", {})
@@ -69,12 +55,12 @@ def rows_of(content: Mapping[str, Any]) -> list[ScoreRow]:
             rows += _neighbor_rows(score)
             continue
         kind, bracket, rest = name.partition("[")
-        if kind not in _ALONE and kind.rpartition("_")[2] in _BESIDE:
+        if kind not in _ALONE and kind.rpartition("_")[2] in BESIDE:
             continue
-        show = _shown(kind)
+        show = shown(kind)
         beside = [
             f"{words} {show(scores[other]['value'])}"
-            for suffix, words in _BESIDE.items()
+            for suffix, words in BESIDE.items()
             for other in [f"{kind}_{suffix}{bracket}{rest}"]
             if other in scores and f"{kind}_{suffix}" not in _ALONE
         ]
@@ -105,7 +91,7 @@ def slices_of(content: Mapping[str, Any]) -> SliceTable | None:
 
 
 def _with_interval(name: str, score: Mapping[str, float]) -> str:
-    show = _shown(name.partition("[")[0])
+    show = shown(name.partition("[")[0])
     return f"{show(score['value'])} ({show(score['low'])} to {show(score['high'])})"
 
 
@@ -144,32 +130,7 @@ def chosen_split(found: Mapping[str, Any]) -> str | None:
     return next((name for name in ("test", "val") if name in found), next(iter(found), None))
 
 
-def compared(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[list[ComparisonRow], str]:
-    """Every score that two records share, and what the comparison stands on; or why there is none.
-
-    Both must be of the same images (split, data, n) and features; noise is paired where the seeds are equal.
-    """
-    a, b = one["setup"], other["setup"]
-    for key, words in (("split", "splits"), ("data", "data"), ("extractor_sha256", "extractors")):
-        if a.get(key) != b.get(key):
-            return [], f"not comparable: different {words}"
-    if one["n"] != other["n"]:
-        return [], f"not comparable: n={one['n']} and n={other['n']}; evaluate both at one n"
-    rows = []
-    for name, score in one["scores"].items():
-        match, kind = other["scores"].get(name, {}), name.partition("[")[0]
-        groups = len(score.get("parts", ()))
-        if kind.rpartition("_")[2] in _BESIDE or groups < 2 or len(match.get("parts", ())) != groups:
-            continue
-        found = compare(score_of(score), score_of(match))
-        show = _shown(kind)
-        said = f"{'different' if found.different else 'not told apart'} (p = {found.p:.2g})"
-        rows.append(ComparisonRow(name, show(score["value"]), show(match["value"]), said, found.different))
-    paired = "the same prompts, images and noise" if one["seeds"] == other["seeds"] else "the same prompts"
-    return rows, f"{a['split']}, n={one['n']}, paired over {paired}"
-
-
-def _shown(kind: str) -> Any:
+def shown(kind: str) -> Callable[[float], str]:
     """How values of a kind are written."""
     return _percent if kind.removesuffix("_real") in _SHARES else _number
 
