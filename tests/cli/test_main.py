@@ -177,6 +177,60 @@ def test_every_combination_is_scored_and_kept(home: Home) -> None:
     assert "Closest pairs" in Path("outputs/first/report.html").read_text()
 
 
+def test_other_seeds_and_samplers_keep_features_of_their_own(home: Home) -> None:
+    """And the record says what was asked for, so that the report's command asks for it again."""
+    shutil.copytree("outputs/first", "outputs/seeded", dirs_exist_ok=True)
+    kept = Path("outputs/seeded/eval/test/kept")
+    words = ["evaluate", "run=outputs/seeded", "split=test", "n=20", "steps=1", "keep=features"]
+    shards = next(iter(Path("data/shapes").glob("test-*.tar")))
+    spoken([*words, "seeds=[3]"])
+    spoken([*words, "seeds=[4]"])
+    spoken([*words, "seeds=[4]", "sampler=ddim", f"shards={shards}", "overlap=label"])
+    names = sorted(path.name for path in kept.glob("*.safetensors"))
+    assert len(names) == 3
+    assert [name.partition("-seeds")[2][:1] for name in names].count("4") == 2
+    assert all("lmsd-cnn@" in name for name in names)
+    setup = json.loads(Path("outputs/seeded/eval/test/metrics.json").read_text())["setup"]
+    assert setup["options"] == f"sampler=ddim shards={shards} overlap=label"
+    assert (setup["sampler"], setup["tau"]) == ("Tau", 0.0)
+    page = Path("outputs/seeded/report.html").read_text()
+    again = f"seeds=[4]&#39; steps=1 guidance=1.0 ema=ema checkpoint=step_000000192.ckpt {setup['options']}<"
+    assert again in page
+
+
+def test_a_checkpoint_stands_for_its_run_in_a_report_and_is_refused_where_it_has_its_own_name(
+    home: Home, refused: Refused
+) -> None:
+    path = "outputs/first/checkpoints/step_000000192.ckpt"
+    assert spoken(["report", path]).strip() == "outputs/first/report.html"
+    way = f"run={path} is a checkpoint: write run=outputs/first checkpoint=step_000000192.ckpt"
+    assert way in refused("evaluate", f"run={path}", "split=test")
+    assert way in refused("sample", f"run={path}", "prompts=[a]")
+
+
+def test_a_folder_compared_with_itself_is_refused_before_anything_is_written(
+    home: Home, refused: Refused
+) -> None:
+    report = Path("outputs/first/report.html")
+    report.unlink(missing_ok=True)
+    assert "outputs/first is given twice" in refused("report", "outputs/first", "./outputs/first")
+    assert not report.exists()
+    spoken(["report", "outputs/first"])
+
+
+def test_a_damaged_record_costs_a_training_its_report_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lmsd.cli.train import report
+
+    (tmp_path / "config.yaml").write_text("name: x\n")
+    record = tmp_path / "eval" / "val" / "metrics.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"n": 5')
+    report(tmp_path)
+    assert f"lmsd: no report: {record} is damaged" in capsys.readouterr().err
+
+
 def test_a_report_says_what_sets_a_run_apart_from_its_experiment(home: Home, tmp_path: Path) -> None:
     """Its own values beside the experiment's, those of a resume too; nothing where there is no telling."""
     from lmsd.cli.compose import load
@@ -221,6 +275,7 @@ def test_two_runs_are_compared(home: Home, scored: str) -> None:
     spoken(["evaluate", "run=outputs/second", "split=test", "n=32", "seeds=[0,1]", "steps=1"])
     said = spoken(["report", "outputs/first", "outputs/second"])
     assert "first against second: test, n=32, paired over the same prompts, images and noise" in said
+    assert said.count("sampler=FewStep, tau=1, steps=4") == 2, "not the newer record of one step"
     assert re.search(r"  right +[\d.]+.%? +[\d.]+.% +(different|not told apart) \(p = ", said)
     assert "Comparison: outputs/first/comparison.html" in said
     assert "<html" in Path("outputs/first/comparison.html").read_text()
@@ -360,6 +415,19 @@ def test_a_full_disk_changes_neither_the_exit_code_nor_the_message(
     assert f"report (again: lmsd report {tmp_path})" in err or end != "done"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "status.json"]
     assert runs.status(tmp_path)["state"] == "running"
+
+
+def test_the_begin_of_every_session_is_kept(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from lmsd.cli.train import recorded
+
+    subject, before = SimpleNamespace(clock=SimpleNamespace(images=8, updates=1)), time.time()
+    for _ in range(2):
+        with recorded(tmp_path, subject, active=True):
+            pass
+    first, second = runs.status(tmp_path)["sessions"]
+    assert before - 0.001 <= first <= second <= time.time() + 0.001
 
 
 def test_lightnings_own_word_for_sigterm_is_143(tmp_path: Path) -> None:

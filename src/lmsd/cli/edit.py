@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 def edit(chosen: EditOptions) -> Path:
     """Change one image and return the picture's path; what the mask leaves out keeps its bytes."""
     check(chosen)
-    folder = runs.find(chosen.run)
+    folder = runs.find_folder(chosen.run)
     out = chosen.out or free_name(folder / "samples", "edit")
     check_out(out)
     import numpy as np

@@ -1,6 +1,8 @@
 """`lmsd evaluate`: scores of a run on held-out data, with n, seeds, intervals and floor."""
 
 import os
+import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +58,7 @@ def main(arguments: list[str]) -> int:
         print(HELP, end="")
         return 0 if arguments else 2
     chosen = options.read(EvaluateOptions, arguments, verb="evaluate")
-    folder = runs.find(chosen.run)
+    folder = runs.find_folder(chosen.run)
     with ranks():
         said = evaluate(folder, chosen)
         if runs.rank() == 0:
@@ -147,6 +149,18 @@ def refuse_overlap(scorer: "Evaluator", chosen: EvaluateOptions) -> None:
         )
 
 
+_PLAIN = re.compile(r"[\w./:@+-]+")
+"""A value that the grammar of options takes without quotes."""
+
+
+def asked(chosen: EvaluateOptions) -> str | None:
+    """The options that took the place of the run's own and that no other field of a record tells."""
+    names = ("sampler", "extractor", "weights", "shards")
+    given = {name: str(getattr(chosen, name)) for name in names if getattr(chosen, name) is not None}
+    words = [f"{name}=" + (text if _PLAIN.fullmatch(text) else f"'{text}'") for name, text in given.items()]
+    return shlex.join(words + (["overlap=label"] if chosen.overlap == "label" else [])) or None
+
+
 def score(
     folder: Path, trained: "Trained", scorer: "Evaluator", chosen: EvaluateOptions, commit: str | None
 ) -> "Scores":
@@ -155,18 +169,31 @@ def score(
 
     kept = folder / "eval" / chosen.split / "kept"
     record = trained.generate.record()
-    settings = [record["sampler"], f"steps{record['steps']}", f"guidance{record['guidance']}", f"n{scorer.n}"]
-    name = "-".join(map(str, [trained.checkpoint.stem, trained.ema, *settings]))
+    settings = [
+        chosen.sampler or record["sampler"],
+        f"steps{record['steps']}",
+        f"guidance{record['guidance']}",
+    ]
+    name = "-".join(map(str, [trained.checkpoint.stem, trained.ema, *settings, f"n{scorer.n}"]))
+    if chosen.shards is not None:
+        name += f"-data{getattr(scorer.held_out, 'hash', '')[:8]}"
+    drawn = "_".join(map(str, chosen.seeds))
+    features = f"{name}-seeds{drawn}-{scorer.extractor.name}.safetensors".replace("/", "_")
     with Bar() as bar:
         scores = scorer(
             trained.generate,
             seeds=list(chosen.seeds),
             split=chosen.split,
             ema=trained.ema,
-            setup={"checkpoint": trained.checkpoint.name, "run": folder.name, "commit": commit},
+            setup={
+                "checkpoint": trained.checkpoint.name,
+                "run": folder.name,
+                "commit": commit,
+                "options": asked(chosen),
+            },
             progress=lambda done, total: bar.update(done, total, "sampling"),
             keep_images=kept / name if "images" in chosen.keep else None,
-            keep_features=kept / f"{name}.safetensors" if "features" in chosen.keep else None,
+            keep_features=kept / features if "features" in chosen.keep else None,
         )
     if runs.rank() == 0:
         path = scores.write(folder)

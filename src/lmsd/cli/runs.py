@@ -211,6 +211,14 @@ def begun(folder: Path) -> float:
         return (first if first.is_file() else folder / "config.yaml").stat().st_mtime
 
 
+def find_folder(name: str) -> Path:
+    """The folder of a run, for verbs that name its checkpoint apart; see `find`."""
+    found = find(name)
+    if folder_of(found) != found:
+        raise UserError(f"run={name} is a checkpoint: write run={folder_of(found)} checkpoint={found.name}")
+    return found
+
+
 def find(name: str) -> Path:
     """The folder of a run by its path, its id, or `last` for the newest one; or one of its checkpoints."""
     if (folder_of(Path(name)) / "config.yaml").is_file():

@@ -91,7 +91,7 @@ def sample(chosen: SampleOptions) -> Path:
     """Draw len(seeds) rows of len(prompts) images and return the grid's path."""
     if chosen.out is not None:
         check_out(chosen.out)
-    folder = runs.find(chosen.run)
+    folder = runs.find_folder(chosen.run)
     out = chosen.out or free_name(folder / "samples")
     check_out(out)
     from lmsd.cli.trained import open_run

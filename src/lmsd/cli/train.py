@@ -252,7 +252,10 @@ def report(folder: Path) -> None:
     from lmsd.cli.report import write
 
     with tolerated(f"the report (again: lmsd report {folder})"):
-        print(f"Report: {write(folder)}")
+        try:
+            print(f"Report: {write(folder)}")
+        except UserError as error:  # a damaged file costs the report, not the run
+            print(f"lmsd: no report: {error}", file=sys.stderr)
 
 
 def require_device(config: DictConfig) -> None:
@@ -283,7 +286,8 @@ def tolerated(what: str) -> Iterator[None]:
 def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
     """Keep status.json true: running, then done, interrupted or failed; a failure of ours into error.txt.
 
-    seconds: of training, over all sessions of the run. Only one process is active.
+    seconds: of training, over all sessions of the run; sessions: when each began, unix seconds. Only one
+    process is active.
     """
     from lmsd.engine.callbacks import peak_memory
 
@@ -299,7 +303,8 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
     if active:
         lock = runs.lock(folder)
         with tolerated("status.json"):
-            runs.set_status(folder, state="running", pid=os.getpid())
+            sessions = [*runs.status(folder).get("sessions", []), round(time.time(), 3)]
+            runs.set_status(folder, state="running", pid=os.getpid(), sessions=sessions)
     try:
         yield
     except (SystemExit, KeyboardInterrupt) as stop:
