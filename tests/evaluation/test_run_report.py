@@ -19,7 +19,7 @@ from lmsd.errors import UserError
 from lmsd.evaluation import Scores
 from lmsd.evaluation.compare import changed, write_comparison
 from lmsd.evaluation.grid import save_grid
-from lmsd.evaluation.records import read_records, without_pauses
+from lmsd.evaluation.records import read_records, records_by_age, without_pauses
 from lmsd.evaluation.report import _speeds, _steps_curves, curves_of, duration, over_steps, write_report
 from lmsd.evaluation.slices import Slice
 from lmsd.evaluation.verdict import sentences
@@ -253,6 +253,17 @@ def test_quality_is_drawn_against_the_number_of_steps(run):
         "Share of prompts right over sampling steps",
     ]
     assert "Quality against the number of steps" in write_report(run).read_text()
+
+
+def test_the_newest_of_equal_settings_is_drawn(run):
+    """The record that is called NAME-2 is younger than NAME."""
+    base = scores(Interval(1.21, 1.09, 1.33))
+    name = f"fd[{NAME}]"
+    for steps, value in ((1, 5.0), (4, 3.0), (1, 7.0)):
+        found = dict(base.scores) | {name: Score(Interval(value, value - 1, value + 1))}
+        replace(base, scores=found, setup=dict(base.setup) | {"steps": steps}).write(run)
+    (line,) = _steps_curves(list(records_by_age(run, "test").values()), name)
+    assert (list(line.x), list(line.y)) == ([1, 4], [7.0, 3.0])
 
 
 def test_slices_stand_folded_below_the_scores(run):

@@ -286,8 +286,7 @@ def tolerated(what: str) -> Iterator[None]:
 def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
     """Keep status.json true: running, then done, interrupted or failed; a failure of ours into error.txt.
 
-    seconds: of training, over all sessions of the run; sessions: when each began, unix seconds. Only one
-    process is active.
+    seconds: of training, over all sessions; sessions: when each began. Only one process is active.
     """
     from lmsd.engine.callbacks import peak_memory
 
