@@ -107,8 +107,8 @@ def test_two_agents_of_torchrun_make_one_run(home: Home) -> None:
 def test_two_ranks_score_in_training_what_one_scores(home: Home) -> None:
     """The untrained weights, which are the same: every score, over two chunks, and the grid."""
     counts = ["image_size=16", "train_count=64", "val_count=300", "test_count=8", "near_duplicates=keep"]
-    spoken(["data", "build", "shapes", "out=data/more", *counts])
-    words = [*TINY, "data.shards=data/more", "images=32", "evaluate.at_start=true", "evaluate.n=300"]
+    spoken(["data", "build", "shapes", "out=data/many", *counts])
+    words = [*TINY, "data.shards=data/many", "images=32", "evaluate.at_start=true", "evaluate.n=300"]
     found = []
     for devices in (1, 2):
         folder = Path(f"outputs/scored-{devices}")
