@@ -215,12 +215,12 @@ def test_bare_names_need_the_reference_weights_and_their_protocol(extractor):
     class Reference:
         reference = True
 
-    assert _name("fd", "x", _published(Reference(), "train", 50_000, 1)) == "fid"
-    assert _name("class_score", "x", _published(Reference(), "test", 10_000, 5)) == "is"
-    assert _name("fd", "x", _published(Reference(), "test", 10_000, 5)) == "fd[x]"
-    assert _name("fd", "x", _published(Reference(), "train", 49_999, 1)) == "fd[x]"
-    assert _name("fd", "x", _published(extractor, "train", 50_000, 1)) == "fd[x]"
-    assert _name("fd_floor", "x", _published(Reference(), "train", 50_000, 1)) == "fd_floor[x]"
+    assert _name("fd", "x", _published(Reference(), "train", 50_000)) == "fid"
+    assert _name("class_score", "x", _published(Reference(), "test", 10_000)) == "class_score[x]"
+    assert _name("fd", "x", _published(Reference(), "test", 50_000)) == "fd[x]"
+    assert _name("fd", "x", _published(Reference(), "train", 49_999)) == "fd[x]"
+    assert _name("fd", "x", _published(extractor, "train", 50_000)) == "fd[x]"
+    assert _name("fd_floor", "x", _published(Reference(), "train", 50_000)) == "fd_floor[x]"
 
 
 def test_images_and_features_can_be_kept(extractor, held_out, tmp_path):

@@ -5,6 +5,7 @@ import torch
 
 from lmsd.errors import UserError
 from lmsd.metrics import clip_scores, r_precision
+from lmsd.models.extractor import in_range
 
 
 def draw(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -36,3 +37,8 @@ def test_bad_sizes_are_refused():
         r_precision(draw(50, 3), draw(50, 3))
     with pytest.raises(UserError, match="row by row"):
         clip_scores(draw(5, 3), draw(6, 3))
+
+
+def test_images_that_are_not_finite_are_refused():
+    with pytest.raises(UserError, match="NaN or infinity"):
+        in_range(torch.full((1, 1, 2, 2), float("nan")))

@@ -105,3 +105,12 @@ def test_equal_training_samples_do_not_hide_their_copy():
     model = draw(200, 8, 2)
     model[:20] = train[:20]
     assert memorization([model], train, held_out).flagged
+
+
+def test_held_out_samples_in_the_training_set_do_not_hide_copies():
+    train, held_out, model = draw(1000, 8, 0), draw(800, 8, 1), draw(800, 8, 2)
+    held_out[:20], model[:400] = train[:20], train[100:500]
+    assert memorization([model], train, held_out).flagged
+    nobody = memorization([model], train, train[:500])
+    assert nobody.p != nobody.p
+    assert not nobody.flagged

@@ -37,7 +37,7 @@ def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int |
         held_out,
         extractor,
         n=n,
-        train=train if settings.neighbors else None,
+        train=train if settings.neighbors and split != "train" else None,
         checker=checker(settings.checker),
         cache=cache,
         shared=shared,

@@ -143,7 +143,7 @@ class Evaluator:
             scores |= alignment(fakes, real.features, self._texts)
             if "kid" in scores:
                 scores["cmmd"] = clip_distance(fakes, real.features, self._keys)
-        protocol = _published(self.extractor, setup["split"], self.n, len(seeds))
+        protocol = _published(self.extractor, setup["split"], self.n)
         named = {_name(kind, self.extractor.name, protocol): score for kind, score in scores.items()}
         hits = _hits(made)
         copied: Memorization | None = None
@@ -349,11 +349,11 @@ def _save(images: Tensor, rows: Sequence[int], folder: Path) -> None:
         Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(folder / f"{row:06d}.png")
 
 
-def _published(extractor: FeatureExtractor, split: Scalar, n: int, seeds: int) -> frozenset[str]:
+def _published(extractor: FeatureExtractor, split: Scalar, n: int) -> frozenset[str]:
     """Which bare names may be used: the reference weights on as many images as published figures stand on."""
-    if not getattr(extractor, "reference", False) or n * seeds < PROTOCOL:
+    if not getattr(extractor, "reference", False) or n < PROTOCOL:
         return frozenset()
-    return frozenset({"fid", "is"} if split == "train" and n >= PROTOCOL else {"is"})
+    return frozenset({"fid", "is"} if split == "train" else {"is"})
 
 
 def _name(kind: str, extractor: str, bare: frozenset[str]) -> str:

@@ -61,7 +61,7 @@ class Scores:
             value = score.interval
             ends = {name: value.value, f"{name}/low": value.low, f"{name}/high": value.high}
             numbers |= {prefix + key: number for key, number in ends.items()}
-        if self.memorization is not None:
+        if self.memorization is not None and math.isfinite(self.memorization.near.ratio):
             numbers[f"{prefix}neighbor_ratio"] = self.memorization.near.ratio
             numbers[f"{prefix}copies"] = self.memorization.copies
         return numbers
@@ -166,15 +166,19 @@ def score_of(content: Mapping[str, Any]) -> Score:
 def _memorization_json(found: Memorization) -> dict[str, Any]:
     near = found.near
     return {
-        "ratio": near.ratio,
-        "low": near.low,
+        "ratio": _finite(near.ratio),
+        "low": _finite(near.low),
         "closer": near.closer,
-        "p": found.p,
+        "p": _finite(found.p),
         "copies": found.copies,
         "flagged": found.flagged,
-        "c_t": None if math.isnan(found.c_t) else found.c_t,
+        "c_t": _finite(found.c_t),
         "pairs": [list(pair) for pair in found.pairs],
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _near(found: Memorization) -> str:

@@ -96,11 +96,14 @@ def _with_interval(name: str, score: Mapping[str, float]) -> str:
 
 
 def _neighbor_rows(near: Mapping[str, Any]) -> list[ScoreRow]:
-    meaning = f"distance to the nearest training image, generated over held-out; at 5 % {near['low']:.2f}"
+    if near["ratio"] is None or near.get("p", 1.0) is None:
+        return [ScoreRow("copies", "–", "–", "", "cannot tell: held-out images lie on training images")]
+    low = "–" if near["low"] is None else f"{near['low']:.2f}"
+    meaning = f"distance to the nearest training image, generated over held-out; at 5 % {low}"
     rows = [ScoreRow("nearest neighbor ratio", f"{near['ratio']:.2f}", "–", "", meaning)]
     if "p" not in near:  # a record of lmsd 0.1's first days
         return rows
-    found = f"p = {near['p']:.2g}; flagged below 0.001, which an honest model is once in 1,000 times"
+    found = f"p = {near['p']:.2g}; flagged below 0.001: once in 1,000 for a model of the data's law"
     rows.append(ScoreRow("copies", _percent(near["copies"]), "–", "", f"test for copies: {found}"))
     if near["c_t"] is not None:
         meaning = "C_T: below −3, samples lie nearer to the training set than held-out images, all over"
@@ -144,7 +147,9 @@ def _distance(ratio: Mapping[str, float], split: str) -> str:
 
 
 def _copies(near: Mapping[str, Any]) -> str:
-    share = f"{near['ratio']:.2f} × as far from the training set as held-out images"
+    if near.get("p", 1.0) is None or (near["ratio"] is None and not near.get("flagged")):
+        return "Copies: cannot tell, held-out images lie on training images."
+    share = f"{near['ratio'] or 0.0:.2f} × as far from the training set as held-out images"
     if "p" not in near:
         return f"Samples lie {share}."
     if near["flagged"]:

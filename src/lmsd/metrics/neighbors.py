@@ -8,7 +8,9 @@ Copies. A copy is near to one training sample and not to that one's neighbors: t
 from a sample of a dense region or a blurred one, whose distances shrink together. Let t_(r) be the r-th
 smallest of m held-out values (r = m/100) and K the number of n generated ones below it. Where both are draws
 of one continuous law, K is beta-binomial(n, r, m − r + 1) whatever that law is, so that P(K ≥ k) is an exact
-p-value. Each seed is tested for itself and the smallest p multiplied by their number (Bonferroni).
+p-value; a model of another law, with too much mass on a tight mode, may be flagged without a copy. Held-out
+samples that lie on training samples do not count. Each seed is tested for itself and the smallest p
+multiplied by their number (Bonferroni).
 
 C_T (Meehan, Chaudhuri and Dasgupta 2020). In each cell of a partition of space, the Mann-Whitney z of d_1 of
 the generated against the held-out samples in it; C_T is the mean of the z, weighted by the cells' held-out
@@ -32,7 +34,7 @@ _CHUNK_CELLS = 1 << 24
 """Distances held at once (128 MiB of float64)."""
 
 FALSE_ALARM = 0.001
-"""Level of the test for copies: how often an honest model is flagged."""
+"""Level of the test for copies: how often a model that draws from the data's own law is flagged."""
 
 NEIGHBORS = 5
 _TAIL = 0.01
@@ -126,19 +128,21 @@ def memorization(
 ) -> Memorization:
     """Both tests (module text): an array [n,d] for each seed against training [N,d] and held-out [m,d].
 
+    p is nan where every held-out sample lies on a training sample.
     Raises UserError where the training set has fewer than five samples.
     """
     real, _ = nearest(held_out, train, k=NEIGHBORS)
     found = [nearest(each, train, k=NEIGHBORS) for each in generated]
     first = torch.cat([distances[:, 0] for distances, _ in found])
     likeness = [_relative(distances) for distances, _ in found]
-    tests = [_exceedance(one, _relative(real)) for one in likeness]
+    unseen = _relative(real)[real[:, 0] > 0.0]
+    tests = [_exceedance(one, unseen) for one in likeness]
     every = torch.cat(likeness)
     closest = every.argsort(stable=True)[:pairs].tolist()
     n = len(likeness[0])
     return Memorization(
         near=_ratio(first, real[:, 0]),
-        p=min(1.0, len(tests) * min(p for p, _ in tests)),
+        p=min(len(tests) * min(p for p, _ in tests), 1.0),
         copies=max(0.0, sum(excess for _, excess in tests) / len(tests)),
         c_t=_c_t(torch.cat([as_features(each) for each in generated]), first, held_out, real[:, 0], train),
         pairs=tuple((row // n, row % n, int(found[row // n][1][row % n, 0])) for row in closest),
@@ -153,6 +157,8 @@ def _relative(distances: Tensor) -> Tensor:
 def _exceedance(generated: Tensor, held_out: Tensor) -> tuple[float, float]:
     """(p-value, share beyond the expected one) of generated values below the held-out tail (module text)."""
     n, m = len(generated), len(held_out)
+    if not m:
+        return math.nan, 0.0
     r = max(1, round(_TAIL * m))
     count = int((generated < held_out.sort().values[r - 1]).sum())
     return float(betabinom.sf(count - 1, n, r, m - r + 1)), count / n - r / (m + 1)

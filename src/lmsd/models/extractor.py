@@ -186,6 +186,8 @@ def in_range(images: Tensor) -> Tensor:
     """
     if images.dtype == torch.uint8:
         return images.float().div_(127.5).sub_(1.0)
+    if not bool(images.isfinite().all()):
+        raise UserError("images hold NaN or infinity: they are floats in [-1,1]; look for what made them")
     if not images.is_floating_point() or (len(images) and float(images.abs().max()) > 1.0 + 1e-4):
         kind = str(images.dtype).removeprefix("torch.")
         raise UserError(
