@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lmsd.errors import UserError
 from lmsd.evaluation.distances import _dealt, distances, row_groups
 from lmsd.metrics import frechet_distance, jackknife, matched_halves
 
@@ -72,3 +73,10 @@ def test_the_ratio_of_perfect_models_is_one():
     assert floor.mean() > 0.2
     inside = sum(each.ratio.interval.low <= 1.0 <= each.ratio.interval.high for each in found)
     assert inside >= 26
+
+
+def test_real_images_that_are_all_alike_give_no_ratio():
+    pairs = matched_halves([0] * 128, 0)
+    alike = torch.ones(128, 4, dtype=torch.float64)
+    with pytest.raises(UserError, match="halves of the real images have the same features"):
+        distances([draw(128, 4, 0)], alike, pairs, row_groups(128, pairs), halvings=1)

@@ -74,7 +74,7 @@ def test_alignment_stands_between_real_and_wrong_captions():
     real = texts + 0.2 * draw(200, 8, 2)
     half = torch.where(torch.arange(200)[:, None] % 2 == 0, real, draw(200, 8, 3))
     found = {name: score.interval for name, score in alignment([half, half], real, texts).items()}
-    assert found["r_precision_real"].value == 1.0
+    assert found["r_precision_real"].value > 0.98
     assert found["r_precision"].value == pytest.approx(0.5, abs=0.06)
     assert found["r_precision_shuffled"].value < 0.06
     assert found["clip_score_shuffled"].high < found["clip_score"].low

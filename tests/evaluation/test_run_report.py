@@ -358,6 +358,14 @@ def test_copies_are_called_by_name():
     assert any(sentence.startswith("Copies of the training set: about 8.0\u00a0%") for sentence in found)
 
 
+def test_samples_that_are_near_all_over_are_said_to_be():
+    record = scores(Interval(1, 0.9, 1.1)).as_json()
+    record["scores"]["neighbors"]["c_t"] = -5.2
+    (said,) = [sentence for sentence in sentences({"val": record}, []) if "C_T" in sentence]
+    assert "nearer to it all over (C_T = -5.2)" in said
+    assert "no sign of copying" not in said
+
+
 @pytest.mark.parametrize(
     ("last", "said"), [(31.0, "worse"), (20.0, "better"), (29.0, "the intervals overlap")]
 )

@@ -29,11 +29,20 @@ def test_r_precision_of_matching_and_of_unrelated_texts():
 
 def test_the_same_caption_twice_does_not_count_against_an_image():
     texts = draw(10, 4).repeat(2, 1)
-    assert r_precision(texts, texts, candidates=20).all()
+    assert r_precision(texts, texts, candidates=10).all()
+    with pytest.raises(UserError, match="needs as many different ones, and there are 10"):
+        r_precision(texts, texts, candidates=20)
+
+
+def test_chance_is_one_in_so_many_where_captions_repeat():
+    """4,000 images of 20 captions among 10: a tenth by chance, within the binomial error."""
+    texts = draw(20, 8).repeat(200, 1)
+    chance = r_precision(draw(4000, 8, seed=2), texts, candidates=10).double().mean().item()
+    assert chance == pytest.approx(0.1, abs=4 * (0.1 * 0.9 / 4000) ** 0.5)
 
 
 def test_bad_sizes_are_refused():
-    with pytest.raises(UserError, match="among 100 captions needs as many rows, and there are 50"):
+    with pytest.raises(UserError, match="among 100 captions needs as many different ones, and there are 50"):
         r_precision(draw(50, 3), draw(50, 3))
     with pytest.raises(UserError, match="row by row"):
         clip_scores(draw(5, 3), draw(6, 3))

@@ -117,7 +117,7 @@ def scores(found: dict[str, Any]) -> dict[str, str]:
         "  of matched halves": interval(f"fd_matched[{extractor}]"),
         "  floor: two real halves": interval(f"fd_floor[{extractor}]"),
         "  ratio to the floor": interval(f"fd_ratio[{extractor}]"),
-        "nearest training neighbor ratio": f"{values['neighbors']['ratio']:.2f}",
+        "nearest training neighbor ratio": f"{values['neighbors']['ratio'] or 0.0:.2f}",
         "updates with the adversary, %": f"{100 * found['played']:.0f}",
         "images seen": f"{found['status']['images']:,}",
         "training, seconds": f"{found['status']['seconds']:.0f}",

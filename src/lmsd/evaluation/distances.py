@@ -10,6 +10,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from lmsd.errors import UserError
 from lmsd.metrics import (
     GROUPS,
     Score,
@@ -64,6 +65,8 @@ def distances(
     crossed = [half for a, b in halves for half in ((a, b), (b, a))]
     matches = [_distance(fake, real, groups, a, b) for fake in fakes for a, b in crossed]
     fd, floor, matched = (_means(found) for found in (fds, floors, matches))
+    if min(floor) <= 0.0:
+        raise UserError("halves of the real images have the same features: no distance has a floor")
     ratio = [one / other for one, other in zip(matched, floor, strict=True)]
     by_seed = tuple(found[0] for found in fds)
     return Distances(

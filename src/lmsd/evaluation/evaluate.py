@@ -250,7 +250,12 @@ class Evaluator:
 
     @cached_property
     def _texts(self) -> Tensor | None:
-        return None if self.captions is None else self.extractor.texts(self.captions)
+        """The captions' embeddings, each caption read once: equal ones have equal rows."""
+        if self.captions is None:
+            return None
+        rows = {caption: row for row, caption in enumerate(dict.fromkeys(self.captions))}
+        texts = self.extractor.texts(list(rows))
+        return None if texts is None else texts[[rows[caption] for caption in self.captions]]
 
     def _right(self, images: Tensor | None, logits: Tensor, part: slice) -> Tensor | None:
         captions = None if self.captions is None else self.captions[part]

@@ -160,7 +160,7 @@ def class_scores(fakes: Sequence[Tensor], real: Tensor, *, splits: int = 10) -> 
 def alignment(fakes: Sequence[Tensor], real: Tensor, texts: Tensor, *, seed: int = 0) -> dict[str, Score]:
     """CLIP score and R-precision of image embeddings, one array [n,d] a seed, and their captions' [n,d].
 
-    R-precision, among 100, needs as many rows. Beside them those of the real images, and those of generated
+    R-precision, among 100, needs as many captions. Beside them those of the real images, and of generated
     ones with the captions of others (a cyclic shift of the rows, which are in random order).
     """
     sets = {"": (list(fakes), texts), "_real": ([real], texts), "_shuffled": (list(fakes), texts.roll(1, 0))}
@@ -173,7 +173,7 @@ def alignment(fakes: Sequence[Tensor], real: Tensor, texts: Tensor, *, seed: int
 
     clip = scored(clip_scores, False)
     found = {f"clip_score{suffix}": clip[suffix] for suffix in sets}
-    if len(texts) >= CANDIDATES:
+    if len(texts.unique(dim=0)) >= CANDIDATES:
         precise = scored(lambda v, t: r_precision(v, t, candidates=CANDIDATES, seed=seed), True)
         found |= {f"r_precision{suffix}": precise[suffix] for suffix in sets}
     return found

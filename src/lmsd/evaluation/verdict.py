@@ -32,6 +32,9 @@ BESIDE = {
 }
 _ALONE = ("fd_floor", "right_real")
 """Rows of their own, although they stand beside another score."""
+CLOSE = -3.0
+"""C_T below which samples lie nearer to the training set than held-out images, all over."""
+
 _SHARES = ("right", "precision", "recall", "coverage", "r_precision")
 
 
@@ -155,6 +158,9 @@ def _copies(near: Mapping[str, Any]) -> str:
     if near["flagged"]:
         found = f"about {_percent(near['copies'])} of the samples lie on single training images"
         return f"Copies of the training set: {found} (p = {near['p']:.1g}); see the closest pairs."
+    if (near.get("c_t") or 0.0) < CLOSE:
+        found = f"nearer to it all over (C_T = {near['c_t']:.1f}), though on no single images"
+        return f"Samples lie {share}, {found} (test for copies: p = {near['p']:.2g})."
     return f"Samples lie {share}: no sign of copying (p = {near['p']:.2g})."
 
 

@@ -22,22 +22,21 @@ def clip_scores(images: Features, texts: Features) -> Tensor:
 
 
 def r_precision(images: Features, texts: Features, *, candidates: int = 100, seed: int = 0) -> Tensor:
-    """Whether each image's own text beats candidates − 1 others, drawn by `seed` [n]; ties lose.
+    """Whether each image's own text beats candidates − 1 other ones, drawn by `seed` [n]; ties lose.
 
-    Others with the same embedding (the same caption) do not count against it. Chance is 1/candidates.
+    Equal rows of `texts` are one caption. Chance is 1/candidates. Raises UserError for fewer captions.
     """
     v, t = _paired(images, texts)
-    n = len(v)
-    if not 2 <= candidates <= n:
-        raise UserError(f"R-precision among {candidates} captions needs as many rows, and there are {n}")
-    own = (v * t).sum(dim=1)
+    captions, own = t.unique(dim=0, return_inverse=True)
+    if not 2 <= candidates <= len(captions):
+        there = f"there are {len(captions)}"
+        raise UserError(f"R-precision among {candidates} captions needs as many different ones, and {there}")
     generator = torch.Generator().manual_seed(seed)
     hits = []
-    for row in range(n):
-        others = torch.randperm(n - 1, generator=generator)[: candidates - 1]
-        rivals = t[others + (others >= row)]
-        different = (rivals - t[row]).abs().amax(dim=1) > 1e-9
-        hits.append(bool((rivals[different] @ v[row] < own[row]).all()))
+    for row, number in enumerate(own.tolist()):
+        others = torch.randperm(len(captions) - 1, generator=generator)[: candidates - 1]
+        rivals = captions[others + (others >= number)]
+        hits.append(bool((rivals @ v[row] < t[row] @ v[row]).all()))
     return torch.tensor(hits)
 
 
