@@ -9,7 +9,8 @@ import logging
 import multiprocessing
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -80,9 +81,8 @@ def fit(
     others beside metrics.jsonl. callbacks: a `Checkpoint` is added where there is none. resume_from: a
     checkpoint, or a run folder for its newest. profiler: its tables go into run_dir. asynchronous: write
     checkpoints behind the training's back, from a copy in memory. fsdp: cut the generator over the ranks
-    (`engine.sharding`). Raises UserError for a precision or a batch
-    size that cannot be and where checkpoints could not be written, SystemExit(130) after Ctrl-C,
-    SystemExit(143) after SIGTERM or SIGUSR1.
+    (`engine.sharding`). Raises UserError for a precision or a batch size that cannot be and where checkpoints
+    could not be written, SystemExit(130) after Ctrl-C, SystemExit(143) after SIGTERM or SIGUSR1.
     """
     ranks = devices * num_nodes
     _check(engine, datamodule, ranks, precision)
@@ -102,9 +102,22 @@ def fit(
         profiler=_profiler(profiler, run_dir),
         **_OFF,
     )
+    with _to_its_end(trainer, interrupt), interrupt.listening(trainer, engine):
+        trainer.fit(engine, datamodule=datamodule, ckpt_path=found)
+    if interrupt.code == REFUSED or disk.failures:
+        raise UserError(
+            f"checkpoints could not be written to {run_dir}: make room, then resume from the last one"
+        )
+    if interrupt.code:
+        sys.exit(interrupt.code if trainer.is_global_zero or _external(trainer) else 0)
+    return trainer
+
+
+@contextmanager
+def _to_its_end(trainer: Trainer, interrupt: Interrupt) -> Iterator[None]:
+    """A run that is asked to end before its first batch ends like others, and no worker outlives any."""
     try:
-        with interrupt.listening(trainer, engine):
-            trainer.fit(engine, datamodule=datamodule, ckpt_path=found)
+        yield
     except BrokenOff:
         if not interrupt.code:
             raise
@@ -114,13 +127,6 @@ def fit(
         for worker in multiprocessing.active_children():
             if worker.daemon:  # of a loader, stuck: it would outlive the process by `stops.GRACE`
                 worker.kill()
-    if interrupt.code == REFUSED or disk.failures:
-        raise UserError(
-            f"checkpoints could not be written to {run_dir}: make room, then resume from the last one"
-        )
-    if interrupt.code:
-        sys.exit(interrupt.code if trainer.is_global_zero or _external(trainer) else 0)
-    return trainer
 
 
 def _strategy(engine: Engine, ranks: int, *, fsdp: bool) -> Strategy | str:
