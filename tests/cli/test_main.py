@@ -294,6 +294,15 @@ def test_a_split_that_was_trained_on_is_refused_or_labeled(home: Home, refused: 
     )
 
 
+def test_the_training_split_is_not_held_against_itself(home: Home) -> None:
+    """No search for copies where every image is known, and no floor of images against themselves."""
+    spoken(["evaluate", "run=outputs/first", "split=train", "n=32", "seeds=[0]"])
+    record = json.loads(Path("outputs/first/eval/train/metrics.json").read_text())
+    assert not {name for name in record["scores"] if name == "neighbors" or "_train" in name}
+    spoken(["evaluate", "run=outputs/first", "split=val", "n=32", "seeds=[0]"])
+    assert "neighbors" in json.loads(Path("outputs/first/eval/val/metrics.json").read_text())["scores"]
+
+
 def test_weights_of_a_run_begin_another(home: Home) -> None:
     said = spoken(
         ["train", *TINY, DATA, "images=32", "evaluate.n=0", "init_from=outputs/first:generator@ema"]
