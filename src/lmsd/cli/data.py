@@ -21,7 +21,8 @@ Sources
   cifar10    path=cifar-10-binary.tar.gz, the official binary archive
 
 Options of build
-  image_size= channels= val= test= (parts)  train_count= val_count= test_count= holdout= seed= (shapes)
+  image_size= channels= val= test= (parts)
+  train_count= val_count= test_count= holdout= mismatch= seed= (shapes)
   denoise=none|median|gaussian  near_duplicates=drop|group|keep  similarity=  image_format=png|jpg
   shard_size=1000  overwrite=false
 

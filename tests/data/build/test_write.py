@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from lmsd.data.build import BuildOptions, build
-from lmsd.data.build.shapes import check, class_names, parse_caption
+from lmsd.data.build.shapes import WORDS, check, class_names, parse_caption
 from lmsd.data.index import build_index
 from lmsd.errors import UserError
 
@@ -111,6 +111,25 @@ def test_shapes_show_what_their_captions_say_and_held_out_pairs_are_in_test_alon
     assert {"red circle", "blue ring"} <= seen["test"]
 
 
+def test_mismatched_training_captions_have_one_wrong_word_and_name_no_held_out_pair(tmp_path):
+    holdout = ("red circle", "blue ring")
+    options = BuildOptions(train_count=400, val_count=50, test_count=50, holdout=holdout, mismatch=0.4)
+    folder = build("shapes", tmp_path / "out", options=options).parent
+    wrong = {}
+    for split in ("train", "val", "test"):
+        samples = read(folder, split)
+        images = np.stack([np.asarray(Image.open(io.BytesIO(sample["png"]))) for sample in samples])
+        captions = [sample["txt"].decode() for sample in samples]
+        found = check(images, captions)
+        wrong[split] = sum((~found[word]).astype(int) for word in WORDS)
+        named = {f"{parse_caption(c).color} {parse_caption(c).shape}" for c in captions}
+        assert split == "test" or named.isdisjoint(holdout)
+    assert wrong["train"].max() == 1
+    assert 0.33 < wrong["train"].mean() < 0.47  # 0.4 ± 2.9 standard errors
+    assert not wrong["val"].any()
+    assert not wrong["test"].any()
+
+
 def test_a_taken_folder_is_left_alone_unless_told_otherwise(tmp_path):
     out = tmp_path / "out"
     build("shapes", out, options=SMALL)
@@ -147,6 +166,8 @@ def test_a_build_that_fails_leaves_nothing_and_keeps_the_old(tmp_path):
         ("digits", {"holdout": ("red circle",)}, "no option holdout"),
         ("shapes", {"val": 0.1}, "no option val"),
         ("shapes", {"holdout": ("red dog",)}, "'red dog'"),
+        ("digits", {"mismatch": 0.1}, "no option mismatch"),
+        ("shapes", {"mismatch": 1.5}, "mismatch=1.5"),
         ("shapes", {"holdout": tuple(class_names())}, "every pair"),
         ("shapes", {"image_size": 8}, "image_size=16"),
         ("shapes", {"train_count": 0}, "train_count=0"),

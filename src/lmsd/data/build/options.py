@@ -13,6 +13,7 @@ ONLY_FOR: dict[str, tuple[str, ...]] = {
     "val_count": ("shapes",),
     "test_count": ("shapes",),
     "holdout": ("shapes",),
+    "mismatch": ("shapes",),
     "seed": ("shapes",),
     "test": ("digits", "folder"),
     "val": ("digits", "folder", "cifar10"),
@@ -27,7 +28,8 @@ class BuildOptions:
     path: the folder of images, or the archive; captions: a CSV or JSONL file (default: .txt beside images);
     image_size: side in pixels; channels: 1 (grey) or 3;
     val, test: parts of the pictures, by content; train_count, val_count, test_count: how many to draw;
-    holdout: "color shape" pairs that only test may show; seed: of what is drawn;
+    holdout: "color shape" pairs that only test may show; mismatch: share of the training captions
+    that have one wrong word; seed: of what is drawn;
     denoise: a 3x3 median, or a Gaussian of half a pixel, after resizing;
     near_duplicates: drop all but one, or keep all in one split ("group"), or do not look for any ("keep");
     similarity: correlation in (0, 1] from which two pictures are near duplicates;
@@ -45,6 +47,7 @@ class BuildOptions:
     val_count: int = 1_000
     test_count: int = 2_000
     holdout: tuple[str, ...] = ()
+    mismatch: float = 0.0
     seed: int = 0
     denoise: Literal["none", "median", "gaussian"] = "none"
     near_duplicates: Literal["drop", "group", "keep"] = "drop"
@@ -66,6 +69,8 @@ class BuildOptions:
             part = getattr(self, name)
             if part is not None and not 0 <= part < 1:
                 raise UserError(f"{name}={part} is not a part of the pictures; take a number in [0, 1)")
+        if not 0 <= self.mismatch <= 1:
+            raise UserError(f"mismatch={self.mismatch} is no share of the captions; take 0 to 1")
         if (self.val or 0) + (self.test or 0) >= 1:
             raise UserError(f"val={self.val} and test={self.test} leave nothing for train; make them smaller")
         if self.similarity is not None and not 0 < self.similarity <= 1:

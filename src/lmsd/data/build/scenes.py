@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lmsd.data.build.options import BuildOptions
-from lmsd.data.build.shapes import class_names, random_scene, render
+from lmsd.data.build.shapes import class_names, misread, random_scene, render
 from lmsd.data.build.source import Raw, Source
 from lmsd.data.shards import SPLITS
 from lmsd.errors import UserError
@@ -15,6 +15,7 @@ def shapes_source(options: BuildOptions) -> Source:
     """Scenes at image_size (default 16) in the options' counts; `holdout` pairs appear in test alone.
 
     Scene i of a split comes from a generator keyed by (seed, split, i): a longer set begins with the shorter.
+    A share `mismatch` of the training captions has one wrong word, drawn from (seed, 0, i, 1).
     Scenes that differ by less than about a tenth of a pixel (correlation 0.999) are near duplicates.
     """
     unknown = [pair for pair in options.holdout if pair not in class_names()]
@@ -32,7 +33,11 @@ def shapes_source(options: BuildOptions) -> Source:
             holdout = () if split == "test" else options.holdout
             for index in range(count):
                 scene = random_scene(np.random.default_rng((options.seed, number, index)), holdout)
-                yield Raw(f"{split} {index:06d}", render(scene, size), scene.caption(), scene.label, split)
+                told = scene
+                if split == "train" and options.mismatch:
+                    rng = np.random.default_rng((options.seed, number, index, 1))
+                    told = misread(scene, rng, holdout) if rng.random() < options.mismatch else scene
+                yield Raw(f"{split} {index:06d}", render(scene, size), told.caption(), scene.label, split)
 
     return Source(
         name="shapes",

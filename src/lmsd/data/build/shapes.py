@@ -17,7 +17,7 @@ and the shape is the one whose rendering fits A with the smallest Σ(A − A')²
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -42,6 +42,7 @@ POSITIONS: tuple[Position, ...] = get_args(Position)
 BACKGROUNDS: tuple[Background, ...] = get_args(Background)
 WORDS = ("shape", "color", "size", "position")
 """What a caption says of a scene, and so what `check` judges."""
+_NAMES: dict[str, tuple[str, ...]] = dict(zip(WORDS, (SHAPES, COLORS, SIZES, POSITIONS), strict=True))
 
 SMALLEST = 16
 """Smallest side in pixels at which every scene reads back exactly."""
@@ -123,6 +124,17 @@ def random_scene(rng: np.random.Generator, holdout: Sequence[str] = ()) -> Scene
         (float(dx), float(dy)),
         float(rng.uniform(1 - SCALE, 1 + SCALE)),
     )
+
+
+def misread(scene: Scene, rng: np.random.Generator, holdout: Sequence[str] = ()) -> Scene:
+    """The scene with one of the caption's words replaced by another; no "color shape" pair of `holdout`."""
+    while True:
+        word = WORDS[rng.integers(len(WORDS))]
+        others = [name for name in _NAMES[word] if name != getattr(scene, word)]
+        change: dict[str, Any] = {word: others[rng.integers(len(others))]}
+        told = replace(scene, **change)
+        if f"{told.color} {told.shape}" not in holdout:
+            return told
 
 
 def parse_caption(text: str) -> Scene:
