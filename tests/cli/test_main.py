@@ -65,6 +65,10 @@ def test_a_run_leaves_what_it_promises(home: Home) -> None:
     ]
     assert "data.image_size=16" in (folder / "overrides.txt").read_text().splitlines()
     assert runs.config_of(folder).batch_size == 32
+    kept = (folder / "log.txt").read_text().splitlines()
+    assert kept[0].endswith("192 images in batches of 32)")
+    assert kept[-1].endswith(f"Report: {folder}/report.html")
+    assert any("192/192 images" in line for line in kept)
 
 
 def test_sampling_twice_gives_the_same_bytes_and_a_record(home: Home) -> None:
