@@ -1,6 +1,6 @@
 """log.txt of a run: what it said, line by line with the time, over all of its sessions.
 
-What goes to standard output and error goes there as before; what a progress bar draws is not kept in the file.
+What goes to standard output and error goes there as before; what a progress bar draws is not in the file.
 Lines are without secrets, and a file that cannot be written does not end a run.
 """
 
