@@ -55,7 +55,7 @@ def transcript(folder: Path, *, active: bool) -> Iterator[None]:
         yield
         return
     path, out, error = folder / NAME, sys.stdout, sys.stderr
-    ours: tuple[Any, Any] = Copied(out, path), Copied(error, path)
+    ours: list[Any] = [None if stream is None else Copied(stream, path) for stream in (out, error)]
     sys.stdout, sys.stderr = ours
     try:
         yield
