@@ -65,6 +65,10 @@ def test_a_run_leaves_what_it_promises(home: Home) -> None:
     ]
     assert "data.image_size=16" in (folder / "overrides.txt").read_text().splitlines()
     assert runs.config_of(folder).batch_size == 32
+    kept = (folder / "log.txt").read_text().splitlines()
+    assert kept[0].endswith("192 images in batches of 32)")
+    assert kept[-1].endswith(f"Report: {folder}/report.html")
+    assert any("192/192 images" in line for line in kept)
 
 
 def test_sampling_twice_gives_the_same_bytes_and_a_record(home: Home) -> None:
@@ -524,6 +528,20 @@ def test_a_damaged_file_that_is_named_is_refused(home: Home, refused: Refused) -
     assert runs.status(folder)["state"] == "done"
 
 
+def test_guidance_keeps_to_its_interval(home: Home, tmp_path: Path) -> None:
+    def record(*words: str) -> dict[str, object]:
+        spoken(["sample", *words, f"out={tmp_path / 'grid.png'}"])
+        return json.loads((tmp_path / "grid.json").read_text())
+
+    base = ["run=outputs/first", "prompts=[a red circle]", "guidance=4"]
+    assert record(*base)["nfe"] == 8
+    assert record(*base, "interval=[0,0.5]")["nfe"] == 4  # the chain's steps begin at 4, 3, 2 and 1
+    part = record(*base, "interval=[2,3]")
+    assert (part["nfe"], part["interval"]) == (6, "2 to 3")
+    (tmp_path / "part.json").write_text(json.dumps(part))
+    assert record(f"again={tmp_path / 'part.json'}")["interval"] == "2 to 3"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -538,6 +556,8 @@ def test_a_damaged_file_that_is_named_is_refused(home: Home, refused: Refused) -
         (["run=outputs/first", "prompts=a", "steps=9"], "9 steps on a chain of 4"),
         (["run=outputs/first", "prompts=a", "ema=77"], "holds no EMA"),
         (["run=outputs/first", "prompts=a", "seeds=a"], "seeds=a is not an integer"),
+        (["run=outputs/first", "prompts=a", "interval=[3,1]"], "interval=[3.0, 1.0] is no [low, high]"),
+        (["run=outputs/first", "prompts=a", "interval=[3]"], "give two times, the lower one first"),
     ],
 )
 def test_mistakes_in_sampling(home: Home, refused: Refused, words: list[str], said: str) -> None:

@@ -10,14 +10,13 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tars import write_shards, write_tar
 
 from lmsd.data.index import build_index
 from lmsd.data.module import ShardDataModule
 from lmsd.data.place import Place
-from lmsd.data.remote import Cache, filesystem
+from lmsd.data.remote import Cache
 from lmsd.errors import UserError
 
 
@@ -248,13 +247,3 @@ def _first_jpeg(folder: Path) -> bytes:
     path = folder / "train-000000.tar"
     start, length, _ = build_index([path]).shard(0).column("jpg")[0].tolist()
     return path.read_bytes()[start : start + length]
-
-
-def test_s3_without_its_package_says_what_to_install():
-    try:
-        import s3fs  # noqa: F401
-    except ImportError:
-        with pytest.raises(UserError, match=r"lmsd\[s3\]"):
-            filesystem("s3://bucket/train-0.tar")
-    else:
-        assert np.isin("s3", filesystem("s3://bucket/train-0.tar").protocol)

@@ -1,6 +1,7 @@
 """The engine against loops written by hand: same bits, same counts, and who has gradients when."""
 
 import re
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from tiny_run import OBJECTIVES, SEED, Stream, cast_for, engine, players, run, s
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from lmsd.engine.callbacks import Progress
+from lmsd.engine.callbacks import Evaluate, Progress
 from lmsd.engine.logging import read_metrics
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import adamw
@@ -315,6 +316,27 @@ def test_progress_shows_speed_losses_and_time_left(
     assert "24/24" in shown
     assert re.search(r"\d+ images/s +discriminator \d\S* +generator \d\S* +0\.\d GiB +0:00 left", shown)
     assert ("8/24 images" in shown) is not terminal  # lines in a file, one bar on a terminal
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_bar_shows_what_holds_training_up(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    from lmsd.cli.validate import shown
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def score(subject: Engine) -> dict[str, float]:
+        told = shown(subject)
+        assert told is not None
+        told(1_000, 2_000)
+        time.sleep(0.5 if terminal else 0.0)  # a bar is drawn four times a second
+        return {"val/fd": 1.0}
+
+    evaluation = Evaluate(score, every_images=16)
+    run(engine(batches=3), tmp_path, callbacks=[evaluation, Progress(seconds=0.0)])
+    assert "sampling 1,000/2,000" in capfd.readouterr().err
 
 
 def test_runs_that_cannot_be_are_refused(tmp_path: Path) -> None:

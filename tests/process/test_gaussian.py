@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lmsd.errors import UserError
-from lmsd.process import EDM, Article, Cosine, Flow, Linear, Process, ScaledLinear, Schedule
+from lmsd.process import EDM, Article, Cosine, Discrete, Flow, Linear, Process, ScaledLinear, Schedule
 from lmsd.rng import Rng
 
 SCHEDULES: list[Schedule] = [
@@ -209,13 +209,23 @@ def test_targets_convert_back(schedule, kind, share):
     )
 
 
+def at_snr(family, snr):
+    """A schedule of the family, and its time with this SNR: on the flow, in one step of a chain, of EDM."""
+    if family == "chain":  # beta = sigma^2 = 1 / (1 + SNR)
+        return Discrete(torch.tensor([1 / (1 + snr)], dtype=torch.float64)), 1.0
+    if family == "edm":
+        return EDM(sigma_max=1e4), snr**-0.5
+    return Flow(), 1 / (1 + snr**0.5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("exponent", [-6, 6])
-def test_conversions_at_extreme_snr(kind, exponent):
-    """SNR 1e-6 and 1e+6, on the flow: alpha/sigma = 1e-3 and 1e+3."""
-    schedule = Flow()
+@pytest.mark.parametrize("family", ["flow", "chain", "edm"])
+def test_conversions_at_extreme_snr(family, kind, exponent):
+    """SNR 1e-6 and 1e+6: alpha/sigma = 1e-3 and 1e+3."""
+    schedule, t = at_snr(family, 10.0**exponent)
     process = Process(schedule)
-    t = 1 / (1 + 10 ** (exponent / 2))
+    assert process.snr(torch.tensor([t])).item() == pytest.approx(10.0**exponent, rel=1e-4)
     x0, eps, x_t, time = pieces(schedule, t)
     target = process.target(kind, x0, eps, time)
     # The division by the small scale multiplies float32's 6e-8 by 1e3, once; everything else is a few ulps.

@@ -21,7 +21,7 @@ HELP = """lmsd edit run=RUN image=FILE prompt=PROMPT [option=value ...]
   strength=0.6           in (0, 1]: how far from the image; default 0.6, with a mask 1
   mask=FILE              white where it may change; every other pixel stays as it is, bit for bit
   seed=0
-  steps= guidance= sampler= ema= checkpoint=      as in lmsd sample
+  steps= guidance= interval= sampler= ema= checkpoint=      as in lmsd sample
   out=FILE.png           default: RUN/samples/edit-NNN.png, with a .json beside it
 """
 

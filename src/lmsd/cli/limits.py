@@ -1,7 +1,7 @@
 """What the values of `train` may be: ranges and choices, looked at before anything is built."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 
 from omegaconf import DictConfig, OmegaConf
@@ -117,6 +117,7 @@ def check_limits(config: DictConfig) -> None:
             f"{config.micro_batches} micro-batches: take a multiple of {parts}"
         )
     check_guidance(config, config.evaluate.guidance)
+    check_interval("evaluate.interval", config.evaluate.interval)
 
 
 def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ) -> None:
@@ -153,3 +154,9 @@ def check_guidance(config: DictConfig, guidance: float) -> None:
             f"guidance={guidance:g} needs a generator that was trained without captions too, and this one "
             "was not (objective.drop=0): take guidance=1, or train with objective.drop=0.1"
         )
+
+
+def check_interval(name: str, interval: Sequence[float] | None) -> None:
+    """Refuse times of guidance that are no (low, high): nothing would be guided."""
+    if interval is not None and (len(interval) != 2 or interval[0] > interval[1]):
+        raise UserError(f"{name}={list(interval)} is no [low, high]: give two times, the lower one first")

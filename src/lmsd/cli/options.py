@@ -20,6 +20,7 @@ Options = TypeVar("Options")
 LIMITS: Mapping[str, Kind] = {
     "steps": Number(1),
     "guidance": Number(-1000, 1000, whole=False),
+    "interval": Number(0, whole=False),
     "seed": Number(0, 2**63 - 1),
     "seeds": Number(0, 2**63 - 1),
     "strength": Number(0.01, 1, whole=False),
@@ -44,10 +45,14 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions(RunOptions):
-    """One way of sampling; ema: "ema" for the first average, a half-life in images, or "raw"."""
+    """One way of sampling; ema: "ema" for the first average, a half-life in images, or "raw".
+
+    interval: the times (low, high) of the schedule at which guidance acts; empty: the run's own.
+    """
 
     steps: int | None = None
     guidance: float | None = None
+    interval: tuple[float, ...] = ()
     ema: str = "ema"
 
 

@@ -1,7 +1,7 @@
 """Run folders: made once, found again by path, id, `last` or `auto`.
 
 outputs/<date_time>-<name>-<id>/
-  config.yaml overrides.txt env.json status.json metrics.jsonl
+  config.yaml overrides.txt env.json status.json metrics.jsonl log.txt
   checkpoints/  samples/  eval/<split>/  report.html
 
 `last` is the run that was begun last, whichever was resumed since.

@@ -18,6 +18,7 @@ HELP = """lmsd sample run=RUN prompts=PROMPTS [option=value ...]
   run=last|ID|FOLDER     prompts='[a red circle, a blue star]' or a text file, one prompt a line
   seeds=[0,1,2]          one row of images for each seed
   steps= guidance=       default: the run's own
+  interval=[0.2,0.8]     guide only the steps that start at these times; default: the run's own
   ema=ema|raw|HALFLIFE   checkpoint=FILE       which weights; default the first average of the newest one
   sampler=few_step       another sampler by name: few_step, ddim, ancestral, heun, dpmpp
   out=FILE.png           default: RUN/samples/sample-NNN.png, with a .json beside it
@@ -59,7 +60,8 @@ def remembered(chosen: Again) -> SampleOptions:
     """The options that a grid was made with, from the .json beside it."""
     try:
         found = json.loads(chosen.again.read_text())["options"]
-        known = SampleOptions(**{**found, **{name: tuple(found[name]) for name in ("prompts", "seeds")}})
+        lists = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
+        known = SampleOptions(**{**found, **lists})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"again={chosen.again} is no .json that lmsd sample wrote beside a grid") from error
     return replace(known, out=chosen.out)
@@ -94,14 +96,17 @@ def sample(chosen: SampleOptions) -> Path:
     folder = runs.find_folder(chosen.run)
     out = chosen.out or free_name(folder / "samples")
     check_out(out)
+    from lmsd.cli.data import Bar
     from lmsd.cli.trained import open_run
     from lmsd.evaluation.grid import save_grid
 
     trained = open_run(folder, chosen)
     trained.note_unknown_words(list(chosen.prompts))
     images: list[Tensor] = []
-    for seed in chosen.seeds:
-        images += list(trained.images(list(chosen.prompts), seed=seed))
+    with Bar() as bar:
+        for row, seed in enumerate(chosen.seeds):
+            images += list(trained.images(list(chosen.prompts), seed=seed))
+            bar.update(row + 1, len(chosen.seeds), "rows of images")
     captions = list(chosen.prompts) * len(chosen.seeds)
     settings = replace(chosen, run=str(folder), checkpoint=trained.checkpoint.name, out=None)
     record = {**asdict(chosen), "run": folder.name, "out": out.name, **trained.facts()}

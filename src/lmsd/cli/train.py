@@ -16,6 +16,7 @@ from lmsd.cli import runs
 from lmsd.cli.agreed import agreed
 from lmsd.cli.compose import check_value, flatten, groups, load, parse, require_secrets, written
 from lmsd.cli.limits import check_limits, check_tasks
+from lmsd.cli.transcript import transcript
 from lmsd.errors import HIDDEN, UserError, redact, shown
 
 _PRIVATE = {
@@ -203,7 +204,6 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     from lmsd.cli import build
     from lmsd.cli.validate import Validation
     from lmsd.engine.checkpoint import find
-    from lmsd.engine.trainer import fit
 
     if resumed and resumed.suffix == ".ckpt":
         find(resumed)  # before anything is built, or written down
@@ -220,31 +220,42 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
         return Path()
     validation = Validation(config, data, active=chief) if config.evaluate.n else None
     folder = runs.folder_of(resumed) if resumed else shared_folder(config, list(overrides))
-    announce(config, folder, nets, resumed=resumed)
     if validation is not None:
         validation.folder = folder
-    with recorded(folder, engine, active=chief):
-        if resumed and chief:
-            with tolerated("config.yaml"):
-                runs.save_config(folder, config)
-        fit(
-            engine,
-            data,
-            run_dir=folder,
-            devices=config.devices,
-            num_nodes=config.num_nodes,
-            accelerator=config.accelerator,
-            precision=config.precision,
-            loggers=loggers(config, folder),
-            callbacks=build.callbacks(config, validation, objective),
-            resume_from=resumed if resumed and runs.has_checkpoint(folder) else None,
-            profiler=config.profiler,
-            asynchronous=config.checkpoint_async,
-            fsdp=config.fsdp,
-        )
-    if chief:
-        report(folder)
+    with transcript(folder, active=chief):
+        announce(config, folder, nets, resumed=resumed)
+        with recorded(folder, engine, active=chief):
+            if resumed and chief:
+                with tolerated("config.yaml"):
+                    runs.save_config(folder, config)
+            callbacks = build.callbacks(config, validation, objective)
+            play(config, engine, data, folder=folder, callbacks=callbacks, resumed=resumed)
+        if chief:
+            report(folder)
     return folder
+
+
+def play(
+    config: DictConfig, engine: Any, data: Any, *, folder: Path, callbacks: list[Any], resumed: Path | None
+) -> None:
+    """Train in a run's folder, from its checkpoint where there is one."""
+    from lmsd.engine.trainer import fit
+
+    fit(
+        engine,
+        data,
+        run_dir=folder,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        accelerator=config.accelerator,
+        precision=config.precision,
+        loggers=loggers(config, folder),
+        callbacks=callbacks,
+        resume_from=resumed if resumed and runs.has_checkpoint(folder) else None,
+        profiler=config.profiler,
+        asynchronous=config.checkpoint_async,
+        fsdp=config.fsdp,
+    )
 
 
 def report(folder: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmsd.cli import build, runs
 from lmsd.cli.compose import check_choice, groups, load, parse
-from lmsd.cli.limits import check_guidance
+from lmsd.cli.limits import check_guidance, check_interval
 from lmsd.cli.options import SamplingOptions
 from lmsd.engine.checkpoint import manifests, newest
 from lmsd.errors import UserError
@@ -86,11 +86,13 @@ def open_run(folder: Path, chosen: SamplingOptions) -> Trained:
     average = None if chosen.ema == "raw" or not config.optim.ema else chosen.ema
     generator = build.trained(config, path, ema=average)
     settings = config.evaluate
+    interval = chosen.interval or settings.interval
+    check_interval("interval", interval)
     generate = make_generate(
         generator,
         build.sampler(config),
         steps=chosen.steps or settings.steps,
         guidance=settings.guidance if chosen.guidance is None else chosen.guidance,
-        interval=None if settings.interval is None else (settings.interval[0], settings.interval[1]),
+        interval=None if interval is None else (interval[0], interval[1]),
     )
     return Trained(config, generator, generate, path, "raw" if average is None else average)

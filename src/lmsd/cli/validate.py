@@ -1,7 +1,7 @@
 """Scores on val and a sample grid while a run trains."""
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lmsd.cli.extractors import extractor_of
 from lmsd.data.index import cache_folder
 from lmsd.data.module import ShardDataModule
 from lmsd.engine import Engine
+from lmsd.engine.callbacks import Progress
 from lmsd.errors import UserError
 from lmsd.evaluation import Checker, Evaluator, make_generate
 from lmsd.evaluation.grid import save_grid, to_picture
@@ -99,6 +100,7 @@ class Validation:
             split="val",
             ema=half_life,
             setup={"images": engine.clock.images, "updates": engine.clock.updates},
+            progress=shown(engine),
         )
         found = scores.scalars("val/")
         if self.active:
@@ -152,6 +154,12 @@ class Validation:
                 if hasattr(logger, "log_image"):
                     pictures = [to_picture(image) for image in made]
                     logger.log_image("samples", pictures, step=images, caption=captions)
+
+
+def shown(engine: Engine) -> Callable[[int, int], None] | None:
+    """What shows in the run's own bar how many images are sampled; None without a bar."""
+    bar = next((c for c in engine.trainer.callbacks if isinstance(c, Progress)), None)  # type: ignore[attr-defined]
+    return None if bar is None else partial(bar.tell, what="sampling")
 
 
 def prompts(scorer: Evaluator, rows: list[int], held_out: Any) -> Batch:

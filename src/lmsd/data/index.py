@@ -10,9 +10,9 @@ import hashlib
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from lmsd.errors import UserError, redact
 SUFFIX = ".idx.npz"
 
 _KEPT = 64  # shard indexes held in memory
+T = TypeVar("T")
 _SLOW = 100_000_000  # bytes that take more than about two seconds to index
 
 
@@ -176,10 +177,16 @@ def _valid(path: Path) -> Path | None:
 def _watched(paths: list[Path]) -> Iterator[Path]:
     """The paths, with a progress bar when indexing them will take longer than about two seconds."""
     todo = sum(p.stat().st_size for p in paths if p.is_file() and not any(f.is_file() for f in _places(p)))
-    if todo < _SLOW or not sys.stderr.isatty():
-        yield from paths
+    return iter(paths) if todo < _SLOW else watched(paths, len(paths))
+
+
+def watched(items: Iterable[T], total: int) -> Iterator[T]:
+    """The items, with a progress bar on a terminal that shows how many of the shards are indexed."""
+    if not sys.stderr.isatty():
+        yield from items
         return
     from rich.console import Console
     from rich.progress import track
 
-    yield from track(paths, description="indexing shards", console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    yield from track(items, description="indexing shards", total=total, console=console, transient=True)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from lmsd.data.index import Index, build_index, ensure
+from lmsd.data.index import Index, build_index, ensure, watched
 from lmsd.data.remote import Cache
 from lmsd.data.shards import is_remote
 
@@ -26,9 +26,8 @@ class Place:
         if not any(map(is_remote, shards)):
             return build_index(shards)
         with ThreadPoolExecutor(_THREADS) as pool:
-            files = list(
-                pool.map(lambda s: self._cache.index(s) if is_remote(s) else ensure(Path(s)), shards)
-            )
+            found = pool.map(lambda s: self._cache.index(s) if is_remote(s) else ensure(Path(s)), shards)
+            files = list(watched(found, len(shards)))
         return Index(shards, files)
 
     def locate(self, index: Index) -> Callable[[int], str]:

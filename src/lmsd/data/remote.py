@@ -25,6 +25,10 @@ from lmsd.errors import UserError
 
 _THREADS = 2
 _TRIES = 2
+_S3 = (
+    "s3 reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (FSSPEC_S3_ANON=1 for public buckets), and "
+    "AWS_ENDPOINT_URL for servers that are not Amazon's"
+)
 
 
 def filesystem(url: str) -> Any:
@@ -195,12 +199,14 @@ def _wrong(part: Path, size: int, sha256: str | None) -> str:
 def _remote_size(url: str) -> int:
     try:
         size = filesystem(url).size(url)
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"the shard {url} is missing, or its server is: check data.shards=") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{url} cannot be reached ({error or type(error).__name__}): check the address"
-        ) from error
+    except Exception as error:  # each backend of fsspec has errors of its own
+        said = str(error) or type(error).__name__
+        keys = f"; {_S3}" if url.startswith("s3://") else ""
+        raise UserError(f"{url} cannot be reached ({said}): check the address{keys}") from error
     if size is None:
         raise UserError(
             f"the server does not tell the size of {url}: use one that does, or fetch the file yourself"

@@ -255,6 +255,15 @@ class Progress(Callback):
             clock = engine.clock
             print(f"{clock.images}/{clock.total_images} images  {text}", file=sys.stderr, flush=True)
 
+    def tell(self, done: int, total: int, what: str) -> None:
+        """Show how far something is that holds training up, in the bar's own line."""
+        text = f"{what} {done:,}/{total:,}"
+        if self._bar is not None:
+            self._bar.update(self._task, description=text)
+        elif time.monotonic() - self._shown >= self.seconds:
+            self._shown = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
     def describe(self, engine: Engine, elapsed: float) -> str:
         """Speed, on a GPU MFU, the last line's losses, the most memory so far, and the time left."""
         clock = engine.clock

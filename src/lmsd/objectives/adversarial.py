@@ -20,17 +20,15 @@ Mismatched captions: D also sees reals with another caption of `captions` as fak
 sample by its own counter, not by rolling the batch, so that it does not depend on how a batch is split.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lmsd.errors import UserError
-from lmsd.models.discriminator import Discriminator, double_backward_obstacle
+from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import (
     Clock,
@@ -44,6 +42,7 @@ from lmsd.objectives.base import (
     standard_normal,
 )
 from lmsd.objectives.denoising import Denoising
+from lmsd.objectives.rules import check_options, check_players
 from lmsd.objectives.terms import (
     Adversary,
     Annealed,
@@ -62,9 +61,6 @@ Pairing: TypeAlias = Literal["transition", "marginal"]
 Penalty: TypeAlias = Literal["fd", "exact", "none"]
 Anchor: TypeAlias = Literal["mse_kl", "energy", "none"]
 Critic: TypeAlias = Callable[[Tensor], Tensor]
-
-FINEST = 0.03
-"""Finite difference σ below which bfloat16's rounding of the logits hides their difference."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,7 @@ class Adversarial:
         self.head_start, self.warm_rate, self.rate = head_start, Annealed(warm_rate), Annealed(rate)
         self.hold_text, self.clamp = hold_text, clamp
         self.captions = captions
-        self._check()
+        check_options(self)
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -155,49 +151,12 @@ class Adversarial:
         self._captions = tuple(sorted(set(values)))
         self._rank = {caption: index for index, caption in enumerate(self._captions)}
 
-    def _check(self) -> None:
-        for name, value, allowed in (
-            ("pairing", self.pairing, ("transition", "marginal")),
-            ("loss", self.kind, ("relativistic", "nonsaturating", "hinge")),
-            ("penalty", self.penalty, ("fd", "exact", "none")),
-            ("anchor", self.anchor, ("mse_kl", "energy", "none")),
-        ):
-            if value not in allowed:
-                raise UserError(f"adversarial: {name}={value!r} is none of {', '.join(allowed)}")
-        for name, right, range_ in (
-            ("sigma", self.sigma > 0.0, "above 0"),
-            ("kappa", self.kappa > 0.0, "above 0"),
-            ("gamma", self.gamma.least >= 0.0, "0 or more"),
-            ("anchor_weight", self.anchor_weight.least >= 0.0, "0 or more"),
-            ("warm_rate", self.warm_rate.least >= 0.0, "0 or more"),
-            ("rate", self.rate.least >= 0.0, "0 or more"),
-            ("mismatch", self.mismatch >= 0.0, "0 or more"),
-            ("drop", 0.0 <= self.drop <= 1.0, "a share from 0 to 1"),
-            ("clamp", self.clamp is None or self.clamp > 0.0, "above 0, or null"),
-            ("diversity_every", self.diversity_every >= 0, "0 or more"),
-        ):
-            if not right:
-                raise UserError(f"adversarial: {name} must be {range_}, not {getattr(self, name)}")
-        if min(self.warmup, self.head_start) < 0.0 or self.warmup + self.head_start > 1.0:
-            raise UserError(
-                f"adversarial: warmup={self.warmup} and head_start={self.head_start} are shares of the run: "
-                "neither may be negative, nor both together above 1"
-            )
-        if self.warmup and self.warm is None and self.anchor == "none":
-            raise UserError("adversarial: warmup needs something to learn: set warm= or an anchor")
-        if self.lazy > 1 and self.head_start:
-            raise UserError(
-                "adversarial: lazy counts updates of G, which rests in a head_start: use one of them"
-            )
-        if self.lazy < 1 or self.d_steps < 1:
-            raise UserError(f"adversarial: lazy={self.lazy} and d_steps={self.d_steps} must be at least 1")
-
     # -- the script -----------------------------------------------------------------------------------------
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """d_steps turns of D and one of G; before them G alone (warmup), then D alone (head_start)."""
         generator, discriminator = generator_of(players), discriminator_of(players)
-        self._check_players(generator, discriminator, batch)
+        check_players(self, generator, discriminator, batch)
         if clock.progress < self.warmup:
             rate = self.warm_rate(clock.progress / self.warmup)
             yield Turn("generator", partial(self._warm_loss, generator, batch, rng), rate)
@@ -389,32 +348,6 @@ class Adversarial:
         first, second = self._predict(generator, jump)
         loss = mean_square(first - batch.x) if second is None else energy_score(first, second, batch.x)
         return Loss(loss.mean(), _means({"anchor": loss}))
-
-    # -- checks ---------------------------------------------------------------------------------------------
-
-    def _check_players(self, generator: Generator, discriminator: nn.Module, batch: Batch) -> None:
-        if self.anchor == "energy" and not generator.z_dim:
-            raise UserError(
-                "adversarial: anchor=energy compares two draws of z and this generator has z_dim=0: "
-                "give it z_dim>0, or use anchor=mse_kl"
-            )
-        if self.mismatch and (batch.text is None or len(self._captions) < 2):
-            raise UserError(
-                "adversarial: mismatch>0 needs captions in the data, and at least two distinct ones in "
-                "captions=: set them, or mismatch=0"
-            )
-        obstacle = double_backward_obstacle(discriminator) if self.penalty == "exact" else None
-        if obstacle:
-            raise UserError(
-                f"adversarial: penalty=exact differentiates the discriminator twice, but {obstacle}; "
-                "use penalty=fd, the finite difference, which does so once"
-            )
-        if self.penalty == "fd" and self.sigma < FINEST and torch.is_autocast_enabled(batch.x.device.type):
-            warnings.warn(
-                f"adversarial: sigma={self.sigma} is too fine for half precision, the penalties drown in its "
-                f"rounding: sigma={FINEST} or more, or precision=32-true",
-                stacklevel=2,
-            )
 
 
 def _means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,9 @@
 import json
 
+import numpy as np
 import pytest
 from photographs import captioned, photograph
+from PIL import Image
 
 from lmsd.data.build import BuildOptions, build
 from lmsd.data.build.folder import folder_source
@@ -144,3 +146,21 @@ def test_mixed_modes_and_bad_images_through_the_whole_build(tmp_path):
     assert dropped["text.png"] == "not an image that can be decoded"
     assert manifest["dropped"]["count"] == 2
     assert manifest["channels"] == 3
+
+
+def test_reasons_are_counted_without_their_particulars(images):
+    for k in range(3):
+        photograph(10 + k).save(images / f"blank{k}.png")
+        captioned(images, f"white{k}.tif", Image.fromarray(np.full((8, 8), 0.5 + k, np.float32)))
+    rows = [*(f"blank{k}.png,\n" for k in range(3)), *(f"gone{k}.png,a caption\n" for k in range(3))]
+    rows += [f"white{k}.tif,a caption\n" for k in range(3)]
+    (images / "c.csv").write_text("file,caption\na.png,one\n" + "".join(rows))
+    options = BuildOptions(path=images, captions=images / "c.csv", image_size=32)
+    dropped = json.loads(build("folder", images.parent / "out", options=options).read_text())["dropped"]
+    assert dropped["reasons"] == {
+        "a line of the captions without an image": 3,
+        "an empty caption": 3,
+        "no caption": 2,
+        "values without a known white": 3,
+    }
+    assert {entry["name"] for entry in dropped["pictures"]} >= {"blank2.png", "gone0.png", "white1.tif"}

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,6 +30,26 @@ from lmsd.errors import UserError
 MANIFEST = "manifest.json"
 KEY_DIGITS = 20
 """Hex digits of the content hash that make a key: 80 bits, no two alike in any data set that fits a disk."""
+
+_KINDS = {
+    **{
+        kind: re.compile(kind)
+        for kind in (
+            "exact duplicate",
+            "near duplicate",
+            "kin of",
+            "damaged",
+            "no caption",
+            "not an image by its name",
+        )
+    },
+    "an empty caption": re.compile("its caption .*is empty"),
+    "a caption that is not UTF-8": re.compile("its caption .* is not UTF-8"),
+    "a line of the captions without an image": re.compile(r".* line \d+ names it"),
+    "values without a known white": re.compile("mode .* has no known white"),
+    "too many pixels": re.compile(r"\d+x\d+ pixels are more"),
+}
+"""What reasons begin with, by the words that they are counted under."""
 
 
 @contextmanager
@@ -192,15 +213,7 @@ def _chosen(source: Source, options: BuildOptions) -> dict[str, object]:
 
 def _kind(reason: str) -> str:
     """A reason without its particulars, to count by."""
-    kinds = (
-        "exact duplicate",
-        "near duplicate",
-        "kin of",
-        "damaged",
-        "no caption",
-        "not an image by its name",
-    )
-    return next((kind for kind in kinds if reason.startswith(kind)), reason)
+    return next((kind for kind, pattern in _KINDS.items() if pattern.match(reason)), reason)
 
 
 def _sha256(path: Path) -> str:
