@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lmsd.metrics import (
     Interval,
+    Memorization,
     Score,
     clustered_share,
     compare,
@@ -35,6 +36,7 @@ from lmsd.metrics import (
     kernel_distance_by_rows,
     manifolds,
     mean_interval,
+    memorization,
     stretched,
 )
 
@@ -105,6 +107,29 @@ def neighborhood(name: str, seed: int) -> Interval:
     return neighborhoods(seed)[name].interval
 
 
+@cache
+def trained() -> Tensor:
+    """A training set, the same in all experiments: what lies near it is about this one."""
+    return normal(1000, 8, torch.Generator().manual_seed(2**40))
+
+
+@cache
+def copying(seed: int) -> Memorization:
+    """Held-out samples and two seeds of a model of less variance, 3 % of its samples copies."""
+    generator = torch.Generator().manual_seed(seed)
+    prompt, real = normal(800, 8, generator).chunk(2)
+    fakes = [0.9 * (0.6 * prompt + 0.8 * normal(400, 8, generator)) for _ in range(2)]
+    for fake in fakes:
+        stolen = torch.rand(400, 1, generator=generator) < 0.03
+        fake.copy_(torch.where(stolen, trained()[torch.randint(1000, (400,), generator=generator)], fake))
+    return memorization(fakes, trained(), 0.6 * prompt + 0.8 * real)
+
+
+def near(name: str, seed: int) -> Interval:
+    found: Interval = getattr(copying(seed).near, name)
+    return found
+
+
 def right(seed: int) -> Interval:
     """Share of right answers, three for each prompt, prompts of different difficulty."""
     generator = torch.Generator().manual_seed(seed)
@@ -160,6 +185,11 @@ EXPERIMENTS: dict[str, tuple[Experiment, float | None, int]] = {
         name: (partial(neighborhood, name), None, 400)
         for name in ("precision", "recall", "density", "coverage")
     },
+    "neighbor ratio": (partial(near, "ratio"), None, 400),
+    "neighbor ratio at 5 %": (partial(near, "low"), None, 400),
+    "closer": (partial(near, "closer"), None, 400),
+    "C_T": (lambda seed: copying(seed).c_t, None, 400),
+    "copies": (lambda seed: copying(seed).copies, None, 400),
     "right, 3 seeds": (right, 2 / 3, 200),
     "CLIP score, 3 seeds": (clip, 2.5 * math.sqrt(0.02 / (2 * math.pi)), 200),
     "difference of coverage": (difference, None, 400),

@@ -32,7 +32,8 @@ def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int |
     extractor = extractor_of(settings.extractor, data)
     train, cache, shared = data.split_set("train"), cache_folder() / "features", None
     if split != "train" and place()[0] == 0:
-        shared = overlap(train, held_out, similarity=similarity_of(config.data.shards), cache=cache)
+        bound = similarity_of(config.data.shards)
+        shared = overlap(train, held_out, similarity=bound, mirrored=config.data.flip, cache=cache)
     return Evaluator(
         held_out,
         extractor,
@@ -41,6 +42,7 @@ def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int |
         checker=checker(settings.checker),
         cache=cache,
         shared=shared,
+        mirrored=config.data.flip,
     )
 
 
