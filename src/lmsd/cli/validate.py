@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from lmsd.cli import build
+from lmsd.cli import build, runs
 from lmsd.cli.extractors import extractor_of
 from lmsd.data.index import cache_folder
 from lmsd.data.module import ShardDataModule
@@ -81,6 +81,12 @@ class Validation:
         count = min(self.config.evaluate.n, len(self.data.split_set("val")))
         return evaluator(self.config, self.data, "val", n=count)
 
+    @cached_property
+    def commit(self) -> str | None:
+        """The code's commit, for the records."""
+        found: str | None = runs.environment()["commit"] if self.active else None
+        return found
+
     def __call__(self, engine: Engine) -> Mapping[str, float]:
         """Scores by name, val/... ; the grid goes into samples/, the record into eval/val/."""
         generator = engine.ema.average() if engine.ema.half_lives else engine.generator
@@ -100,7 +106,11 @@ class Validation:
             seeds=list(settings.seeds),
             split="val",
             ema=half_life,
-            setup={"images": engine.clock.images, "updates": engine.clock.updates},
+            setup={
+                "images": engine.clock.images,
+                "updates": engine.clock.updates,
+                "commit": self.commit,
+            },
         )
         found = scores.scalars("val/")
         if self.active:
