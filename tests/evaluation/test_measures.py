@@ -100,6 +100,18 @@ def test_cmmd_by_rows_is_near_the_two_sample_form():
     assert set(clip_distance([x], y, [0] * 100)) == {"cmmd", "cmmd_floor"}
 
 
+def test_wrong_captions_are_other_ones_where_there_are_any():
+    """Two captions for all rows, most of which have a neighbor of the same: none is scored with its own."""
+    captions = draw(2, 8, 1)
+    texts = captions[torch.tensor([0] * 30 + [1] * 10)]
+    found = alignment([texts], texts, texts)
+    apart = float(torch.nn.functional.cosine_similarity(captions[0], captions[1], dim=0).clamp(min=0.0))
+    assert found["clip_score"].interval.value == pytest.approx(2.5)
+    assert found["clip_score_shuffled"].interval.value == pytest.approx(2.5 * apart, abs=1e-12)
+    alike = texts[:20]
+    assert alignment([alike], alike, alike)["clip_score_shuffled"].interval.value == pytest.approx(2.5)
+
+
 def test_the_floor_of_fd_infinity_is_about_nothing():
     """Real halves, and training images, without the bias that lifts their FD: over 20 sets the mean is 0."""
     sets = [[draw(200, 4, 3 * k + place) for place in range(3)] for k in range(20)]

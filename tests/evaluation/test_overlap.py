@@ -4,6 +4,7 @@ import json
 import tracemalloc
 from itertools import pairwise
 
+import pytest
 import torch
 from tiny_set import TinySet
 
@@ -28,6 +29,14 @@ def test_the_count_is_kept_by_both_hashes(tmp_path):
     read = train.read
     assert overlap(train, held_out, cache=tmp_path) == first == Overlap(1, 1, 20)
     assert train.read == read
+    (kept,) = tmp_path.iterdir()
+    kept.write_text('{"exact": 1, ')
+    assert overlap(train, held_out, cache=tmp_path) == first, "a damaged file is made again"
+    assert "near" in kept.read_text()
+    read = train.read
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match="the overlap is not kept"):
+        assert overlap(train, held_out, cache=tmp_path / "file") == first
     train.hash = "other"
     assert overlap(train, held_out, cache=tmp_path) == first
     assert train.read > read

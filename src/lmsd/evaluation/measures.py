@@ -183,9 +183,10 @@ def alignment(fakes: Sequence[Tensor], real: Tensor, texts: Tensor, *, seed: int
     """CLIP score and R-precision of image embeddings, one array [n,d] a seed, and their captions' [n,d].
 
     R-precision, among 100, needs as many captions. Beside them those of the real images, and of generated
-    ones with the captions of others (a cyclic shift of the rows, which are in random order).
+    ones with the captions of others (of the next row that has another one; rows are in random order).
     """
-    sets = {"": (list(fakes), texts), "_real": ([real], texts), "_shuffled": (list(fakes), texts.roll(1, 0))}
+    wrong = texts[_others(texts.unique(dim=0, return_inverse=True)[1])]
+    sets = {"": (list(fakes), texts), "_real": ([real], texts), "_shuffled": (list(fakes), wrong)}
 
     def scored(measure: Callable[[Tensor, Tensor], Tensor], share: bool) -> dict[str, Score]:
         return {
@@ -198,6 +199,19 @@ def alignment(fakes: Sequence[Tensor], real: Tensor, texts: Tensor, *, seed: int
     if len(texts.unique(dim=0)) >= CANDIDATES:
         precise = scored(lambda v, t: r_precision(v, t, candidates=CANDIDATES, seed=seed), True)
         found |= {f"r_precision{suffix}": precise[suffix] for suffix in sets}
+    return found
+
+
+def _others(captions: Tensor) -> Tensor:
+    """For each row the next one, cyclically, whose caption's number [n] is another; itself where none is."""
+    rows = torch.arange(len(captions))
+    found = rows.clone()
+    for step in range(1, len(rows)):
+        waiting = rows[found == rows]
+        if not len(waiting):
+            break
+        next_ones = (waiting + step) % len(rows)
+        found[waiting] = torch.where(captions[next_ones] != captions[waiting], next_ones, waiting)
     return found
 
 

@@ -11,6 +11,7 @@ Kept is a hash and a signature (768 numbers) of every held-out image; the traini
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,15 +69,31 @@ def overlap(
     if cache is not None and all(hashes):
         words = f"{hashes} {similarity}" + (" mirrored" if mirrored else "")
         path = cache / f"overlap-{hashlib.sha256(words.encode()).hexdigest()[:32]}.json"
-        if path.is_file():
-            return Overlap(**json.loads(path.read_text()))
+        kept = _kept(path)
+        if kept is not None:
+            return kept
     found = _compare(train, held_out, similarity, mirrored)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(asdict(found)) + "\n")
-        os.replace(partial, path)
+        try:
+            _keep(path, found)
+        except OSError as error:
+            warnings.warn(f"the overlap is not kept for the next evaluation: {error}", stacklevel=2)
     return found
+
+
+def _kept(path: Path) -> Overlap | None:
+    """What a file of the cache holds; None where it is absent or damaged."""
+    try:
+        return Overlap(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _keep(path: Path, found: Overlap) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(asdict(found)) + "\n")
+    os.replace(partial, path)
 
 
 def _compare(train: ImageSet, held_out: ImageSet, similarity: float, mirrored: bool) -> Overlap:

@@ -241,10 +241,11 @@ def compare(one: Score, other: Score) -> Comparison:
         for each in (one, other)
     )
     gap = a - b
-    error = _error([p - q for p, q in zip(parts_a, parts_b, strict=True)], one.method)
+    gaps = [p - q for p, q in zip(parts_a, parts_b, strict=True)]
+    error = _error(gaps, one.method)
     freedom = _freedom(one.method, len(parts_a))
     half = _quantile(one.method, len(parts_a), 0.95) * error
-    p = 2.0 * float(t.sf(abs(gap) / error, freedom)) if error > 0 else float(gap == 0.0)
+    p = 2.0 * float(t.sf(abs(gap) / error, freedom)) if error > 0 else float(gap == 0.0 or not any(gaps))
     return Comparison(Interval(gap, gap - half, gap + half), p)
 
 
