@@ -344,6 +344,33 @@ def test_an_exact_checker_takes_the_place_of_the_extractor(extractor, held_out):
     assert len(asked) == 600, "generated and real"
 
 
+class Pixels:
+    """What a CLIP extractor is to an evaluation; its features are eight means of pixels."""
+
+    kind, name, sha256, exclusive = "clip", "clip@ab12", "ab12" * 16, False
+
+    def __call__(self, images):
+        features = images.mean(dim=2).flatten(1)
+        return features, features[:, :0]
+
+    def right(self, logits, labels, captions):
+        return None
+
+    def texts(self, captions):
+        return torch.nn.functional.one_hot(torch.tensor([len(each) for each in captions]) % 8, 8).float()
+
+
+@pytest.mark.parametrize("captions", [True, False])
+def test_clip_gives_cmmd_with_its_floors_and_alignment_where_there_are_captions(captions):
+    split, train = TinySet(120, 2, captions=captions), TinySet(200, 1, captions=captions)
+    scores = Evaluator(split, Pixels(), train=train, halvings=1)(perfect)
+    assert {"cmmd", "cmmd_floor", "cmmd_train", "kid"} <= {name.partition("[")[0] for name in scores.scores}
+    assert ("clip_score_shuffled" in scores) is captions
+    assert scores["cmmd"].low < 0.0 < scores["cmmd"].high
+    assert "right" not in scores
+    assert "cmmd[clip@ab12]" in str(scores)
+
+
 def test_sets_without_labels_or_captions(extractor):
     words = train_extractor(TinySet(600, 1, labels=False), images=3000, augment="none")
 
