@@ -1,9 +1,15 @@
 """What stands beside each score in the table, and the first sentence of a report."""
 
+import json
 import math
 
 import pytest
+from test_eval_ranks import extractor as untrained
+from tiny_set import TinySet, blobs
 
+from lmsd.evaluation import Evaluator
+from lmsd.evaluation.compare import write_comparison
+from lmsd.evaluation.overlap import Overlap
 from lmsd.evaluation.scores import Scores
 from lmsd.evaluation.verdict import rows_of, sentences, slices_of
 from lmsd.metrics import Interval, Memorization, NeighborRatio, Score
@@ -110,3 +116,21 @@ def test_a_slice_shows_what_its_real_images_reach():
     table = slices_of(record)
     assert table.scores == ["right", "right_real"]
     assert table.rows[0][3].startswith("98.0\u00a0%")
+
+
+@pytest.mark.parametrize(("shared", "split"), [(Overlap(exact=20, near=30, of=300), "test"), (None, "train")])
+def test_a_score_that_flatters_is_called_so_before_anything_else(shared, split, tmp_path):
+    """In the verdict of the report, and of a comparison, by the notes that an evaluation writes."""
+    evaluator = Evaluator(TinySet(100, 2), untrained(), shared=shared)
+    for run, seed in (("a", 0), ("b", 0)):
+        evaluator(lambda batch, rng: blobs(batch.label, 5), seeds=(seed,), split=split).write(tmp_path / run)
+    record = json.loads((tmp_path / "a" / "eval" / split / "metrics.json").read_text())
+    first, *_ = sentences({split: record}, [])
+    assert first.endswith("scores flatter." if shared else "its scores here flatter.")
+    assert first.startswith(
+        "30 of 300 held-out images (10.0 %) are in the training set" if shared else "split=train"
+    )
+    _, words = write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "c.html")
+    for who in ("the first", "b"):
+        assert f"  note: {who}: {first[:-1]}" in words
+    assert sentences({split: record | {"notes": []}}, [])[0].startswith("KID is")

@@ -131,12 +131,12 @@ def _plain(value: float) -> str:
 
 
 def sentences(found: Mapping[str, Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The verdict, on test before val: distance over floor, prompts, copies, the course of training."""
+    """The verdict, on test before val: leaks, distance over floor, prompts, copies, course of training."""
     split = chosen_split(found)
     if split is None:
         return ["Not evaluated yet: `lmsd evaluate run=RUN` scores it on held-out data.", *_course(records)]
     scores = {name.partition("[")[0]: score for name, score in found[split].get("scores", {}).items()}
-    said = []
+    said = [f"{note}." for note in flattering(found[split])]
     if "fd_ratio" in scores:
         said.append(_distance(scores["fd_ratio"], split))
     elif "kid" in scores:
@@ -147,6 +147,11 @@ def sentences(found: Mapping[str, Mapping[str, Any]], records: Sequence[Mapping[
     if "neighbors" in scores:
         said.append(_copies(scores["neighbors"]))
     return [*said, *_course(records)]
+
+
+def flattering(record: Mapping[str, Any]) -> list[str]:
+    """A record's notes on images that the model has been trained on."""
+    return [note for note in record.get("notes", ()) if note.endswith("flatter")]
 
 
 def chosen_split(found: Mapping[str, Any]) -> str | None:
