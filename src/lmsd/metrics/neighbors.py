@@ -105,10 +105,14 @@ def nearest(x: Features, to: Features, *, k: int = 1) -> tuple[Tensor, Tensor]:
     if len(b) < k:
         raise UserError(f"{len(b)} training samples have no {k} nearest")
     chunk = max(1, _CHUNK_CELLS // len(b))
-    exact = "donot_use_mm_for_euclid_dist" if a.shape[1] <= 16 else "use_mm_for_euclid_dist_if_necessary"
+    lengths = b.square().sum(dim=1)[None]
     found = []
     for part in a.split(chunk):
-        rows = torch.cdist(part, b, compute_mode=exact).topk(k, dim=1, largest=False).indices
+        if a.shape[1] <= 16:
+            gaps = torch.cdist(part, b, compute_mode="donot_use_mm_for_euclid_dist")
+        else:
+            gaps = torch.addmm(lengths, part, b.T, alpha=-2.0)  # squared, but for what a row has in common
+        rows = gaps.topk(k, dim=1, largest=False).indices
         found.append(torch.cat([_gaps(part, b, rows), rows.double()], dim=1))
     both = torch.cat(found)
     distances, order = both[:, :k].sort(dim=1, stable=True)
