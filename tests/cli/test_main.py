@@ -171,6 +171,8 @@ def test_every_combination_is_scored_and_kept(home: Home) -> None:
     folder = Path("outputs/first/eval/val")
     records = [json.loads(path.read_text()) for path in folder.glob("step_000000192-*.json")]
     found = [record for record in records if "checkpoint" in record["setup"]]
+    assert len(records) > len(found), "those of training"
+    assert all("commit" in record["setup"] for record in records)
     settings = [(r["setup"]["ema"], r["setup"]["steps"], r["setup"]["guidance"]) for r in found]
     assert sorted(settings) == [("raw", 1, 1.0), ("raw", 1, 2.0), ("raw", 2, 1.0), ("raw", 2, 2.0)]
     assert {r["setup"]["nfe"] for r in found} == {1.0, 2.0, 4.0}

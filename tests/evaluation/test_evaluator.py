@@ -11,7 +11,8 @@ from tiny_set import TinySet, blobs
 
 from lmsd.errors import UserError
 from lmsd.evaluation import Evaluator, evaluate
-from lmsd.evaluation.evaluate import _name, _published, quantized
+from lmsd.evaluation.evaluate import quantized
+from lmsd.evaluation.names import full_name, published
 from lmsd.evaluation.overlap import Overlap
 from lmsd.evaluation.scores import score_of
 from lmsd.metrics import compare, frechet_distance
@@ -53,7 +54,7 @@ def test_a_perfect_model_is_at_the_floor(extractor, held_out, train):
     assert ratio.low < 1.0 < ratio.high
     assert ratio.value == pytest.approx(1.0, abs=0.15)
     assert scores["right"].value > 0.97
-    assert scores.memorization.near.ratio == pytest.approx(1.0, abs=0.1)
+    assert scores.memorization.near.ratio.value == pytest.approx(1.0, abs=0.1)
     assert scores["kid"].low < 0.0 < scores["kid"].high
     assert scores["fd_infinity"].low < 0.3 * scores["fd"].value
     assert "precision" not in scores
@@ -85,7 +86,12 @@ def test_prompts_that_are_ignored_are_wrong(extractor, held_out):
     assert scores["right"].low < 0.25 < scores["right"].high
     assert scores["right_real"].value == extractor.recipe.accuracy
     assert list(scores.slices) == ["0", "1", "2", "3"]
+    right = extractor.right(extractor(held_out.x)[1], held_out.y, None)
+    by_class = [right[held_out.y == label] for label in range(4)]
     assert sum(part.n for part in scores.slices.values()) == 300
+    assert [part.scores["right_real"].interval.value for part in scores.slices.values()] == pytest.approx(
+        [float(right.double().mean()) for right in by_class]
+    )
     shares = [part.scores["right"].interval.value * part.n for part in scores.slices.values()]
     assert sum(shares) / 300 == pytest.approx(scores["right"].value)
 
@@ -103,9 +109,9 @@ def test_copies_are_seen_and_shown(extractor, held_out, train, tmp_path):
     evaluator = Evaluator(held_out, extractor, train=train, halvings=2)
     caught, honest = evaluator(copying, seeds=(0, 1)), evaluator(perfect, seeds=(0, 1))
     assert caught.memorization.flagged
-    assert caught.memorization.copies == pytest.approx(0.1, abs=0.05)
+    assert caught.memorization.copies.value == pytest.approx(0.1, abs=0.05)
     assert not honest.memorization.flagged
-    assert honest.memorization.near.low > 0.8
+    assert honest.memorization.near.low.value > 0.8
     assert "COPIES" in str(caught)
     assert "COPIES" not in str(honest)
     number, row, source = caught.memorization.pairs[0]
@@ -176,7 +182,12 @@ def test_the_record_has_everything_that_belongs_to_a_number(extractor, held_out,
     fd = record["scores"][f"fd[{extractor.name}]"]
     assert fd["low"] < fd["value"] < fd["high"]
     assert fd["level"] == 0.95
-    for name in ("fd_matched", "fd_floor", "fd_ratio"):
+    near = record["scores"]["neighbors"]
+    for name in ("ratio", "low", "closer", "copies", "c_t"):
+        low, high = near["intervals"][name]
+        assert low <= near[name] <= high
+        assert low < high
+    for name in ("fd_matched", "fd_floor", "fd_ratio", "fd_infinity_floor", "fd_infinity_train"):
         assert f"{name}[{extractor.name}]" in record["scores"]
     assert record["n"] == 300
     assert record["seeds"] == [0, 1]
@@ -185,7 +196,7 @@ def test_the_record_has_everything_that_belongs_to_a_number(extractor, held_out,
     assert score_of(fd) == scores.scores[f"fd[{extractor.name}]"]
     setup = record["setup"]
     assert setup["extractor_sha256"] == extractor.sha256
-    assert (setup["split"], setup["ema"], setup["data"]) == ("test", "0.05", "tiny")
+    assert (setup["split"], setup["ema"], setup["data"]) == ("test", "0.05", "tiny 300 2")
     assert setup["checkpoint"] == "step_1.ckpt"
     assert fd["method"] == "jackknife"
     assert setup["reference"] == "300 images of test"
@@ -215,12 +226,12 @@ def test_bare_names_need_the_reference_weights_and_their_protocol(extractor):
     class Reference:
         reference = True
 
-    assert _name("fd", "x", _published(Reference(), "train", 50_000)) == "fid"
-    assert _name("class_score", "x", _published(Reference(), "test", 10_000)) == "class_score[x]"
-    assert _name("fd", "x", _published(Reference(), "test", 50_000)) == "fd[x]"
-    assert _name("fd", "x", _published(Reference(), "train", 49_999)) == "fd[x]"
-    assert _name("fd", "x", _published(extractor, "train", 50_000)) == "fd[x]"
-    assert _name("fd_floor", "x", _published(Reference(), "train", 50_000)) == "fd_floor[x]"
+    assert full_name("fd", "x", published(Reference(), "train", 50_000)) == "fid"
+    assert full_name("class_score", "x", published(Reference(), "test", 10_000)) == "class_score[x]"
+    assert full_name("fd", "x", published(Reference(), "test", 50_000)) == "fd[x]"
+    assert full_name("fd", "x", published(Reference(), "train", 49_999)) == "fd[x]"
+    assert full_name("fd", "x", published(extractor, "train", 50_000)) == "fd[x]"
+    assert full_name("fd_floor", "x", published(Reference(), "train", 50_000)) == "fd_floor[x]"
 
 
 def test_images_and_features_can_be_kept(extractor, held_out, tmp_path):
@@ -243,6 +254,58 @@ def test_a_split_that_was_trained_on_is_labeled(extractor, held_out, train):
     assert scores.setup["in_training_set"] == 9
     known = Evaluator(train, extractor, halvings=1)(perfect, split="train")
     assert "the model has seen these images" in known.notes[-1]
+
+
+def test_the_training_set_is_no_held_out_set(extractor, train):
+    """The same object, or another of the same hash; training images as such are scored without `train`."""
+    for other in (train, TinySet(600, 1)):
+        with pytest.raises(UserError, match="held_out and train are one data set"):
+            Evaluator(train, extractor, train=other)
+    unnamed = TinySet(600, 1)
+    unnamed.hash = None
+    with pytest.raises(UserError, match="held_out and train are one data set"):
+        evaluate(perfect, unnamed, extractor=extractor, train=unnamed)
+    Evaluator(train, extractor)
+    labeled = Evaluator(train, extractor, train=train, halvings=1, shared=Overlap(600, 600, 600))(perfect)
+    assert "600 of 600 held-out images (100.0 %) are in the training set" in str(labeled)
+    assert "copies: cannot tell" in str(labeled)
+    assert "neighbor_ratio" not in labeled.scalars()
+
+
+def test_what_was_trained_on_is_noted_though_nobody_looked(extractor, train):
+    """Without `shared`: by their features."""
+    leaking = TinySet(101, 7)
+    leaking.x[:6] = train.x[:6]
+    found = Evaluator(leaking, extractor, train=train, chunk=25)(perfect)
+    assert "6 of 101 held-out images (5.9 %) are in the training set or nearly so" in str(found)
+    assert found.setup["in_training_set"] == found.memorization.twins == 6
+    assert Evaluator(TinySet(101, 8), extractor)(perfect).setup["in_training_set"] is None, "nobody looked"
+
+
+def test_mirrored_copies_are_copies_where_training_mirrors(extractor, held_out, train, tmp_path):
+    """A model that mirrors what it copies: each source is found, and shown mirrored."""
+
+    def copying(batch, rng):
+        stolen = rng.uniform((), "steal") < 0.1
+        source = train.x[rng.integer(0, len(train), (), "which")].flip(-1)
+        return torch.where(stolen[:, None, None, None], source, perfect(batch, rng))
+
+    evaluator = Evaluator(held_out, extractor, train=train, halvings=1, mirrored=True)
+    caught = evaluator(copying)
+    assert caught.memorization.flagged
+    assert not evaluator(perfect).memorization.flagged
+    assert all(600 <= source < 1200 for _, _, source in caught.memorization.pairs)
+    _, row, source = caught.memorization.pairs[0]
+    batch = evaluator._prompts([row])
+    made = copying(batch, Rng(0, batch.position))[0]
+    torch.testing.assert_close(made, train.x[source - 600].flip(-1))
+    picture = np.asarray(Image.open(evaluator.closest(copying, caught, tmp_path / "closest.png")))
+    assert np.array_equal(picture[8:72, 8:72], picture[8:72, 80:144])
+    assert "fd_train" in caught, "the floor of training images, as they are"
+    plain = Evaluator(held_out, extractor, train=train, halvings=1)(perfect)
+    assert caught["fd_train"] == plain["fd_train"]
+    few = Evaluator(held_out, extractor, train=TinySet(299, 1), halvings=1)(perfect)
+    assert "no floor of training images: there are fewer than n=300 of them" in few.notes
 
 
 def test_scalars_are_floats_for_the_log(extractor, held_out):
@@ -279,6 +342,33 @@ def test_an_exact_checker_takes_the_place_of_the_extractor(extractor, held_out):
     assert scores["right_real"].value == pytest.approx(share)
     assert scores.setup["right_by"] == "checker"
     assert len(asked) == 600, "generated and real"
+
+
+class Pixels:
+    """What a CLIP extractor is to an evaluation; its features are eight means of pixels."""
+
+    kind, name, sha256, exclusive = "clip", "clip@ab12", "ab12" * 16, False
+
+    def __call__(self, images):
+        features = images.mean(dim=2).flatten(1)
+        return features, features[:, :0]
+
+    def right(self, logits, labels, captions):
+        return None
+
+    def texts(self, captions):
+        return torch.nn.functional.one_hot(torch.tensor([len(each) for each in captions]) % 8, 8).float()
+
+
+@pytest.mark.parametrize("captions", [True, False])
+def test_clip_gives_cmmd_with_its_floors_and_alignment_where_there_are_captions(captions):
+    split, train = TinySet(120, 2, captions=captions), TinySet(200, 1, captions=captions)
+    scores = Evaluator(split, Pixels(), train=train, halvings=1)(perfect)
+    assert {"cmmd", "cmmd_floor", "cmmd_train", "kid"} <= {name.partition("[")[0] for name in scores.scores}
+    assert ("clip_score_shuffled" in scores) is captions
+    assert scores["cmmd"].low < 0.0 < scores["cmmd"].high
+    assert "right" not in scores
+    assert "cmmd[clip@ab12]" in str(scores)
 
 
 def test_sets_without_labels_or_captions(extractor):

@@ -10,6 +10,7 @@ from lmsd.metrics import (
     inception_score,
     kernel_distance,
     manifold,
+    matched_halves,
     wilson,
 )
 
@@ -31,6 +32,10 @@ def test_every_score_has_its_floors():
         assert scores[kind].interval.low < scores[kind].interval.high
         assert sum(scores[kind].by_seed) / 2 == pytest.approx(scores[kind].interval.value)
     assert scores["fd_train"].interval.value == pytest.approx(frechet_distance(training, real), rel=1e-9)
+    for kind in ("fd_infinity", "fd_matched", "fd_ratio"):
+        assert len(scores[kind].by_seed) == 2
+        mean = sum(scores[kind].by_seed) / 2
+        assert mean == pytest.approx(scores[kind].interval.value)
     assert scores["coverage"].by_seed[1] == manifold(fakes[1], real).coverage
     assert scores["kid"].interval.value == pytest.approx(
         sum(kernel_distance(fake, real).value for fake in fakes) / 2, abs=0.05
@@ -83,10 +88,53 @@ def test_alignment_stands_between_real_and_wrong_captions():
 
 
 def test_cmmd_by_rows_is_near_the_two_sample_form():
-    x, y = draw(100, 6, 1) + 1.0, draw(100, 6, 2)
-    found = clip_distance([x], y, [0] * 100)
-    assert found.interval.value == pytest.approx(clip_mmd(x, y).value, rel=0.05)
-    assert found.interval.low < found.interval.value < found.interval.high
+    x, y, training = draw(100, 6, 1) + 1.0, draw(100, 6, 2), draw(100, 6, 3)
+    found = clip_distance([x], y, [0] * 100, training=training)
+    for name, one in (("cmmd", x), ("cmmd_train", training)):
+        assert found[name].interval.value == pytest.approx(clip_mmd(one, y).value, rel=0.05, abs=0.3)
+    ends = found["cmmd"].interval
+    assert ends.low < ends.value < ends.high
+    a, b = matched_halves([0] * 100, 0)
+    assert found["cmmd_floor"].interval.value == pytest.approx(clip_mmd(y[a], y[b]).value, abs=0.3)
+    assert ends.low > max(found[f"cmmd_{floor}"].interval.high for floor in ("floor", "train"))
+    assert set(clip_distance([x], y, [0] * 100)) == {"cmmd", "cmmd_floor"}
+
+
+def test_wrong_captions_are_other_ones_where_there_are_any():
+    """Two captions for all rows, most of which have a neighbor of the same: none is scored with its own."""
+    captions = draw(2, 8, 1)
+    texts = captions[torch.tensor([0] * 30 + [1] * 10)]
+    found = alignment([texts], texts, texts)
+    apart = float(torch.nn.functional.cosine_similarity(captions[0], captions[1], dim=0).clamp(min=0.0))
+    assert found["clip_score"].interval.value == pytest.approx(2.5)
+    assert found["clip_score_shuffled"].interval.value == pytest.approx(2.5 * apart, abs=1e-12)
+    alike = texts[:20]
+    assert alignment([alike], alike, alike)["clip_score_shuffled"].interval.value == pytest.approx(2.5)
+
+
+def test_the_floor_of_fd_infinity_is_about_nothing():
+    """Real halves, and training images, without the bias that lifts their FD: over 20 sets the mean is 0."""
+    sets = [[draw(200, 4, 3 * k + place) for place in range(3)] for k in range(20)]
+    found = [
+        measures([2 * fake], real, [0, 1] * 100, training=training, halvings=1).scores
+        for fake, real, training in sets
+    ]
+    for floor in ("floor", "train"):
+        values = torch.tensor([each[f"fd_infinity_{floor}"].interval.value for each in found])
+        biased = torch.tensor([each[f"fd_{floor}"].interval.value for each in found]).mean()
+        assert abs(values.mean()) < 4 * values.std() / 20**0.5
+        assert abs(values.mean()) < 0.3 * biased
+        held = [each[f"fd_infinity_{floor}"].interval for each in found]
+        assert sum(each.low <= 0.0 <= each.high for each in held) >= 17
+    assert all(
+        each["fd_infinity"].interval.low > each["fd_infinity_floor"].interval.high for each in found[:5]
+    )
+
+
+def test_halves_that_are_too_small_for_it_give_no_floor_of_fd_infinity():
+    scores = measures([draw(100, 40)], draw(100, 40, 1), [0] * 100, halvings=1).scores
+    assert "fd_infinity" in scores
+    assert "fd_infinity_floor" not in scores
 
 
 def test_what_n_cannot_bear_is_refused_with_the_alternatives():

@@ -32,7 +32,8 @@ ACCURACY = "Discriminator's sign accuracy, train and held-out"
 
 
 def scores(ratio: Interval, *, flagged: bool = False) -> Scores:
-    near = NeighborRatio(0.97, 0.91, 0.012)
+    near = NeighborRatio(Interval(0.97, 0.93, 1.02), Interval(0.91, 0.8, 1.05), Interval(0.012, 0.0, 0.03))
+    copies = Interval(0.08, 0.05, 0.11) if flagged else Interval(0.0, 0.0, 0.01)
     setup = {"split": "test", "ema": "0.05", "sampler": "FewStep", "checkpoint": "step_4.ckpt"}
     setup |= {"options": "sampler=few_step extractor=clip weights=nets/clip \"shards='held/{0..1}.tar'\""}
     named = {
@@ -48,7 +49,7 @@ def scores(ratio: Interval, *, flagged: bool = False) -> Scores:
         n=500,
         seeds=(7, 8),
         scores={name: Score(interval) for name, interval in named.items()},
-        memorization=Memorization(near, 1e-9 if flagged else 0.4, 0.08 if flagged else 0.0, -0.3, ()),
+        memorization=Memorization(near, 1e-9 if flagged else 0.4, copies, Interval(-0.3, -1.2, 0.6), ()),
         notes=(),
         setup=setup | {"steps": 4, "guidance": 1.5, "nfe": 8.0},
     )

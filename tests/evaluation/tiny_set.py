@@ -21,11 +21,10 @@ def blobs(labels: Tensor, seed: int) -> Tensor:
 class TinySet:
     """n samples in memory."""
 
-    hash = "tiny"
-
     def __init__(self, n: int, seed: int, *, labels: bool = True, captions: bool = True) -> None:
         self.y = torch.randint(0, 4, (n,), generator=torch.Generator().manual_seed(seed))
         self.x = blobs(self.y, seed)
+        self.hash: str | None = f"tiny {n} {seed}"
         self.has_labels, self.has_captions = labels, captions
         self.read = 0
 

@@ -220,6 +220,15 @@ def test_a_comparison_is_students_paired_test(method):
     assert (found.difference.low, found.difference.high) == pytest.approx((ends.low, ends.high), rel=1e-9)
 
 
+def test_parts_that_are_all_alike_tell_nothing_apart():
+    """1 of 400 beyond the neighborhoods, which those of thirds are too large to show; all against none."""
+    whole = Score(divided_share(1.0, [1.0] * 30, 400), (1.0,) * 30, "thirds")
+    one_less = Score(divided_share(0.9975, [1.0] * 30, 400), (1.0,) * 30, "thirds")
+    none = Score(divided_share(0.0, [0.0] * 30, 400), (0.0,) * 30, "thirds")
+    assert compare(whole, one_less).p == 1.0
+    assert compare(whole, none).p == 0.0
+
+
 def test_a_comparison_of_a_model_with_itself_finds_nothing():
     model = Score(Interval(1.0, 0.5, 1.5), (1.0, 2.0), "log jackknife")
     same = compare(model, model)

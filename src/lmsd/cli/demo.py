@@ -106,7 +106,7 @@ def scores(found: dict[str, Any]) -> dict[str, str]:
     """The figures of one run as text."""
     record = found["record"]
     extractor, values = record["extractor"], record["scores"]
-    near = values["neighbors"]["ratio"]
+    near, (low, high) = values["neighbors"]["ratio"], values["neighbors"]["intervals"]["ratio"]
 
     def interval(name: str, scale: float = 1.0) -> str:
         value = values[name]
@@ -118,7 +118,7 @@ def scores(found: dict[str, Any]) -> dict[str, str]:
         "  of matched halves": interval(f"fd_matched[{extractor}]"),
         "  floor: two real halves": interval(f"fd_floor[{extractor}]"),
         "  ratio to the floor": interval(f"fd_ratio[{extractor}]"),
-        "nearest training neighbor ratio": "–" if near is None else f"{near:.2f}",
+        "nearest training neighbor ratio": "–" if near is None else f"{near:.2f} [{low:.2f}, {high:.2f}]",
         "updates with the adversary, %": f"{100 * found['played']:.0f}",
         "images seen": f"{found['status']['images']:,}",
         "training, seconds": f"{found['status']['seconds']:.0f}",

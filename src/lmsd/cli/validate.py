@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from lmsd.cli import build
+from lmsd.cli import build, runs
 from lmsd.cli.extractors import extractor_of
 from lmsd.data.index import cache_folder
 from lmsd.data.module import ShardDataModule
@@ -33,7 +33,8 @@ def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int |
     extractor = extractor_of(settings.extractor, data)
     train, cache, shared = data.split_set("train"), cache_folder() / "features", None
     if split != "train" and place()[0] == 0:
-        shared = overlap(train, held_out, similarity=similarity_of(config.data.shards), cache=cache)
+        bound = similarity_of(config.data.shards)
+        shared = overlap(train, held_out, similarity=bound, mirrored=config.data.flip, cache=cache)
     return Evaluator(
         held_out,
         extractor,
@@ -42,6 +43,7 @@ def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int |
         checker=checker(settings.checker),
         cache=cache,
         shared=shared,
+        mirrored=config.data.flip,
     )
 
 
@@ -80,6 +82,12 @@ class Validation:
         count = min(self.config.evaluate.n, len(self.data.split_set("val")))
         return evaluator(self.config, self.data, "val", n=count)
 
+    @cached_property
+    def commit(self) -> str | None:
+        """The code's commit, for the records."""
+        found: str | None = runs.environment()["commit"] if self.active else None
+        return found
+
     def __call__(self, engine: Engine) -> Mapping[str, float]:
         """Scores by name, val/... ; the grid goes into samples/, the record into eval/val/."""
         generator = engine.ema.average() if engine.ema.half_lives else engine.generator
@@ -99,7 +107,11 @@ class Validation:
             seeds=list(settings.seeds),
             split="val",
             ema=half_life,
-            setup={"images": engine.clock.images, "updates": engine.clock.updates},
+            setup={
+                "images": engine.clock.images,
+                "updates": engine.clock.updates,
+                "commit": self.commit,
+            },
             progress=shown(engine),
         )
         found = scores.scalars("val/")

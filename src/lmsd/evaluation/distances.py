@@ -31,12 +31,14 @@ class Distances:
     """FD and what it has to be compared with.
 
     fd: mean over the seeds of FD(generated, real) at n, captions in common; infinity: the same without its
-    1/n bias; floor: FD of two label-matched real halves, mean over random halvings; matched: the same with
-    one half generated from its captions; ratio: matched / floor, 1 for a perfect model.
+    1/n bias; floor: FD of two label-matched real halves, mean over random halvings; infinity_floor: that
+    without its bias (None: halves smaller than twice the features do not show it); matched: the same with one
+    half generated from its captions; ratio: matched / floor, 1 for a perfect model.
     """
 
     fd: Score
     infinity: Score
+    infinity_floor: Score | None
     matched: Score
     floor: Score
     ratio: Score
@@ -61,34 +63,46 @@ def distances(
     count = halvings if halvings is not None else 8 if real.shape[1] <= WIDE else 1
     halves = [_dealt(pairs, seed) for seed in range(count)]
     fds = [_distance(fake, real, groups, None, None) for fake in fakes]
-    floors = [_distance(real, real, groups, a, b) for a, b in halves]
+    floor = _means([_distance(real, real, groups, a, b) for a, b in halves])
     crossed = [half for a, b in halves for half in ((a, b), (b, a))]
-    matches = [_distance(fake, real, groups, a, b) for fake in fakes for a, b in crossed]
-    fd, floor, matched = (_means(found) for found in (fds, floors, matches))
+    matches = [_means([_distance(fake, real, groups, a, b) for a, b in crossed]) for fake in fakes]
     if min(floor) <= 0.0:
         raise UserError("halves of the real images have the same features: no distance has a floor")
-    ratio = [one / other for one, other in zip(matched, floor, strict=True)]
-    by_seed = tuple(found[0] for found in fds)
+    ratios = [[one / other for one, other in zip(found, floor, strict=True)] for found in matches]
+    fd, matched, ratio = (_means(found) for found in (fds, matches, ratios))
     return Distances(
-        fd=Score(jackknife(fd[0], fd[1:]), tuple(fd[1:]), "jackknife", by_seed),
-        infinity=_infinity(fd),
-        matched=Score(jackknife(matched[0], matched[1:]), tuple(matched[1:])),
-        floor=Score(jackknife(floor[0], floor[1:]), tuple(floor[1:])),
-        ratio=Score(jackknife(ratio[0], ratio[1:], scale="log"), tuple(ratio[1:]), "log jackknife"),
+        fd=_jackknifed(fd, fds),
+        infinity=infinity(fd, fds),
+        infinity_floor=infinity(floor) if len(pairs[0]) >= 2 * real.shape[1] else None,
+        matched=_jackknifed(matched, matches),
+        floor=_jackknifed(floor),
+        ratio=Score(
+            jackknife(ratio[0], ratio[1:], scale="log"), tuple(ratio[1:]), "log jackknife", _firsts(ratios)
+        ),
     )
 
 
-def distance_of(x: Tensor, y: Tensor, groups: Tensor) -> Score:
-    """FD of two arrays [n,d] whose rows belong together in pairs."""
+def distance_of(x: Tensor, y: Tensor, groups: Tensor) -> tuple[Score, Score]:
+    """FD, and FD without its 1/n bias, of two arrays [n,d] whose rows belong together in pairs."""
     center = y.double().mean(dim=0)
-    value, *without = _distance(x.double() - center, y.double() - center, groups, None, None)
-    return Score(jackknife(value, without), tuple(without))
+    found = _distance(x.double() - center, y.double() - center, groups, None, None)
+    return _jackknifed(found), infinity(found)
 
 
-def _infinity(fd: list[float]) -> Score:
+def _jackknifed(found: list[float], seeds: Sequence[list[float]] = ()) -> Score:
+    """The value of all rows, then without each group; of each seed likewise."""
+    return Score(jackknife(found[0], found[1:]), tuple(found[1:]), "jackknife", _firsts(seeds))
+
+
+def _firsts(seeds: Sequence[list[float]]) -> tuple[float, ...]:
+    return tuple(found[0] for found in seeds)
+
+
+def infinity(fd: list[float], seeds: Sequence[list[float]] = ()) -> Score:
     """FD_∞ with the pseudo-values that it is the mean of."""
+    by_seed = tuple(extrapolated(found[0], found[1:]).value for found in seeds)
     pseudo = tuple(GROUPS * fd[0] - (GROUPS - 1) * other for other in fd[1:])
-    return Score(extrapolated(fd[0], fd[1:]), pseudo, "batches")
+    return Score(extrapolated(fd[0], fd[1:]), pseudo, "batches", by_seed)
 
 
 def row_groups(rows: int, pairs: tuple[Tensor, Tensor]) -> Tensor:

@@ -26,10 +26,11 @@ from torch import Tensor
 
 import lmsd
 from lmsd.errors import UserError
-from lmsd.evaluation.features import FeatureExtractor, cached_features, save_features
+from lmsd.evaluation.features import FeatureExtractor, Mirrored, cached_features, same_set, save_features
 from lmsd.evaluation.generate import Generate, Generation
 from lmsd.evaluation.grid import save_grid
 from lmsd.evaluation.measures import alignment, class_scores, clip_distance, measures, prompts_score
+from lmsd.evaluation.names import full_name, published
 from lmsd.evaluation.overlap import Overlap
 from lmsd.evaluation.ranks import by_chunks, by_first, place
 from lmsd.evaluation.scores import Scalar, Scores
@@ -44,9 +45,6 @@ Checker = Callable[[Tensor, Sequence[str]], Tensor]
 
 Progress = Callable[[int, int], None]
 """(images made, images in all)."""
-
-PROTOCOL = 50_000
-"""Generated and training images that bare `fid` and `is` stand on, as published figures do."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,9 @@ class Evaluator:
     copies and the train-vs-held-out floor (None: neither); checker: an exact reader of images in place of the
     extractor's classes; chunk: images made at a time; halvings: random halves behind floor and ratio (None:
     8, or 1 for many features); cache: folder for the features of real images, by hash of data and extractor;
-    shared: how many held-out images the training set holds, for the notes.
+    shared: how many held-out images the training set holds, for the notes (None: not looked for; those with a
+    training image's features are noted); mirrored: whether training mirrors images, so that a mirrored
+    training image is one. Raises UserError where held_out is train itself.
     """
 
     def __init__(
@@ -80,15 +80,21 @@ class Evaluator:
         halvings: int | None = None,
         cache: Path | None = None,
         shared: Overlap | None = None,
+        mirrored: bool = False,
     ) -> None:
         total = len(held_out)
+        if train is not None and shared is None and same_set(held_out, train):
+            raise UserError(
+                "held_out and train are one data set, whose scores flatter and hide copies: give a held-out "
+                "split, or train=None to score training images as such"
+            )
         if n is not None and not 2 <= n <= total:
             raise UserError(
                 f"n={n} prompts of a split of {total}: give 2 to {total}, and more seeds for more"
             )
         self.held_out, self.extractor, self.train, self.checker = held_out, extractor, train, checker
         self.n, self.chunk, self.halvings, self.cache = n or total, chunk, halvings, cache
-        self.shared = shared
+        self.shared, self.mirrored = shared, mirrored
         order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
         self.rows: list[int] = order[: self.n].tolist()
         self.labels = held_out.labels(self.rows)
@@ -134,35 +140,44 @@ class Evaluator:
         setup: dict[str, Scalar],
     ) -> Scores:
         fakes = [each.features for each in made]
-        beside = None if training is None or len(training) < self.n else training[self._beside]
+        beside = None if training is None else self._beside(training)
         found = measures(fakes, real.features, self._keys, training=beside, halvings=self.halvings)
         scores, notes = dict(found.scores), list(found.notes)
         if self.extractor.exclusive and self.n >= 20:
             scores |= class_scores([each.logits for each in made], real.logits)
         if self._texts is not None and self.n >= 2:
             scores |= alignment(fakes, real.features, self._texts)
-            if "kid" in scores:
-                scores["cmmd"] = clip_distance(fakes, real.features, self._keys)
-        protocol = _published(self.extractor, setup["split"], self.n)
-        named = {_name(kind, self.extractor.name, protocol): score for kind, score in scores.items()}
+        if getattr(self.extractor, "kind", None) == "clip" and "kid" in scores:
+            scores |= clip_distance(fakes, real.features, self._keys, training=beside)
+        protocol = published(self.extractor, setup["split"], self.n)
+        named = {full_name(kind, self.extractor.name, protocol): score for kind, score in scores.items()}
         hits = _hits(made)
-        copied: Memorization | None = None
-        if training is not None:
-            copied = memorization(fakes, training, real.features)
-        if self.shared is not None and self.shared.note():
-            notes.append(str(self.shared.note()))
-        if setup["split"] == "train":
-            notes.append("split=train: the model has seen these images, its scores here flatter")
+        copied = None if training is None else memorization(fakes, training, real.features)
+        if training is not None and beside is None:
+            notes.append(f"no floor of training images: there are fewer than n={self.n} of them")
+        leak, shared = self._leak(copied, str(setup["split"]))
         return Scores(
             extractor=self.extractor.name,
             n=self.n,
             seeds=seeds,
             scores=named | _rights(hits, real),
-            slices=sliced(fakes, real.features, hits, self._slices, extractor=self.extractor.name),
+            slices=sliced(
+                fakes, real.features, hits, self._slices, extractor=self.extractor.name, real_right=real.right
+            ),
             memorization=copied,
-            notes=tuple(notes),
-            setup=setup,
+            notes=(*notes, *leak),
+            setup=setup | {"in_training_set": shared},
         )
+
+    def _leak(self, copied: Memorization | None, split: str) -> tuple[list[str], int | None]:
+        """What to say of held-out images that were trained on, and how many they are; None: nobody looked."""
+        shared = self.shared
+        if shared is None and copied is not None:
+            shared = Overlap(exact=copied.twins, near=copied.twins, of=self.n)
+        said = [] if shared is None else [shared.note()]
+        if split == "train":
+            said.append("split=train: the model has seen these images, its scores here flatter")
+        return [note for note in said if note], None if shared is None else shared.near
 
     def _made(
         self,
@@ -229,13 +244,19 @@ class Evaluator:
 
     @cached_property
     def _training(self) -> Tensor | None:
-        """Features of every training image."""
+        """Features of every training image, then of each of them mirrored if training mirrors any."""
         if self.train is None:
             return None
-        return cached_features(self.train, self.extractor, range(len(self.train)), cache=self.cache)[0]
+        sets = [self.train, Mirrored(self.train)] if self.mirrored else [self.train]
+        rows = range(len(self.train))
+        return torch.cat([cached_features(each, self.extractor, rows, cache=self.cache)[0] for each in sets])
+
+    def _beside(self, training: Tensor) -> Tensor | None:
+        """Features of training images with the labels of the held-out ones; None where they are too few."""
+        return training[self._matched] if self.train is not None and len(self.train) >= self.n else None
 
     @cached_property
-    def _beside(self) -> Tensor:
+    def _matched(self) -> Tensor:
         """Training rows with the labels of the held-out ones."""
         assert self.train is not None
         everything = range(len(self.train))
@@ -280,8 +301,11 @@ class Evaluator:
         for number, row, source in scores.memorization.pairs:
             batch = self._prompts([row])
             made = quantized(generate(batch, Rng(scores.seeds[number], batch.position)))
-            images += [made[0], self.train.images([source])[0]]
-            captions += [f"seed {scores.seeds[number]}, row {self.rows[row]}", f"training {source}"]
+            turned, source = divmod(source, len(self.train))
+            beside = Mirrored(self.train) if turned else self.train
+            images += [made[0], beside.images([source])[0]]
+            captions.append(f"seed {scores.seeds[number]}, row {self.rows[row]}")
+            captions.append(f"training {source}" + (", mirrored" if turned else ""))
         return save_grid(images, captions, path, columns=8, tile=64)
 
     def _record(self, generate: Generate, split: str, ema: str) -> dict[str, Scalar]:
@@ -299,7 +323,6 @@ class Evaluator:
             "extractor_sha256": self.extractor.sha256,
             "resize": getattr(self.extractor, "resize", None),
             "reference": f"{self.n} images of {split}",
-            "in_training_set": None if self.shared is None else self.shared.near,
             "right_by": "checker" if self.checker is not None else self.extractor.name,
             "version": lmsd.__version__,
         }
@@ -352,16 +375,3 @@ def _save(images: Tensor, rows: Sequence[int], folder: Path) -> None:
     levels = images.add(1.0).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     for image, row in zip(levels, rows, strict=True):
         Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(folder / f"{row:06d}.png")
-
-
-def _published(extractor: FeatureExtractor, split: Scalar, n: int) -> frozenset[str]:
-    """Which bare names may be used: the reference weights on as many images as published figures stand on."""
-    if not getattr(extractor, "reference", False) or n < PROTOCOL:
-        return frozenset()
-    return frozenset({"fid", "is"} if split == "train" else {"is"})
-
-
-def _name(kind: str, extractor: str, bare: frozenset[str]) -> str:
-    """fd[inception-v3@6726], or `fid` where the protocol is the published one."""
-    known = {"fd": "fid", "class_score": "is"}.get(kind)
-    return known if known in bare else f"{kind}[{extractor}]"

@@ -48,6 +48,36 @@ class FeatureExtractor(Protocol):
         """Captions → embeddings [n,d] in the space of the images' features; None: it reads none."""
 
 
+class Mirrored:
+    """A split with every image turned left to right; its hash says so."""
+
+    def __init__(self, split: ImageSet) -> None:
+        self.split = split
+        found = getattr(split, "hash", None)
+        self.hash = None if found is None else f"{found} mirrored"
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Images of these rows, float32 [k,C,H,W] in [-1,1], mirrored."""
+        return self.split.images(indices).flip(-1)
+
+    def captions(self, indices: Sequence[int]) -> list[str]:
+        """Captions of these rows, as they are."""
+        return self.split.captions(indices)
+
+    def labels(self, indices: Sequence[int]) -> Tensor | None:
+        """Class indices of these rows."""
+        return self.split.labels(indices)
+
+
+def same_set(one: ImageSet, other: ImageSet) -> bool:
+    """Whether two splits are one: the same object, or of the same hash."""
+    name = getattr(one, "hash", None)
+    return one is other or (name is not None and name == getattr(other, "hash", None))
+
+
 def cached_features(
     split: ImageSet, extractor: FeatureExtractor, rows: Sequence[int], *, cache: Path | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from lmsd.evaluation.distances import distance_of, distances, row_groups
 from lmsd.metrics import (
     GROUPS,
     Interval,
+    Kernel,
     Manifold,
     Score,
     batch_means,
@@ -31,6 +32,7 @@ from lmsd.metrics import (
     manifolds,
     matched_halves,
     mean_interval,
+    polynomial,
     r_precision,
     stretched,
     unit_rows,
@@ -79,8 +81,10 @@ def measures(
         far = distances(fakes, real, pairs, groups, halvings=halvings)
         found |= {"fd": far.fd, "fd_infinity": far.infinity, "fd_matched": far.matched}
         found |= {"fd_floor": far.floor, "fd_ratio": far.ratio}
+        if far.infinity_floor is not None:
+            found["fd_infinity_floor"] = far.infinity_floor
         if training is not None:
-            found["fd_train"] = distance_of(training, real, groups)
+            found["fd_train"], found["fd_infinity_train"] = distance_of(training, real, groups)
     else:
         notes.append(
             f"no fd: n={n} is below {2 * d}, twice the number of features; take a larger n, an extractor "
@@ -100,12 +104,17 @@ def _kernel(
     pairs: tuple[Tensor, Tensor],
     groups: Tensor,
     training: Tensor | None,
+    *,
+    name: str = "kid",
+    kernel: Kernel = polynomial,
 ) -> dict[str, Score]:
-    found = {"kid": kernel_distance_by_rows(fakes, real, groups)}
-    found["kid_floor"] = kernel_distance_by_rows([real[pairs[0]]], real[pairs[1]], groups[pairs[0]])
+    sets = {"": (fakes, real, groups), "_floor": ([real[pairs[0]]], real[pairs[1]], groups[pairs[0]])}
     if training is not None:
-        found["kid_train"] = kernel_distance_by_rows([training], real, groups)
-    return found
+        sets["_train"] = ([training], real, groups)
+    return {
+        f"{name}{suffix}": kernel_distance_by_rows(ours, theirs, own, kernel=kernel)
+        for suffix, (ours, theirs, own) in sets.items()
+    }
 
 
 def _shares(
@@ -135,14 +144,27 @@ def _share(name: str, every: Sequence[Sequence[Manifold]], rows: int) -> Score:
     return Score(divided_share(whole, parts, rows), tuple(parts), "thirds", by_seed)
 
 
-def clip_distance(fakes: Sequence[Tensor], real: Tensor, keys: Sequence[int] | Sequence[str]) -> Score:
-    """CMMD of CLIP embeddings: the kernel distance of unit vectors, times 1000."""
-    groups = row_groups(len(real), matched_halves(keys, 0))
-    found = kernel_distance_by_rows([unit_rows(f) for f in fakes], unit_rows(real), groups, kernel=gaussian)
-    ends = found.interval
+def clip_distance(
+    fakes: Sequence[Tensor],
+    real: Tensor,
+    keys: Sequence[int] | Sequence[str],
+    *,
+    training: Tensor | None = None,
+) -> dict[str, Score]:
+    """CMMD of CLIP embeddings, the kernel distance of unit vectors times 1000, with the floors of KID."""
+    pairs = matched_halves(keys, 0)
+    units = [unit_rows(fake) for fake in fakes]
+    trained = None if training is None else unit_rows(training)
+    groups = row_groups(len(real), pairs)
+    found = _kernel(units, unit_rows(real), pairs, groups, trained, name="cmmd", kernel=gaussian)
+    return {name: _thousandfold(score) for name, score in found.items()}
+
+
+def _thousandfold(score: Score) -> Score:
+    ends = score.interval
     interval = Interval(1000 * ends.value, 1000 * ends.low, 1000 * ends.high, ends.level)
-    parts, by_seed = (tuple(1000 * value for value in values) for values in (found.parts, found.by_seed))
-    return Score(interval, parts, found.method, by_seed)
+    parts, by_seed = (tuple(1000 * value for value in values) for values in (score.parts, score.by_seed))
+    return Score(interval, parts, score.method, by_seed)
 
 
 def class_scores(fakes: Sequence[Tensor], real: Tensor, *, splits: int = 10) -> dict[str, Score]:
@@ -161,9 +183,10 @@ def alignment(fakes: Sequence[Tensor], real: Tensor, texts: Tensor, *, seed: int
     """CLIP score and R-precision of image embeddings, one array [n,d] a seed, and their captions' [n,d].
 
     R-precision, among 100, needs as many captions. Beside them those of the real images, and of generated
-    ones with the captions of others (a cyclic shift of the rows, which are in random order).
+    ones with the captions of others (of the next row that has another one; rows are in random order).
     """
-    sets = {"": (list(fakes), texts), "_real": ([real], texts), "_shuffled": (list(fakes), texts.roll(1, 0))}
+    wrong = texts[_others(texts.unique(dim=0, return_inverse=True)[1])]
+    sets = {"": (list(fakes), texts), "_real": ([real], texts), "_shuffled": (list(fakes), wrong)}
 
     def scored(measure: Callable[[Tensor, Tensor], Tensor], share: bool) -> dict[str, Score]:
         return {
@@ -176,6 +199,19 @@ def alignment(fakes: Sequence[Tensor], real: Tensor, texts: Tensor, *, seed: int
     if len(texts.unique(dim=0)) >= CANDIDATES:
         precise = scored(lambda v, t: r_precision(v, t, candidates=CANDIDATES, seed=seed), True)
         found |= {f"r_precision{suffix}": precise[suffix] for suffix in sets}
+    return found
+
+
+def _others(captions: Tensor) -> Tensor:
+    """For each row the next one, cyclically, whose caption's number [n] is another; itself where none is."""
+    rows = torch.arange(len(captions))
+    found = rows.clone()
+    for step in range(1, len(rows)):
+        waiting = rows[found == rows]
+        if not len(waiting):
+            break
+        next_ones = (waiting + step) % len(rows)
+        found[waiting] = torch.where(captions[next_ones] != captions[waiting], next_ones, waiting)
     return found
 
 

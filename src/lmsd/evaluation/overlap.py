@@ -2,18 +2,24 @@
 
 Exact: the same pixels, as the model sees them. Near: correlated at least 0.99 in brightness and color (one
 picture under another size, compression, contrast; see `data.build.duplicates`), or as much as the manifest of
-the data set says that it was split by: what one source draws twice is two pictures of another.
+the data set says that it was split by: what one source draws twice is two pictures of another. Where training
+mirrors images, a mirrored training image is one.
+
+Kept is a hash and a signature (768 numbers) of every held-out image; the training set goes by in chunks.
 """
 
 import hashlib
 import json
 import os
+import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lmsd.data.build.duplicates import signature
 from lmsd.models.extractor import ImageSet
@@ -47,48 +53,71 @@ def similarity_of(shards: object) -> float:
 
 
 def overlap(
-    train: ImageSet, held_out: ImageSet, *, similarity: float = SIMILARITY, cache: Path | None = None
+    train: ImageSet,
+    held_out: ImageSet,
+    *,
+    similarity: float = SIMILARITY,
+    mirrored: bool = False,
+    cache: Path | None = None,
 ) -> Overlap:
-    """Compare every held-out image with every training image; kept in `cache` where both have a hash."""
+    """Compare every held-out image with every training image; kept in `cache` where both have a hash.
+
+    mirrored: whether training mirrors images.
+    """
     hashes = [getattr(split, "hash", None) for split in (train, held_out)]
     path = None
     if cache is not None and all(hashes):
-        key = hashlib.sha256(f"{hashes} {similarity}".encode()).hexdigest()
-        path = cache / f"overlap-{key[:32]}.json"
-        if path.is_file():
-            return Overlap(**json.loads(path.read_text()))
-    found = _compare(train, held_out, similarity)
+        words = f"{hashes} {similarity}" + (" mirrored" if mirrored else "")
+        path = cache / f"overlap-{hashlib.sha256(words.encode()).hexdigest()[:32]}.json"
+        kept = _kept(path)
+        if kept is not None:
+            return kept
+    found = _compare(train, held_out, similarity, mirrored)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(asdict(found)) + "\n")
-        os.replace(partial, path)
+        try:
+            _keep(path, found)
+        except OSError as error:
+            warnings.warn(f"the overlap is not kept for the next evaluation: {error}", stacklevel=2)
     return found
 
 
-def _compare(train: ImageSet, held_out: ImageSet, similarity: float) -> Overlap:
-    known, trained = _seen(train)
-    names, held = _seen(held_out)
-    already = set(known)
-    exact = {row for row, name in enumerate(names) if name in already}
-    near = {
-        start + row
-        for start in range(0, len(held), _CHUNK)
-        for row in np.flatnonzero(
-            (held[start : start + _CHUNK] @ trained.T).max(axis=1) >= similarity
-        ).tolist()
-    }
-    return Overlap(exact=len(exact), near=len(exact | near), of=len(names))
+def _kept(path: Path) -> Overlap | None:
+    """What a file of the cache holds; None where it is absent or damaged."""
+    try:
+        return Overlap(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
-def _seen(split: ImageSet) -> tuple[list[bytes], NDArray[np.float32]]:
-    """Hash of the pixels and signature (flat, of unit length) of every image."""
-    names: list[bytes] = []
-    signatures: list[NDArray[np.float32]] = []
+def _keep(path: Path, found: Overlap) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(asdict(found)) + "\n")
+    os.replace(partial, path)
+
+
+def _compare(train: ImageSet, held_out: ImageSet, similarity: float, mirrored: bool) -> Overlap:
+    held = [_seen(images) for images in _chunks(held_out)]
+    near = [np.zeros(len(names), bool) for names, _ in held]
+    wanted = {name for names, _ in held for name in names}
+    known: set[bytes] = set()
+    for images in _chunks(train):
+        for turned in (images, images.flip(-1)) if mirrored else (images,):
+            names, signatures = _seen(turned)
+            known |= wanted.intersection(names)
+            for found, (_, own) in zip(near, held, strict=True):
+                found |= (own @ signatures.T).max(axis=1) >= similarity
+    exact = np.array([name in known for names, _ in held for name in names])
+    return Overlap(exact=int(exact.sum()), near=int((exact | np.concatenate(near)).sum()), of=len(exact))
+
+
+def _chunks(split: ImageSet) -> Iterator[Tensor]:
     for start in range(0, len(split), _CHUNK):
-        images = split.images(range(start, min(start + _CHUNK, len(split))))
-        pixels = images.add(1.0).mul_(127.5).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-        for image in pixels:
-            names.append(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
-            signatures.append(signature(image).ravel())
-    return names, np.stack(signatures)
+        yield split.images(range(start, min(start + _CHUNK, len(split))))
+
+
+def _seen(images: Tensor) -> tuple[list[bytes], NDArray[np.float32]]:
+    """Hash of the pixels and signature (flat, of unit length) of every image."""
+    pixels = images.add(1.0).mul_(127.5).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    names = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in pixels]
+    return names, np.stack([signature(image).ravel() for image in pixels])

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -55,15 +55,14 @@ class Scores:
         return next(score.interval for name, score in self.scores.items() if name.partition("[")[0] == kind)
 
     def scalars(self, prefix: str = "") -> dict[str, float]:
-        """Numbers for metrics.jsonl: each score, its ends as NAME/low and NAME/high, the neighbor ratio."""
+        """Numbers for metrics.jsonl: scores, neighbor ratio and copies; their ends as NAME/low, NAME/high."""
+        found = {name: score.interval for name, score in self.scores.items()}
+        if self.memorization is not None and math.isfinite(self.memorization.near.ratio.value):
+            found |= {"neighbor_ratio": self.memorization.near.ratio, "copies": self.memorization.copies}
         numbers: dict[str, float] = {}
-        for name, score in self.scores.items():
-            value = score.interval
+        for name, value in found.items():
             ends = {name: value.value, f"{name}/low": value.low, f"{name}/high": value.high}
             numbers |= {prefix + key: number for key, number in ends.items()}
-        if self.memorization is not None and math.isfinite(self.memorization.near.ratio):
-            numbers[f"{prefix}neighbor_ratio"] = self.memorization.near.ratio
-            numbers[f"{prefix}copies"] = self.memorization.copies
         return numbers
 
     def as_json(self) -> dict[str, Any]:
@@ -135,15 +134,21 @@ class Scores:
         return "\n".join([*lines, *self.notes])
 
     def _line(self, name: str) -> str:
-        kind, bracket, rest = name.partition("[")
+        kind = name.partition("[")[0]
         beside = [
             f"{word} {self.scores[other].interval.value:.3g}"
-            for word, suffix in (("halves, n/2,", "_floor"), ("train", "_train"), ("real", "_real"))
-            if kind != "fd" or suffix == "_train"
-            for other in [f"{kind}{suffix}{bracket}{rest}"]
-            if other in self.scores
+            for word, suffix in (("halves, n/2,", "floor"), ("train", "train"), ("real", "real"))
+            if (kind, suffix) not in (("fd", "floor"), ("fid", "floor"))
+            for other in [standing_beside(self.scores, kind, suffix)]
+            if other is not None
         ]
         return f"{name} {self.scores[name].interval}" + (f" (floor: {', '.join(beside)})" if beside else "")
+
+
+def standing_beside(names: Iterable[str], kind: str, suffix: str) -> str | None:
+    """The name of a kind's score of real images: that of fd for `fid`, of class_score for `is`."""
+    wanted = {"fid": "fd", "is": "class_score"}.get(kind, kind) + f"_{suffix}"
+    return next((name for name in names if name.partition("[")[0] == wanted), None)
 
 
 def _score_json(score: Score) -> dict[str, Any]:
@@ -165,14 +170,16 @@ def score_of(content: Mapping[str, Any]) -> Score:
 
 def _memorization_json(found: Memorization) -> dict[str, Any]:
     near = found.near
+    named = {
+        "ratio": near.ratio, "low": near.low, "closer": near.closer, "copies": found.copies, "c_t": found.c_t
+    }  # fmt: skip
     return {
-        "ratio": _finite(near.ratio),
-        "low": _finite(near.low),
-        "closer": near.closer,
+        **{name: _finite(ends.value) for name, ends in named.items()},
+        "intervals": {name: [_finite(ends.low), _finite(ends.high)] for name, ends in named.items()},
+        "level": near.ratio.level,
         "p": _finite(found.p),
-        "copies": found.copies,
         "flagged": found.flagged,
-        "c_t": _finite(found.c_t),
+        "twins": found.twins,
         "pairs": [list(pair) for pair in found.pairs],
     }
 
@@ -183,9 +190,11 @@ def _finite(value: float) -> float | None:
 
 def _near(found: Memorization) -> str:
     near = found.near
-    distance = f"nearest training image {near.ratio:.2f} x as far as held-out ones' (at 5 %: {near.low:.2f})"
-    tests = f"C_T {found.c_t:.1f}, test for copies p={found.p:.2g}"
-    alarm = f"; COPIES: about {100 * found.copies:.1f} % of the samples" if found.flagged else ""
+    if math.isnan(near.ratio.value):
+        return "copies: cannot tell, every held-out image lies on a training image"
+    distance = f"nearest training image {near.ratio} x as far as held-out ones' (at 5 %: {near.low})"
+    tests = f"C_T {found.c_t}, test for copies p={found.p:.2g}"
+    alarm = f"; COPIES: about {_percent(found.copies)} of the samples" if found.flagged else ""
     return f"{distance}; {tests}{alarm}"
 
 

@@ -50,10 +50,11 @@ def sliced(
     rows: Mapping[str, Tensor],
     *,
     extractor: str,
+    real_right: Tensor | None = None,
 ) -> dict[str, Slice]:
     """Scores of every slice: generated features, one array [n,d] a seed, real ones [n,d], right [n,s].
 
-    extractor: what made the features, for the scores' names.
+    extractor: what made the features, for the scores' names; real_right [n]: right of the real images.
     """
     found = {}
     for name, chosen in rows.items():
@@ -62,5 +63,7 @@ def sliced(
         scores = {f"kid[{extractor}]": kid}
         if right is not None:
             scores["right"] = prompts_score(right[chosen], share=True)
+        if real_right is not None:
+            scores["right_real"] = prompts_score(real_right[chosen, None], share=True)
         found[name] = Slice(len(chosen), scores)
     return found

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmsd.evaluation.scores import standing_beside
+
 _MEANING = {
     "fid": "Fréchet distance by the published protocol: Inception-v3, against the training images",
     "fd": "Fréchet distance of generated and held-out images, same captions, same n; 0: the same moments",
@@ -30,6 +32,7 @@ BESIDE = {
     "real": "real images",
     "shuffled": "wrong captions",
 }
+_BY_LAW = "held-out images {}, by definition"
 _ALONE = ("fd_floor", "right_real")
 """Rows of their own, although they stand beside another score."""
 CLOSE = -3.0
@@ -57,15 +60,15 @@ def rows_of(content: Mapping[str, Any]) -> list[ScoreRow]:
         if name == "neighbors":
             rows += _neighbor_rows(score)
             continue
-        kind, bracket, rest = name.partition("[")
+        kind = name.partition("[")[0]
         if kind not in _ALONE and kind.rpartition("_")[2] in BESIDE:
             continue
         show = shown(kind)
         beside = [
             f"{words} {show(scores[other]['value'])}"
             for suffix, words in BESIDE.items()
-            for other in [f"{kind}_{suffix}{bracket}{rest}"]
-            if other in scores and f"{kind}_{suffix}" not in _ALONE
+            for other in [standing_beside(scores, kind, suffix)]
+            if other is not None and other.partition("[")[0] not in _ALONE
         ]
         spread = [f"σ over seeds {show(score['seed_sd'])}"] if score.get("seed_sd") is not None else []
         interval = f"{show(score['low'])} to {show(score['high'])}"
@@ -101,34 +104,54 @@ def _with_interval(name: str, score: Mapping[str, float]) -> str:
 def _neighbor_rows(near: Mapping[str, Any]) -> list[ScoreRow]:
     if near["ratio"] is None or near.get("p", 1.0) is None:
         return [ScoreRow("copies", "–", "–", "", "cannot tell: held-out images lie on training images")]
-    low = "–" if near["low"] is None else f"{near['low']:.2f}"
+    low = "–" if near["low"] is None else _plain(near["low"]) + f" ({_ends(near, 'low', _plain)})"
     meaning = f"distance to the nearest training image, generated over held-out; at 5 % {low}"
-    rows = [ScoreRow("nearest neighbor ratio", f"{near['ratio']:.2f}", "–", "", meaning)]
+    ends, beside = _ends(near, "ratio", _plain), _BY_LAW.format("1")
+    rows = [ScoreRow("nearest neighbor ratio", _plain(near["ratio"]), ends, beside, meaning)]
     if "p" not in near:  # a record of lmsd 0.1's first days
         return rows
     found = f"p = {near['p']:.2g}; flagged below 0.001: once in 1,000 for a model of the data's law"
-    rows.append(ScoreRow("copies", _percent(near["copies"]), "–", "", f"test for copies: {found}"))
+    ends, meaning = _ends(near, "copies", _percent), f"test for copies: {found}"
+    rows.append(ScoreRow("copies", _percent(near["copies"]), ends, _BY_LAW.format(_percent(0.0)), meaning))
     if near["c_t"] is not None:
         meaning = "C_T: below −3, samples lie nearer to the training set than held-out images, all over"
-        rows.append(ScoreRow("C_T", f"{near['c_t']:.1f}", "–", "", meaning))
+        ends = _ends(near, "c_t", lambda value: f"{value:.1f}")
+        rows.append(ScoreRow("C_T", f"{near['c_t']:.1f}", ends, _BY_LAW.format("0"), meaning))
     return rows
 
 
+def _ends(near: Mapping[str, Any], name: str, show: Callable[[float], str]) -> str:
+    """The interval of a number about neighbors; "–" in records that have none."""
+    low, high = near.get("intervals", {}).get(name, (None, None))
+    return "–" if low is None or high is None else f"{show(low)} to {show(high)}"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.2f}"
+
+
 def sentences(found: Mapping[str, Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The verdict, on test before val: distance over floor, prompts, copies, the course of training."""
+    """The verdict, on test before val: leaks, distance over floor, prompts, copies, course of training."""
     split = chosen_split(found)
     if split is None:
         return ["Not evaluated yet: `lmsd evaluate run=RUN` scores it on held-out data.", *_course(records)]
     scores = {name.partition("[")[0]: score for name, score in found[split].get("scores", {}).items()}
-    said = []
+    said = [f"{note}." for note in flattering(found[split])]
     if "fd_ratio" in scores:
         said.append(_distance(scores["fd_ratio"], split))
+    elif "kid" in scores:
+        said.append(_kernel(scores["kid"], split))
     if "right" in scores:
         share = f"{_percent(scores['right']['value'])} of the prompts are right"
         said.append(f"{share} (of real images: {_percent(scores['right_real']['value'])}).")
     if "neighbors" in scores:
         said.append(_copies(scores["neighbors"]))
     return [*said, *_course(records)]
+
+
+def flattering(record: Mapping[str, Any]) -> list[str]:
+    """A record's notes on images that the model has been trained on."""
+    return [note for note in record.get("notes", ()) if note.endswith("flatter")]
 
 
 def chosen_split(found: Mapping[str, Any]) -> str | None:
@@ -144,9 +167,17 @@ def shown(kind: str) -> Callable[[float], str]:
 def _distance(ratio: Mapping[str, float], split: str) -> str:
     interval = f"95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}"
     value = f"{ratio['value']:.2f} × the real-vs-real floor on {split} ({interval})"
+    if ratio["high"] < 1.0:
+        return f"FD is {value}: nearer than fresh real data, so with less variety, or trained on this split."
     if ratio["low"] <= 1.0:
         return f"FD is {value}: at this n not told apart from held-out data."
     return f"FD is {value}: told apart from held-out data."
+
+
+def _kernel(kid: Mapping[str, float], split: str) -> str:
+    interval = f"95 % interval {_number(kid['low'])} to {_number(kid['high'])}"
+    apart = "told apart" if kid["low"] > 0.0 else "at this n not told apart"
+    return f"KID is {_number(kid['value'])} on {split} ({interval}): {apart} from held-out data."
 
 
 def _copies(near: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lmsd.evaluation.records import Record
 from lmsd.evaluation.scores import score_of
-from lmsd.evaluation.verdict import BESIDE, shown
+from lmsd.evaluation.verdict import BESIDE, flattering, shown
 from lmsd.metrics import compare
 
 LEVEL = 0.05
@@ -72,6 +72,7 @@ def versus(one: Sequence[Record], other: Sequence[Record], name: str) -> Versus:
         notes.append(f"the settings differ, and scores with them: {'; '.join(apart)}")
     if a["setup"].get("right_by") != b["setup"].get("right_by"):
         notes.append("right is not compared: it was read by different instruments")
+    notes += [f"{who}: {note}" for who, each in (("the first", a), (name, b)) for note in flattering(each)]
     paired = "the same prompts, images and noise" if a["seeds"] == b["seeds"] else "the same prompts"
     return Versus(name, f"{a['setup']['split']}, n={a['n']}, paired over {paired}", sides, notes, rows)
 

@@ -109,11 +109,15 @@ def jackknife(
     """
     values = torch.tensor([value, *without], dtype=torch.float64)
     center, *rest = (values.log() if scale == "log" else values).tolist()
-    groups = len(rest)
-    half = float(t.ppf(0.5 + level / 2, groups - 1)) * _error(rest, "jackknife")
+    half = jackknife_half_width(rest, level=level)
     if scale == "log":
         return Interval(value, math.exp(center - half), math.exp(center + half), level)
     return Interval(value, max(value - half, 0.0), value + half, level)
+
+
+def jackknife_half_width(without: Sequence[float], *, level: float = 0.95) -> float:
+    """Student's t times √v of the jackknife (module formula), also for a statistic of any sign."""
+    return _quantile("jackknife", len(without), level) * _error(without, "jackknife")
 
 
 def wilson(hits: int, trials: int, *, level: float = 0.95) -> Interval:
@@ -237,10 +241,11 @@ def compare(one: Score, other: Score) -> Comparison:
         for each in (one, other)
     )
     gap = a - b
-    error = _error([p - q for p, q in zip(parts_a, parts_b, strict=True)], one.method)
+    gaps = [p - q for p, q in zip(parts_a, parts_b, strict=True)]
+    error = _error(gaps, one.method)
     freedom = _freedom(one.method, len(parts_a))
     half = _quantile(one.method, len(parts_a), 0.95) * error
-    p = 2.0 * float(t.sf(abs(gap) / error, freedom)) if error > 0 else float(gap == 0.0)
+    p = 2.0 * float(t.sf(abs(gap) / error, freedom)) if error > 0 else float(gap == 0.0 or not any(gaps))
     return Comparison(Interval(gap, gap - half, gap + half), p)
 
 

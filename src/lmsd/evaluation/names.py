@@ -1,0 +1,20 @@
+"""What a score is called: kind[extractor@hash], or bare where the published protocol was kept."""
+
+from lmsd.evaluation.features import FeatureExtractor
+from lmsd.evaluation.scores import Scalar
+
+PROTOCOL = 50_000
+"""Generated and training images that bare `fid` and `is` stand on, as published figures do."""
+
+
+def published(extractor: FeatureExtractor, split: Scalar, n: int) -> frozenset[str]:
+    """Which bare names may be used: the reference weights on as many images as published figures stand on."""
+    if not getattr(extractor, "reference", False) or n < PROTOCOL:
+        return frozenset()
+    return frozenset({"fid", "is"} if split == "train" else {"is"})
+
+
+def full_name(kind: str, extractor: str, bare: frozenset[str]) -> str:
+    """fd[inception-v3@6726], or `fid` where the protocol is the published one."""
+    known = {"fd": "fid", "class_score": "is"}.get(kind)
+    return known if known in bare else f"{kind}[{extractor}]"
