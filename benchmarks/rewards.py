@@ -135,7 +135,7 @@ def shapes(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def digits(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The discriminator's reward: refreshed at β = 1 against more training, and frozen at several β."""
+    """The discriminator's reward: refreshed at β = 1 against more training; frozen at several β (one seed)."""
     data = options.data or options.out / "digits"
     if not data.exists():
         lmsd("data", ["build", "digits", f"out={data}"])
@@ -152,13 +152,10 @@ def digits(options: argparse.Namespace) -> list[dict[str, Any]]:
         weights = f"init_from=[{start}@ema,{start}:discriminator]"
         words = ["experiment=digits_reward", *common, weights, "evaluate.stop_hacking=0"]
         words += [f"evaluate.every={round(25_600 * scale)}"]
-        arms = {"grpo": [f"images={round(153_600 * scale)}"]}
-        arms |= {
-            f"frozen, β={beta:g}": [
-                f"images={round(102_400 * scale)}", "objective.refresh=null", f"objective.kl={beta}"
-            ]
-            for beta in BETAS
-        }  # fmt: skip
+        arms = {"grpo": [f"images={round(102_400 * scale)}"]}
+        for beta in BETAS if seed == options.seeds[0] else ():
+            count = f"images={round(76_800 * scale)}"
+            arms[f"frozen, β={beta:g}"] = [count, "objective.refresh=null", f"objective.kl={beta}"]
         for name, extra in arms.items():
             folder = place.with_name(f"{place.name}-{name.replace(', β=', '-')}")
             row["seconds"][name] = train(folder, [*words, *extra], scored=not options.quick)
@@ -236,6 +233,7 @@ def efficiency(options: argparse.Namespace) -> list[dict[str, Any]]:
 def table(name: str, rows: Sequence[dict[str, Any]]) -> str:
     """The arms' FD and right prompts by seed, and the paired gains over the control."""
     arms = [key for key, value in rows[0].items() if isinstance(value, dict) and "extractor" in value]
+    everywhere = [arm for arm in arms if all(arm in row for row in rows)]
     first = rows[0][arms[0]]
     lines = [f"{name}: test, n={first['n']}, three sampling seeds, {first['extractor']}", ""]
     lines += [
@@ -243,10 +241,13 @@ def table(name: str, rows: Sequence[dict[str, Any]]) -> str:
         "|---" * (len(arms) + 1) + "|",
     ]
     for row in rows:
-        cells = [f"{row[arm]['fd']:.3f}, {row[arm].get('right', float('nan')):.3f}" for arm in arms]
+        cells = [
+            f"{row[arm]['fd']:.3f}, {row[arm].get('right', float('nan')):.3f}" if arm in row else "–"
+            for arm in arms
+        ]
         lines.append(f"| {row['seed']} | " + " | ".join(cells) + " |")
     control = "more" if "more" in arms else "start"
-    for arm in arms:
+    for arm in everywhere:
         if arm == control or len(rows) < 2:
             continue
         for key in ("fd", "right"):
@@ -254,7 +255,7 @@ def table(name: str, rows: Sequence[dict[str, Any]]) -> str:
             half = interval(gains)
             lines.append(f"{arm} − {control}, {key}: {statistics.mean(gains):+.4f} ± {half:.4f}")
     for row in rows:
-        for arm in arms:
+        for arm in everywhere:
             if "curve" in row[arm]:
                 seconds, reward = row[arm]["curve"][-1]
                 lines.append(f"seed {row['seed']} {arm}: reward {reward:.3f} after {seconds:.0f} s")
