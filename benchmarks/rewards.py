@@ -135,7 +135,7 @@ def shapes(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def digits(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The discriminator's reward: refreshed at β = 1 against more training; frozen at several β (one seed)."""
+    """The discriminator's reward: refreshed at β = 1 against more training; frozen at several β, one seed."""
     data = options.data or options.out / "digits"
     if not data.exists():
         lmsd("data", ["build", "digits", f"out={data}"])
