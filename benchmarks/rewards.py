@@ -279,7 +279,8 @@ def main() -> int:
         options.seeds, options.n = options.seeds[:1], min(options.n, 200)
     rows = {"shapes": shapes, "digits": digits, "efficiency": efficiency}[options.name](options)
     print(table(options.name, rows))
-    record = {"options": {k: str(v) for k, v in vars(options).items()}, "rows": rows}
+    chosen = {name: getattr(options, name) for name in ("name", "seeds", "n", "seconds", "quick")}
+    record = {"options": chosen, "rows": rows}
     (options.out / f"rewards_{options.name}.json").write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
