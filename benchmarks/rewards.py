@@ -1,7 +1,8 @@
 """Learning from rewards, against the same wall time of what the model was trained by before.
 
     python benchmarks/rewards.py shapes        text alignment by an exact reader: grpo against more denoising
-    python benchmarks/rewards.py digits        the discriminator's reward: grpo, β swept, against training
+    python benchmarks/rewards.py digits        the discriminator's reward: grpo against more training
+    python benchmarks/rewards.py beta          how far it may be climbed: β swept, the discriminator frozen
     python benchmarks/rewards.py efficiency    reward against wall time: ddpo, grpo, nft, draft from one start
 
     --seeds 0,1,2    --data FOLDER    --out FOLDER    --quick: a minute, for the machinery alone
@@ -135,66 +136,87 @@ def shapes(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def digits(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The discriminator's reward: refreshed at β = 1 against more training; frozen at several β, one seed."""
-    data = options.data or options.out / "digits"
-    if not data.exists():
-        lmsd("data", ["build", "digits", f"out={data}"])
+    """A denoiser, and a discriminator that learned on it: its reward, kept up to date, against more training."""
     scale = 0.01 if options.quick else 1.0
     rows = []
     for seed in options.seeds:
-        common = [f"data.shards={data}", f"seed={seed}", "sampler=ancestral"]
-        place = options.out / f"digits-{seed}"
-        start = place.with_name(f"{place.name}-start")
-        # The generator learns by denoising alone, then the discriminator on what the generator does.
-        own = ["experiment=digits", *common, "objective.warmup=0.85", "objective.head_start=0.15"]
-        train(start, [*own, f"images={round(160_000 * scale)}"])
-        row: dict[str, Any] = {"seed": seed, "start": score(start, n=options.n), "seconds": {}}
-        weights = f"init_from=[{start}@ema,{start}:discriminator]"
-        words = ["experiment=digits_reward", *common, weights, "evaluate.stop_hacking=0"]
-        words += [f"evaluate.every={round(25_600 * scale)}"]
-        arms = {"grpo": [f"images={round(102_400 * scale)}"]}
-        for beta in BETAS if seed == options.seeds[0] else ():
-            count = f"images={round(76_800 * scale)}"
-            arms[f"frozen, β={beta:g}"] = [count, "objective.refresh=null", f"objective.kl={beta}"]
-        for name, extra in arms.items():
-            folder = place.with_name(f"{place.name}-{name.replace(', β=', '-')}")
-            row["seconds"][name] = train(folder, [*words, *extra], scored=not options.quick)
-            row[name] = score(folder, n=options.n)
-            row[f"curve {name}"] = {
-                short: curve(folder, long) for short, long in CURVES.items() if not options.quick
-            }
-        for name, warmup in (("more", 1), ("game", 0)):
-            folder = place.with_name(f"{place.name}-{name}")
+        place, common, weights = digits_start(options, seed, images=round(400_000 * scale))
+        row: dict[str, Any] = {"seed": seed, "start": score(at(place, "start"), n=options.n), "seconds": {}}
+        folder = at(place, "grpo")
+        words = ["experiment=digits_reward", *common, weights, f"images={round(102_400 * scale)}"]
+        row["seconds"]["grpo"] = train(folder, words)
+        row["grpo"] = score(folder, n=options.n)
+        # more: of the same denoising; game: the discriminator's gradient in place of its reward, one seed
+        for name, warmup in (("more", 1), ("game", 0))[: 2 if seed == options.seeds[0] else 1]:
             words = ["experiment=digits", *common, weights, f"objective.warmup={warmup}"]
             words += ["objective.head_start=0"]
-            spent = matched(folder, words, seconds=row["seconds"]["grpo"], images=200_000)
-            row["seconds"][name], row[name] = spent, score(folder, n=options.n)
+            spent = matched(at(place, name), words, seconds=row["seconds"]["grpo"], images=200_000)
+            row["seconds"][name], row[name] = spent, score(at(place, name), n=options.n)
         rows.append(row)
-    if not options.quick:
-        picture(rows, options.out / "rewards_digits.png")
     return rows
 
 
-def picture(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Val FD and the frozen discriminator's reward over images, one line for each β, of the first seed."""
+def beta(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A frozen discriminator's reward at several β, and one kept up to date at β = 1, from a short start."""
+    scale = 0.01 if options.quick else 1.0
+    rows = []
+    for seed in options.seeds:
+        place, common, weights = digits_start(options, seed, images=round(160_000 * scale))
+        row: dict[str, Any] = {"seed": seed, "start": score(at(place, "start"), n=options.n), "seconds": {}}
+        words = ["experiment=digits_reward", *common, weights, f"images={round(76_800 * scale)}"]
+        words += [f"evaluate.every={round(25_600 * scale)}", "evaluate.stop_hacking=0"]
+        arms = {f"frozen, β={b:g}": ["objective.refresh=null", f"objective.kl={b}"] for b in BETAS}
+        for name, extra in {**arms, "kept up to date, β=1": []}.items():
+            folder = at(place, name.split(",")[0].replace(" ", "-") + name.rpartition("=")[2])
+            row["seconds"][name] = train(folder, [*words, *extra], scored=not options.quick)
+            row[name] = score(folder, n=options.n)
+            curves = {} if options.quick else CURVES
+            row[f"curve {name}"] = {short: curve(folder, long) for short, long in curves.items()}
+        rows.append(row)
+    if not options.quick:
+        picture(rows[0], options.out / "rewards_beta.png")
+    return rows
+
+
+def digits_start(options: argparse.Namespace, seed: int, *, images: int) -> tuple[Path, list[str], str]:
+    """Train the start: the generator by denoising alone, then the discriminator on what it does.
+
+    Returns the folders' common path, the words of all arms, and the words that load the start's weights.
+    """
+    data = options.data or options.out / "digits"
+    if not data.exists():
+        lmsd("data", ["build", "digits", f"out={data}"])
+    place = options.out / f"{options.name}-{seed}"
+    start, common = at(place, "start"), [f"data.shards={data}", f"seed={seed}", "sampler=ancestral"]
+    own = ["experiment=digits", *common, "objective.warmup=0.85", "objective.head_start=0.15"]
+    train(start, [*own, f"images={images}"])
+    return place, common, f"init_from=[{start}@ema,{start}:discriminator]"
+
+
+def at(place: Path, arm: str) -> Path:
+    """The folder of an arm."""
+    return place.with_name(f"{place.name}-{arm}")
+
+
+def picture(row: dict[str, Any], path: Path) -> None:
+    """FD on val, the reward above its first value and the diversity over images, a line for each arm."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
-    for number, (name, title) in enumerate(
-        (("fd", "FD on val"), ("reward", "reward, nats above the first"), ("diversity", "diversity"))
-    ):
-        for arm in (key for key in rows[0] if key.startswith("curve ")):
-            points = rows[0][arm][name]
-            first = points[0][1] if name == "reward" else 0.0
-            dashed = "--" if "grpo" in arm else "-"
-            label = arm.removeprefix("curve ").replace("grpo", "refreshed, β=1")
-            if name == "reward" and "grpo" in arm:
-                continue  # a refreshed judge has another zero after every refresh
-            panels[number].plot(*zip(*((x, y - first) for x, y in points), strict=True), dashed, label=label)
-        panels[number].set(title=title, xlabel="images")
+    titles = {"fd": "FD on val", "reward": "reward above the first, nats", "diversity": "diversity in groups"}
+    for panel, (name, title) in zip(panels, titles.items(), strict=True):
+        for arm in (key for key in row if key.startswith("curve ")):
+            points = row[arm][name]
+            first, label = points[0][1] if name == "reward" else 0.0, arm.removeprefix("curve ")
+            if name == "reward" and "frozen" not in label:
+                continue  # a judge that is kept up to date has another zero after every refresh
+            x, y = zip(*points, strict=True)
+            panel.plot(x, [value - first for value in y], "-" if "frozen" in label else "--", label=label)
+        panel.set(title=title, xlabel="images")
+    panels[0].set_yscale("log")
     panels[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
@@ -263,9 +285,9 @@ def table(name: str, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Run one of the three."""
+    """Run one of the four."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("name", choices=("shapes", "digits", "efficiency"))
+    parser.add_argument("name", choices=("shapes", "digits", "beta", "efficiency"))
     parser.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
@@ -277,7 +299,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.quick:
         options.seeds, options.n = options.seeds[:1], min(options.n, 200)
-    rows = {"shapes": shapes, "digits": digits, "efficiency": efficiency}[options.name](options)
+    rows = {"shapes": shapes, "digits": digits, "beta": beta, "efficiency": efficiency}[options.name](options)
     print(table(options.name, rows))
     chosen = {name: getattr(options, name) for name in ("name", "seeds", "n", "seconds", "quick")}
     record = {"options": chosen, "rows": rows}
