@@ -81,6 +81,29 @@ def test_pixels_out_of_range_come_back():
     assert net.b.grad[-1] > 0.1
 
 
+def test_a_score_that_is_nan_costs_its_group_and_no_gradient():
+    """√ of a negative number is NaN and so is its slope: the others' gradient is what it is without them."""
+
+    def root(images, captions):
+        return (images[:, 0] - images[:, 0].detach() + sign).sqrt()
+
+    def grad(group, count=8):
+        net = model()
+        objective = DRaFT(Policy(STEPS, tau=0.0), Function(root, differentiable=True), group=group)
+        loss = first_turn(objective, {"generator": net}, batch_at(0, count), Clock()).loss()
+        loss.value.backward()
+        return net.b.grad, loss.logs
+
+    sign = torch.ones(8).double()
+    clean, _ = grad(1)
+    sign = torch.where(torch.arange(8) == 5, -1.0, 1.0).double()
+    with pytest.warns(UserWarning, match="root returned 1 of 8 scores"):
+        found, logs = grad(1)
+    torch.testing.assert_close(found, clean * 7 / 8)
+    assert (float(logs["reward"]), float(logs["reward_failed"])) == (1.0, 1 / 8)
+    torch.testing.assert_close(grad(2)[0], clean * 6 / 8)
+
+
 def test_what_cannot_be_is_refused_and_a_failing_reward_moves_nothing():
     with pytest.raises(UserError, match="SceneWords has no gradient"):
         DRaFT(Policy(4), SceneWords())
