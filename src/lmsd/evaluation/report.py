@@ -228,6 +228,8 @@ def _evaluate_command(folder: Path, content: Record) -> str:
     words = [f"run={folder.resolve().name}", f"split={setup.get('split')}", f"n={content.get('n')}"]
     words.append(f"seeds={json.dumps(content.get('seeds', []), separators=(',', ':'))}")
     words += [f"{key}={setup[key]}" for key in ("steps", "guidance", "ema", "checkpoint") if key in setup]
+    if "interval" in setup:  # "0.2 to 0.8"
+        words.append("interval=[{}]".format(setup["interval"].replace(" to ", ",")))
     words += shlex.split(str(setup.get("options") or ""))
     if (setup.get("in_training_set") or 0) > 0.1 * content.get("n", 0) and "overlap=label" not in words:
         words.append("overlap=label")
