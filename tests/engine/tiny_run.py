@@ -18,7 +18,7 @@ from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.nets.critics import MLPCritic
-from lmsd.objectives import GRPO, NFT, Adversarial, Denoising, Refresh
+from lmsd.objectives import DDPO, DPO, GRPO, NFT, Adversarial, Denoising, DRaFT, Refresh
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
 from lmsd.process.times import Grid, Jumps, Uniform
@@ -111,6 +111,9 @@ OBJECTIVES = {
     ),
     "hinge": lambda: Adversarial(Jumps(4), loss="hinge", penalty="none"),
     "grpo": lambda: grpo(),
+    "ddpo": lambda: DDPO(Policy(3, last_std=0.1), Sharpness(), memory=8, least=4),
+    "dpo": lambda: DPO(Uniform(), reward=Sharpness(), sampler=Tau(0), steps=2, group=2, beta=5.0),
+    "draft": lambda: DRaFT(Policy(3, tau=0.0), Sharpness(), last=2, pull=0.1, group=2),
     "nft": lambda: NFT(
         Tau(0),
         Sharpness(),

@@ -253,7 +253,7 @@ def test_groups_that_do_not_fit_are_refused():
 def test_parts_that_would_be_unequal_are_refused():
     """Three groups in two parts: means over one and two groups, or over none, which is no number."""
     objective = GRPO(policy(2), Polynomial(1.0), group=4, kl=0.0, parts=2)
-    with pytest.raises(UserError, match="12 samples .* do not make 2 equal parts of whole groups of 4"):
+    with pytest.raises(UserError, match=r"12 samples .* do not make 2 equal parts of whole groups of 4"):
         first_turn(objective, {"generator": gaussian(2)}, batch_at(0, 12), Clock())
 
 

@@ -91,7 +91,7 @@ def test_the_cap_is_a_margin_over_the_groups_mean_whatever_the_gauge():
 
 
 def test_rewards_have_an_origin_that_no_gauge_moves():
-    """The mean real held-out image is at 0 nats; a judge with another number for the caption says the same."""
+    """Real held-out images are at 0 nats; a judge with another number for the caption says the same."""
     found = []
     for gauge in (0.0, 7.0):
         batch, players = setting(Critic(gauge=gauge), group=8)

@@ -1,8 +1,8 @@
 """A guard against reward hacking: the reward rises, a judge that nobody optimizes falls.
 
-Goodhart's law shows first as a proxy and a held-out score that part ways (Gao et al. 2023). They have where
-the proxy is higher than at the best evaluation and the judge beyond the upper end of that one's interval: held
-against the evaluation just before, noise would end runs that do well, and never one that gets worse unevenly.
+Goodhart's law shows first as a proxy and a held-out score that part ways (Gao et al. 2023): the proxy is
+higher than at the best evaluation, the judge beyond the upper end of its interval there. Held against the one
+just before instead, noise would end runs that do well, and none that gets worse unevenly.
 After `patience` such evaluations in a row the run ends, with a checkpoint; the best one by the judge is kept.
 """
 

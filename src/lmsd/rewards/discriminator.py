@@ -12,8 +12,8 @@ D; a temperature k, fitted on held-out pairs as argmax_k Σ log σ(k ΔD), gives
     r = k · (mean_h D_h − ensemble · std_h D_h),      r − mean_group r ≤ median over held-out pairs of k ΔD
 
 More real than real is no merit: no image counts more above its group's mean than the median real image above
-the policy's own image of the same caption. The mean over the real held-out images is 0 nats: without an origin
-a judge that is refreshed would raise or lower the reward of the very same images.
+the policy's own image of the same caption. Real held-out images are at 0 nats in the mean: with no origin a
+judge that is refreshed would raise or lower the reward of the very same images.
 """
 
 import math
