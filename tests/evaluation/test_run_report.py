@@ -194,7 +194,7 @@ def test_a_run_of_rewards_shows_reward_kl_diversity_and_held_out_fd_in_one_plot(
         "reward",
         "KL from the reference, nats",
         "diversity",
-        "FD on val, which nobody optimizes, 95 % interval",
+        "held-out FD (val), 95 % interval",
     )
     places = [first.svg.index(f">{word}<") for word in words]
     assert (first.title, places) == (title, sorted(places))

@@ -51,7 +51,7 @@ def stacked(curves: Sequence[Curve], *, anchor: str = "chart") -> str:
         figure.subplots_adjust(0.17, 0.47 / height, 0.98, 1 - 0.25 / height, hspace=0.35)
         for place, (axes, curve) in enumerate(zip(panels, curves, strict=True)):
             _line(axes, curve, _OTHERS[place % len(_OTHERS)])
-            _dress(axes, [curve], "images seen" if place == len(curves) - 1 else "")
+            _dress(axes, [curve], "images seen" if place == len(curves) - 1 else "", linear=True)
             axes.set_title(curve.name, loc="left", fontsize=9, pad=3)
 
     return _svg((4.6, height), paint, anchor)
@@ -95,11 +95,11 @@ def _binned(values: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.array([piece.mean() for piece in np.array_split(values, _POINTS)])
 
 
-def _dress(axes: Any, curves: Sequence[Curve], over: str) -> None:
+def _dress(axes: Any, curves: Sequence[Curve], over: str, *, linear: bool = False) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     values = np.concatenate([np.asarray(curve.y, dtype=float) for curve in curves])
-    if values.min() > 0 and values.max() > 30 * values.min():
+    if not linear and values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
         axes.yaxis.set_minor_locator(NullLocator())

@@ -193,7 +193,7 @@ def _reward_curves(columns: Mapping[str, tuple[list[float], list[float]]]) -> li
         low, high = (
             columns[f"{name}/{end}"][1] if f"{name}/{end}" in columns else None for end in ("low", "high")
         )
-        title = "FD on val, which nobody optimizes" + (", 95 % interval" if low else "")
+        title = "held-out FD (val)" + (", 95 % interval" if low else "")
         curves.append(Curve(title, *columns[name], low, high))
     return curves
 
