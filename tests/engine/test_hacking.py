@@ -1,5 +1,6 @@
 """Runs whose reward and held-out score part ways end."""
 
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -70,6 +71,7 @@ UP = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
         (UP, [4.0, 6.0, 5.0, 6.0, 5.0, 6.0], 0.0, 3),  # worse than the best, though not each time
         (UP, [5.0, 4.0, 4.2, 4.4, 4.6, 4.8], 1.0, 6),  # within the best one's interval
         (UP, [5.0, 4.0, 4.2, 5.4, 5.6, 5.8], 1.0, 5),  # and beyond it at the fourth and the fifth
+        ([math.nan, *UP[1:]], [1.0, 4.0, 5.0, 6.0, 7.0, 8.0], 0.0, 4),  # the first counts nothing
         (UP[::-1], UP, 0.0, 6),  # the score gets worse, and the reward too: no hacking
     ],
 )

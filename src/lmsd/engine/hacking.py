@@ -6,6 +6,7 @@ just before instead, noise would end runs that do well, and none that gets worse
 After `patience` such evaluations in a row the run ends, with a checkpoint; the best one by the judge is kept.
 """
 
+import math
 import sys
 from typing import Any
 
@@ -46,6 +47,8 @@ class HackingGuard(Callback):
         if not names or self.proxy not in engine.metrics:
             return
         proxy, judge = engine.metrics[self.proxy], engine.evaluation[names[0]]
+        if not (math.isfinite(proxy) and math.isfinite(judge)):  # no score came through: nothing to compare
+            return
         best = self._best
         parted = best is not None and proxy > best[0] and judge > best[2]
         self._parted = self._parted + 1 if parted else 0
