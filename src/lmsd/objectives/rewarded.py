@@ -195,8 +195,16 @@ class Rewarded:
         return images.clamp(-self.limit, self.limit)
 
     def count(self, usable: bool) -> None:
-        """Note whether a batch had a usable group. Raises UserError after `patience` that had none."""
-        self._barren = 0 if usable else self._barren + 1
+        """Note whether a batch, or one of its micro-batches, had a usable group.
+
+        Raises UserError after `patience` batches that had none.
+        """
+        flags = {} if self._round is None else self._round.flags
+        if usable:
+            self._barren = 0
+        elif "counted" not in flags:
+            self._barren += 1
+        flags["counted"] = True
         if self._barren >= self.patience:
             raise UserError(
                 f"{self._barren} batches in a row had no group with a score; the last problem: "
