@@ -233,6 +233,7 @@ def everything(folder: Path) -> dict[str, object]:
             flat.update({f"optimizer{number}.{key}.{name}": value for name, value in state.items()})
         flat[f"optimizer{number}.lr"] = [group["lr"] for group in optimizer["param_groups"]]
     flat["clock"], flat["data"] = saved[disk.KEY]["clock"], saved["Stream"]
+    flat["objective"] = saved[disk.KEY]["objective"]  # of rewards: statistics, temperature, counts
     return flat
 
 

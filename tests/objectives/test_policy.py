@@ -156,6 +156,18 @@ def test_units_of_the_field_are_nats_over_the_number_of_pixels():
         torch.testing.assert_close(mean, small)
 
 
+def test_a_path_that_has_become_certain_is_clipped_and_breaks_nothing():
+    """Ratios of e^±200, which float32 does not hold: no slope for a good path, and a finite one for a bad."""
+    objective = GRPO(policy(2), Polynomial(1.0), group=2, clip=1.0)
+    slopes = []
+    for advantage in (1.0, -1.0):
+        delta = torch.tensor([200.0, -200.0], requires_grad=True)
+        objective._surrogate(torch.full((2,), advantage), delta, 1)[0].sum().backward()
+        slopes.append(delta.grad)
+    assert slopes[0].tolist() == [0.0, pytest.approx(0.0)]
+    assert slopes[1].isfinite().all()
+
+
 def test_a_spent_budget_leaves_the_kl_alone():
     """Over the budget the gradient is that of β KL with no reward at all."""
 
@@ -173,8 +185,10 @@ def test_a_spent_budget_leaves_the_kl_alone():
 
 def test_the_window_moves_with_the_updates():
     objective = GRPO(Policy(6), Polynomial(1.0), group=2, window=2, stride=2, every=10)
-    places = [objective.steps_at(Clock(updates=10 * k)) for k in range(4)]
-    assert places == [(0, 1), (2, 3), (4, 5), (0, 1)]
+    same = DDPO(Policy(6), Polynomial(1.0), window=2, stride=2, every=10)
+    for each in (objective, same):
+        places = [each.steps_at(Clock(updates=10 * k)) for k in range(4)]
+        assert places == [(0, 1), (2, 3), (4, 5), (0, 1)]
     assert objective.steps_at(Clock(updates=9)) == (0, 1)
     assert GRPO(Policy(6), Polynomial(1.0), group=2).steps_at(Clock()) is None
 

@@ -34,6 +34,8 @@ from lmsd.types import Batch, Cond, Loss, Players, Trajectory, Turn
 KLForm: TypeAlias = Literal["path", "step"]
 Units: TypeAlias = Literal["nats", "mean"]
 Surrogate: TypeAlias = Literal["clip", "reinforce"]
+_FARTHEST = 60.0
+"""Nats of a step's log-ratio that are told apart; exp(89) is no number in float32."""
 
 
 class PolicyGradient(Rewarded):
@@ -227,7 +229,9 @@ class PolicyGradient(Rewarded):
         delta = delta / size
         if self.surrogate == "reinforce":
             return advantage * delta, torch.zeros((), device=delta.device)
-        ratio = delta.exp()
+        ratio = delta.clamp(
+            max=_FARTHEST
+        ).exp()  # beyond, the slope of a clipped ratio would be 0 times infinity
         if self.clip is None:
             return advantage * ratio, torch.zeros((), device=delta.device)
         bound = self.clip / size
