@@ -28,6 +28,13 @@ from lmsd.data.build.shapes import class_names
 
 LMSD = [sys.executable, "-m", "lmsd.cli"]
 HELD_OUT_PAIRS = ("red circle", "blue square", "green triangle")
+BETAS = (0.0, 0.1, 1.0, 10.0)
+CURVES = {
+    "reward": "generator/reward",
+    "kl": "generator/kl",
+    "diversity": "generator/diversity",
+    "fd": "val/fd[",
+}
 SPEED = 0.1  # share of a run that measures a speed
 SHAPES_BASE = [
     "experiment=shapes", "objective=denoising", "times@objective.times=logit_normal",
@@ -71,6 +78,16 @@ def score(folder: Path, *, n: int) -> dict[str, Any]:
 
 
 def curve(folder: Path, name: str) -> list[tuple[float, float]]:
+    """(images, value) of a metric of a run; a name that ends in [ stands for any extractor."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = []
+    for row in rows:
+        keys = [key for key in row if key == name or (name.endswith("[") and key.startswith(name))]
+        found += [(row["images"], row[key]) for key in keys if not key.endswith(("/low", "/high"))]
+    return found
+
+
+def timed(folder: Path, name: str) -> list[tuple[float, float]]:
     """(seconds since the first line, value) of a metric of a run."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     began = rows[0]["time"]
@@ -118,32 +135,68 @@ def shapes(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def digits(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The start, grpo with the discriminator at several β, and the start's own training continued."""
+    """The discriminator's reward: refreshed at β = 1 against more training; frozen at several β, one seed."""
     data = options.data or options.out / "digits"
     if not data.exists():
         lmsd("data", ["build", "digits", f"out={data}"])
     scale = 0.01 if options.quick else 1.0
     rows = []
     for seed in options.seeds:
-        common, place = [f"data.shards={data}", f"seed={seed}"], options.out / f"digits-{seed}"
+        common = [f"data.shards={data}", f"seed={seed}", "sampler=ancestral"]
+        place = options.out / f"digits-{seed}"
         start = place.with_name(f"{place.name}-start")
-        # The text is learned by denoising first; the adversary's part is cut short, so that there is room.
-        train(start, ["experiment=digits", *common, f"images={round(290_000 * scale)}"])
+        # The generator learns by denoising alone, then the discriminator on what the generator does.
+        own = ["experiment=digits", *common, "objective.warmup=0.85", "objective.head_start=0.15"]
+        train(start, [*own, f"images={round(160_000 * scale)}"])
         row: dict[str, Any] = {"seed": seed, "start": score(start, n=options.n), "seconds": {}}
         weights = f"init_from=[{start}@ema,{start}:discriminator]"
-        for beta in (0.0, 0.1, 1.0, 10.0):
-            folder = place.with_name(f"{place.name}-beta{beta:g}")
-            words = ["experiment=digits_reward", *common, weights, f"objective.kl={beta}"]
-            words += [f"images={round(200_000 * scale)}", "evaluate.every=25_000"]
-            row["seconds"][f"{beta:g}"] = train(folder, words, scored=not options.quick)
-            row[f"{beta:g}"] = score(folder, n=options.n)
-            row[f"reward {beta:g}"] = curve(folder, "generator/reward")
-        more = place.with_name(f"{place.name}-more")
-        words = ["experiment=digits", *common, weights, "objective.warmup=0", "objective.head_start=0"]
-        row["seconds"]["more"] = matched(more, words, seconds=row["seconds"]["1"], images=200_000)
-        row["more"] = score(more, n=options.n)
+        words = ["experiment=digits_reward", *common, weights, "evaluate.stop_hacking=0"]
+        words += [f"evaluate.every={round(25_600 * scale)}"]
+        arms = {"grpo": [f"images={round(102_400 * scale)}"]}
+        for beta in BETAS if seed == options.seeds[0] else ():
+            count = f"images={round(76_800 * scale)}"
+            arms[f"frozen, β={beta:g}"] = [count, "objective.refresh=null", f"objective.kl={beta}"]
+        for name, extra in arms.items():
+            folder = place.with_name(f"{place.name}-{name.replace(', β=', '-')}")
+            row["seconds"][name] = train(folder, [*words, *extra], scored=not options.quick)
+            row[name] = score(folder, n=options.n)
+            row[f"curve {name}"] = {
+                short: curve(folder, long) for short, long in CURVES.items() if not options.quick
+            }
+        for name, warmup in (("more", 1), ("game", 0)):
+            folder = place.with_name(f"{place.name}-{name}")
+            words = ["experiment=digits", *common, weights, f"objective.warmup={warmup}"]
+            words += ["objective.head_start=0"]
+            spent = matched(folder, words, seconds=row["seconds"]["grpo"], images=200_000)
+            row["seconds"][name], row[name] = spent, score(folder, n=options.n)
         rows.append(row)
+    if not options.quick:
+        picture(rows, options.out / "rewards_digits.png")
     return rows
+
+
+def picture(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Val FD and the frozen discriminator's reward over images, one line for each β, of the first seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    for number, (name, title) in enumerate(
+        (("fd", "FD on val"), ("reward", "reward, nats above the first"), ("diversity", "diversity"))
+    ):
+        for arm in (key for key in rows[0] if key.startswith("curve ")):
+            points = rows[0][arm][name]
+            first = points[0][1] if name == "reward" else 0.0
+            dashed = "--" if "grpo" in arm else "-"
+            label = arm.removeprefix("curve ").replace("grpo", "refreshed, β=1")
+            if name == "reward" and "grpo" in arm:
+                continue  # a refreshed judge has another zero after every refresh
+            panels[number].plot(*zip(*((x, y - first) for x, y in points), strict=True), dashed, label=label)
+        panels[number].set(title=title, xlabel="images")
+    panels[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def efficiency(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -172,14 +225,15 @@ def efficiency(options: argparse.Namespace) -> list[dict[str, Any]]:
             words = [*own, *words, "reward@objective.reward=sharpness", f"init_from={start}@ema"]
             words += ["batch_size=128", "log_every=1280", "evaluate.stop_hacking=0"]
             matched(folder, words, seconds=2 if options.quick else options.seconds, images=20_000)
-            row[name] = score(folder, n=options.n) | {"curve": curve(folder, "generator/reward")}
+            row[name] = score(folder, n=options.n) | {"curve": timed(folder, "generator/reward")}
         rows.append(row)
     return rows
 
 
 def table(name: str, rows: Sequence[dict[str, Any]]) -> str:
     """The arms' FD and right prompts by seed, and the paired gains over the control."""
-    arms = [key for key, value in rows[0].items() if isinstance(value, dict) and "fd" in value]
+    arms = [key for key, value in rows[0].items() if isinstance(value, dict) and "extractor" in value]
+    everywhere = [arm for arm in arms if all(arm in row for row in rows)]
     first = rows[0][arms[0]]
     lines = [f"{name}: test, n={first['n']}, three sampling seeds, {first['extractor']}", ""]
     lines += [
@@ -187,10 +241,13 @@ def table(name: str, rows: Sequence[dict[str, Any]]) -> str:
         "|---" * (len(arms) + 1) + "|",
     ]
     for row in rows:
-        cells = [f"{row[arm]['fd']:.3f}, {row[arm].get('right', float('nan')):.3f}" for arm in arms]
+        cells = [
+            f"{row[arm]['fd']:.3f}, {row[arm].get('right', float('nan')):.3f}" if arm in row else "–"
+            for arm in arms
+        ]
         lines.append(f"| {row['seed']} | " + " | ".join(cells) + " |")
     control = "more" if "more" in arms else "start"
-    for arm in arms:
+    for arm in everywhere:
         if arm == control or len(rows) < 2:
             continue
         for key in ("fd", "right"):
@@ -198,7 +255,7 @@ def table(name: str, rows: Sequence[dict[str, Any]]) -> str:
             half = interval(gains)
             lines.append(f"{arm} − {control}, {key}: {statistics.mean(gains):+.4f} ± {half:.4f}")
     for row in rows:
-        for arm in arms:
+        for arm in everywhere:
             if "curve" in row[arm]:
                 seconds, reward = row[arm]["curve"][-1]
                 lines.append(f"seed {row['seed']} {arm}: reward {reward:.3f} after {seconds:.0f} s")
@@ -222,7 +279,8 @@ def main() -> int:
         options.seeds, options.n = options.seeds[:1], min(options.n, 200)
     rows = {"shapes": shapes, "digits": digits, "efficiency": efficiency}[options.name](options)
     print(table(options.name, rows))
-    record = {"options": {k: str(v) for k, v in vars(options).items()}, "rows": rows}
+    chosen = {name: getattr(options, name) for name in ("name", "seeds", "n", "seconds", "quick")}
+    record = {"options": chosen, "rows": rows}
     (options.out / f"rewards_{options.name}.json").write_text(json.dumps(record, indent=1) + "\n")
     return 0
 

@@ -101,7 +101,7 @@ class Spotty(Sharpness):
 OBJECTIVES = {
     "denoising": lambda: Denoising(Uniform()),
     "min_snr": lambda: Denoising(Uniform(), weighting="min_snr"),
-    "lmsd": lambda: Adversarial(Jumps(4), warmup=0.25),
+    "lmsd": lambda: Adversarial(Jumps(4), warmup=0.25, anchor="energy"),
     "ddgan": lambda: Adversarial(
         Jumps(4), loss="nonsaturating", penalty="exact", r2=False, lazy=2, anchor="none"
     ),

@@ -43,7 +43,7 @@ CONFIGS = {
 
 
 def objective_of(name, **changes):
-    options = {"jumps": Jumps(4), "drop": 0.3, **CONFIGS[name][0], **changes}
+    options = {"jumps": Jumps(4), "drop": 0.3, "anchor": "energy", **CONFIGS[name][0], **changes}
     return Adversarial(options.pop("jumps"), **options)
 
 
@@ -110,7 +110,7 @@ def test_gradients_reach_exactly_the_player_of_the_turn(name):
 
 
 def test_script_follows_the_clock():
-    objective = Adversarial(Jumps(4), d_steps=3, warmup=0.2)
+    objective = Adversarial(Jumps(4), anchor="energy", d_steps=3, warmup=0.2)
     script = {
         images: [turn[0] for turn in play(objective, tiny_players(), [tiny_batch(4)], TinyClock(images))]
         for images in (0, 199, 200, 1000)

@@ -59,6 +59,6 @@ def test_bad_options_are_refused():
     batch = tiny_batch(4)
     rng = Rng(0, batch.position)
     with pytest.raises(UserError, match="mse_kl"):
-        next(Adversarial(Jumps(4)).turns(tiny_players(z_dim=0), batch, TinyClock(), rng))
+        next(Adversarial(Jumps(4), anchor="energy").turns(tiny_players(z_dim=0), batch, TinyClock(), rng))
     with pytest.raises(UserError, match="captions"):
         next(Adversarial(Jumps(4), mismatch=0.5).turns(tiny_players(), batch, TinyClock(), rng))

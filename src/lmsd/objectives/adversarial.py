@@ -115,7 +115,7 @@ class Adversarial:
         r1: bool = True,
         r2: bool = True,
         lazy: int = 1,
-        anchor: Anchor = "energy",
+        anchor: Anchor = "none",
         anchor_weight: float | Sequence[float] = 1.0,
         d_steps: int = 1,
         mismatch: float = 0.0,
