@@ -33,11 +33,14 @@ SIZES: dict[str, list[str]] = {
     "objective=grpo": ["objective.group=4"],
     "objective=nft": ["objective.group=4"],
 }
+LEARNS = "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh, turns: 1}"
 COMPANIONS = {
+    **{f"objective={name}": [LEARNS] for name in ("ddpo", "dpo", "draft", "grpo", "nft")},
     "discriminator=trunk": ["objective.pairing=marginal"],
     "net=dit_label": ["conditioner=label", "generator.z_dim=0"],
     "schedule=edm": ["generator.precondition=edm", "objective.anchor=none", "objective.warmup=0"],
-    **{f"reward={name}": ["objective=grpo"] for name in ("discriminator", "jpeg", "sharpness", "sum")},
+    **{f"reward={name}": ["objective=grpo"] for name in ("jpeg", "sharpness")},
+    **{f"reward={name}": ["objective=grpo", LEARNS] for name in ("discriminator", "sum")},
     "times=edm": ["objective=denoising", "schedule=edm", "generator.precondition=edm"],
     "times=grid": ["objective=denoising"],
     "times=logit_normal": ["objective=denoising", "schedule=flow"],

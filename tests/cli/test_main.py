@@ -544,6 +544,37 @@ def test_guidance_keeps_to_its_interval(home: Home, tmp_path: Path) -> None:
     assert record(f"again={tmp_path / 'part.json'}")["interval"] == "2 to 3"
 
 
+def test_a_guided_run_of_rewards_is_trained_scored_and_reported(home: Home) -> None:
+    """It takes guidance from the run it began with; lmsd evaluate scores it, within an interval too."""
+    words = [
+        *TINY,
+        DATA,
+        "objective=grpo",
+        "reward@objective.reward=sharpness",
+        "objective.group=4",
+        "images=64",
+    ]
+    words += ["init_from=outputs/first@ema", "evaluate.guidance=3", "evaluate.every=32", "evaluate.n=20"]
+    folder = Path("outputs/rewarded")
+    spoken(["train", *words, f"run_dir={folder}", "checkpoint_every=64"])
+    lines = lines_of(folder)
+    trained = [line for line in lines if "generator/reward" in line]
+    assert [line["images"] for line in trained] == [32, 64]
+    assert all(-10 < line["generator/reward"] < 5 and line["generator/ratio"] < 1e-4 for line in trained)
+    assert trained[0]["generator/kl"] == 0 < trained[1]["generator/kl"]
+
+    def scored(*more: str) -> dict[str, object]:
+        spoken(["evaluate", f"run={folder}", "split=test", "n=20", "seeds=[0]", *more])
+        return json.loads((folder / "eval/test/metrics.json").read_text())["setup"]
+
+    assert (scored()["guidance"], scored()["nfe"]) == (3.0, 8.0)
+    part = scored("interval=[2,3]")  # the chain's steps begin at 4, 3, 2 and 1
+    assert (part["interval"], part["nfe"]) == ("2 to 3", 6.0)
+    page = (folder / "report.html").read_text()
+    assert "Is the reward hacked?" in page
+    assert "interval=[2,3]" in page
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -570,6 +601,7 @@ def test_mistakes_in_sampling(home: Home, refused: Refused, words: list[str], sa
     ("words", "said"),
     [
         (["run=outputs/first", "n=33"], "n=33 prompts of a split of 32: give 2 to 32"),
+        (["run=outputs/first", "interval=[3,1]"], "interval=[3.0, 1.0] is no [low, high]"),
         (["run=outputs/first", "split=tests"], "did you mean test?"),
         (["run=outputs/first", "seeds=[0,0]"], "each once"),
         (["run=outputs/first", "shards=nowhere"], "the shard nowhere is missing"),

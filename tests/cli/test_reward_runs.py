@@ -64,6 +64,25 @@ def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> 
     assert all(torch.equal(a, b) for a, b in same)  # rewards do not train the text
 
 
+def test_a_judge_that_learned_nothing_is_refused(shards: Path) -> None:
+    config, data = opened(["objective=grpo", "objective.group=4"], shards)
+    with pytest.raises(UserError, match=r"init_from=\[RUN@ema,RUN:discriminator\], let it learn"):
+        build.players(config, data)
+
+
+def test_a_judge_without_held_out_images_is_told_of(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that learns as it goes may begin with nothing; without val it has no temperature and no cap."""
+    refresh = "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh}"
+    config, data = opened(["objective=grpo", "objective.group=4", refresh], shards)
+    assert build.players(config, data)[1].held_out is not None
+    assert "no val shards" not in capsys.readouterr().out
+    monkeypatch.setattr(data, "has", lambda split: split != "val")
+    assert build.players(config, data)[1].held_out is None
+    assert "note: no val shards to calibrate the discriminator on" in capsys.readouterr().out
+
+
 def test_a_player_that_is_not_there_is_refused(shards: Path, tmp_path: Path) -> None:
     config, data = opened(["objective=denoising", f"init_from=[{tmp_path}:discriminator]"], shards)
     with pytest.raises(UserError, match="no player 'discriminator'"):

@@ -233,6 +233,7 @@ def everything(folder: Path) -> dict[str, object]:
             flat.update({f"optimizer{number}.{key}.{name}": value for name, value in state.items()})
         flat[f"optimizer{number}.lr"] = [group["lr"] for group in optimizer["param_groups"]]
     flat["clock"], flat["data"] = saved[disk.KEY]["clock"], saved["Stream"]
+    flat["objective"] = saved[disk.KEY]["objective"]  # of rewards: statistics, temperature, counts
     return flat
 
 
@@ -278,7 +279,7 @@ def test_a_resumed_run_is_the_unbroken_run(tmp_path: Path, unbroken: Path, image
     assert_same_run(folder, unbroken)
 
 
-@pytest.mark.parametrize("name", ["grpo", "nft"])
+@pytest.mark.parametrize("name", ["grpo", "nft", "ddpo", "dpo", "draft"])
 def test_a_resumed_run_of_rewards_is_the_unbroken_run(tmp_path: Path, name: str) -> None:
     """Rollouts, old policy, reference, the judge's temperature, the prompts' statistics, to the bit."""
     whole, folder = tmp_path / "whole", tmp_path / "run"

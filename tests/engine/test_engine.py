@@ -1,5 +1,6 @@
 """The engine against loops written by hand: same bits, same counts, and who has gradients when."""
 
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -121,6 +122,17 @@ def test_autocast_never_uses_weights_of_before_the_update(tmp_path: Path) -> Non
     expected = by_hand("marginal", batches=6, autocast=True)
     for role, player in expected.items():
         assert_same(subject.roles[role], player)
+
+
+def test_in_half_precision_rollout_and_learning_see_the_same_policy(tmp_path: Path) -> None:
+    """The ratio of both is 1 within 1e-4 at every first update of a batch, at the loop's own autocast."""
+    objective = OBJECTIVES["grpo"]()
+    subject = engine(objective=objective, players=cast_for(objective, dtype=torch.float32), batches=4)
+    objective.held_out = samples(torch.arange(1000, 1006), torch.float32)
+    run(subject, tmp_path, datamodule=Stream(8, dtype=torch.float32), precision="bf16-mixed")
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [abs(math.expm1(line["generator/ratio"])) < 1e-4 for line in lines] == [True] * 4
+    assert lines[-1]["generator/kl"] > 0
 
 
 class Watched:

@@ -1,5 +1,6 @@
 """Runs whose reward and held-out score part ways end."""
 
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -34,9 +35,15 @@ class Climbing(Denoising):
 
 
 def play(
-    folder: Path, rewards: list[float], scores: list[float], broken: int = -1, **options: object
+    folder: Path,
+    rewards: list[float],
+    scores: list[float],
+    broken: int = -1,
+    *,
+    half: float = 0.0,
+    **options: object,
 ) -> object:
-    """Train, with an evaluation after each batch; the one at `broken` images gets SIGTERM."""
+    """Train, with an evaluation after each batch, scores ± half; the one at `broken` images gets SIGTERM."""
     objective = Climbing(rewards)
     subject = engine(objective=objective, players=cast_for(objective), batches=6)
     guard = HackingGuard(patience=2)
@@ -44,7 +51,8 @@ def play(
     def score(player: Engine) -> dict[str, float]:
         if player.clock.images == broken:
             os.kill(os.getpid(), signal.SIGTERM)
-        return {"val/fd[x]": scores[player.clock.updates - 1], "val/fd[x]/low": 0.0}
+        value = scores[player.clock.updates - 1]
+        return {"val/fd[x]": value, "val/fd[x]/low": value - half, "val/fd[x]/high": value + half}
 
     found = Evaluate(score, every_images=8, at_start=False)
     saving = Checkpoint(every_images=8, keep_last=9, monitor="val/fd[x]")
@@ -56,17 +64,21 @@ UP = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
 
 
 @pytest.mark.parametrize(
-    ("rewards", "scores", "batches"),
+    ("rewards", "scores", "half", "batches"),
     [
-        (UP, [5.0, 4.0, 5.0, 6.0, 7.0, 8.0], 4),  # both ways part at the third and the fourth
-        (UP, [5.0, 4.0, 5.0, 3.0, 4.0, 3.0], 6),  # never twice in a row
-        (UP[::-1], UP, 6),  # the score gets worse, and the reward too: no hacking
+        (UP, [5.0, 4.0, 5.0, 6.0, 7.0, 8.0], 0.0, 4),  # both ways part at the third and the fourth
+        (UP, [5.0, 4.0, 5.0, 3.0, 4.0, 3.0], 0.0, 6),  # never twice in a row
+        (UP, [4.0, 6.0, 5.0, 6.0, 5.0, 6.0], 0.0, 3),  # worse than the best, though not each time
+        (UP, [5.0, 4.0, 4.2, 4.4, 4.6, 4.8], 1.0, 6),  # within the best one's interval
+        (UP, [5.0, 4.0, 4.2, 5.4, 5.6, 5.8], 1.0, 5),  # and beyond it at the fourth and the fifth
+        ([math.nan, *UP[1:]], [1.0, 4.0, 5.0, 6.0, 7.0, 8.0], 0.0, 4),  # the first counts nothing
+        (UP[::-1], UP, 0.0, 6),  # the score gets worse, and the reward too: no hacking
     ],
 )
 def test_the_run_ends_when_proxy_and_judge_part(
-    tmp_path: Path, rewards: list[float], scores: list[float], batches: int
+    tmp_path: Path, rewards: list[float], scores: list[float], half: float, batches: int
 ) -> None:
-    subject = play(tmp_path, rewards, scores)
+    subject = play(tmp_path, rewards, scores, half=half)
     assert subject.clock.images == 8 * batches
     assert disk.newest(tmp_path / "checkpoints") == tmp_path / "checkpoints" / disk.checkpoint_name(
         8 * batches

@@ -18,14 +18,15 @@ from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.nets.critics import MLPCritic
-from lmsd.objectives import GRPO, NFT, Adversarial, Denoising, Refresh
+from lmsd.objectives import DDPO, DPO, GRPO, NFT, Adversarial, Denoising, DRaFT, Refresh
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
 from lmsd.process.times import Grid, Jumps, Uniform
 from lmsd.rewards import DiscriminatorReward, Sharpness
+from lmsd.rewards.base import NOBODY
 from lmsd.rng import Rng
 from lmsd.sampling import Policy, Tau
-from lmsd.types import Batch
+from lmsd.types import Batch, Players
 
 SHAPE = (1, 4, 4)
 SEED = 3
@@ -89,6 +90,14 @@ def players(*, dtype: torch.dtype = torch.float64, pairing: str = "transition") 
     return {"generator": generator.to(dtype), "discriminator": critic.to(dtype)}
 
 
+class Spotty(Sharpness):
+    """No score at two places of every 24, which with two ranks one rank has; a slope that is NaN there."""
+
+    def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
+        bad = (batch.position == 5) | (batch.position == 18)
+        return super().__call__(images, batch) * torch.where(bad, torch.nan, 1.0)
+
+
 OBJECTIVES = {
     "denoising": lambda: Denoising(Uniform()),
     "min_snr": lambda: Denoising(Uniform(), weighting="min_snr"),
@@ -111,6 +120,11 @@ OBJECTIVES = {
     ),
     "hinge": lambda: Adversarial(Jumps(4), loss="hinge", penalty="none"),
     "grpo": lambda: grpo(),
+    "ddpo": lambda: DDPO(Policy(3, last_std=0.1), Sharpness(), memory=8, least=4),
+    "dpo": lambda: DPO(Uniform(), reward=Sharpness(), sampler=Tau(0), steps=2, group=2, beta=5.0),
+    "failing": lambda: GRPO(Policy(3, last_std=0.1), Spotty(), group=2, kl=0.1),
+    "draft_failing": lambda: DRaFT(Policy(3, tau=0.0), Spotty(), last=2, group=2),
+    "draft": lambda: DRaFT(Policy(3, tau=0.0), Sharpness(), last=2, pull=0.1, group=2),
     "nft": lambda: NFT(
         Tau(0),
         Sharpness(),

@@ -20,7 +20,16 @@ from lmsd.evaluation import Scores
 from lmsd.evaluation.compare import changed, write_comparison
 from lmsd.evaluation.grid import save_grid
 from lmsd.evaluation.records import read_records, records_by_age, without_pauses
-from lmsd.evaluation.report import _speeds, _steps_curves, curves_of, duration, over_steps, write_report
+from lmsd.evaluation.report import (
+    _columns,
+    _reward_curves,
+    _speeds,
+    _steps_curves,
+    curves_of,
+    duration,
+    over_steps,
+    write_report,
+)
 from lmsd.evaluation.slices import Slice
 from lmsd.evaluation.verdict import sentences
 from lmsd.metrics import Interval, Memorization, NeighborRatio, Score
@@ -165,6 +174,35 @@ def test_no_request_goes_anywhere(run):
     assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
     assert not re.search(r"@import|url\((?!#)", text)
     assert "default-src 'none'" in text
+
+
+def test_a_run_of_rewards_shows_reward_kl_diversity_and_held_out_fd_in_one_plot(run):
+    """Above one another over the same images; a run without a reward has no such plot."""
+    title = "Is the reward hacked?"
+    assert title not in [chart.title for chart in curves_of(read_records(run / "metrics.jsonl"))]
+    records = read_records(run / "metrics.jsonl")
+    for line in records:
+        if "updates" in line:
+            place = line["images"] / 40_000
+            line |= {
+                "generator/reward": place,
+                "generator/kl": 3 * place,
+                "generator/diversity": 1 - place / 2,
+            }
+    first, *others = curves_of(records)
+    words = (
+        "reward",
+        "KL from the reference, nats",
+        "diversity",
+        "held-out FD (val), 95 % interval",
+    )
+    places = [first.svg.index(f">{word}<") for word in words]
+    assert (first.title, places) == (title, sorted(places))
+    assert first.svg.count("images seen") == 1
+    assert not {"reward", "kl", "Diversity over z"} & {chart.title for chart in others}
+    curves = {curve.name: curve for curve in _reward_curves(_columns(records))}
+    assert curves["reward"].y[-1] == 1.0
+    assert (curves[words[3]].x[-1], curves[words[3]].y[-1], curves[words[3]].high[-1]) == (40_000, 10.0, 11.0)
 
 
 def test_ids_of_charts_do_not_collide(run):

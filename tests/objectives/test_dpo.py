@@ -97,16 +97,40 @@ def test_pairs_are_the_best_and_the_worst_of_their_group():
     objective = DPO(Grid(4), reward=BRIGHT, sampler=Tau(0), steps=2, group=4)
     asked = objective.asked(batch)
     assert asked.text == [batch.text[0]] * 4 + [batch.text[4]] * 4
-    better, worse, pair, gap, weight = objective._pairs(players, asked, Rng(3, batch.position))
+    better, worse, pair, weight, facts = objective._pairs(players, asked, Rng(3, batch.position))
     images = objective.clamped(objective.draw(players["generator"], asked, Rng(3, batch.position)))
     score = images.flatten(1).mean(1).view(2, 4)
     torch.testing.assert_close(better.flatten(1).mean(1), score.amax(1))
     torch.testing.assert_close(worse.flatten(1).mean(1), score.amin(1))
-    torch.testing.assert_close(gap, score.amax(1) - score.amin(1))
+    gap = (score.amax(1) - score.amin(1)).mean()
+    torch.testing.assert_close(facts["reward_gap"], gap, check_dtype=False)
+    torch.testing.assert_close(facts["reward"], score.mean(), check_dtype=False)
     assert pair.text == [batch.text[0], batch.text[4]]
     assert weight.tolist() == [1.0, 1.0]
     objective.reward = Function(lambda images, captions: torch.zeros(len(images)))
-    assert objective._pairs(players, asked, Rng(3, batch.position))[4].tolist() == [0.0, 0.0]
+    assert objective._pairs(players, asked, Rng(3, batch.position))[3].tolist() == [0.0, 0.0]
+
+
+def test_pairs_of_a_reward_log_what_the_guard_against_hacking_reads():
+    """Means over whole groups; the reward too, without which a run could not be stopped by it."""
+    players, batch = cast(), tiny_batch(8)
+
+    def partly(images, captions):
+        scores = images.flatten(1).mean(1)
+        return torch.where(torch.arange(8) == 5, math.nan, scores)
+
+    objective = DPO(Grid(4), reward=Function(partly), sampler=Tau(0), steps=2, group=4)
+    with pytest.warns(UserWarning, match="partly returned 1 of 8"):
+        logs = first(objective, players, batch).loss().logs
+    images = objective.clamped(
+        objective.draw(players["generator"], objective.asked(batch), Rng(3, batch.position))
+    )
+    assert float(logs["reward"]) == pytest.approx(float(images[:4].mean()))
+    assert float(logs["reward_failed"]) == 1 / 8
+    groups = images.flatten(1).view(2, 4, -1)
+    apart = torch.stack([torch.pdist(group).square().mean() / images[0].numel() for group in groups])
+    assert float(logs["diversity"]) == pytest.approx(float(apart.mean().sqrt()))
+    assert "reward" not in first(DPO(Grid(4)), players, pairs()).loss().logs
 
 
 def test_what_cannot_be_is_refused():

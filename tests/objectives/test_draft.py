@@ -81,6 +81,49 @@ def test_pixels_out_of_range_come_back():
     assert net.b.grad[-1] > 0.1
 
 
+def test_a_score_that_is_nan_costs_its_group_and_no_gradient():
+    """√ of a negative number is NaN and so is its slope: the others' gradient is what it is without them."""
+
+    def root(images, captions):
+        return (images[:, 0] - images[:, 0].detach() + sign).sqrt()
+
+    def grad(group, count=8):
+        net = model()
+        objective = DRaFT(Policy(STEPS, tau=0.0), Function(root, differentiable=True), group=group)
+        loss = first_turn(objective, {"generator": net}, batch_at(0, count), Clock()).loss()
+        loss.value.backward()
+        return net.b.grad, loss.logs
+
+    sign = torch.ones(8).double()
+    clean, _ = grad(1)
+    sign = torch.where(torch.arange(8) == 5, -1.0, 1.0).double()
+    with pytest.warns(UserWarning, match="root returned 1 of 8 scores"):
+        found, logs = grad(1)
+    torch.testing.assert_close(found, clean * 7 / 8)
+    assert (float(logs["reward"]), float(logs["reward_failed"])) == (1.0, 1 / 8)
+    torch.testing.assert_close(grad(2)[0], clean * 6 / 8)
+
+
+def test_batches_count_towards_patience_and_not_their_micro_batches():
+    """Two halves that fail are one batch; a half with a score is a batch with one."""
+
+    def broken(images, captions):
+        if fails:
+            raise ValueError("not today")
+        return images[:, 0]
+
+    objective = DRaFT(Policy(STEPS, tau=0.0), Function(broken, differentiable=True), patience=3)
+    for update, kinds in enumerate([(True, True), (True, True), (False, True), (True, True), (True, True)]):
+        parts = [batch_at(2 * update + half, 4) for half in range(2)]
+        turns = [first_turn(objective, {"generator": model()}, part, Clock(update, update)) for part in parts]
+        for fails, turn in zip(kinds, turns, strict=True):  # noqa: B007 - the reward looks at it
+            turn.loss()
+    last = first_turn(objective, {"generator": model()}, batch_at(10, 4), Clock(5, 5))
+    fails = True
+    with pytest.raises(UserError, match="3 batches in a row"):
+        last.loss()
+
+
 def test_what_cannot_be_is_refused_and_a_failing_reward_moves_nothing():
     with pytest.raises(UserError, match="SceneWords has no gradient"):
         DRaFT(Policy(4), SceneWords())

@@ -154,6 +154,20 @@ def test_the_pull_is_the_distance_from_the_reference():
     torch.testing.assert_close(pulled - free, 2.0 * logs["drift"])  # old and reference are the same here
 
 
+def test_samples_are_guided_where_sampling_is():
+    """Within the interval alone: the article's four steps start at 4, 3, 2 and 1."""
+    players, batch = cast(), tiny_batch(8)
+
+    def drawn(**options):
+        objective = nft(**options)
+        return objective.draw(players["old"], objective.asked(batch), Rng(0, batch.position))
+
+    everywhere, nowhere = drawn(guidance=3.0), drawn()
+    assert torch.equal(drawn(guidance=3.0, interval=(1, 4)), everywhere)
+    assert torch.equal(drawn(guidance=3.0, interval=(0, 0.5)), nowhere)
+    assert not torch.equal(everywhere, nowhere)
+
+
 def test_options_that_cannot_be_are_refused():
     with pytest.raises(UserError, match="weighting='uniform'"):
         nft(weighting="uniform")

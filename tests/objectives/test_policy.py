@@ -156,6 +156,18 @@ def test_units_of_the_field_are_nats_over_the_number_of_pixels():
         torch.testing.assert_close(mean, small)
 
 
+def test_a_path_that_has_become_certain_is_clipped_and_breaks_nothing():
+    """Ratios of e^±200, which float32 does not hold: no slope for a good path, and a finite one for a bad."""
+    objective = GRPO(policy(2), Polynomial(1.0), group=2, clip=1.0)
+    slopes = []
+    for advantage in (1.0, -1.0):
+        delta = torch.tensor([200.0, -200.0], requires_grad=True)
+        objective._surrogate(torch.full((2,), advantage), delta, 1)[0].sum().backward()
+        slopes.append(delta.grad)
+    assert slopes[0].tolist() == [0.0, pytest.approx(0.0)]
+    assert slopes[1].isfinite().all()
+
+
 def test_a_spent_budget_leaves_the_kl_alone():
     """Over the budget the gradient is that of β KL with no reward at all."""
 
@@ -173,10 +185,23 @@ def test_a_spent_budget_leaves_the_kl_alone():
 
 def test_the_window_moves_with_the_updates():
     objective = GRPO(Policy(6), Polynomial(1.0), group=2, window=2, stride=2, every=10)
-    places = [objective.steps_at(Clock(updates=10 * k)) for k in range(4)]
-    assert places == [(0, 1), (2, 3), (4, 5), (0, 1)]
+    same = DDPO(Policy(6), Polynomial(1.0), window=2, stride=2, every=10)
+    for each in (objective, same):
+        places = [each.steps_at(Clock(updates=10 * k)) for k in range(4)]
+        assert places == [(0, 1), (2, 3), (4, 5), (0, 1)]
     assert objective.steps_at(Clock(updates=9)) == (0, 1)
     assert GRPO(Policy(6), Polynomial(1.0), group=2).steps_at(Clock()) is None
+
+
+@pytest.mark.parametrize(("last_std", "places"), [(0.0, [0, 1, 2, 0, 1]), (0.2, [0, 1, 2, 3, 0])])
+def test_a_window_of_one_step_leaves_out_a_last_one_without_noise(last_std, places):
+    """There is nothing to learn from it, and a run would end there."""
+    objective = unbounded(
+        GRPO(Policy(4, last_std=last_std), Polynomial(1.0), group=2, kl=0.0, window=1, clip=None)
+    )
+    assert [objective.steps_at(Clock(updates=k)) for k in range(5)] == [(place,) for place in places]
+    for update in range(5):
+        first_turn(objective, {"generator": gaussian(4)}, batch_at(update, 4), Clock(update, update))
 
 
 def test_only_steps_of_the_window_are_learned_from():
@@ -237,6 +262,13 @@ def test_groups_that_do_not_fit_are_refused():
     objective = GRPO(policy(2), Polynomial(1.0), group=3, kl=0.0)
     with pytest.raises(UserError, match="whole groups of 3"):
         first_turn(objective, {"generator": gaussian(2)}, batch_at(0, 8), Clock())
+
+
+def test_parts_that_would_be_unequal_are_refused():
+    """Three groups in two parts: means over one and two groups, or over none, which is no number."""
+    objective = GRPO(policy(2), Polynomial(1.0), group=4, kl=0.0, parts=2)
+    with pytest.raises(UserError, match=r"12 samples .* do not make 2 equal parts of whole groups of 4"):
+        first_turn(objective, {"generator": gaussian(2)}, batch_at(0, 12), Clock())
 
 
 def test_failing_rewards_leave_the_model_alone_and_end_a_run_that_has_nothing_else():

@@ -6,8 +6,10 @@ import pytest
 import torch
 from tiny_players import TinyClock, split, tiny_batch, tiny_players
 
+from lmsd.errors import UserError
 from lmsd.objectives import GRPO, Refresh
 from lmsd.objectives.advantages import Normalizer, Round, Table, prompt_keys
+from lmsd.objectives.rewarded import diversity
 from lmsd.rewards import DiscriminatorReward, Function
 from lmsd.rng import Rng
 from lmsd.sampling import Policy
@@ -51,6 +53,9 @@ def test_a_group_with_a_failure_has_weight_zero_and_leaves_the_statistics_alone(
     logs = rows.logs()
     assert float(logs["reward"]) == 2.0
     assert float(logs["reward_failed"]) == 0.25
+    assert float(logs["groups_without_spread"]) == 0.0
+    nothing = table([1.0, 1.0, 2.0, 3.0, 0.0, 0.0], size=2, valid=[True] * 4 + [False] * 2)
+    assert float(nothing.logs()["groups_without_spread"]) == 0.5  # of the two that have scores
 
 
 def test_a_prompts_own_past_is_its_baseline_from_enough_rewards_on():
@@ -132,6 +137,21 @@ def test_the_judge_keeps_up_every_so_many_updates():
     assert turns == [often, ["generator"], ["generator"], often, ["generator"]]
     frozen = GRPO(Policy(2), DiscriminatorReward(), group=2)
     assert (frozen.players, frozen.frozen) == (("generator",), ("discriminator", "reference"))
+
+
+def test_a_refresh_without_a_judge_is_refused():
+    with pytest.raises(UserError, match="asks no discriminator that could be refreshed"):
+        GRPO(Policy(2), BRIGHT, group=2, refresh=Refresh())
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_diversity_is_the_distance_of_pairs(group):
+    """Within groups; of the whole batch where groups are of one."""
+    images = tiny_batch(8).x
+    parts = images.flatten(1).split(group if group > 1 else 8)
+    want = torch.stack([torch.pdist(part).square().mean() for part in parts]).mean() / images[0].numel()
+    torch.testing.assert_close(diversity(images, group)["diversity"], want.sqrt())
+    assert diversity(images[:1], 1) == {}
 
 
 @pytest.mark.parametrize("renew", [True, False])

@@ -1,6 +1,7 @@
 """The discriminator as a reward: its gauge, its unit, its cap, its heads."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,6 +88,23 @@ def test_the_cap_is_a_margin_over_the_groups_mean_whatever_the_gauge():
         torch.testing.assert_close(capped.view(2, 4), free.view(2, 4).minimum(mean + 0.1))
         scores.append(capped.view(2, 4) - mean)
     torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-5)
+
+
+def test_rewards_have_an_origin_that_no_gauge_moves():
+    """Real held-out images are at 0 nats; a judge with another number for the caption says the same."""
+    found = []
+    for gauge in (0.0, 7.0):
+        batch, players = setting(Critic(gauge=gauge), group=8)
+        batch = replace(batch, label=torch.ones(8, dtype=torch.int64))
+        real = replace(batch, x=IMAGES.flip(0).roll(1, 0) + 0.5)
+        reward = DiscriminatorReward(saturate=False)
+        reward.calibrate(IMAGES, real, players)
+        assert float(reward(real.x, batch, players).mean()) == pytest.approx(0.0, abs=1e-4)
+        again = DiscriminatorReward(saturate=False)
+        again.load_state_dict(reward.state_dict())
+        assert torch.equal(again(IMAGES, batch, players), reward(IMAGES, batch, players))
+        found.append(reward(IMAGES, batch, players))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
 def test_heads_that_disagree_cost():

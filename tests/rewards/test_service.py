@@ -28,8 +28,9 @@ class Judge(BaseHTTPRequestHandler):
         scores[0] = None if body["captions"][0] == "none" else scores[0]
         answer = json.dumps(self.server.answer or {"scores": scores}).encode()
         self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
-        self.wfile.write(answer)
+        self.wfile.write(answer[:-1] if self.server.asked <= self.server.cut else answer)
 
     def log_message(self, *arguments):
         pass
@@ -38,7 +39,7 @@ class Judge(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     found = HTTPServer(("127.0.0.1", 0), Judge)
-    found.asked, found.failures, found.answer = 0, 0, None
+    found.asked, found.failures, found.answer, found.cut = 0, 0, None, 0
     thread = threading.Thread(target=found.serve_forever, daemon=True)
     thread.start()
     yield found
@@ -60,6 +61,12 @@ def test_pictures_go_out_and_scores_come_back(server):
 def test_it_tries_again(server):
     server.failures = 2
     assert ask(server, retries=2).valid.all()
+    assert server.asked == 3
+
+
+def test_it_tries_again_where_an_answer_breaks_off(server):
+    server.cut = 2
+    assert ask(server).value.tolist() == [0.0, 255.0]
     assert server.asked == 3
 
 

@@ -128,6 +128,24 @@ def test_guidance_is_part_of_the_policy():
     assert torch.allclose(path.mean, torch.tensor(0.5 + 3 * (1 - 0.5)))
 
 
+def test_guidance_acts_in_a_rollout_where_it_does_in_sampling():
+    """Within an interval of times, the same images to the bit, and other ones than with guidance all over."""
+    generator = generator_of(Flow())
+    plain = generator.net.forward
+    generator.net.forward = lambda x, time, cond, z=None: plain(x, time, cond) + cond.pooled[:, :, None, None]
+    one, two = (Cond(pooled=torch.full((6, 2), value)) for value in (1.0, 0.5))
+
+    def drawn(interval):
+        options = {"guidance": 3.0, "interval": interval}
+        draw = {"rng": Rng(3, torch.arange(6)), "shape": SHAPE}
+        path = Policy(STEPS, tau=0.5, **options).rollout(generator, one, two, **draw)
+        made = sample(generator, one, two, sampler=Tau(0.5), steps=STEPS, **draw, **options)
+        assert torch.equal(path.images, made)
+        return made
+
+    assert not torch.equal(drawn((0.4, 0.8)), drawn(None))
+
+
 def test_outside_the_window_steps_are_deterministic_where_asked():
     generator = generator_of(Flow())
     window = (1, 2)

@@ -6,7 +6,7 @@ the condition, the process) is handed over here, by name, to whichever construct
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,7 @@ def players(config: DictConfig, data: ShardDataModule) -> tuple[dict[str, nn.Mod
         if source.player == "generator":
             initialize(nets, source)  # before others copy it
     frozen: tuple[str, ...] = getattr(objective, "frozen", ())
+    check_judge(frozen, sources)
     if "discriminator" in (*objective.players, *frozen):
         nets["discriminator"] = discriminator(config, built)
     for source in sources:
@@ -156,9 +157,21 @@ def players(config: DictConfig, data: ShardDataModule) -> tuple[dict[str, nn.Mod
     return nets, objective
 
 
+def check_judge(frozen: Sequence[str], sources: Sequence[Source]) -> None:
+    """Refuse a discriminator that is the reward, never learns and has learned nothing."""
+    if "discriminator" in frozen and all(source.player != "discriminator" for source in sources):
+        raise UserError(
+            "the reward is a discriminator that does not learn here: give a trained one, "
+            "init_from=[RUN@ema,RUN:discriminator], let it learn, "
+            "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh}, or take another reward"
+        )
+
+
 def held_out(data: ShardDataModule, count: int = 256) -> Batch | None:
-    """Some of val, in a fixed random order, to calibrate a judge on; None where there is no val."""
+    """Some of val, in a fixed random order, to calibrate a judge on; None, and a note, without val."""
     if not data.has("val"):
+        if not runs.rank():
+            print("note: no val shards to calibrate the discriminator on: its logits are taken as they are")
         return None
     split = data.split_set("val")
     rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count]

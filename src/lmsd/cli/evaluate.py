@@ -24,6 +24,7 @@ HELP = """lmsd evaluate run=RUN [option=value ...]
 
   run=last|ID|FOLDER    split=test|val|train    n= (default: the whole split)    seeds=[0,1,2]
   steps=[1,2,4] guidance=[1,3] sampler=         default: the run's own; every combination is scored
+  interval=[0.2,0.8]             guide only the steps that start at these times; default: the run's own
   ema=[ema,raw,HALFLIFE]  checkpoint=FILE
   extractor=KIND weights=PATH    lmsd-cnn, inception, clip or dinov2, from files that you have
   shards=SHARDS         held-out shards that lie elsewhere
@@ -44,6 +45,7 @@ class EvaluateOptions(RunOptions):
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: tuple[int, ...] = ()
     guidance: tuple[float, ...] = ()
+    interval: tuple[float, ...] = ()
     ema: tuple[str, ...] = ("ema",)
     extractor: Literal["lmsd-cnn", "inception", "clip", "dinov2"] | None = None
     weights: Path | None = None
@@ -96,6 +98,7 @@ def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
             checkpoint=chosen.checkpoint,
             steps=steps,
             guidance=guidance,
+            interval=chosen.interval,
             ema=ema,
         )
         trained = open_run(folder, told)
@@ -173,6 +176,7 @@ def score(
         chosen.sampler or record["sampler"],
         f"steps{record['steps']}",
         f"guidance{record['guidance']}",
+        *(["interval{:g}-{:g}".format(*chosen.interval)] if chosen.interval else []),
     ]
     name = "-".join(map(str, [trained.checkpoint.stem, trained.ema, *settings, f"n{scorer.n}"]))
     if chosen.shards is not None:

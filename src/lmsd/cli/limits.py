@@ -146,8 +146,13 @@ def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ)
 
 
 def check_guidance(config: DictConfig, guidance: float) -> None:
-    """Refuse guidance away from what a run never learned: its images without a condition."""
+    """Refuse guidance away from what a run never learned: its images without a condition.
+
+    Learning from rewards begins with a generator that has learned them elsewhere, or has not.
+    """
     objective = config.objective
+    if "reward" in objective:
+        return
     drops = [node.get("drop", 0.0) for node in (objective, objective.get("warm")) if node is not None]
     if guidance != 1.0 and not any(drops):
         raise UserError(

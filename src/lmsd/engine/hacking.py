@@ -1,9 +1,12 @@
 """A guard against reward hacking: the reward rises, a judge that nobody optimizes falls.
 
-Goodhart's law shows first as a proxy and a held-out score that part ways (Gao et al. 2023). After `patience`
-evaluations in a row in which they did, the run ends, with a checkpoint; the best one by the judge is kept.
+Goodhart's law shows first as a proxy and a held-out score that part ways (Gao et al. 2023): the proxy is
+higher than at the best evaluation, the judge beyond the upper end of its interval there. Held against the one
+just before instead, noise would end runs that do well, and none that gets worse unevenly.
+After `patience` such evaluations in a row the run ends, with a checkpoint; the best one by the judge is kept.
 """
 
+import math
 import sys
 from typing import Any
 
@@ -14,15 +17,15 @@ from lmsd.engine.module import Engine
 
 
 class HackingGuard(Callback):
-    """Ends a run whose proxy rose while its judge got worse at `patience` evaluations in a row.
+    """Ends a run whose proxy has risen and whose judge is worse at `patience` evaluations in a row.
 
     proxy: a training metric, higher is better; judge: how the name of an evaluation's score begins, lower is
-    better. To stand between `Evaluate` and `Checkpoint`.
+    better; without an interval its value counts. To stand between `Evaluate` and `Checkpoint`.
     """
 
     def __init__(self, *, judge: str = "val/fd[", proxy: str = "generator/reward", patience: int = 3) -> None:
         self.judge, self.proxy, self.patience = judge, proxy, patience
-        self._last: tuple[float, float] | None = None
+        self._best: tuple[float, float, float] | None = None  # proxy, judge, the judge's upper end
         self._seen = -1
         self._parted = 0
 
@@ -43,26 +46,29 @@ class HackingGuard(Callback):
         names = [n for n in engine.evaluation if n.startswith(self.judge) and n.endswith("]")]
         if not names or self.proxy not in engine.metrics:
             return
-        now = (engine.metrics[self.proxy], engine.evaluation[names[0]])
-        if self._last is not None:
-            parted = now[0] > self._last[0] and now[1] > self._last[1]
-            self._parted = self._parted + 1 if parted else 0
-        self._last = now
+        proxy, judge = engine.metrics[self.proxy], engine.evaluation[names[0]]
+        if not (math.isfinite(proxy) and math.isfinite(judge)):  # no score came through: nothing to compare
+            return
+        best = self._best
+        parted = best is not None and proxy > best[0] and judge > best[2]
+        self._parted = self._parted + 1 if parted else 0
+        if best is None or judge < best[1]:
+            self._best = (proxy, judge, max(judge, engine.evaluation.get(f"{names[0]}/high", judge)))
         if self._parted >= self.patience:
             engine.stopping = trainer.should_stop = True
             if trainer.is_global_zero:
                 print(
-                    f"Stopped: {self.proxy} rose and {names[0]} got worse at {self._parted} evaluations in a "
-                    "row; the best checkpoint by the latter is kept",
+                    f"Stopped: {self.proxy} has risen and {names[0]} is worse than at its best, at "
+                    f"{self._parted} evaluations in a row; the best checkpoint by the latter is kept",
                     file=sys.stderr,
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen last."""
-        return {"last": self._last, "seen": self._seen, "parted": self._parted}
+        """The best evaluation, and what was seen since."""
+        return {"best": self._best, "seen": self._seen, "parted": self._parted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The reverse of `state_dict`."""
-        last = state_dict["last"]
-        self._last = None if last is None else (float(last[0]), float(last[1]))
+        best = state_dict.get("best")  # not in earlier checkpoints
+        self._best = None if best is None else (float(best[0]), float(best[1]), float(best[2]))
         self._seen, self._parted = int(state_dict["seen"]), int(state_dict["parted"])

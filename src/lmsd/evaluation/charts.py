@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,33 @@ def draw(curves: Sequence[Curve], *, anchor: str = "chart", over: str = "images 
     over: label of the x axis, whose values are all named unless they are images seen;
     anchor: makes the ids inside this SVG different from those of others on the page.
     """
+
+    def paint(figure: Any) -> None:
+        axes = figure.add_axes((0.17, 0.18, 0.81, 0.79))  # a computed layout would draw everything twice
+        for place, curve in enumerate(curves):
+            _line(axes, curve, COLORS.get(curve.name, _OTHERS[place % len(_OTHERS)]))
+        _dress(axes, curves, over)
+
+    return _svg((4.6, 2.7), paint, anchor)
+
+
+def stacked(curves: Sequence[Curve], *, anchor: str = "chart") -> str:
+    """An <svg> of curves of different units above one another, over the same images seen, named each."""
+    height = 0.55 + 1.25 * len(curves)
+
+    def paint(figure: Any) -> None:
+        panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+        figure.subplots_adjust(0.17, 0.47 / height, 0.98, 1 - 0.25 / height, hspace=0.35)
+        for place, (axes, curve) in enumerate(zip(panels, curves, strict=True)):
+            _line(axes, curve, _OTHERS[place % len(_OTHERS)])
+            _dress(axes, [curve], "images seen" if place == len(curves) - 1 else "", linear=True)
+            axes.set_title(curve.name, loc="left", fontsize=9, pad=3)
+
+    return _svg((4.6, height), paint, anchor)
+
+
+def _svg(size: tuple[float, float], paint: Callable[[Any], None], anchor: str) -> str:
+    """What is painted on a figure of this size, as an element of a page."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -42,11 +69,8 @@ def draw(curves: Sequence[Curve], *, anchor: str = "chart", over: str = "images 
         "axes.edgecolor": "#9aa0a6",
     }
     with mpl.rc_context(style):
-        figure = Figure(figsize=(4.6, 2.7))  # a computed layout would draw everything twice
-        axes = figure.add_axes((0.17, 0.18, 0.81, 0.79))
-        for place, curve in enumerate(curves):
-            _line(axes, curve, COLORS.get(curve.name, _OTHERS[place % len(_OTHERS)]))
-        _dress(axes, curves, over)
+        figure = Figure(figsize=size)
+        paint(figure)
         target = io.StringIO()
         empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(target, format="svg", transparent=True, metadata=empty)
@@ -71,15 +95,15 @@ def _binned(values: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.array([piece.mean() for piece in np.array_split(values, _POINTS)])
 
 
-def _dress(axes: Any, curves: Sequence[Curve], over: str) -> None:
+def _dress(axes: Any, curves: Sequence[Curve], over: str, *, linear: bool = False) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     values = np.concatenate([np.asarray(curve.y, dtype=float) for curve in curves])
-    if values.min() > 0 and values.max() > 30 * values.min():
+    if not linear and values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
         axes.yaxis.set_minor_locator(NullLocator())
-    if over == "images seen":
+    if over in ("images seen", ""):
         axes.xaxis.set_major_locator(MaxNLocator(5))
     else:
         axes.set_xscale("log")

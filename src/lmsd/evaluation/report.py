@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from lmsd.errors import UserError
-from lmsd.evaluation.charts import Curve, draw, short
+from lmsd.evaluation.charts import Curve, draw, short, stacked
 from lmsd.evaluation.records import (
     Record,
     newest_records,
@@ -47,6 +47,14 @@ _TITLES = {
 }
 _JOINED = {"accuracy_train": "training images", "accuracy_val": "held-out images"}
 """Quantities that share the chart "accuracy", with their names in it."""
+_REWARDED = {
+    "generator/reward": "reward",
+    "generator/kl": "KL from the reference, nats",
+    "generator/drift": "distance from the old policy",
+    "generator/pull": "distance from the reference",
+    "generator/diversity": "diversity",
+}
+"""What a run that learns from rewards shows above its held-out FD, at the same images."""
 _LAST = ("throughput", "lr", "skipped")
 _GRIDS = 7
 
@@ -140,14 +148,11 @@ def curves_of(records: Sequence[Record], timed: Sequence[Record] | None = None) 
 
     timed: the lines without pauses between sessions, for the throughput; None: there were none.
     """
-    columns: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
-    for record in records:
-        for name, value in record.items():
-            if isinstance(value, int | float) and name not in ("images", "time"):
-                columns[name][0].append(float(record["images"]))
-                columns[name][1].append(float(value))
+    columns = _columns(records)
     scored = {name: column for name, column in columns.items() if name.startswith(("val/", "test/"))}
-    charts = _score_charts(scored)
+    joined = _reward_curves(columns)
+    charts = [Chart("Is the reward hacked?", stacked(joined, anchor="hacked"))] if joined else []
+    charts += _score_charts(scored)
     speeds = _speeds(records if timed is None else timed)
     if speeds is not None:
         columns["throughput"] = speeds
@@ -156,7 +161,7 @@ def curves_of(records: Sequence[Record], timed: Sequence[Record] | None = None) 
         player, _, quantity = name.rpartition("/")
         if quantity in _JOINED:
             grouped["accuracy"].append(Curve(_JOINED[quantity], x, y))
-        elif name not in scored and quantity != "updates":
+        elif name not in scored and quantity != "updates" and not (joined and name in _REWARDED):
             grouped[quantity].append(Curve(player or quantity, x, y))
     names = sorted(
         grouped, key=lambda name: (name in _LAST, list(_TITLES).index(name) if name in _TITLES else 99, name)
@@ -166,6 +171,31 @@ def curves_of(records: Sequence[Record], timed: Sequence[Record] | None = None) 
             continue
         charts.append(Chart(_TITLES.get(name, name.replace("_", " ")), draw(grouped[name], anchor=name)))
     return charts
+
+
+def _columns(records: Sequence[Record]) -> dict[str, tuple[list[float], list[float]]]:
+    """(images, values) of everything that was logged, by name."""
+    columns: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    for record in records:
+        for name, value in record.items():
+            if isinstance(value, int | float) and name not in ("images", "time"):
+                columns[name][0].append(float(record["images"]))
+                columns[name][1].append(float(value))
+    return columns
+
+
+def _reward_curves(columns: Mapping[str, tuple[list[float], list[float]]]) -> list[Curve]:
+    """Reward, how far it led, diversity and held-out FD; none for a run without a reward."""
+    if "generator/reward" not in columns:
+        return []
+    curves = [Curve(title, *columns[name]) for name, title in _REWARDED.items() if name in columns]
+    for name in [name for name in columns if name.startswith("val/fd[") and name.endswith("]")]:
+        low, high = (
+            columns[f"{name}/{end}"][1] if f"{name}/{end}" in columns else None for end in ("low", "high")
+        )
+        title = "held-out FD (val)" + (", 95 % interval" if low else "")
+        curves.append(Curve(title, *columns[name], low, high))
+    return curves
 
 
 def _speeds(records: Sequence[Record]) -> tuple[list[float], list[float]] | None:
@@ -228,6 +258,8 @@ def _evaluate_command(folder: Path, content: Record) -> str:
     words = [f"run={folder.resolve().name}", f"split={setup.get('split')}", f"n={content.get('n')}"]
     words.append(f"seeds={json.dumps(content.get('seeds', []), separators=(',', ':'))}")
     words += [f"{key}={setup[key]}" for key in ("steps", "guidance", "ema", "checkpoint") if key in setup]
+    if "interval" in setup:  # "0.2 to 0.8"
+        words.append("interval=[{}]".format(setup["interval"].replace(" to ", ",")))
     words += shlex.split(str(setup.get("options") or ""))
     if (setup.get("in_training_set") or 0) > 0.1 * content.get("n", 0) and "overlap=label" not in words:
         words.append("overlap=label")

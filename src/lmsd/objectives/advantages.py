@@ -76,13 +76,14 @@ class Table:
         total = weight.sum().clamp(min=1)
         mean = (weight * self.reward).sum() / total
         groups = self.reward.view(-1, self.size)
+        whole = weight.view(-1, self.size)[:, 0]
         still = (groups.amax(1) - groups.amin(1) < 1e-6).to(weight.dtype)
         found = {
             "reward": torch.where(weight.sum() > 0, mean, torch.nan),
             "reward_std": ((weight * (self.reward - mean).square()).sum() / total).sqrt(),
             "reward_failed": 1 - self.valid.to(weight.dtype).mean(),
         }
-        return found if self.size == 1 else {**found, "groups_without_spread": still.mean()}
+        return found if self.size == 1 else {**found, "groups_without_spread": _mean(still, whole)}
 
 
 @dataclass

@@ -39,6 +39,9 @@ class DDPO(PolicyGradient):
         epochs: int = 1,
         parts: int = 1,
         budget: float | None = None,
+        window: int | None = None,
+        stride: int = 1,
+        every: int = 1,
         refresh: Refresh | None = None,
         patience: int = 25,
     ) -> None:
@@ -50,5 +53,5 @@ class DDPO(PolicyGradient):
         super().__init__(
             policy, reward, group=group, normalize=normalize, surrogate=surrogate, clip=clip, kl=kl,
             kl_form=kl_form, units=units, bound=bound, memory=memory, least=least, epochs=epochs, parts=parts,
-            budget=budget, refresh=refresh, patience=patience,
+            budget=budget, window=window, stride=stride, every=every, refresh=refresh, patience=patience,
         )  # fmt: skip

@@ -7,7 +7,7 @@
 extra["rejected"]), or are made by the policy itself: the best and the worst of a group by the reward.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
@@ -18,7 +18,15 @@ from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import gather
 from lmsd.objectives.base import Clock, generator_of, latent, mean_square, standard_normal
-from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, pick, reference_of, still
+from lmsd.objectives.rewarded import (
+    Refresh,
+    Rewarded,
+    conditions,
+    diversity,
+    pick,
+    reference_of,
+    still,
+)
 from lmsd.process.times import Times
 from lmsd.rewards import Reward, judge
 from lmsd.rng import Rng
@@ -29,10 +37,11 @@ from lmsd.types import Batch, Loss, Players, Turn
 class DPO(Rewarded):
     """Learn which of two images is preferred.
 
-    times: law of the times; beta: β; reward, sampler, steps, group, guidance, clamp: how pairs are made where
-    the data have none; reward=None: the data must have them. updates: turns on one batch of pairs.
+    times: law of the times; beta: β; reward, sampler, steps, group, guidance, interval, clamp: how pairs are
+    made where the data have none; reward=None: the data must have them. updates: turns on one batch of pairs.
 
-    Logs: preference (share of pairs that the model gets right), margin, and the pairs' gap in reward.
+    Logs: preference (share of pairs that the model gets right), margin; of pairs by a reward also reward,
+    reward_failed, diversity and reward_gap, that of the pairs.
     """
 
     def __init__(
@@ -44,6 +53,7 @@ class DPO(Rewarded):
         steps: int = 4,
         group: int = 4,
         guidance: float = 1.0,
+        interval: tuple[float, float] | None = None,
         clamp: float | None = 1.0,
         beta: float = 1000.0,
         updates: int = 1,
@@ -57,6 +67,7 @@ class DPO(Rewarded):
             raise UserError("dpo: pairs by a reward need a sampler and groups of two or more")
         self.times, self.judged, self.sampler, self.steps = times, reward is not None, sampler, steps
         self.guidance, self.clamp, self.beta, self.updates = guidance, clamp, beta, updates
+        self.interval = None if interval is None else (float(interval[0]), float(interval[1]))
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -68,17 +79,17 @@ class DPO(Rewarded):
         generator = generator_of(players)
         if "rejected" in batch.extra:
             better, worse, asked = batch.x, batch.extra["rejected"], batch
-            gap, weight = torch.zeros(len(batch)), torch.ones(len(batch))
+            weight, facts = torch.ones(len(batch)), dict[str, Tensor]()
         elif self.judged:
             table = self.open(clock)
             yield from self.keep_up(players, batch, table, partial(self.draw, generator), rng)
-            better, worse, asked, gap, weight = self._pairs(players, self.asked(batch), rng)
+            better, worse, asked, weight, facts = self._pairs(players, self.asked(batch), rng)
         else:
             raise UserError('dpo: these data hold no pairs (extra["rejected"]): set a reward to make them')
-        weight, gap = weight.to(better), gap.to(better)
+        weight = weight.to(better)
         for turn in range(self.updates):
             here = Rng(rng.seed, asked.position, turn=self.steps + turn)
-            yield Turn("generator", partial(self._loss, players, better, worse, asked, here, gap, weight))
+            yield Turn("generator", partial(self._loss, players, better, worse, asked, here, weight, facts))
 
     def draw(self, generator: Generator, asked: Batch, rng: Rng) -> Tensor:
         """Images of the policy."""
@@ -87,22 +98,25 @@ class DPO(Rewarded):
         with still(generator):
             return sample(
                 generator, cond, null, sampler=self.sampler, steps=self.steps, rng=rng,
-                shape=asked.x.shape[1:], guidance=self.guidance, clamp=self.clamp, dtype=asked.x.dtype,
+                shape=asked.x.shape[1:], guidance=self.guidance, interval=self.interval, clamp=self.clamp,
+                dtype=asked.x.dtype,
             )  # fmt: skip
 
     def _pairs(
         self, players: Players, asked: Batch, rng: Rng
-    ) -> tuple[Tensor, Tensor, Batch, Tensor, Tensor]:
-        """Best and worst image of every group, what was asked, their gap, and 0 for groups that failed."""
+    ) -> tuple[Tensor, Tensor, Batch, Tensor, dict[str, Tensor]]:
+        """Best and worst image of every group, what was asked, 0 for groups that failed, and logs."""
         images = self.clamped(self.draw(generator_of(players), asked, rng))
         verdict = judge(self.reward, images, asked, players)
         self._problem = verdict.problem or self._problem
-        self.count(bool(gather(verdict.valid).any()))
         scores, valid = verdict.value.view(-1, self.group), verdict.valid.view(-1, self.group).all(1)
+        self.count(bool(gather(valid).any()))
         first = torch.arange(len(scores), device=scores.device) * self.group
         best, worst = first + scores.argmax(1), first + scores.argmin(1)
-        gap = scores.amax(1) - scores.amin(1)
-        return images[best], images[worst], pick(asked, first), gap, (valid & (gap > 0)).float()
+        gap, whole = scores.amax(1) - scores.amin(1), valid.to(scores.dtype)
+        facts = {"reward": _mean(scores.mean(1), whole), "reward_gap": _mean(gap, whole)}
+        facts |= {"reward_failed": 1 - verdict.valid.float().mean(), **diversity(images, self.group)}
+        return images[best], images[worst], pick(asked, first), (valid & (gap > 0)).float(), facts
 
     def _loss(
         self,
@@ -111,8 +125,8 @@ class DPO(Rewarded):
         worse: Tensor,
         asked: Batch,
         rng: Rng,
-        gap: Tensor,
         weight: Tensor,
+        facts: Mapping[str, Tensor],
     ) -> Loss:
         generator = generator_of(players)
         t = self.times(rng, generator.process).repeat(2)
@@ -129,5 +143,10 @@ class DPO(Rewarded):
         margin = -0.5 * self.beta * (won - lost)
         value = (weight * F.softplus(-margin)).mean()
         right = (weight * (margin > 0)).sum() / weight.sum().clamp(min=1)
-        logs = {"preference": right, "margin": (weight * margin).mean(), "reward_gap": gap.mean()}
+        logs = {"preference": right, "margin": (weight * margin).mean(), **facts}
         return Loss(value, {name: number.detach().float() for name, number in logs.items()})
+
+
+def _mean(value: Tensor, weight: Tensor) -> Tensor:
+    """Over what has weight 1, NaN where nothing has."""
+    return torch.where(weight.sum() > 0, (weight * value).sum() / weight.sum().clamp(min=1), torch.nan)

@@ -16,7 +16,7 @@ from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import gather
 from lmsd.objectives.base import Clock, generator_of, mean_square
-from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, reference_of, still
+from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, reference_of, still
 from lmsd.rewards import Reward, judge
 from lmsd.rng import Rng
 from lmsd.sampling import Policy
@@ -29,7 +29,7 @@ class DRaFT(Rewarded):
     policy: how images are drawn (tau = 0: DDIM); last: n steps with gradients; pull: weight of the squared
     distance per pixel of their means from the reference's. Raises UserError for a reward without gradients.
 
-    Logs: reward, reward_failed, pull.
+    Logs: reward, reward_failed, diversity, pull.
     """
 
     def __init__(
@@ -94,8 +94,14 @@ class DRaFT(Rewarded):
         images = images + (self.clamped(images) - images).detach()
         verdict = judge(self.reward, images, asked, players)
         self._problem = verdict.problem or self._problem
-        self.count(bool(gather(verdict.valid).any()))
-        reward = verdict.value.to(images.dtype) + 0.0 * images.flatten(1).sum(1)  # a graph where it failed
+        whole = verdict.valid.view(-1, self.group).all(1).repeat_interleave(self.group)
+        self.count(bool(gather(whole).any()))
+        # A score that is NaN has a gradient that is NaN, which a weight of 0 would not stop.
+        if images.requires_grad:
+            rows = whole.view(-1, *[1] * (images.ndim - 1))
+            images.register_hook(lambda slope: torch.where(rows, slope, 0.0))
+        reward = torch.where(whole, verdict.value, 0.0).to(images.dtype)
+        reward = reward + 0.0 * images.flatten(1).sum(1)  # a graph where it failed
         value, logs = -reward.mean(), {}
         if self.pull > 0:
             kernels = self.policy.kernels(generator.process)
@@ -107,6 +113,7 @@ class DRaFT(Rewarded):
                     )
                 away = away + mean_square(mean - other)
             value, logs = value + self.pull * away.mean(), {"pull": away.mean()}
-        valid = verdict.valid.to(reward.dtype)
-        logs |= {"reward": reward.sum() / valid.sum().clamp(min=1), "reward_failed": 1 - valid.mean()}
+        valid, count = verdict.valid.to(reward.dtype), whole.sum()
+        mean = torch.where(count > 0, reward.sum() / count.clamp(min=1), torch.nan)
+        logs |= {"reward": mean, "reward_failed": 1 - valid.mean(), **diversity(images, self.group)}
         return Loss(value, {name: number.detach().float() for name, number in logs.items()})

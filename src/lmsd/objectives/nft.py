@@ -37,10 +37,10 @@ Weighting: TypeAlias = Literal["none", "adaptive"]
 class NFT(Rewarded):
     """Contrast better with worse samples of the old policy, at any time of the forward process.
 
-    sampler, steps, guidance, clamp: how the old policy draws; times: law of the times it is learned at (Grid
-    for few-step students). beta: β; bound: A_max; normalize: see `Normalizer`; updates: turns on one batch of
-    samples, each with its own times and noise. decay, ramp: after each batch old ← η old + (1 − η) θ with
-    η = min(ramp · updates, decay). pull: weight of ‖f_θ − f_ref‖²/D. weighting: as above.
+    sampler, steps, guidance, interval, clamp: how the old policy draws; times: law of the times it is learned
+    at (Grid for few-step students). beta: β; bound: A_max; normalize: see `Normalizer`; updates: turns on one
+    batch of samples, each with its own times and noise. decay, ramp: after each batch old ← η old + (1 − η) θ
+    with η = min(ramp · updates, decay). pull: weight of ‖f_θ − f_ref‖²/D. weighting: as above.
 
     Logs: reward, reward_std, reward_failed, groups_without_spread, diversity, positive, negative, drift.
     """
@@ -54,6 +54,7 @@ class NFT(Rewarded):
         steps: int,
         group: int = 16,
         guidance: float = 1.0,
+        interval: tuple[float, float] | None = None,
         clamp: float | None = 1.0,
         beta: float = 1.0,
         bound: float = 5.0,
@@ -76,6 +77,7 @@ class NFT(Rewarded):
             )
         self.sampler, self.times, self.steps = sampler, times, steps
         self.guidance, self.clamp, self.beta, self.bound = guidance, clamp, beta, bound
+        self.interval = None if interval is None else (float(interval[0]), float(interval[1]))
         self.normalizer = Normalizer(normalize, bound=None)
         self.updates, self.decay, self.ramp = updates, decay, ramp
         self.pull, self.weighting = pull, weighting
@@ -90,7 +92,7 @@ class NFT(Rewarded):
         old, table, asked = generator_of({"generator": players["old"]}), self.open(clock), self.asked(batch)
         yield from self.keep_up(players, batch, table, partial(self.draw, old), rng)
         images = self.score(players, self.draw(old, asked, rng), asked, table)
-        spread = {"diversity": diversity(images, self.group)} if self.group > 1 else {}
+        spread = diversity(images, self.group)
         for turn in range(self.updates):
             here = rng.at(self.steps + turn)
             yield Turn("generator", partial(self._loss, players, images, asked, here, table, spread))
@@ -104,7 +106,8 @@ class NFT(Rewarded):
         with still(generator):
             return sample(
                 generator, cond, null, sampler=self.sampler, steps=self.steps, rng=rng,
-                shape=asked.x.shape[1:], guidance=self.guidance, clamp=self.clamp, dtype=asked.x.dtype,
+                shape=asked.x.shape[1:], guidance=self.guidance, interval=self.interval, clamp=self.clamp,
+                dtype=asked.x.dtype,
             )  # fmt: skip
 
     def optimality(self, table: Table) -> Tensor:

@@ -34,6 +34,8 @@ from lmsd.types import Batch, Cond, Loss, Players, Trajectory, Turn
 KLForm: TypeAlias = Literal["path", "step"]
 Units: TypeAlias = Literal["nats", "mean"]
 Surrogate: TypeAlias = Literal["clip", "reinforce"]
+_FARTHEST = 60.0
+"""Nats of a step's log-ratio that are told apart; exp(89) is no number in float32."""
 
 
 class PolicyGradient(Rewarded):
@@ -113,7 +115,8 @@ class PolicyGradient(Rewarded):
         """The window of this update; None: all steps."""
         if self.window is None:
             return None
-        places = (self.policy.steps - self.window) // self.stride + 1
+        still = self.window == 1 and self.policy.last_std == 0  # nothing to learn from the last step alone
+        places = max(0, self.policy.steps - still - self.window) // self.stride + 1
         first = clock.updates // self.every % places * self.stride
         return tuple(range(first, first + self.window))
 
@@ -123,6 +126,12 @@ class PolicyGradient(Rewarded):
         """The judge's turns where they are due; a rollout; epochs · parts turns of the generator."""
         generator, table = generator_of(players), self.open(clock)
         asked, window = self.asked(batch), self.steps_at(clock)
+        if len(batch) % (self.group * self.parts):
+            raise UserError(
+                f"{len(batch)} samples in a micro-batch of a rank do not make {self.parts} equal parts of "
+                f"whole groups of {self.group}: batch_size must be a multiple of group x parts x devices x "
+                "micro_batches"
+            )
         yield from self.keep_up(players, batch, table, partial(self.draw, generator), rng)
         cond, null = conditions(generator, asked, guided=self.policy.guidance != 1)
         with still(generator):
@@ -131,7 +140,7 @@ class PolicyGradient(Rewarded):
             )
             others = self._reference(players, path, cond, null, rng)
         images = self.score(players, path.images, asked, table, kl=_kl(path, others))
-        spread = {"diversity": diversity(images, self.group)} if self.group > 1 else {}
+        spread = diversity(images, self.group)
         for _ in range(self.epochs):
             for part in range(self.parts):
                 rows = self._rows(asked, part)
@@ -220,7 +229,9 @@ class PolicyGradient(Rewarded):
         delta = delta / size
         if self.surrogate == "reinforce":
             return advantage * delta, torch.zeros((), device=delta.device)
-        ratio = delta.exp()
+        ratio = delta.clamp(
+            max=_FARTHEST
+        ).exp()  # beyond, the slope of a clipped ratio would be 0 times infinity
         if self.clip is None:
             return advantage * ratio, torch.zeros((), device=delta.device)
         bound = self.clip / size

@@ -133,6 +133,8 @@ class Rewarded:
         self._barren = 0
         self._refreshed = -1
         self._problem = "no reward"
+        if refresh is not None and not self._discriminators():
+            raise UserError(f"refresh: reward {reward.name} asks no discriminator that could be refreshed")
 
     @property
     def players(self) -> tuple[str, ...]:
@@ -193,8 +195,16 @@ class Rewarded:
         return images.clamp(-self.limit, self.limit)
 
     def count(self, usable: bool) -> None:
-        """Note whether a batch had a usable group. Raises UserError after `patience` that had none."""
-        self._barren = 0 if usable else self._barren + 1
+        """Note whether a batch, or one of its micro-batches, had a usable group.
+
+        Raises UserError after `patience` batches that had none.
+        """
+        flags = {} if self._round is None else self._round.flags
+        if usable:
+            self._barren = 0
+        elif "counted" not in flags:
+            self._barren += 1
+        flags["counted"] = True
         if self._barren >= self.patience:
             raise UserError(
                 f"{self._barren} batches in a row had no group with a score; the last problem: "
@@ -247,10 +257,14 @@ class Rewarded:
         self._round = None
 
 
-def diversity(images: Tensor, group: int) -> Tensor:
-    """√(E ‖x − x'‖²/D) over pairs of one group, a scalar; falls where a policy collapses."""
-    groups = images.flatten(1).view(-1, group, images[0].numel())
-    return (2 * groups.var(1)).mean().sqrt()
+def diversity(images: Tensor, group: int) -> dict[str, Tensor]:
+    """√(E ‖x − x'‖²/D) over pairs of one group, by its name; falls where a policy collapses.
+
+    Over pairs of different captions where groups are of one; nothing for a single image.
+    """
+    images = images.detach()
+    groups = images.flatten(1).view(-1, group if group > 1 else len(images), images[0].numel())
+    return {"diversity": (2 * groups.var(1)).mean().sqrt()} if groups.shape[1] > 1 else {}
 
 
 def pick(batch: Batch, rows: Tensor) -> Batch:

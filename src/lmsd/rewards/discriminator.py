@@ -12,7 +12,8 @@ D; a temperature k, fitted on held-out pairs as argmax_k Σ log σ(k ΔD), gives
     r = k · (mean_h D_h − ensemble · std_h D_h),      r − mean_group r ≤ median over held-out pairs of k ΔD
 
 More real than real is no merit: no image counts more above its group's mean than the median real image above
-the policy's own image of the same caption.
+the policy's own image of the same caption. Real held-out images are at 0 nats in the mean: with no origin a
+judge that is refreshed would raise or lower the reward of the very same images.
 """
 
 import math
@@ -56,11 +57,11 @@ class DiscriminatorReward(Reward):
             raise UserError(f"discriminator reward: levels={levels} is empty or ensemble={ensemble} negative")
         self.levels, self.ensemble = tuple(float(t) for t in levels), ensemble
         self.saturate, self.seed = saturate, seed
-        self.temperature, self.margin = 1.0, math.inf
+        self.temperature, self.margin, self.origin = 1.0, math.inf, 0.0
 
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
-        """[B], nats up to a number for each caption."""
-        scores = self.logits(images, batch, players)
+        """[B], nats up to a number for each caption; 0: the mean of real images at the last calibration."""
+        scores = self.logits(images, batch, players) - self.origin
         size = group_size(batch)
         if not self.saturate or size == 1 or math.isinf(self.margin):
             return scores
@@ -85,22 +86,28 @@ class DiscriminatorReward(Reward):
         return self.temperature * total / len(self.levels)
 
     def calibrate(self, fakes: Tensor, batch: Batch, players: Players) -> float:
-        """Fit k and the cap on held-out pairs: batch.x real, `fakes` of the same captions; returns k."""
+        """Fit k, the cap and the origin on held-out pairs: batch.x real, `fakes` of the same captions.
+
+        Returns k.
+        """
         self.temperature = 1.0
         with torch.no_grad():
-            gap = self.logits(batch.x, batch, players) - self.logits(fakes, batch, players)
+            real = self.logits(batch.x, batch, players)
+            gap = real - self.logits(fakes, batch, players)
         self.temperature = fit_temperature(gap)
+        self.origin = self.temperature * float(real.mean())
         self.margin = max(0.0, self.temperature * float(gap.median()))
         return self.temperature
 
     def state_dict(self) -> Mapping[str, object]:
-        """Temperature and cap."""
-        return {"temperature": self.temperature, "margin": self.margin}
+        """Temperature, cap and origin."""
+        return {"temperature": self.temperature, "margin": self.margin, "origin": self.origin}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """The reverse of `state_dict`."""
         self.temperature = float(cast(float, state["temperature"]))
         self.margin = float(cast(float, state["margin"]))
+        self.origin = float(cast(float, state.get("origin", 0.0)))  # not in earlier checkpoints
 
 
 def fit_temperature(gap: Tensor, *, bounds: tuple[float, float] = (0.05, 20.0)) -> float:

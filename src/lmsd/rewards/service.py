@@ -7,6 +7,7 @@ is anything but JSON numbers; null is a score that failed.
 """
 
 import base64
+import http.client
 import io
 import json
 import math
@@ -39,14 +40,14 @@ class HTTPService(Reward):
         return self.url
 
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
-        """[B]; raises OSError or ValueError when no try was answered in time and in form."""
+        """[B]; raises what the last try raised when none was answered in time and in form."""
         body = {"images": [_png(image) for image in images], "captions": captions_of(batch)}
         data = json.dumps(body).encode()
         for attempt in range(self.retries + 1):
             try:
                 scores = self._ask(data)
                 break
-            except (OSError, ValueError):
+            except (OSError, ValueError, http.client.HTTPException):
                 if attempt == self.retries:
                     raise
                 time.sleep(self.wait * 2**attempt)
