@@ -136,7 +136,7 @@ def shapes(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def digits(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A denoiser, and a discriminator that learned on it: its reward, kept up to date, against more training."""
+    """The reward of a discriminator that learned on a denoiser, kept up to date, against more training."""
     scale = 0.01 if options.quick else 1.0
     rows = []
     for seed in options.seeds:
