@@ -214,8 +214,9 @@ def picture(row: dict[str, Any], path: Path) -> None:
             if name == "reward" and "frozen" not in label:
                 continue  # a judge that is kept up to date has another zero after every refresh
             x, y = zip(*points, strict=True)
-            panel.plot(x, [value - first for value in y], "-" if "frozen" in label else "--", label=label)
-        panel.set(title=title, xlabel="images")
+            style = "-" if "frozen" in label else "--"
+            panel.plot([n / 1_000 for n in x], [value - first for value in y], style, label=label)
+        panel.set(title=title, xlabel="thousand images")
     panels[0].set_yscale("log")
     panels[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
