@@ -58,7 +58,11 @@ def score(folder: Path, split: str, steps: int) -> dict[str, Any]:
     words = [f"run={folder}", f"split={split}", f"steps={steps}", "seeds=[0,1,2]"]
     subprocess.run([*LMSD, "evaluate", *words], check=True, capture_output=True)
     record: dict[str, Any] = json.loads((folder / "eval" / split / "metrics.json").read_text())
-    scores = {name.split("[")[0]: value for name, value in record["scores"].items()}
+    scores = {
+        name.split("[")[0]: {key: found[key] for key in ("value", "low", "high", "by_seed") if key in found}
+        for name, found in record["scores"].items()
+        if "value" in found
+    }
     return {"n": record["n"], "extractor": record["extractor"], **scores}
 
 
