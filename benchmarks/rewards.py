@@ -7,9 +7,10 @@
 
     --seeds 0,1,2    --data FOLDER    --out FOLDER    --quick: a minute, for the machinery alone
 
-One process at a time with one thread each. Every arm of a seed begins with the same weights; the control
-trains on by the start's own objective for as many images as fit into the reward run's wall time, its speed
-measured just before. Scores are on test, n and seeds beside them; gains are paired by seed, 95 % t-intervals.
+One process at a time with one thread each, but for `efficiency`, whose methods run at once. Every arm of a
+seed begins with the same weights; the control trains on by the start's own objective for as many images as
+fit into the reward run's wall time, its speed measured just before. Scores are on test, n and seeds beside
+them; gains are paired by seed, 95 % t-intervals.
 Results go to OUT/rewards_NAME.json, the table to the screen.
 """
 
@@ -19,6 +20,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -223,7 +225,7 @@ def picture(row: dict[str, Any], path: Path) -> None:
 
 
 def efficiency(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Sharpness of digits, which every method can climb, and what FD it costs, at equal wall time."""
+    """Sharpness of digits, which every method can climb, and what FD it costs: all at once, side by side."""
     data = options.data or options.out / "digits"
     if not data.exists():
         lmsd("data", ["build", "digits", f"out={data}"])
@@ -242,15 +244,38 @@ def efficiency(options: argparse.Namespace) -> list[dict[str, Any]]:
             "nft": ["objective=nft", "sampler=ddim"],
             "draft": ["objective=draft", "sampler=ddim"],
         }
-        for name, words in arms.items():
-            folder = place.with_name(f"{place.name}-{name}")
-            own = [word for word in flow if not word.startswith(("objective=", "optim."))]
-            words = [*own, *words, "reward@objective.reward=sharpness", f"init_from={start}@ema"]
-            words += ["batch_size=128", "log_every=1280", "evaluate.stop_hacking=0"]
-            matched(folder, words, seconds=2 if options.quick else options.seconds, images=20_000)
+        own = [word for word in flow if not word.startswith(("objective=", "optim."))]
+        own += ["reward@objective.reward=sharpness", f"init_from={start}@ema", "batch_size=128"]
+        own += ["log_every=1280", "evaluate.stop_hacking=0", "images=100_000_000"]
+        folders = {name: at(place, name) for name in arms}
+        together(
+            {name: [*own, *arms[name]] for name in arms}, folders, 10 if options.quick else options.seconds
+        )
+        for name, folder in folders.items():
             row[name] = score(folder, n=options.n) | {"curve": timed(folder, "generator/reward")}
         rows.append(row)
     return rows
+
+
+def together(arms: dict[str, list[str]], folders: dict[str, Path], seconds: float) -> None:
+    """Train all arms at once, each in its own process, and stop all of them after so many seconds."""
+    common = ["evaluate.n=0", "checkpoint_every=1000000000"]
+    for folder in folders.values():
+        shutil.rmtree(folder, ignore_errors=True)
+    runs = [
+        subprocess.Popen(
+            [*LMSD, "train", *words, *common, f"run_dir={folders[name]}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for name, words in arms.items()
+    ]
+    time.sleep(seconds)
+    for run in runs:
+        run.terminate()  # each writes a checkpoint and ends with 143
+    codes = [run.wait() for run in runs]
+    if set(codes) != {143}:
+        raise SystemExit(f"the arms {list(arms)} ended with {codes} where 143 was expected")
 
 
 def table(name: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -293,7 +318,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
     parser.add_argument("--n", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=60.0, help="wall time of each arm (efficiency)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="wall time of the arms (efficiency)")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     options.out = options.out.resolve()
