@@ -96,6 +96,18 @@ def test_words_that_learn_alike_stay_apart():
     assert (left - right).norm() > 0.01 * left.norm()  # 0.024; with rows drawn at std 0.02 it is 0.0015
 
 
+def test_rows_are_drawn_at_their_std():
+    def rows(std):
+        torch.manual_seed(0)
+        text = TextConditioner(64, vocab=600, layers=1, heads=2, length=12, std=std)
+        return text.encoder.get_input_embeddings().weight
+
+    assert rows(1.0).std().item() == pytest.approx(1.0, rel=0.02)
+    assert rows(0.02).std().item() == pytest.approx(0.02, rel=0.02)
+    with pytest.raises(UserError, match="std=0"):
+        rows(0)
+
+
 def test_a_caption_means_the_same_in_any_company(text):
     together = text(batch(CAPTIONS))
     for i, caption in enumerate(CAPTIONS):

@@ -119,20 +119,30 @@ class TextConditioner(_CaptionConditioner):
     """A small CLIP text transformer with a tokenizer of its own, both learned from the training captions.
 
     dim: width of tokens and of pooled, which is their mean; vocab: room in the table, at least 514 (bytes);
-    length: tokens a caption, begin and end included, longer captions are cut.
+    length: tokens a caption, begin and end included, longer captions are cut; std: of the words' rows at the
+    start, 0.02 as CLIP's or larger: at high rates words with small rows may become one.
 
     The tables have their full size from the start, so a new run calls `fit(captions)` once before its first
     batch, and a restored one calls nothing: the tokenizer travels in the state as text (extra state).
     """
 
     def __init__(
-        self, dim: int = 128, *, vocab: int = 1024, layers: int = 2, heads: int = 4, length: int = 16
+        self,
+        dim: int = 128,
+        *,
+        vocab: int = 1024,
+        layers: int = 2,
+        heads: int = 4,
+        length: int = 16,
+        std: float = 1.0,
     ) -> None:
         from transformers import CLIPTextConfig, CLIPTextModel
 
         super().__init__()
         if vocab < SMALLEST:
             raise UserError(f"text: vocab={vocab} is too small; the bytes alone are {SMALLEST}")
+        if std <= 0:
+            raise UserError(f"text: std={std} of the words' rows must be above 0")
         if dim % heads:
             raise UserError(f"text: width {dim} does not divide by {heads} heads")
         self.token_dim = self.pooled_dim = dim
@@ -153,15 +163,12 @@ class TextConditioner(_CaptionConditioner):
             pad_token_id=1,
         )
         self.encoder = CLIPTextModel(config)
-        self._spread()
-
-    def _spread(self) -> None:
-        # CLIP draws its rows at std 0.02. Adam moves every row by its rate, and words of one place in one
-        # direction: after a few hundred updates they differ by a hundredth of their size, and the layer norm
+        # Adam moves every row by its rate, and words of one place in one direction: rows drawn at CLIP's std
+        # differ by a hundredth of their size after a few hundred updates at a high rate, and the layer norm
         # leaves nothing of it. At std 1 they stay apart.
         for name, parameter in self.encoder.named_parameters():
-            if name.endswith("token_embedding.weight"):
-                nn.init.normal_(parameter)
+            if name.endswith("token_embedding.weight") and std != config.initializer_range:
+                nn.init.normal_(parameter, std=std)
 
     def fit(self, captions: list[str]) -> None:
         """Learn the tokenizer, `self.tokenizer`: the text of a tokenizer.json. Touches no parameter."""
