@@ -82,7 +82,7 @@ def test_a_mistake_is_one_sentence(words: list[str], said: str) -> None:
         (["experiment=shapes", "net=unet_pooled"], "net.width, net.depth"),
         (
             ["experiment=cifar10", "conditioner=label"],
-            "conditioner.vocab, conditioner.layers, conditioner.heads, conditioner.length",
+            "conditioner.vocab, conditioner.layers, conditioner.heads, conditioner.length, conditioner.std",
         ),
         (
             ["experiment=cifar10", "discriminator=mlp"],
