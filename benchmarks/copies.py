@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsd.data.build.shapes import parse_caption, random_scene, render
+from lmsd.data.builders.shapes import parse_caption, random_scene, render
 from lmsd.evaluation import Evaluator, Generate
 from lmsd.evaluation.report import write_report
+from lmsd.features.cnn import train_extractor
 from lmsd.metrics import FALSE_ALARM
-from lmsd.models.extractor import train_extractor
 from lmsd.rng import Rng
 from lmsd.types import Batch
 

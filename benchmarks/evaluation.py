@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from lmsd.cli.extractors import find_or_train
+from lmsd.cli.build.extractors import find_or_train
 from lmsd.data.module import ShardDataModule
 from lmsd.evaluation import Evaluator, make_generate
 from lmsd.evaluation.overlap import overlap

@@ -27,7 +27,7 @@ from typing import Any
 
 from adversarial_gain import interval
 
-from lmsd.data.build.shapes import class_names
+from lmsd.data.builders.shapes import class_names
 
 LMSD = [sys.executable, "-m", "lmsd.cli"]
 HELD_OUT_PAIRS = ("red circle", "blue square", "green triangle")

@@ -11,10 +11,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from lmsd.cli import build, demo
-from lmsd.cli.compose import config_dir, groups, load
-from lmsd.cli.instantiate import check, targets
-from lmsd.cli.limits import check_limits
+from lmsd.cli.build import experiment
+from lmsd.cli.build.instantiate import check, targets
+from lmsd.cli.config.compose import config_dir, groups, load
+from lmsd.cli.config.limits import check_limits
+from lmsd.cli.verbs import demo
 from lmsd.engine.trainer import fit
 
 ROOT = config_dir()
@@ -77,8 +78,8 @@ CHOICES = [
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Digits, a few of them: 8x8 grey, with captions and labels."""
-    from lmsd.data.build import BuildOptions
-    from lmsd.data.build import build as build_data
+    from lmsd.data.builders import BuildOptions
+    from lmsd.data.builders import build as build_data
 
     folder = tmp_path_factory.mktemp("digits") / "data"
     with pytest.MonkeyPatch.context() as patch:
@@ -111,19 +112,19 @@ def test_a_choice_composes_builds_and_plays(choice: str, shards: Path, tmp_path:
     check_limits(config)
     if choice == "trainer=gpu":
         assert (config.precision, config.micro_batches) == ("bf16-mixed", 1)
-    data = build.data_module(config)
-    nets, objective = build.players(config, data)
-    engine = build.engine(config, nets, objective)
+    data = experiment.data_module(config)
+    nets, objective = experiment.players(config, data)
+    engine = experiment.engine(config, nets, objective)
     before = [p.detach().clone() for p in nets["generator"].parameters()]
     loggers = []
     if choice not in ("logger=wandb", "logger=none"):  # wandb starts a service
-        from lmsd.cli.train import loggers as make_loggers
+        from lmsd.cli.verbs.train import loggers as make_loggers
 
         loggers = make_loggers(config, tmp_path)
     fit(engine, data, run_dir=tmp_path, accelerator="cpu", loggers=loggers)
     assert (engine.clock.images, engine.clock.updates) == (16, 2)
     assert any(not torch.equal(a, b) for a, b in zip(before, nets["generator"].parameters(), strict=True))
-    build.sampler(config)
+    experiment.sampler(config)
 
 
 def check_arguments(node: Any) -> None:
@@ -154,16 +155,16 @@ def test_an_experiment_composes_and_builds(name: str, shards: Path) -> None:
     assert config.data.source.startswith("lmsd data ")
     assert "build" not in config.data.source or f"out={config.data.shards}" in config.data.source
     config.data.shards, config.data.source = str(shards), None
-    data = build.data_module(config)
-    nets, objective = build.players(config, data)
-    build.engine(config, nets, objective)
+    data = experiment.data_module(config)
+    nets, objective = experiment.players(config, data)
+    experiment.engine(config, nets, objective)
     assert set(objective.players) <= set(nets)
 
 
 def test_every_option_of_train_is_read() -> None:
     """Plain options are read by name in the command line; a node's are arguments of its constructor."""
     config = load("train", [])
-    code = "\n".join(path.read_text() for path in (ROOT.parent / "src" / "lmsd" / "cli").glob("*.py"))
+    code = "\n".join(path.read_text() for path in (ROOT.parent / "src" / "lmsd" / "cli").rglob("*.py"))
     code += "\n".join(path.read_text() for path in ROOT.rglob("*.yaml")).replace("${", "config.")
     unread = []
     for key, value in config.items():
@@ -197,6 +198,6 @@ def test_every_target_in_every_file_is_allowed() -> None:
 def test_both_arms_of_the_demo_compose_and_build(arm: str) -> None:
     config = load("train", ["experiment=digits", *demo.ARMS[arm]])
     check_limits(config)
-    objective = build.instantiate(config.objective)
+    objective = experiment.instantiate(config.objective)
     played = 1.0 - objective.warmup - objective.head_start
     assert (played > 0.2) if arm == "adversary" else (played == 0.0)

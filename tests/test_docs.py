@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 
 from lmsd import cli
-from lmsd.cli import VERBS, options, space
-from lmsd.cli.compose import flatten, load
-from lmsd.cli.edit import EditOptions
-from lmsd.cli.evaluate import EvaluateOptions
-from lmsd.cli.limits import check_limits
-from lmsd.cli.listing import listing
-from lmsd.cli.places import groups
-from lmsd.cli.sample import Again, SampleOptions
-from lmsd.cli.sweep import chosen_by
-from lmsd.models.extractor import FEATURES
+from lmsd.cli import VERBS
+from lmsd.cli.config import options
+from lmsd.cli.config.compose import flatten, load
+from lmsd.cli.config.folders import groups
+from lmsd.cli.config.limits import check_limits
+from lmsd.cli.config.listing import listing
+from lmsd.cli.sweeps import space
+from lmsd.cli.verbs.edit import EditOptions
+from lmsd.cli.verbs.evaluate import EvaluateOptions
+from lmsd.cli.verbs.sample import Again, SampleOptions
+from lmsd.cli.verbs.sweep import chosen_by
+from lmsd.features.cnn import FEATURES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,8 +69,8 @@ def test_a_command_is_accepted(
         again = any(word.startswith("again=") for word in rest)
         options.read(Again if again else kinds[verb], rest, verb=verb)
     elif verb == "data":
-        from lmsd.cli.data import FeatureOptions
-        from lmsd.data.build import SOURCES, BuildOptions
+        from lmsd.cli.verbs.data import FeatureOptions
+        from lmsd.data.builders import SOURCES, BuildOptions
 
         kind = {"build": BuildOptions, "features": FeatureOptions}.get(rest[0])
         assert rest[0] != "build" or rest[1] in SOURCES

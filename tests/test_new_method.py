@@ -93,8 +93,8 @@ TINY = (
     ],
 )
 def test_one_file_and_one_yaml_train(code: str, name: str, log: str, z_dim: int, tmp_path: Path) -> None:
-    from lmsd.data.build import BuildOptions
-    from lmsd.data.build import build as build_data
+    from lmsd.data.builders import BuildOptions
+    from lmsd.data.builders import build as build_data
 
     (tmp_path / "my_method.py").write_text(code)
     (tmp_path / "groups" / "objective").mkdir(parents=True)

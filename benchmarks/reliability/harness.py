@@ -31,7 +31,7 @@ def free_port() -> int:
 
 def fork(function: Callable[[], object], log: Path) -> int:
     """Run a function in a child that ends with its exit code (1 for an error); its pid."""
-    for module in ("lmsd.cli.build", "lmsd.cli.validate", "lmsd.engine.trainer"):
+    for module in ("lmsd.cli.build.experiment", "lmsd.cli.build.validate", "lmsd.engine.trainer"):
         importlib.import_module(module)
     child = os.fork()
     if child:

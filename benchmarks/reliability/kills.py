@@ -19,8 +19,8 @@ from typing import Any
 from harness import count, fork, report, workplace
 
 from lmsd import cli
-from lmsd.cli import runs
-from lmsd.cli.verify_resume import compare, finish, killed
+from lmsd.cli.runs import store
+from lmsd.cli.verbs.verify_resume import compare, finish, killed
 from lmsd.engine.checkpoint import KEY, read
 
 DATA = ["data", "build", "digits", "out=data/digits"]
@@ -96,7 +96,7 @@ def train(words: list[str], log: Path, kind: str = "", seed: int = 0) -> int:
 def unbroken() -> float:
     """The run that is never killed; how long it trains."""
     finish(train([*WORDS, "run_dir=unbroken"], Path("unbroken.log")), Path("unbroken.log"))
-    return float(runs.status(Path("unbroken"))["seconds"])
+    return float(store.status(Path("unbroken"))["seconds"])
 
 
 def trial(number: int, kills: int, seconds: float) -> tuple[list[str], str]:
@@ -110,7 +110,7 @@ def trial(number: int, kills: int, seconds: float) -> tuple[list[str], str]:
         if not killed(process, folder, draw.uniform(0, seconds) if kind == KINDS[0] else 600.0):
             break
         done.append(kind)
-    if runs.status(folder).get("state") != "done":
+    if store.status(folder).get("state") != "done":
         finish(train(words, log), log)
     return done, compare(Path("unbroken"), folder)[0]
 

@@ -77,7 +77,7 @@ def epochs() -> tuple[int, list[str]]:
 
 def costs() -> tuple[int, list[str], dict[str, object]]:
     """A position among 1e8 samples in 1e4 shards under 50 ms; the first batch after a resume under 2 s."""
-    from lmsd.data.build import build
+    from lmsd.data.builders import build
     from lmsd.data.module import ShardDataModule
 
     began = time.perf_counter()

@@ -21,9 +21,9 @@ from harness import report
 from hostile import GOOD, Payload, captions, tar
 from omegaconf import OmegaConf
 
-from lmsd.cli import runs
-from lmsd.cli.compose import load
-from lmsd.cli.instantiate import instantiate
+from lmsd.cli.build.instantiate import instantiate
+from lmsd.cli.config.compose import load
+from lmsd.cli.runs import store
 from lmsd.data.index import SUFFIX
 from lmsd.data.shards import resolve
 from lmsd.engine import checkpoint as disk
@@ -84,7 +84,7 @@ def payloads(folder: Path, trap: str) -> Iterator[tuple[str, Callable[[], Any]]]
         run = folder / f"run{number}"
         run.mkdir()
         (run / "config.yaml").write_text(f"a: {text.format(trap=trap)}\n")
-        yield f"config.yaml {text[:24]}", lambda run=run: runs.config_of(run)  # type: ignore[misc]
+        yield f"config.yaml {text[:24]}", lambda run=run: store.config_of(run)  # type: ignore[misc]
     yield "override", lambda: load("train", ["schedule._target_=os.mkdir", f"+schedule.path={trap}"])
     own: dict[str, Any] = {"clock": {"images": 1, "updates": 1}, "metrics": {}}
     for place in ("state_dict", "config", "optimizer_states"):

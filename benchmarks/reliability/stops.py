@@ -17,7 +17,7 @@ from harness import codes, count, fork_ranks, report, workplace
 from kills import DATA, WORDS
 
 from lmsd import cli
-from lmsd.cli import runs
+from lmsd.cli.runs import store
 from lmsd.engine.checkpoint import intact, manifests
 
 SECONDS = 10.0
@@ -64,8 +64,8 @@ def trial(number: int, kind: signal.Signals, ranks: int, to: int, draw: random.R
     newest = list(manifests(folder / "checkpoints"))[-1]
     if len(images) > 1 or newest.stem != f"step_{images.pop():09d}" or not intact(newest):
         return seconds, f"{folder}: ranks at {images}, newest checkpoint {newest.name}"
-    if runs.status(folder)["state"] != "interrupted":
-        return seconds, f"{folder}: status is {runs.status(folder)['state']}"
+    if store.status(folder)["state"] != "interrupted":
+        return seconds, f"{folder}: status is {store.status(folder)['state']}"
     return seconds, f"{folder}: took {seconds:.1f} s" if seconds > SECONDS else ""
 
 

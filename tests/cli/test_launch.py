@@ -13,7 +13,7 @@ import slurm
 from harness import free_port
 from tiny_home import TINY, Home, spoken
 
-from lmsd.cli import runs
+from lmsd.cli.runs import store
 from lmsd.data.shards import resolve
 
 WORDS = [*TINY, "data.shards=data/shapes", "images=96", "evaluate.n=0", "devices=1", "num_nodes=2"]
@@ -33,7 +33,7 @@ def both(commands: list[list[str]], variables: list[dict[str, str]]) -> list[sub
 
 def one_run(folder: Path) -> None:
     """Trained once, by two ranks, to its end."""
-    assert runs.status(folder)["state"] == "done"
+    assert store.status(folder)["state"] == "done"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["images"] for line in lines] == [32, 64, 96]
 

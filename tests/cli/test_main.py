@@ -15,7 +15,7 @@ import pytest
 from tiny_home import TINY, Home, spoken
 
 from lmsd import cli
-from lmsd.cli import runs
+from lmsd.cli.runs import store
 
 Refused = Callable[..., str]
 DATA = "data.shards=data/shapes"
@@ -51,7 +51,7 @@ def test_data_are_built_and_indexed(home: Home) -> None:
 def test_a_run_leaves_what_it_promises(home: Home) -> None:
     folder = Path("outputs/first")
     assert "Report: outputs/first/report.html" in home.trained
-    status = runs.status(folder)
+    status = store.status(folder)
     assert (status["state"], status["images"], status["updates"]) == ("done", 192, 6)
     assert [path.name for path in sorted((folder / "checkpoints").glob("*.ckpt"))] == [
         "step_000000096.ckpt",
@@ -64,7 +64,7 @@ def test_a_run_leaves_what_it_promises(home: Home) -> None:
         f"step_{images:09d}.png" for images in (0, 96, 192)
     ]
     assert "data.image_size=16" in (folder / "overrides.txt").read_text().splitlines()
-    assert runs.config_of(folder).batch_size == 32
+    assert store.config_of(folder).batch_size == 32
     kept = (folder / "log.txt").read_text().splitlines()
     assert kept[0].endswith("192 images in batches of 32)")
     assert kept[-1].endswith(f"Report: {folder}/report.html")
@@ -227,7 +227,7 @@ def test_a_folder_compared_with_itself_is_refused_before_anything_is_written(
 def test_a_damaged_record_costs_a_training_its_report_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lmsd.cli.train import report
+    from lmsd.cli.verbs.train import report
 
     (tmp_path / "config.yaml").write_text("name: x\n")
     record = tmp_path / "eval" / "val" / "metrics.json"
@@ -239,17 +239,17 @@ def test_a_damaged_record_costs_a_training_its_report_only(
 
 def test_a_report_says_what_sets_a_run_apart_from_its_experiment(home: Home, tmp_path: Path) -> None:
     """Its own values beside the experiment's, those of a resume too; nothing where there is no telling."""
-    from lmsd.cli.compose import load
-    from lmsd.cli.report import departures, write
+    from lmsd.cli.config.compose import load
+    from lmsd.cli.verbs.report import departures, write
 
     folder = tmp_path / "run"
     words = ["experiment=shapes", "seed=3", f"run_dir={folder}"]
     config = load("train", words)
-    assert runs.create(config, words) == folder
+    assert store.create(config, words) == folder
     apart = {"seed": [0, 3], "run_dir": [None, str(folder)]}
     assert departures(folder) == ("shapes", apart)
     config.keep = 7  # as `lmsd train resume=RUN keep=7` leaves it
-    runs.save_config(folder, config)
+    store.save_config(folder, config)
     assert departures(folder) == ("shapes", apart | {"keep": [3, 7]})
     assert '<td class="name">keep</td><td class="name">3</td><td class="name">7</td>' in (
         write(folder).read_text()
@@ -315,8 +315,8 @@ def test_weights_of_a_run_begin_another(home: Home) -> None:
     )
     assert "generator from outputs/first (EMA ema)" in said
     assert "missing there" not in said
-    folder = runs.find("last")
-    assert runs.status(folder)["images"] == 32
+    folder = store.find("last")
+    assert store.status(folder)["images"] == 32
 
 
 def test_a_finished_run_goes_on_as_a_new_one(home: Home, refused: Refused) -> None:
@@ -359,7 +359,7 @@ def test_resume_auto_repeats_the_first_command(
     assert f"Resuming {folder}" in said
     assert lines_of(folder)[: len(lines)] == lines
     assert [line["images"] for line in lines_of(folder)] == [32, 64, 96, 128]
-    kept = runs.config_of(folder)
+    kept = store.config_of(folder)
     assert (kept.keep, kept.data.on_change) == (2, "error")  # leave to take other data counts once
     (folder / "report.html").unlink()
     said = spoken(["train", *words])  # once more: there is nothing left to do
@@ -381,13 +381,13 @@ def test_a_damaged_configuration_comes_back_from_the_checkpoint(
 ) -> None:
     folder = Path("outputs/unread")
     shutil.copytree("outputs/first", folder)
-    whole = runs.config_of(folder)
+    whole = store.config_of(folder)
     (folder / "config.yaml").write_text("")
-    runs.set_status(folder, state="interrupted")
+    store.set_status(folder, state="interrupted")
     spoken(["train", f"resume={folder}"])
     assert f"{folder}/config.yaml cannot be read; taken from {folder}/checkpoints/" in capsys.readouterr().err
-    assert runs.config_of(folder) == whole
-    assert runs.status(folder)["state"] == "done"
+    assert store.config_of(folder) == whole
+    assert store.status(folder)["state"] == "done"
 
 
 @pytest.mark.parametrize("end", ["done", "stopped", "mistake", "failure"])
@@ -396,7 +396,7 @@ def test_a_full_disk_changes_neither_the_exit_code_nor_the_message(
 ) -> None:
     from types import SimpleNamespace
 
-    from lmsd.cli.train import recorded, report
+    from lmsd.cli.verbs.train import recorded, report
     from lmsd.errors import UserError
     from lmsd.evaluation import report as reports
 
@@ -429,19 +429,19 @@ def test_a_full_disk_changes_neither_the_exit_code_nor_the_message(
     assert "lmsd: could not write status.json: [Errno 28] No space left on device" in err
     assert f"report (again: lmsd report {tmp_path})" in err or end != "done"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "status.json"]
-    assert runs.status(tmp_path)["state"] == "running"
+    assert store.status(tmp_path)["state"] == "running"
 
 
 def test_the_begin_of_every_session_is_kept(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from lmsd.cli.train import recorded
+    from lmsd.cli.verbs.train import recorded
 
     subject, before = SimpleNamespace(clock=SimpleNamespace(images=8, updates=1)), time.time()
     for _ in range(2):
         with recorded(tmp_path, subject, active=True):
             pass
-    first, second = runs.status(tmp_path)["sessions"]
+    first, second = store.status(tmp_path)["sessions"]
     assert before - 0.001 <= first <= second <= time.time() + 0.001
 
 
@@ -450,7 +450,7 @@ def test_lightnings_own_word_for_sigterm_is_143(tmp_path: Path) -> None:
 
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-    from lmsd.cli.train import recorded
+    from lmsd.cli.verbs.train import recorded
 
     subject = SimpleNamespace(clock=SimpleNamespace(images=8, updates=1))
     with pytest.raises(SystemExit) as stop, recorded(tmp_path, subject, active=True):
@@ -476,29 +476,29 @@ def test_a_run_killed_before_its_first_checkpoint_begins_in_the_same_folder(home
     spoken(["train", *words])
     for path in (folder / "checkpoints").iterdir():
         path.unlink()
-    runs.set_status(folder, state="running")
+    store.set_status(folder, state="running")
     spoken(["train", *words, "resume=auto"])
     assert [line["images"] for line in lines_of(folder)] == [32]
-    assert runs.has_checkpoint(folder)
+    assert store.has_checkpoint(folder)
 
 
 def test_wandb_goes_on_under_the_runs_own_id(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lmsd.cli.compose import load
-    from lmsd.cli.train import loggers
+    from lmsd.cli.config.compose import load
+    from lmsd.cli.verbs.train import loggers
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = Path("outputs/first")
     for _ in range(2):  # the first start, and any other
         (logger,) = loggers(load("train", ["logger=wandb"]), folder)
         own = {name: logger._wandb_init[name] for name in ("id", "resume")}
-        assert own == {"id": runs.status(folder)["id"], "resume": "allow"}
+        assert own == {"id": store.status(folder)["id"], "resume": "allow"}
 
 
 def test_a_resume_from_one_checkpoint_puts_later_ones_aside(home: Home) -> None:
     folder = Path("outputs/back")
     spoken(["train", *TINY, DATA, f"run_dir={folder}", "images=96", "checkpoint_every=32", "evaluate.n=0"])
     before = lines_of(folder)
-    runs.set_status(folder, state="interrupted")
+    store.set_status(folder, state="interrupted")
     spoken(["train", f"resume={folder}/checkpoints/step_000000032.ckpt"])
     again = lines_of(folder)
     assert [{**line, "time": 0} for line in again] == [{**line, "time": 0} for line in before]
@@ -510,7 +510,7 @@ def test_a_damaged_file_that_is_named_is_refused(home: Home, refused: Refused) -
     """Neither a resume nor weights nor samples come from another checkpoint than the one that is named."""
     folder = Path("outputs/torn")
     spoken(["train", *TINY, DATA, f"run_dir={folder}", "images=96", "checkpoint_every=32", "evaluate.n=0"])
-    runs.set_status(folder, state="interrupted")
+    store.set_status(folder, state="interrupted")
     torn, good = (folder / "checkpoints" / f"step_{n:09d}.ckpt" for n in (96, 64))
     torn.write_bytes(torn.read_bytes()[:-100])
     for words in (
@@ -522,12 +522,12 @@ def test_a_damaged_file_that_is_named_is_refused(home: Home, refused: Refused) -
         said = refused(*words)
         assert f"{torn} is damaged" in said
         assert f"give {good}, the newest that is whole" in said
-    assert runs.status(folder)["state"] == "interrupted"
+    assert store.status(folder)["state"] == "interrupted"
     assert torn.exists()
     assert not Path("outputs/none").exists()
     with pytest.warns(UserWarning, match="is damaged; trying the one before"):  # a folder is its newest
         spoken(["train", f"resume={folder}"])
-    assert runs.status(folder)["state"] == "done"
+    assert store.status(folder)["state"] == "done"
 
 
 def test_guidance_keeps_to_its_interval(home: Home, tmp_path: Path) -> None:
@@ -702,7 +702,7 @@ def test_a_failure_of_ours_is_one_line_and_keeps_its_traceback(
     assert "lmsd: failed with ZeroDivisionError: by nothing (traceback in outputs/broken/error.txt" in err
     assert "Traceback" not in err
     assert "_advance" in Path("outputs/broken/error.txt").read_text()
-    assert runs.status(Path("outputs/broken"))["state"] == "failed"
+    assert store.status(Path("outputs/broken"))["state"] == "failed"
 
 
 @pytest.mark.slow
@@ -722,13 +722,13 @@ def test_an_interrupted_run_is_resumed_to_its_end(home: Home) -> None:
     assert process.returncode == 130, err
     assert f"Resume with: lmsd train resume={folder}" in err
     assert "Traceback" not in err
-    status = runs.status(folder)
+    status = store.status(folder)
     assert status["state"] == "interrupted"
     done = subprocess.run(command("train", "resume=last"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     images = [line["images"] for line in lines_of(folder)]
     assert images == list(range(32, total + 1, 32))
-    assert runs.status(folder)["state"] == "done"
+    assert store.status(folder)["state"] == "done"
 
 
 def test_the_same_command_gives_the_same_weights(home: Home) -> None:
@@ -798,7 +798,7 @@ def test_two_ranks_make_one_run(home: Home, launcher: str) -> None:
     done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert set(Path("outputs").iterdir()) - before == {folder}
-    assert runs.status(folder)["state"] == "done"
+    assert store.status(folder)["state"] == "done"
     assert done.stdout.count("Report: ") == done.stdout.count(f"Run {folder}") == 1
     assert [line["images"] for line in lines_of(folder) if "val/right" in line] == [0, 96]
     assert sum(line.startswith("96 images") for line in done.stdout.splitlines()) == 1

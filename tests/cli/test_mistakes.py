@@ -71,7 +71,10 @@ MISTAKES = [
     ("train callbacks.progres.seconds=1", "there is no callbacks.progres; did you mean progress?"),
     ("train callbacks.progress=null", "take it away with '~callbacks.progress'"),
     ("train net._target_=os.system --cfg job", "_target_ 'os.system' may not be built"),
-    ("train net._target_=lmsd.cli.runs.find --options", "_target_ 'lmsd.cli.runs.find' may not be built"),
+    (
+        "train net._target_=lmsd.cli.runs.store.find --options",
+        "_target_ 'lmsd.cli.runs.store.find' may not be built",
+    ),
     ("train net._target_=lmsd.nets.UserError --cfg job", "_target_ 'lmsd.nets.UserError'"),
     ("train net._target_=lmsd.nets.unett --cfg job", "'lmsd.nets.unett' is not there: lmsd.nets defines no"),
     (
@@ -246,7 +249,7 @@ def test_a_full_gpu_is_told_of_with_the_way_out(capsys, monkeypatch) -> None:
             "which 3 GiB is free."
         )
 
-    monkeypatch.setattr("lmsd.cli.runs.main", full)
+    monkeypatch.setattr("lmsd.cli.verbs.runs.main", full)
     assert cli.run(["runs"]) == 2
     said = capsys.readouterr().err
     assert said == (
@@ -262,8 +265,8 @@ def test_a_torchvision_of_another_build_is_told_of(capsys, monkeypatch) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 
     versions = {"torch": "2.13.0+cpu", "torchvision": "0.28.0"}
-    monkeypatch.setattr("lmsd.cli.runs.main", broken)
-    monkeypatch.setattr("lmsd.cli.doctor.installed", versions.get)
+    monkeypatch.setattr("lmsd.cli.verbs.runs.main", broken)
+    monkeypatch.setattr("lmsd.cli.verbs.doctor.installed", versions.get)
     assert cli.run(["runs"]) == 2
     assert capsys.readouterr().err == (
         "lmsd: torchvision 0.28.0 is installed but was built for CUDA; your torch is CPU-only; "

@@ -34,6 +34,6 @@ def test_another_pipe_that_breaks_is_a_failure(capsys: pytest.CaptureFixture[str
     def broken(arguments: list[str]) -> int:
         raise BrokenPipeError("a worker's")
 
-    monkeypatch.setattr("lmsd.cli.runs.main", broken)
+    monkeypatch.setattr("lmsd.cli.verbs.runs.main", broken)
     assert cli.run(["runs"]) == 1
     assert "BrokenPipeError: a worker's" in capsys.readouterr().err

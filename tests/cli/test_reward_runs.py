@@ -6,10 +6,10 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from lmsd.cli import build
-from lmsd.cli.compose import load
-from lmsd.data.build import BuildOptions
-from lmsd.data.build import build as build_data
+from lmsd.cli.build import experiment
+from lmsd.cli.config.compose import load
+from lmsd.data.builders import BuildOptions
+from lmsd.data.builders import build as build_data
 from lmsd.data.module import ShardDataModule
 from lmsd.engine.trainer import fit
 from lmsd.errors import UserError
@@ -32,17 +32,17 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(words: list[str], shards: Path) -> tuple[DictConfig, ShardDataModule]:
     config = load("train", [*words, *SMALL, f"data.shards={shards}"])
-    return config, build.data_module(config)
+    return config, experiment.data_module(config)
 
 
 def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> None:
     config, data = opened(["objective=lmsd_digits", "objective.warmup=0", "objective.head_start=0"], shards)
-    first, objective = build.players(config, data)
-    fit(build.engine(config, first, objective), data, run_dir=tmp_path / "first", accelerator="cpu")
+    first, objective = experiment.players(config, data)
+    fit(experiment.engine(config, first, objective), data, run_dir=tmp_path / "first", accelerator="cpu")
 
     sources = f"init_from=[{tmp_path / 'first'},{tmp_path / 'first'}:discriminator]"
     config, data = opened(["objective=grpo", "objective.group=4", sources], shards)
-    nets, objective = build.players(config, data)
+    nets, objective = experiment.players(config, data)
     assert sorted(nets) == ["discriminator", "generator", "reference"]
     for name, source in (("generator", "generator"), ("reference", "generator"), ("discriminator",) * 2):
         for ours, theirs in zip(nets[name].parameters(), first[source].parameters(), strict=True):
@@ -52,7 +52,7 @@ def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> 
     assert len(objective.held_out) == 256
     assert len(set(objective.held_out.position.tolist())) == 256
     judge = [p.clone() for p in nets["discriminator"].parameters()]
-    subject = build.engine(config, nets, objective)
+    subject = experiment.engine(config, nets, objective)
     fit(subject, data, run_dir=tmp_path / "second", accelerator="cpu")
     assert objective.reward.temperature != 1.0  # calibrated on val
     assert all(torch.equal(a, b) for a, b in zip(judge, nets["discriminator"].parameters(), strict=True))
@@ -67,7 +67,7 @@ def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> 
 def test_a_judge_that_learned_nothing_is_refused(shards: Path) -> None:
     config, data = opened(["objective=grpo", "objective.group=4"], shards)
     with pytest.raises(UserError, match=r"init_from=\[RUN@ema,RUN:discriminator\], let it learn"):
-        build.players(config, data)
+        experiment.players(config, data)
 
 
 def test_a_judge_without_held_out_images_is_told_of(
@@ -76,14 +76,14 @@ def test_a_judge_without_held_out_images_is_told_of(
     """One that learns as it goes may begin with nothing; without val it has no temperature and no cap."""
     refresh = "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh}"
     config, data = opened(["objective=grpo", "objective.group=4", refresh], shards)
-    assert build.players(config, data)[1].held_out is not None
+    assert experiment.players(config, data)[1].held_out is not None
     assert "no val shards" not in capsys.readouterr().out
     monkeypatch.setattr(data, "has", lambda split: split != "val")
-    assert build.players(config, data)[1].held_out is None
+    assert experiment.players(config, data)[1].held_out is None
     assert "note: no val shards to calibrate the discriminator on" in capsys.readouterr().out
 
 
 def test_a_player_that_is_not_there_is_refused(shards: Path, tmp_path: Path) -> None:
     config, data = opened(["objective=denoising", f"init_from=[{tmp_path}:discriminator]"], shards)
     with pytest.raises(UserError, match="no player 'discriminator'"):
-        build.players(config, data)
+        experiment.players(config, data)

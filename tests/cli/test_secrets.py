@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from tiny_home import TINY, Home
 
 from lmsd import cli
-from lmsd.cli import runs
-from lmsd.cli.compose import load, require_secrets, stored
-from lmsd.cli.train import accept
+from lmsd.cli.config.compose import load, require_secrets, stored
+from lmsd.cli.runs import store
+from lmsd.cli.verbs.train import accept
 from lmsd.errors import UserError
 
 CANARIES = {name: f"canary-{name}-5f3a" for name in ("env", "hf", "aws", "option", "list", "user", "query")}
@@ -67,7 +67,7 @@ def test_no_secret_reaches_a_file_or_a_message(
     said = [capfd.readouterr()]
     for path in (folder / "checkpoints").iterdir():  # so that there is something to train again
         path.unlink()
-    runs.set_status(folder, state="interrupted")
+    store.set_status(folder, state="interrupted")
     with monkeypatch.context() as patch:
         patch.setattr("lmsd.engine.Engine._advance", broken)
         assert cli.run(["train", *run, *words, "resume=auto", "keep=2"]) == 1
@@ -90,8 +90,8 @@ def test_what_is_stored_hides_secrets_and_asks_for_them_again(planted: list[str]
     assert "https://***@example.invalid/test-0.tar" in text
     with pytest.raises(UserError, match=r"holds a secret, which no run stores: give \S+=... again"):
         require_secrets(stored(config))
-    assert runs.shown(f"logger.own.token={CANARIES['option']}") == "logger.own.token=***"
-    assert CANARIES["line"] not in runs.shown(planted[4])
+    assert store.shown(f"logger.own.token={CANARIES['option']}") == "logger.own.token=***"
+    assert CANARIES["line"] not in store.shown(planted[4])
 
 
 def test_secrets_inside_lists_and_beside_references_are_hidden() -> None:

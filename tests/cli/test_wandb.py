@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from tiny_home import TINY, Home
 
-from lmsd.cli import runs
-from lmsd.cli.compose import load
-from lmsd.cli.train import loggers
+from lmsd.cli.config.compose import load
+from lmsd.cli.runs import store
+from lmsd.cli.verbs.train import loggers
 
 BLOCK, HEAD = 32768, 7
 
@@ -95,7 +95,7 @@ def test_two_sessions_write_one_run_with_captioned_images_and_tables(home: Home)
     said = again.communicate(timeout=600)[1]
     assert again.returncode == 0, said[-2000:]
     offline = sorted((folder / "wandb").glob("offline-run-*"))
-    assert [path.name.rsplit("-", 1)[-1] for path in offline] == [runs.status(folder)["id"]] * 2
+    assert [path.name.rsplit("-", 1)[-1] for path in offline] == [store.status(folder)["id"]] * 2
     lines = [line for path in offline for line in history(next(path.glob("*.wandb")))]
 
     axis = "trainer/global_step"  # Lightning's name of it; its values are images seen

@@ -334,7 +334,7 @@ def test_progress_shows_speed_losses_and_time_left(
 def test_the_bar_shows_what_holds_training_up(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    from lmsd.cli.validate import shown
+    from lmsd.cli.build.validate import shown
 
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
     monkeypatch.setenv("COLUMNS", "160")

@@ -18,7 +18,7 @@ from lmsd import stops
 from lmsd.engine import checkpoint as disk
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.logging import append, read_metrics
-from lmsd.evaluation.ranks import by_chunks
+from lmsd.ranks import by_chunks
 from lmsd.stops import CODES, preparing
 
 

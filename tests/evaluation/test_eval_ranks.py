@@ -12,8 +12,8 @@ from tiny_set import TinySet, blobs
 
 from lmsd.errors import UserError
 from lmsd.evaluation import Evaluator
-from lmsd.evaluation.ranks import by_chunks, by_first, first_alone, place
-from lmsd.models.extractor import LMSDCNN, Extractor, Recipe
+from lmsd.features.cnn import LMSDCNN, Extractor, Recipe
+from lmsd.ranks import by_chunks, by_first, first_alone, place
 
 
 def extractor() -> Extractor:

@@ -15,8 +15,8 @@ from lmsd.evaluation.evaluate import quantized
 from lmsd.evaluation.names import full_name, published
 from lmsd.evaluation.overlap import Overlap
 from lmsd.evaluation.scores import score_of
+from lmsd.features.cnn import train_extractor
 from lmsd.metrics import compare, frechet_distance
-from lmsd.models.extractor import train_extractor
 from lmsd.rng import Rng
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lmsd.errors import UserError
+from lmsd.features.cnn import in_range
 from lmsd.metrics import clip_scores, r_precision
-from lmsd.models.extractor import in_range
 
 
 def draw(n: int, d: int, seed: int = 0) -> torch.Tensor:

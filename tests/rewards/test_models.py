@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from lmsd.errors import UserError
-from lmsd.models.extractor import LMSDCNN, Extractor, Recipe, save_extractor
+from lmsd.features.cnn import LMSDCNN, Extractor, Recipe, save_extractor
 from lmsd.rewards import Aesthetic, ClassifierLogProb, TextAlignment, judge
 from lmsd.types import Batch
 

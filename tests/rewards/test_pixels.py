@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lmsd.data.build.shapes import Scene, render
+from lmsd.data.builders.shapes import Scene, render
 from lmsd.errors import UserError
 from lmsd.rewards import JPEGSize, SceneWords, Sharpness, judge
 from lmsd.types import Batch

@@ -120,7 +120,7 @@ def answer(arguments: Sequence[str]) -> int:
         print(__version__)
         return 0
     if arguments[0] in ("--completion", "--complete"):
-        from lmsd.cli.completion import main as complete
+        from lmsd.cli.config.completion import main as complete
 
         return complete(list(arguments))
     check_flags(arguments[0], arguments[1:])
@@ -137,7 +137,7 @@ def reader_gone() -> bool:
 def known_failure(error: Exception) -> str:
     """The sentence on what the system lacks or refuses, with the way out; empty for a failure of ours."""
     if "torchvision::nms" in str(error):
-        from lmsd.cli.doctor import installed, torchvision
+        from lmsd.cli.verbs.doctor import installed, torchvision
 
         finding = torchvision(installed("torch"), installed("torchvision"))
         return f"{finding.what}; {finding.way}"
@@ -178,11 +178,11 @@ def out_of_memory(error: Exception) -> str:
 def verb(name: str) -> Verb:
     """The function behind a verb; an unknown one is refused with the nearest."""
     if name not in VERBS:
-        from lmsd.cli.suggest import nearest
+        from lmsd.cli.config.suggest import nearest
 
         raise UserError(f"unknown verb '{name}'{nearest(name, VERBS)}; verbs: {', '.join(VERBS)}")
     with uncollected(), unasked("attr"):
-        module = importlib.import_module(f"lmsd.cli.{name.replace('-', '_')}")
+        module = importlib.import_module(f"lmsd.cli.verbs.{name.replace('-', '_')}")
     return module.main  # type: ignore[no-any-return]
 
 

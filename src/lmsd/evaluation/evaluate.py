@@ -32,11 +32,11 @@ from lmsd.evaluation.grid import save_grid
 from lmsd.evaluation.measures import alignment, class_scores, clip_distance, measures, prompts_score
 from lmsd.evaluation.names import full_name, published
 from lmsd.evaluation.overlap import Overlap
-from lmsd.evaluation.ranks import by_chunks, by_first, place
 from lmsd.evaluation.scores import Scalar, Scores
 from lmsd.evaluation.slices import rows_by_slice, sliced
+from lmsd.features.cnn import ImageSet, captions_of
 from lmsd.metrics import Memorization, Score, matched_rows, memorization
-from lmsd.models.extractor import ImageSet, captions_of
+from lmsd.ranks import by_chunks, by_first, place
 from lmsd.rng import Rng
 from lmsd.types import Batch
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lmsd.evaluation.ranks import by_chunks, by_first, place
-from lmsd.models.extractor import ImageSet
+from lmsd.features.cnn import ImageSet
+from lmsd.ranks import by_chunks, by_first, place
 
 _CHUNK = 500
 

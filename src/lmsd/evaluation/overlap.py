@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmsd.data.build.duplicates import signature
-from lmsd.models.extractor import ImageSet
+from lmsd.data.builders.duplicates import signature
+from lmsd.features.cnn import ImageSet
 
 SIMILARITY = 0.99
 _CHUNK = 500

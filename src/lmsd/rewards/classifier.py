@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lmsd.models.extractor import load_extractor
+from lmsd.features.cnn import load_extractor
 from lmsd.models.frozen import freeze
 from lmsd.rewards.base import NOBODY, Reward
 from lmsd.types import Batch, Players

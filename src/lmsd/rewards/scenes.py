@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsd.data.build.shapes import WORDS, check
+from lmsd.data.builders.shapes import WORDS, check
 from lmsd.errors import UserError
 from lmsd.rewards.base import NOBODY, Reward, captions_of
 from lmsd.types import Batch, Players

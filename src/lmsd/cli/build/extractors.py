@@ -1,0 +1,56 @@
+"""The extractor that a run is scored with: the data set's own, found or trained, or one from files."""
+
+from pathlib import Path
+from typing import Literal, cast
+
+from omegaconf import DictConfig
+
+from lmsd.cli.bar import Bar
+from lmsd.data.index import cache_folder
+from lmsd.data.module import ShardDataModule
+from lmsd.errors import UserError
+from lmsd.evaluation import FeatureExtractor
+from lmsd.features.cnn import Extractor, load_extractor, save_extractor, train_extractor
+
+
+def extractor_of(settings: DictConfig, data: ShardDataModule) -> FeatureExtractor:
+    """What `evaluate.extractor` describes: kind and path, or lmsd-cnn of these data."""
+    kind = settings.get("kind") or "lmsd-cnn"
+    path = None if settings.path is None else Path(settings.path)
+    if kind == "lmsd-cnn":
+        if path is not None and not (path / "lmsd-cnn.json").is_file():
+            raise UserError(f"evaluate.extractor.path={path} holds no lmsd-cnn; lmsd data features makes one")
+        return find_or_train(data, augment=settings.augment, images=settings.images, folder=path)[0]
+    if path is None:
+        raise UserError(f"evaluate.extractor.kind={kind} needs its weights: evaluate.extractor.path=PATH")
+    if kind == "inception":
+        from lmsd.features.inception import InceptionExtractor
+
+        return InceptionExtractor(path)
+    from lmsd.features.pretrained import CLIPExtractor, DINOv2Extractor
+
+    return CLIPExtractor(path) if kind == "clip" else DINOv2Extractor(path)
+
+
+def find_or_train(
+    data: ShardDataModule,
+    *,
+    augment: str = "shift",
+    images: int | None = None,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> tuple[Extractor, Path]:
+    """lmsd-cnn for these data and where it is kept: `folder`, or the user's cache, by data and recipe."""
+    train = data.split_set("train")
+    name = "-".join(["lmsd-cnn", train.hash[:16], augment, str(images or "default"), str(seed)])
+    kept = folder or cache_folder() / "extractors" / name
+    if (kept / "lmsd-cnn.json").is_file():
+        return load_extractor(kept), kept
+    kind = cast(Literal["none", "shift", "shift_flip"], augment)
+    held_out = data.split_set("val") if data.has("val") else None
+    with Bar() as bar:
+        extractor = train_extractor(
+            train, held_out, augment=kind, images=images, seed=seed, data=train.hash, progress=bar.update
+        )
+    save_extractor(extractor, kept)
+    return extractor, kept

@@ -1,0 +1,181 @@
+"""Scores on val and a sample grid while a run trains."""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from lmsd.cli.build import experiment
+from lmsd.cli.build.extractors import extractor_of
+from lmsd.cli.runs import store
+from lmsd.data.index import cache_folder
+from lmsd.data.module import ShardDataModule
+from lmsd.engine import Engine
+from lmsd.engine.callbacks import Progress
+from lmsd.errors import UserError
+from lmsd.evaluation import Checker, Evaluator, make_generate
+from lmsd.evaluation.grid import save_grid, to_picture
+from lmsd.evaluation.overlap import overlap, similarity_of
+from lmsd.models.generator import Generator
+from lmsd.ranks import place
+from lmsd.rng import Rng
+from lmsd.types import Batch
+
+
+def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int | None) -> Evaluator:
+    """The scorer of one split by the chosen extractor; lmsd-cnn is trained first where there is none."""
+    settings = config.evaluate
+    if settings.checker == "shapes" and config.data.channels != 3:
+        raise UserError("evaluate.checker=shapes reads images in color; set data.channels=3, or no checker")
+    held_out = data.split_set(split)
+    extractor = extractor_of(settings.extractor, data)
+    train, cache, shared = data.split_set("train"), cache_folder() / "features", None
+    if split != "train" and place()[0] == 0:
+        bound = similarity_of(config.data.shards)
+        shared = overlap(train, held_out, similarity=bound, mirrored=config.data.flip, cache=cache)
+    return Evaluator(
+        held_out,
+        extractor,
+        n=n,
+        train=train if settings.neighbors and split != "train" else None,
+        checker=checker(settings.checker),
+        cache=cache,
+        shared=shared,
+        mirrored=config.data.flip,
+    )
+
+
+def checker(name: str | None) -> Checker | None:
+    """An exact reader of images, by name: "shapes", or none."""
+    if name is None:
+        return None
+    if name != "shapes":
+        raise UserError(f"evaluate.checker={name}: there is one exact checker, shapes")
+    from lmsd.data.builders.shapes import check
+
+    return lambda images, captions: torch.from_numpy(check(images, captions)["all"])
+
+
+class Validation:
+    """What the engine calls at its cadence: scores of the first EMA on val, D on held-out reals, a grid.
+
+    Every rank makes its share of the images. active: whether this process prepares the scorer now (training
+    the extractor, if need be) and writes the files; the others take up what it prepared at their first call.
+    folder: the run's, set once it is known. monitor: the score that the best checkpoint is chosen by.
+    """
+
+    def __init__(self, config: DictConfig, data: ShardDataModule, *, active: bool) -> None:
+        self.config, self.data, self.active, self.folder = config, data, active, Path()
+        self.monitor: str | None = None
+        if not data.has("val"):
+            raise UserError(
+                "there are no val shards to score on: give data.val=SHARDS, or evaluate.n=0 to train unscored"
+            )
+        if active:
+            self.monitor = f"val/fd[{self.evaluator.extractor.name}]"
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The scorer on val."""
+        count = min(self.config.evaluate.n, len(self.data.split_set("val")))
+        return evaluator(self.config, self.data, "val", n=count)
+
+    @cached_property
+    def commit(self) -> str | None:
+        """The code's commit, for the records."""
+        found: str | None = store.environment()["commit"] if self.active else None
+        return found
+
+    def __call__(self, engine: Engine) -> Mapping[str, float]:
+        """Scores by name, val/... ; the grid goes into samples/, the record into eval/val/."""
+        generator = engine.ema.average() if engine.ema.half_lives else engine.generator
+        assert isinstance(generator, Generator)
+        settings = self.config.evaluate
+        interval = None if settings.interval is None else (settings.interval[0], settings.interval[1])
+        generate = make_generate(
+            generator,
+            experiment.sampler(self.config),
+            steps=settings.steps,
+            guidance=settings.guidance,
+            interval=interval,
+        )
+        half_life = str(engine.ema.half_lives[0]) if engine.ema.half_lives else "raw"
+        scores = self.evaluator(
+            generate,
+            seeds=list(settings.seeds),
+            split="val",
+            ema=half_life,
+            setup={
+                "images": engine.clock.images,
+                "updates": engine.clock.updates,
+                "commit": self.commit,
+            },
+            progress=shown(engine),
+        )
+        found = scores.scalars("val/")
+        if self.active:
+            scores.write(self.folder)
+            found |= self._verdicts(engine)
+            self._table(found, engine)
+            self._grid(generate, engine)
+            print(f"{engine.clock.images:,} images\n{scores}", flush=True)
+        return found
+
+    def _verdicts(self, engine: Engine) -> dict[str, float]:
+        """Sign accuracy of the discriminator on train and on held-out reals: apart when it memorizes."""
+        judge = getattr(engine.objective, "sign_accuracy", None)
+        if judge is None:
+            return {}
+        rows = self.evaluator.rows[:256]
+        found = {}
+        for split in ("train", "val"):
+            held_out = self.data.split_set(split)
+            places = [row % len(held_out) for row in rows]
+            batch = prompts(self.evaluator, places, held_out).to(engine.device)
+            rng = Rng(engine.seed, batch.position)
+            found[f"discriminator/accuracy_{split}"] = float(judge(engine.players, batch, rng))
+        return found
+
+    def _table(self, found: Mapping[str, float], engine: Engine) -> None:
+        """Scores with their intervals to loggers that take tables."""
+        whole = {name: value for name, value in found.items() if not name.endswith(("/low", "/high"))}
+        rows = [
+            [name, value, found.get(f"{name}/low"), found.get(f"{name}/high")]
+            for name, value in whole.items()
+        ]
+        for logger in engine.trainer.loggers:
+            if hasattr(logger, "log_table"):
+                columns = ["score", "value", "low (95 %)", "high (95 %)"]
+                logger.log_table("scores", columns=columns, data=rows, step=engine.clock.images)
+
+    def _grid(self, generate: Any, engine: Engine) -> None:
+        """The grid as a picture in samples/, and its images with their captions to loggers that take any."""
+        count = min(self.config.evaluate.grid, self.evaluator.n)
+        if count:
+            held_out = self.evaluator.held_out
+            batch = prompts(self.evaluator, self.evaluator.rows[:count], held_out)
+            made = generate(batch, Rng(0, batch.position))
+            captions = batch.text or [
+                str(label) for label in (batch.label if batch.label is not None else range(count))
+            ]
+            images = engine.clock.images
+            save_grid(list(made), captions, self.folder / "samples" / f"step_{images:09d}.png")
+            for logger in engine.trainer.loggers:
+                if hasattr(logger, "log_image"):
+                    pictures = [to_picture(image) for image in made]
+                    logger.log_image("samples", pictures, step=images, caption=captions)
+
+
+def shown(engine: Engine) -> Callable[[int, int], None] | None:
+    """What shows in the run's own bar how many images are sampled; None without a bar."""
+    bar = next((c for c in engine.trainer.callbacks if isinstance(c, Progress)), None)  # type: ignore[attr-defined]
+    return None if bar is None else partial(bar.tell, what="sampling")
+
+
+def prompts(scorer: Evaluator, rows: list[int], held_out: Any) -> Batch:
+    """Images, captions and labels of some rows of a split."""
+    text = None if scorer.captions is None else held_out.captions(rows)
+    return Batch(x=held_out.images(rows), position=torch.tensor(rows), text=text, label=held_out.labels(rows))

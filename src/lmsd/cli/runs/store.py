@@ -1,0 +1,322 @@
+"""Run folders: made once, found again by path, id, `last` or `auto`.
+
+outputs/<date_time>-<name>-<id>/
+  config.yaml overrides.txt env.json status.json metrics.jsonl log.txt
+  checkpoints/  samples/  eval/<split>/  report.html
+
+`last` is the run that was begun last, whichever was resumed since.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lmsd import __version__
+from lmsd.cli.config.compose import stored
+from lmsd.errors import HIDDEN, UserError, is_secret, redact
+
+OUTPUTS = Path("outputs")
+FOLDERS = ("checkpoints", "samples", "eval")
+LIBRARIES = ("torch", "lightning", "hydra-core", "diffusers", "transformers", "webdataset", "numpy", "pillow")
+
+
+def create(config: DictConfig, overrides: list[str]) -> Path:
+    """Make the folder of a new run and write down what it is; an existing one is never used twice.
+
+    config.yaml comes last: without it there is no run, and what a killed process left is made again.
+    """
+    import secrets  # not for a typo, as below: these bring more than they do here
+    import uuid
+
+    while True:
+        stamp = datetime.now().strftime("%Y-%m-%d_%H%M%S")
+        folder = Path(config.run_dir or OUTPUTS / f"{stamp}-{config.name}-{secrets.token_hex(2)}")
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            if config.run_dir and _begun(folder):
+                raise UserError(
+                    f"run_dir={folder} exists; continue it with resume={folder}, or name another"
+                ) from None
+            if config.run_dir:
+                break
+        except OSError as error:
+            said = f"{folder} cannot be made: {error.strerror}"
+            raise UserError(f"{said}; name another place with run_dir=FOLDER") from error
+    for name in FOLDERS:
+        (folder / name).mkdir(exist_ok=True)
+    (folder / "overrides.txt").write_text("".join(f"{shown(override)}\n" for override in overrides))
+    (folder / "env.json").write_text(json.dumps(environment() | {"begun": time.time()}, indent=1) + "\n")
+    set_status(folder, state="created", id=uuid.uuid4().hex[:8])
+    write_config(folder, stored(config))
+    point_latest(folder)
+    return folder
+
+
+def _begun(folder: Path) -> bool:
+    """Whether an existing folder is more than what `create` leaves where it is killed in the middle."""
+    ours = {*FOLDERS, "overrides.txt", "env.json", "status.json"}
+    names = {path.name.partition(".tmp.")[0] for path in folder.iterdir()} if folder.is_dir() else {"a file"}
+    return (folder / "config.yaml").exists() or not names <= ours | {"status", "config.yaml"}
+
+
+def shown(override: str) -> str:
+    """A word of the command line without its secret."""
+    key, equals, _ = override.partition("=")
+    return f"{key}={HIDDEN}" if equals and is_secret(key) else redact(override)
+
+
+def environment() -> dict[str, Any]:
+    """What the run stood on: versions and the code's commit, no names of machines or users."""
+    import platform
+    import subprocess
+    from importlib.metadata import version
+
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "lmsd": __version__,
+        "commit": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """What status.json says; empty where there is none that can be read."""
+    try:
+        found = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def set_status(folder: Path, **values: Any) -> None:
+    """Update status.json, whole or not at all: state is created, running, done, interrupted or failed."""
+    write(folder / "status.json", json.dumps(status(folder) | values, indent=1) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file whole or not at all, and for good: power may fail right after."""
+    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_config(folder: Path, config: DictConfig) -> None:
+    """Write a run's configuration again, without its secrets; leave to take other data counts once."""
+    kept = stored(config)
+    kept.data.on_change = "error"
+    write_config(folder, kept)
+
+
+def write_config(folder: Path, public: DictConfig) -> None:
+    """Write config.yaml, whole or not at all."""
+    write(folder / "config.yaml", OmegaConf.to_yaml(public))
+
+
+def lock(folder: Path) -> IO[str]:
+    """Hold a run for this process, until the file is closed or the process ends, in whatever way."""
+    file = open(folder / "lock", "w")  # noqa: SIM115 (it stays open)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by the loader's workers
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            file.close()
+            raise UserError(f"{folder} is being trained by another process: wait for it, or end it") from None
+        print(
+            f"lmsd: {folder} cannot be locked ({error.strerror}): see that one process at a time trains it",
+            file=sys.stderr,
+        )
+    return file
+
+
+def held(folder: Path) -> bool:
+    """Whether another process trains a run; not for one that this process holds, which would lose it."""
+    try:
+        lock(folder).close()
+    except UserError:
+        return True
+    return False
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has saved anything, be it damaged."""
+    return any(any((folder / "checkpoints").glob(f"step_*.ckpt{end}")) for end in ("", ".bad"))
+
+
+def folder_of(source: Path) -> Path:
+    """The run folder of itself, or of one of its checkpoints."""
+    return source.parent.parent if source.suffix == ".ckpt" else source
+
+
+def rank() -> int:
+    """The rank of the process, before and after Lightning has started its others."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return int(next((os.environ[name] for name in names if name in os.environ), "0"))
+
+
+def point_latest(folder: Path) -> None:
+    """Let outputs/latest name the newest run, where links can be made."""
+    link = OUTPUTS / "latest"
+    if folder.parent == OUTPUTS:
+        try:
+            link.unlink(missing_ok=True)
+            link.symlink_to(folder.name)
+        except OSError:
+            print(f"lmsd: cannot make the link {link}", file=sys.stderr)
+
+
+def by_age(pattern: str) -> list[Path]:
+    """The runs in outputs/ whose names match, oldest first by when they were begun."""
+    found = [path.parent for path in OUTPUTS.glob(f"{pattern}/config.yaml") if not path.parent.is_symlink()]
+    return sorted(found, key=lambda folder: (begun(folder), folder.name))
+
+
+def begun(folder: Path) -> float:
+    """When a run was begun, in seconds since 1970; a resume does not change it."""
+    try:
+        return float(json.loads((folder / "env.json").read_text())["begun"])
+    except (OSError, ValueError, KeyError, TypeError):  # of an older version
+        first = folder / "overrides.txt"
+        return (first if first.is_file() else folder / "config.yaml").stat().st_mtime
+
+
+def find_folder(name: str) -> Path:
+    """The folder of a run, for verbs that name its checkpoint apart; see `find`."""
+    found = find(name)
+    if folder_of(found) != found:
+        raise UserError(f"run={name} is a checkpoint: write run={folder_of(found)} checkpoint={found.name}")
+    return found
+
+
+def find(name: str) -> Path:
+    """The folder of a run by its path, its id, or `last` for the newest one; or one of its checkpoints."""
+    if (folder_of(Path(name)) / "config.yaml").is_file():
+        return Path(name)
+    known = by_age("*")
+    if name == "last" and known:
+        return known[-1]
+    found = [path for path in known if path.name == name or path.name.endswith(f"-{name}")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(
+            f"run '{name}' names {len(found)} folders: {', '.join(map(str, found))}; give the whole name"
+        )
+    listed = ", ".join(path.name for path in known[-5:]) or "none yet"
+    raise UserError(f"no run '{name}' in {OUTPUTS}/; the newest: {listed}")
+
+
+def unfinished(name: str, run_dir: str | None = None) -> Path | None:
+    """The newest run of the experiment `name` to go on with; or that of run_dir, done or not.
+
+    One that has a checkpoint, be it damaged, is not done, and is not in another process's hands.
+    """
+    if run_dir is not None:
+        return Path(run_dir) if (Path(run_dir) / "config.yaml").is_file() else None
+    for folder in reversed(by_age("*")):
+        if f"-{name}-" not in folder.name or status(folder).get("state") == "done":
+            continue
+        if has_checkpoint(folder) and name_of(folder) == name and not held(folder):
+            return folder
+    return None
+
+
+def name_of(folder: Path) -> str:
+    """The experiment's name, by the configuration or else by the folder."""
+    try:
+        return str(config_of(folder).get("name"))
+    except UserError:
+        return "-".join(folder.name.split("-")[3:-1])
+
+
+def state(folder: Path) -> str:
+    """What a run is doing; one that says it runs and whose process is gone was killed."""
+    known = status(folder)
+    if known.get("state") == "running" and not alive(known.get("pid")):
+        return "killed"
+    return str(known.get("state", "unknown"))
+
+
+def alive(pid: Any) -> bool:
+    """Whether a process of that number runs on this machine."""
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, TypeError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    stat = Path(f"/proc/{pid}/stat")  # where there is one: a process that ended and was not collected
+    return not (stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def scored(folder: Path, word: str) -> list[dict[str, Any]]:
+    """The lines of a run's metrics that hold a word; one that is being written is left out."""
+    path, found = folder / "metrics.jsonl", []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        if word in line and line.endswith("}"):
+            found.append(json.loads(line))
+    return found
+
+
+def config_of(folder: Path) -> DictConfig:
+    """The configuration a run was started with."""
+    try:
+        config = OmegaConf.load(folder / "config.yaml")
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
+        config = None
+    if not isinstance(config, DictConfig) or not config:
+        raise UserError(
+            f"{folder / 'config.yaml'} cannot be read: lmsd train resume={folder} writes it again from the "
+            "newest checkpoint"
+        )
+    return config
+
+
+def config_again(folder: Path) -> DictConfig:
+    """`config_of`, or the copy in the newest intact checkpoint."""
+    try:
+        return config_of(folder)
+    except UserError:
+        from lmsd.engine.checkpoint import KEY, newest, read
+
+        path = newest(folder / "checkpoints")
+        config = None if path is None else OmegaConf.create(str(read(path).get(KEY, {}).get("config", "")))
+    if not isinstance(config, DictConfig) or not config:
+        raise UserError(
+            f"{folder / 'config.yaml'} cannot be read, and no checkpoint holds a copy: take that of a run "
+            "like this one, or begin a new run"
+        )
+    if rank() == 0:
+        print(f"lmsd: {folder / 'config.yaml'} cannot be read; taken from {path}", file=sys.stderr)
+    return config

@@ -1,0 +1,160 @@
+"""What a sweep tries: fixed words, and axes in Hydra's grammar.
+
+seed=1,2,3        steps=range(1,5)        net=mlp,unet_text            a grid, the product of all
+optim.generator.lr=tag(log,interval(1e-5,1e-3))                        proposed by Optuna
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf, prod
+from typing import Any
+
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from omegaconf import DictConfig
+
+from lmsd.cli.config.compose import apply, check_choice, composed, group_of, parse_sweep
+from lmsd.cli.config.folders import groups
+from lmsd.errors import UserError
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One option and its values: choices as they are written, or an interval of numbers."""
+
+    key: str
+    choices: tuple[str, ...] = ()
+    low: float = 0
+    high: float = 0
+    log: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether the interval holds whole numbers: int(interval(8,64))."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def count(self) -> float:
+        """How many values it has; infinity for an interval of numbers that are not whole."""
+        if self.choices:
+            return len(self.choices)
+        return self.high - self.low + 1 if self.whole else inf
+
+    def at(self, place: int) -> Any:
+        """One of its values, where they can be counted."""
+        return self.choices[place] if self.choices else int(self.low) + place
+
+
+@dataclass(frozen=True)
+class Space:
+    """The fixed words of all trials, and the axes.
+
+    devices: GPUs of the trial that needs most; None: all that it sees (devices=auto).
+    """
+
+    fixed: tuple[str, ...]
+    axes: tuple[Axis, ...]
+    devices: int | None = field(default=1, repr=False)
+
+    def size(self) -> float:
+        """How many combinations there are; infinity where an axis has no end of values."""
+        return prod(axis.count() for axis in self.axes)
+
+    def at(self, index: int) -> dict[str, Any]:
+        """One of all combinations, the last axis fastest, where they can be counted."""
+        values = {}
+        for axis in reversed(self.axes):
+            index, place = divmod(index, int(axis.count()))
+            values[axis.key] = axis.at(place)
+        return {axis.key: values[axis.key] for axis in self.axes}
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Every combination, the last axis fastest. Raises UserError for an interval, which has no grid."""
+        for axis in self.axes:
+            if not axis.choices:
+                raise UserError(f"{axis.key}=interval(...) has no grid: give values, or sweep.method=tpe")
+        return [self.at(index) for index in range(int(self.size()))]
+
+    def words(self, values: Mapping[str, Any]) -> list[str]:
+        """The overrides of one trial."""
+        return [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
+
+
+def read(words: Sequence[str]) -> Space:
+    """Fixed words and axes, every value of them checked. Raises UserError."""
+    fixed, axes = [], []
+    for word in words:
+        override = parse_sweep(word)
+        _refuse(override, word)
+        if override.is_sweep_override():
+            axes.append(_axis(override, word))
+        else:
+            fixed.append(word)
+    if not axes:
+        raise UserError("nothing varies: give an option several values, e.g. optim.generator.lr=1e-4,3e-4")
+    named = [str(parse_sweep(word).get_key_element()) for word in fixed] + [axis.key for axis in axes]
+    for axis in axes:
+        if named.count(axis.key) > 1:
+            raise UserError(f"{axis.key}= is given twice: what is swept is given once, with all its values")
+    space = Space(tuple(fixed), tuple(axes))
+    return replace(space, devices=_devices(space, _check(space)))
+
+
+def _refuse(override: Override, word: str) -> None:
+    """Refuse what a sweep decides itself, and a choice on the test split."""
+    key = group_of(override)
+    if key.rsplit(".", 1)[-1] == "split":
+        raise UserError(
+            f"{word}: a sweep chooses on val, and test stays unseen; score the winner alone: "
+            "lmsd evaluate run=WINNER split=test"
+        )
+    if key in ("run_dir", "resume", "dry"):
+        raise UserError(
+            f"{word}: a sweep names the folders of its runs itself; the same command continues it"
+        )
+
+
+def _axis(override: Override, word: str) -> Axis:
+    key, value = str(override.get_key_element()), override.value()
+    if isinstance(value, IntervalSweep):
+        low, high = value.start, value.end
+        if low is None or high is None or not -inf < low < high < inf or ("log" in value.tags and low <= 0):
+            raise UserError(f"{word}: an interval goes from low to high, with low above 0 where it is log")
+        return Axis(key, low=low, high=high, log="log" in value.tags)
+    if isinstance(value, ChoiceSweep | RangeSweep):
+        return Axis(key, tuple(dict.fromkeys(str(item) for item in override.sweep_string_iterator())))
+    raise UserError(f"{word}: give values, range(...), interval(...) or tag(log,interval(...))")
+
+
+def _check(space: Space) -> DictConfig:
+    """Refuse a wrong value of any axis; one composition, returned, serves for all values of plain options."""
+    choices = groups()
+    picked: list[str] = []
+    plain: list[str] = list(space.fixed)
+    for axis in space.axes:
+        variants = [f"{axis.key}={value}" for value in axis.choices or (str(axis.low), str(axis.high))]
+        if axis.key.partition("@")[0] in choices:
+            for variant in variants:
+                check_choice(parse_sweep(variant), choices)
+            picked.append(variants[0])
+        else:
+            plain += variants
+    for word in list(plain):
+        if group_of(parse_sweep(word)) in choices and not isinstance(parse_sweep(word).value(), dict):
+            check_choice(parse_sweep(word), choices)
+            plain.remove(word)
+            picked.append(word)
+    config = composed("train", picked)
+    for word in plain:
+        apply(parse_sweep(word), config, groups=list(choices))
+    if config.evaluate.n == 0:
+        raise UserError("evaluate.n=0: a sweep ranks its trials by their scores on val; give evaluate.n=1000")
+    return config
+
+
+def _devices(space: Space, config: DictConfig) -> int | None:
+    """GPUs of the trial that needs most."""
+    swept = next((axis for axis in space.axes if axis.key == "devices"), None)
+    if swept is None:
+        asked: Sequence[Any] = (config.devices,)
+    else:
+        asked = swept.choices or (swept.high,)
+    return None if "auto" in asked else max(map(int, asked))

@@ -1,0 +1,207 @@
+"""`lmsd evaluate`: scores of a run on held-out data, with n, seeds, intervals and floor."""
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lmsd.cli.config import options
+from lmsd.cli.config.options import RunOptions, SamplingOptions
+from lmsd.cli.runs import store
+from lmsd.cli.verbs import report
+from lmsd.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from lmsd.cli.build.trained import Trained
+    from lmsd.evaluation import Evaluator, Scores
+
+HELP = """lmsd evaluate run=RUN [option=value ...]
+
+  run=last|ID|FOLDER    split=test|val|train    n= (default: the whole split)    seeds=[0,1,2]
+  steps=[1,2,4] guidance=[1,3] sampler=         default: the run's own; every combination is scored
+  interval=[0.2,0.8]             guide only the steps that start at these times; default: the run's own
+  ema=[ema,raw,HALFLIFE]  checkpoint=FILE
+  extractor=KIND weights=PATH    lmsd-cnn, inception, clip or dinov2, from files that you have
+  shards=SHARDS         held-out shards that lie elsewhere
+  keep=[images,features]         beside the record; overlap=label scores a split that training has seen
+
+Writes RUN/eval/SPLIT/NAME.json for every combination, metrics.json (the newest) and the report. Several
+processes share the work: torchrun --nproc-per-node 2 -m lmsd.cli evaluate ... gives the same numbers.
+Numbers of different n, extractors or splits do not compare.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(RunOptions):
+    """Options of `lmsd evaluate`; see HELP."""
+
+    split: Literal["test", "val", "train"] = "test"
+    n: int | None = None
+    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: tuple[int, ...] = ()
+    guidance: tuple[float, ...] = ()
+    interval: tuple[float, ...] = ()
+    ema: tuple[str, ...] = ("ema",)
+    extractor: Literal["lmsd-cnn", "inception", "clip", "dinov2"] | None = None
+    weights: Path | None = None
+    shards: str | None = None
+    keep: tuple[Literal["images", "features"], ...] = ()
+    overlap: Literal["refuse", "label"] = "refuse"
+
+
+def main(arguments: list[str]) -> int:
+    """Evaluate, print the scores and the report's path."""
+    if not arguments or "-h" in arguments or "--help" in arguments:
+        print(HELP, end="")
+        return 0 if arguments else 2
+    chosen = options.read(EvaluateOptions, arguments, verb="evaluate")
+    folder = store.find_folder(chosen.run)
+    with ranks():
+        said = evaluate(folder, chosen)
+        if store.rank() == 0:
+            print(said)
+            print(f"Report: {report.write(folder)}")
+    return 0
+
+
+@contextmanager
+def ranks() -> Iterator[None]:
+    """The process group of a launcher's processes, where there are several; features travel on the CPU."""
+    import torch.distributed as dist
+
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if several:
+        dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        if several:
+            dist.destroy_process_group()
+
+
+def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
+    """Score a run on a split at every combination of settings, write the records, return them as text."""
+    from lmsd.cli.build.trained import open_run
+
+    commit = store.environment()["commit"]
+    scorer: Evaluator | None = None
+    said = []
+    for ema, steps, guidance in product(chosen.ema, chosen.steps or (None,), chosen.guidance or (None,)):
+        told = SamplingOptions(
+            run=chosen.run,
+            sampler=chosen.sampler,
+            checkpoint=chosen.checkpoint,
+            steps=steps,
+            guidance=guidance,
+            interval=chosen.interval,
+            ema=ema,
+        )
+        trained = open_run(folder, told)
+        trained.generator.to(device())
+        scorer = scorer or scorer_of(trained.config, chosen)
+        said.append(str(score(folder, trained, scorer, chosen, commit)))
+    return "\n\n".join(said)
+
+
+def device() -> "torch.device":
+    """The GPU of this process, or the CPU where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def scorer_of(config: Any, chosen: EvaluateOptions) -> "Evaluator":
+    """The scorer of the chosen split; refused where the training set holds much of it."""
+    from lmsd.cli.build.experiment import data_module
+    from lmsd.cli.build.validate import evaluator
+    from lmsd.ranks import by_first, first_alone
+
+    if chosen.shards is not None:
+        if chosen.split == "train":
+            raise UserError("shards= names held-out shards; choose split=val or split=test")
+        config.data[chosen.split] = chosen.shards
+    if chosen.extractor is not None:
+        config.evaluate.extractor.kind = chosen.extractor
+    if chosen.weights is not None:
+        config.evaluate.extractor.path = str(chosen.weights)
+    with first_alone():
+        scorer = evaluator(config, data_module(config), chosen.split, n=chosen.n)
+    scorer.extractor.net.to(device())
+    by_first(lambda: refuse_overlap(scorer, chosen))
+    return scorer
+
+
+OVERLAP = 0.1
+"""Share of a split that may lie in the training set before its scores are refused."""
+
+
+def refuse_overlap(scorer: "Evaluator", chosen: EvaluateOptions) -> None:
+    """Refuse to score a split of which more than a tenth was trained on, unless it is asked for."""
+    shared = scorer.shared
+    if shared is not None and shared.near > OVERLAP * shared.of and chosen.overlap == "refuse":
+        raise UserError(
+            f"{shared.near} of {shared.of} images of split={chosen.split} lie in the training set or nearly "
+            "so: scores on them flatter; take other shards (shards=), or overlap=label to have them labeled"
+        )
+
+
+_PLAIN = re.compile(r"[\w./:@+-]+")
+"""A value that the grammar of options takes without quotes."""
+
+
+def asked(chosen: EvaluateOptions) -> str | None:
+    """The options that took the place of the run's own and that no other field of a record tells."""
+    names = ("sampler", "extractor", "weights", "shards")
+    given = {name: str(getattr(chosen, name)) for name in names if getattr(chosen, name) is not None}
+    words = [f"{name}=" + (text if _PLAIN.fullmatch(text) else f"'{text}'") for name, text in given.items()]
+    return shlex.join(words + (["overlap=label"] if chosen.overlap == "label" else [])) or None
+
+
+def score(
+    folder: Path, trained: "Trained", scorer: "Evaluator", chosen: EvaluateOptions, commit: str | None
+) -> "Scores":
+    """Scores at one setting, with its record and the picture of closest pairs."""
+    from lmsd.cli.bar import Bar
+
+    kept = folder / "eval" / chosen.split / "kept"
+    record = trained.generate.record()
+    settings = [
+        chosen.sampler or record["sampler"],
+        f"steps{record['steps']}",
+        f"guidance{record['guidance']}",
+        *(["interval{:g}-{:g}".format(*chosen.interval)] if chosen.interval else []),
+    ]
+    name = "-".join(map(str, [trained.checkpoint.stem, trained.ema, *settings, f"n{scorer.n}"]))
+    if chosen.shards is not None:
+        name += f"-data{getattr(scorer.held_out, 'hash', '')[:8]}"
+    drawn = "_".join(map(str, chosen.seeds))
+    features = f"{name}-seeds{drawn}-{scorer.extractor.name}.safetensors".replace("/", "_")
+    with Bar() as bar:
+        scores = scorer(
+            trained.generate,
+            seeds=list(chosen.seeds),
+            split=chosen.split,
+            ema=trained.ema,
+            setup={
+                "checkpoint": trained.checkpoint.name,
+                "run": folder.name,
+                "commit": commit,
+                "options": asked(chosen),
+            },
+            progress=lambda done, total: bar.update(done, total, "sampling"),
+            keep_images=kept / name if "images" in chosen.keep else None,
+            keep_features=kept / features if "features" in chosen.keep else None,
+        )
+    if store.rank() == 0:
+        path = scores.write(folder)
+        scorer.closest(trained.generate, scores, path.with_suffix(".png"))
+    return scores

@@ -1,0 +1,174 @@
+"""`lmsd verify-resume`: your own configuration, killed and resumed, against the run that was never killed.
+
+a    trained to its end                b    killed (SIGKILL) at random moments, resumed each time to its end
+a = b: every tensor of weights, averages and optimizers, every count, the place in the data, every metric
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from lmsd.cli.config.compose import load, parse
+from lmsd.cli.config.limits import check_limits
+from lmsd.cli.runs import store
+from lmsd.errors import UserError
+
+HELP = """lmsd verify-resume [kills=3] [kill_seed=0] [out=FOLDER] [options of lmsd train ...]
+
+Trains the configuration twice, once killed and resumed, and prints "equal" or the first difference.
+Unless told otherwise it is short: 48 batches, with 6 checkpoints, without scores.
+
+  lmsd verify-resume experiment=digits
+  lmsd verify-resume experiment=digits kills=10 images=20_000 evaluate.n=200
+"""
+
+Launch: TypeAlias = Callable[[list[str], Path], int]
+"""(words of `lmsd train`, file for what it says) → the process, which leads a group of its own."""
+
+
+def main(arguments: list[str]) -> int:
+    """Compare; exit code 0 where the two are equal, 1 where not."""
+    if "-h" in arguments or "--help" in arguments:
+        print(HELP)
+        return 0
+    own = {"kills": "3", "kill_seed": "0", "out": None}
+    own |= dict(word.split("=", 1) for word in arguments if "=" in word and word.split("=")[0] in own)
+    kills, seed = (whole(name, str(own[name])) for name in ("kills", "kill_seed"))
+    words = shortened([word for word in arguments if "=" not in word or word.split("=")[0] not in own])
+    out = Path(own["out"] or store.OUTPUTS / f"verify-resume-{time.strftime('%Y-%m-%d_%H%M%S')}")
+    trial = verify(words, out, kills=kills, draw=random.Random(seed), launch=start)
+    print(f"killed at {', '.join(map(str, trial.images)) or 'no'} images; {trial.difference or trial.equal}")
+    return 1 if trial.difference else 0
+
+
+def whole(name: str, text: str) -> int:
+    """An option that is a count."""
+    if not text.isdecimal():
+        raise UserError(f"{name}={text} is not a whole number")
+    return int(text)
+
+
+def shortened(words: list[str]) -> list[str]:
+    """The words of `lmsd train` for a run that is short, but for what they say themselves."""
+    given = {str(parse(word).key_or_group) for word in words}
+    for name in ("resume", "run_dir"):
+        if name in given:
+            raise UserError(f"{name}= makes no sense here: verify-resume makes both of its runs itself")
+    config = load("train", words)
+    check_limits(config)
+    batch = int(config.batch_size)
+    short = {"images": 48 * batch, "checkpoint_every": 8 * batch, "log_every": 4 * batch, "evaluate.n": 0}
+    return [*words, *(f"{name}={value}" for name, value in short.items() if name not in given)]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """images: of the newest checkpoint at each kill; difference: the first one, or empty; equal: what was."""
+
+    images: list[int]
+    difference: str
+    equal: str
+
+
+def verify(words: list[str], out: Path, *, kills: int, draw: random.Random, launch: Launch) -> Trial:
+    """Train both runs in `out`. Raises UserError where one of them fails by itself."""
+    whole_run, cut = out / "unbroken", out / "killed"
+    out.mkdir(parents=True, exist_ok=True)
+    if store.status(whole_run).get("state") != "done":
+        finish(launch([*words, f"run_dir={whole_run}"], out / "unbroken.log"), out / "unbroken.log")
+    seconds, seen = float(store.status(whole_run)["seconds"]), []
+    again, log = [*words, f"run_dir={cut}", "resume=auto"], out / "killed.log"
+    for _ in range(kills):
+        process = launch(again, log)
+        if not killed(process, cut, draw.uniform(0, seconds)):
+            break
+        seen.append(images_of(cut))
+    if store.status(cut).get("state") != "done":
+        finish(launch(again, log), log)
+    difference, tensors = compare(whole_run, cut)
+    return Trial(seen, difference, f"equal: {tensors} tensors, all counts and metrics")
+
+
+def start(words: list[str], log: Path) -> int:
+    """A process of its own."""
+    command = [sys.executable, "-m", "lmsd.cli", "train", *words]
+    with log.open("ab") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True).pid
+
+
+def killed(process: int, folder: Path, seconds: float) -> bool:
+    """Kill a process so long after its training has begun; False where it ended before."""
+    deadline = None
+    while deadline is None or time.monotonic() < deadline:
+        ended, code = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(code) == -signal.SIGKILL
+        status = store.status(folder)
+        if deadline is None and status.get("state") == "running" and status.get("pid") == process:
+            deadline = time.monotonic() + seconds
+        time.sleep(0.01)
+    os.killpg(process, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+
+def finish(process: int, log: Path) -> None:
+    """Wait for a process that is to succeed."""
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if code:
+        lines = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise UserError(f"training ended with exit code {code}: {lines[-1]} (all of it in {log})")
+
+
+def images_of(folder: Path) -> int:
+    """Images seen at the newest checkpoint, 0 for none."""
+    names = sorted((folder / "checkpoints").glob("step_*.json"))
+    return int(names[-1].stem.removeprefix("step_")) if names else 0
+
+
+def compare(ours: Path, theirs: Path) -> tuple[str, int]:
+    """The first difference of two finished runs in words, or empty; and how many tensors were compared."""
+    import torch
+
+    from lmsd.engine.checkpoint import KEY, read, tensors
+    from lmsd.engine.logging import read_metrics
+
+    a, b = read(ours), read(theirs)
+    mine, other = dict(tensors(a)), dict(tensors(b))
+    for name in sorted(mine.keys() | other.keys()):
+        if name not in mine or name not in other:
+            return f"{name} is in one of the two only", len(mine)
+        if not torch.equal(mine[name], other[name]):
+            apart = (mine[name].double() - other[name].double()).abs().max()
+            return f"{name} differs by up to {float(apart):.3g}", len(mine)
+    for key in (*(key for key in a if key.endswith("DataModule")), KEY):
+        for name in a[key].keys() - {"config"}:
+            if plain(a[key][name]) != plain(b[key][name]):
+                return f"{key}.{name} was {b[key][name]} and should be {a[key][name]}", len(mine)
+    lines = [[timeless(line) for line in read_metrics(run / "metrics.jsonl")] for run in (ours, theirs)]
+    for first, second in zip(*lines, strict=False):
+        if first != second:
+            return f"metrics at {first['images']} images differ", len(mine)
+    if len(lines[0]) != len(lines[1]):
+        return f"{len(lines[1])} lines of metrics, and there should be {len(lines[0])}", len(mine)
+    return "", len(mine)
+
+
+def plain(value: Any) -> Any:
+    """A state without its tensors, which are compared by themselves."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else ""
+
+
+def timeless(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of metrics without what depends on the clock on the wall."""
+    return {name: value for name, value in line.items() if name != "time" and "seconds" not in name}

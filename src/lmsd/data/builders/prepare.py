@@ -1,0 +1,194 @@
+"""The article's preparation: each picture decoded, checked, cropped, resized, denoised, deduplicated, split.
+
+A picture's content hash h = sha256(shape, pixels) names it, and pictures with one h are one picture. Of near
+duplicates (`duplicates`) one is kept: one that the source fixes as test, else as val, else the first of
+the source. Kin, which are near duplicates under a looser bound and in any turn, share a split. A group of kin
+goes by its smallest h, hashed once more and read as u in [0, 1):
+
+    u < test → test,   u < test + val → val,   else train
+
+so the split of a picture depends on its group's content alone: no other file's coming or going moves it.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmsd.data.builders.duplicates import components, near_pairs, signature
+from lmsd.data.builders.options import BuildOptions
+from lmsd.data.builders.pictures import BadPicture, encode_picture, fit_picture, read_picture
+from lmsd.data.builders.source import Dropped, Pixels, Raw, Source
+from lmsd.data.shards import Split
+from lmsd.errors import UserError
+
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""(done, total, stage) → None."""
+Pairs: TypeAlias = NDArray[np.int64]
+
+_RANK: dict[Split | None, int] = {"test": 0, "val": 1, "train": 2, None: 3}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prepared picture: its content hash, its words, and where its encoded bytes lie in the spool."""
+
+    name: str
+    key: str
+    caption: str
+    label: int | None
+    split: Split | None
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is written, in the order of content hashes, and what is not."""
+
+    samples: list[Sample]
+    dropped: list[Dropped]
+
+
+def content_hash(pixels: Pixels) -> str:
+    """sha256 of the shape and the pixels, as 64 hex digits."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def split_of(key: str, *, val: float, test: float) -> Split:
+    """The split of a content hash: u in [0, 1) against the parts.
+
+    u is a hash of the key, since the smallest key of a group is a small number.
+    """
+    u = int(hashlib.sha256(key.encode()).hexdigest()[:16], 16) / 2**64
+    if u < test:
+        return "test"
+    return "val" if u < test + val else "train"
+
+
+def prepare_source(
+    source: Source, options: BuildOptions, *, spool: BinaryIO, progress: Progress | None = None
+) -> Prepared:
+    """Prepare every picture of `source`, encoded bytes going to `spool`, and give each kept one its split."""
+    samples, signatures, dropped = _read(source, options, spool, progress)
+    near, kin = _pairs(source, options, signatures, progress)
+    gone = _near_duplicates(samples, near if options.near_duplicates == "drop" else near[:0])
+    dropped += [Dropped(samples[i].name, f"near duplicate of {samples[gone[i]].name}") for i in sorted(gone)]
+    kept = [index for index in range(len(samples)) if index not in gone]
+    val = source.val if options.val is None else options.val
+    test = source.test if options.test is None else options.test
+    split, mixed = _split(samples, kept, components(len(samples), kin), val=val, test=test)
+    return Prepared(sorted(split, key=lambda sample: sample.key), [*source.dropped, *dropped, *mixed])
+
+
+def _read(
+    source: Source, options: BuildOptions, spool: BinaryIO, progress: Progress | None
+) -> tuple[list[Sample], list[NDArray[np.float32]], list[Dropped]]:
+    """Decode, check, fit, hash and encode every picture; exact duplicates are dropped here."""
+    samples: list[Sample] = []
+    signatures: list[NDArray[np.float32]] = []
+    dropped: list[Dropped] = []
+    first: dict[str, int] = {}
+    for done, raw in enumerate(source.samples, 1):
+        if progress is not None and (done % 64 == 0 or done == source.total):
+            progress(done, source.total, "pictures")
+        try:
+            pixels = _pixels(raw, source, options)
+        except BadPicture as reason:
+            dropped.append(Dropped(raw.name, str(reason)))
+            continue
+        key = content_hash(pixels)
+        if key in first:
+            samples[first[key]], twin = _one_of(samples[first[key]], raw)
+            dropped.append(twin)
+            continue
+        first[key] = len(samples)
+        data = encode_picture(pixels, options.image_format)
+        samples.append(Sample(raw.name, key, raw.caption, raw.label, raw.split, spool.tell(), len(data)))
+        signatures.append(signature(pixels))
+        spool.write(data)
+    if not samples:
+        raise UserError(f"no picture of {source.name} can be used; {dropped[0].name}: {dropped[0].reason}")
+    return samples, signatures, dropped
+
+
+def _pixels(raw: Raw, source: Source, options: BuildOptions) -> Pixels:
+    """The fitted pixels of one picture; BadPicture when it cannot be used."""
+    return fit_picture(
+        read_picture(raw.picture) if isinstance(raw.picture, Path) else raw.picture,
+        options.image_size or source.image_size,
+        channels=options.channels or source.channels,
+        denoise=options.denoise,
+    )
+
+
+def _one_of(old: Sample, raw: Raw) -> tuple[Sample, Dropped]:
+    """Of two equal pictures the one whose split ranks first (test, val, train), and the other as dropped."""
+    note = "" if old.caption == raw.caption else " with another caption"
+    if _RANK[raw.split] < _RANK[old.split]:
+        new = replace(old, name=raw.name, caption=raw.caption, label=raw.label, split=raw.split)
+        return new, Dropped(old.name, f"exact duplicate of {raw.name}{note}")
+    return old, Dropped(raw.name, f"exact duplicate of {old.name}{note}")
+
+
+def _pairs(
+    source: Source, options: BuildOptions, signatures: list[NDArray[np.float32]], progress: Progress | None
+) -> tuple[Pairs, Pairs]:
+    """The near duplicates, and the kin (near duplicates among them), as index pairs."""
+    if options.near_duplicates == "keep":
+        none = np.zeros((0, 2), np.int64)
+        return none, none
+    similarity = source.similarity if options.similarity is None else options.similarity
+    stacked, total = np.stack(signatures), len(signatures)
+
+    def tell(stage: str) -> Callable[[int], None] | None:
+        return None if progress is None else lambda done: progress(done, total, stage)
+
+    near = near_pairs(stacked, similarity, progress=tell("near duplicates"))
+    if source.kinship is None:
+        return near, near
+    bound = min(source.kinship, similarity)
+    return near, near_pairs(stacked, bound, turned=True, progress=tell("kin"))
+
+
+def _near_duplicates(samples: list[Sample], pairs: Pairs) -> dict[int, int]:
+    """Whoever is near a better-ranked picture that stays, with the one it is near."""
+    near: dict[int, list[int]] = {}
+    for one, other in pairs.tolist():
+        near.setdefault(one, []).append(other)
+        near.setdefault(other, []).append(one)
+    gone: dict[int, int] = {}
+    for index in sorted(near, key=lambda i: (_RANK[samples[i].split], i)):
+        if index not in gone:
+            gone.update((other, index) for other in near[index] if other not in gone)
+    return gone
+
+
+def _split(
+    samples: list[Sample], kept: list[int], group: list[int], *, val: float, test: float
+) -> tuple[list[Sample], list[Dropped]]:
+    """Give every kept sample the split of its group; what the source fixes otherwise is dropped."""
+    key: dict[int, str] = {}
+    fixed: dict[int, Split] = {}
+    for index in kept:
+        sample, name = samples[index], group[index]
+        key[name] = min(key.get(name, sample.key), sample.key)
+        if sample.split is not None and _RANK[sample.split] < _RANK[fixed.get(name)]:
+            fixed[name] = sample.split
+    result: list[Sample] = []
+    dropped: list[Dropped] = []
+    for index in kept:
+        sample, name = samples[index], group[index]
+        first = fixed.get(name)
+        if sample.split is not None and sample.split != first:
+            dropped.append(Dropped(sample.name, f"kin of a {first} picture"))
+        elif first in ("test", "val"):
+            result.append(replace(sample, split=first))
+        else:  # a fixed train still gives up its part to val
+            split = split_of(key[name], val=val, test=0.0 if first == "train" else test)
+            result.append(replace(sample, split=split))
+    return result, dropped

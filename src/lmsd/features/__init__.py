@@ -1,0 +1,1 @@
+"""Images to features: what scores are computed from."""

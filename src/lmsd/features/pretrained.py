@@ -1,0 +1,165 @@
+"""CLIP and DINOv2 as extractors, by transformers, from a folder that `save_pretrained` wrote.
+
+Images are resized to the model's own size (bicubic, antialiased: `resize: bicubic-antialias`) and normalized
+with the mean and deviation in the folder's preprocessor_config.json, else with the family's own.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmsd.errors import UserError
+from lmsd.features.cnn import in_range
+
+_CHUNK = 64
+_READ = ("*.safetensors", "*.json", "merges.txt")
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class _Pretrained:
+    """What both share: identity, preparation of images, chunks."""
+
+    exclusive = False
+    resize = "bicubic-antialias"
+    kind = ""
+
+    def __init__(
+        self, path: str | Path, mean: tuple[float, ...], std: tuple[float, ...], default_size: int | None
+    ) -> None:
+        folder = Path(path)
+        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+            raise UserError(f"no {self.kind} model at {path}: a folder with config.json and *.safetensors")
+        found = json.loads((folder / "config.json").read_text()).get("model_type")
+        if found != self.kind:
+            raise UserError(f"the model at {path} is of type {found}, not {self.kind}: name another folder")
+        self.sha256 = _hash(folder)
+        described = folder / "preprocessor_config.json"
+        card: dict[str, Any] = json.loads(described.read_text()) if described.is_file() else {}
+        self.size = default_size or _side(card.get("crop_size") or card.get("size"))
+        self.mean, self.std = (
+            torch.tensor(card.get(name, default)).reshape(1, 3, 1, 1)
+            for name, default in (("image_mean", mean), ("image_std", std))
+        )
+        self.net: Any = None
+
+    @property
+    def name(self) -> str:
+        """`clip@ab12`: the kind and the weights."""
+        return f"{self.kind}@{self.sha256[:4]}"
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [n,1 or 3,H,W] (`in_range`) → (features [n,d] on the CPU, logits [n,0])."""
+        unit = in_range(images).add(1.0).div_(2.0).expand(-1, 3, -1, -1)
+        parts = [self._embed(self._prepared(part).to(self.net.device)) for part in unit.split(_CHUNK)]
+        features = torch.cat(parts).float().cpu()
+        return features, features[:, :0]
+
+    def _prepared(self, unit: Tensor) -> Tensor:
+        """Pixels in [0,1] as the model wants them."""
+        sides = (self.size, self.size)
+        x = F.interpolate(unit, sides, mode="bicubic", antialias=True, align_corners=False).clamp(0.0, 1.0)
+        return (x - self.mean) / self.std
+
+    def _load(self, kind: Any, path: str | Path) -> Any:
+        """A model whose every weight is in the folder; transformers would draw what is missing."""
+        net, told = kind.from_pretrained(path, local_files_only=True, output_loading_info=True)
+        missing = sorted(told["missing_keys"]) + sorted(str(each[0]) for each in told["mismatched_keys"])
+        if missing:
+            raise UserError(
+                f"the weights at {path} lack {len(missing)} tensors of this {self.kind} model, the first of "
+                f"them {missing[0]}: save the model again, or name another folder"
+            )
+        return net.eval().requires_grad_(False)
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def right(self, logits: Tensor, labels: Tensor | None, captions: Sequence[str] | None) -> None:
+        """It has no classes."""
+
+    def texts(self, captions: Sequence[str]) -> Tensor | None:
+        """It reads no texts."""
+        return None
+
+
+class CLIPExtractor(_Pretrained):
+    """Projected image embeddings [n,d] of a CLIP model, and its captions' in the same space."""
+
+    kind = "clip"
+
+    def __init__(self, path: str | Path) -> None:
+        from transformers import AutoTokenizer, CLIPModel
+
+        super().__init__(path, CLIP_MEAN, CLIP_STD, _configured(path, "vision_config"))
+        self.net = self._load(CLIPModel, path)
+        if not any((Path(path) / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            raise UserError(f"no tokenizer at {path}: save the model's own there (tokenizer.json)")
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        pooled = self.net.vision_model(pixel_values=pixels).pooler_output
+        out: Tensor = self.net.visual_projection(pooled)
+        return out
+
+    @torch.no_grad()
+    def texts(self, captions: Sequence[str]) -> Tensor:
+        """Captions, cut to the model's length → embeddings [n,d] on the CPU."""
+        length = self.net.config.text_config.max_position_embeddings
+        parts = []
+        for start in range(0, len(captions), _CHUNK):
+            some = list(captions[start : start + _CHUNK])
+            words = self._tokenizer(
+                some, padding=True, truncation=True, max_length=length, return_tensors="pt"
+            ).to(self.net.device)
+            pooled = self.net.text_model(
+                input_ids=words["input_ids"], attention_mask=words["attention_mask"]
+            ).pooler_output
+            parts.append(self.net.text_projection(pooled).float().cpu())
+        return torch.cat(parts)
+
+
+class DINOv2Extractor(_Pretrained):
+    """The class token [n,d] of a DINOv2 model."""
+
+    kind = "dinov2"
+
+    def __init__(self, path: str | Path) -> None:
+        from transformers import Dinov2Model
+
+        super().__init__(path, IMAGENET_MEAN, IMAGENET_STD, None)
+        self.net = self._load(Dinov2Model, path)
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        out: Tensor = self.net(pixel_values=pixels).last_hidden_state[:, 0]
+        return out
+
+
+def _hash(folder: Path) -> str:
+    """sha256 of all that features depend on: the weights, and every description beside them."""
+    digest = hashlib.sha256()
+    for file in sorted(file for kind in _READ for file in folder.glob(kind)):
+        digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _configured(path: str | Path, part: str) -> int | None:
+    """The image size that a model's own configuration demands."""
+    config = Path(path) / "config.json"
+    card = json.loads(config.read_text()) if config.is_file() else {}
+    size = card.get(part, {}).get("image_size")
+    return None if size is None else int(size)
+
+
+def _side(size: Any) -> int:
+    """224, {"height": 224, ...} or {"shortest_edge": 224} → 224, which is also the default."""
+    if isinstance(size, dict):
+        size = size.get("height") or size.get("shortest_edge")
+    return int(size or 224)

@@ -1,0 +1,145 @@
+"""Overrides: what is unknown, of the wrong type or malformed gets one sentence with the way out."""
+
+import pytest
+
+from lmsd.cli.config.compose import check_choice, config_dir, flatten, groups, load, parse
+from lmsd.errors import UserError
+
+
+def test_values_and_choices_reach_the_configuration() -> None:
+    config = load("train", ["net=unet_text", "net.widths=[16,32]", "seed=7", "optimizer@optim.generator=sgd"])
+    assert config.net.widths == [16, 32]
+    assert config.seed == 7
+    assert config.optim.generator._target_ == "torch.optim.SGD"
+    assert config.optim.discriminator._target_ == "torch.optim.AdamW"
+
+
+def test_interpolations_are_resolved() -> None:
+    config = load("train", ["steps=7"])
+    assert config.objective.jumps.steps == config.evaluate.steps == 7
+
+
+def test_whole_numbers_may_be_written_as_powers_of_ten() -> None:
+    images = load("train", ["images=2e6"]).images
+    assert images == 2_000_000
+    assert isinstance(images, int)
+
+
+def test_a_null_and_a_mapping_are_values() -> None:
+    assert load("train", ["experiment=digits", "objective.warm=null"]).objective.warm is None
+    config = load("train", ["optim.clip.generator=null", "conditioner={dim: 16, heads: 2}"])
+    assert config.optim.clip.generator is None
+    assert (config.conditioner.dim, config.conditioner.heads, config.conditioner.layers) == (16, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["imags=3"], "unknown option 'imags'; did you mean images"),
+        (["+foo=3"], "unknown option 'foo'"),
+        (["++generator.foo=3"], "unknown option 'generator.foo'"),
+        (["generator={zdim: 3}"], "unknown option 'generator.zdim'; did you mean generator.z_dim"),
+        (
+            ["learning_rate=3"],
+            "did you mean optim.generator.lr, optim.discriminator.lr?  (all options: lmsd train --options)",
+        ),
+        (["nets=mlp"], "did you mean net"),
+        (["net=mpl"], "net 'mpl' not found; did you mean mlp?; available: dit_label"),
+        (["optimizer@optim.generator=adm"], "did you mean adam"),
+        (["optimizer=adam"], "write optimizer@optim.generator=adam or"),
+        (["times=edm"], "write times@objective.times=edm"),
+        (["seed=abc"], "seed=abc is not a whole number"),
+        (["seed=1.5"], "seed=1.5 is not a whole number"),
+        (["seed=true"], "seed=True is not a whole number"),
+        (["evaluate.guidance=a"], "evaluate.guidance=a is not a number"),
+        (["compile=3"], "compile=3 is not true or false"),
+        (["evaluate.seeds=3"], "write evaluate.seeds=[3]"),
+        (["optim.clip=3"], "optim.clip.generator"),
+        (["name=[a,b]"], "is not a name of 1 to 100 characters without a slash, but a list"),
+        (["model.learning_rate=3"], "did you mean optim.generator.lr, optim.discriminator.lr?"),
+        (["+trainer.max_epochs=3"], "unknown option 'trainer.max_epochs'; did you mean images?"),
+        (["net.wdth=3"], "did you mean net.width, net.depth?  (all options: lmsd train --options net)"),
+        (["net={widht: 3}"], "unknown option 'net.widht'; did you mean net.width"),
+        (["seed=1,2"], "write a list as seed=[1,2], or try each: lmsd sweep seed=1,2"),
+        (["seed=range(1,3)"], "write a list"),
+        (["foo"], "write option=value"),
+        (["--foo"], "write option=value"),
+        (["seed=[1"], "write option=value"),
+        (["~seed"], "cannot be taken away"),
+        (["name=${nothing}"], "does not resolve"),
+    ],
+)
+def test_a_mistake_is_one_sentence(words: list[str], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        load("train", words)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "gone"),
+    [
+        (["experiment=shapes", "net=unet_pooled"], "net.width, net.depth"),
+        (
+            ["experiment=cifar10", "conditioner=label"],
+            "conditioner.vocab, conditioner.layers, conditioner.heads, conditioner.length, conditioner.std",
+        ),
+        (
+            ["experiment=cifar10", "discriminator=mlp"],
+            "discriminator.trunk.widths, discriminator.trunk.patch",
+        ),
+        (["experiment=shapes", "discriminator=trunk"], "discriminator.trunk"),
+        (["experiment=digits", "optimizer@optim.generator=sgd"], "optim.generator.betas"),
+    ],
+)
+def test_another_choice_drops_what_the_recipe_sets_for_its_own(words, gone, capsys) -> None:
+    config, plain = load("train", words), load("train", words[:1])
+    assert capsys.readouterr().err == f"note: left out for {words[1]}, which takes none: {gone}\n"
+    known, before = flatten(config), flatten(plain)
+    for key in gone.split(", "):
+        assert not any(name == key or name.startswith(f"{key}.") for name in known)
+        assert any(name == key or name.startswith(f"{key}.") for name in before)
+    assert config.images == plain.images
+
+
+def test_what_neither_choice_takes_stays_a_mistake(tmp_path, monkeypatch, capsys) -> None:
+    with pytest.raises(UserError, match=r"unknown option 'net\.width'"):  # typed, and of another net
+        load("train", ["experiment=shapes", "net=unet_pooled", "net.width=64"])
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\nnet: {width: 64, dpth: 2}\n",
+    )
+    monkeypatch.setenv("LMSD_CONFIG_DIR", str(tmp_path))
+    with pytest.raises(UserError, match=r"unknown option 'net\.dpth'"):
+        load("train", ["experiment=mine", "net=unet_pooled"])
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "mine.yaml").write_text("_target_: lmsd.models.backbones.mlp\nwidht: 64\n")
+    with pytest.raises(UserError, match=r"unknown option 'net\.widht'"):
+        load("train", ["experiment=shapes", "net=mine"])
+
+
+def test_own_folders_add_groups_and_choices(tmp_path, monkeypatch) -> None:
+    (tmp_path / "schedule").mkdir()
+    (tmp_path / "schedule" / "mine.yaml").write_text("_target_: lmsd.process.schedules.Cosine\nsteps: 12\n")
+    monkeypatch.setenv("LMSD_CONFIG_DIR", str(tmp_path))
+    assert "mine" in groups()["schedule"]
+    assert "article" in groups()["schedule"]
+    assert load("train", ["schedule=mine"]).schedule.steps == 12
+    monkeypatch.setenv("LMSD_CONFIG_DIR", str(tmp_path / "absent"))
+    with pytest.raises(UserError, match="which is no folder"):
+        load("train", [])
+
+
+def test_every_group_on_disk_is_known() -> None:
+    folders = {path.parent.name for path in config_dir().glob("*/*.yaml")}
+    assert folders == set(groups())
+    for name, choices in groups().items():
+        for choice in choices:
+            check_choice(parse(f"{name}@somewhere={choice}"), groups())
+
+
+def test_flatten_names_leaves_and_keeps_interpolations() -> None:
+    found = flatten(load("train", []))
+    assert found["optim.clip.discriminator"] is None
+    assert found["logger.auto"] is True
+    assert found["optim.generator.betas"] == [0.9, 0.99]

@@ -1,0 +1,101 @@
+"""The schema: names and types are looked at in the whole composed configuration, files included."""
+
+from pathlib import Path
+
+import pytest
+
+from lmsd.cli.config.compose import load
+from lmsd.cli.config.folders import config_dir, groups
+from lmsd.cli.config.listing import about, comments, listing, table
+from lmsd.errors import UserError
+
+EVERYTHING = [
+    [f"{group}={choice}"]
+    for group in ("net", "discriminator", "conditioner", "schedule", "sampler", "objective", "logger")
+    for choice in groups()[group]
+    if choice not in ("tensorboard", "wandb")  # their constructors take any name
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("imags: 3", "unknown option 'imags'; did you mean images"),
+        ("optim: {warmup_image: 3}", "unknown option 'optim.warmup_image'; did you mean optim.warmup_images"),
+        ("evaluate: {extractor: {pth: x}}", "did you mean evaluate.extractor.path"),
+        ("net: {widht: 3}", "unknown option 'net.widht'; did you mean net.width"),
+        ("net: {width: [3]}", "net.width=[3] is not a whole number of at least 1"),
+        ("objective: {pairing: margin}", "is not one of transition, marginal; did you mean marginal?"),
+        ("objective: {jumps: {lst: 1}}", "did you mean objective.jumps.last"),
+        ("optim: {generator: {lr: fast}}", "optim.generator.lr=fast is not a number"),
+        ("callbacks: {progress: {second: 1}}", "did you mean callbacks.progress.seconds"),
+        (
+            "logger: {csv: {_target_: lightning.pytorch.loggers.CSVLogger, nam: x}}",
+            "did you mean logger.csv.name",
+        ),
+    ],
+)
+def test_a_typo_in_a_file_is_refused(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    monkeypatch.setenv("LMSD_CONFIG_DIR", str(tmp_path))
+    with pytest.raises(UserError) as error:
+        load("train", ["experiment=mine"])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("words", [[], ["experiment=digits"], ["experiment=shapes"], *EVERYTHING], ids=str)
+def test_every_option_has_a_kind_and_a_line(words: list[str]) -> None:
+    """An option without a line: write `# what it is` beside it in its YAML."""
+    rows = table(load("train", words))
+    assert [
+        key for key, (_, _, said) in rows.items() if not said and key not in ("logger", "callbacks")
+    ] == []
+    loose = {key for key, (kind, _, _) in rows.items() if kind == "anything"}
+    assert loose <= {"logger", "callbacks"}
+
+
+def test_the_listing_is_the_configuration() -> None:
+    config = load("train", ["net=unet_text"])
+    lines = listing(["net", "net=unet_text"]).splitlines()
+    assert lines[0] == f"net=  one of {', '.join(groups()['net'])}"
+    found = {line.split()[0]: line for line in lines[1:]}
+    assert list(found) == [f"net.{key}" for key in config.net if not key.startswith("_")]
+    assert "a list of whole numbers of at least 1; default [64, 128]" in found["net.widths"]
+    assert "channels a level, multiples of 16" in found["net.widths"]
+    assert listing(["seed"]).startswith("seed  a whole number")
+    with pytest.raises(UserError, match=r"no options 'nets'; did you mean net\?"):
+        listing(["nets"])
+
+
+def test_lines_come_from_comments_first() -> None:
+    found = comments(config_dir() / "train.yaml")
+    assert found["optim.decay"] == "cosine or constant"
+    assert found["name"] == "of the run's folder"
+    tree = {"net": {"_target_": "lmsd.models.backbones.unet_text", "heads": 4, "widths": [1]}}
+    assert about(tree, "net.heads") == "heads of the attention"
+    assert about(tree, "net.widths").startswith("channels a level")
+
+
+def test_named_entries_come_and_go() -> None:
+    assert load("train", ["~callbacks.progress"]).callbacks == {}
+    stats = "lightning.pytorch.callbacks.DeviceStatsMonitor"
+    config = load("train", [f"callbacks.stats={{_target_: {stats}}}", "callbacks.progress.seconds=2"])
+    assert config.callbacks.stats._target_ == stats
+    assert config.callbacks.progress.seconds == 2
+    assert load("train", [f"+callbacks.stats._target_={stats}"]).callbacks.stats._target_ == stats
+    with pytest.raises(UserError, match=r"callbacks\.progress\.seconds=often is not a number"):
+        load("train", ["callbacks.progress.seconds=often"])
+    with pytest.raises(UserError, match=r"unknown option 'callbacks\.bar'"):
+        load("train", ["~callbacks.bar"])
+
+
+def test_a_preconditioned_net_wants_its_schedule() -> None:
+    from lmsd.cli.config.limits import check_limits
+
+    with pytest.raises(UserError, match=r"generator\.precondition=edm is for schedule=edm"):
+        check_limits(load("train", ["generator.precondition=edm"]))
+    check_limits(load("train", ["generator.precondition=edm", "schedule=edm"]))

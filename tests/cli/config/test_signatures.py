@@ -1,0 +1,71 @@
+"""Signatures read from source: the same names as inspect finds, without running anything."""
+
+import inspect
+import sys
+from pathlib import Path
+
+import hydra.utils
+import pytest
+from omegaconf import OmegaConf
+
+from lmsd.cli.build.instantiate import targets
+from lmsd.cli.config.compose import config_dir
+from lmsd.cli.config.signatures import arguments, described
+
+TARGETS = sorted(
+    {
+        target
+        for path in config_dir().rglob("*.yaml")
+        for target in targets(OmegaConf.to_container(OmegaConf.load(path)))
+    }
+)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_names_are_those_of_the_running_code(target: str) -> None:
+    live = inspect.signature(hydra.utils.get_object(target)).parameters
+    found = arguments(target)
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in live.values()):
+        assert found is None
+    else:
+        assert found is not None
+        assert list(found) == list(live)
+
+
+def test_a_package_of_the_users_is_read_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "package_of_tests"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .nets import Base as Net, Child\nraise SystemExit\n")
+    (package / "types.py").write_text("Mode: TypeAlias = Literal['soft', 'hard']\n")
+    (package / "nets.py").write_text(
+        "from .types import Mode\n"
+        "class Base:\n"
+        '    """A net. width, depth: of it; mode: how. Raises nothing."""\n'
+        "    def __init__(self, width: int, *, depth: int = 1, mode: Mode = 'soft'): ...\n"
+        "class Child(Base):\n    pass\n"
+        "def loose(**options): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = arguments("package_of_tests.Net")
+    assert found is not None
+    assert {name: (a.kind.words(), a.about) for name, a in found.items()} == {
+        "width": ("a whole number, e.g. 1000", "of it"),
+        "depth": ("a whole number, e.g. 1000", "of it"),
+        "mode": ("one of soft, hard", "how"),
+    }
+    assert arguments("package_of_tests.Child") == found
+    assert arguments("package_of_tests.nets.loose") is None
+    assert arguments("package_of_tests.absent") is arguments("nowhere_at_all.Net") is arguments("Net") is None
+    assert "package_of_tests" not in sys.modules
+
+
+def test_a_docstring_is_read_in_our_form() -> None:
+    text = """Does it.
+
+    widths: channels a level, multiples of 16; r1, r2: on reals, on fakes;
+    lazy: every
+    n-th. Raises UserError: never."""
+    assert described(text, "widths") == "channels a level, multiples of 16"
+    assert described(text, "r2") == "on reals, on fakes"
+    assert described(text, "lazy") == "every n-th"
+    assert described(text, "r") == described(text, "UserError") == ""

@@ -1,0 +1,154 @@
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from photographs import pixels
+from PIL import Image, ImageEnhance
+
+from lmsd.data.builders import BuildOptions
+from lmsd.data.builders.prepare import content_hash, prepare_source, split_of
+from lmsd.data.builders.source import Raw, Source
+from lmsd.errors import UserError
+
+
+def jpeg(image, quality=80):
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=quality)
+    return np.asarray(Image.open(stream))
+
+
+def brighter(image):
+    return np.asarray(ImageEnhance.Brightness(Image.fromarray(image)).enhance(1.15))
+
+
+def source(samples, **changes):
+    plain = Source("folder", samples, len(samples), 32, 3, similarity=0.99, kinship=0.97, val=0.3, test=0.3)
+    return replace(plain, **changes)
+
+
+def raws(count, first=0):
+    return [Raw(f"{seed:03d}.png", pixels(seed), f"field {seed}") for seed in range(first, first + count)]
+
+
+def prepared(samples, options=None, **changes):
+    return prepare_source(source(samples, **changes), options or BuildOptions(), spool=io.BytesIO())
+
+
+def splits(result):
+    return {sample.name: sample.split for sample in result.samples}
+
+
+def planted(count):
+    """Pictures with three copies each: compressed, brighter, and a quarter turned."""
+    return [
+        copy
+        for raw in raws(count)
+        for copy in (
+            raw,
+            replace(raw, name=f"{raw.name} jpeg", picture=jpeg(raw.picture)),
+            replace(raw, name=f"{raw.name} brighter", picture=brighter(raw.picture)),
+            replace(raw, name=f"{raw.name} turned", picture=np.ascontiguousarray(np.rot90(raw.picture))),
+        )
+    ]
+
+
+def test_copies_are_dropped_and_named():
+    result = prepared(planted(40))
+    assert sorted(splits(result)) == sorted(n for r in raws(40) for n in (r.name, f"{r.name} turned"))
+    reasons = {entry.name: entry.reason for entry in result.dropped}
+    assert reasons["007.png jpeg"] == "near duplicate of 007.png"
+    assert len(reasons) == 80
+
+
+@pytest.mark.parametrize("mode", ["drop", "group"])
+def test_copies_never_straddle_two_splits(mode):
+    split = splits(prepared(planted(80), BuildOptions(near_duplicates=mode)))
+    assert len(split) == (160 if mode == "drop" else 320)
+    groups = {}
+    for name, where in split.items():
+        groups.setdefault(name[:7], set()).add(where)
+    assert all(len(found) == 1 for found in groups.values())
+    assert set.union(*groups.values()) == {"train", "val", "test"}
+
+
+def test_without_looking_copies_do_straddle():
+    split = splits(prepared(planted(80), BuildOptions(near_duplicates="keep")))
+    assert len(split) == 320
+    assert any(len({split[f"{raw.name}{copy}"] for copy in ("", " jpeg", " turned")}) > 1 for raw in raws(80))
+
+
+def test_no_picture_moves_when_others_come_or_go():
+    few, many = splits(prepared(raws(60))), splits(prepared(raws(90, first=0)[::-1]))
+    assert few == {name: many[name] for name in few}
+    assert len(many) == 90
+
+
+def test_the_order_of_the_source_moves_no_group():
+    options = BuildOptions(near_duplicates="group")
+    assert splits(prepared(planted(40), options)) == splits(prepared(planted(40)[::-1], options))
+
+
+def test_parts_are_as_asked():
+    keys = [
+        content_hash(np.full((1, 1, 1), 0, np.uint8) + np.uint8(i)) + str(j)
+        for i in range(200)
+        for j in range(50)
+    ]
+    found = [split_of(key, val=0.1, test=0.25) for key in keys]
+    assert found.count("test") / 10_000 == pytest.approx(0.25, abs=0.015)
+    assert found.count("val") / 10_000 == pytest.approx(0.10, abs=0.01)
+
+
+def test_exact_duplicates_keep_the_first_and_tell_of_another_caption():
+    first = raws(1)[0]
+    result = prepared(
+        [first, replace(first, name="again.png"), replace(first, name="other.png", caption="else")]
+    )
+    assert [entry.reason for entry in result.dropped] == [
+        "exact duplicate of 000.png",
+        "exact duplicate of 000.png with another caption",
+    ]
+    assert [sample.caption for sample in result.samples] == ["field 0"]
+
+
+def test_what_is_near_a_fixed_test_picture_leaves_train():
+    base = [replace(raw, split="train") for raw in raws(30)]
+    tests = [
+        Raw("exact", base[3].picture, "e", split="test"),
+        Raw("near", jpeg(base[5].picture), "n", split="test"),
+        Raw("turned", np.ascontiguousarray(np.rot90(base[7].picture)), "t", split="test"),
+    ]
+    result = prepared([*base, *tests], test=0.0)
+    split = splits(result)
+    assert {name for name, where in split.items() if where == "test"} == {"exact", "near", "turned"}
+    assert {entry.name: entry.reason for entry in result.dropped} == {
+        "003.png": "exact duplicate of exact with another caption",
+        "005.png": "near duplicate of near",
+        "007.png": "kin of a test picture",
+    }
+    assert "val" in split.values()
+
+
+def test_bytes_and_words_are_those_of_the_picture():
+    spool = io.BytesIO()
+    raw = Raw("x", pixels(4), "a field", 3)
+    sample = prepare_source(source([raw]), BuildOptions(), spool=spool).samples[0]
+    data = spool.getvalue()[sample.offset : sample.offset + sample.length]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), raw.picture)
+    assert (sample.caption, sample.label, sample.key) == ("a field", 3, content_hash(raw.picture))
+
+
+def test_progress_ends_at_the_total():
+    seen = []
+    prepare_source(
+        source(raws(70)), BuildOptions(), spool=io.BytesIO(), progress=lambda *step: seen.append(step)
+    )
+    assert [step for step in seen if step[2] == "pictures"] == [(64, 70, "pictures"), (70, 70, "pictures")]
+    assert (70, 70, "near duplicates") in seen
+
+
+def test_nothing_usable_is_an_error_that_says_why(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"x\.png: not an image"):
+        prepared([Raw("x.png", tmp_path / "x.png", "c")])
