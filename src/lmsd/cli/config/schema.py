@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from lmsd.cli.build.instantiate import check_name, targets
 from lmsd.cli.config.folders import config_dir
 from lmsd.cli.config.kinds import Choice, Kind, Many, Number, Text, like
 from lmsd.cli.config.limits import RULES, SIZES
-from lmsd.cli.config.signatures import arguments
+from lmsd.cli.config.signatures import arguments, check_target
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError, shown
+from lmsd.spec import targets
 
 OPEN = ("callbacks", "logger")
 """Dicts of named entries: any may be added, any taken away."""
@@ -106,7 +106,7 @@ def check_config(config: DictConfig) -> None:
     """Refuse forbidden constructors, unknown names and wrong types in a composed, resolved configuration."""
     tree: Any = OmegaConf.to_container(config)
     for target in targets(tree):
-        check_name(target)
+        check_target(target)
     for group in OPEN:
         _check_entries(group, tree.get(group))
     _check(tree, tree, "")
