@@ -14,7 +14,7 @@ number or null". What a move alone cannot mend in a stored configuration is one 
 """
 
 CHANGES: list[Callable[[dict[str, Any]], None]] = []
-"""What else a stored configuration of an older version needs, after the moves, in this order; each in place."""
+"""What else a stored configuration of an older version needs after the moves, in this order, in place."""
 
 
 def renamed(key: str, value: object = None, *, rows: Mapping[str, str] = RENAMED) -> UserError | None:
