@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmsd.cli.config.folders import config_dir
 from lmsd.cli.config.kinds import Choice, Kind, Many, Number, Text, like
 from lmsd.cli.config.limits import RULES, SIZES
+from lmsd.cli.config.renamed import renamed
 from lmsd.cli.config.signatures import arguments, check_target
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError, shown
@@ -80,7 +81,10 @@ def rule(tree: Mapping[str, Any], key: str) -> Kind:
 
 
 def unknown(key: str, known: Iterable[str]) -> UserError:
-    """The sentence on an option that is not there."""
+    """The sentence on an option that is not there, or has another name now."""
+    told = renamed(key)
+    if told is not None:
+        return told
     names = [name for name in known if name != key and "._" not in name]
     top = key.partition(".")[0]
     inside = any(name.startswith(f"{top}.") for name in names)
