@@ -60,7 +60,7 @@ class DRaFT(Rewarded):
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; one turn of the generator."""
-        generator, table, asked = generator_of(players), self.open(clock), self.asked(batch)
+        generator, table, asked = generator_of(players), self.open(clock, batch.x), self.asked(batch)
         yield from self.keep_up(players, batch, table, partial(self.draw, generator), rng)
         cond, null = conditions(generator, asked, guided=self.policy.guidance != 1)
         with still(generator):
@@ -95,7 +95,7 @@ class DRaFT(Rewarded):
             images, means = self._walk(generator, cond, null, x, rng, steps)
         # The value clamped, the gradient as if it were not: else pixels beyond the range never come back.
         images = images + (self.clamped(images) - images).detach()
-        verdict = judge(self.reward, images, asked, players)
+        verdict = judge(self.reward, self.pulse.through(images), asked, players)
         self._problem = verdict.problem or self._problem
         whole = verdict.valid.view(-1, self.group).all(1).repeat_interleave(self.group)
         self.count(bool(gather(whole).any()))

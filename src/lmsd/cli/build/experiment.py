@@ -4,18 +4,16 @@ Nodes name constructors and their keyword arguments. What one part must know of 
 the condition, the process) is handed over here, by name, to whichever constructor takes it.
 """
 
-import inspect
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lmsd.cli.build.instantiate import check, instantiate
+from lmsd.cli.build.instantiate import instantiate
 from lmsd.cli.config.compose import stored
 from lmsd.cli.runs import store
 from lmsd.data.module import ShardDataModule
@@ -34,14 +32,13 @@ from lmsd.objectives.base import Cast, Facts, Objective, Part
 from lmsd.objectives.base import trained as learners
 from lmsd.process import Process
 from lmsd.sampling import Sampler
+from lmsd.spec import taken
 from lmsd.types import Batch
 
 
 def assemble(node: DictConfig, given: Mapping[str, Any]) -> Any:
     """Build `node`, handing over those of the given arguments that its constructor takes."""
-    check(str(node._target_))
-    takes = inspect.signature(hydra.utils.get_object(node._target_)).parameters
-    return instantiate(node, **{name: value for name, value in given.items() if name in takes})
+    return instantiate(node, **taken(str(node._target_), given))
 
 
 def data_module(config: DictConfig) -> ShardDataModule:
