@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from lmsd.cli.build import experiment
 from lmsd.cli.config.compose import config_dir, groups, load
-from lmsd.cli.config.limits import check_limits
+from lmsd.cli.config.schema import check_limits
 from lmsd.cli.verbs import demo
 from lmsd.engine.trainer import fit
 from lmsd.spec import locate, targets

@@ -39,7 +39,7 @@ VERBS = {
 
 FLAGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("sample", "edit", "evaluate", "runs", "report", "data", "doctor", "verify-resume"), ()),
-    "train": ("--options", "--cfg"),
+    "train": ("--options", "--schema", "--cfg"),
     "demo": ("--ablation",),
     "sweep": ("--dry-run",),
 }

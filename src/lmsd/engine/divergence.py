@@ -19,7 +19,7 @@ from lmsd.checkpoints import intact, manifests, read, set_aside
 from lmsd.engine.callbacks import Checkpoint, engine_of, not_finite, writer
 from lmsd.engine.module import Engine
 from lmsd.engine.players import world_size
-from lmsd.errors import UserError
+from lmsd.errors import Amount, Count, Share, UserError
 
 CALMER = "lower the learning rates (optim.*.lr), clip gradients (optim.clip.*)"
 ALLOWED = "lower the learning rate of the player that wins (optim.*.lr), set rollback.collapsed=0 to allow it"
@@ -27,16 +27,16 @@ ALLOWED = "lower the learning rate of the player that wins (optim.*.lr), set rol
 
 
 class Guard(Callback):
-    """Rolls a diverged run back, at most `at_most` times in all; a run's count outlives restarts.
+    """Rolls a diverged run back to a checkpoint from before, and on with later data.
 
-    skipped: updates of a player in a row with a gradient that is not finite; collapsed: readings in a row of
-    a collapsed game (`Objective.collapsed`), 0 to allow it; max_bad: share of damaged samples above which it
-    stops.
-    Raises UserError where there is no way back, or it has been taken too often, or too many are damaged.
+    at_most: rollbacks in all, over restarts too, then the run stops; skipped: updates of a player in a row
+    with a gradient that is not finite; collapsed: readings in a row of a collapsed game
+    (`Objective.collapsed`), 0 to allow it; max_bad: share of damaged samples above which it stops. Raises
+    UserError where there is no way back, or it has been taken too often, or too many are damaged.
     """
 
     def __init__(
-        self, *, skipped: int = 50, collapsed: int = 20, at_most: int = 3, max_bad: float = 1e-3
+        self, *, skipped: Count = 50, collapsed: Amount = 20, at_most: Amount = 3, max_bad: Share = 1e-3
     ) -> None:
         self.skipped, self.collapsed, self.at_most, self.max_bad = skipped, collapsed, at_most, max_bad
         self._useless: list[int] = []  # images at the readings in a row of a collapsed game
@@ -63,8 +63,8 @@ class Guard(Callback):
         bad, images = engine.substituted, engine.clock.images
         if bad >= 0.5 and bad > self.max_bad * images:
             raise UserError(
-                f"{bad:.0f} of {images:,} samples were damaged, more than data.max_bad={self.max_bad:g}; the "
-                "first are named above: fetch or build their shards again, or raise data.max_bad="
+                f"{bad:.0f} of {images:,} samples were damaged, more than rollback.max_bad={self.max_bad:g}; "
+                "the first are named above: fetch or build their shards again, or raise rollback.max_bad="
             )
 
     def _diagnose(self, trainer: Trainer, engine: Engine) -> tuple[str, str, int] | None:

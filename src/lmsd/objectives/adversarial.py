@@ -28,6 +28,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from lmsd.errors import Count
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import (
@@ -117,10 +118,10 @@ class Adversarial(Method):
         sigma: float = 0.05,
         r1: bool = True,
         r2: bool = True,
-        lazy: int = 1,
+        lazy: Count = 1,
         anchor: Anchor = "none",
         anchor_weight: float | Sequence[float] = 1.0,
-        d_steps: int = 1,
+        d_steps: Count = 1,
         mismatch: float = 0.0,
         captions: Sequence[str] = (),
         warmup: float = 0.0,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lmsd.errors import UserError
+from lmsd.errors import Count, UserError
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import gather
 from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
@@ -50,7 +50,7 @@ class DPO(Rewarded):
         *,
         reward: Reward | None = None,
         sampler: Sampler | None = None,
-        steps: int = 4,
+        steps: Count = 4,
         group: int = 4,
         guidance: float = 1.0,
         interval: tuple[float, float] | None = None,

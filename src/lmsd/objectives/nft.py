@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lmsd.errors import UserError
+from lmsd.errors import Count, UserError
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Normalization, Normalizer, Round, Table
 from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
@@ -51,7 +51,7 @@ class NFT(Rewarded):
         reward: Reward,
         *,
         times: Times,
-        steps: int,
+        steps: Count,
         group: int = 16,
         guidance: float = 1.0,
         interval: tuple[float, float] | None = None,

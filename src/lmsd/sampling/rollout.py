@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lmsd.errors import UserError
+from lmsd.errors import Count, UserError
 from lmsd.process import Process
 from lmsd.rng import Rng
 from lmsd.sampling.guidance import PredictsX0, denoisers
@@ -50,7 +50,7 @@ class Policy:
 
     def __init__(
         self,
-        steps: int,
+        steps: Count,
         *,
         tau: float = 1.0,
         last_std: float = 0.0,

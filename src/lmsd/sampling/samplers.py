@@ -36,6 +36,8 @@ class Tau(Sampler):
 
     τ = 0: DDIM (Song et al. 2021, eq. 12 with σ = 0), Euler's rule for a flow. τ = 1: the posterior
     q(x_s|x_t,x̂₀), which is ancestral sampling (DDPM, alg. 2). Between and above them the noise is scaled.
+
+    tau: noise of a step, 0 for none, 1 for the posterior's.
     """
 
     def __init__(self, tau: float = 1.0) -> None:

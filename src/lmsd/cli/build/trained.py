@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lmsd.checkpoints import manifests, newest
 from lmsd.cli.build import experiment
-from lmsd.cli.config.compose import check_choice, groups, load, parse
-from lmsd.cli.config.limits import check_guidance, check_interval
+from lmsd.cli.config.compose import check_choice, load, parse
 from lmsd.cli.config.options import SamplingOptions
+from lmsd.cli.config.schema import check_guidance, check_interval, groups
 from lmsd.cli.runs import store
 from lmsd.errors import UserError
 from lmsd.evaluation import Generation, make_generate

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lmsd import __version__
 from lmsd.cli.config.compose import stored
 from lmsd.cli.config.renamed import today
+from lmsd.cli.config.schema import complete
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 
 OUTPUTS = Path("outputs")
@@ -305,9 +306,9 @@ def config_of(folder: Path) -> DictConfig:
 
 
 def _today(config: DictConfig) -> DictConfig:
-    """A stored configuration under today's names."""
+    """A stored configuration under today's names, with what has been an option since."""
     tree: Any = OmegaConf.to_container(config)
-    moved: DictConfig = OmegaConf.create(today(tree))
+    moved: DictConfig = OmegaConf.create(complete(today(tree)))
     return moved
 
 
