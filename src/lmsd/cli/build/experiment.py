@@ -27,6 +27,7 @@ from lmsd.engine.watchdog import Watchdog
 from lmsd.engine.weights import Source, load_weights
 from lmsd.errors import UserError
 from lmsd.models.adapters import LabelTransformer
+from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import Conditioner, TextConditioner
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
@@ -67,9 +68,11 @@ def generator(config: DictConfig) -> Generator:
     process = Process(instantiate(config.schedule))
     process.schedule.grid(config.steps)  # more steps than the chain has are refused here
     conditioner: Conditioner = instantiate(config.conditioner)
+    codec: Codec = instantiate(config.codec) if "codec" in config else Identity()  # not in runs of version 2
+    channels, side, _ = codec.shape_of((config.data.channels, config.data.image_size, config.data.image_size))
     given = {
-        "channels": config.data.channels,
-        "image_size": config.data.image_size,
+        "channels": channels,
+        "image_size": side,
         "token_dim": conditioner.token_dim,
         "pooled_dim": conditioner.pooled_dim,
         "z_dim": config.generator.z_dim,
@@ -77,7 +80,7 @@ def generator(config: DictConfig) -> Generator:
     net = assemble(config.net, given)
     check_labels(net, conditioner)
     options = OmegaConf.to_container(config.generator, resolve=True)
-    return Generator(net, process, conditioner=conditioner, **options)  # type: ignore[arg-type]
+    return Generator(net, process, conditioner=conditioner, codec=codec, **options)  # type: ignore[arg-type]
 
 
 def check_labels(net: nn.Module, conditioner: Conditioner) -> None:
@@ -108,7 +111,7 @@ def check_condition(conditioner: Conditioner, data: ShardDataModule) -> None:
 def discriminator(config: DictConfig, player: Generator) -> nn.Module:
     """The discriminator that judges what the generator makes."""
     marginal = config.objective.get("pairing", "marginal") == "marginal"
-    size, channels = config.data.image_size, config.data.channels * (1 if marginal else 2)
+    channels, *sides = player.shape
     given: dict[str, Any] = {
         "process": player.process,
         "generator": player,
@@ -117,7 +120,7 @@ def discriminator(config: DictConfig, player: Generator) -> nn.Module:
     }
     node = OmegaConf.create({key: value for key, value in config.discriminator.items() if key != "trunk"})
     if "trunk" in config.discriminator:
-        trunk = instantiate(config.discriminator.trunk, shape=(channels, size, size))
+        trunk = instantiate(config.discriminator.trunk, shape=(channels * (1 if marginal else 2), *sides))
         given |= {"trunk": trunk, "features": trunk.features}
     built: Discriminator = assemble(node, given)
     return built
