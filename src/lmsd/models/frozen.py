@@ -4,11 +4,12 @@ A frozen net holds buffers where a net holds parameters. Optimizers, weight deca
 gradients go by parameters, so none of them can reach it; gradients still flow through it to its inputs.
 """
 
+import copy
 import hashlib
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -29,13 +30,11 @@ def freeze(module: Module, *, saved: bool) -> Module:
     return module.eval()
 
 
-def frozen_tensors(module: nn.Module) -> dict[int, Tensor]:
-    """What nothing trains, by id: parameters without a gradient, and every buffer of frozen parts."""
-    fixed: dict[int, Tensor] = {id(p): p for p in module.parameters() if not p.requires_grad}
-    for part in module.modules():
-        if getattr(part, "is_frozen", False):
-            fixed |= {id(buffer): buffer for buffer in part.buffers()}
-    return fixed
+def twin(module: Module) -> Module:
+    """A copy with weights of its own, which shares with `module` whatever is frozen in it."""
+    shared: dict[int, object] = {id(p): p for p in module.parameters() if not p.requires_grad}
+    shared |= {id(part): part for part in module.modules() if getattr(part, "is_frozen", False)}
+    return copy.deepcopy(module, shared)
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -4,7 +4,7 @@
 
 The weights are known for the error of x̂₀ and carried over to the net's own by ‖x₀ − x̂₀‖² = σ²/n² ‖y − f‖²:
 
-    n² = σ² (x₀),   α² (ε),   (α² + σ²)² (v),   (α + σ)² (velocity),   (σ² + α² σ_d²)/σ_d² (EDM's F)
+    n = d of the prediction's row (`process.gaussian`),    n² = (σ² + α² σ_d²)/σ_d² of EDM's F
 
               on x̂₀                                                     on f
     none                                                                1
@@ -24,6 +24,7 @@ from torch import Tensor
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Clock, caption_drop, generator_of, latent, mean_square, standard_normal
+from lmsd.process.gaussian import determinant
 from lmsd.process.times import Times
 from lmsd.rng import Rng
 from lmsd.types import Batch, Loss, Players, Turn
@@ -80,12 +81,7 @@ def native_weight(weighting: Weighting, generator: Generator, t: Tensor) -> Tens
         return torch.ones_like(alpha)
     data = generator.sigma_data**2
     whole = sigma.square() + data * alpha.square()
-    norm = {
-        "x0": sigma.square(),
-        "eps": alpha.square(),
-        "v": (alpha.square() + sigma.square()).square(),
-        "velocity": (alpha + sigma).square(),
-    }[generator.prediction]
+    norm = determinant(generator.prediction, alpha, sigma).square()
     if generator.precondition == "edm":
         norm = whole / data
     if weighting == "min_snr":

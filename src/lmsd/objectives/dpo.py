@@ -82,7 +82,7 @@ class DPO(Rewarded):
             better, worse, asked = batch.x, batch.extra["rejected"], batch
             weight, facts = torch.ones(len(batch)), dict[str, Tensor]()
         elif self.judged:
-            table = self.open(clock)
+            table = self.open(clock, batch.x)
             yield from self.keep_up(players, batch, table, partial(self.draw, generator), rng)
             better, worse, asked, weight, facts = self._pairs(players, self.asked(batch), rng)
         else:
@@ -137,7 +137,8 @@ class DPO(Rewarded):
         cond = conditions(generator, asked, guided=False)[0].map(lambda value: torch.cat([value] * 2))
         z = None if z is None else z.repeat(2, 1)
         with still(generator):
-            error = mean_square(generator(x_t, t, cond, z, output="native") - target)
+            native = self.pulse.through(generator(x_t, t, cond, z, output="native"))
+            error = mean_square(native - target)
         with torch.no_grad():
             before = mean_square(reference_of(players)(x_t, t, cond, z, output="native") - target)
         won, lost = (error - before).chunk(2)

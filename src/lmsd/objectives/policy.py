@@ -124,7 +124,7 @@ class PolicyGradient(Rewarded):
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; a rollout; epochs · parts turns of the generator."""
-        generator, table = generator_of(players), self.open(clock)
+        generator, table = generator_of(players), self.open(clock, batch.x)
         asked, window = self.asked(batch), self.steps_at(clock)
         if len(batch) % (self.group * self.parts):
             raise UserError(
@@ -175,6 +175,7 @@ class PolicyGradient(Rewarded):
         """A [n,k] of every sample and learned step; 0 for rewards where the KL budget is used up."""
         score = self.normalizer(table)
         weight = table.weight
+        self.pulse.differ(score, weight)
         self.count(bool(weight.sum() > 0))
         spent = (weight * table.kl.sum(1)).sum() / weight.sum().clamp(min=1)
         if self.budget is not None and float(spent) > self.budget:
@@ -210,7 +211,8 @@ class PolicyGradient(Rewarded):
         total, apart, clipped, kl = torch.zeros_like(weight), [], [], torch.zeros_like(weight)
         for j, (k, mean) in enumerate(zip(path.steps, means, strict=True)):
             mean = mean.to(path.x.dtype)
-            delta = log_prob(path.x[:, k + 1], mean, path.std[j]) - path.log_prob[:, j]
+            own = self.pulse.through(mean)
+            delta = log_prob(path.x[:, k + 1], own, path.std[j]) - path.log_prob[:, j]
             gain, cut = self._surrogate(advantage[:, j], delta, size)
             total = total - gain
             if others is not None:

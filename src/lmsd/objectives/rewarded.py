@@ -9,6 +9,7 @@ The generator's text encoder is not trained by rewards: judges read the same cod
 throughout, in rollouts and in learning, so that both see the same function.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,7 @@ from lmsd.models.codec import bounded
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Round
 from lmsd.objectives.base import Clock, discriminator_of, generator_of, standard_normal
+from lmsd.objectives.pulse import Pulse
 from lmsd.objectives.terms import (
     difference_penalty,
     discriminator_loss,
@@ -128,6 +130,7 @@ class Rewarded:
         self.reward, self.group, self.refresh, self.patience = reward, group, refresh, patience
         self.held_out: Batch | None = None
         self._real: Batch | None = None  # the same, as they are diffused
+        self.pulse = Pulse()
         self._round: Round | None = None
         self._barren = 0
         self._refreshed = -1
@@ -147,9 +150,12 @@ class Rewarded:
 
     # -- a round -------------------------------------------------------------------------------------------
 
-    def open(self, clock: Clock) -> Round:
-        """The round of this global batch, the same for all its micro-batches."""
+    def open(self, clock: Clock, like: Tensor) -> Round:
+        """The round of this global batch, the same for all its micro-batches; like: on the ranks' device."""
         if self._round is None or self._round.images != clock.images:
+            told = self.pulse.check(clock.updates, like)
+            if told is not None:
+                warnings.warn(told, stacklevel=2)
             self._round = Round(clock.images, self.group)
             last = self._refreshed
             due = last < 0 or (self.refresh is not None and clock.updates - last >= self.refresh.every)
@@ -253,12 +259,15 @@ class Rewarded:
             "reward": dict(self.reward.state_dict()),
             "barren": self._barren,
             "refreshed": self._refreshed,
+            "pulse": dict(self.pulse.state_dict()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The reverse of `state_dict`."""
         self.reward.load_state_dict(state["reward"])
         self._barren, self._refreshed = int(state["barren"]), int(state["refreshed"])
+        if "pulse" in state:  # not in earlier checkpoints
+            self.pulse.load_state_dict(state["pulse"])
         self._round = None
 
 

@@ -4,18 +4,15 @@ Nodes name constructors and their keyword arguments. What one part must know of 
 the condition, the process) is handed over here, by name, to whichever constructor takes it.
 """
 
-import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lmsd.cli.build.instantiate import check, instantiate
+from lmsd.cli.build.instantiate import instantiate
 from lmsd.cli.config.compose import stored
 from lmsd.cli.runs import store
 from lmsd.data.module import ShardDataModule
@@ -30,18 +27,18 @@ from lmsd.models.adapters import LabelTransformer
 from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import Conditioner, TextConditioner
 from lmsd.models.discriminator import Discriminator
+from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Objective
 from lmsd.process import Process
 from lmsd.sampling import Sampler
+from lmsd.spec import taken
 from lmsd.types import Batch
 
 
 def assemble(node: DictConfig, given: Mapping[str, Any]) -> Any:
     """Build `node`, handing over those of the given arguments that its constructor takes."""
-    check(str(node._target_))
-    takes = inspect.signature(hydra.utils.get_object(node._target_)).parameters
-    return instantiate(node, **{name: value for name, value in given.items() if name in takes})
+    return instantiate(node, **taken(str(node._target_), given))
 
 
 def data_module(config: DictConfig) -> ShardDataModule:
@@ -154,7 +151,7 @@ def players(config: DictConfig, data: ShardDataModule) -> tuple[dict[str, nn.Mod
         if source.player != "generator":
             initialize(nets, source)
     for name in frozen:
-        nets[name] = (nets.get(name) or copy.deepcopy(built)).requires_grad_(False).eval()
+        nets[name] = (nets.get(name) or twin(built)).requires_grad_(False).eval()
     if "discriminator" in nets and hasattr(objective, "held_out"):
         objective.held_out = held_out(data)
     return nets, objective

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lmsd import __version__
 from lmsd.cli.config.compose import stored
+from lmsd.cli.config.renamed import today
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 
 OUTPUTS = Path("outputs")
@@ -300,7 +301,14 @@ def config_of(folder: Path) -> DictConfig:
             f"{folder / 'config.yaml'} cannot be read: lmsd train resume={folder} writes it again from the "
             "newest checkpoint"
         )
-    return config
+    return _today(config)
+
+
+def _today(config: DictConfig) -> DictConfig:
+    """A stored configuration under today's names."""
+    tree: Any = OmegaConf.to_container(config)
+    moved: DictConfig = OmegaConf.create(today(tree))
+    return moved
 
 
 def config_again(folder: Path) -> DictConfig:
@@ -319,4 +327,4 @@ def config_again(folder: Path) -> DictConfig:
         )
     if rank() == 0:
         print(f"lmsd: {folder / 'config.yaml'} cannot be read; taken from {path}", file=sys.stderr)
-    return config
+    return _today(config)
