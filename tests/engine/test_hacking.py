@@ -46,7 +46,7 @@ def play(
     """Train, with an evaluation after each batch, scores ± half; the one at `broken` images gets SIGTERM."""
     objective = Climbing(rewards)
     subject = engine(objective=objective, players=cast_for(objective), batches=6)
-    guard = HackingGuard(patience=2)
+    guard = HackingGuard(judge="val/fd[", proxy="generator/reward", patience=2)
 
     def score(player: Engine) -> dict[str, float]:
         if player.clock.images == broken:

@@ -34,8 +34,7 @@ class EMA(nn.ModuleDict):
         if any(half_life < 1 for half_life in half_lives) or len(set(half_lives)) != len(half_lives):
             raise UserError(f"ema={list(half_lives)}: half-lives are distinct numbers of images, 1 or more")
         for half_life in half_lives:
-            average = twin(source)
-            self[str(int(half_life))] = average.requires_grad_(False).eval()
+            self[str(int(half_life))] = twin(source).requires_grad_(False).eval()
         self.half_lives = tuple(int(half_life) for half_life in half_lives)
         self.images = 0
         self._found: list[_Pairs] | None = None

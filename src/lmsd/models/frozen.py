@@ -6,7 +6,7 @@ gradients go by parameters, so none of them can reach it; gradients still flow t
 
 import copy
 import hashlib
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -31,10 +31,13 @@ def freeze(module: Module, *, saved: bool) -> Module:
 
 
 def twin(module: Module) -> Module:
-    """A copy with weights of its own, which shares with `module` whatever is frozen in it."""
-    shared: dict[int, object] = {id(p): p for p in module.parameters() if not p.requires_grad}
-    shared |= {id(part): part for part in module.modules() if getattr(part, "is_frozen", False)}
-    return copy.deepcopy(module, shared)
+    """A copy that shares what is frozen: parts as they are, and parameters without a gradient.
+
+    A frozen part is the same object in both, so that it is still shared after both have gone to a device.
+    """
+    fixed: dict[int, Any] = {id(p): p for p in module.parameters() if not p.requires_grad}
+    fixed |= {id(part): part for part in module.modules() if getattr(part, "is_frozen", False)}
+    return copy.deepcopy(module, fixed)
 
 
 def fingerprint(module: nn.Module) -> str:
