@@ -19,7 +19,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lmsd.engine.checkpoint import KEY
+from lmsd.checkpoints import KEY, VERSION
 from lmsd.engine.clock import Clock, crossed
 from lmsd.engine.ema import EMA
 from lmsd.engine.flops import Flops, peak_of
@@ -32,7 +32,6 @@ from lmsd.rng import Rng, fold
 from lmsd.types import Batch, Loss, Turn
 
 MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
-VERSION = 2
 
 
 class Engine(LightningModule):

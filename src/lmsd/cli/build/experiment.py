@@ -13,6 +13,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from lmsd.checkpoints import WeightsRef as Source
+from lmsd.checkpoints import load_weights
 from lmsd.cli.build.instantiate import instantiate
 from lmsd.cli.config.compose import stored
 from lmsd.cli.runs import store
@@ -22,7 +24,6 @@ from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.divergence import Guard
 from lmsd.engine.hacking import HackingGuard
 from lmsd.engine.watchdog import Watchdog
-from lmsd.engine.weights import Source, load_weights
 from lmsd.errors import UserError
 from lmsd.models.adapters import LabelTransformer
 from lmsd.models.codec import Codec, Identity
