@@ -21,8 +21,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lmsd.engine.callbacks import Checkpoint, engine_of, not_finite, writer
 from lmsd.engine.checkpoint import intact, manifests, read, set_aside
 from lmsd.engine.module import Engine
-from lmsd.engine.players import world_size
 from lmsd.errors import UserError
+from lmsd.ranks import world_size
 
 SURE, STILL = 0.9995, 1e-7
 """Accuracy from which, and norm of the gradient below which, a discriminator teaches nothing."""

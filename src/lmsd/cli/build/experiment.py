@@ -32,6 +32,7 @@ from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Objective
 from lmsd.process import Process
+from lmsd.ranks import launched_rank
 from lmsd.sampling import Sampler
 from lmsd.types import Batch
 
@@ -132,7 +133,7 @@ def players(config: DictConfig, data: ShardDataModule) -> tuple[dict[str, nn.Mod
     captions = training_captions(config, data)
     built.conditioner.fit(captions)
     cut = built.conditioner.cut(captions) if isinstance(built.conditioner, TextConditioner) else 0
-    if cut and not store.rank():
+    if cut and not launched_rank():
         length = config.conditioner.length
         print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
     if hasattr(objective, "captions"):
@@ -170,13 +171,12 @@ def check_judge(frozen: Sequence[str], sources: Sequence[Source]) -> None:
 def held_out(data: ShardDataModule, count: int = 256) -> Batch | None:
     """Some of val, in a fixed random order, to calibrate a judge on; None, and a note, without val."""
     if not data.has("val"):
-        if not store.rank():
+        if not launched_rank():
             print("note: no val shards to calibrate the discriminator on: its logits are taken as they are")
         return None
     split = data.split_set("val")
     rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count]
-    text = split.captions(rows) if data.index("val").captions else None
-    return Batch(x=split.images(rows), position=rows, text=text, label=split.labels(rows))
+    return split.batch(rows)
 
 
 def training_captions(config: DictConfig, data: ShardDataModule) -> list[str]:
@@ -193,7 +193,7 @@ def initialize(nets: Mapping[str, nn.Module], source: Source) -> None:
         raise UserError(f"init_from: this run has no player '{source.player}', only {', '.join(nets)}")
     path = source.path if source.path.exists() else store.find(str(source.path))
     mismatch = load_weights(nets[source.player], path, player=source.player, ema=source.ema)
-    if store.rank():
+    if launched_rank():
         return
     kind = f"EMA {source.ema}" if source.ema else "raw weights"
     print(f"{source.player} from {path} ({kind})")
