@@ -241,7 +241,7 @@ def test_sign_accuracy_counts_right_verdicts():
     def accuracy(sign, shift, loss):
         objective = Adversarial(Jumps(1), pairing="marginal", anchor="none", loss=loss)
         players = constant_players(5.0, sign=sign, shift=shift)
-        return objective.sign_accuracy(players, batch, rng).item()
+        return objective.probe(players, batch, rng)["discriminator/accuracy"].item()
 
     assert accuracy(-1.0, 0.0, "relativistic") == 1.0
     assert accuracy(1.0, 0.0, "relativistic") == 0.0

@@ -63,7 +63,8 @@ def test_weights_carry_over_from_the_error_of_x0(schedule, prediction, precondit
 def test_min_snr_weights_are_hang_et_al_s():
     snr_limit, process = 5.0, Process(Cosine())
     t = torch.tensor([1.0, 100.0, 500.0, 990.0])
-    snr = process.snr(t)
+    alpha, sigma = process.schedule(t)
+    snr = (alpha / sigma).square()
     for kind, expected in (
         ("x0", snr.clamp(max=snr_limit)),
         ("eps", snr.clamp(max=snr_limit) / snr),

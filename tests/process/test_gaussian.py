@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lmsd.errors import UserError
 from lmsd.process import EDM, Article, Cosine, Discrete, Flow, Linear, Process, ScaledLinear, Schedule
+from lmsd.process.gaussian import determinant, row
 from lmsd.rng import Rng
 
 SCHEDULES: list[Schedule] = [
@@ -203,10 +204,6 @@ def test_targets_convert_back(schedule, kind, share):
         torch.testing.assert_close(
             process.to_x0(target, kind, x_t, time), x0, rtol=0, atol=2e-6 * max(scale, 1)
         )
-    scale = 1 / s if kind == "x0" else 1.0
-    torch.testing.assert_close(
-        process.to_eps(target, kind, x_t, time), eps, rtol=0, atol=2e-6 * max(scale, 1)
-    )
 
 
 def at_snr(family, snr):
@@ -225,14 +222,13 @@ def test_conversions_at_extreme_snr(family, kind, exponent):
     """SNR 1e-6 and 1e+6: alpha/sigma = 1e-3 and 1e+3."""
     schedule, t = at_snr(family, 10.0**exponent)
     process = Process(schedule)
-    assert process.snr(torch.tensor([t])).item() == pytest.approx(10.0**exponent, rel=1e-4)
+    alpha, sigma = schedule(torch.tensor([t]))
+    assert ((alpha / sigma) ** 2).item() == pytest.approx(10.0**exponent, rel=1e-4)
     x0, eps, x_t, time = pieces(schedule, t)
     target = process.target(kind, x0, eps, time)
     # The division by the small scale multiplies float32's 6e-8 by 1e3, once; everything else is a few ulps.
     loss = 1e3 if (kind == "eps" and exponent < 0) else 1.0
     torch.testing.assert_close(process.to_x0(target, kind, x_t, time), x0, rtol=0, atol=1e-6 * loss)
-    loss = 1e3 if (kind == "x0" and exponent > 0) else 1.0
-    torch.testing.assert_close(process.to_eps(target, kind, x_t, time), eps, rtol=0, atol=1e-6 * loss)
 
 
 @schedules
@@ -253,8 +249,6 @@ def test_x0_survives_where_alpha_is_zero(schedule, kind):
     assert torch.equal(x_t, eps)
     target = process.target(kind, x0, eps, time)
     torch.testing.assert_close(process.to_x0(target, kind, x_t, time), x0, rtol=0, atol=5e-7)
-    if kind != "x0":
-        torch.testing.assert_close(process.to_eps(target, kind, x_t, time), eps, rtol=0, atol=5e-7)
 
 
 def test_v_off_the_unit_circle():
@@ -300,21 +294,35 @@ def test_eps_is_refused_where_alpha_reaches_zero(schedule):
     Process(EDM()).check("eps")
 
 
-def test_unknown_kind_and_lost_noise_are_refused():
-    process, x = Process(Flow()), torch.ones(1, 1)
+def test_an_unknown_kind_is_refused():
     with pytest.raises(UserError, match=r"'epsilon'.*eps, x0, v, velocity"):
-        process.check("epsilon")
-    with pytest.raises(UserError, match="noise"):
-        process.to_eps(x, "x0", x, torch.zeros(1))
+        Process(Flow()).check("epsilon")
 
 
 @schedules
-def test_snr_is_the_squared_ratio(schedule):
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_what_the_kinds_are_named_for(schedule, kind):
+    """eps; x0; v = alpha eps - sigma x0; velocity = eps - x0: written out, bit for bit."""
     process = Process(schedule)
-    t = float(schedule.at(torch.tensor([0.4])))
-    a, s = scales(schedule, t)
-    assert process.snr(torch.tensor([t])).item() == pytest.approx((a / s) ** 2, rel=1e-5)
-    assert process.snr(torch.tensor([schedule.t_clean])).item() == math.inf
+    x0, eps, x_t, time = pieces(schedule, float(schedule.at(torch.tensor([0.4]))))
+    alpha, sigma = process.alpha_sigma(time, x0)
+    written = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0, "velocity": eps - x0}[kind]
+    assert torch.equal(process.target(kind, x0, eps, time), written)
+    _, b = row(kind, alpha, sigma)
+    solved = (b * x_t - sigma * written) / determinant(kind, alpha, sigma)
+    torch.testing.assert_close(process.to_x0(written, kind, x_t, time), solved, rtol=1e-4, atol=1e-5)
+
+
+@schedules
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_of_the_net_is_an_error_of_x0_times_sigma_over_the_determinant(schedule, kind):
+    process = Process(schedule)
+    x0, eps, x_t, time = pieces(schedule, float(schedule.at(torch.tensor([0.4]))))
+    alpha, sigma = process.alpha_sigma(time, x0)
+    target = process.target(kind, x0, eps, time)
+    off = process.to_x0(target + 0.1, kind, x_t, time) - process.to_x0(target, kind, x_t, time)
+    expected = -0.1 * sigma / determinant(kind, alpha, sigma)
+    torch.testing.assert_close(off, expected.expand_as(off), rtol=1e-3, atol=1e-5)
 
 
 def test_gradients_reach_x0_with_the_posterior_weight():

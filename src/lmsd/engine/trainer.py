@@ -20,8 +20,8 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies import Strategy
 
+from lmsd.checkpoints import find, manifests, set_aside
 from lmsd.engine.callbacks import REFUSED, Checkpoint, Progress
-from lmsd.engine.checkpoint import find, manifests, set_aside
 from lmsd.engine.divergence import Guard
 from lmsd.engine.logging import JSONLLogger
 from lmsd.engine.module import Engine

@@ -1,8 +1,8 @@
 """From rewards to advantages, over all micro-batches and all ranks.
 
     center    A_i = r_i − mean of the group's others      unbiased, and in the reward's unit: nats stay nats
-    group     A_i = (r_i − mean_group)/(std_group + δ)    Shao et al. 2024 (GRPO)
-    global    A_i = (r_i − mean_group)/(std_all + δ)      Liu et al. 2025 (Flow-GRPO)
+    group     A_i = (r_i − mean_group)/(std_group + δ)    Shao et al. 2024 (GRPO); groups of one: as global
+    global    A_i = (r_i − mean_group)/(std_all + δ)      Liu et al. 2025 (Flow-GRPO); of one: − mean_all
     prompt    A_i = (r_i − mean_p)/(std_p + δ)            Black et al. 2024 (DDPO): p's last rewards
 
 A group is N samples in a row that share a caption. Micro-batches and ranks each hold whole groups; their
@@ -152,15 +152,21 @@ class Normalizer:
         elif self.rule == "center":
             score = table.against_others(reward)
         else:
-            score = (reward - table.by_group(reward)) / self._scale(table)
+            score = (reward - self._baseline(table)) / self._scale(table)
         if self.bound is not None and self.rule != "center":
             score = score.clamp(-self.bound, self.bound)
         return score * weight
 
+    def _baseline(self, table: Table) -> Tensor:
+        """The mean of the group, [n]; of the batch for groups of one, which are their own mean."""
+        if table.size > 1:
+            return table.by_group(table.reward)
+        return _mean(table.reward, table.weight).expand_as(table.reward)
+
     def _scale(self, table: Table) -> Tensor:
         """What centered rewards are divided by, [n]."""
         apart = (table.reward - table.by_group(table.reward)).square()
-        if self.rule == "group":
+        if self.rule == "group" and table.size > 1:
             return table.by_group(apart).sqrt() + _DELTA
         weight = table.weight
         everything = (weight * (table.reward - _mean(table.reward, weight)).square()).sum()

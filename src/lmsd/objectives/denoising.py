@@ -4,7 +4,7 @@
 
 The weights are known for the error of x̂₀ and carried over to the net's own by ‖x₀ − x̂₀‖² = σ²/n² ‖y − f‖²:
 
-    n² = σ² (x₀),   α² (ε),   (α² + σ²)² (v),   (α + σ)² (velocity),   (σ² + α² σ_d²)/σ_d² (EDM's F)
+    n = d of the prediction's row (`process.gaussian`),    n² = (σ² + α² σ_d²)/σ_d² of EDM's F
 
               on x̂₀                                                     on f
     none                                                                1
@@ -14,16 +14,25 @@ The weights are known for the error of x̂₀ and carried over to the net's own 
 with σ̄ = σ/α; for EDM's own F the last weight is 1. Times at the clean end have no such weight.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lmsd.errors import UserError, one_of
 from lmsd.models.generator import Generator
-from lmsd.objectives.base import Clock, caption_drop, generator_of, latent, mean_square, standard_normal
+from lmsd.objectives.base import (
+    Clock,
+    Method,
+    caption_drop,
+    generator_of,
+    latent,
+    mean_square,
+    standard_normal,
+)
+from lmsd.process.gaussian import determinant
 from lmsd.process.times import Times
 from lmsd.rng import Rng
 from lmsd.types import Batch, Loss, Players, Turn
@@ -32,14 +41,12 @@ Weighting: TypeAlias = Literal["none", "min_snr", "edm"]
 _MIN_SNR = 5.0
 
 
-class Denoising:
+class Denoising(Method):
     """Train the generator on its own target, L = E w(t) ‖f(x_t, t, c) − y‖²/D.
 
     times: law (rng, process) → t [B]; weighting: see the module; drop: share of captions dropped, [0, 1].
     A generator with a latent z gets one, so that the same net may be trained on by an adversary.
     """
-
-    players: tuple[str, ...] = ("generator",)
 
     def __init__(self, times: Times, *, weighting: Weighting = "none", drop: float = 0.1) -> None:
         one_of("denoising", "weighting", weighting, Weighting)
@@ -64,13 +71,6 @@ class Denoising:
         value = (native_weight(self.weighting, generator, t) * error).mean()
         return Loss(value, {"denoising": value.detach()})
 
-    def state_dict(self) -> Mapping[str, Any]:
-        """Nothing: the method has no state."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
-
 
 def native_weight(weighting: Weighting, generator: Generator, t: Tensor) -> Tensor:
     """w(t) [B] for the error of what `generator`'s net predicts; the table above."""
@@ -79,12 +79,7 @@ def native_weight(weighting: Weighting, generator: Generator, t: Tensor) -> Tens
         return torch.ones_like(alpha)
     data = generator.sigma_data**2
     whole = sigma.square() + data * alpha.square()
-    norm = {
-        "x0": sigma.square(),
-        "eps": alpha.square(),
-        "v": (alpha.square() + sigma.square()).square(),
-        "velocity": (alpha + sigma).square(),
-    }[generator.prediction]
+    norm = determinant(generator.prediction, alpha, sigma).square()
     if generator.precondition == "edm":
         norm = whole / data
     if weighting == "min_snr":

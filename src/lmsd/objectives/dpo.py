@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
-from lmsd.objectives.base import Clock, generator_of, latent, mean_square, standard_normal
+from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
 from lmsd.objectives.rewarded import (
     Refresh,
     Rewarded,
@@ -69,9 +69,9 @@ class DPO(Rewarded):
         self.interval = None if interval is None else (float(interval[0]), float(interval[1]))
 
     @property
-    def frozen(self) -> tuple[str, ...]:
+    def cast(self) -> Cast:
         """Judges and the reference."""
-        return (*super().frozen, "reference")
+        return {**super().cast, "reference": Part(trained=False, like="generator")}
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; pairs; `updates` turns of the generator."""
@@ -80,7 +80,7 @@ class DPO(Rewarded):
             better, worse, asked = batch.x, batch.extra["rejected"], batch
             weight, facts = torch.ones(len(batch)), dict[str, Tensor]()
         elif self.judged:
-            table = self.open(clock)
+            table = self.open(clock, batch.x)
             yield from self.keep_up(players, batch, table, partial(self.draw, generator), rng)
             better, worse, asked, weight, facts = self._pairs(players, self.asked(batch), rng)
         else:
@@ -135,7 +135,8 @@ class DPO(Rewarded):
         cond = conditions(generator, asked, guided=False)[0].map(lambda value: torch.cat([value] * 2))
         z = None if z is None else z.repeat(2, 1)
         with still(generator):
-            error = mean_square(generator(x_t, t, cond, z, output="native") - target)
+            native = self.pulse.through(generator(x_t, t, cond, z, output="native"))
+            error = mean_square(native - target)
         with torch.no_grad():
             before = mean_square(reference_of(players)(x_t, t, cond, z, output="native") - target)
         won, lost = (error - before).chunk(2)

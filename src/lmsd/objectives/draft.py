@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
-from lmsd.objectives.base import Clock, generator_of, mean_square
+from lmsd.objectives.base import Cast, Clock, Part, generator_of, mean_square
 from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, reference_of, still
 from lmsd.ranks import gather
 from lmsd.rewards import Reward, judge
@@ -51,13 +51,16 @@ class DRaFT(Rewarded):
         self.policy, self.last, self.pull = policy, last, pull
 
     @property
-    def frozen(self) -> tuple[str, ...]:
+    def cast(self) -> Cast:
         """Judges, and the reference where it pulls."""
-        return (*super().frozen, *(("reference",) if self.pull > 0 else ()))
+        return {
+            **super().cast,
+            **({"reference": Part(trained=False, like="generator")} if self.pull > 0 else {}),
+        }
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; one turn of the generator."""
-        generator, table, asked = generator_of(players), self.open(clock), self.asked(batch)
+        generator, table, asked = generator_of(players), self.open(clock, batch.x), self.asked(batch)
         yield from self.keep_up(players, batch, table, partial(self.draw, generator), rng)
         cond, null = conditions(generator, asked, guided=self.policy.guidance != 1)
         with still(generator):
@@ -92,7 +95,7 @@ class DRaFT(Rewarded):
             images, means = self._walk(generator, cond, null, x, rng, steps)
         # The value clamped, the gradient as if it were not: else pixels beyond the range never come back.
         images = images + (self.clamped(images) - images).detach()
-        verdict = judge(self.reward, images, asked, players)
+        verdict = judge(self.reward, self.pulse.through(images), asked, players)
         self._problem = verdict.problem or self._problem
         whole = verdict.valid.view(-1, self.group).all(1).repeat_interleave(self.group)
         self.count(bool(gather(whole).any()))

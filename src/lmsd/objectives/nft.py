@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lmsd.errors import UserError, one_of
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Normalization, Normalizer, Round, Table
-from lmsd.objectives.base import Clock, generator_of, latent, mean_square, standard_normal
+from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
 from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, reference_of, still
 from lmsd.process.times import Times
 from lmsd.rewards import Reward
@@ -82,13 +82,18 @@ class NFT(Rewarded):
         self.pull, self.weighting = pull, weighting
 
     @property
-    def frozen(self) -> tuple[str, ...]:
+    def cast(self) -> Cast:
         """Judges, the old policy, and the reference where it pulls."""
-        return (*super().frozen, "old", *(("reference",) if self.pull > 0 else ()))
+        twin = Part(trained=False, like="generator")
+        return {**super().cast, "old": twin, **({"reference": twin} if self.pull > 0 else {})}
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; samples; `updates` turns of the generator; the old policy."""
-        old, table, asked = generator_of({"generator": players["old"]}), self.open(clock), self.asked(batch)
+        old, table, asked = (
+            generator_of({"generator": players["old"]}),
+            self.open(clock, batch.x),
+            self.asked(batch),
+        )
         yield from self.keep_up(players, batch, table, partial(self.draw, old), rng)
         images = self.score(players, self.draw(old, asked, rng), asked, table)
         spread = diversity(images, self.group)
@@ -113,7 +118,9 @@ class NFT(Rewarded):
         """The rewards r in [0, 1] of all samples, [n]."""
         weight = table.weight
         self.count(bool(weight.sum() > 0))
-        return 0.5 + 0.5 * (self.normalizer(table) / self.bound).clamp(-1, 1)
+        score = self.normalizer(table)
+        self.pulse.differ(score, weight)
+        return 0.5 + 0.5 * (score / self.bound).clamp(-1, 1)
 
     def _loss(
         self,
@@ -145,8 +152,9 @@ class NFT(Rewarded):
             new = generator(x_t, t, cond, z, output="native")
         with torch.no_grad():
             before = old(x_t, t, cond, z, output="native")
-        positive = (1 - self.beta) * before + self.beta * new
-        negative = (1 + self.beta) * before - self.beta * new
+        own = self.pulse.through(new)
+        positive = (1 - self.beta) * before + self.beta * own
+        negative = (1 + self.beta) * before - self.beta * own
         if self.weighting == "none":
             target = generator.target(images, eps, t)
             plus, minus = mean_square(positive - target), mean_square(negative - target)

@@ -6,6 +6,11 @@ For a jump from t to the cleaner s (s ≤ t), with the share of noise that it ad
     q(x_s | x_t, x₀) = N( α_ts (σ_s/σ_t)² x_t + α_s κ x₀,  σ_s² κ )
     KL( q(·|x_t,x₀) ‖ q(·|x_t,x̂₀) ) = ½ (SNR_s − SNR_t) ‖x₀ − x̂₀‖²
 
+What a net predicts is a combination of x₀ and ε, a row of its kind; with x_t it is solved for either:
+
+    pred = a x₀ + b ε         x0: (1, 0)    eps: (0, 1)    v: (−σ, α) (Salimans, Ho 2022)    velocity: (−1, 1)
+    x̂₀   = (b x_t − σ pred)/d,    ‖x₀ − x̂₀‖ = (σ/|d|) ‖pred − pred*‖,    d = αb − σa
+
 κ = −expm1(2 (λ_t − λ_s)) keeps its digits where σ_t² − α_ts² σ_s² loses them. Nothing here divides by what
 may be 0: at α_t = 0 the posterior is q(x_s | x₀), at σ_s = 0 it is x₀ itself.
 
@@ -34,6 +39,25 @@ class Normal:
     def sample(self, eps: Tensor) -> Tensor:
         """The reparametrized sample mean + std · eps, for eps ~ N(0, 1) of the mean's shape."""
         return self.mean + self.std * eps
+
+
+def row(kind: Prediction, alpha: Tensor, sigma: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """(a, b) of pred = a x₀ + b ε, for α and σ of any shape."""
+    match kind:
+        case "x0":
+            return 1.0, 0.0
+        case "eps":
+            return 0.0, 1.0
+        case "v":
+            return -sigma, alpha
+        case "velocity":
+            return -1.0, 1.0
+
+
+def determinant(kind: Prediction, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """αb − σa, the determinant of (α, σ) and (a, b): −σ (x0), α (eps), α² + σ² (v), α + σ (velocity)."""
+    a, b = row(kind, alpha, sigma)
+    return alpha * b - sigma * a
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -106,69 +130,23 @@ class Process:
         return torch.where(still, 1.0, alpha_t / alpha_s), share, (alpha_s, sigma_s, sigma_t)
 
     def to_x0(self, pred: Tensor, kind: Prediction, x_t: Tensor, t: Tensor) -> Tensor:
-        """x̂₀ from what a net predicts, at least float32.
-
-            eps: (x − σε̂)/α     v: (αx − σv)/(α² + σ²)     velocity: (x − σu)/(α + σ)
+        """x̂₀ = (b x_t − σ pred)/(αb − σa) from what a net predicts, at least float32.
 
         Raises UserError for eps where α = 0 (looked at only on the CPU, where looking is free; see `check`).
         """
         if kind == "x0":
             return _wide(pred)
         alpha, sigma, _ = self.schedule.coefficients(t)
-        if kind == "eps":
-            if self.ends_in_noise and t.device.type == "cpu" and bool((alpha == 0).any()):
-                self.check(kind)
-            from_x, from_pred = 1 / alpha, -sigma / alpha
-        elif kind == "v":
-            norm = alpha**2 + sigma**2
-            from_x, from_pred = alpha / norm, -sigma / norm
-        elif kind == "velocity":
-            from_x, from_pred = 1 / (alpha + sigma), -sigma / (alpha + sigma)
-        else:
-            raise UserError(f"Unknown prediction {kind!r}.")
-        return _like(from_x, x_t) * _wide(x_t) + _like(from_pred, pred) * _wide(pred)
-
-    def to_eps(self, pred: Tensor, kind: Prediction, x_t: Tensor, t: Tensor) -> Tensor:
-        """ε̂ from what a net predicts, at least float32.
-
-            x0: (x − αx̂₀)/σ     v: (σx + αv)/(α² + σ²)     velocity: (x + αu)/(α + σ)
-
-        Raises UserError for x0 where σ = 0: clean data tells nothing of it (looked at on the CPU only).
-        """
-        if kind == "eps":
-            return _wide(pred)
-        alpha, sigma, _ = self.schedule.coefficients(t)
-        if kind == "x0":
-            if t.device.type == "cpu" and bool((sigma == 0).any()):
-                raise UserError(
-                    f"x0 says nothing about the noise at t = {self.schedule.t_clean:g}: use t > 0."
-                )
-            from_x, from_pred = 1 / sigma, -alpha / sigma
-        elif kind == "v":
-            norm = alpha**2 + sigma**2
-            from_x, from_pred = sigma / norm, alpha / norm
-        elif kind == "velocity":
-            from_x, from_pred = 1 / (alpha + sigma), alpha / (alpha + sigma)
-        else:
-            raise UserError(f"Unknown prediction {kind!r}.")
-        return _like(from_x, x_t) * _wide(x_t) + _like(from_pred, pred) * _wide(pred)
+        if kind == "eps" and self.ends_in_noise and t.device.type == "cpu" and bool((alpha == 0).any()):
+            self.check(kind)
+        _, b = row(kind, alpha, sigma)
+        det = determinant(kind, alpha, sigma)
+        return _like(b / det, x_t) * _wide(x_t) + _like(-sigma / det, pred) * _wide(pred)
 
     def target(self, kind: Prediction, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What a perfect net of this kind predicts: ε; x₀; v = αε − σx₀ (Salimans, Ho 2022); u = ε − x₀."""
-        if kind == "x0":
-            return x0
-        if kind == "eps":
-            return eps
-        if kind == "velocity":
-            return eps - x0
-        if kind == "v":
-            alpha, sigma = self.alpha_sigma(t, x0)
-            return alpha * eps - sigma * x0
-        raise UserError(f"Unknown prediction {kind!r}.")
-
-    def snr(self, t: Tensor) -> Tensor:
-        """SNR = (α/σ)² = e^{2λ} at t, float32 [B]; inf where σ = 0."""
-        return (2 * self.schedule.coefficients(t)[2]).exp().float()
+        """What a perfect net of this kind predicts: a x₀ + b ε."""
+        a, b = row(kind, *self.alpha_sigma(t, x0))
+        return b * eps + a * x0
 
     def kl_weight(self, s: Tensor, t: Tensor, *, kappa: float = 5.0) -> Tensor:
         """min(½ (SNR_s − SNR_t), κ) / κ, float32 [B] in [0, 1]: the weight of ‖x₀ − x̂₀‖² in the posterior KL.

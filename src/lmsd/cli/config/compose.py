@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lmsd.cli import uncollected
 from lmsd.cli.config.folders import config_dir, groups, own_configs
 from lmsd.cli.config.kinds import optional, textual
+from lmsd.cli.config.renamed import renamed
 from lmsd.cli.config.schema import (
     OPEN,
     branches,
@@ -200,6 +201,9 @@ def check_choice(override: Override, choices: dict[str, list[str]]) -> None:
         raise UserError(f"'{override.input_line}': {group} has a choice to replace, write {bare}")
     for item in value if isinstance(value, list) else [value]:
         if item not in choices[group]:
+            told = renamed(group, item)
+            if told is not None:
+                raise told
             hint = nearest(str(item), choices[group]) or makers(group, str(item)) or WAYS.get(group, "")
             raise UserError(f"{group} '{item}' not found{hint}; available: {listed}")
     if group in PLACES and override.package is None:

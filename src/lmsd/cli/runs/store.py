@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lmsd import __version__
 from lmsd.cli.config.compose import stored
+from lmsd.cli.config.renamed import today
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 from lmsd.files import write_text
 from lmsd.ranks import launched_rank
@@ -278,7 +279,14 @@ def config_of(folder: Path) -> DictConfig:
             f"{folder / 'config.yaml'} cannot be read: lmsd train resume={folder} writes it again from the "
             "newest checkpoint"
         )
-    return config
+    return _today(config)
+
+
+def _today(config: DictConfig) -> DictConfig:
+    """A stored configuration under today's names."""
+    tree: Any = OmegaConf.to_container(config)
+    moved: DictConfig = OmegaConf.create(today(tree))
+    return moved
 
 
 def config_again(folder: Path) -> DictConfig:
@@ -286,7 +294,7 @@ def config_again(folder: Path) -> DictConfig:
     try:
         return config_of(folder)
     except UserError:
-        from lmsd.engine.checkpoint import KEY, newest, read
+        from lmsd.checkpoints import KEY, newest, read
 
         path = newest(folder / "checkpoints")
         config = None if path is None else OmegaConf.create(str(read(path).get(KEY, {}).get("config", "")))
@@ -297,4 +305,4 @@ def config_again(folder: Path) -> DictConfig:
         )
     if launched_rank() == 0:
         print(f"lmsd: {folder / 'config.yaml'} cannot be read; taken from {path}", file=sys.stderr)
-    return config
+    return _today(config)
