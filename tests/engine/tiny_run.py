@@ -13,6 +13,7 @@ from lmsd.engine.module import Engine
 from lmsd.engine.optim import adamw
 from lmsd.engine.trainer import fit
 from lmsd.models.backbones import mlp
+from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
@@ -76,14 +77,20 @@ class Stream(LightningDataModule):
         self.position = state["position"]
 
 
-def players(*, dtype: torch.dtype = torch.float64, pairing: str = "transition") -> dict[str, torch.nn.Module]:
+def players(
+    *, dtype: torch.dtype = torch.float64, pairing: str = "transition", codec: Codec | None = None
+) -> dict[str, torch.nn.Module]:
     """Generator and discriminator, the same each time."""
     torch.manual_seed(SEED)
     process = Process(Article(4))
-    net = mlp(1, 4, width=24, depth=2, time_dim=16, pooled_dim=8, z_dim=4)
-    generator = Generator(net, process, prediction="x0", conditioner=LabelConditioner(3, 8), z_dim=4)
+    channels, side, _ = (codec or Identity()).shape_of(SHAPE)
+    net = mlp(channels, side, width=24, depth=2, time_dim=16, pooled_dim=8, z_dim=4)
+    generator = Generator(
+        net, process, prediction="x0", conditioner=LabelConditioner(3, 8), z_dim=4, codec=codec
+    )
     marginal = pairing == "marginal"
-    trunk = MLPCritic((1 if marginal else 2, 4, 4), 24, depth=2, time_dim=16, cond_dim=8)
+    sides = (channels * (1 if marginal else 2), side, side)
+    trunk = MLPCritic(sides, 24, depth=2, time_dim=16, cond_dim=8)
     critic = Discriminator(trunk, process=process, cond_dim=8, features=24, marginal=marginal)
     for parameter in [*generator.parameters(), *critic.parameters()]:
         if not parameter.any():  # zero-initialized layers would hide what lies behind them
