@@ -26,7 +26,7 @@ from lmsd.engine.hacking import HackingGuard
 from lmsd.engine.watchdog import Watchdog
 from lmsd.errors import UserError
 from lmsd.models.adapters import LabelTransformer
-from lmsd.models.codec import Codec, Identity
+from lmsd.models.codec import Codec
 from lmsd.models.conditioner import Conditioner, TextConditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
@@ -68,7 +68,7 @@ def generator(config: DictConfig) -> Generator:
     process = Process(instantiate(config.schedule))
     process.schedule.grid(config.steps)  # more steps than the chain has are refused here
     conditioner: Conditioner = instantiate(config.conditioner)
-    codec: Codec = instantiate(config.codec) if "codec" in config else Identity()  # not in runs of version 2
+    codec: Codec = instantiate(config.codec)
     channels, side, _ = codec.shape_of((config.data.channels, config.data.image_size, config.data.image_size))
     given = {
         "channels": channels,
@@ -79,8 +79,9 @@ def generator(config: DictConfig) -> Generator:
     }
     net = assemble(config.net, given)
     check_labels(net, conditioner)
-    options = OmegaConf.to_container(config.generator, resolve=True)
-    return Generator(net, process, conditioner=conditioner, codec=codec, **options)  # type: ignore[arg-type]
+    parts = {"net": net, "process": process, "conditioner": conditioner, "codec": codec}
+    built: Generator = instantiate(config.generator, **parts)
+    return built
 
 
 def check_labels(net: nn.Module, conditioner: Conditioner) -> None:

@@ -13,7 +13,15 @@ A part may be `*`. The new name may be followed by a remark after a semicolon: "
 number or null". What a move alone cannot mend in a stored configuration is one of CHANGES.
 """
 
-CHANGES: list[Callable[[dict[str, Any]], None]] = []
+
+def _of_parts(tree: dict[str, Any]) -> None:
+    """A generator says what it is made by, and pixels have a codec of their own."""
+    if isinstance(generator := tree.get("generator"), dict):
+        generator.setdefault("_target_", "lmsd.models.generator.Generator")
+        tree.setdefault("codec", {"_target_": "lmsd.models.codec.Identity"})
+
+
+CHANGES: list[Callable[[dict[str, Any]], None]] = [_of_parts]
 """What else a stored configuration of an older version needs after the moves, in this order, in place."""
 
 
