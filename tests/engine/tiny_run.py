@@ -18,7 +18,20 @@ from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.nets.critics import MLPCritic
-from lmsd.objectives import DDPO, DPO, GRPO, NFT, Adversarial, Denoising, DRaFT, Refresh
+from lmsd.objectives import (
+    DDPO,
+    DPO,
+    GRPO,
+    NFT,
+    Adversarial,
+    Anchor,
+    Denoising,
+    DRaFT,
+    Penalty,
+    Refresh,
+    warm_start,
+)
+from lmsd.objectives.base import Part, trained
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
 from lmsd.process.times import Grid, Jumps, Uniform
@@ -101,24 +114,19 @@ class Spotty(Sharpness):
 OBJECTIVES = {
     "denoising": lambda: Denoising(Uniform()),
     "min_snr": lambda: Denoising(Uniform(), weighting="min_snr"),
-    "lmsd": lambda: Adversarial(Jumps(4), warmup=0.25, anchor="energy"),
-    "ddgan": lambda: Adversarial(
-        Jumps(4), loss="nonsaturating", penalty="exact", r2=False, lazy=2, anchor="none"
-    ),
-    "marginal": lambda: Adversarial(Jumps(4), pairing="marginal", anchor="mse_kl", d_steps=2),
-    "recipe": lambda: Adversarial(
-        Jumps(4, last=0.5),
-        pairing="marginal",
-        anchor="none",
+    "lmsd": lambda: warm_start(Adversarial(Jumps(4), anchor=Anchor("energy")), warmup=0.25),
+    "ddgan": lambda: Adversarial(Jumps(4), loss="nonsaturating", penalty=Penalty("exact", r2=False, lazy=2)),
+    "marginal": lambda: Adversarial(Jumps(4), pairing="marginal", anchor=Anchor("mse_kl"), d_steps=2),
+    "recipe": lambda: warm_start(
+        Adversarial(Jumps(4, last=0.5), pairing="marginal", bound=1.0),
         warmup=0.3,
         warm=Denoising(Grid(4)),
         head_start=0.2,
         warm_rate=(4.0, 1.0),
         rate=(1.0, 0.1),
-        hold_text=True,
-        clamp=1.0,
+        freeze_text=True,
     ),
-    "hinge": lambda: Adversarial(Jumps(4), loss="hinge", penalty="none"),
+    "hinge": lambda: Adversarial(Jumps(4), loss="hinge", penalty=Penalty("none")),
     "grpo": lambda: grpo(),
     "ddpo": lambda: DDPO(Policy(3, last_std=0.1), Sharpness(), memory=8, least=4),
     "dpo": lambda: DPO(Uniform(), reward=Sharpness(), sampler=Tau(0), steps=2, group=2, beta=5.0),
@@ -148,13 +156,12 @@ def grpo() -> GRPO:
 
 def cast_for(objective: Any, **options: Any) -> dict[str, torch.nn.Module]:
     """The players that an objective plays with, the frozen ones among them."""
-    frozen = getattr(objective, "frozen", ())
-    judged = "discriminator" in (*objective.players, *frozen)
-    pairing = "marginal" if frozen and judged else getattr(objective, "pairing", "transition")
+    judge = objective.cast.get("discriminator", Part(given={"marginal": False}))
+    pairing = "marginal" if judge.given["marginal"] else "transition"
     cast = players(pairing=pairing, **options)
-    for name in frozen:
+    for name, part in objective.cast.items():
         cast[name] = cast.get(name) or players(pairing=pairing, **options)["generator"]
-        cast[name].requires_grad_(False)
+        cast[name].requires_grad_(part.trained)
     return cast
 
 
@@ -162,7 +169,7 @@ def engine(name: str = "lmsd", *, batches: int = 6, batch_size: int = 8, **optio
     """An engine for `batches` global batches."""
     objective = OBJECTIVES[name]() if "objective" not in options else options.pop("objective")
     cast = options.pop("players", None) or cast_for(objective)
-    makers = options.pop("optimizers", None) or dict.fromkeys(objective.players, adamw)
+    makers = options.pop("optimizers", None) or dict.fromkeys(trained(objective.cast), adamw)
     defaults: dict[str, Any] = {"seed": SEED, "total_images": batches * batch_size, "log_every": batch_size}
     return Engine(cast, objective, optimizers=makers, batch_size=batch_size, **{**defaults, **options})
 

@@ -241,7 +241,7 @@ def test_sign_accuracy_counts_right_verdicts():
     def accuracy(sign, shift, loss):
         objective = game(Jumps(1), pairing="marginal", anchor="none", loss=loss)
         players = constant_players(5.0, sign=sign, shift=shift)
-        return objective.sign_accuracy(players, batch, rng).item()
+        return objective.probe(players, batch, rng)["discriminator/accuracy"].item()
 
     assert accuracy(-1.0, 0.0, "relativistic") == 1.0
     assert accuracy(1.0, 0.0, "relativistic") == 0.0
@@ -252,7 +252,7 @@ def test_sign_accuracy_counts_right_verdicts():
 def test_mismatched_captions_are_never_the_own_one_and_follow_the_sample():
     players, asked = tiny_players(), []
     objective = objective_of("lmsd", mismatch=1.0, captions=[*CAPTIONS, *CAPTIONS])
-    assert objective.captions == tuple(sorted(CAPTIONS))
+    assert objective.mismatch.captions == tuple(sorted(CAPTIONS))
     words = players["generator"].conditioner
     for parts in (1, 4):
         words.asked.clear()

@@ -79,7 +79,6 @@ def test_shares_must_fit_into_the_run():
     for options, said in (
         ({"warmup": 0.8, "head_start": 0.3}, "shares of the run"),
         ({"warmup": -0.1}, "shares of the run"),
-        ({"head_start": 0.1, "lazy": 4}, "head_start"),
         ({"warmup": 0.1, "anchor": "none"}, "warm="),
     ):
         with pytest.raises(UserError, match=said):

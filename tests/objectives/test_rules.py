@@ -26,7 +26,7 @@ def test_exact_penalty_is_refused_where_there_is_no_double_backward(change):
     players, batch = tiny_players(), tiny_batch(4)
     players["discriminator"] = change(players["discriminator"])
     rng = Rng(0, batch.position)
-    with pytest.raises(UserError, match="penalty=fd"):
+    with pytest.raises(UserError, match="kind=fd"):
         next(game(Jumps(4), penalty="exact").turns(players, batch, TinyClock(), rng))
     next(game(Jumps(4), penalty="fd").turns(players, batch, TinyClock(), rng))
 

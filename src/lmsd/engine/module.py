@@ -20,7 +20,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lmsd.engine.checkpoint import KEY
+from lmsd.checkpoints import KEY, VERSION
 from lmsd.engine.clock import Clock, crossed
 from lmsd.engine.ema import EMA
 from lmsd.engine.flops import Flops, peak_of
@@ -28,12 +28,11 @@ from lmsd.engine.meter import Meter
 from lmsd.engine.optim import Decay, clip, rate, set_rate, step
 from lmsd.engine.players import Reducer, Seats, world_size
 from lmsd.errors import UserError
-from lmsd.objectives.base import Objective
+from lmsd.objectives.base import Objective, trained
 from lmsd.rng import Rng, fold
 from lmsd.types import Batch, Loss, Turn
 
 MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
-VERSION = 2
 
 
 class Engine(LightningModule):
@@ -76,6 +75,7 @@ class Engine(LightningModule):
         self.warmup_images, self.lr_decay, self.log_every = int(warmup_images), lr_decay, int(log_every)
         self.makers, self.clips, self.config = dict(optimizers), dict(clip or {}), config
         self.roles: dict[str, nn.Module] = dict(players)
+        self.learners = trained(objective.cast)
         self._check()
         self.players = nn.ModuleDict(self.roles)
         self.codec = None if codec is None else codec.requires_grad_(False).eval()
@@ -123,9 +123,10 @@ class Engine(LightningModule):
     def _check(self) -> None:
         if "generator" not in self.roles:
             raise UserError(f"players are {sorted(self.roles)}: one must be called 'generator'")
-        for name in self.objective.players:
+        for name in self.objective.cast:
             if name not in self.roles:
                 raise UserError(f"the objective plays {name!r} and the players are {sorted(self.roles)}")
+        for name in self.learners:
             if name not in self.makers:
                 raise UserError(f"player {name!r} has no optimizer: add one under optimizers.{name}")
         unknown = (self.makers.keys() | self.clips.keys()) - self.roles.keys()
@@ -152,7 +153,7 @@ class Engine(LightningModule):
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimizer for each player of the objective, in its order."""
         self._optimizers, self.seats = {}, Seats(self.roles)  # parameters have found their device by now
-        for name in self.objective.players:
+        for name in self.learners:
             if not self.seats.trainable[name]:
                 raise UserError(f"player {name!r} has an optimizer and no parameter that may move")
             self._optimizers[name] = self.makers[name](self.seats.trainable[name])
@@ -343,7 +344,7 @@ class Engine(LightningModule):
             "meter": self.meter.state_dict(),
             "metrics": dict(self.evaluation) if self.evaluated_at == self.clock.images else {},
             "line": dict(self.metrics),
-            "players": list(self.objective.players),
+            "players": list(self.learners),
             "seed": self.seed,
             "batch_size": self.batch_size,
             "config": self.config,
@@ -361,10 +362,10 @@ class Engine(LightningModule):
                 "this checkpoint was not written by lmsd: use init_from= for weights from elsewhere"
             )
         own = checkpoint[KEY]
-        if own["version"] != VERSION or own["players"] != list(self.objective.players):
+        if own["version"] != VERSION or own["players"] != list(self.learners):
             raise UserError(
                 f"the checkpoint is of version {own['version']} with players {own['players']}, this run of "
-                f"version {VERSION} with {list(self.objective.players)}: use init_from= for its weights alone"
+                f"version {VERSION} with {list(self.learners)}: use init_from= for its weights alone"
             )
         self.clock.load_state_dict(own["clock"])
         self.objective.load_state_dict(own["objective"])

@@ -91,7 +91,8 @@ class Discriminator(_Judge):
     """A trunk of our own (`nets.MLPCritic`, `nets.ConvCritic`) with time, text and a projection head.
 
     trunk: (x [B,2C,H,W] or, marginal, [B,C,H,W], time [B], vec [B,trunk.cond_dim]) → [B,features].
-    cond_dim: width of the pooled condition, 0 for none; heads: logits a sample; marginal: without x_t.
+    cond_dim: width of the pooled condition, 0 for none; features: the trunk's own; heads: logits a sample;
+    marginal: without x_t.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Discriminator(_Judge):
         *,
         process: "Process",
         cond_dim: int,
-        features: int,
+        features: int | None = None,
         heads: int = 1,
         marginal: bool = False,
     ) -> None:
@@ -113,7 +114,11 @@ class Discriminator(_Judge):
             raise UserError("discriminator: its trunk has cond_dim=0 and would not hear of t or text")
         self.embed_t = None if marginal else TimeEmbedding(width)
         self.embed_cond = nn.Linear(cond_dim, width) if cond_dim else None
-        self.head = ProjectionHead(features, cond_dim=cond_dim, heads=heads)
+        self.head = ProjectionHead(
+            int(trunk.features) if features is None else features,  # type: ignore[arg-type]
+            cond_dim=cond_dim,
+            heads=heads,
+        )
 
     def forward(self, x_s: Tensor, x_t: Tensor | None, s: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Logits [B,heads], float32; high for real.
@@ -161,6 +166,27 @@ def _places(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     if h.ndim == 4:
         return h.flatten(2).transpose(1, 2)
     return h if h.ndim == 3 else h[:, None]
+
+
+class AutoencoderDiscriminator(nn.Module):
+    """An image-to-image net as a discriminator: what it reproduces badly is unlikely. For `objectives.article`.
+
+    trunk: x [B,C,H,W] → x̂ of the same shape; it sees the image alone, no t, no text. Raises UserError
+    for a game that asks for logits, known by its pairing (`marginal`).
+    """
+
+    def __init__(self, trunk: nn.Module, *, marginal: bool | None = None) -> None:
+        super().__init__()
+        if marginal is not None:
+            raise UserError(
+                "discriminator=autoencoder gives images back and no logits: it is for objective=article; "
+                "take discriminator=mlp or another"
+            )
+        self.trunk = trunk
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The reconstruction x̂, at least float32."""
+        return at_least_float32(self.trunk(x))
 
 
 class TrunkDiscriminator(_Judge):

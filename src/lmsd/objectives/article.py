@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsd.errors import UserError, one_of
+from lmsd.models.discriminator import AutoencoderDiscriminator
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import (
     Cast,
@@ -88,6 +89,11 @@ class Article(Method):
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """One turn of D, one of G, each with jumps of its own."""
         generator, discriminator = generator_of(players), players["discriminator"]
+        if not isinstance(discriminator, AutoencoderDiscriminator):
+            raise UserError(
+                f"article: the discriminator gives images back, and {type(discriminator).__name__} does "
+                "not: take discriminator=autoencoder"
+            )
         if self.predict == "previous" and generator.prediction != "x0":
             raise UserError(
                 f"article: predict=previous takes the net's output as it is, and this one predicts "

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import gather
-from lmsd.objectives.base import Clock, generator_of, latent, mean_square, standard_normal
+from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
 from lmsd.objectives.rewarded import (
     Refresh,
     Rewarded,
@@ -70,9 +70,9 @@ class DPO(Rewarded):
         self.interval = None if interval is None else (float(interval[0]), float(interval[1]))
 
     @property
-    def frozen(self) -> tuple[str, ...]:
+    def cast(self) -> Cast:
         """Judges and the reference."""
-        return (*super().frozen, "reference")
+        return {**super().cast, "reference": Part(trained=False, like="generator")}
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; pairs; `updates` turns of the generator."""

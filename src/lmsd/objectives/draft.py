@@ -15,7 +15,7 @@ from torch import Tensor
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import gather
-from lmsd.objectives.base import Clock, generator_of, mean_square
+from lmsd.objectives.base import Cast, Clock, Part, generator_of, mean_square
 from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, reference_of, still
 from lmsd.rewards import Reward, judge
 from lmsd.rng import Rng
@@ -51,9 +51,12 @@ class DRaFT(Rewarded):
         self.policy, self.last, self.pull = policy, last, pull
 
     @property
-    def frozen(self) -> tuple[str, ...]:
+    def cast(self) -> Cast:
         """Judges, and the reference where it pulls."""
-        return (*super().frozen, *(("reference",) if self.pull > 0 else ()))
+        return {
+            **super().cast,
+            **({"reference": Part(trained=False, like="generator")} if self.pull > 0 else {}),
+        }
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; one turn of the generator."""

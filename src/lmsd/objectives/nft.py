@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Normalization, Normalizer, Round, Table
-from lmsd.objectives.base import Clock, generator_of, latent, mean_square, standard_normal
+from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
 from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, reference_of, still
 from lmsd.process.times import Times
 from lmsd.rewards import Reward
@@ -83,9 +83,10 @@ class NFT(Rewarded):
         self.pull, self.weighting = pull, weighting
 
     @property
-    def frozen(self) -> tuple[str, ...]:
+    def cast(self) -> Cast:
         """Judges, the old policy, and the reference where it pulls."""
-        return (*super().frozen, "old", *(("reference",) if self.pull > 0 else ()))
+        twin = Part(trained=False, like="generator")
+        return {**super().cast, "old": twin, **({"reference": twin} if self.pull > 0 else {})}
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; samples; `updates` turns of the generator; the old policy."""

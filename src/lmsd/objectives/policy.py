@@ -24,7 +24,7 @@ from torch import Tensor
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Normalization, Normalizer, Round, Table
-from lmsd.objectives.base import Clock, generator_of
+from lmsd.objectives.base import Cast, Clock, Part, generator_of
 from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, reference_of, still
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
@@ -107,9 +107,12 @@ class PolicyGradient(Rewarded):
         return self.kl > 0 or self.budget is not None
 
     @property
-    def frozen(self) -> tuple[str, ...]:
+    def cast(self) -> Cast:
         """Judges, and the reference where the KL is looked at."""
-        return (*super().frozen, *(("reference",) if self.refers else ()))
+        return {
+            **super().cast,
+            **({"reference": Part(trained=False, like="generator")} if self.refers else {}),
+        }
 
     def steps_at(self, clock: Clock) -> tuple[int, ...] | None:
         """The window of this update; None: all steps."""

@@ -22,7 +22,17 @@ from torch import Tensor, nn
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Round
-from lmsd.objectives.base import Clock, discriminator_of, generator_of, standard_normal
+from lmsd.objectives.base import (
+    Cast,
+    Clock,
+    Facts,
+    Method,
+    Part,
+    discriminator_of,
+    generator_of,
+    standard_normal,
+    useless_discriminator,
+)
 from lmsd.objectives.pulse import Pulse
 from lmsd.objectives.terms import (
     difference_penalty,
@@ -37,6 +47,14 @@ Draw = Callable[[Batch, Rng], Tensor]
 """(what is asked for, random numbers) → images of the current policy, without gradients."""
 
 _FAKES, _CALIBRATION = 1, 0  # streams of random numbers beside the rollout's own
+
+
+_UNTRAINED = {
+    "discriminator": "the reward is a discriminator that does not learn here: give a trained one, "
+    "init_from=[RUN@ema,RUN:discriminator], let it learn, "
+    "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh}, or take another reward"
+}
+"""The ways out where a frozen judge has learned nothing."""
 
 
 @contextmanager
@@ -113,7 +131,7 @@ class Refresh:
         return Loss(total, {name: number.detach() for name, number in logs.items()})
 
 
-class Rewarded:
+class Rewarded(Method):
     """Base of ddpo, grpo, nft, dpo and draft.
 
     reward: see `lmsd.rewards`; group: N samples of one caption; refresh: how a discriminator keeps up, None:
@@ -140,14 +158,28 @@ class Rewarded:
             raise UserError(f"refresh: reward {reward.name} asks no discriminator that could be refreshed")
 
     @property
-    def players(self) -> tuple[str, ...]:
-        """The generator; before it the discriminator, where it is refreshed."""
-        return ("discriminator", "generator") if self.refresh else ("generator",)
+    def cast(self) -> Cast:
+        """Judges, of which the discriminator learns where it is refreshed, and the generator."""
+        learns = ("discriminator",) if self.refresh else ()
+        judges = {
+            name: Part(trained=name in learns, given={"marginal": True}, needs=_UNTRAINED.get(name))
+            for name in self.reward.judges
+        }
+        return {**judges, "generator": Part()}
 
     @property
-    def frozen(self) -> tuple[str, ...]:
-        """Players without an optimizer: judges, and what a method adds."""
-        return tuple(name for name in self.reward.judges if name not in self.players)
+    def proxy(self) -> str | None:
+        """The reward."""
+        return "generator/reward"
+
+    def prepare(self, facts: Facts) -> None:
+        """Discriminators are calibrated on held-out images."""
+        if self._discriminators():
+            self.held_out = facts.held_out()
+
+    def collapsed(self, metrics: Mapping[str, float]) -> str | None:
+        """Whether a discriminator that keeps up teaches nothing."""
+        return useless_discriminator(metrics)
 
     # -- a round -------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from lmsd.objectives.phases import Phase, Phases
 
 
 def warm_start(
-    game: Adversarial,
+    game: Objective,
     *,
     warm: Objective | None = None,
     warmup: float = 0.0,
@@ -26,12 +26,12 @@ def warm_start(
 ) -> Phases:
     """A game after a warm start.
 
-    warmup: share of the run, [0, 1], in which G learns alone, by `warm`, or, where it is None, by the game's
-    anchor (mse_kl then counts every jump alike); 1: the adversary never joins. head_start: share of the run
-    after it in which D learns alone. warm_rate, rate: factors on the learning rates in the warm start and
-    after it, numbers or pairs (start, end) that go by a cosine. After the warm start G continues from its
-    average, with a fresh optimizer. freeze_text: G learns to read in the warm start only; D reads the same
-    code, and a game over a moving code may collapse.
+    warmup: share of the run, [0, 1], in which G learns alone, by `warm`, or, where it is None, by the anchor
+    of an `Adversarial` game (mse_kl then counts every jump alike); 1: the adversary never joins. head_start:
+    share of the run after it in which D learns alone. warm_rate, rate: factors on the learning rates in the
+    warm start and after it, numbers or pairs (start, end) that go by a cosine. After the warm start G
+    continues from its average, with a fresh optimizer. freeze_text: G learns to read in the warm start only;
+    D reads the same code, and a game over a moving code may collapse.
 
     Raises UserError for shares that do not fit into the run, and a warm start with nothing to learn.
     """
@@ -43,10 +43,13 @@ def warm_start(
     waits = {"generator": head_start} if head_start else {}
     if not warmup:
         return Phases([Phase(game, rate=rate, waits=waits, freeze_text=freeze_text)])
-    alone = warm or Anchored(game.jumps, game.anchor, caption_dropout=game.caption_dropout)
+    if warm is None:
+        if not isinstance(game, Adversarial):
+            raise UserError(f"warmup={warmup} needs something to learn: set warm=")
+        warm = Anchored(game.jumps, game.anchor, caption_dropout=game.caption_dropout)
     return Phases(
         [
-            Phase(alone, warmup, warm_rate),
+            Phase(warm, warmup, warm_rate),
             Phase(game, rate=rate, waits=waits, restart=("generator",), freeze_text=freeze_text),
         ]
     )

@@ -9,12 +9,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from lmsd.checkpoints import manifests, newest
 from lmsd.cli.build import experiment
 from lmsd.cli.config.compose import check_choice, groups, load, parse
 from lmsd.cli.config.limits import check_guidance, check_interval
 from lmsd.cli.config.options import SamplingOptions
 from lmsd.cli.runs import store
-from lmsd.engine.checkpoint import manifests, newest
 from lmsd.errors import UserError
 from lmsd.evaluation import Generation, make_generate
 from lmsd.models.tokenizer import unknown_words

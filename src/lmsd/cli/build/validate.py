@@ -118,25 +118,22 @@ class Validation:
         found = scores.scalars("val/")
         if self.active:
             scores.write(self.folder)
-            found |= self._verdicts(engine)
+            found |= self._probed(engine)
             self._table(found, engine)
             self._grid(generate, engine)
             print(f"{engine.clock.images:,} images\n{scores}", flush=True)
         return found
 
-    def _verdicts(self, engine: Engine) -> dict[str, float]:
-        """Sign accuracy of the discriminator on train and on held-out reals: apart when it memorizes."""
-        judge = getattr(engine.objective, "sign_accuracy", None)
-        if judge is None:
-            return {}
+    def _probed(self, engine: Engine) -> dict[str, float]:
+        """The method's health on train and on held-out images: apart when a player memorizes."""
         rows = self.evaluator.rows[:256]
-        found = {}
+        found: dict[str, float] = {}
         for split in ("train", "val"):
             held_out = self.data.split_set(split)
             places = [row % len(held_out) for row in rows]
             batch = prompts(self.evaluator, places, held_out).to(engine.device)
-            rng = Rng(engine.seed, batch.position)
-            found[f"discriminator/accuracy_{split}"] = float(judge(engine.players, batch, rng))
+            logs = engine.objective.probe(engine.roles, batch, Rng(engine.seed, batch.position))
+            found |= {f"{name}_{split}": float(value) for name, value in logs.items()}
         return found
 
     def _table(self, found: Mapping[str, float], engine: Engine) -> None:
