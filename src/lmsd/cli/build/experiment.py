@@ -26,6 +26,7 @@ from lmsd.engine.hacking import HackingGuard
 from lmsd.engine.watchdog import Watchdog
 from lmsd.errors import UserError
 from lmsd.models.adapters import LabelTransformer
+from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import Conditioner, TextConditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
@@ -66,9 +67,11 @@ def generator(config: DictConfig) -> Generator:
     process = Process(instantiate(config.schedule))
     process.schedule.grid(config.steps)  # more steps than the chain has are refused here
     conditioner: Conditioner = instantiate(config.conditioner)
+    codec: Codec = instantiate(config.codec) if "codec" in config else Identity()  # not in runs of version 2
+    channels, side, _ = codec.shape_of((config.data.channels, config.data.image_size, config.data.image_size))
     given = {
-        "channels": config.data.channels,
-        "image_size": config.data.image_size,
+        "channels": channels,
+        "image_size": side,
         "token_dim": conditioner.token_dim,
         "pooled_dim": conditioner.pooled_dim,
         "z_dim": config.generator.z_dim,
@@ -76,7 +79,7 @@ def generator(config: DictConfig) -> Generator:
     net = assemble(config.net, given)
     check_labels(net, conditioner)
     options = OmegaConf.to_container(config.generator, resolve=True)
-    return Generator(net, process, conditioner=conditioner, **options)  # type: ignore[arg-type]
+    return Generator(net, process, conditioner=conditioner, codec=codec, **options)  # type: ignore[arg-type]
 
 
 def check_labels(net: nn.Module, conditioner: Conditioner) -> None:
@@ -118,10 +121,13 @@ def own(config: DictConfig, role: str, part: Part, nets: Mapping[str, nn.Module]
             f"the objective plays {role!r}, and the configuration has no node {role} that says what it is: "
             f"add one with a _target_ beside the objective's"
         )
+    player = nets.get("generator")
     size, channels = config.data.image_size, config.data.channels
+    if isinstance(player, Generator):
+        channels, size, _ = player.shape
     seen = {"channels": channels, "image_size": size, "shape": (channels * part.stacked, size, size)}
     given: dict[str, Any] = {**seen, **part.given}
-    if isinstance(player := nets.get("generator"), Generator):
+    if isinstance(player, Generator):
         given |= {"generator": player, "process": player.process, "cond_dim": player.conditioner.pooled_dim}
     parts = {name: item for name, item in node.items() if OmegaConf.is_dict(item) and "_target_" in item}
     outer = OmegaConf.create({name: item for name, item in node.items() if name not in parts})
