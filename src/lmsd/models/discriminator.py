@@ -169,7 +169,7 @@ def _places(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 class AutoencoderDiscriminator(nn.Module):
-    """An image-to-image net as a discriminator: what it reproduces badly is unlikely. For `objectives.article`.
+    """An image-to-image net as a discriminator for `objectives.article`: what comes back badly is unlikely.
 
     trunk: x [B,C,H,W] → x̂ of the same shape; it sees the image alone, no t, no text. Raises UserError
     for a game that asks for logits, known by its pairing (`marginal`).
