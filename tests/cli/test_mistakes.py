@@ -58,7 +58,7 @@ MISTAKES = [
     ("train net=mlp net=unet_text", "net=mlp and net=unet_text: one run has one net"),
     (
         "train sampler=Tau",
-        "sampler 'Tau' not found; did you mean ancestral, ddim?; available: ancestral, ddim",
+        "sampler 'Tau' not found; did you mean ancestral, ddim?; available: ancestral, ddim, direct",
     ),
     ("train objective=denoising objective.times=edm", "choose with times@objective.times=, one of edm, grid"),
     ("train --cfg=job", "lmsd train has no option --cfg; did you mean --cfg job?"),
@@ -131,7 +131,10 @@ MISTAKES = [
     ("train evaluate.interval=[0.8,0.2]", "evaluate.interval=[0.8, 0.2] is no [low, high]: give two times"),
     ("sample run=last prompts=a interval=[-1,2]", "interval=-1 is not a number of at least 0"),
     ("sample run=last prompts=a guidance=nan", "guidance=nan is not a number from -1000 to 1000"),
-    ("sample run=last prompts=a sampler=Tau", "did you mean ancestral, ddim?; available: ancestral, ddim"),
+    (
+        "sample run=last prompts=a sampler=Tau",
+        "did you mean ancestral, ddim?; available: ancestral, ddim, direct",
+    ),
     ("sample run=last prompts=a out=foo.json", "what is written is a .png file, take out=foo.png"),
     ("sample run=last prompts=a out=foo.jpg", "what is written is a .png file, take out=foo.png"),
     ("sample run=last prompts=a out=.", "out=. is a folder: name a file in it, out=name.png"),

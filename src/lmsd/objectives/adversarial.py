@@ -52,11 +52,11 @@ Pairing: TypeAlias = Literal["transition", "marginal"]
 class Adversarial(Method):
     """Adversarial training on the jumps of the chain; see the module for the formulas.
 
-    jumps: law (rng, process) → (s, t). penalty, anchor, mismatch: None: as each class has it. d_steps: D's
-    turns before each of G's. bound: on |x̂_0| as D sees it, its gradient passed straight through: else the
-    players fight over values that sampling cuts off; "codec": the range of the data. caption_dropout: share
-    of captions dropped. diversity_every: updates between two measurements of the diversity over z, for
-    anchors that draw no second z themselves; 0: never.
+    jumps: law (rng, process) → (s, t); pairing: x̃_s given x_t, or not; loss: ℓ of `terms`; penalty, anchor,
+    mismatch: None: as each class has it; d_steps: D's turns before each of G's; bound: on |x̂_0| as D sees
+    it, its gradient passed straight through: else the players fight over values that sampling cuts off;
+    "codec": the range of the data; caption_dropout: share of captions dropped; diversity_every: updates
+    between two measurements of the diversity over z, for anchors that draw no second z themselves; 0: never.
 
     Logs of D: adversary, logit_gap E[r − f], d_accuracy, r1, r2, mismatch_gap; of G: adversary, anchor,
     diversity E‖x̂(z) − x̂(z')‖/‖x̂(z)‖. Raises UserError for values out of range.
@@ -109,12 +109,11 @@ class Adversarial(Method):
         self.mismatch.check(batch)
         for turn in range(self.d_steps):
             weight = self.penalty.weight(clock.progress, clock.played.get("discriminator", 0))
-            loss = partial(self._d_loss, generator, discriminator, batch, rng.at(turn), weight)
-            yield Turn("discriminator", loss)
+            at = rng.at(turn)
+            yield Turn("discriminator", partial(self._d_loss, generator, discriminator, batch, at, weight))
         measure = self.diversity_every > 0 and clock.updates % self.diversity_every == 0
         at, weight = rng.at(self.d_steps), self.anchor.weight(clock.progress)
-        loss = partial(self._g_loss, generator, discriminator, batch, at, weight, measure)
-        yield Turn("generator", loss)
+        yield Turn("generator", partial(self._g_loss, generator, discriminator, batch, at, weight, measure))
 
     @torch.no_grad()
     def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:

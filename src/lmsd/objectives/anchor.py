@@ -34,8 +34,8 @@ AnchorKind: TypeAlias = Literal["mse_kl", "energy", "none"]
 class Anchor:
     """λ times one of the terms above, in the generator's loss.
 
-    weight: λ, a number or a pair (start, end) that goes by a cosine over its phase of the run; kappa: κ, the
-    largest ½ ΔSNR that counts. Raises UserError for values out of range.
+    kind: mse_kl, energy or none; weight: λ, a number or a pair (start, end) that goes by a cosine over its
+    phase of the run; kappa: κ, the largest ½ ΔSNR that counts. Raises UserError for values out of range.
     """
 
     def __init__(

@@ -18,8 +18,8 @@ from lmsd.types import Batch, Cond
 class Mismatch:
     """The weight of mismatched captions in D's loss, and the captions that they are drawn from.
 
-    captions: the distinct ones; where none are given, what the data hold. Raises UserError for a weight
-    below 0.
+    weight: of the mismatches' loss beside that of the fakes; 0: none are drawn; captions: the distinct ones;
+    where none are given, what the data hold. Raises UserError for a weight below 0.
     """
 
     def __init__(self, weight: float = 0.0, *, captions: Sequence[str] = ()) -> None:

@@ -32,8 +32,9 @@ FINEST = 0.03
 class Penalty:
     """(γ/2)(R1 + R2) on every lazy-th update of D, times lazy.
 
-    kind: "fd", the finite difference of σ = sigma in units of x; "exact"; "none". gamma: γ, a number or a
-    pair (start, end) that goes by a cosine over its phase of the run. r1, r2: on reals, on fakes.
+    kind: "fd", the finite difference; "exact"; "none"; sigma: σ, in units of x. gamma: γ, a number or a pair
+    (start, end) that goes by a cosine over its phase of the run; r1, r2: on reals, on fakes; lazy: updates of
+    D from one penalty to the next.
 
     Raises UserError for values out of range.
     """

@@ -26,12 +26,12 @@ def warm_start(
 ) -> Phases:
     """A game after a warm start.
 
-    warmup: share of the run, [0, 1], in which G learns alone, by `warm`, or, where it is None, by the anchor
-    of an `Adversarial` game (mse_kl then counts every jump alike); 1: the adversary never joins. head_start:
-    share of the run after it in which D learns alone. warm_rate, rate: factors on the learning rates in the
-    warm start and after it, numbers or pairs (start, end) that go by a cosine. After the warm start G
-    continues from its average, with a fresh optimizer. freeze_text: G learns to read in the warm start only;
-    D reads the same code, and a game over a moving code may collapse.
+    warmup: share of the run, [0, 1], in which G learns alone; 1: the adversary never joins; warm: the
+    objective of the warm start, None: the anchor of an `Adversarial` game (mse_kl then counts every jump
+    alike); head_start: share of the run after it in which D learns alone; warm_rate, rate: factors on the
+    learning rates in the warm start and after it, numbers or pairs (start, end) that go by a cosine. After
+    the warm start G continues from its average, with a fresh optimizer. freeze_text: G learns to read in the
+    warm start only; D reads the same code, and a game over a moving code may collapse.
 
     Raises UserError for shares that do not fit into the run, and a warm start with nothing to learn.
     """
