@@ -12,7 +12,6 @@ lockstep and their gradients add up to one update, so memory holds the pieces' g
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -20,20 +19,20 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lmsd.engine.checkpoint import KEY
+from lmsd.checkpoints import KEY, VERSION
 from lmsd.engine.clock import Clock, crossed
 from lmsd.engine.ema import EMA
 from lmsd.engine.flops import Flops, peak_of
 from lmsd.engine.meter import Meter
 from lmsd.engine.optim import Decay, clip, rate, set_rate, step
-from lmsd.engine.players import Reducer, Seats, world_size
-from lmsd.errors import UserError
-from lmsd.objectives.base import Objective, trained
+from lmsd.engine.players import Reducer, Seats
+from lmsd.errors import UserError, one_of
+from lmsd.objectives.base import Objective, generator_of, trained
+from lmsd.ranks import shares, world_size
 from lmsd.rng import Rng, fold
 from lmsd.types import Batch, Loss, Turn
 
 MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
-VERSION = 2
 
 
 class Engine(LightningModule):
@@ -42,9 +41,8 @@ class Engine(LightningModule):
     players: nets by role, "generator" among them; optimizers: for each player of the objective, what makes
     its optimizer out of its parameters; total_images: to see in all; batch_size: global; micro_batches:
     pieces that a rank's share is played in; warmup_images, lr_decay: the learning rate's law; clip: largest
-    gradient norm by player; ema: half-lives in images; seed: of all noise; codec: encodes images, frozen;
-    compile: the nets, not the turns; log_every: images between two lines of metrics; config: YAML text for
-    checkpoints.
+    gradient norm by player; ema: half-lives in images; seed: of all noise; compile: the nets, not the turns;
+    log_every: images between two lines of metrics; config: YAML text for checkpoints.
 
     Raises UserError where names or sizes do not fit together.
     """
@@ -63,7 +61,6 @@ class Engine(LightningModule):
         clip: Mapping[str, float | None] | None = None,
         ema: Sequence[int] = (),
         seed: int = 0,
-        codec: nn.Module | None = None,
         compile: bool = False,
         gradient_checkpointing: bool = False,
         log_every: int = 1_000,
@@ -79,7 +76,6 @@ class Engine(LightningModule):
         self.learners = trained(objective.cast)
         self._check()
         self.players = nn.ModuleDict(self.roles)
-        self.codec = None if codec is None else codec.requires_grad_(False).eval()
         self.seats, self.reducer, self.meter = Seats(self.roles), Reducer(), Meter()
         self.ema = EMA(self.generator, ema)
         self.metrics: dict[str, float] = {}  # the last line of training metrics, for the progress bar
@@ -140,8 +136,7 @@ class Engine(LightningModule):
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
         if self.clock.total_images < 1 or self.warmup_images < 0:
             raise UserError(f"images={self.clock.total_images} must be positive, warmup_images not negative")
-        if self.lr_decay not in ("cosine", "constant"):
-            raise UserError(f"lr_decay={self.lr_decay!r} is neither 'cosine' nor 'constant'")
+        one_of("engine", "lr_decay", self.lr_decay, Decay)
 
     def _checkpoint_activations(self) -> None:
         net = _net(self.generator)
@@ -190,20 +185,13 @@ class Engine(LightningModule):
 
     def _pieces(self, batch: Batch) -> list[Batch]:
         """The micro-batches in what the loader gave: all K of them, or some."""
-        size, rest = divmod(self.batch_size, world_size() * self.micro_batches)
-        if rest or len(batch) % size or len(batch) // size + len(self._pending) > self.micro_batches:
+        size = shares(self.batch_size, world_size(), self.micro_batches)
+        if len(batch) % size or len(batch) // size + len(self._pending) > self.micro_batches:
             raise UserError(
                 f"{len(batch)} images on each of {world_size()} ranks, in {self.micro_batches} micro-batches "
                 f"do not make batch_size={self.batch_size}: choose a multiple of ranks x micro_batches"
             )
-        return self.encode(batch).split(len(batch) // size)
-
-    @torch.no_grad()
-    def encode(self, batch: Batch) -> Batch:
-        """The batch as the process diffuses it: in the codec's latents, where there is a codec."""
-        if self.codec is None:
-            return batch
-        return replace(batch, x=self.codec.encode(batch.x))  # type: ignore[operator]
+        return generator_of(self.roles).encode(batch).split(len(batch) // size)
 
     def _rounds(self, scripts: Sequence[Iterator[Turn]]) -> Iterator[list[Turn]]:
         """Advance the scripts in lockstep; what they do between turns has no gradients."""

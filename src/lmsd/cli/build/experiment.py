@@ -13,6 +13,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from lmsd.checkpoints import WeightsRef as Source
+from lmsd.checkpoints import load_weights
 from lmsd.cli.build.instantiate import instantiate
 from lmsd.cli.config.compose import stored
 from lmsd.cli.runs import store
@@ -22,15 +24,16 @@ from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.divergence import Guard
 from lmsd.engine.hacking import HackingGuard
 from lmsd.engine.watchdog import Watchdog
-from lmsd.engine.weights import Source, load_weights
 from lmsd.errors import UserError
 from lmsd.models.adapters import LabelTransformer
+from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import Conditioner, TextConditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Cast, Facts, Objective, Part
 from lmsd.objectives.base import trained as learners
 from lmsd.process import Process
+from lmsd.ranks import launched_rank
 from lmsd.sampling import Sampler
 from lmsd.spec import taken
 from lmsd.types import Batch
@@ -65,9 +68,11 @@ def generator(config: DictConfig) -> Generator:
     process = Process(instantiate(config.schedule))
     process.schedule.grid(config.steps)  # more steps than the chain has are refused here
     conditioner: Conditioner = instantiate(config.conditioner)
+    codec: Codec = instantiate(config.codec) if "codec" in config else Identity()  # not in runs of version 2
+    channels, side, _ = codec.shape_of((config.data.channels, config.data.image_size, config.data.image_size))
     given = {
-        "channels": config.data.channels,
-        "image_size": config.data.image_size,
+        "channels": channels,
+        "image_size": side,
         "token_dim": conditioner.token_dim,
         "pooled_dim": conditioner.pooled_dim,
         "z_dim": config.generator.z_dim,
@@ -75,7 +80,7 @@ def generator(config: DictConfig) -> Generator:
     net = assemble(config.net, given)
     check_labels(net, conditioner)
     options = OmegaConf.to_container(config.generator, resolve=True)
-    return Generator(net, process, conditioner=conditioner, **options)  # type: ignore[arg-type]
+    return Generator(net, process, conditioner=conditioner, codec=codec, **options)  # type: ignore[arg-type]
 
 
 def check_labels(net: nn.Module, conditioner: Conditioner) -> None:
@@ -117,10 +122,13 @@ def own(config: DictConfig, role: str, part: Part, nets: Mapping[str, nn.Module]
             f"the objective plays {role!r}, and the configuration has no node {role} that says what it is: "
             f"add one with a _target_ beside the objective's"
         )
+    player = nets.get("generator")
     size, channels = config.data.image_size, config.data.channels
+    if isinstance(player, Generator):
+        channels, size, _ = player.shape
     seen = {"channels": channels, "image_size": size, "shape": (channels * part.stacked, size, size)}
     given: dict[str, Any] = {**seen, **part.given}
-    if isinstance(player := nets.get("generator"), Generator):
+    if isinstance(player, Generator):
         given |= {"generator": player, "process": player.process, "cond_dim": player.conditioner.pooled_dim}
     parts = {name: item for name, item in node.items() if OmegaConf.is_dict(item) and "_target_" in item}
     outer = OmegaConf.create({name: item for name, item in node.items() if name not in parts})
@@ -201,7 +209,7 @@ def fitted(net: nn.Module, config: DictConfig, data: ShardDataModule, captions: 
     check_condition(net.conditioner, data)
     net.conditioner.fit(captions)
     cut = net.conditioner.cut(captions) if isinstance(net.conditioner, TextConditioner) else 0
-    if cut and not store.rank():
+    if cut and not launched_rank():
         length = config.conditioner.length
         print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
 
@@ -226,13 +234,12 @@ def named_weights(config: DictConfig, parts: Cast) -> dict[str, Source]:
 def held_out(data: ShardDataModule, count: int = 256) -> Batch | None:
     """Some of val, in a fixed random order, to calibrate a judge on; None, and a note, without val."""
     if not data.has("val"):
-        if not store.rank():
+        if not launched_rank():
             print("note: no val shards to calibrate the discriminator on: its logits are taken as they are")
         return None
     split = data.split_set("val")
     rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count]
-    text = split.captions(rows) if data.index("val").captions else None
-    return Batch(x=split.images(rows), position=rows, text=text, label=split.labels(rows))
+    return split.batch(rows)
 
 
 def training_captions(config: DictConfig, data: ShardDataModule) -> list[str]:
@@ -247,7 +254,7 @@ def initialize(net: nn.Module, role: str, source: Source) -> None:
     """Weights of another run for one player; what did not match is named."""
     path = source.path if source.path.exists() else store.find(str(source.path))
     mismatch = load_weights(net, path, player=source.player, ema=source.ema)
-    if store.rank():
+    if launched_rank():
         return
     kind = f"EMA {source.ema}" if source.ema else "raw weights"
     print(f"{role} from {path} ({kind if role == source.player else f'{source.player}, {kind}'})")
