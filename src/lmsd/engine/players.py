@@ -10,7 +10,7 @@ which is the gradient of the mean over the global batch, every rank's share bein
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -127,3 +127,7 @@ class PlayersStrategy(DDPStrategy):
         """Leave the module as it is, with rank 0's weights everywhere."""
         assert self.model is not None
         broadcast(self.model, self.root_device)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """All weights on every rank in here, as they are anyway."""
+        return nullcontext()
