@@ -6,7 +6,7 @@ Images are float32 in [-1, 1]. Times are float32 of shape [B]; 's' is the cleane
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -89,6 +89,25 @@ class Cond:
     def detach(self) -> "Cond":
         """The same condition, cut from the graph."""
         return self.map(lambda value: value.detach())
+
+
+@runtime_checkable
+class Net(Protocol):
+    """What a generator asks of its net: f(x [B,C,H,W], τ [B], cond, z [B,z_dim] | None) → like x.
+
+    channels, image_size: C and H = W of what it denoises; token_dim, pooled_dim, z_dim: widths of the text
+    tokens, the pooled condition and the latent noise that it takes, 0 for what it does not take.
+    """
+
+    channels: int
+    image_size: int
+    token_dim: int
+    pooled_dim: int
+    z_dim: int
+
+    def __call__(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
+        """What the net predicts."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import Optimization, adamw
-from lmsd.engine.players import world_size
+from lmsd.engine.players import recompute, world_size
 from lmsd.engine.trainer import fit
 from lmsd.models.backbones import mlp
 from lmsd.models.conditioner import LabelConditioner
@@ -172,7 +172,7 @@ def engine(name: str = "lmsd", *, batches: int = 6, batch_size: int = 8, **optio
         decay=options.pop("lr_decay", "constant"),
     )
     if options.pop("gradient_checkpointing", False):
-        cast["generator"].enable_gradient_checkpointing()
+        recompute(cast["generator"])
     defaults: dict[str, Any] = {"seed": SEED, "total_images": batches * batch_size, "log_every": batch_size}
     return Engine(cast, objective, optimization, batch_size=batch_size, **{**defaults, **options})
 

@@ -54,6 +54,8 @@ def players_of(name):
 class Constant(nn.Module):
     """A net whose x̂₀ is one number."""
 
+    channels, image_size, token_dim, pooled_dim, z_dim = 2, 3, 0, 0, 0
+
     def __init__(self, value):
         super().__init__()
         self.value = nn.Parameter(torch.tensor(value, dtype=torch.float64))

@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmsd.engine.checkpoint import checkpoint_name, first_not_finite, manifests, prune
+from lmsd.checkpoints import checkpoint_name, manifests
+from lmsd.engine.checkpoint import first_not_finite, prune
 from lmsd.engine.clock import crossed
 from lmsd.engine.module import Engine
 from lmsd.engine.players import PlayersStrategy, world_size
@@ -152,7 +153,7 @@ class Checkpoint(Callback):
             for leftover in folder.glob("*.tmp.*"):
                 leftover.unlink(missing_ok=True)
         writer(trainer).after = lambda: self.prune(folder)
-        if engine_of(pl_module).save_now:
+        if engine_of(pl_module).run.asked.save:
             self.save(trainer, engine_of(pl_module))
 
     @staticmethod

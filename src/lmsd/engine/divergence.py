@@ -15,8 +15,8 @@ from typing import Any
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmsd.checkpoints import intact, manifests, read, set_aside
 from lmsd.engine.callbacks import Checkpoint, engine_of, not_finite, writer
-from lmsd.engine.checkpoint import intact, manifests, read, set_aside
 from lmsd.engine.logging import rewind
 from lmsd.engine.module import Engine
 from lmsd.engine.players import world_size

@@ -12,7 +12,6 @@ lockstep and their gradients add up to one update, so memory holds the pieces' g
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -21,21 +20,20 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lmsd.engine.checkpoint import KEY
+from lmsd.checkpoints import KEY, VERSION
 from lmsd.engine.clock import Clock, crossed
 from lmsd.engine.ema import EMA
 from lmsd.engine.flops import Flops, peak_of
 from lmsd.engine.logging import rewind
 from lmsd.engine.meter import Meter
 from lmsd.engine.optim import Optimization, clip, set_rate, step
-from lmsd.engine.players import Reducer, Seats, world_size
+from lmsd.engine.players import Reducer, Seats, net_of, world_size
 from lmsd.engine.state import RunState
 from lmsd.errors import UserError
+from lmsd.models.generator import Generator
 from lmsd.objectives.base import Objective, trained
 from lmsd.rng import Rng, fold
 from lmsd.types import Batch, Loss, Turn
-
-VERSION = 3
 
 
 class Engine(LightningModule):
@@ -158,14 +156,9 @@ class Engine(LightningModule):
                 f"{len(batch)} images on each of {world_size()} ranks, in {self.micro_batches} micro-batches "
                 f"do not make batch_size={self.batch_size}: choose a multiple of ranks x micro_batches"
             )
-        return self.encode(batch).split(len(batch) // size)
-
-    @torch.no_grad()
-    def encode(self, batch: Batch) -> Batch:
-        """The batch as the process diffuses it: in the codec's latents, where there is a codec."""
-        if self.codec is None:
-            return batch
-        return replace(batch, x=self.codec.encode(batch.x))  # type: ignore[operator]
+        lead = self.players[self.lead]
+        encoded = lead.encode(batch) if isinstance(lead, Generator) else batch
+        return encoded.split(len(batch) // size)
 
     def _rounds(self, scripts: Sequence[Iterator[Turn]]) -> Iterator[list[Turn]]:
         """Advance the scripts in lockstep; what they do between turns has no gradients."""
@@ -330,12 +323,3 @@ class Engine(LightningModule):
 def _drops(module: nn.Module) -> bool:
     """Whether a module draws from torch's global generator."""
     return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-
-
-def net_of(player: nn.Module) -> nn.Module:
-    """The net inside a player (a generator's net, a discriminator's trunk), or the player itself."""
-    for name in ("net", "trunk"):
-        inner = getattr(player, name, None)
-        if isinstance(inner, nn.Module):
-            return inner
-    return player

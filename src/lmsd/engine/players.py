@@ -104,6 +104,23 @@ def _shaped(flat: Tensor, like: Tensor) -> Tensor:
     return view if like.is_contiguous() else torch.empty_like(like).copy_(view)
 
 
+def net_of(player: nn.Module) -> nn.Module:
+    """The net inside a player (a generator's net, a discriminator's trunk), or the player itself."""
+    for name in ("net", "trunk"):
+        inner = getattr(player, name, None)
+        if isinstance(inner, nn.Module):
+            return inner
+    return player
+
+
+def recompute(player: nn.Module) -> None:
+    """Let a player's net recompute its activations in the backward pass."""
+    net = net_of(player)
+    if not hasattr(net, "enable_gradient_checkpointing"):
+        raise UserError(f"{type(net).__name__} has no gradient checkpointing: set checkpointing=false")
+    net.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
 def world_size() -> int:
     """Number of ranks; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -21,8 +21,8 @@ from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfile
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 
+from lmsd.checkpoints import find, manifests, set_aside
 from lmsd.engine.callbacks import REFUSED, Checkpoint, Progress
-from lmsd.engine.checkpoint import find, manifests, set_aside
 from lmsd.engine.divergence import Guard
 from lmsd.engine.logging import JSONLLogger
 from lmsd.engine.module import Engine

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lmsd.errors import UserError
+from lmsd.models.codec import bounded
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import gather
 from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
@@ -28,7 +29,7 @@ from lmsd.objectives.rewarded import (
     still,
 )
 from lmsd.process.times import Times
-from lmsd.rewards import Reward, judge
+from lmsd.rewards import Reward
 from lmsd.rng import Rng
 from lmsd.sampling import Sampler, sample
 from lmsd.types import Batch, Loss, Players, Turn
@@ -106,9 +107,9 @@ class DPO(Rewarded):
         self, players: Players, asked: Batch, rng: Rng
     ) -> tuple[Tensor, Tensor, Batch, Tensor, dict[str, Tensor]]:
         """Best and worst image of every group, what was asked, 0 for groups that failed, and logs."""
-        images = self.clamped(self.draw(generator_of(players), asked, rng))
-        verdict = judge(self.reward, images, asked, players)
-        self._problem = verdict.problem or self._problem
+        generator = generator_of(players)
+        images = bounded(self.draw(generator, asked, rng), generator.bound)
+        verdict = self.verdict(players, images, asked)
         scores, valid = verdict.value.view(-1, self.group), verdict.valid.view(-1, self.group).all(1)
         self.count(bool(gather(valid).any()))
         first = torch.arange(len(scores), device=scores.device) * self.group

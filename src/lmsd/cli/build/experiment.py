@@ -13,6 +13,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from lmsd.checkpoints import WeightsRef as Source
+from lmsd.checkpoints import load_weights
 from lmsd.cli.build.instantiate import instantiate
 from lmsd.cli.config.compose import stored
 from lmsd.cli.runs import store
@@ -21,12 +23,12 @@ from lmsd.engine import Engine
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.divergence import Guard
 from lmsd.engine.hacking import HackingGuard
-from lmsd.engine.module import net_of
 from lmsd.engine.optim import Optimization
+from lmsd.engine.players import recompute
 from lmsd.engine.watchdog import Watchdog
-from lmsd.engine.weights import Source, load_weights
 from lmsd.errors import UserError
 from lmsd.models.adapters import LabelTransformer
+from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import Conditioner, TextConditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
@@ -67,9 +69,11 @@ def generator(config: DictConfig) -> Generator:
     process = Process(instantiate(config.schedule))
     process.schedule.grid(config.steps)  # more steps than the chain has are refused here
     conditioner: Conditioner = instantiate(config.conditioner)
+    codec: Codec = instantiate(config.codec) if "codec" in config else Identity()  # not in runs of version 2
+    channels, side, _ = codec.shape_of((config.data.channels, config.data.image_size, config.data.image_size))
     given = {
-        "channels": config.data.channels,
-        "image_size": config.data.image_size,
+        "channels": channels,
+        "image_size": side,
         "token_dim": conditioner.token_dim,
         "pooled_dim": conditioner.pooled_dim,
         "z_dim": config.generator.z_dim,
@@ -77,7 +81,7 @@ def generator(config: DictConfig) -> Generator:
     net = assemble(config.net, given)
     check_labels(net, conditioner)
     options = OmegaConf.to_container(config.generator, resolve=True)
-    return Generator(net, process, conditioner=conditioner, **options)  # type: ignore[arg-type]
+    return Generator(net, process, conditioner=conditioner, codec=codec, **options)  # type: ignore[arg-type]
 
 
 def check_labels(net: nn.Module, conditioner: Conditioner) -> None:
@@ -119,10 +123,13 @@ def own(config: DictConfig, role: str, part: Part, nets: Mapping[str, nn.Module]
             f"the objective plays {role!r}, and the configuration has no node {role} that says what it is: "
             f"add one with a _target_ beside the objective's"
         )
+    player = nets.get("generator")
     size, channels = config.data.image_size, config.data.channels
+    if isinstance(player, Generator):
+        channels, size, _ = player.shape
     seen = {"channels": channels, "image_size": size, "shape": (channels * part.stacked, size, size)}
     given: dict[str, Any] = {**seen, **part.given}
-    if isinstance(player := nets.get("generator"), Generator):
+    if isinstance(player, Generator):
         given |= {"generator": player, "process": player.process, "cond_dim": player.conditioner.pooled_dim}
     parts = {name: item for name, item in node.items() if OmegaConf.is_dict(item) and "_target_" in item}
     outer = OmegaConf.create({name: item for name, item in node.items() if name not in parts})
@@ -286,14 +293,6 @@ def optimization(config: DictConfig, objective: Objective) -> Optimization:
         warmup_images=optim.warmup_images,
         decay=optim.decay,
     )
-
-
-def recompute(player: nn.Module) -> None:
-    """Let a player's net recompute its activations in the backward pass."""
-    net = net_of(player)
-    if not hasattr(net, "enable_gradient_checkpointing"):
-        raise UserError(f"{type(net).__name__} has no gradient checkpointing: set checkpointing=false")
-    net.enable_gradient_checkpointing()  # type: ignore[operator]
 
 
 def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objective) -> Engine:

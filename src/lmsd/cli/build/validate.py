@@ -20,6 +20,7 @@ from lmsd.evaluation import Checker, Evaluator, make_generate
 from lmsd.evaluation.grid import save_grid, to_picture
 from lmsd.evaluation.overlap import overlap, similarity_of
 from lmsd.models.generator import Generator
+from lmsd.objectives.base import generator_of
 from lmsd.ranks import place
 from lmsd.rng import Rng
 from lmsd.types import Batch
@@ -133,6 +134,7 @@ class Validation:
             held_out = self.data.split_set(split)
             places = [row % len(held_out) for row in rows]
             batch = prompts(self.evaluator, places, held_out).to(engine.device)
+            batch = generator_of(engine.roles).encode(batch)
             logs = engine.objective.probe(engine.roles, batch, Rng(engine.seed, batch.position))
             found |= {f"{name}_{split}": float(value) for name, value in logs.items()}
         return found

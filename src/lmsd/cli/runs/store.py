@@ -316,7 +316,7 @@ def config_again(folder: Path) -> DictConfig:
     try:
         return config_of(folder)
     except UserError:
-        from lmsd.engine.checkpoint import KEY, newest, read
+        from lmsd.checkpoints import KEY, newest, read
 
         path = newest(folder / "checkpoints")
         config = None if path is None else OmegaConf.create(str(read(path).get(KEY, {}).get("config", "")))

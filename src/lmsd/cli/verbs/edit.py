@@ -66,7 +66,7 @@ def edit(chosen: EditOptions) -> Path:
 
     trained = open_run(folder, chosen)
     trained.note_unknown_words([chosen.prompt])
-    size, channels = trained.generator.image_size, trained.generator.channels
+    channels, size, _ = trained.generator.image_shape
     pixels = read_image(chosen.image, size=size, channels=channels)
     mask = None
     if chosen.mask is not None:

@@ -201,9 +201,9 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     check_tasks(config)
     if config.threads:
         torch.set_num_threads(config.threads)
+    from lmsd.checkpoints import find
     from lmsd.cli.build import experiment
     from lmsd.cli.build.validate import Validation
-    from lmsd.engine.checkpoint import find
 
     if resumed and resumed.suffix == ".ckpt":
         find(resumed)  # before anything is built, or written down
