@@ -170,7 +170,7 @@ def test_only_the_playing_player_has_gradients(tmp_path: Path) -> None:
 
     class Looking(SGD):
         def step(self, closure: object = None) -> None:
-            steps.append([p.grad is None for p in subject.discriminator.parameters()])
+            steps.append([p.grad is None for p in subject.players["discriminator"].parameters()])
             assert all(p.grad is not None for group in self.param_groups for p in group["params"])
             super().step()
 
@@ -246,7 +246,7 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_skipped(tmp_path: Path, op
     makers = {"generator": optimizer, "discriminator": optimizer}
     subject = engine(objective=Keeping(Jumps(4)), optimizers=makers, batches=4, clip={"discriminator": 1.0})
     run(subject, tmp_path)
-    kept.append(list(subject.discriminator.parameters()))
+    kept.append(list(subject.players["discriminator"].parameters()))
     moved = [any(not torch.equal(a, b) for a, b in zip(*pair, strict=True)) for pair in pairwise(kept)]
     assert moved == [True, False, True, True]
     assert all(p.isfinite().all() for p in subject.players.parameters())
@@ -360,7 +360,7 @@ def test_the_bar_shows_what_holds_training_up(
 def test_runs_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="bf16-mixed"):
         run(engine(), tmp_path, precision="16-mixed")
-    with pytest.raises(UserError, match="multiple of 1 ranks x 3"):
+    with pytest.raises(UserError, match="1 devices x 3 micro-batches: take a multiple of 3"):
         run(engine(micro_batches=3), tmp_path)
     with pytest.raises(UserError, match=r"LightningDataModule has no advance"):
         run(engine(), tmp_path, datamodule=LightningDataModule())

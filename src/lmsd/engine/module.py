@@ -27,11 +27,12 @@ from lmsd.engine.flops import Flops, peak_of
 from lmsd.engine.logging import rewind
 from lmsd.engine.meter import Meter
 from lmsd.engine.optim import Optimization, clip, set_rate, step
-from lmsd.engine.players import Reducer, Seats, net_of, world_size
+from lmsd.engine.players import Reducer, Seats, net_of
 from lmsd.engine.state import RunState
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Objective, trained
+from lmsd.ranks import shares, world_size
 from lmsd.rng import Rng, fold
 from lmsd.types import Batch, Loss, Turn
 
@@ -150,8 +151,8 @@ class Engine(LightningModule):
 
     def _pieces(self, batch: Batch) -> list[Batch]:
         """The micro-batches in what the loader gave: all K of them, or some."""
-        size, rest = divmod(self.batch_size, world_size() * self.micro_batches)
-        if rest or len(batch) % size or len(batch) // size + len(self._pending) > self.micro_batches:
+        size = shares(self.batch_size, world_size(), self.micro_batches)
+        if len(batch) % size or len(batch) // size + len(self._pending) > self.micro_batches:
             raise UserError(
                 f"{len(batch)} images on each of {world_size()} ranks, in {self.micro_batches} micro-batches "
                 f"do not make batch_size={self.batch_size}: choose a multiple of ranks x micro_batches"

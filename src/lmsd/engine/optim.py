@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from lmsd.engine.parts import all_of
-from lmsd.errors import UserError
+from lmsd.errors import UserError, one_of
 
 Decay: TypeAlias = Literal["cosine", "constant"]
 MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
@@ -52,8 +52,7 @@ class Optimization:
     decay: Decay = "constant"
 
     def __post_init__(self) -> None:
-        if self.decay not in ("cosine", "constant"):
-            raise UserError(f"lr_decay={self.decay!r} is neither 'cosine' nor 'constant'")
+        one_of("optim", "decay", self.decay, Decay)
         if self.warmup_images < 0:
             raise UserError(f"warmup_images={self.warmup_images} must not be negative")
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lmsd.engine.parts import is_cut
 from lmsd.errors import UserError
+from lmsd.ranks import world_size
 
 
 class Seats:
@@ -119,11 +120,6 @@ def recompute(player: nn.Module) -> None:
     if not hasattr(net, "enable_gradient_checkpointing"):
         raise UserError(f"{type(net).__name__} has no gradient checkpointing: set checkpointing=false")
     net.enable_gradient_checkpointing()  # type: ignore[operator]
-
-
-def world_size() -> int:
-    """Number of ranks; 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 @torch.no_grad()
