@@ -28,6 +28,7 @@ SIZES: dict[str, list[str]] = {
     "discriminator=mlp": ["discriminator.trunk.width=8", "discriminator.trunk.depth=1"],
     "discriminator=conv": ["discriminator.trunk.widths=[8,8]", "discriminator.trunk.features=8"],
     "discriminator=trunk": ["discriminator.width=8"],
+    "discriminator=autoencoder": ["discriminator.trunk.width=8", "discriminator.trunk.code=2"],
     "conditioner=text": ["conditioner={dim: 16, heads: 2, vocab: 514, layers: 1}"],
     "conditioner=label": ["conditioner.dim=16"],
     "objective=grpo": ["objective.group=4"],
@@ -36,9 +37,11 @@ SIZES: dict[str, list[str]] = {
 LEARNS = "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh, turns: 1}"
 COMPANIONS = {
     **{f"objective={name}": [LEARNS] for name in ("ddpo", "dpo", "draft", "grpo", "nft")},
-    "discriminator=trunk": ["objective.pairing=marginal"],
+    "discriminator=autoencoder": ["objective=article"],
+    "objective=article": ["discriminator=autoencoder"],
+    "discriminator=trunk": ["objective.game.pairing=marginal"],
     "net=dit_label": ["conditioner=label", "generator.z_dim=0"],
-    "schedule=edm": ["generator.precondition=edm", "objective.anchor=none", "objective.warmup=0"],
+    "schedule=edm": ["generator.precondition=edm", "objective.warmup=0"],
     **{f"reward={name}": ["objective=grpo"] for name in ("jpeg", "sharpness")},
     **{f"reward={name}": ["objective=grpo", LEARNS] for name in ("discriminator", "sum")},
     "times=edm": ["objective=denoising", "schedule=edm", "generator.precondition=edm"],
@@ -197,5 +200,5 @@ def test_both_arms_of_the_demo_compose_and_build(arm: str) -> None:
     config = load("train", ["experiment=digits", *demo.ARMS[arm]])
     check_limits(config)
     objective = experiment.instantiate(config.objective)
-    played = 1.0 - objective.warmup - objective.head_start
+    played = objective.shares[-1] - objective.phases[-1].waits.get("generator", 0.0)
     assert (played > 0.2) if arm == "adversary" else (played == 0.0)

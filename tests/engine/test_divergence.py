@@ -19,7 +19,7 @@ from lmsd.engine.divergence import Guard
 from lmsd.engine.logging import read_metrics
 from lmsd.engine.module import Engine
 from lmsd.errors import UserError
-from lmsd.objectives import Adversarial
+from lmsd.objectives import Adversarial, warm_start
 from lmsd.process.times import Jumps
 from lmsd.rng import Rng
 from lmsd.types import Batch, Loss, Players, Turn
@@ -124,8 +124,8 @@ def test_a_run_does_not_end_on_broken_weights(tmp_path: Path) -> None:
 class Sure(Adversarial):
     """The discriminator is right on everything from position `first` to 63, or to another."""
 
-    def __init__(self, first: int = 24, last: int = 63, **options: object) -> None:
-        super().__init__(Jumps(4), **options)
+    def __init__(self, first: int = 24, last: int = 63) -> None:
+        super().__init__(Jumps(4))
         self.first, self.until = first, last
 
     def turns(self, players: Players, batch: Batch, clock: object, rng: Rng) -> Iterator[Turn]:
@@ -172,7 +172,7 @@ def test_a_run_that_is_resumed_in_a_collapse_goes_back_where_the_unbroken_one_do
 
 def test_a_discriminator_that_plays_alone_may_be_right_on_everything(tmp_path: Path) -> None:
     """In a head start of eight batches; only the two after it count."""
-    subject = engine(objective=Sure(0, 10_000, head_start=0.8), batches=10)
+    subject = engine(objective=warm_start(Sure(0, 10_000), head_start=0.8), batches=10)
     run(subject, tmp_path, callbacks=guarded(collapsed=3))
     assert (subject.clock.updates, subject.run.rollbacks) == (2, 0)
 

@@ -304,7 +304,7 @@ def test_compile_is_for_nets_and_leaves_averages_alone(tmp_path: Path) -> None:
     subject = engine("ddgan", compile=True, ema=(8,))
     compiled = {name for name, module in subject.named_modules() if module._compiled_call_impl is not None}
     assert compiled == {"players.generator.net", "players.discriminator.trunk"}
-    with pytest.raises(UserError, match="penalty=fd"):  # exact R1 needs what compiled code has not
+    with pytest.raises(UserError, match="kind=fd"):  # exact R1 needs what compiled code has not
         run(subject, tmp_path)
 
 

@@ -18,7 +18,19 @@ from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.nets.critics import MLPCritic
-from lmsd.objectives import DDPO, DPO, GRPO, NFT, Adversarial, Denoising, DRaFT, Refresh
+from lmsd.objectives import (
+    DDPO,
+    DPO,
+    GRPO,
+    NFT,
+    Adversarial,
+    Anchor,
+    Denoising,
+    DRaFT,
+    Penalty,
+    Refresh,
+    warm_start,
+)
 from lmsd.objectives.base import Part, trained
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
@@ -103,24 +115,19 @@ class Spotty(Sharpness):
 OBJECTIVES = {
     "denoising": lambda: Denoising(Uniform()),
     "min_snr": lambda: Denoising(Uniform(), weighting="min_snr"),
-    "lmsd": lambda: Adversarial(Jumps(4), warmup=0.25, anchor="energy"),
-    "ddgan": lambda: Adversarial(
-        Jumps(4), loss="nonsaturating", penalty="exact", r2=False, lazy=2, anchor="none"
-    ),
-    "marginal": lambda: Adversarial(Jumps(4), pairing="marginal", anchor="mse_kl", d_steps=2),
-    "recipe": lambda: Adversarial(
-        Jumps(4, last=0.5),
-        pairing="marginal",
-        anchor="none",
+    "lmsd": lambda: warm_start(Adversarial(Jumps(4), anchor=Anchor("energy")), warmup=0.25),
+    "ddgan": lambda: Adversarial(Jumps(4), loss="nonsaturating", penalty=Penalty("exact", r2=False, lazy=2)),
+    "marginal": lambda: Adversarial(Jumps(4), pairing="marginal", anchor=Anchor("mse_kl"), d_steps=2),
+    "recipe": lambda: warm_start(
+        Adversarial(Jumps(4, last=0.5), pairing="marginal", bound=1.0),
         warmup=0.3,
         warm=Denoising(Grid(4)),
         head_start=0.2,
         warm_rate=(4.0, 1.0),
         rate=(1.0, 0.1),
-        hold_text=True,
-        clamp=1.0,
+        freeze_text=True,
     ),
-    "hinge": lambda: Adversarial(Jumps(4), loss="hinge", penalty="none"),
+    "hinge": lambda: Adversarial(Jumps(4), loss="hinge", penalty=Penalty("none")),
     "grpo": lambda: grpo(),
     "ddpo": lambda: DDPO(Policy(3, last_std=0.1), Sharpness(), memory=8, least=4),
     "dpo": lambda: DPO(Uniform(), reward=Sharpness(), sampler=Tau(0), steps=2, group=2, beta=5.0),
