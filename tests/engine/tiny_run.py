@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lmsd.engine.module import Engine
-from lmsd.engine.optim import adamw
+from lmsd.engine.optim import Optimization, adamw
+from lmsd.engine.players import recompute
 from lmsd.engine.trainer import fit
 from lmsd.models.backbones import mlp
 from lmsd.models.codec import Codec, Identity
@@ -177,8 +178,18 @@ def engine(name: str = "lmsd", *, batches: int = 6, batch_size: int = 8, **optio
     objective = OBJECTIVES[name]() if "objective" not in options else options.pop("objective")
     cast = options.pop("players", None) or cast_for(objective)
     makers = options.pop("optimizers", None) or dict.fromkeys(trained(objective.cast), adamw)
+    spans = options.pop("ema", ())
+    optimization = Optimization(
+        makers,
+        clips=options.pop("clip", {}),
+        averages=spans if isinstance(spans, dict) else {objective.lead: spans},
+        warmup_images=options.pop("warmup_images", 0),
+        decay=options.pop("lr_decay", "constant"),
+    )
+    if options.pop("gradient_checkpointing", False):
+        recompute(cast["generator"])
     defaults: dict[str, Any] = {"seed": SEED, "total_images": batches * batch_size, "log_every": batch_size}
-    return Engine(cast, objective, optimizers=makers, batch_size=batch_size, **{**defaults, **options})
+    return Engine(cast, objective, optimization, batch_size=batch_size, **{**defaults, **options})
 
 
 def run(subject: Engine, folder: Path, *, loader_pieces: int = 1, **options: Any) -> Any:
