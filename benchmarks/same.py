@@ -9,8 +9,8 @@ Compared bit by bit: every number of metrics.jsonl (losses, gradient norms, rate
 with their parts and intervals, and digests of all weights, averages and optimizer states, by role. Names of
 tensors and the checkpoint's layout may differ.
 
-What a tree gives is kept in the cache folder (LMSD_CACHE, or ~/.cache/lmsd) under a digest of its files and
-the runs below, so that it is run once; --fresh runs both again. digits and shapes are built by each tree,
+What a tree gives is kept in the cache folder (LMSD_CACHE, or ~/.cache/lmsd) under digests of its files and
+of the run, so that it is run once; --fresh runs both again. digits and shapes are built by each tree,
 cifar10 and emoji come from LMSD_TEST_DATA and are left out, with a word, without it.
 """
 
@@ -57,7 +57,7 @@ RUNS: dict[str, list[str]] = {
     "digits": ["experiment=digits", "data.shards=DIGITS", *cut(64, 66), *PHASES],
     "shapes": ["experiment=shapes", "data.shards=SHAPES", *cut(64, 66), *PHASES],
     "cifar10": ["experiment=cifar10", "data.shards=CIFAR10", *cut(8, 66), *PHASES],
-    "emoji": ["experiment=emoji", "data.shards=EMOJI", *cut(8, 66), *PHASES],
+    "emoji": ["experiment=emoji", "data.shards=EMOJI", *cut(8, 66), *PHASES, "rollback.collapsed=0"],
     "digits_reward": [
         *("experiment=digits_reward", "data.shards=DIGITS", "init_from=[digits@ema,digits:discriminator]"),
         *cut(128, 24),
@@ -113,7 +113,8 @@ class Tree:
 
     def record(self, run: str, *, renamed: Mapping[str, str]) -> dict[str, Any]:
         """What a run gave, kept or made now; {"failed": why} where it did not end."""
-        file = self.kept / f"{run}.json"
+        words = (RUNS[run], RUNS.get(NEEDS.get(run, "")), SHARED, BUILT, GIVEN)
+        file = self.kept / f"{run}-{hashlib.sha256(repr(words).encode()).hexdigest()[:8]}.json"
         if file.is_file():
             found: dict[str, Any] = json.loads(file.read_text())
             return found
@@ -164,8 +165,8 @@ def unpacked(commit: str, cache: Path) -> Path:
 
 
 def digest_of(folder: Path) -> str:
-    """Names a tree's code and configuration, the runs, and the torch that runs them."""
-    found = hashlib.sha256(repr((RUNS, SHARED, BUILT, GIVEN, str(torch.__version__))).encode())
+    """Names a tree's code and configuration, and the torch that runs it."""
+    found = hashlib.sha256(str(torch.__version__).encode())
     for path in sorted([*(folder / "src").rglob("*"), *(folder / "configs").rglob("*")]):
         if path.suffix in (".py", ".yaml", ".html", ".json"):
             found.update(str(path.relative_to(folder)).encode() + path.read_bytes())
