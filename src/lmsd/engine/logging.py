@@ -5,14 +5,14 @@ import math
 import time
 import warnings
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lmsd.engine.checkpoint import write_bytes
+from lmsd.files import replacing
 
 
 class JSONLLogger(Logger):
@@ -63,7 +63,15 @@ class JSONLLogger(Logger):
         if not self.path.exists():
             return
         lines = self.path.read_bytes().splitlines(keepends=True) if images else []
-        write_bytes(self.path, b"".join(line for line in lines if _stays(line, images, scored)))
+        with replacing(self.path) as temporary:
+            temporary.write_bytes(b"".join(line for line in lines if _stays(line, images, scored)))
+
+
+def rewind(loggers: Iterable[Logger], images: int, *, scored: bool) -> None:
+    """Drop from our own file what a run that goes on from `images` images will write again."""
+    for logger in loggers:
+        if isinstance(logger, JSONLLogger):
+            logger.truncate(images, scored=scored)
 
 
 def append(path: Path, data: bytes) -> None:

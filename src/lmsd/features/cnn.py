@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from lmsd.errors import UserError
+from lmsd.features.base import ImageSet, captions_of, in_range
+from lmsd.files import replacing, write_text
+from lmsd.types import levels, scale
 
 FEATURES = 64
 Augment = Literal["none", "shift", "shift_flip"]
@@ -35,31 +38,6 @@ Progress = Callable[[int, int, float], None]
 
 _CHUNK = 500
 _WORD = re.compile(r"[^\W_]+")
-
-
-class ImageSet(Protocol):
-    """Random access to one split: images, captions and class indices of given rows."""
-
-    def __len__(self) -> int:
-        """How many samples."""
-
-    def images(self, indices: Sequence[int]) -> Tensor:
-        """Images of these rows, float32 [k,C,H,W] in [-1,1]."""
-
-    def captions(self, indices: Sequence[int]) -> list[str]:
-        """Captions of these rows; UserError where the set has none."""
-
-    def labels(self, indices: Sequence[int]) -> Tensor | None:
-        """Class indices of these rows, int64 [k]; None where the set has none."""
-
-
-def captions_of(split: ImageSet, rows: Sequence[int]) -> list[str] | None:
-    """Captions of these rows, or None where the set has none."""
-    try:
-        split.captions([0])
-    except UserError:
-        return None
-    return split.captions(rows)
 
 
 @dataclass(frozen=True)
@@ -141,6 +119,9 @@ class Extractor:
     net: LMSDCNN
     recipe: Recipe
     sha256: str
+    kind = "lmsd-cnn"
+    resize = None
+    reference = False
 
     @property
     def name(self) -> str:
@@ -177,23 +158,6 @@ class Extractor:
     def target(self, labels: Tensor | None, captions: Sequence[str] | None) -> Tensor:
         """What the logits should say: class indices [n], or 0/1 for every word [n,classes]."""
         return _targets(self.recipe.target, self.recipe.classes, labels, captions)
-
-
-def in_range(images: Tensor) -> Tensor:
-    """Images [n,C,H,W] as float32 in [-1,1]: uint8 is scaled from [0,255], floats must be in [-1,1] already.
-
-    Raises UserError for floats beyond it, as those in [0,255] are.
-    """
-    if images.dtype == torch.uint8:
-        return images.float().div_(127.5).sub_(1.0)
-    if not bool(images.isfinite().all()):
-        raise UserError("images hold NaN or infinity: they are floats in [-1,1]; look for what made them")
-    if not images.is_floating_point() or (len(images) and float(images.abs().max()) > 1.0 + 1e-4):
-        kind = str(images.dtype).removeprefix("torch.")
-        raise UserError(
-            f"images are uint8 in [0,255] or floats in [-1,1], not {kind} up to {float(images.max()):.4g}"
-        )
-    return images.float()
 
 
 def train_extractor(
@@ -234,9 +198,10 @@ def save_extractor(extractor: Extractor, folder: Path) -> Path:
     """Write `lmsd-cnn.safetensors` and `lmsd-cnn.json` (recipe, sha256) into `folder`; the weights' path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lmsd-cnn.safetensors"
-    path.write_bytes(_weights(extractor.net))
+    with replacing(path) as partial:
+        partial.write_bytes(_weights(extractor.net))
     card = {"name": extractor.name, "sha256": extractor.sha256, "recipe": asdict(extractor.recipe)}
-    path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+    write_text(path.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
     return path
 
 
@@ -261,7 +226,7 @@ def load_extractor(path: str | Path) -> Extractor:
 def _load(split: ImageSet) -> tuple[Tensor, Tensor | None, list[str] | None]:
     """Every image as uint8 [n,C,H,W], every label, every caption."""
     rows = [range(start, min(start + _CHUNK, len(split))) for start in range(0, len(split), _CHUNK)]
-    pixels = torch.cat([(split.images(part) + 1.0).mul_(127.5).round_().to(torch.uint8) for part in rows])
+    pixels = torch.cat([levels(split.images(part)) for part in rows])
     everything = range(len(split))
     return pixels, split.labels(everything), captions_of(split, everything)
 
@@ -319,7 +284,7 @@ def _fit(recipe: Recipe, pixels: Tensor, goal: Tensor, progress: Progress | None
     for step, rows in enumerate(_batches(len(pixels), recipe.batch_size, steps, generator)):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _one_cycle(step / steps)
-        x = augmented(pixels[rows].float().mul_(2 / 255).sub_(1), recipe.augment, generator)
+        x = augmented(scale(pixels[rows]), recipe.augment, generator)
         logits = net(x)[1]
         wanted = goal[rows]
         cross = F.cross_entropy if recipe.target == "label" else F.binary_cross_entropy_with_logits
@@ -367,7 +332,7 @@ def augmented(x: Tensor, augment: Augment, generator: torch.Generator) -> Tensor
 def _normalized(net: LMSDCNN, pixels: Tensor) -> LMSDCNN:
     """The net ready for use, its features' mean variance over (at most 10,000) training images set to 1."""
     net.eval().requires_grad_(False)
-    parts = [net(part.float().mul_(2 / 255).sub_(1))[0] for part in pixels[:10_000].split(_CHUNK)]
+    parts = [net(scale(part))[0] for part in pixels[:10_000].split(_CHUNK)]
     net.scale.copy_(torch.cat(parts).double().var(dim=0).mean().sqrt())
     return net
 

@@ -15,20 +15,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lmsd.errors import Count, UserError
+from lmsd.models.codec import bounded
 from lmsd.models.generator import Generator
-from lmsd.objectives.advantages import gather
 from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
 from lmsd.objectives.rewarded import (
     Refresh,
     Rewarded,
     conditions,
     diversity,
-    pick,
     reference_of,
     still,
 )
 from lmsd.process.times import Times
-from lmsd.rewards import Reward, judge
+from lmsd.ranks import gather
+from lmsd.rewards import Reward
 from lmsd.rng import Rng
 from lmsd.sampling import Sampler, sample
 from lmsd.types import Batch, Loss, Players, Turn
@@ -106,9 +106,9 @@ class DPO(Rewarded):
         self, players: Players, asked: Batch, rng: Rng
     ) -> tuple[Tensor, Tensor, Batch, Tensor, dict[str, Tensor]]:
         """Best and worst image of every group, what was asked, 0 for groups that failed, and logs."""
-        images = self.clamped(self.draw(generator_of(players), asked, rng))
-        verdict = judge(self.reward, images, asked, players)
-        self._problem = verdict.problem or self._problem
+        generator = generator_of(players)
+        images = bounded(self.draw(generator, asked, rng), generator.bound)
+        verdict = self.verdict(players, images, asked)
         scores, valid = verdict.value.view(-1, self.group), verdict.valid.view(-1, self.group).all(1)
         self.count(bool(gather(valid).any()))
         first = torch.arange(len(scores), device=scores.device) * self.group
@@ -116,7 +116,7 @@ class DPO(Rewarded):
         gap, whole = scores.amax(1) - scores.amin(1), valid.to(scores.dtype)
         facts = {"reward": _mean(scores.mean(1), whole), "reward_gap": _mean(gap, whole)}
         facts |= {"reward_failed": 1 - verdict.valid.float().mean(), **diversity(images, self.group)}
-        return images[best], images[worst], pick(asked, first), (valid & (gap > 0)).float(), facts
+        return images[best], images[worst], asked.rows(first), (valid & (gap > 0)).float(), facts
 
     def _loss(
         self,

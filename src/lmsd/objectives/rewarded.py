@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsd.errors import UserError
+from lmsd.models.codec import bounded
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Round
 from lmsd.objectives.base import (
@@ -39,7 +40,7 @@ from lmsd.objectives.terms import (
     discriminator_loss,
     sign_right,
 )
-from lmsd.rewards import DiscriminatorReward, Reward, WeightedSum, judge
+from lmsd.rewards import DiscriminatorReward, Reward, Verdict, WeightedSum, judge
 from lmsd.rng import Rng, fold
 from lmsd.types import Batch, Cond, Loss, Players, Turn
 
@@ -137,10 +138,7 @@ class Rewarded(Method):
     reward: see `lmsd.rewards`; group: N samples of one caption; refresh: how a discriminator keeps up, None:
     it is frozen; patience: so many batches in a row without one usable group end the run with a sentence.
     held_out: images with captions that no player was trained on, to calibrate a discriminator's temperature.
-    limit: images are judged clamped to ±limit, the range of the data.
     """
-
-    limit: float = 1.0
 
     def __init__(
         self, reward: Reward, *, group: int, refresh: Refresh | None = None, patience: int = 25
@@ -149,6 +147,7 @@ class Rewarded(Method):
             raise UserError(f"group={group} and patience={patience} must be at least 1")
         self.reward, self.group, self.refresh, self.patience = reward, group, refresh, patience
         self.held_out: Batch | None = None
+        self._real: Batch | None = None  # the same, as they are diffused
         self.pulse = Pulse()
         self._round: Round | None = None
         self._barren = 0
@@ -176,6 +175,11 @@ class Rewarded(Method):
         """Discriminators are calibrated on held-out images."""
         if self._discriminators():
             self.held_out = facts.held_out()
+
+    @torch.no_grad()
+    def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
+        """generator/idle = 1 where nothing was learned from the reward in the first updates; else nothing."""
+        return {} if self.pulse.sentence is None else {"generator/idle": torch.ones(())}
 
     def collapsed(self, metrics: Mapping[str, float]) -> str | None:
         """Whether a discriminator that keeps up teaches nothing."""
@@ -209,28 +213,25 @@ class Rewarded(Method):
                 "batch_size must be a multiple of group x devices x micro_batches"
             )
         lead = torch.arange(count, device=batch.position.device) // self.group * self.group
-        places = lead.tolist()
-        return Batch(
-            x=batch.x[lead],
-            position=batch.position,
-            text=None if batch.text is None else [batch.text[place] for place in places],
-            label=None if batch.label is None else batch.label[lead],
-            extra={"group": batch.position[lead]},
-        )
+        return replace(batch.rows(lead), position=batch.position, extra={"group": batch.position[lead]})
 
     def score(
-        self, players: Players, images: Tensor, asked: Batch, table: Round, *, kl: Tensor | None = None
+        self, players: Players, x: Tensor, asked: Batch, table: Round, *, kl: Tensor | None = None
     ) -> Tensor:
-        """Judge images, clamped to their range, and put the scores into the round; returns the images."""
-        images = self.clamped(images)
-        verdict = judge(self.reward, images, asked, players)
-        self._problem = verdict.problem or self._problem
+        """Judge what was sampled and put the scores into the round; returns it within its bound."""
+        x = bounded(x, generator_of(players).bound)
+        verdict = self.verdict(players, x, asked)
         table.add(asked, verdict.value, verdict.valid, kl)
-        return images
+        return x
 
-    def clamped(self, images: Tensor) -> Tensor:
-        """Images in the range of the data."""
-        return images.clamp(-self.limit, self.limit)
+    def verdict(self, players: Players, x: Tensor, asked: Batch) -> Verdict:
+        """The reward of the images of x; a judge of what is diffused finds it in extra["diffused"]."""
+        generator = generator_of(players)
+        diffused = {"diffused": bounded(x, generator.bound)}
+        asked = replace(asked, extra={**asked.extra, **diffused})
+        verdict = judge(self.reward, generator.decode(x), asked, players)
+        self._problem = verdict.problem or self._problem
+        return verdict
 
     def count(self, usable: bool) -> None:
         """Note whether a batch, or one of its micro-batches, had a usable group.
@@ -263,18 +264,20 @@ class Rewarded(Method):
         for turn in range(self.refresh.turns if self.refresh else 0):
             assert self.refresh is not None
             here = stream(rng, _FAKES + turn)
-            fakes = self.clamped(draw(batch, here))
+            fakes = bounded(draw(batch, here), generator_of(players).bound)
             loss = partial(self.refresh.loss, players, batch, fakes, levels=judges[0].levels, rng=here)
             yield Turn("discriminator", loss)
         if table.flags.get("calibrated"):
             return
         table.flags["calibrated"] = True
         if self.held_out is not None:
-            held_out = self.held_out.to(batch.x.device)
-            here = stream(Rng(rng.seed, held_out.position), _CALIBRATION)
-            fakes = self.clamped(draw(held_out, here))
+            generator = generator_of(players)
+            if self._real is None:
+                self._real = generator.encode(self.held_out.to(batch.x.device))
+            here = stream(Rng(rng.seed, self._real.position), _CALIBRATION)
+            fakes = bounded(draw(self._real, here), generator.bound)
             for reward in judges:
-                reward.calibrate(fakes, held_out, players)
+                reward.calibrate(fakes, self._real, players)
         if self.refresh and self.refresh.renew and "reference" in players:
             players["reference"].load_state_dict(players["generator"].state_dict())
 
@@ -301,21 +304,9 @@ class Rewarded(Method):
 def diversity(images: Tensor, group: int) -> dict[str, Tensor]:
     """√(E ‖x − x'‖²/D) over pairs of one group, by its name; falls where a policy collapses.
 
-    Over pairs of different captions where groups are of one; nothing for a single image.
+    Over pairs of different captions where groups are of one; nothing for a single image. images: as they are
+    seen, or as they are diffused.
     """
     images = images.detach()
     groups = images.flatten(1).view(-1, group if group > 1 else len(images), images[0].numel())
     return {"diversity": (2 * groups.var(1)).mean().sqrt()} if groups.shape[1] > 1 else {}
-
-
-def pick(batch: Batch, rows: Tensor) -> Batch:
-    """Some samples of a batch."""
-    places = rows.tolist()
-    return replace(
-        batch,
-        x=batch.x[rows],
-        position=batch.position[rows],
-        text=None if batch.text is None else [batch.text[place] for place in places],
-        label=None if batch.label is None else batch.label[rows],
-        extra={name: value[rows] for name, value in batch.extra.items()},
-    )

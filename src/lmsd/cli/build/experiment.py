@@ -22,15 +22,19 @@ from lmsd.data.module import ShardDataModule
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.hacking import HackingGuard
+from lmsd.engine.optim import Optimization
+from lmsd.engine.players import recompute
 from lmsd.engine.watchdog import Watchdog
 from lmsd.errors import UserError
 from lmsd.models.adapters import LabelTransformer
+from lmsd.models.codec import Codec
 from lmsd.models.conditioner import Conditioner, TextConditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Cast, Facts, Objective, Part
 from lmsd.objectives.base import trained as learners
 from lmsd.process import Process
+from lmsd.ranks import launched_rank
 from lmsd.sampling import Sampler
 from lmsd.spec import taken
 from lmsd.types import Batch
@@ -64,16 +68,19 @@ def generator(config: DictConfig) -> Generator:
     process = Process(instantiate(config.schedule))
     process.schedule.grid(config.steps)  # more steps than the chain has are refused here
     conditioner: Conditioner = instantiate(config.conditioner)
+    codec: Codec = instantiate(config.codec)
+    channels, side, _ = codec.shape_of((config.data.channels, config.data.image_size, config.data.image_size))
     given = {
-        "channels": config.data.channels,
-        "image_size": config.data.image_size,
+        "channels": channels,
+        "image_size": side,
         "token_dim": conditioner.token_dim,
         "pooled_dim": conditioner.pooled_dim,
         "z_dim": config.generator.z_dim,
     }
     net = assemble(config.net, given)
     check_labels(net, conditioner)
-    built: Generator = instantiate(config.generator, net=net, process=process, conditioner=conditioner)
+    parts = {"net": net, "process": process, "conditioner": conditioner, "codec": codec}
+    built: Generator = instantiate(config.generator, **parts)
     return built
 
 
@@ -116,10 +123,13 @@ def own(config: DictConfig, role: str, part: Part, nets: Mapping[str, nn.Module]
             f"the objective plays {role!r}, and the configuration has no node {role} that says what it is: "
             f"add one with a _target_ beside the objective's"
         )
+    player = nets.get("generator")
     size, channels = config.data.image_size, config.data.channels
+    if isinstance(player, Generator):
+        channels, size, _ = player.shape
     seen = {"channels": channels, "image_size": size, "shape": (channels * part.stacked, size, size)}
     given: dict[str, Any] = {**seen, **part.given}
-    if isinstance(player := nets.get("generator"), Generator):
+    if isinstance(player, Generator):
         given |= {"generator": player, "process": player.process, "cond_dim": player.conditioner.pooled_dim}
     parts = {name: item for name, item in node.items() if OmegaConf.is_dict(item) and "_target_" in item}
     outer = OmegaConf.create({name: item for name, item in node.items() if name not in parts})
@@ -200,7 +210,7 @@ def fitted(net: nn.Module, config: DictConfig, data: ShardDataModule, captions: 
     check_condition(net.conditioner, data)
     net.conditioner.fit(captions)
     cut = net.conditioner.cut(captions) if isinstance(net.conditioner, TextConditioner) else 0
-    if cut and not store.rank():
+    if cut and not launched_rank():
         length = config.conditioner.length
         print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
 
@@ -225,13 +235,12 @@ def named_weights(config: DictConfig, parts: Cast) -> dict[str, Source]:
 def held_out(data: ShardDataModule, count: int = 256) -> Batch | None:
     """Some of val, in a fixed random order, to calibrate a judge on; None, and a note, without val."""
     if not data.has("val"):
-        if not store.rank():
+        if not launched_rank():
             print("note: no val shards to calibrate the discriminator on: its logits are taken as they are")
         return None
     split = data.split_set("val")
     rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count]
-    text = split.captions(rows) if data.index("val").captions else None
-    return Batch(x=split.images(rows), position=rows, text=text, label=split.labels(rows))
+    return split.batch(rows)
 
 
 def training_captions(config: DictConfig, data: ShardDataModule) -> list[str]:
@@ -246,7 +255,7 @@ def initialize(net: nn.Module, role: str, source: Source) -> None:
     """Weights of another run for one player; what did not match is named."""
     path = source.path if source.path.exists() else store.find(str(source.path))
     mismatch = load_weights(net, path, player=source.player, ema=source.ema)
-    if store.rank():
+    if launched_rank():
         return
     kind = f"EMA {source.ema}" if source.ema else "raw weights"
     print(f"{role} from {path} ({kind if role == source.player else f'{source.player}, {kind}'})")
@@ -263,28 +272,43 @@ def try_optimizer(player: str, node: DictConfig) -> None:
         raise UserError(f"optim.{player}: {node._target_} refuses its options: {error}") from error
 
 
+def half_lives(config: DictConfig, lead: str) -> dict[str, list[int]]:
+    """What `optim.ema=` asks for by role: a list is the lead's."""
+    found: Any = OmegaConf.to_container(config.optim.ema)
+    return found if isinstance(found, dict) else {lead: found}
+
+
+def optimization(config: DictConfig, objective: Objective) -> Optimization:
+    """How each role that learns is updated, clipped and averaged."""
+    optim, roles = config.optim, learners(objective.cast)
+    for role in roles:
+        if role not in optim:
+            raise UserError(f"{role!r} learns and has no optimizer: add one, optimizer@optim.{role}=adamw")
+        try_optimizer(role, optim[role])
+    return Optimization(
+        makers={role: instantiate(optim[role]) for role in roles},
+        clips={role: optim.clip.get(role) for role in roles},
+        averages=half_lives(config, objective.lead),
+        warmup_images=optim.warmup_images,
+        decay=optim.decay,
+    )
+
+
 def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objective) -> Engine:
     """The LightningModule that plays the objective's turns."""
-    optim = config.optim
-    roles = learners(objective.cast)
-    for name in roles:
-        try_optimizer(name, optim[name])
+    if config.checkpointing:
+        recompute(nets[objective.lead])
     return Engine(
         nets,
         objective,
-        optimizers={name: instantiate(optim[name]) for name in roles},
+        optimization(config, objective),
         total_images=config.images,
         batch_size=config.batch_size,
         micro_batches=config.micro_batches,
-        warmup_images=optim.warmup_images,
-        lr_decay=optim.decay,
-        clip={name: optim.clip.get(name) for name in roles},
-        ema=list(optim.ema),
         seed=config.seed,
         compile=config.compile,
-        gradient_checkpointing=config.checkpointing,
         log_every=config.log_every,
-        config=OmegaConf.to_yaml(stored(config)),
+        record={"config": OmegaConf.to_yaml(stored(config))},
     )
 
 

@@ -37,9 +37,7 @@ class Trained:
 
     def images(self, prompts: list[str], *, seed: int) -> Tensor:
         """One image for each prompt [n,C,H,W] in [-1,1]; image i is a function of (seed, i, its prompt)."""
-        generator = self.generator
-        shape = (len(prompts), generator.channels, generator.image_size, generator.image_size)
-        batch = self._batch(prompts, torch.zeros(shape))
+        batch = self._batch(prompts, torch.zeros(len(prompts), *self.generator.image_shape))
         return self.generate(batch, Rng(seed, batch.position))
 
     def edited(

@@ -4,7 +4,6 @@ Hydra composes the groups; this module refuses what Hydra lets pass or explains 
 with '+'), unknown choices of a group, a word where a number belongs, several values outside a sweep.
 """
 
-import os
 import re
 import sys
 from collections.abc import Iterable
@@ -46,6 +45,7 @@ from lmsd.cli.config.schema import (
 )
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
+from lmsd.ranks import launched_rank
 
 WAYS = {"data": "; name your shards with data.shards=FOLDER"}
 """What those who look for a choice may look for."""
@@ -74,7 +74,7 @@ def load(name: str, overrides: list[str]) -> DictConfig:
     check(OmegaConf.to_container(config))  # type: ignore[arg-type]
     for key, value in references.items():  # looked up at each use, so that no file holds what they stand for
         OmegaConf.update(config, key, value)
-    if note and os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+    if note and launched_rank() == 0:
         print(note, file=sys.stderr)
     return config
 
@@ -203,7 +203,7 @@ def check_choice(override: Override, choices: dict[str, list[str]]) -> None:
             raise UserError(f"{group}={value} does not say for what: write {' or '.join(ways)}")
 
 
-_CHOSEN = re.compile(r"^ *- (?:override )?(/?)([\w/]+?)(?:@([\w.]+))?: ?[\w\[]", re.M)
+_CHOSEN = re.compile(r"^ *- (?:override |optional )?(/?)([\w/]+?)(?:@([\w.]+))?: ?[\w\[$]", re.M)
 
 
 @cache

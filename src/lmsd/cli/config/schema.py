@@ -19,11 +19,12 @@ from lmsd.cli.config.renamed import renamed
 from lmsd.cli.config.signatures import DEFINED, LARGE, ROOT, Signature, Unread, check_target, signature
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError, shown
+from lmsd.ranks import shares
 from lmsd.spec import targets
 
 HANDED: Mapping[str, tuple[str, ...]] = {
     "net": ("channels", "image_size", "token_dim", "pooled_dim", "z_dim"),
-    "generator": ("net", "process", "conditioner"),
+    "generator": ("net", "process", "conditioner", "codec"),
     "discriminator": ("process", "generator", "cond_dim", "features", "marginal"),
     "discriminator.trunk": ("shape",),
     "data": ("batch_size", "micro_batches", "seed", "world", "rank"),
@@ -197,7 +198,7 @@ def refuse(key: str, value: Any, kind: Kind) -> None:
     hint = nearest(str(value), map(str, kind["enum"])) if "enum" in kind else ""
     if any(part.get("type") == "string" for part in parts(kind)) and isinstance(value, list | dict):
         hint = ", but a list" if isinstance(value, list) else ", but a mapping"
-    if fits(kind, [value]):
+    if any(part.get("type") == "array" and fits(part, [value]) for part in parts(kind)):
         hint = f": write {key}=[{shown(key, value)}]"
     raise UserError(f"{key}={shown(key, value)} is not {words(kind)}{hint}")
 
@@ -274,12 +275,7 @@ def check_limits(config: DictConfig) -> None:
     if config.devices == "auto":
         return  # looked at once the devices are counted
     devices = config.devices * config.num_nodes
-    parts = devices * config.micro_batches
-    if config.batch_size % parts:
-        raise UserError(
-            f"batch_size={config.batch_size} (global) does not divide by {devices} devices x "
-            f"{config.micro_batches} micro-batches: take a multiple of {parts}"
-        )
+    shares(config.batch_size, devices, config.micro_batches)
     check_guidance(config, config.evaluate.guidance)
     check_interval("evaluate.interval", config.evaluate.interval)
 
@@ -317,11 +313,11 @@ def check_guidance(config: DictConfig, guidance: float) -> None:
     objective = config.objective
     if "reward" in objective:
         return
-    drops = [node.get("drop", 0.0) for node in (objective, objective.get("warm")) if node is not None]
-    if guidance != 1.0 and not any(drops):
+    dropped = [value for key, value in leaves(OmegaConf.to_container(objective)) if key.endswith("_dropout")]
+    if guidance != 1.0 and not any(dropped):
         raise UserError(
             f"guidance={guidance:g} needs a generator that was trained without captions too, and this one "
-            "was not (objective.drop=0): take guidance=1, or train with objective.drop=0.1"
+            "was not (caption_dropout=0 in its objective): take guidance=1, or train with caption_dropout=0.1"
         )
 
 

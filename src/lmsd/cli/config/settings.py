@@ -136,6 +136,7 @@ class Train:
     data: Node
     schedule: Node
     conditioner: Node
+    codec: Node
     net: Node
     generator: Node
     discriminator: Node
