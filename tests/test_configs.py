@@ -1,6 +1,7 @@
 """Every YAML of configs/: it composes, builds at a tiny size and plays two batches; every option is read."""
 
 import inspect
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,8 @@ def test_every_option_of_train_is_read(shards: Path, tmp_path: Path, monkeypatch
     plain = DictConfig._get_impl
 
     def noting(self: DictConfig, key: Any, *args: Any, **options: Any) -> Any:
-        read.add(self._get_full_key(key))
+        if sys._getframe(2).f_globals["__name__"].startswith("lmsd."):  # not omegaconf, which copies
+            read.add(self._get_full_key(key))
         return plain(self, key, *args, **options)
 
     monkeypatch.chdir(tmp_path)
@@ -184,7 +186,7 @@ def test_every_option_of_train_is_read(shards: Path, tmp_path: Path, monkeypatch
     own = {key for key, *_ in options(tree) if "." not in key or key.startswith(sections)}
     built = {"optim.generator", "optim.discriminator", "optim.clip"}
     unread = {key for key in own - read if key.rpartition(".")[0] not in built}
-    assert unread == set()
+    assert unread == {"resume"}  # read off the command line, before there is a configuration
 
 
 def test_every_target_in_every_file_is_allowed() -> None:

@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
 
 def candidates(line: str) -> list[str]:
     """What the last word of a command line, which may be empty, can become."""
-    from lmsd.cli import VERBS
+    from lmsd.cli.verbs import VERBS
 
     *before, word = line.split(" ")
     given = [part for part in before if part][1:]
