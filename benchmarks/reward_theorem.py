@@ -85,7 +85,7 @@ def best(steps: int, beta: float, *, p: float, l: float, last_std: float = LAST_
 class Affine(nn.Module):
     """x̂₀ = a_k x + b_k with its own a, b at every knot of the chain; starts as the model's exact x̂₀."""
 
-    z_dim = 0
+    z_dim, shape, bound = 0, (1,), None  # numbers, not images
 
     def __init__(self, steps: int, model: Sequence[float] = MODEL) -> None:
         super().__init__()
@@ -101,6 +101,10 @@ class Affine(nn.Module):
     def condition(self, batch: Batch, drop: Tensor | None = None) -> Cond:
         """There is none."""
         return Cond()
+
+    def decode(self, x: Tensor) -> Tensor:
+        """The numbers themselves."""
+        return x
 
     def forward(
         self, x: Tensor, t: Tensor, cond: Cond, z: Tensor | None = None, *, output: str = "x0"
@@ -160,7 +164,6 @@ def train(
     objective = GRPO(
         Policy(steps, last_std=LAST_STD), reward, group=batch, normalize="center", kl=beta, clip=None
     )
-    objective.limit = math.inf  # numbers, not images
     optimizer = torch.optim.Adam(players["generator"].parameters(), lr=0.02, betas=(0.9, 0.99))
     clock, kl = Counting(), 0.0
     for update in range(updates):

@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from lmsd.cli.build import experiment
-from lmsd.cli.build.instantiate import check, targets
 from lmsd.cli.config.compose import config_dir, groups, load
 from lmsd.cli.config.limits import check_limits
 from lmsd.cli.verbs import demo
 from lmsd.engine.trainer import fit
+from lmsd.spec import locate, targets
 
 ROOT = config_dir()
 SMALL = ["data.image_size=8", "data.channels=1", "images=16", "batch_size=8", "accelerator=cpu"]
@@ -137,8 +136,7 @@ def check_arguments(node: Any) -> None:
     for value in node.values():
         check_arguments(value)
     if "_target_" in node:
-        check(node["_target_"])
-        known = inspect.signature(hydra.utils.get_object(node["_target_"])).parameters
+        known = inspect.signature(locate(node["_target_"])).parameters
         if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
             unknown = {key for key in node if not key.startswith("_")} - set(known)
             assert not unknown, f"{node['_target_']} takes no {unknown}"
@@ -158,7 +156,7 @@ def test_an_experiment_composes_and_builds(name: str, shards: Path) -> None:
     data = experiment.data_module(config)
     nets, objective = experiment.players(config, data)
     experiment.engine(config, nets, objective)
-    assert set(objective.players) <= set(nets)
+    assert set(objective.cast) == set(nets)
 
 
 def test_every_option_of_train_is_read() -> None:
@@ -166,10 +164,10 @@ def test_every_option_of_train_is_read() -> None:
     config = load("train", [])
     code = "\n".join(path.read_text() for path in (ROOT.parent / "src" / "lmsd" / "cli").rglob("*.py"))
     code += "\n".join(path.read_text() for path in ROOT.rglob("*.yaml")).replace("${", "config.")
-    unread = []
+    unread, roles = [], experiment.instantiate(config.objective).cast  # whose nodes are read by name
     for key, value in config.items():
         inside = list(value) if OmegaConf.is_dict(value) and "_target_" not in value else []
-        if not re.search(rf"\b(config|fresh)\.{key}\b", code) and key != "resume":
+        if not re.search(rf"\b(config|fresh)\.{key}\b", code) and key not in ("resume", *roles):
             unread.append(key)
         if key in ("optim", "evaluate"):
             handle = rf"(settings|optim|config\.{key})"
@@ -191,7 +189,7 @@ def test_every_option_of_train_is_read() -> None:
 def test_every_target_in_every_file_is_allowed() -> None:
     for path in ROOT.rglob("*.yaml"):
         for target in targets(OmegaConf.to_container(OmegaConf.load(path))):
-            check(target)
+            locate(target)
 
 
 @pytest.mark.parametrize("arm", demo.ARMS)

@@ -11,12 +11,10 @@ import pytest
 CONSISTENCY = """
 from functools import partial
 import torch
-from lmsd.objectives.base import generator_of, mean_square, standard_normal
+from lmsd.objectives.base import Method, generator_of, mean_square, standard_normal
 from lmsd.types import Loss, Turn
 
-class Consistency:
-    players = ("generator",)
-
+class Consistency(Method):
     def __init__(self, jumps):
         self.jumps = jumps
 
@@ -33,22 +31,16 @@ class Consistency:
     def loss(self, generator, batch, x_t, t, target):
         value = mean_square(generator(x_t, t, generator.condition(batch)) - target).mean()
         return Loss(value, {"consistency": value.detach()})
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
 """
 DENOISING_GAN = """
 from functools import partial
 import torch
 from torch.nn.functional import softplus
-from lmsd.objectives.base import discriminator_of, generator_of, standard_normal
+from lmsd.objectives.base import Method, Part, discriminator_of, generator_of, standard_normal
 from lmsd.types import Loss, Turn
 
-class DenoisingGAN:
-    players = ("discriminator", "generator")
+class DenoisingGAN(Method):
+    cast = {"discriminator": Part(given={"marginal": True}), "generator": Part()}
 
     def __init__(self, jumps):
         self.jumps = jumps
@@ -68,12 +60,6 @@ class DenoisingGAN:
         gap = critic(x_s, None, s, t, cond) - critic(fake, None, s, t, cond)
         value = softplus(-sign * gap).mean()
         return Loss(value, {"gap": gap.mean().detach()})
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
 """
 YAML = """
 _target_: {target}

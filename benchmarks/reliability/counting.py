@@ -15,7 +15,7 @@ from harness import codes, fork, report, workplace
 from kills import DATA, WORDS
 
 from lmsd import cli
-from lmsd.engine.checkpoint import KEY, manifests, read
+from lmsd.checkpoints import KEY, manifests, read
 
 BATCHES, BATCH = 20, 64
 

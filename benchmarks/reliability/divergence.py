@@ -16,7 +16,8 @@ from harness import codes, count, fork_ranks, report, workplace
 from kills import DATA, WORDS
 
 from lmsd import cli
-from lmsd.engine.checkpoint import first_not_finite, manifests, read
+from lmsd.checkpoints import manifests, read
+from lmsd.engine.checkpoint import first_not_finite
 
 PLACES = ("loss", "gradient", "data")
 SKIPPED, BATCHES = 4, 40

@@ -19,9 +19,9 @@ from typing import Any
 from harness import count, fork, report, workplace
 
 from lmsd import cli
+from lmsd.checkpoints import KEY, read
 from lmsd.cli.runs import store
 from lmsd.cli.verbs.verify_resume import compare, finish, killed
-from lmsd.engine.checkpoint import KEY, read
 
 DATA = ["data", "build", "digits", "out=data/digits"]
 WORDS = [

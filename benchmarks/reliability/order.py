@@ -19,10 +19,9 @@ from harness import codes, count, fork_ranks, report, workplace
 from kills import DATA, WORDS
 from torch.utils.data import DataLoader, Dataset
 
-from lmsd import cli
+from lmsd import checkpoints, cli
 from lmsd.data.order import Order
 from lmsd.data.stream import Positions
-from lmsd.engine import checkpoint as disk
 
 SIZES = np.asarray([31, 17, 5, 40, 2, 23, 13])
 """131 samples in 7 shards, both prime."""
@@ -120,8 +119,8 @@ def resized() -> tuple[int, list[str], dict[str, object]]:
             file.unlink()
     if seen[0] != list(range(1280)) or [n for part in seen[1:] for n in part] != seen[0]:
         failures.append("positions were lost, repeated or reordered")
-    alone, other = (disk.read(Path(name))["state_dict"] for name in ("alone", "resized"))
-    own = {name: value for name, value in disk.tensors(alone) if value.is_floating_point()}
+    alone, other = (checkpoints.read(Path(name))["state_dict"] for name in ("alone", "resized"))
+    own = {name: value for name, value in checkpoints.tensors(alone) if value.is_floating_point()}
     apart = sum(float((other[name] - value).square().sum()) for name, value in own.items()) ** 0.5
     apart /= sum(float(value.square().sum()) for value in own.values()) ** 0.5
     if apart > 1e-3:  # rounding, which Adam magnifies where gradients are nearly zero

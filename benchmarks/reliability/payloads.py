@@ -21,13 +21,14 @@ from harness import report
 from hostile import GOOD, Payload, captions, tar
 from omegaconf import OmegaConf
 
+from lmsd import checkpoints
+from lmsd.checkpoints import load_weights
 from lmsd.cli.build.instantiate import instantiate
 from lmsd.cli.config.compose import load
 from lmsd.cli.runs import store
-from lmsd.data.index import SUFFIX
+from lmsd.data.members import SUFFIX
 from lmsd.data.shards import resolve
 from lmsd.engine import checkpoint as disk
-from lmsd.engine.weights import load_weights
 
 TARGETS = (
     "os.system",
@@ -89,9 +90,9 @@ def payloads(folder: Path, trap: str) -> Iterator[tuple[str, Callable[[], Any]]]
     own: dict[str, Any] = {"clock": {"images": 1, "updates": 1}, "metrics": {}}
     for place in ("state_dict", "config", "optimizer_states"):
         path = folder / f"step_00000000{len(place) % 10}.ckpt"
-        state: dict[str, Any] = {"state_dict": {}, disk.KEY: own}
+        state: dict[str, Any] = {"state_dict": {}, checkpoints.KEY: own}
         disk.save({**state, place: Payload()}, path)
-        yield f"checkpoint, {place}", lambda path=path: disk.read(path)  # type: ignore[misc]
+        yield f"checkpoint, {place}", lambda path=path: checkpoints.read(path)  # type: ignore[misc]
     for name, data in (("plain pickle", pickle.dumps(Payload())), ("old format", b"")):
         path = folder / f"{name.replace(' ', '')}.ckpt"
         path.write_bytes(data)

@@ -26,18 +26,18 @@ import torch
 from harness import codes, count, fork, report, workplace
 from kills import DATA, WORDS
 
-from lmsd import cli
+from lmsd import checkpoints, cli
 from lmsd.engine import checkpoint as disk
 
 
 def content(images: int, size: int) -> dict[str, Any]:
     """A checkpoint filled with its own number."""
     own = {"clock": {"images": images, "updates": 1}, "metrics": {}}
-    return {"state_dict": {"w": torch.full((size,), images)}, disk.KEY: own}
+    return {"state_dict": {"w": torch.full((size,), images)}, checkpoints.KEY: own}
 
 
 def holds(folder: Path) -> int:
-    return int(disk.read(folder)["state_dict"]["w"][0])
+    return int(checkpoints.read(folder)["state_dict"]["w"][0])
 
 
 def elsewhere(folder: Path) -> str:
@@ -51,13 +51,13 @@ def kills(n: int) -> tuple[int, list[str]]:
     draw, failures = random.Random(0), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        disk.save(content(1, 10), folder / disk.checkpoint_name(1))
+        disk.save(content(1, 10), folder / checkpoints.checkpoint_name(1))
 
         def saving(size: int) -> None:
             os.environ["TMPDIR"] = tempfile.tempdir = elsewhere(folder)
             number = holds(folder) + 1
             while True:
-                disk.save(content(number, size), folder / disk.checkpoint_name(number % 5 + 1))
+                disk.save(content(number, size), folder / checkpoints.checkpoint_name(number % 5 + 1))
                 number += 1
 
         for number in range(n):
@@ -66,8 +66,8 @@ def kills(n: int) -> tuple[int, list[str]]:
             time.sleep(draw.uniform(0.01, 0.1))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            known = disk.manifests(folder)
-            if not known or not all(map(disk.intact, known)):
+            known = checkpoints.manifests(folder)
+            if not known or not all(map(checkpoints.intact, known)):
                 failures.append(f"kill {number}: {len(known)} committed, not all intact")
             for path, manifest in known.items():
                 if int(torch.load(path, weights_only=True)["state_dict"]["w"][0]) != manifest["images"]:
@@ -82,25 +82,25 @@ def damages(n: int) -> tuple[int, list[str]]:
         warnings.simplefilter("ignore")
         folder = Path(name)
         for images in (1, 2):
-            disk.save(content(images, 10_000), folder / disk.checkpoint_name(images))
-        newer = folder / disk.checkpoint_name(2)
+            disk.save(content(images, 10_000), folder / checkpoints.checkpoint_name(images))
+        newer = folder / checkpoints.checkpoint_name(2)
         whole = newer.read_bytes()
         for at in sorted(draw.sample(range(len(whole)), n)):
             flipped = bytearray(whole)
             flipped[at] ^= 1 << draw.randrange(8)
             for kind, damaged in (("flipped", bytes(flipped)), ("cut", whole[:at])):
                 newer.write_bytes(damaged)
-                if disk.intact(newer) or holds(folder) != 1:
+                if checkpoints.intact(newer) or holds(folder) != 1:
                     failures.append(f"{kind} at {at}")
         newer.write_bytes(whole)
-        manifest = disk.manifest_of(newer)
+        manifest = checkpoints.manifest_of(newer)
         text = manifest.read_bytes()
         words = [at for at in range(len(text)) if not text[at : at + 1].isspace()]
         for at in sorted(draw.sample(words, min(n, len(words)))):
             flipped = bytearray(text)
             flipped[at] ^= 1 << draw.randrange(7)
             manifest.write_bytes(flipped)
-            if disk.intact(newer) or holds(folder) != 1:
+            if checkpoints.intact(newer) or holds(folder) != 1:
                 failures.append(f"manifest flipped at {at}")
     return 2 * n + min(n, len(words)), failures
 
@@ -115,9 +115,14 @@ def full(n: int) -> tuple[int, list[str]]:
         mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(room)]
         mounted = os.getuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
         child = fork(lambda room=room, limit=not mounted: _train(room, limit), Path("full.log"))  # type: ignore[misc]
-        found, kept = codes([child], seconds=300), disk.manifests(room / "run" / "checkpoints")
+        found, kept = codes([child], seconds=300), checkpoints.manifests(room / "run" / "checkpoints")
         images = {manifest["images"] for manifest in kept.values()}
-        if found != [0] or not {128, 640} <= images or 256 in images or not all(map(disk.intact, kept)):
+        if (
+            found != [0]
+            or not {128, 640} <= images
+            or 256 in images
+            or not all(map(checkpoints.intact, kept))
+        ):
             failures.append(f"number {number}: exit code {found}, intact at {sorted(images)}")
         if mounted:
             subprocess.run(["umount", str(room)], check=True)

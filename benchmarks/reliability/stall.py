@@ -20,8 +20,8 @@ from kills import DATA, WORDS
 from lightning.pytorch import Callback, Trainer
 
 from lmsd import cli
+from lmsd.checkpoints import checkpoint_name
 from lmsd.engine.callbacks import Checkpoint, engine_of, writer
-from lmsd.engine.checkpoint import checkpoint_name
 
 WIDE = ["net.width=1024", "discriminator.trunk.width=512", "images=10_000_000", "evaluate.n=0"]
 ALLOWED, SECONDS = 1.25, 0.020

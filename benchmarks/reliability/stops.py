@@ -17,8 +17,8 @@ from harness import codes, count, fork_ranks, report, workplace
 from kills import DATA, WORDS
 
 from lmsd import cli
+from lmsd.checkpoints import intact, manifests
 from lmsd.cli.runs import store
-from lmsd.engine.checkpoint import intact, manifests
 
 SECONDS = 10.0
 EVALUATING = ["evaluate.n=294", f"evaluate.seeds={list(range(40))}".replace(" ", ""), "evaluate.every=640"]

@@ -14,11 +14,12 @@ import torch
 from lightning.pytorch import Callback
 from tiny_run import engine, players, run
 
+from lmsd import checkpoints
+from lmsd.checkpoints import WeightsRef, load_weights
 from lmsd.engine import checkpoint as disk
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.logging import JSONLLogger, read_metrics
 from lmsd.engine.plugin import Snapshot
-from lmsd.engine.weights import Source, load_weights
 from lmsd.errors import UserError
 
 
@@ -26,19 +27,19 @@ def content(images: int, size: int = 1_000) -> dict[str, object]:
     """A checkpoint's content as the engine writes it, filled with its own number."""
     return {
         "state_dict": {"w": torch.full((size,), images)},
-        disk.KEY: {"clock": {"images": images, "updates": 1}},
+        checkpoints.KEY: {"clock": {"images": images, "updates": 1}},
     }
 
 
 def store(folder: Path, *images: int) -> list[Path]:
-    paths = [folder / disk.checkpoint_name(n) for n in images]
+    paths = [folder / checkpoints.checkpoint_name(n) for n in images]
     for path, n in zip(paths, images, strict=True):
         disk.save(content(n), path)
     return paths
 
 
 def holds(path: Path) -> int:
-    return int(disk.read(path)["state_dict"]["w"][0])
+    return int(checkpoints.read(path)["state_dict"]["w"][0])
 
 
 def test_manifest_names_content_and_count(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_manifest_names_content_and_count(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "step_000000600.json").read_text())
     assert manifest["bytes"] == path.stat().st_size
     assert (manifest["images"], manifest["updates"], manifest["file"]) == (600, 1, path.name)
-    assert disk.intact(path)
+    assert checkpoints.intact(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000000600.ckpt", "step_000000600.json"]
 
 
@@ -60,12 +61,12 @@ def test_every_damage_is_seen_and_the_one_before_is_read(tmp_path: Path) -> None
         flipped[at] ^= 1 << draw.randrange(8)
         for damaged in (bytes(flipped), whole[:at]):
             newer.write_bytes(damaged)
-            assert not disk.intact(newer)
+            assert not checkpoints.intact(newer)
             with pytest.warns(UserWarning, match="damaged"):
                 assert holds(tmp_path) == 100
     newer.write_bytes(whole)
     assert holds(tmp_path) == 200
-    disk.manifest_of(newer).unlink()  # killed between the file and its commit
+    checkpoints.manifest_of(newer).unlink()  # killed between the file and its commit
     assert holds(tmp_path) == 100
     older.write_bytes(b"")
     with pytest.warns(UserWarning, match="has no good manifest"):  # nothing committed is left
@@ -75,12 +76,12 @@ def test_every_damage_is_seen_and_the_one_before_is_read(tmp_path: Path) -> None
         pytest.raises(UserError, match=r"no checkpoint in .* is intact"),
         pytest.warns(UserWarning, match="damaged"),
     ):
-        disk.find(tmp_path)
+        checkpoints.find(tmp_path)
 
 
 def test_every_damage_to_a_manifest_is_seen_and_the_one_before_is_read(tmp_path: Path) -> None:
     older, newer = store(tmp_path, 100, 200)
-    manifest = disk.manifest_of(newer)
+    manifest = checkpoints.manifest_of(newer)
     text = manifest.read_bytes()
     draw = random.Random(0)
     flips = []
@@ -92,7 +93,7 @@ def test_every_damage_to_a_manifest_is_seen_and_the_one_before_is_read(tmp_path:
         manifest.write_bytes(damaged)
         with pytest.warns(UserWarning, match=f"manifest of checkpoint .*{newer.name} is damaged"):
             assert holds(tmp_path) == 100
-        assert list(disk.manifests(tmp_path)) == [older]
+        assert list(checkpoints.manifests(tmp_path)) == [older]
     assert holds(newer) == 200  # named: by its own checksums
     manifest.write_bytes(text)
     assert holds(tmp_path) == 200
@@ -104,46 +105,46 @@ def test_a_file_that_is_named_is_never_another(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=f"{newest.name} is damaged .*: give {newer}, the newest that is whole"
     ):
-        disk.find(newest)
+        checkpoints.find(newest)
     with pytest.raises(UserError, match=f"no checkpoint .*: give {newer}, the newest"):
-        disk.find(tmp_path / disk.checkpoint_name(250))
+        checkpoints.find(tmp_path / checkpoints.checkpoint_name(250))
     for path in (older, newer):
         disk.remove(path)
     with pytest.raises(UserError, match="is damaged or was never completed: give a run folder, or a file"):
-        disk.find(newest)
+        checkpoints.find(newest)
 
 
 def test_a_damaged_checkpoint_is_kept_aside_by_whoever_goes_on(tmp_path: Path) -> None:
     older, newer = store(tmp_path, 100, 200)
     newer.write_bytes(newer.read_bytes()[:-1])
     with pytest.warns(UserWarning, match="damaged"):
-        assert disk.find(tmp_path) == older
+        assert checkpoints.find(tmp_path) == older
     assert newer.exists()  # looking changes nothing
     with pytest.warns(UserWarning, match="damaged"):
-        assert disk.find(tmp_path, aside=True) == older
+        assert checkpoints.find(tmp_path, aside=True) == older
     names = {path.name for path in tmp_path.iterdir() if "200" in path.name}
     assert names == {"step_000000200.ckpt.bad", "step_000000200.json.bad"}
-    for path in (older, disk.manifest_of(older)):
+    for path in (older, checkpoints.manifest_of(older)):
         path.unlink()
     with pytest.raises(UserError, match="is intact"):  # not None: the run had checkpoints
-        disk.newest(tmp_path)
+        checkpoints.newest(tmp_path)
 
 
 def test_what_is_kept(tmp_path: Path) -> None:
     store(tmp_path, *range(10, 101, 10))
-    best = tmp_path / disk.checkpoint_name(20)
+    best = tmp_path / checkpoints.checkpoint_name(20)
     disk.prune(tmp_path, keep_last=2, keep_every=35, best=best)
-    assert [m["images"] for m in disk.manifests(tmp_path).values()] == [20, 40, 70, 90, 100]
+    assert [m["images"] for m in checkpoints.manifests(tmp_path).values()] == [20, 40, 70, 90, 100]
     store(tmp_path, 110)
     disk.prune(tmp_path, keep_last=1, keep_every=35)  # the firsts past 35, 70 and 105 stay for good
-    assert [m["images"] for m in disk.manifests(tmp_path).values()] == [40, 70, 110]
+    assert [m["images"] for m in checkpoints.manifests(tmp_path).values()] == [40, 70, 110]
 
 
 def test_nothing_is_found_where_nothing_was_saved(tmp_path: Path) -> None:
-    assert disk.newest(tmp_path) is None
+    assert checkpoints.newest(tmp_path) is None
     for path in (tmp_path, tmp_path / "absent.ckpt", tmp_path / "no" / "folder"):
         with pytest.raises(UserError, match="no checkpoint"):
-            disk.find(path)
+            checkpoints.find(path)
 
 
 def test_a_full_disk_leaves_the_checkpoint_that_was_there(
@@ -183,10 +184,10 @@ def test_a_crash_at_any_step_of_saving_again(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, crashing)
         with contextlib.suppress(Crash):
-            disk.save({**content(200), "again": True}, tmp_path / disk.checkpoint_name(200))
-    committed = disk.manifests(tmp_path)
+            disk.save({**content(200), "again": True}, tmp_path / checkpoints.checkpoint_name(200))
+    committed = checkpoints.manifests(tmp_path)
     assert 100 in [manifest["images"] for manifest in committed.values()]
-    assert all(disk.intact(path) for path in committed)
+    assert all(checkpoints.intact(path) for path in committed)
 
 
 def test_killed_at_any_moment_of_saving(tmp_path: Path) -> None:
@@ -198,14 +199,14 @@ def test_killed_at_any_moment_of_saving(tmp_path: Path) -> None:
         if child == 0:  # pragma: no cover
             n = 2
             while True:
-                disk.save(content(n, 100_000), tmp_path / disk.checkpoint_name(n % 5 + 1))
+                disk.save(content(n, 100_000), tmp_path / checkpoints.checkpoint_name(n % 5 + 1))
                 n += 1
         time.sleep(draw.uniform(0.005, 0.06))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        committed = disk.manifests(tmp_path)
+        committed = checkpoints.manifests(tmp_path)
         assert committed
-        assert all(disk.intact(path) for path in committed)
+        assert all(checkpoints.intact(path) for path in committed)
         assert all(holds(path) == manifest["images"] for path, manifest in committed.items())
 
 
@@ -214,10 +215,10 @@ def test_nothing_in_a_checkpoint_can_run_code(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, (str(tmp_path / "ran"),)
 
-    path = tmp_path / disk.checkpoint_name(1)
-    disk.save({"state_dict": Payload(), disk.KEY: {"clock": {"images": 1, "updates": 1}}}, path)
+    path = tmp_path / checkpoints.checkpoint_name(1)
+    disk.save({"state_dict": Payload(), checkpoints.KEY: {"clock": {"images": 1, "updates": 1}}}, path)
     with pytest.raises(UserError, match="weights and plain data only"):
-        disk.read(path)
+        checkpoints.read(path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -226,14 +227,14 @@ def test_nothing_in_a_checkpoint_can_run_code(tmp_path: Path) -> None:
 
 def everything(folder: Path) -> dict[str, object]:
     """All tensors of a run's last checkpoint by name, and its counts."""
-    saved = disk.read(folder)
+    saved = checkpoints.read(folder)
     flat: dict[str, object] = dict(saved["state_dict"])
     for number, optimizer in enumerate(saved["optimizer_states"]):
         for key, state in optimizer["state"].items():
             flat.update({f"optimizer{number}.{key}.{name}": value for name, value in state.items()})
         flat[f"optimizer{number}.lr"] = [group["lr"] for group in optimizer["param_groups"]]
-    flat["clock"], flat["data"] = saved[disk.KEY]["clock"], saved["Stream"]
-    flat["objective"] = saved[disk.KEY]["objective"]  # of rewards: statistics, temperature, counts
+    flat["clock"], flat["data"] = saved[checkpoints.KEY]["clock"], saved["Stream"]
+    flat["objective"] = saved[checkpoints.KEY]["objective"]  # of rewards: statistics, temperature, counts
     return flat
 
 
@@ -268,8 +269,8 @@ def test_a_resumed_run_is_the_unbroken_run(tmp_path: Path, unbroken: Path, image
     """Weights, averages, optimizers, counts, place in the data and lines of metrics, to the last bit."""
     folder = tmp_path / "run"
     shutil.copytree(unbroken, folder)
-    for path in disk.manifests(folder / "checkpoints"):
-        if path > folder / "checkpoints" / disk.checkpoint_name(images):
+    for path in checkpoints.manifests(folder / "checkpoints"):
+        if path > folder / "checkpoints" / checkpoints.checkpoint_name(images):
             disk.remove(path)
     with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"images": 4')  # killed while writing
@@ -285,8 +286,8 @@ def test_a_resumed_run_of_rewards_is_the_unbroken_run(tmp_path: Path, name: str)
     whole, folder = tmp_path / "whole", tmp_path / "run"
     run(engine(name, batches=4), whole, callbacks=[Checkpoint(every_images=8, keep_last=9)])
     shutil.copytree(whole, folder)
-    for path in disk.manifests(folder / "checkpoints"):
-        if path > folder / "checkpoints" / disk.checkpoint_name(16):
+    for path in checkpoints.manifests(folder / "checkpoints"):
+        if path > folder / "checkpoints" / checkpoints.checkpoint_name(16):
             disk.remove(path)
     run(engine(name, batches=4), folder, resume_from=folder)
     assert_same_run(folder, whole)
@@ -307,9 +308,9 @@ def test_another_objective_is_refused(tmp_path: Path, unbroken: Path) -> None:
 
 
 def test_a_checkpoint_holds_the_config_and_plain_data(unbroken: Path) -> None:
-    saved = torch.load(disk.find(unbroken), weights_only=True)
-    assert saved[disk.KEY]["config"] == "seed: 3\n"
-    assert saved[disk.KEY]["clock"].items() >= {"images": 48, "updates": 6}.items()
+    saved = torch.load(checkpoints.find(unbroken), weights_only=True)
+    assert saved[checkpoints.KEY]["config"] == "seed: 3\n"
+    assert saved[checkpoints.KEY]["clock"].items() >= {"images": 48, "updates": 6}.items()
     assert {key.split(".")[0] for key in saved["state_dict"]} == {"players", "ema"}
 
 
@@ -325,9 +326,9 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
     run(engine(), tmp_path, callbacks=[saving, Evaluate(evaluate, every_images=8)])
     folder = tmp_path / "checkpoints"
     assert seen == [0, 8, 16, 24, 32, 40, 48]
-    assert [int(m["images"]) for m in disk.manifests(folder).values()] == [16, 40, 48]
-    assert saving.best(folder) == folder / disk.checkpoint_name(16)
-    assert saving.last == folder / disk.checkpoint_name(48)
+    assert [int(m["images"]) for m in checkpoints.manifests(folder).values()] == [16, 40, 48]
+    assert saving.best(folder) == folder / checkpoints.checkpoint_name(16)
+    assert saving.last == folder / checkpoints.checkpoint_name(48)
     found = [line["val/fd"] for line in read_metrics(tmp_path / "metrics.jsonl") if "val/fd" in line]
     assert found == [9.0, 3.0, 1.0, 4.0, 2.0, 5.0, 6.0]
 
@@ -335,7 +336,7 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
 def test_a_score_goes_with_the_weights_it_was_taken_on(tmp_path: Path) -> None:
     saving = Checkpoint(every_images=8, keep_last=9, monitor="val/fd")
     run(engine(), tmp_path, callbacks=[saving, Evaluate(lambda _: {"val/fd": 1.0}, every_images=16)])
-    scores = {m["images"]: m["metrics"] for m in disk.manifests(tmp_path / "checkpoints").values()}
+    scores = {m["images"]: m["metrics"] for m in checkpoints.manifests(tmp_path / "checkpoints").values()}
     assert scores == {n: {"val/fd": 1.0} if n % 16 == 0 else {} for n in range(8, 49, 8)}
 
 
@@ -345,7 +346,7 @@ def test_written_behind_the_training_it_is_the_same_run(tmp_path: Path, unbroken
     trainer = run(subject, tmp_path, callbacks=[saving], asynchronous=True)
     assert_same_run(tmp_path, unbroken)
     io = trainer.strategy.checkpoint_io
-    assert len(disk.manifests(tmp_path / "checkpoints")) == 6
+    assert len(checkpoints.manifests(tmp_path / "checkpoints")) == 6
     before = {name: held.data_ptr() for name, held in io._snapshot._held.items()}
     trainer.save_checkpoint(tmp_path / "checkpoints" / "step_000000049.ckpt")
     io.wait()
@@ -388,9 +389,9 @@ def test_training_outlives_a_full_disk(
         saving = Checkpoint(every_images=8, keep_last=9)
         with pytest.warns(UserWarning, match="not written .*No space left"):
             run(engine(**OPTIONS), tmp_path, callbacks=[saving], asynchronous=asynchronous)
-    known = disk.manifests(tmp_path / "checkpoints")
+    known = checkpoints.manifests(tmp_path / "checkpoints")
     assert [m["images"] for m in known.values()] == [8, 32, 48]
-    assert all(disk.intact(path) for path in known)
+    assert all(checkpoints.intact(path) for path in known)
     assert not list((tmp_path / "checkpoints").glob("*.tmp.*"))
     assert_same_run(tmp_path, unbroken)
 
@@ -404,7 +405,7 @@ def test_what_cannot_be_deleted_ends_no_run(tmp_path: Path, monkeypatch: pytest.
     with pytest.warns(UserWarning, match="old checkpoints are not deleted"):
         run(subject, tmp_path, callbacks=[saving])
     assert subject.clock.done
-    assert len(disk.manifests(tmp_path / "checkpoints")) == 10
+    assert len(checkpoints.manifests(tmp_path / "checkpoints")) == 10
 
 
 def test_a_disk_that_stays_full_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,7 +416,7 @@ def test_a_disk_that_stays_full_ends_the_run(tmp_path: Path, monkeypatch: pytest
             pytest.raises(UserError, match=r"checkpoints could not be written .*make room"),
         ):
             run(engine(**OPTIONS, batches=60), tmp_path, callbacks=[Checkpoint(every_images=8)])
-    assert [m["images"] for m in disk.manifests(tmp_path / "checkpoints").values()] == [8]
+    assert [m["images"] for m in checkpoints.manifests(tmp_path / "checkpoints").values()] == [8]
     assert read_metrics(tmp_path / "metrics.jsonl")[-1]["images"] < 100
 
 
@@ -459,16 +460,16 @@ class Spoiling(Callback):
 def test_a_state_that_is_not_finite_is_never_written(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"at 32 images: players\.discriminator\.\S+ is not finite"):
         run(engine(), tmp_path, callbacks=[Spoiling(), Checkpoint(every_images=8, keep_last=9)])
-    known = disk.manifests(tmp_path / "checkpoints")
+    known = checkpoints.manifests(tmp_path / "checkpoints")
     assert [m["images"] for m in known.values()] == [8, 16, 24]
-    assert all(disk.first_not_finite(disk.read(path)["state_dict"]) is None for path in known)
+    assert all(disk.first_not_finite(checkpoints.read(path)["state_dict"]) is None for path in known)
 
 
 # -- weights ------------------------------------------------------------------------------------------------
 
 
 def test_weights_are_taken_raw_or_averaged_as_asked(unbroken: Path) -> None:
-    saved = disk.read(unbroken)["state_dict"]
+    saved = checkpoints.read(unbroken)["state_dict"]
     for ema, prefix in ((None, "players.generator."), ("ema", "ema.20."), ("60", "ema.60.")):
         fresh = players()["generator"]
         result = load_weights(fresh, unbroken, ema=ema)
@@ -487,9 +488,9 @@ def test_keys_that_do_not_match_are_named(unbroken: Path) -> None:
 
 def test_weights_that_cannot_be_taken_are_refused(unbroken: Path) -> None:
     fresh = players()
-    with pytest.raises(UserError, match=r"holds no EMA '7'; there are \['20', '60'\]"):
+    with pytest.raises(UserError, match=r"init_from=.*holds no EMA '7' of 'generator'; there are 20, 60"):
         load_weights(fresh["generator"], unbroken, ema="7")
-    with pytest.raises(UserError, match="only the generator has an EMA"):
+    with pytest.raises(UserError, match="holds no EMA 'ema' of 'discriminator'; there are none"):
         load_weights(fresh["discriminator"], unbroken, player="discriminator", ema="ema")
     with pytest.raises(UserError, match="holds no player 'critic'"):
         load_weights(fresh["discriminator"], unbroken, player="critic")
@@ -503,14 +504,14 @@ def test_weights_that_cannot_be_taken_are_refused(unbroken: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "source"),
     [
-        ("outputs/a-run", Source(Path("outputs/a-run"))),
-        ("outputs/a-run@ema", Source(Path("outputs/a-run"), ema="ema")),
-        ("a@b/x.ckpt:discriminator", Source(Path("a@b/x.ckpt"), player="discriminator")),
-        ("x.ckpt:generator@50000", Source(Path("x.ckpt"), ema="50000")),
+        ("outputs/a-run", WeightsRef(Path("outputs/a-run"))),
+        ("outputs/a-run@ema", WeightsRef(Path("outputs/a-run"), ema="ema")),
+        ("a@b/x.ckpt:discriminator", WeightsRef(Path("a@b/x.ckpt"), player="discriminator")),
+        ("x.ckpt:generator@50000", WeightsRef(Path("x.ckpt"), ema="50000")),
     ],
 )
-def test_sources_are_read_as_written(text: str, source: Source) -> None:
-    assert Source.parse(text) == source
+def test_sources_are_read_as_written(text: str, source: WeightsRef) -> None:
+    assert WeightsRef.parse(text) == source
 
 
 # -- metrics ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from test_checkpoint import assert_same_run
 from test_signals import SendAt
 from tiny_run import Stream, engine, run
 
+from lmsd import checkpoints
 from lmsd.engine import checkpoint as disk
 from lmsd.engine.callbacks import Checkpoint
 from lmsd.engine.divergence import Guard
@@ -72,16 +73,16 @@ def test_it_goes_back_once_and_on_with_later_data(rolled_back: tuple[Path, Engin
     assert [line.get("generator/skipped") for line in lines[4:7]] == [1.0, 1.0, 0.0]
     names = {path.name for path in (folder / "checkpoints").glob("*.bad")}
     assert names == {f"step_{n:09d}.{kind}.bad" for n in (32, 40) for kind in ("ckpt", "json")}
-    for path in disk.manifests(folder / "checkpoints"):
-        assert disk.first_not_finite(disk.read(path)) is None
+    for path in checkpoints.manifests(folder / "checkpoints"):
+        assert disk.first_not_finite(checkpoints.read(path)) is None
 
 
 def test_a_run_that_went_back_resumes_as_any_other(tmp_path: Path, rolled_back: tuple[Path, Engine]) -> None:
     """Stopped right after the rollback, when the stream is already past the bad data."""
     with pytest.raises(SystemExit):
         poisoned_run(tmp_path, SendAt(15, 24, batch=6))
-    assert disk.read(tmp_path)["Stream"]["position"] == 56
-    assert disk.read(tmp_path)[disk.KEY]["rollbacks"] == 1
+    assert checkpoints.read(tmp_path)["Stream"]["position"] == 56
+    assert checkpoints.read(tmp_path)[checkpoints.KEY]["rollbacks"] == 1
     poisoned_run(tmp_path, resume_from=tmp_path)
     assert_same_run(tmp_path, rolled_back[0])
 
@@ -92,7 +93,7 @@ def test_it_stops_when_going_back_does_not_help(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"diverged again at 48 images .* after 2 rollbacks: lower the learn"):
         run(subject, tmp_path, callbacks=guarded(at_most=2))
     assert max(subject.objective.seen) + 1 == 24 + 3 * 24
-    assert disk.read(tmp_path)[disk.KEY]["clock"]["images"] == 40
+    assert checkpoints.read(tmp_path)[checkpoints.KEY]["clock"]["images"] == 40
 
 
 def test_there_is_no_way_back_before_the_first_checkpoint(tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_there_is_no_way_back_before_the_first_checkpoint(tmp_path: Path) -> Non
     subject = engine(objective=Poisoned(range(10_000)), batches=10)
     with pytest.raises(UserError, match=r"at 24 images .*no checkpoint is from before that: lower the learn"):
         run(subject, tmp_path, callbacks=guarded())
-    assert disk.read(tmp_path)[disk.KEY]["clock"]["images"] == 16
+    assert checkpoints.read(tmp_path)[checkpoints.KEY]["clock"]["images"] == 16
 
 
 class Spoiled(Callback):
@@ -116,8 +117,8 @@ def test_a_run_does_not_end_on_broken_weights(tmp_path: Path) -> None:
     subject = engine(batches=6)
     run(subject, tmp_path, callbacks=guarded(Spoiled()))
     assert (subject.clock.images, subject.rollbacks) == (48, 1)
-    assert disk.first_not_finite(disk.read(tmp_path)) is None
-    assert disk.read(tmp_path)["Stream"]["position"] == 56
+    assert disk.first_not_finite(checkpoints.read(tmp_path)) is None
+    assert checkpoints.read(tmp_path)["Stream"]["position"] == 56
 
 
 class Sure(Adversarial):
@@ -142,7 +143,7 @@ def test_a_collapsed_discriminator_is_taken_back_to_before_that(tmp_path: Path) 
     subject = engine(objective=Sure(), batches=10)
     run(subject, tmp_path, callbacks=guarded(collapsed=4))
     assert subject.rollbacks == 1  # at 56 images, to 24, on with position 56
-    assert disk.read(tmp_path)["Stream"]["position"] == 80 + 32
+    assert checkpoints.read(tmp_path)["Stream"]["position"] == 80 + 32
     again = engine(objective=Sure(), batches=10)
     run(again, tmp_path / "allowed", callbacks=guarded(collapsed=0))
     assert again.rollbacks == 0

@@ -21,6 +21,7 @@ from lmsd.engine.optim import adamw
 from lmsd.engine.trainer import fit
 from lmsd.errors import UserError
 from lmsd.objectives import Adversarial, Denoising
+from lmsd.objectives.base import Cast, Method, trained
 from lmsd.process.times import Jumps, Uniform
 from lmsd.rng import Rng
 from lmsd.types import Batch, Loss, Players, Turn
@@ -65,7 +66,7 @@ def by_hand(name: str, *, batches: int, autocast: bool = False, clip: float | No
     dtype = torch.float32 if autocast else torch.float64
     objective = OBJECTIVES[name]()
     cast = cast_for(objective, dtype=dtype)
-    optimizers = {role: adamw(cast[role].parameters(), lr=1e-3) for role in objective.players}
+    optimizers = {role: adamw(cast[role].parameters(), lr=1e-3) for role in trained(objective.cast)}
     clock = Hand(8 * batches)
     for start in range(0, 8 * batches, 8):
         batch = samples(torch.arange(start, start + 8), dtype)
@@ -135,13 +136,15 @@ def test_in_half_precision_rollout_and_learning_see_the_same_policy(tmp_path: Pa
     assert lines[-1]["generator/kl"] > 0
 
 
-class Watched:
+class Watched(Method):
     """An objective that looks at the players whenever it is its turn to run."""
 
     def __init__(self, inner: Adversarial) -> None:
-        self.inner, self.players, self.turns_seen = inner, inner.players, 0
-        self.pairing = inner.pairing
-        self.state_dict, self.load_state_dict = inner.state_dict, inner.load_state_dict
+        self.inner, self.turns_seen = inner, 0
+
+    @property
+    def cast(self) -> Cast:
+        return self.inner.cast
 
     def turns(self, players: Players, batch: Batch, clock: object, rng: Rng) -> Iterator[Turn]:
         everyone = [p for player in players.values() for p in player.parameters()]
@@ -199,7 +202,7 @@ def test_accumulation_equals_the_large_batch(tmp_path: Path, name: str) -> None:
 
 def plain(name: str) -> dict[str, object]:
     """SGD, whose step is the gradient itself: Adam's first steps would show only its sign."""
-    return dict.fromkeys(OBJECTIVES[name]().players, lambda params: SGD(params, lr=0.05))
+    return dict.fromkeys(trained(OBJECTIVES[name]().cast), lambda params: SGD(params, lr=0.05))
 
 
 @pytest.mark.parametrize("d_steps", [1, 2, 5])
@@ -354,7 +357,7 @@ def test_the_bar_shows_what_holds_training_up(
 def test_runs_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="bf16-mixed"):
         run(engine(), tmp_path, precision="16-mixed")
-    with pytest.raises(UserError, match="multiple of 1 ranks x 3"):
+    with pytest.raises(UserError, match="1 devices x 3 micro-batches: take a multiple of 3"):
         run(engine(micro_batches=3), tmp_path)
     with pytest.raises(UserError, match=r"LightningDataModule has no advance"):
         run(engine(), tmp_path, datamodule=LightningDataModule())

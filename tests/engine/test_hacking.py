@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_run import cast_for, engine, run
 
+from lmsd import checkpoints
 from lmsd.engine import checkpoint as disk
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.hacking import HackingGuard
@@ -46,7 +47,7 @@ def play(
     """Train, with an evaluation after each batch, scores ± half; the one at `broken` images gets SIGTERM."""
     objective = Climbing(rewards)
     subject = engine(objective=objective, players=cast_for(objective), batches=6)
-    guard = HackingGuard(patience=2)
+    guard = HackingGuard(judge="val/fd[", proxy="generator/reward", patience=2)
 
     def score(player: Engine) -> dict[str, float]:
         if player.clock.images == broken:
@@ -80,16 +81,15 @@ def test_the_run_ends_when_proxy_and_judge_part(
 ) -> None:
     subject = play(tmp_path, rewards, scores, half=half)
     assert subject.clock.images == 8 * batches
-    assert disk.newest(tmp_path / "checkpoints") == tmp_path / "checkpoints" / disk.checkpoint_name(
-        8 * batches
-    )
+    folder = tmp_path / "checkpoints"
+    assert checkpoints.newest(folder) == folder / checkpoints.checkpoint_name(8 * batches)
 
 
 def test_it_remembers_across_a_restart(tmp_path: Path) -> None:
     scores = [5.0, 4.0, 5.0, 6.0, 7.0, 8.0]
     play(tmp_path, UP, scores)
-    for path in disk.manifests(tmp_path / "checkpoints"):
-        if path.name > disk.checkpoint_name(24):
+    for path in checkpoints.manifests(tmp_path / "checkpoints"):
+        if path.name > checkpoints.checkpoint_name(24):
             disk.remove(path)
     assert play(tmp_path, UP, scores, resume_from=tmp_path).clock.images == 32
 

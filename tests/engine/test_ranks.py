@@ -18,7 +18,8 @@ from torch.optim import SGD
 from lmsd.engine.callbacks import Evaluate
 from lmsd.engine.logging import read_metrics
 from lmsd.engine.optim import adamw
-from lmsd.engine.players import world_size
+from lmsd.objectives.base import Cast, Method, trained
+from lmsd.ranks import world_size
 from lmsd.rng import Rng
 from lmsd.types import Batch, Loss, Players, Turn
 
@@ -41,12 +42,16 @@ class Recorder(SGD):
         super().step()
 
 
-class Listening:
+class Listening(Method):
     """An objective that notes the positions it is given."""
 
     def __init__(self, inner: Any) -> None:
-        self.inner, self.players, self.positions = inner, inner.players, []
-        self.state_dict, self.load_state_dict = inner.state_dict, inner.load_state_dict
+        self.inner, self.positions = inner, []
+        self.state_dict, self.load_state_dict = inner.state_dict, inner.load_state_dict  # type: ignore[method-assign]
+
+    @property
+    def cast(self) -> Cast:
+        return self.inner.cast
 
     def turns(self, cast: Players, batch: Batch, clock: object, rng: Rng) -> Iterator[Turn]:
         self.positions += batch.position.tolist()
@@ -77,9 +82,9 @@ def play(case: str, folder: Path) -> dict[str, Any]:
     if rank == 1:  # ranks start from rank 0's weights, whatever they were built with
         torch.nn.init.zeros_(next(cast["generator"].parameters()))
     kept: list[tuple[str, Tensor]] = []
-    makers = {role: lambda p, role=role: Recorder(p, role, kept) for role in inner.players}
+    makers = {role: lambda p, role=role: Recorder(p, role, kept) for role in trained(inner.cast)}
     if case == "poisoned":
-        makers = dict.fromkeys(inner.players, adamw)
+        makers = dict.fromkeys(trained(inner.cast), adamw)
     pieces = 2 if case == "accumulating" else 1
     subject = engine(
         objective=objective, players=cast, optimizers=makers, batches=3, micro_batches=pieces, ema=(9,)

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 from tiny_run import Stream, engine, players, run, samples
 from torch import Tensor
 
-from lmsd.engine import checkpoint as disk
+from lmsd import checkpoints
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.logging import read_metrics
 from lmsd.engine.module import Engine
@@ -58,7 +58,7 @@ class Memory(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Engine, *_: Any) -> None:
         if pl_module.clock.images == 24 and not self.held:
-            content = disk.read(Checkpoint.folder(trainer) / disk.checkpoint_name(16))
+            content = checkpoints.read(Checkpoint.folder(trainer) / checkpoints.checkpoint_name(16))
             trainer.strategy.load_model_state_dict(content)
             trainer.strategy.load_optimizer_state_dict(content)
             moments = pl_module._optimizers["generator"].state.values()
@@ -81,8 +81,8 @@ def begin_at(images: int, folder: Path, run_dir: Path) -> None:
     """A run folder that holds one checkpoint of the run that was cut."""
     source, kept = folder / "lmsd" / "fsdp" / "checkpoints", run_dir / "checkpoints"
     kept.mkdir(parents=True)
-    path = source / disk.checkpoint_name(images)
-    for file in (path, disk.manifest_of(path)):
+    path = source / checkpoints.checkpoint_name(images)
+    for file in (path, checkpoints.manifest_of(path)):
         (kept / file.name).write_bytes(file.read_bytes())
 
 
@@ -123,7 +123,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def same(first: dict[str, Any], second: dict[str, Any], *, tolerance: float) -> None:
-    ours, theirs = dict(disk.tensors(first)), dict(disk.tensors(second))
+    ours, theirs = dict(checkpoints.tensors(first)), dict(checkpoints.tensors(second))
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         assert type(value) is Tensor
@@ -136,14 +136,14 @@ def test_cut_or_whole_every_checkpoint_is_the_same(ranks: Path, case: str) -> No
     """Weights of both players, averages and moments, after each of five batches: within 1e-10 in float64."""
     for images in range(8, 8 * BATCHES + 1, 8):
         whole, cut = (
-            disk.read(ranks / case / kind / "checkpoints" / disk.checkpoint_name(images))
+            checkpoints.read(ranks / case / kind / "checkpoints" / checkpoints.checkpoint_name(images))
             for kind in ("ddp", "fsdp")
         )
         same(cut["state_dict"], whole["state_dict"], tolerance=1e-10)
         same({"o": cut["optimizer_states"]}, {"o": whole["optimizer_states"]}, tolerance=1e-10)
-        assert cut[disk.KEY]["clock"] == whole[disk.KEY]["clock"]
+        assert cut[checkpoints.KEY]["clock"] == whole[checkpoints.KEY]["clock"]
     before = players()["generator"].state_dict()
-    last = disk.read(ranks / case / "fsdp")["state_dict"]
+    last = checkpoints.read(ranks / case / "fsdp")["state_dict"]
     assert any(not torch.equal(before[name], last[f"players.generator.{name}"]) for name in before)
 
 
@@ -169,12 +169,12 @@ def test_a_rank_holds_half(ranks: Path) -> None:
 
 
 def test_a_run_that_was_cut_goes_on_cut_or_in_one_process(ranks: Path, tmp_path: Path) -> None:
-    unbroken = disk.read(ranks / "lmsd" / "fsdp")
-    assert disk.read(ranks / "again")[disk.KEY]["clock"]["images"] == 8 * BATCHES
-    same(disk.read(ranks / "again")["state_dict"], unbroken["state_dict"], tolerance=1e-12)
+    unbroken = checkpoints.read(ranks / "lmsd" / "fsdp")
+    assert checkpoints.read(ranks / "again")[checkpoints.KEY]["clock"]["images"] == 8 * BATCHES
+    same(checkpoints.read(ranks / "again")["state_dict"], unbroken["state_dict"], tolerance=1e-12)
     begin_at(24, ranks, tmp_path)
     run(subject("lmsd"), tmp_path, resume_from=tmp_path)
-    same(disk.read(tmp_path)["state_dict"], unbroken["state_dict"], tolerance=1e-9)
+    same(checkpoints.read(tmp_path)["state_dict"], unbroken["state_dict"], tolerance=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ from lightning.pytorch import Callback
 from test_checkpoint import OPTIONS, assert_same_run
 from tiny_run import engine, run
 
-from lmsd import stops
-from lmsd.engine import checkpoint as disk
+from lmsd import checkpoints, stops
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.logging import append, read_metrics
 from lmsd.ranks import by_chunks
@@ -77,7 +76,7 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_there_had_been_none(
     assert stopped.value.code == CODES[number]
     saved = tmp_path / "checkpoints" / "step_000000024.ckpt"
     assert f"Saved {saved}" in capfd.readouterr().err
-    assert disk.intact(saved)
+    assert checkpoints.intact(saved)
     assert [signal.getsignal(each) for each in CODES] == handlers
     run(engine(**OPTIONS), tmp_path, resume_from=tmp_path, callbacks=[scored()])
     assert_same_run(tmp_path, unbroken)
@@ -91,14 +90,14 @@ def test_an_evaluation_is_broken_off_and_made_up_for(tmp_path: Path, unbroken: P
         run(engine(**OPTIONS), tmp_path, callbacks=[scored(None, signal.SIGTERM, images), saving])
     assert stopped.value.code == 143
     assert time.monotonic() - began < 25
-    known = disk.manifests(tmp_path / "checkpoints")
+    known = checkpoints.manifests(tmp_path / "checkpoints")
     assert [m["images"] for m in known.values()] == list(range(16, images + 1, 16))
     again: list[int] = []
     resume = tmp_path if images else None
     run(engine(**OPTIONS), tmp_path, resume_from=resume, callbacks=[scored(again), saving])
     assert again == list(range(images, 49, 16))
     assert_same_run(tmp_path, unbroken)
-    scores = {m["images"]: m["metrics"] for m in disk.manifests(tmp_path / "checkpoints").values()}
+    scores = {m["images"]: m["metrics"] for m in checkpoints.manifests(tmp_path / "checkpoints").values()}
     assert scores == {n: {"val/fd": 100.0 - n} for n in (16, 32, 48)}
 
 
@@ -108,7 +107,7 @@ def test_a_run_that_is_stopped_where_a_score_is_due_is_saved_first(tmp_path: Pat
     with pytest.raises(SystemExit):
         run(engine(**OPTIONS), tmp_path, callbacks=[SendAt(signal.SIGTERM, 24), scored(seen)])
     assert 32 not in seen
-    assert disk.read(tmp_path)[disk.KEY]["clock"]["images"] == 32
+    assert checkpoints.read(tmp_path)[checkpoints.KEY]["clock"]["images"] == 32
     append(tmp_path / "metrics.jsonl", b'{"images": 32, "time": 0, "val/fd": 68.0}\n')
     run(engine(**OPTIONS), tmp_path, resume_from=tmp_path, callbacks=[scored(seen)])
     assert seen.count(32) == 1
@@ -151,7 +150,7 @@ def test_two_ranks_break_an_evaluation_off_together(tmp_path: Path, unbroken: Pa
         run(engine(**OPTIONS), folder, devices=2, callbacks=[Evaluate(long, every_images=16)])
 
     assert codes(fork_ranks(rank, 2, tmp_path), seconds=30) == [143, 143]
-    assert disk.read(folder)[disk.KEY]["clock"]["images"] == 32
+    assert checkpoints.read(folder)[checkpoints.KEY]["clock"]["images"] == 32
     seen: list[int] = []
     run(engine(**OPTIONS), folder, resume_from=folder, callbacks=[scored(seen)])
     assert seen == [32, 48]
@@ -169,7 +168,7 @@ def test_the_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
 
     with pytest.raises(SystemExit):
         run(engine(batches=20), tmp_path, callbacks=[Twice(signal.SIGINT), Checkpoint(every_images=1_000)])
-    assert disk.manifests(tmp_path / "checkpoints") == {}
+    assert checkpoints.manifests(tmp_path / "checkpoints") == {}
 
 
 def test_a_signal_in_the_last_batch_changes_nothing(tmp_path: Path, unbroken: Path) -> None:
@@ -192,7 +191,7 @@ def test_two_ranks_stop_at_the_same_batch(tmp_path: Path, number: signal.Signals
     images = [int((tmp_path / f"images{own}").read_text()) for own in (0, 1)]
     assert images[0] == images[1]
     assert 72 <= images[0] <= 96
-    assert disk.read(tmp_path / "run")[disk.KEY]["clock"]["images"] == images[0]
+    assert checkpoints.read(tmp_path / "run")[checkpoints.KEY]["clock"]["images"] == images[0]
     shutil.rmtree(tmp_path / "run" / "samples", ignore_errors=True)
 
 

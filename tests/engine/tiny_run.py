@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import adamw
-from lmsd.engine.players import world_size
 from lmsd.engine.trainer import fit
 from lmsd.models.backbones import mlp
 from lmsd.models.conditioner import LabelConditioner
@@ -19,9 +18,11 @@ from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.nets.critics import MLPCritic
 from lmsd.objectives import DDPO, DPO, GRPO, NFT, Adversarial, Denoising, DRaFT, Refresh
+from lmsd.objectives.base import Part, trained
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
 from lmsd.process.times import Grid, Jumps, Uniform
+from lmsd.ranks import world_size
 from lmsd.rewards import DiscriminatorReward, Sharpness
 from lmsd.rewards.base import NOBODY
 from lmsd.rng import Rng
@@ -148,13 +149,12 @@ def grpo() -> GRPO:
 
 def cast_for(objective: Any, **options: Any) -> dict[str, torch.nn.Module]:
     """The players that an objective plays with, the frozen ones among them."""
-    frozen = getattr(objective, "frozen", ())
-    judged = "discriminator" in (*objective.players, *frozen)
-    pairing = "marginal" if frozen and judged else getattr(objective, "pairing", "transition")
+    judge = objective.cast.get("discriminator", Part(given={"marginal": False}))
+    pairing = "marginal" if judge.given["marginal"] else "transition"
     cast = players(pairing=pairing, **options)
-    for name in frozen:
+    for name, part in objective.cast.items():
         cast[name] = cast.get(name) or players(pairing=pairing, **options)["generator"]
-        cast[name].requires_grad_(False)
+        cast[name].requires_grad_(part.trained)
     return cast
 
 
@@ -162,7 +162,7 @@ def engine(name: str = "lmsd", *, batches: int = 6, batch_size: int = 8, **optio
     """An engine for `batches` global batches."""
     objective = OBJECTIVES[name]() if "objective" not in options else options.pop("objective")
     cast = options.pop("players", None) or cast_for(objective)
-    makers = options.pop("optimizers", None) or dict.fromkeys(objective.players, adamw)
+    makers = options.pop("optimizers", None) or dict.fromkeys(trained(objective.cast), adamw)
     defaults: dict[str, Any] = {"seed": SEED, "total_images": batches * batch_size, "log_every": batch_size}
     return Engine(cast, objective, optimizers=makers, batch_size=batch_size, **{**defaults, **options})
 

@@ -23,7 +23,7 @@ EVERY = {
 class Oracle(nn.Module):
     """Predicts what it was told to; remembers what it saw."""
 
-    channels, image_size = 2, 4
+    channels, image_size, token_dim, pooled_dim, z_dim = 2, 4, 0, 0, 0
 
     def __init__(self, answer: torch.Tensor) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from lmsd.models.codec import bounded
 from lmsd.process import Flow, Process
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
@@ -11,9 +12,9 @@ from lmsd.types import Batch, Cond
 
 
 class Affine(nn.Module):
-    """One (a, b) for every knot of `steps`; float64."""
+    """One (a, b) for every knot of `steps`; float64. Numbers, not images, unless it is given a bound."""
 
-    z_dim = 0
+    z_dim, shape, bound = 0, (1,), None
 
     def __init__(self, a, b):
         super().__init__()
@@ -23,6 +24,9 @@ class Affine(nn.Module):
 
     def condition(self, batch, drop=None):
         return Cond()
+
+    def decode(self, x):
+        return bounded(x, self.bound)
 
     def forward(self, x, t, cond, z=None, *, output="x0"):
         k = ((1 - t[0]) * self.steps).round().long()

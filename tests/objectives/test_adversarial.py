@@ -54,6 +54,8 @@ def players_of(name):
 class Constant(nn.Module):
     """A net whose x̂₀ is one number."""
 
+    channels, image_size, token_dim, pooled_dim, z_dim = 2, 3, 0, 0, 0
+
     def __init__(self, value):
         super().__init__()
         self.value = nn.Parameter(torch.tensor(value, dtype=torch.float64))
@@ -241,7 +243,7 @@ def test_sign_accuracy_counts_right_verdicts():
     def accuracy(sign, shift, loss):
         objective = Adversarial(Jumps(1), pairing="marginal", anchor="none", loss=loss)
         players = constant_players(5.0, sign=sign, shift=shift)
-        return objective.sign_accuracy(players, batch, rng).item()
+        return objective.probe(players, batch, rng)["discriminator/accuracy"].item()
 
     assert accuracy(-1.0, 0.0, "relativistic") == 1.0
     assert accuracy(1.0, 0.0, "relativistic") == 0.0

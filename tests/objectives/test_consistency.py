@@ -11,7 +11,7 @@ from tiny_players import TinyClock, TinyNet, Words, tiny_batch
 
 from lmsd.models.generator import Generator
 from lmsd.objectives import Objective
-from lmsd.objectives.base import generator_of, mean_square, standard_normal
+from lmsd.objectives.base import Method, generator_of, mean_square, standard_normal
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Flow
 from lmsd.process.times import Jumps
@@ -19,9 +19,7 @@ from lmsd.rng import Rng
 from lmsd.types import Batch, Loss, Turn
 
 
-class Consistency:
-    players = ("generator",)
-
+class Consistency(Method):
     def __init__(self, jumps):
         self.jumps = jumps
 
@@ -38,12 +36,6 @@ class Consistency:
     def loss(self, generator, batch, x_t, t, target):
         value = mean_square(generator(x_t, t, generator.condition(batch)) - target).mean()
         return Loss(value, {"consistency": value.detach()})
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
 
 
 def test_a_method_is_one_file_and_trains():

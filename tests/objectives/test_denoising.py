@@ -19,6 +19,8 @@ RNG = Rng(0, torch.arange(32))
 class Fixed(nn.Module):
     """A net that says what it was told to."""
 
+    channels, image_size, token_dim, pooled_dim, z_dim = 3, 2, 0, 0, 0
+
     def __init__(self, says):
         super().__init__()
         self.says = says
@@ -85,6 +87,8 @@ def test_optimum_is_the_posterior_mean_of_gaussian_data():
     process, std = Process(Article(4)), 0.5
 
     class Slope(nn.Module):
+        channels, image_size, token_dim, pooled_dim, z_dim = 1, 1, 0, 0, 0
+
         def __init__(self):
             super().__init__()
             self.slope = nn.Parameter(torch.zeros((), dtype=torch.float64))

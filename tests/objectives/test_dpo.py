@@ -98,7 +98,7 @@ def test_pairs_are_the_best_and_the_worst_of_their_group():
     asked = objective.asked(batch)
     assert asked.text == [batch.text[0]] * 4 + [batch.text[4]] * 4
     better, worse, pair, weight, facts = objective._pairs(players, asked, Rng(3, batch.position))
-    images = objective.clamped(objective.draw(players["generator"], asked, Rng(3, batch.position)))
+    images = objective.draw(players["generator"], asked, Rng(3, batch.position)).clamp(-1, 1)
     score = images.flatten(1).mean(1).view(2, 4)
     torch.testing.assert_close(better.flatten(1).mean(1), score.amax(1))
     torch.testing.assert_close(worse.flatten(1).mean(1), score.amin(1))
@@ -122,9 +122,7 @@ def test_pairs_of_a_reward_log_what_the_guard_against_hacking_reads():
     objective = DPO(Grid(4), reward=Function(partly), sampler=Tau(0), steps=2, group=4)
     with pytest.warns(UserWarning, match="partly returned 1 of 8"):
         logs = first(objective, players, batch).loss().logs
-    images = objective.clamped(
-        objective.draw(players["generator"], objective.asked(batch), Rng(3, batch.position))
-    )
+    images = objective.draw(players["generator"], objective.asked(batch), Rng(3, batch.position)).clamp(-1, 1)
     assert float(logs["reward"]) == pytest.approx(float(images[:4].mean()))
     assert float(logs["reward_failed"]) == 1 / 8
     groups = images.flatten(1).view(2, 4, -1)

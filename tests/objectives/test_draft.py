@@ -1,7 +1,6 @@
 """DRaFT: the gradient through the last steps, against automatic differentiation of the whole chain."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -21,9 +20,7 @@ def model():
 
 
 def draft(**options):
-    objective = DRaFT(options.pop("policy", Policy(STEPS, tau=0.0)), Polynomial(0.5, -0.2), **options)
-    objective.limit = math.inf
-    return objective
+    return DRaFT(options.pop("policy", Policy(STEPS, tau=0.0)), Polynomial(0.5, -0.2), **options)
 
 
 @pytest.mark.parametrize("tau", [0.0, 1.0])
@@ -72,6 +69,7 @@ def test_the_pull_is_the_distance_of_the_means():
 def test_pixels_out_of_range_come_back():
     """Clamped for the judge, with the gradient passed through."""
     net, batch = model(), batch_at(0, 8)
+    net.bound = 1.0
     with torch.no_grad():
         net.b += 5.0
     objective = DRaFT(Policy(STEPS, tau=0.0), Polynomial(-1.0))

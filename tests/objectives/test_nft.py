@@ -173,5 +173,5 @@ def test_options_that_cannot_be_are_refused():
         nft(weighting="uniform")
     with pytest.raises(UserError, match=r"beta=0\.0"):
         nft(beta=0.0)
-    assert nft().frozen == ("old",)
-    assert nft(pull=1.0).frozen == ("old", "reference")
+    assert list(nft().cast) == ["generator", "old"]
+    assert list(nft(pull=1.0).cast) == ["generator", "old", "reference"]

@@ -15,11 +15,6 @@ from lmsd.sampling import Policy, log_prob
 STEPS = 3
 
 
-def unbounded(objective):
-    objective.limit = math.inf  # numbers, not images
-    return objective
-
-
 def gradients(objective, model, size, batches, **others):
     """Mean and standard error over batches of the gradient of the first turn's loss, in one vector."""
     found = []
@@ -43,7 +38,7 @@ def model_of(seed=0):
 def test_the_gradient_of_the_expected_reward_is_its_closed_form(surrogate):
     """J = c₁ m + c₂ (m² + v) of the chain's own mean and variance; within four standard errors."""
     model, reward = model_of(), Polynomial(0.7, -0.3)
-    objective = unbounded(DDPO(policy(STEPS), reward, group=2000, normalize="center", surrogate=surrogate))
+    objective = DDPO(policy(STEPS), reward, group=2000, normalize="center", surrogate=surrogate)
     found, error = gradients(objective, model, 2000, 30)
     mean, variance = moments(model, policy(STEPS))
     value = 0.7 * mean - 0.3 * (mean**2 + variance)
@@ -58,7 +53,7 @@ def test_the_gradient_with_path_kl_is_that_of_the_whole_objective():
     beta, model, reference = 0.5, model_of(1), model_of(2)
     options = {"group": 2000, "normalize": "center", "kl": beta, "clip": None}
     players = {"reference": reference.requires_grad_(False)}
-    exact = unbounded(GRPO(policy(STEPS), Polynomial(0.7), **options))
+    exact = GRPO(policy(STEPS), Polynomial(0.7), **options)
     found, error = gradients(exact, model, 2000, 30, **players)
     mean, variance = torch.zeros(()).double(), torch.ones(()).double()
     kl = torch.zeros(()).double()
@@ -70,7 +65,7 @@ def test_the_gradient_with_path_kl_is_that_of_the_whole_objective():
         mean, variance = step * mean + kernel.push * model.b[k], step**2 * variance + kernel.std**2
     want = -torch.cat(torch.autograd.grad(0.7 * mean - beta * kl, [model.a, model.b]))
     assert ((found - want).abs() < 4 * error + 1e-6).all(), (found, want, error)
-    step_form = unbounded(GRPO(policy(STEPS), Polynomial(0.7), kl_form="step", **options))
+    step_form = GRPO(policy(STEPS), Polynomial(0.7), kl_form="step", **options)
     other, error = gradients(step_form, model, 2000, 30, **players)
     assert ((other - want).abs() > 8 * error).any()
 
@@ -79,7 +74,7 @@ def test_grpo_reaches_the_tilted_model():
     """p₀ exp(c x/β): the same std and a mean that is moved by c std²/β. τ = 1 from α_T = 0."""
     reward, beta = 0.8, 0.5
     model, reference = gaussian(STEPS), gaussian(STEPS).requires_grad_(False)
-    objective = unbounded(GRPO(policy(STEPS), Polynomial(reward), group=512, normalize="center", kl=beta))
+    objective = GRPO(policy(STEPS), Polynomial(reward), group=512, normalize="center", kl=beta)
     before = [float(value) for value in moments(model, policy(STEPS))]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1, betas=(0.8, 0.99))
     for update in range(150):
@@ -100,7 +95,7 @@ def test_grpo_reaches_the_tilted_model():
 
 def test_the_first_inner_step_has_ratio_one_and_later_ones_are_clipped():
     model = gaussian(STEPS)
-    objective = unbounded(GRPO(policy(STEPS), Polynomial(1.0), group=8, kl=0.0, clip=0.1, epochs=2, parts=2))
+    objective = GRPO(policy(STEPS), Polynomial(1.0), group=8, kl=0.0, clip=0.1, epochs=2, parts=2)
     batch = batch_at(0, 32)
     optimizer = torch.optim.SGD(model.parameters(), lr=5.0)
     script = objective.turns({"generator": model}, batch, Clock(), Rng(0, batch.position))
@@ -128,7 +123,7 @@ def test_parts_are_every_other_group_and_make_up_the_whole():
     def grad(parts):
         model = gaussian(STEPS)
         batch = batch_at(0, 32)
-        objective = unbounded(GRPO(policy(STEPS), Polynomial(1.0), group=8, kl=0.0, parts=parts))
+        objective = GRPO(policy(STEPS), Polynomial(1.0), group=8, kl=0.0, parts=parts)
         total = 0
         with torch.no_grad():
             turns = list(objective.turns({"generator": model}, batch, Clock(), Rng(0, batch.position)))
@@ -173,8 +168,8 @@ def test_a_spent_budget_leaves_the_kl_alone():
 
     def grad(budget, reward):
         model, reference = model_of(1), model_of(2).requires_grad_(False)
-        objective = unbounded(
-            GRPO(policy(STEPS), Polynomial(reward), group=8, kl=0.5, normalize="center", budget=budget)
+        objective = GRPO(
+            policy(STEPS), Polynomial(reward), group=8, kl=0.5, normalize="center", budget=budget
         )
         found, _ = gradients(objective, model, 64, 2, reference=reference)
         return found
@@ -196,9 +191,7 @@ def test_the_window_moves_with_the_updates():
 @pytest.mark.parametrize(("last_std", "places"), [(0.0, [0, 1, 2, 0, 1]), (0.2, [0, 1, 2, 3, 0])])
 def test_a_window_of_one_step_leaves_out_a_last_one_without_noise(last_std, places):
     """There is nothing to learn from it, and a run would end there."""
-    objective = unbounded(
-        GRPO(Policy(4, last_std=last_std), Polynomial(1.0), group=2, kl=0.0, window=1, clip=None)
-    )
+    objective = GRPO(Policy(4, last_std=last_std), Polynomial(1.0), group=2, kl=0.0, window=1, clip=None)
     assert [objective.steps_at(Clock(updates=k)) for k in range(5)] == [(place,) for place in places]
     for update in range(5):
         first_turn(objective, {"generator": gaussian(4)}, batch_at(update, 4), Clock(update, update))
@@ -206,7 +199,7 @@ def test_a_window_of_one_step_leaves_out_a_last_one_without_noise(last_std, plac
 
 def test_only_steps_of_the_window_are_learned_from():
     model = gaussian(STEPS)
-    objective = unbounded(GRPO(policy(STEPS, ode=True), Polynomial(1.0), group=8, kl=0.0, window=1, every=1))
+    objective = GRPO(policy(STEPS, ode=True), Polynomial(1.0), group=8, kl=0.0, window=1, every=1)
     for update in range(STEPS):
         found, _ = gradients(objective, model, 64, 2)
         moved = (found.view(2, STEPS).abs().sum(0) > 0).nonzero().flatten().tolist()
@@ -220,7 +213,7 @@ def test_only_steps_of_the_window_are_learned_from():
 def test_reinforce_is_the_gradient_of_log_probability():
     """−A log π with the prompt's own statistics: by hand from one rollout."""
     model, batch = model_of(), batch_at(0, 16)
-    objective = unbounded(DDPO(policy(STEPS), Polynomial(1.0), surrogate="reinforce"))
+    objective = DDPO(policy(STEPS), Polynomial(1.0), surrogate="reinforce")
     turn = first_turn(objective, {"generator": model}, batch, Clock())
     turn.loss().value.backward()
     found = model.b.grad.clone()
@@ -281,7 +274,7 @@ def test_failing_rewards_leave_the_model_alone_and_end_a_run_that_has_nothing_el
 
     def grad(function, group):
         model = gaussian(STEPS)
-        objective = unbounded(GRPO(policy(STEPS), Function(function), group=group, kl=0.0, patience=3))
+        objective = GRPO(policy(STEPS), Function(function), group=group, kl=0.0, patience=3)
         found, _ = gradients(objective, model, 16, 2)
         return found, objective
 

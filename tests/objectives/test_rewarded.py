@@ -9,6 +9,7 @@ from tiny_players import TinyClock, split, tiny_batch, tiny_players
 from lmsd.errors import UserError
 from lmsd.objectives import GRPO, Refresh
 from lmsd.objectives.advantages import Normalizer, Round, Table, prompt_keys
+from lmsd.objectives.base import trained
 from lmsd.objectives.rewarded import diversity
 from lmsd.rewards import DiscriminatorReward, Function
 from lmsd.rng import Rng
@@ -130,13 +131,14 @@ def played(objective, players, clock, batch):
 def test_the_judge_keeps_up_every_so_many_updates():
     objective, players = judged(every=3, turns=2)
     clock = TinyClock()
-    assert objective.players == ("discriminator", "generator")
-    assert objective.frozen == ("reference",)
+    assert list(objective.cast) == ["discriminator", "generator", "reference"]
+    assert trained(objective.cast) == ("discriminator", "generator")
     turns = [played(objective, players, clock, tiny_batch(4, start=4 * k)) for k in range(5)]
     often = ["discriminator", "discriminator", "generator"]
     assert turns == [often, ["generator"], ["generator"], often, ["generator"]]
     frozen = GRPO(Policy(2), DiscriminatorReward(), group=2)
-    assert (frozen.players, frozen.frozen) == (("generator",), ("discriminator", "reference"))
+    assert list(frozen.cast) == ["discriminator", "generator", "reference"]
+    assert trained(frozen.cast) == ("generator",)
 
 
 def test_a_refresh_without_a_judge_is_refused():

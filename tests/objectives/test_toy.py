@@ -75,6 +75,8 @@ def knot(t):
 
 
 class Net(nn.Module):
+    channels, image_size, token_dim, pooled_dim, z_dim = 2, 1, 0, 0, Z_DIM
+
     def __init__(self):
         super().__init__()
         self.waves = Waves(5.0, JUMPS + 1 + Z_DIM, 2, nn.SiLU())

@@ -51,8 +51,11 @@ class Words(Conditioner):
 class TinyNet(nn.Module):
     """Linear, tanh, linear on everything it is given."""
 
+    channels, image_size, token_dim, pooled_dim = SHAPE[0], SHAPE[1], 0, Words.pooled_dim
+
     def __init__(self, z_dim, width=16):
         super().__init__()
+        self.z_dim = z_dim
         size = SHAPE[0] * SHAPE[1] * SHAPE[2]
         self.inside = nn.Linear(size + 1 + Words.pooled_dim + z_dim, width)
         self.outside = nn.Linear(width, size)

@@ -22,8 +22,11 @@ SCHEDULES = {"linear": Linear(), "article": Article(), "edm": EDM(), "flow": Flo
 class Net(nn.Module):
     """Linear, tanh, linear on image, time and z."""
 
+    channels, image_size, token_dim, pooled_dim = SHAPE[0], SHAPE[1], 0, 0
+
     def __init__(self, z_dim=0):
         super().__init__()
+        self.z_dim = z_dim
         self.inside = nn.Linear(math.prod(SHAPE) + 1 + z_dim, 32)
         self.outside = nn.Linear(32, math.prod(SHAPE))
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from lmsd.engine.optim import adamw as adamw
     from lmsd.engine.signals import Interrupt as Interrupt
     from lmsd.engine.trainer import fit as fit
-    from lmsd.engine.weights import load_weights as load_weights
 
 _HOME = {
     "Checkpoint": "callbacks",
@@ -26,7 +25,6 @@ _HOME = {
     "Engine": "module",
     "adamw": "optim",
     "fit": "trainer",
-    "load_weights": "weights",
 }
 
 

@@ -16,11 +16,12 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmsd.engine.checkpoint import checkpoint_name, first_not_finite, manifests, prune
+from lmsd.checkpoints import checkpoint_name, manifests
+from lmsd.engine.checkpoint import first_not_finite, prune
 from lmsd.engine.clock import crossed
 from lmsd.engine.module import Engine
-from lmsd.engine.players import world_size
 from lmsd.engine.plugin import AtomicCheckpointIO
+from lmsd.ranks import world_size
 from lmsd.stops import BrokenOff
 
 REFUSED = 1

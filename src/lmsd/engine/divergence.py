@@ -1,12 +1,9 @@
 """Divergence: a run that has gone bad goes back to a checkpoint from before that, and on with later data.
 
     bad     a player's last n updates were all skipped, since ‖g‖ was not finite; or the state is not finite;
-            or the discriminator has been of no use in the last m readings: right on all it sees, or without
-            a gradient
+            or the game has been of no use in the last m readings, as the objective tells
     back    weights, averages, optimizers, clock and objective of the newest checkpoint from before it began
     on      the stream of data stays where it is, past what may have been the cause
-
-A discriminator that plays alone (a head start) is meant to be right on all, so such readings do not count.
 
 Numbers are looked at where metrics are read, so the hot path never waits for the device. They come after the
 reduction of gradients and of metrics, so all ranks find the same and go back alike.
@@ -18,19 +15,14 @@ from typing import Any
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmsd.checkpoints import intact, manifests, read, set_aside
 from lmsd.engine.callbacks import Checkpoint, engine_of, not_finite, writer
-from lmsd.engine.checkpoint import intact, manifests, read, set_aside
 from lmsd.engine.module import Engine
-from lmsd.engine.players import world_size
 from lmsd.errors import UserError
-
-SURE, STILL = 0.9995, 1e-7
-"""Accuracy from which, and norm of the gradient below which, a discriminator teaches nothing."""
+from lmsd.ranks import world_size
 
 CALMER = "lower the learning rates (optim.*.lr), clip gradients (optim.clip.*)"
-ALLOWED = (
-    "lower the discriminator's learning rate (optim.discriminator.lr), set rollback.collapsed=0 to allow it"
-)
+ALLOWED = "lower the learning rate of the player that wins (optim.*.lr), set rollback.collapsed=0 to allow it"
 """The ways out of a gradient or state that is not finite, and of a collapse."""
 
 
@@ -38,7 +30,8 @@ class Guard(Callback):
     """Rolls a diverged run back, at most `at_most` times in all; a run's count outlives restarts.
 
     skipped: updates of a player in a row with a gradient that is not finite; collapsed: readings in a row of
-    a discriminator that is of no use, 0 to allow it; max_bad: share of damaged samples above which it stops.
+    a collapsed game (`Objective.collapsed`), 0 to allow it; max_bad: share of damaged samples above which it
+    stops.
     Raises UserError where there is no way back, or it has been taken too often, or too many are damaged.
     """
 
@@ -46,7 +39,7 @@ class Guard(Callback):
         self, *, skipped: int = 50, collapsed: int = 20, at_most: int = 3, max_bad: float = 1e-3
     ) -> None:
         self.skipped, self.collapsed, self.at_most, self.max_bad = skipped, collapsed, at_most, max_bad
-        self._useless: list[int] = []  # images at the readings in a row of a collapsed discriminator
+        self._useless: list[int] = []  # images at the readings in a row of a collapsed game
         self._read = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,7 +79,7 @@ class Guard(Callback):
             place = not_finite(trainer, engine)
             if place is not None:
                 return f"{place} is not finite", CALMER, clock.images
-        useless = _useless(engine.metrics)
+        useless = engine.objective.collapsed(engine.metrics)
         self._useless = [*self._useless, clock.images] if useless else []
         if self.collapsed and len(self._useless) >= self.collapsed:
             return f"{useless} for {self.collapsed} lines of metrics", ALLOWED, self._useless[0] - 1
@@ -146,14 +139,3 @@ class Guard(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The reverse of `state_dict`."""
         self._useless = [int(images) for images in state_dict["useless"]]
-
-
-def _useless(metrics: dict[str, float]) -> str:
-    """What makes a discriminator useless by its metrics; empty where it is not, or where not both play."""
-    if "generator/grad_norm" not in metrics:
-        return ""
-    if metrics.get("discriminator/d_accuracy", 0.0) >= SURE:
-        return "the discriminator has been right on everything"
-    if metrics.get("discriminator/grad_norm", 1.0) < STILL:
-        return "the discriminator has had no gradient"
-    return ""

@@ -7,7 +7,6 @@ are modules of their own: nothing is swapped in place, so an evaluation or a sav
 sees either the weights or an average, never a mixture.
 """
 
-import copy
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from lmsd.engine.parts import part_of
 from lmsd.errors import UserError
-from lmsd.models.frozen import frozen_tensors
+from lmsd.models.frozen import twin
 
 RAMP = 0.05
 
@@ -34,10 +33,8 @@ class EMA(nn.ModuleDict):
         super().__init__()
         if any(half_life < 1 for half_life in half_lives) or len(set(half_lives)) != len(half_lives):
             raise UserError(f"ema={list(half_lives)}: half-lives are distinct numbers of images, 1 or more")
-        frozen = frozen_tensors(source)
         for half_life in half_lives:
-            average = copy.deepcopy(source, dict(frozen))
-            self[str(int(half_life))] = average.requires_grad_(False).eval()
+            self[str(int(half_life))] = twin(source).requires_grad_(False).eval()
         self.half_lives = tuple(int(half_life) for half_life in half_lives)
         self.images = 0
         self._found: list[_Pairs] | None = None

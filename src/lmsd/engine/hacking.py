@@ -23,7 +23,7 @@ class HackingGuard(Callback):
     better; without an interval its value counts. To stand between `Evaluate` and `Checkpoint`.
     """
 
-    def __init__(self, *, judge: str = "val/fd[", proxy: str = "generator/reward", patience: int = 3) -> None:
+    def __init__(self, *, judge: str, proxy: str, patience: int = 3) -> None:
         self.judge, self.proxy, self.patience = judge, proxy, patience
         self._best: tuple[float, float, float] | None = None  # proxy, judge, the judge's upper end
         self._seen = -1

@@ -12,7 +12,6 @@ lockstep and their gradients add up to one update, so memory holds the pieces' g
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -20,20 +19,20 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lmsd.engine.checkpoint import KEY
+from lmsd.checkpoints import KEY, VERSION
 from lmsd.engine.clock import Clock, crossed
 from lmsd.engine.ema import EMA
 from lmsd.engine.flops import Flops, peak_of
 from lmsd.engine.meter import Meter
 from lmsd.engine.optim import Decay, clip, rate, set_rate, step
-from lmsd.engine.players import Reducer, Seats, world_size
-from lmsd.errors import UserError
-from lmsd.objectives.base import Objective
+from lmsd.engine.players import Reducer, Seats
+from lmsd.errors import UserError, one_of
+from lmsd.objectives.base import Objective, generator_of, trained
+from lmsd.ranks import shares, world_size
 from lmsd.rng import Rng, fold
 from lmsd.types import Batch, Loss, Turn
 
 MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
-VERSION = 2
 
 
 class Engine(LightningModule):
@@ -42,9 +41,8 @@ class Engine(LightningModule):
     players: nets by role, "generator" among them; optimizers: for each player of the objective, what makes
     its optimizer out of its parameters; total_images: to see in all; batch_size: global; micro_batches:
     pieces that a rank's share is played in; warmup_images, lr_decay: the learning rate's law; clip: largest
-    gradient norm by player; ema: half-lives in images; seed: of all noise; codec: encodes images, frozen;
-    compile: the nets, not the turns; log_every: images between two lines of metrics; config: YAML text for
-    checkpoints.
+    gradient norm by player; ema: half-lives in images; seed: of all noise; compile: the nets, not the turns;
+    log_every: images between two lines of metrics; config: YAML text for checkpoints.
 
     Raises UserError where names or sizes do not fit together.
     """
@@ -63,7 +61,6 @@ class Engine(LightningModule):
         clip: Mapping[str, float | None] | None = None,
         ema: Sequence[int] = (),
         seed: int = 0,
-        codec: nn.Module | None = None,
         compile: bool = False,
         gradient_checkpointing: bool = False,
         log_every: int = 1_000,
@@ -76,9 +73,9 @@ class Engine(LightningModule):
         self.warmup_images, self.lr_decay, self.log_every = int(warmup_images), lr_decay, int(log_every)
         self.makers, self.clips, self.config = dict(optimizers), dict(clip or {}), config
         self.roles: dict[str, nn.Module] = dict(players)
+        self.learners = trained(objective.cast)
         self._check()
         self.players = nn.ModuleDict(self.roles)
-        self.codec = None if codec is None else codec.requires_grad_(False).eval()
         self.seats, self.reducer, self.meter = Seats(self.roles), Reducer(), Meter()
         self.ema = EMA(self.generator, ema)
         self.metrics: dict[str, float] = {}  # the last line of training metrics, for the progress bar
@@ -123,9 +120,10 @@ class Engine(LightningModule):
     def _check(self) -> None:
         if "generator" not in self.roles:
             raise UserError(f"players are {sorted(self.roles)}: one must be called 'generator'")
-        for name in self.objective.players:
+        for name in self.objective.cast:
             if name not in self.roles:
                 raise UserError(f"the objective plays {name!r} and the players are {sorted(self.roles)}")
+        for name in self.learners:
             if name not in self.makers:
                 raise UserError(f"player {name!r} has no optimizer: add one under optimizers.{name}")
         unknown = (self.makers.keys() | self.clips.keys()) - self.roles.keys()
@@ -138,8 +136,7 @@ class Engine(LightningModule):
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
         if self.clock.total_images < 1 or self.warmup_images < 0:
             raise UserError(f"images={self.clock.total_images} must be positive, warmup_images not negative")
-        if self.lr_decay not in ("cosine", "constant"):
-            raise UserError(f"lr_decay={self.lr_decay!r} is neither 'cosine' nor 'constant'")
+        one_of("engine", "lr_decay", self.lr_decay, Decay)
 
     def _checkpoint_activations(self) -> None:
         net = _net(self.generator)
@@ -152,7 +149,7 @@ class Engine(LightningModule):
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimizer for each player of the objective, in its order."""
         self._optimizers, self.seats = {}, Seats(self.roles)  # parameters have found their device by now
-        for name in self.objective.players:
+        for name in self.learners:
             if not self.seats.trainable[name]:
                 raise UserError(f"player {name!r} has an optimizer and no parameter that may move")
             self._optimizers[name] = self.makers[name](self.seats.trainable[name])
@@ -188,20 +185,13 @@ class Engine(LightningModule):
 
     def _pieces(self, batch: Batch) -> list[Batch]:
         """The micro-batches in what the loader gave: all K of them, or some."""
-        size, rest = divmod(self.batch_size, world_size() * self.micro_batches)
-        if rest or len(batch) % size or len(batch) // size + len(self._pending) > self.micro_batches:
+        size = shares(self.batch_size, world_size(), self.micro_batches)
+        if len(batch) % size or len(batch) // size + len(self._pending) > self.micro_batches:
             raise UserError(
                 f"{len(batch)} images on each of {world_size()} ranks, in {self.micro_batches} micro-batches "
                 f"do not make batch_size={self.batch_size}: choose a multiple of ranks x micro_batches"
             )
-        return self.encode(batch).split(len(batch) // size)
-
-    @torch.no_grad()
-    def encode(self, batch: Batch) -> Batch:
-        """The batch as the process diffuses it: in the codec's latents, where there is a codec."""
-        if self.codec is None:
-            return batch
-        return replace(batch, x=self.codec.encode(batch.x))  # type: ignore[operator]
+        return generator_of(self.roles).encode(batch).split(len(batch) // size)
 
     def _rounds(self, scripts: Sequence[Iterator[Turn]]) -> Iterator[list[Turn]]:
         """Advance the scripts in lockstep; what they do between turns has no gradients."""
@@ -343,7 +333,7 @@ class Engine(LightningModule):
             "meter": self.meter.state_dict(),
             "metrics": dict(self.evaluation) if self.evaluated_at == self.clock.images else {},
             "line": dict(self.metrics),
-            "players": list(self.objective.players),
+            "players": list(self.learners),
             "seed": self.seed,
             "batch_size": self.batch_size,
             "config": self.config,
@@ -361,10 +351,10 @@ class Engine(LightningModule):
                 "this checkpoint was not written by lmsd: use init_from= for weights from elsewhere"
             )
         own = checkpoint[KEY]
-        if own["version"] != VERSION or own["players"] != list(self.objective.players):
+        if own["version"] != VERSION or own["players"] != list(self.learners):
             raise UserError(
                 f"the checkpoint is of version {own['version']} with players {own['players']}, this run of "
-                f"version {VERSION} with {list(self.objective.players)}: use init_from= for its weights alone"
+                f"version {VERSION} with {list(self.learners)}: use init_from= for its weights alone"
             )
         self.clock.load_state_dict(own["clock"])
         self.objective.load_state_dict(own["objective"])

@@ -18,7 +18,8 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor
 
-from lmsd.engine.checkpoint import read, remove, save
+from lmsd.checkpoints import read
+from lmsd.engine.checkpoint import remove, save
 
 
 class Snapshot:

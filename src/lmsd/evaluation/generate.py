@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lmsd.models.generator import Generator
 from lmsd.rng import Rng
@@ -12,13 +13,13 @@ from lmsd.sampling import Sampler, edit, sample
 from lmsd.types import Batch
 
 Generate: TypeAlias = Callable[[Batch, Rng], Tensor]
-"""(batch, rng) → images [B,C,H,W] in [-1,1], on the CPU; captions, labels and the shape of x are used."""
+"""(batch, rng) → images [B,C,H,W] in [-1,1], on the CPU, for the batch's captions or labels."""
 
 
 class Generation:
     """Sampling with fixed settings, which it can name; counts the net's evaluations as it goes.
 
-    Every x̂₀ is clamped to the range of images, [-1, 1].
+    Every x̂₀ keeps the bound of what is diffused, where there is one; what is decoded lies in [-1, 1].
     """
 
     def __init__(
@@ -56,19 +57,25 @@ class Generation:
             null = None if self.guidance == 1.0 else net.condition(batch, everything)
             if strength is None:
                 images = sample(
-                    net, cond, null, sampler=self.sampler, steps=self.steps, rng=rng, shape=batch.x.shape[1:],
-                    guidance=self.guidance, interval=self.interval, clamp=1.0,
+                    net, cond, null, sampler=self.sampler, steps=self.steps, rng=rng, shape=net.shape,
+                    guidance=self.guidance, interval=self.interval, clamp=net.bound,
                 )  # fmt: skip
             else:
                 images = edit(
-                    net, batch.x, cond, null, sampler=self.sampler, steps=self.steps, rng=rng,
-                    strength=strength, mask=mask if mask is None else mask.to(device), guidance=self.guidance,
+                    net, net.encode(batch).x, cond, null, sampler=self.sampler, steps=self.steps, rng=rng,
+                    strength=strength, mask=None if mask is None else self._scaled(mask.to(device)),
+                    guidance=self.guidance, clamp=net.bound,
                 )  # fmt: skip
+            images = net.decode(images.float())
         finally:
             net.train(training)
             count.remove()
         self._made += len(batch)
-        return images.float().clamp(-1.0, 1.0).cpu()
+        return images.cpu()
+
+    def _scaled(self, mask: Tensor) -> Tensor:
+        """A mask of pixels as one of what is diffused: a place may change where any of its pixels may."""
+        return functional.adaptive_max_pool2d(mask, self.generator.shape[1:])
 
     def _count(self, net: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._evaluated += len(output)

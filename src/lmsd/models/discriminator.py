@@ -91,7 +91,8 @@ class Discriminator(_Judge):
     """A trunk of our own (`nets.MLPCritic`, `nets.ConvCritic`) with time, text and a projection head.
 
     trunk: (x [B,2C,H,W] or, marginal, [B,C,H,W], time [B], vec [B,trunk.cond_dim]) → [B,features].
-    cond_dim: width of the pooled condition, 0 for none; heads: logits a sample; marginal: without x_t.
+    cond_dim: width of the pooled condition, 0 for none; features: the trunk's own; heads: logits a sample;
+    marginal: without x_t.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Discriminator(_Judge):
         *,
         process: "Process",
         cond_dim: int,
-        features: int,
+        features: int | None = None,
         heads: int = 1,
         marginal: bool = False,
     ) -> None:
@@ -113,7 +114,11 @@ class Discriminator(_Judge):
             raise UserError("discriminator: its trunk has cond_dim=0 and would not hear of t or text")
         self.embed_t = None if marginal else TimeEmbedding(width)
         self.embed_cond = nn.Linear(cond_dim, width) if cond_dim else None
-        self.head = ProjectionHead(features, cond_dim=cond_dim, heads=heads)
+        self.head = ProjectionHead(
+            int(trunk.features) if features is None else features,  # type: ignore[arg-type]
+            cond_dim=cond_dim,
+            heads=heads,
+        )
 
     def forward(self, x_s: Tensor, x_t: Tensor | None, s: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Logits [B,heads], float32; high for real.

@@ -4,11 +4,12 @@ A frozen net holds buffers where a net holds parameters. Optimizers, weight deca
 gradients go by parameters, so none of them can reach it; gradients still flow through it to its inputs.
 """
 
+import copy
 import hashlib
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -29,13 +30,14 @@ def freeze(module: Module, *, saved: bool) -> Module:
     return module.eval()
 
 
-def frozen_tensors(module: nn.Module) -> dict[int, Tensor]:
-    """What nothing trains, by id: parameters without a gradient, and every buffer of frozen parts."""
-    fixed: dict[int, Tensor] = {id(p): p for p in module.parameters() if not p.requires_grad}
-    for part in module.modules():
-        if getattr(part, "is_frozen", False):
-            fixed |= {id(buffer): buffer for buffer in part.buffers()}
-    return fixed
+def twin(module: Module) -> Module:
+    """A copy that shares what is frozen: parts as they are, and parameters without a gradient.
+
+    A frozen part is the same object in both, so that it is still shared after both have gone to a device.
+    """
+    fixed: dict[int, Any] = {id(p): p for p in module.parameters() if not p.requires_grad}
+    fixed |= {id(part): part for part in module.modules() if getattr(part, "is_frozen", False)}
+    return copy.deepcopy(module, fixed)
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -8,18 +8,22 @@
 τ is the schedule's model time. The second is Karras et al. 2022, eq. 7 and table 1, written for any process:
 at α = 1 it is theirs, at σ = 0 it returns x_t/α, at α = 0 it is σ_d F; no end divides by 0. F's own target is
 (x₀ − c_skip x_t)/c_out = (σ x₀ − α σ_d² ε)/(σ_d n), of unit variance for data of deviation σ_d.
+
+x₀ is what the generator's codec makes of an image: the image itself, or a latent (`models.codec`).
 """
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from lmsd.errors import UserError
+from lmsd.models.codec import Codec, Identity, Shape, bounded
 from lmsd.models.conditioner import Conditioner, NullConditioner
 from lmsd.models.precision import at_least_float32
-from lmsd.types import Batch, Cond, Prediction
+from lmsd.types import Batch, Cond, Net, Prediction
 
 if TYPE_CHECKING:
     from lmsd.process.gaussian import Process
@@ -38,19 +42,23 @@ class Generator(nn.Module):
     """A net f over a process, the one differentiable way from x_t to x̂₀.
 
     net: f(x [B,C,H,W], τ [B], cond, z [B,z_dim]|None) → like x; see `models.backbones`. prediction: what f
-    predicts when precondition is "none". z_dim: width of the latent noise, 0 for none. sigma_data: σ_d.
+    predicts when precondition is "none". codec: between images and x, None: x is the image. z_dim: width of
+    the latent noise, 0 for none. sigma_data: σ_d.
 
     Raises UserError when the parts do not fit: a net of another z_dim or condition width, or a process whose
     inputs (α² + σ² ≫ 1) need precondition="edm".
     """
 
+    net: Net
+
     def __init__(
         self,
-        net: nn.Module,
+        net: Net,
         process: "Process",
         *,
         prediction: Prediction = "v",
         conditioner: Conditioner | None = None,
+        codec: Codec | None = None,
         z_dim: int = 0,
         precondition: Precondition = "none",
         sigma_data: float = 0.5,
@@ -60,6 +68,7 @@ class Generator(nn.Module):
         self.process = process
         self.prediction: Prediction = prediction
         self.conditioner = conditioner if conditioner is not None else NullConditioner()
+        self.codec = codec if codec is not None else Identity()
         self.z_dim = z_dim
         self.precondition: Precondition = precondition
         self.sigma_data = sigma_data
@@ -67,16 +76,18 @@ class Generator(nn.Module):
         self._check_process()
 
     def _check_parts(self) -> None:
-        # A net may leave these attributes out; then what it takes is not known here and not checked.
-        for name, value, source in (
-            ("z_dim", self.z_dim, "the generator"),
-            ("token_dim", self.conditioner.token_dim, "the conditioner"),
-            ("pooled_dim", self.conditioner.pooled_dim, "the conditioner"),
+        net = self.net
+        if not isinstance(net, Net):
+            named = ", ".join(Net.__annotations__)
+            raise UserError(f"generator: {type(net).__name__} does not say {named}, which a net must")
+        for name, taken, given, source in (
+            ("z_dim", net.z_dim, self.z_dim, "the generator"),
+            ("token_dim", net.token_dim, self.conditioner.token_dim, "the conditioner"),
+            ("pooled_dim", net.pooled_dim, self.conditioner.pooled_dim, "the conditioner"),
         ):
-            taken = getattr(self.net, name, None)
-            if taken is not None and taken != value and not (name != "z_dim" and taken == 0):
+            if taken != given and not (name != "z_dim" and taken == 0):
                 raise UserError(
-                    f"generator: the net takes {name}={taken}, {source} gives {value}; make them equal"
+                    f"generator: the net takes {name}={taken}, {source} gives {given}; make them equal"
                 )
 
     def _check_process(self) -> None:
@@ -90,14 +101,34 @@ class Generator(nn.Module):
             raise UserError(f"generator: the net would see inputs of scale {scale:.0f}; set precondition=edm")
 
     @property
-    def channels(self) -> int:
-        """C of the images."""
-        return int(self.net.channels)  # type: ignore[arg-type]
+    def shape(self) -> Shape:
+        """(C, H, W) of what is diffused."""
+        return self.net.channels, self.net.image_size, self.net.image_size
 
     @property
-    def image_size(self) -> int:
-        """H = W of the images."""
-        return int(self.net.image_size)  # type: ignore[arg-type]
+    def image_shape(self) -> Shape:
+        """(C, H, W) of the images."""
+        return self.codec.image_shape_of(self.shape)
+
+    @property
+    def bound(self) -> float | None:
+        """Bound on every |x₀| of the data as they are diffused; None: none is known."""
+        return self.codec.bound
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> Batch:
+        """A batch of images as the process diffuses it; its rejected samples, where it has any, as well."""
+        extra = {name: self._encoded(x) if name == "rejected" else x for name, x in batch.extra.items()}
+        return replace(batch, x=self._encoded(batch.x), extra=extra)
+
+    def _encoded(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.codec.encode(x)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Images in [-1,1] of what was diffused, differentiable: clamped, with the gradient of no clamp."""
+        with torch.autocast(x.device.type, enabled=False):
+            return bounded(self.codec.decode(x), 1.0)
 
     def condition(self, batch: Batch, drop: Tensor | None = None) -> Cond:
         """The condition of a batch; samples where `drop` [B] is True get the null condition."""
@@ -148,4 +179,4 @@ class Generator(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the net's blocks in the backward pass instead of keeping their activations."""
-        self.net.enable_gradient_checkpointing()  # type: ignore[operator]
+        self.net.enable_gradient_checkpointing()  # type: ignore[attr-defined]

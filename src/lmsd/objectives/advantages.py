@@ -1,8 +1,8 @@
 """From rewards to advantages, over all micro-batches and all ranks.
 
     center    A_i = r_i − mean of the group's others      unbiased, and in the reward's unit: nats stay nats
-    group     A_i = (r_i − mean_group)/(std_group + δ)    Shao et al. 2024 (GRPO)
-    global    A_i = (r_i − mean_group)/(std_all + δ)      Liu et al. 2025 (Flow-GRPO)
+    group     A_i = (r_i − mean_group)/(std_group + δ)    Shao et al. 2024 (GRPO); groups of one: as global
+    global    A_i = (r_i − mean_group)/(std_all + δ)      Liu et al. 2025 (Flow-GRPO); of one: − mean_all
     prompt    A_i = (r_i − mean_p)/(std_p + δ)            Black et al. 2024 (DDPO): p's last rewards
 
 A group is N samples in a row that share a caption. Micro-batches and ranks each hold whole groups; their
@@ -16,23 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from lmsd.errors import UserError
+from lmsd.errors import one_of
+from lmsd.ranks import gather
 from lmsd.types import Batch
 
 Normalization: TypeAlias = Literal["center", "group", "global", "prompt"]
 _DELTA = 1e-4
-
-
-def gather(value: Tensor) -> Tensor:
-    """Every rank's rows one after the other; the tensor itself in a single process."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return value
-    parts = [torch.empty_like(value) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, value.contiguous())
-    return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -149,8 +140,7 @@ class Normalizer:
     def __init__(
         self, rule: Normalization, *, bound: float | None = 5.0, memory: int = 32, least: int = 16
     ) -> None:
-        if rule not in ("center", "group", "global", "prompt"):
-            raise UserError(f"advantages: normalize={rule!r} is none of center, group, global, prompt")
+        one_of("advantages", "normalize", rule, Normalization)
         self.rule, self.bound, self.memory, self.least = rule, bound, memory, least
         self.seen: dict[int, list[float]] = {}
 
@@ -162,15 +152,21 @@ class Normalizer:
         elif self.rule == "center":
             score = table.against_others(reward)
         else:
-            score = (reward - table.by_group(reward)) / self._scale(table)
+            score = (reward - self._baseline(table)) / self._scale(table)
         if self.bound is not None and self.rule != "center":
             score = score.clamp(-self.bound, self.bound)
         return score * weight
 
+    def _baseline(self, table: Table) -> Tensor:
+        """The mean of the group, [n]; of the batch for groups of one, which are their own mean."""
+        if table.size > 1:
+            return table.by_group(table.reward)
+        return _mean(table.reward, table.weight).expand_as(table.reward)
+
     def _scale(self, table: Table) -> Tensor:
         """What centered rewards are divided by, [n]."""
         apart = (table.reward - table.by_group(table.reward)).square()
-        if self.rule == "group":
+        if self.rule == "group" and table.size > 1:
             return table.by_group(apart).sqrt() + _DELTA
         weight = table.weight
         everything = (weight * (table.reward - _mean(table.reward, weight)).square()).sum()

@@ -23,7 +23,7 @@ sample by its own counter, not by rolling the batch, so that it does not depend 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -31,8 +31,12 @@ from torch import Tensor
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import (
+    Cast,
     Clock,
+    Facts,
     JumpLaw,
+    Method,
+    Part,
     caption_drop,
     discriminator_of,
     generator_of,
@@ -40,6 +44,7 @@ from lmsd.objectives.base import (
     mean_square,
     repeat,
     standard_normal,
+    useless_discriminator,
 )
 from lmsd.objectives.denoising import Denoising
 from lmsd.objectives.rules import check_options, check_players
@@ -80,7 +85,7 @@ class Jump:
     rng: Rng
 
 
-class Adversarial:
+class Adversarial(Method):
     """Adversarial training on the jumps of the chain; see the module for the formulas.
 
     jumps: law (rng, process) → (s, t). gamma: weight γ of the penalties; sigma: σ of the finite difference,
@@ -100,8 +105,6 @@ class Adversarial:
     Logs of D: adversary, logit_gap E[r − f], d_accuracy, r1, r2, mismatch_gap; of G: adversary, anchor,
     diversity E‖x̂(z) − x̂(z')‖/‖x̂(z)‖. Raises UserError for options that do not fit together.
     """
-
-    players: tuple[str, ...] = ("discriminator", "generator")
 
     def __init__(
         self,
@@ -151,6 +154,17 @@ class Adversarial:
         self._captions = tuple(sorted(set(values)))
         self._rank = {caption: index for index, caption in enumerate(self._captions)}
 
+    @property
+    def cast(self) -> Cast:
+        """Both players; D is built for the pairing."""
+        marginal = self.pairing == "marginal"
+        judge = Part(given={"marginal": marginal}, stacked=1 if marginal else 2)
+        return {"discriminator": judge, "generator": Part()}
+
+    def prepare(self, facts: Facts) -> None:
+        """Mismatched captions are drawn from those of the data."""
+        self.captions = facts.captions
+
     # -- the script -----------------------------------------------------------------------------------------
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
@@ -178,20 +192,17 @@ class Adversarial:
         yield Turn("generator", loss, rate)
 
     @torch.no_grad()
-    def sign_accuracy(self, players: Players, batch: Batch, rng: Rng) -> Tensor:
-        """Share of D's verdicts on `batch` that are right, a scalar; held-out data show how D overfits."""
+    def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
+        """Share of D's verdicts on `batch` that are right; held-out data show how D overfits."""
         generator, discriminator = generator_of(players), discriminator_of(players)
         jump = self._draw(generator, batch, rng)
         fake = self._fake(generator, jump)
         real, false = self._critic(discriminator, jump)(torch.cat([jump.x_s, fake])).chunk(2)
-        return sign_right(self.kind, real, false).mean()
+        return {"discriminator/accuracy": sign_right(self.kind, real, false).mean()}
 
-    def state_dict(self) -> Mapping[str, Any]:
-        """Nothing: weights and schedules are functions of the clock."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
+    def collapsed(self, metrics: Mapping[str, float]) -> str | None:
+        """Whether the discriminator teaches nothing."""
+        return useless_discriminator(metrics)
 
     # -- draws ---------------------------------------------------------------------------------------------
 

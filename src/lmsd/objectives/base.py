@@ -8,14 +8,20 @@
 micro-batch must yield the same players in the same order: decide by the clock, never by the data. Every term
 is a mean over samples of what depends on that sample alone; then K equal micro-batches average exactly to the
 large batch.
+
+Who plays is the objective's to declare, a `Part` for each role; whoever sets a run up builds them from it:
+
+    {"generator": Part(), "fake": Part(like="generator"), "teacher": Part(trained=False, like="generator")}
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
+from lmsd.errors import UserError
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.process.gaussian import Process
@@ -50,20 +56,142 @@ class Clock(Protocol):
         """The share images / total_images, in [0, 1]."""
 
 
-class Objective(Protocol):
-    """A training method."""
+@dataclass(frozen=True)
+class Part:
+    """One role of a cast: whether it learns, and where it comes from.
 
-    players: tuple[str, ...]
-    """Who has an optimizer."""
+    trained: it has an optimizer; else it is frozen. like: a role that this one begins as a twin of, sharing
+    what is frozen there; None: it is built from the configuration's node of its own name. fresh: a twin with
+    new weights. given: arguments that the method decides, for those constructors of its node that take them;
+    stacked: images that it looks at together, along the channels. needs: what to tell who gives a role that
+    cannot do without them no weights (`init_from`); None: it may begin as it is built.
+
+    Raises UserError for a part that is both a twin and told how to be built.
+    """
+
+    trained: bool = True
+    like: str | None = None
+    fresh: bool = False
+    given: Mapping[str, Any] = field(default_factory=dict)
+    stacked: int = 1
+    needs: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.like is None and self.fresh:
+            raise UserError("a part is fresh as the twin of another: name whose, like=ROLE")
+        if self.like is not None and (self.given or self.stacked > 1):
+            raise UserError(f"a twin of {self.like!r} is built as that one is: leave given and stacked out")
+
+
+Cast: TypeAlias = Mapping[str, Part]
+"""The parts of a method by role, in the order of their optimizers."""
+
+
+def trained(parts: Cast) -> tuple[str, ...]:
+    """The roles that have an optimizer, in the order of the cast."""
+    return tuple(role for role, part in parts.items() if part.trained)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a method may know of the data before it begins.
+
+    captions: the distinct ones of the train split, sorted, none where there are none; held_out: makes a batch
+    of images that no player is trained on, None without val shards.
+    """
+
+    captions: Sequence[str]
+    held_out: Callable[[], Batch | None]
+
+
+class Objective(Protocol):
+    """A training method; `Method` has what most of them have in common."""
+
+    @property
+    def cast(self) -> Cast:
+        """Who plays."""
+
+    @property
+    def lead(self) -> str:
+        """The role whose updates the clock counts, and which is averaged, sampled and scored."""
+
+    @property
+    def proxy(self) -> str | None:
+        """The training metric, higher is better, that it may raise at the cost of what it stands for."""
+
+    def prepare(self, facts: Facts) -> None:
+        """Take in what it must know of the data, once, before the first batch."""
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """Yield the updates that one micro-batch asks for, in order; `batch.x` is encoded already."""
+
+    def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
+        """Its health on images that may be held out, scalars by name; called at every evaluation."""
+
+    def collapsed(self, metrics: Mapping[str, float]) -> str | None:
+        """What a line of training metrics says is wrong with the game, as a clause; None for nothing."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """What must survive a restart: tensors and plain Python only."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The reverse of `state_dict`."""
+
+
+class Method:
+    """A method led by its generator that knows nothing of the data, has no health to tell and no state."""
+
+    @property
+    def cast(self) -> Cast:
+        """The generator alone."""
+        return {"generator": Part()}
+
+    @property
+    def lead(self) -> str:
+        """The generator."""
+        return "generator"
+
+    @property
+    def proxy(self) -> str | None:
+        """None: there is no proxy."""
+        return None
+
+    def prepare(self, facts: Facts) -> None:
+        """Look at no fact."""
+
+    @torch.no_grad()
+    def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
+        """Nothing is measured."""
+        return {}
+
+    def collapsed(self, metrics: Mapping[str, float]) -> str | None:
+        """Nothing can be told from metrics."""
+        return None
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Empty."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back nothing."""
+
+
+SURE, STILL = 0.9995, 1e-7
+"""Accuracy from which, and norm of the gradient below which, a discriminator teaches nothing."""
+
+
+def useless_discriminator(metrics: Mapping[str, float]) -> str | None:
+    """`Objective.collapsed` of a game with a discriminator: it is right on all it sees, or has no gradient.
+
+    One that plays alone (a head start) is meant to be right on all, so such readings do not count.
+    """
+    if "generator/grad_norm" not in metrics:
+        return None
+    if metrics.get("discriminator/d_accuracy", 0.0) >= SURE:
+        return "the discriminator has been right on everything"
+    if metrics.get("discriminator/grad_norm", 1.0) < STILL:
+        return "the discriminator has had no gradient"
+    return None
 
 
 def generator_of(players: Players) -> Generator:

@@ -14,16 +14,24 @@ The weights are known for the error of x̂₀ and carried over to the net's own 
 with σ̄ = σ/α; for EDM's own F the last weight is 1. Times at the clean end have no such weight.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from lmsd.errors import UserError
+from lmsd.errors import UserError, one_of
 from lmsd.models.generator import Generator
-from lmsd.objectives.base import Clock, caption_drop, generator_of, latent, mean_square, standard_normal
+from lmsd.objectives.base import (
+    Clock,
+    Method,
+    caption_drop,
+    generator_of,
+    latent,
+    mean_square,
+    standard_normal,
+)
 from lmsd.process.gaussian import determinant
 from lmsd.process.times import Times
 from lmsd.rng import Rng
@@ -33,18 +41,15 @@ Weighting: TypeAlias = Literal["none", "min_snr", "edm"]
 _MIN_SNR = 5.0
 
 
-class Denoising:
+class Denoising(Method):
     """Train the generator on its own target, L = E w(t) ‖f(x_t, t, c) − y‖²/D.
 
     times: law (rng, process) → t [B]; weighting: see the module; drop: share of captions dropped, [0, 1].
     A generator with a latent z gets one, so that the same net may be trained on by an adversary.
     """
 
-    players: tuple[str, ...] = ("generator",)
-
     def __init__(self, times: Times, *, weighting: Weighting = "none", drop: float = 0.1) -> None:
-        if weighting not in ("none", "min_snr", "edm"):
-            raise UserError(f"denoising: weighting={weighting!r} is none of none, min_snr, edm")
+        one_of("denoising", "weighting", weighting, Weighting)
         if not 0.0 <= drop <= 1.0:
             raise UserError(f"denoising: drop must be a share from 0 to 1, not {drop}")
         self.times = times
@@ -65,13 +70,6 @@ class Denoising:
         error = mean_square(generator(x_t, t, cond, z, output="native") - generator.target(batch.x, eps, t))
         value = (native_weight(self.weighting, generator, t) * error).mean()
         return Loss(value, {"denoising": value.detach()})
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Nothing: the method has no state."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
 
 
 def native_weight(weighting: Weighting, generator: Generator, t: Tensor) -> Tensor:

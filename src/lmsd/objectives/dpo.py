@@ -15,20 +15,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lmsd.errors import UserError
+from lmsd.models.codec import bounded
 from lmsd.models.generator import Generator
-from lmsd.objectives.advantages import gather
-from lmsd.objectives.base import Clock, generator_of, latent, mean_square, standard_normal
+from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
 from lmsd.objectives.rewarded import (
     Refresh,
     Rewarded,
     conditions,
     diversity,
-    pick,
     reference_of,
     still,
 )
 from lmsd.process.times import Times
-from lmsd.rewards import Reward, judge
+from lmsd.ranks import gather
+from lmsd.rewards import Reward
 from lmsd.rng import Rng
 from lmsd.sampling import Sampler, sample
 from lmsd.types import Batch, Loss, Players, Turn
@@ -70,9 +70,9 @@ class DPO(Rewarded):
         self.interval = None if interval is None else (float(interval[0]), float(interval[1]))
 
     @property
-    def frozen(self) -> tuple[str, ...]:
+    def cast(self) -> Cast:
         """Judges and the reference."""
-        return (*super().frozen, "reference")
+        return {**super().cast, "reference": Part(trained=False, like="generator")}
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; pairs; `updates` turns of the generator."""
@@ -81,7 +81,7 @@ class DPO(Rewarded):
             better, worse, asked = batch.x, batch.extra["rejected"], batch
             weight, facts = torch.ones(len(batch)), dict[str, Tensor]()
         elif self.judged:
-            table = self.open(clock)
+            table = self.open(clock, batch.x)
             yield from self.keep_up(players, batch, table, partial(self.draw, generator), rng)
             better, worse, asked, weight, facts = self._pairs(players, self.asked(batch), rng)
         else:
@@ -106,9 +106,9 @@ class DPO(Rewarded):
         self, players: Players, asked: Batch, rng: Rng
     ) -> tuple[Tensor, Tensor, Batch, Tensor, dict[str, Tensor]]:
         """Best and worst image of every group, what was asked, 0 for groups that failed, and logs."""
-        images = self.clamped(self.draw(generator_of(players), asked, rng))
-        verdict = judge(self.reward, images, asked, players)
-        self._problem = verdict.problem or self._problem
+        generator = generator_of(players)
+        images = bounded(self.draw(generator, asked, rng), generator.bound)
+        verdict = self.verdict(players, images, asked)
         scores, valid = verdict.value.view(-1, self.group), verdict.valid.view(-1, self.group).all(1)
         self.count(bool(gather(valid).any()))
         first = torch.arange(len(scores), device=scores.device) * self.group
@@ -116,7 +116,7 @@ class DPO(Rewarded):
         gap, whole = scores.amax(1) - scores.amin(1), valid.to(scores.dtype)
         facts = {"reward": _mean(scores.mean(1), whole), "reward_gap": _mean(gap, whole)}
         facts |= {"reward_failed": 1 - verdict.valid.float().mean(), **diversity(images, self.group)}
-        return images[best], images[worst], pick(asked, first), (valid & (gap > 0)).float(), facts
+        return images[best], images[worst], asked.rows(first), (valid & (gap > 0)).float(), facts
 
     def _loss(
         self,
@@ -136,7 +136,8 @@ class DPO(Rewarded):
         cond = conditions(generator, asked, guided=False)[0].map(lambda value: torch.cat([value] * 2))
         z = None if z is None else z.repeat(2, 1)
         with still(generator):
-            error = mean_square(generator(x_t, t, cond, z, output="native") - target)
+            native = self.pulse.through(generator(x_t, t, cond, z, output="native"))
+            error = mean_square(native - target)
         with torch.no_grad():
             before = mean_square(reference_of(players)(x_t, t, cond, z, output="native") - target)
         won, lost = (error - before).chunk(2)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from lmsd.errors import UserError
+from lmsd.models.codec import bounded
 from lmsd.models.generator import Generator
-from lmsd.objectives.advantages import gather
-from lmsd.objectives.base import Clock, generator_of, mean_square
+from lmsd.objectives.base import Cast, Clock, Part, generator_of, mean_square
 from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, reference_of, still
-from lmsd.rewards import Reward, judge
+from lmsd.ranks import gather
+from lmsd.rewards import Reward
 from lmsd.rng import Rng
 from lmsd.sampling import Policy
 from lmsd.types import Batch, Cond, Loss, Players, Turn
@@ -51,13 +52,16 @@ class DRaFT(Rewarded):
         self.policy, self.last, self.pull = policy, last, pull
 
     @property
-    def frozen(self) -> tuple[str, ...]:
+    def cast(self) -> Cast:
         """Judges, and the reference where it pulls."""
-        return (*super().frozen, *(("reference",) if self.pull > 0 else ()))
+        return {
+            **super().cast,
+            **({"reference": Part(trained=False, like="generator")} if self.pull > 0 else {}),
+        }
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; one turn of the generator."""
-        generator, table, asked = generator_of(players), self.open(clock), self.asked(batch)
+        generator, table, asked = generator_of(players), self.open(clock, batch.x), self.asked(batch)
         yield from self.keep_up(players, batch, table, partial(self.draw, generator), rng)
         cond, null = conditions(generator, asked, guided=self.policy.guidance != 1)
         with still(generator):
@@ -89,19 +93,17 @@ class DRaFT(Rewarded):
         generator = generator_of(players)
         steps = range(self.policy.steps - self.last, self.policy.steps)
         with still(generator):
-            images, means = self._walk(generator, cond, null, x, rng, steps)
-        # The value clamped, the gradient as if it were not: else pixels beyond the range never come back.
-        images = images + (self.clamped(images) - images).detach()
-        verdict = judge(self.reward, images, asked, players)
-        self._problem = verdict.problem or self._problem
+            x_0, means = self._walk(generator, cond, null, x, rng, steps)
+        verdict = self.verdict(players, self.pulse.through(x_0), asked)
         whole = verdict.valid.view(-1, self.group).all(1).repeat_interleave(self.group)
         self.count(bool(gather(whole).any()))
         # A score that is NaN has a gradient that is NaN, which a weight of 0 would not stop.
-        if images.requires_grad:
-            rows = whole.view(-1, *[1] * (images.ndim - 1))
-            images.register_hook(lambda slope: torch.where(rows, slope, 0.0))
-        reward = torch.where(whole, verdict.value, 0.0).to(images.dtype)
-        reward = reward + 0.0 * images.flatten(1).sum(1)  # a graph where it failed
+        if x_0.requires_grad:
+            rows = whole.view(-1, *[1] * (x_0.ndim - 1))
+            x_0.register_hook(lambda slope: torch.where(rows, slope, 0.0))
+        spread = diversity(bounded(x_0, generator.bound), self.group)
+        reward = torch.where(whole, verdict.value, 0.0).to(x_0.dtype)
+        reward = reward + 0.0 * x_0.flatten(1).sum(1)  # a graph where it failed
         value, logs = -reward.mean(), {}
         if self.pull > 0:
             kernels = self.policy.kernels(generator.process)
@@ -115,5 +117,5 @@ class DRaFT(Rewarded):
             value, logs = value + self.pull * away.mean(), {"pull": away.mean()}
         valid, count = verdict.valid.to(reward.dtype), whole.sum()
         mean = torch.where(count > 0, reward.sum() / count.clamp(min=1), torch.nan)
-        logs |= {"reward": mean, "reward_failed": 1 - valid.mean(), **diversity(images, self.group)}
+        logs |= {"reward": mean, "reward_failed": 1 - valid.mean(), **spread}
         return Loss(value, {name: number.detach().float() for name, number in logs.items()})

@@ -20,10 +20,10 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lmsd.errors import UserError
+from lmsd.errors import UserError, one_of
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Normalization, Normalizer, Round, Table
-from lmsd.objectives.base import Clock, generator_of, latent, mean_square, standard_normal
+from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
 from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, reference_of, still
 from lmsd.process.times import Times
 from lmsd.rewards import Reward
@@ -68,8 +68,7 @@ class NFT(Rewarded):
         patience: int = 25,
     ) -> None:
         super().__init__(reward, group=group, refresh=refresh, patience=patience)
-        if weighting not in ("none", "adaptive"):
-            raise UserError(f"nft: weighting={weighting!r} is neither none nor adaptive")
+        one_of("nft", "weighting", weighting, Weighting)
         if beta <= 0 or bound <= 0 or updates < 1 or not 0 <= decay <= 1 or ramp < 0:
             raise UserError(
                 f"nft: beta={beta} and bound={bound} must be above 0, updates={updates} 1 or more, "
@@ -83,13 +82,18 @@ class NFT(Rewarded):
         self.pull, self.weighting = pull, weighting
 
     @property
-    def frozen(self) -> tuple[str, ...]:
+    def cast(self) -> Cast:
         """Judges, the old policy, and the reference where it pulls."""
-        return (*super().frozen, "old", *(("reference",) if self.pull > 0 else ()))
+        twin = Part(trained=False, like="generator")
+        return {**super().cast, "old": twin, **({"reference": twin} if self.pull > 0 else {})}
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; samples; `updates` turns of the generator; the old policy."""
-        old, table, asked = generator_of({"generator": players["old"]}), self.open(clock), self.asked(batch)
+        old, table, asked = (
+            generator_of({"generator": players["old"]}),
+            self.open(clock, batch.x),
+            self.asked(batch),
+        )
         yield from self.keep_up(players, batch, table, partial(self.draw, old), rng)
         images = self.score(players, self.draw(old, asked, rng), asked, table)
         spread = diversity(images, self.group)
@@ -114,7 +118,9 @@ class NFT(Rewarded):
         """The rewards r in [0, 1] of all samples, [n]."""
         weight = table.weight
         self.count(bool(weight.sum() > 0))
-        return 0.5 + 0.5 * (self.normalizer(table) / self.bound).clamp(-1, 1)
+        score = self.normalizer(table)
+        self.pulse.differ(score, weight)
+        return 0.5 + 0.5 * (score / self.bound).clamp(-1, 1)
 
     def _loss(
         self,
@@ -146,8 +152,9 @@ class NFT(Rewarded):
             new = generator(x_t, t, cond, z, output="native")
         with torch.no_grad():
             before = old(x_t, t, cond, z, output="native")
-        positive = (1 - self.beta) * before + self.beta * new
-        negative = (1 + self.beta) * before - self.beta * new
+        own = self.pulse.through(new)
+        positive = (1 - self.beta) * before + self.beta * own
+        negative = (1 + self.beta) * before - self.beta * own
         if self.weighting == "none":
             target = generator.target(images, eps, t)
             plus, minus = mean_square(positive - target), mean_square(negative - target)

@@ -21,10 +21,10 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from lmsd.errors import UserError
+from lmsd.errors import UserError, one_of
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Normalization, Normalizer, Round, Table
-from lmsd.objectives.base import Clock, generator_of
+from lmsd.objectives.base import Cast, Clock, Part, generator_of
 from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, reference_of, still
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
@@ -84,13 +84,9 @@ class PolicyGradient(Rewarded):
         self._check()
 
     def _check(self) -> None:
-        for name, value, allowed in (
-            ("surrogate", self.surrogate, ("clip", "reinforce")),
-            ("kl_form", self.kl_form, ("path", "step")),
-            ("units", self.units, ("nats", "mean")),
-        ):
-            if value not in allowed:
-                raise UserError(f"policy gradient: {name}={value!r} is none of {', '.join(allowed)}")
+        one_of("policy gradient", "surrogate", self.surrogate, Surrogate)
+        one_of("policy gradient", "kl_form", self.kl_form, KLForm)
+        one_of("policy gradient", "units", self.units, Units)
         if min(self.epochs, self.parts, self.stride, self.every) < 1 or self.kl < 0:
             raise UserError(
                 f"policy gradient: epochs={self.epochs}, parts={self.parts}, stride={self.stride}, "
@@ -107,9 +103,12 @@ class PolicyGradient(Rewarded):
         return self.kl > 0 or self.budget is not None
 
     @property
-    def frozen(self) -> tuple[str, ...]:
+    def cast(self) -> Cast:
         """Judges, and the reference where the KL is looked at."""
-        return (*super().frozen, *(("reference",) if self.refers else ()))
+        return {
+            **super().cast,
+            **({"reference": Part(trained=False, like="generator")} if self.refers else {}),
+        }
 
     def steps_at(self, clock: Clock) -> tuple[int, ...] | None:
         """The window of this update; None: all steps."""
@@ -124,7 +123,7 @@ class PolicyGradient(Rewarded):
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; a rollout; epochs · parts turns of the generator."""
-        generator, table = generator_of(players), self.open(clock)
+        generator, table = generator_of(players), self.open(clock, batch.x)
         asked, window = self.asked(batch), self.steps_at(clock)
         if len(batch) % (self.group * self.parts):
             raise UserError(
@@ -175,6 +174,7 @@ class PolicyGradient(Rewarded):
         """A [n,k] of every sample and learned step; 0 for rewards where the KL budget is used up."""
         score = self.normalizer(table)
         weight = table.weight
+        self.pulse.differ(score, weight)
         self.count(bool(weight.sum() > 0))
         spent = (weight * table.kl.sum(1)).sum() / weight.sum().clamp(min=1)
         if self.budget is not None and float(spent) > self.budget:
@@ -210,7 +210,8 @@ class PolicyGradient(Rewarded):
         total, apart, clipped, kl = torch.zeros_like(weight), [], [], torch.zeros_like(weight)
         for j, (k, mean) in enumerate(zip(path.steps, means, strict=True)):
             mean = mean.to(path.x.dtype)
-            delta = log_prob(path.x[:, k + 1], mean, path.std[j]) - path.log_prob[:, j]
+            own = self.pulse.through(mean)
+            delta = log_prob(path.x[:, k + 1], own, path.std[j]) - path.log_prob[:, j]
             gain, cut = self._surrogate(advantage[:, j], delta, size)
             total = total - gain
             if others is not None:

@@ -9,6 +9,7 @@ The generator's text encoder is not trained by rewards: judges read the same cod
 throughout, in rollouts and in learning, so that both see the same function.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,15 +20,27 @@ import torch
 from torch import Tensor, nn
 
 from lmsd.errors import UserError
+from lmsd.models.codec import bounded
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Round
-from lmsd.objectives.base import Clock, discriminator_of, generator_of, standard_normal
+from lmsd.objectives.base import (
+    Cast,
+    Clock,
+    Facts,
+    Method,
+    Part,
+    discriminator_of,
+    generator_of,
+    standard_normal,
+    useless_discriminator,
+)
+from lmsd.objectives.pulse import Pulse
 from lmsd.objectives.terms import (
     difference_penalty,
     discriminator_loss,
     sign_right,
 )
-from lmsd.rewards import DiscriminatorReward, Reward, WeightedSum, judge
+from lmsd.rewards import DiscriminatorReward, Reward, Verdict, WeightedSum, judge
 from lmsd.rng import Rng, fold
 from lmsd.types import Batch, Cond, Loss, Players, Turn
 
@@ -35,6 +48,14 @@ Draw = Callable[[Batch, Rng], Tensor]
 """(what is asked for, random numbers) → images of the current policy, without gradients."""
 
 _FAKES, _CALIBRATION = 1, 0  # streams of random numbers beside the rollout's own
+
+
+_UNTRAINED = {
+    "discriminator": "the reward is a discriminator that does not learn here: give a trained one, "
+    "init_from=[RUN@ema,RUN:discriminator], let it learn, "
+    "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh}, or take another reward"
+}
+"""The ways out where a frozen judge has learned nothing."""
 
 
 @contextmanager
@@ -111,16 +132,13 @@ class Refresh:
         return Loss(total, {name: number.detach() for name, number in logs.items()})
 
 
-class Rewarded:
+class Rewarded(Method):
     """Base of ddpo, grpo, nft, dpo and draft.
 
     reward: see `lmsd.rewards`; group: N samples of one caption; refresh: how a discriminator keeps up, None:
     it is frozen; patience: so many batches in a row without one usable group end the run with a sentence.
     held_out: images with captions that no player was trained on, to calibrate a discriminator's temperature.
-    limit: images are judged clamped to ±limit, the range of the data.
     """
-
-    limit: float = 1.0
 
     def __init__(
         self, reward: Reward, *, group: int, refresh: Refresh | None = None, patience: int = 25
@@ -129,6 +147,8 @@ class Rewarded:
             raise UserError(f"group={group} and patience={patience} must be at least 1")
         self.reward, self.group, self.refresh, self.patience = reward, group, refresh, patience
         self.held_out: Batch | None = None
+        self._real: Batch | None = None  # the same, as they are diffused
+        self.pulse = Pulse()
         self._round: Round | None = None
         self._barren = 0
         self._refreshed = -1
@@ -137,20 +157,37 @@ class Rewarded:
             raise UserError(f"refresh: reward {reward.name} asks no discriminator that could be refreshed")
 
     @property
-    def players(self) -> tuple[str, ...]:
-        """The generator; before it the discriminator, where it is refreshed."""
-        return ("discriminator", "generator") if self.refresh else ("generator",)
+    def cast(self) -> Cast:
+        """Judges, of which the discriminator learns where it is refreshed, and the generator."""
+        learns = ("discriminator",) if self.refresh else ()
+        judges = {
+            name: Part(trained=name in learns, given={"marginal": True}, needs=_UNTRAINED.get(name))
+            for name in self.reward.judges
+        }
+        return {**judges, "generator": Part()}
 
     @property
-    def frozen(self) -> tuple[str, ...]:
-        """Players without an optimizer: judges, and what a method adds."""
-        return tuple(name for name in self.reward.judges if name not in self.players)
+    def proxy(self) -> str | None:
+        """The reward."""
+        return "generator/reward"
+
+    def prepare(self, facts: Facts) -> None:
+        """Discriminators are calibrated on held-out images."""
+        if self._discriminators():
+            self.held_out = facts.held_out()
+
+    def collapsed(self, metrics: Mapping[str, float]) -> str | None:
+        """Whether a discriminator that keeps up teaches nothing."""
+        return useless_discriminator(metrics)
 
     # -- a round -------------------------------------------------------------------------------------------
 
-    def open(self, clock: Clock) -> Round:
-        """The round of this global batch, the same for all its micro-batches."""
+    def open(self, clock: Clock, like: Tensor) -> Round:
+        """The round of this global batch, the same for all its micro-batches; like: on the ranks' device."""
         if self._round is None or self._round.images != clock.images:
+            told = self.pulse.check(clock.updates, like)
+            if told is not None:
+                warnings.warn(told, stacklevel=2)
             self._round = Round(clock.images, self.group)
             last = self._refreshed
             due = last < 0 or (self.refresh is not None and clock.updates - last >= self.refresh.every)
@@ -171,28 +208,25 @@ class Rewarded:
                 "batch_size must be a multiple of group x devices x micro_batches"
             )
         lead = torch.arange(count, device=batch.position.device) // self.group * self.group
-        places = lead.tolist()
-        return Batch(
-            x=batch.x[lead],
-            position=batch.position,
-            text=None if batch.text is None else [batch.text[place] for place in places],
-            label=None if batch.label is None else batch.label[lead],
-            extra={"group": batch.position[lead]},
-        )
+        return replace(batch.rows(lead), position=batch.position, extra={"group": batch.position[lead]})
 
     def score(
-        self, players: Players, images: Tensor, asked: Batch, table: Round, *, kl: Tensor | None = None
+        self, players: Players, x: Tensor, asked: Batch, table: Round, *, kl: Tensor | None = None
     ) -> Tensor:
-        """Judge images, clamped to their range, and put the scores into the round; returns the images."""
-        images = self.clamped(images)
-        verdict = judge(self.reward, images, asked, players)
-        self._problem = verdict.problem or self._problem
+        """Judge what was sampled and put the scores into the round; returns it within its bound."""
+        x = bounded(x, generator_of(players).bound)
+        verdict = self.verdict(players, x, asked)
         table.add(asked, verdict.value, verdict.valid, kl)
-        return images
+        return x
 
-    def clamped(self, images: Tensor) -> Tensor:
-        """Images in the range of the data."""
-        return images.clamp(-self.limit, self.limit)
+    def verdict(self, players: Players, x: Tensor, asked: Batch) -> Verdict:
+        """The reward of the images of x; a judge of what is diffused finds it in extra["diffused"]."""
+        generator = generator_of(players)
+        diffused = {"diffused": bounded(x, generator.bound)}
+        asked = replace(asked, extra={**asked.extra, **diffused})
+        verdict = judge(self.reward, generator.decode(x), asked, players)
+        self._problem = verdict.problem or self._problem
+        return verdict
 
     def count(self, usable: bool) -> None:
         """Note whether a batch, or one of its micro-batches, had a usable group.
@@ -225,18 +259,20 @@ class Rewarded:
         for turn in range(self.refresh.turns if self.refresh else 0):
             assert self.refresh is not None
             here = stream(rng, _FAKES + turn)
-            fakes = self.clamped(draw(batch, here))
+            fakes = bounded(draw(batch, here), generator_of(players).bound)
             loss = partial(self.refresh.loss, players, batch, fakes, levels=judges[0].levels, rng=here)
             yield Turn("discriminator", loss)
         if table.flags.get("calibrated"):
             return
         table.flags["calibrated"] = True
         if self.held_out is not None:
-            held_out = self.held_out.to(batch.x.device)
-            here = stream(Rng(rng.seed, held_out.position), _CALIBRATION)
-            fakes = self.clamped(draw(held_out, here))
+            generator = generator_of(players)
+            if self._real is None:
+                self._real = generator.encode(self.held_out.to(batch.x.device))
+            here = stream(Rng(rng.seed, self._real.position), _CALIBRATION)
+            fakes = bounded(draw(self._real, here), generator.bound)
             for reward in judges:
-                reward.calibrate(fakes, held_out, players)
+                reward.calibrate(fakes, self._real, players)
         if self.refresh and self.refresh.renew and "reference" in players:
             players["reference"].load_state_dict(players["generator"].state_dict())
 
@@ -248,33 +284,24 @@ class Rewarded:
             "reward": dict(self.reward.state_dict()),
             "barren": self._barren,
             "refreshed": self._refreshed,
+            "pulse": dict(self.pulse.state_dict()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The reverse of `state_dict`."""
         self.reward.load_state_dict(state["reward"])
         self._barren, self._refreshed = int(state["barren"]), int(state["refreshed"])
+        if "pulse" in state:  # not in earlier checkpoints
+            self.pulse.load_state_dict(state["pulse"])
         self._round = None
 
 
 def diversity(images: Tensor, group: int) -> dict[str, Tensor]:
     """√(E ‖x − x'‖²/D) over pairs of one group, by its name; falls where a policy collapses.
 
-    Over pairs of different captions where groups are of one; nothing for a single image.
+    Over pairs of different captions where groups are of one; nothing for a single image. images: as they are
+    seen, or as they are diffused.
     """
     images = images.detach()
     groups = images.flatten(1).view(-1, group if group > 1 else len(images), images[0].numel())
     return {"diversity": (2 * groups.var(1)).mean().sqrt()} if groups.shape[1] > 1 else {}
-
-
-def pick(batch: Batch, rows: Tensor) -> Batch:
-    """Some samples of a batch."""
-    places = rows.tolist()
-    return replace(
-        batch,
-        x=batch.x[rows],
-        position=batch.position[rows],
-        text=None if batch.text is None else [batch.text[place] for place in places],
-        label=None if batch.label is None else batch.label[rows],
-        extra={name: value[rows] for name, value in batch.extra.items()},
-    )

@@ -39,7 +39,8 @@ class DiscriminatorReward(Reward):
     levels: times of the schedule at which images are judged, 0: as they are; their mean counts. ensemble: how
     many standard deviations over heads are taken off. saturate: cap at the median real score, from the first
     calibration on. seed: of the noise. Images of one caption follow one another in groups of one size,
-    batch.extra["group"] says which.
+    batch.extra["group"] says which. Where something else than the images is diffused, batch.extra["diffused"]
+    holds what they are decoded from, which is what the discriminator knows.
     """
 
     judges = ("discriminator",)
@@ -61,7 +62,7 @@ class DiscriminatorReward(Reward):
 
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
         """[B], nats up to a number for each caption; 0: the mean of real images at the last calibration."""
-        scores = self.logits(images, batch, players) - self.origin
+        scores = self.logits(batch.extra.get("diffused", images), batch, players) - self.origin
         size = group_size(batch)
         if not self.saturate or size == 1 or math.isinf(self.margin):
             return scores

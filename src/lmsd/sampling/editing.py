@@ -43,12 +43,13 @@ def edit(
     strength: float = 1.0,
     mask: Tensor | None = None,
     guidance: float = 1.0,
+    clamp: float | None = None,
 ) -> Tensor:
-    """Images [B,C,H,W] near `image` [B,C,H,W], of the condition; not decoded.
+    """What is near `image` [B,C,H,W], as it is diffused, and of the condition; not decoded.
 
     strength: in (0, 1], how much of the way is sampled anew; 1 forgets the image but for its known part.
-    mask: [B,1,H,W] in [0, 1], 1 where the image may change; None: everywhere. guidance: as in `sample`.
-    Random numbers as in `sample`, whose x_T is here ε.
+    mask: [B,1,H,W] in [0, 1], 1 where the image may change; None: everywhere. guidance, clamp and random
+    numbers: as in `sample`, whose x_T is here ε.
     """
     process, start = generator.process, first_knot(strength, steps)
     level = levels(process.schedule, steps)[start]
@@ -60,7 +61,8 @@ def edit(
         denoise = guided(generator, cond, null, scale=guidance, z=z)
 
         def known(x_t: Tensor, t: Tensor) -> Tensor:
-            found = denoise(x_t, t).clamp(-1.0, 1.0)
+            found = denoise(x_t, t)
+            found = found if clamp is None else found.clamp(-clamp, clamp)
             return found if mask is None else mask * found + (1 - mask) * image
 
         return known

@@ -4,13 +4,12 @@ import inspect
 import sys
 from pathlib import Path
 
-import hydra.utils
 import pytest
 from omegaconf import OmegaConf
 
-from lmsd.cli.build.instantiate import targets
 from lmsd.cli.config.compose import config_dir
 from lmsd.cli.config.signatures import arguments, described
+from lmsd.spec import locate, targets
 
 TARGETS = sorted(
     {
@@ -23,7 +22,7 @@ TARGETS = sorted(
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_names_are_those_of_the_running_code(target: str) -> None:
-    live = inspect.signature(hydra.utils.get_object(target)).parameters
+    live = inspect.signature(locate(target)).parameters
     found = arguments(target)
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in live.values()):
         assert found is None

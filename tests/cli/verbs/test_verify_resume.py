@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_home import TINY, Home
 
-from lmsd import cli
+from lmsd import checkpoints, cli
 from lmsd.cli.runs import store
 from lmsd.cli.verbs.verify_resume import compare, shortened
 from lmsd.engine import checkpoint as disk
@@ -24,8 +24,8 @@ def copied(home: Home, tmp_path: Path) -> Path:
 
 def changed(run: Path, change: object) -> None:
     """Write the newest checkpoint of a run again, with something else in it."""
-    path = disk.find(run)
-    content = disk.read(path)
+    path = checkpoints.find(run)
+    content = checkpoints.read(path)
     change(content)  # type: ignore[operator]
     disk.save(content, path)
 
@@ -35,7 +35,7 @@ def test_a_copy_is_equal_whatever_the_wall_clock_says(copied: Path) -> None:
     (copied / "metrics.jsonl").write_text("".join(json.dumps({**line, "time": 1.0}) + "\n" for line in lines))
     difference, tensors = compare(FIRST, copied)
     assert difference == ""
-    assert tensors == len(dict(disk.tensors(disk.read(FIRST)))) > 50
+    assert tensors == len(dict(checkpoints.tensors(checkpoints.read(FIRST)))) > 50
 
 
 def test_one_bit_of_a_moment_is_told_by_its_place(copied: Path) -> None:
@@ -49,13 +49,13 @@ def test_one_bit_of_a_moment_is_told_by_its_place(copied: Path) -> None:
 
 def test_the_place_in_the_data_and_the_counts_are_compared(copied: Path) -> None:
     def skip(content: dict) -> None:
-        content[disk.KEY]["clock"]["played"]["discriminator"] += 1
+        content[checkpoints.KEY]["clock"]["played"]["discriminator"] += 1
 
     changed(copied, skip)
     assert compare(FIRST, copied)[0].startswith("lmsd.clock was {")
 
     def shift(content: dict) -> None:
-        content[disk.KEY]["clock"]["played"]["discriminator"] -= 1
+        content[checkpoints.KEY]["clock"]["played"]["discriminator"] -= 1
         content["ShardDataModule"]["position"] += 32
 
     changed(copied, shift)

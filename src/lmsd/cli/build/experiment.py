@@ -4,18 +4,18 @@ Nodes name constructors and their keyword arguments. What one part must know of 
 the condition, the process) is handed over here, by name, to whichever constructor takes it.
 """
 
-import copy
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lmsd.cli.build.instantiate import check, instantiate
+from lmsd.checkpoints import WeightsRef as Source
+from lmsd.checkpoints import load_weights
+from lmsd.cli.build.instantiate import instantiate
 from lmsd.cli.config.compose import stored
 from lmsd.cli.runs import store
 from lmsd.data.module import ShardDataModule
@@ -24,23 +24,24 @@ from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.divergence import Guard
 from lmsd.engine.hacking import HackingGuard
 from lmsd.engine.watchdog import Watchdog
-from lmsd.engine.weights import Source, load_weights
 from lmsd.errors import UserError
 from lmsd.models.adapters import LabelTransformer
+from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import Conditioner, TextConditioner
-from lmsd.models.discriminator import Discriminator
+from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
-from lmsd.objectives.base import Objective
+from lmsd.objectives.base import Cast, Facts, Objective, Part
+from lmsd.objectives.base import trained as learners
 from lmsd.process import Process
+from lmsd.ranks import launched_rank
 from lmsd.sampling import Sampler
+from lmsd.spec import taken
 from lmsd.types import Batch
 
 
 def assemble(node: DictConfig, given: Mapping[str, Any]) -> Any:
     """Build `node`, handing over those of the given arguments that its constructor takes."""
-    check(str(node._target_))
-    takes = inspect.signature(hydra.utils.get_object(node._target_)).parameters
-    return instantiate(node, **{name: value for name, value in given.items() if name in takes})
+    return instantiate(node, **taken(str(node._target_), given))
 
 
 def data_module(config: DictConfig) -> ShardDataModule:
@@ -67,9 +68,11 @@ def generator(config: DictConfig) -> Generator:
     process = Process(instantiate(config.schedule))
     process.schedule.grid(config.steps)  # more steps than the chain has are refused here
     conditioner: Conditioner = instantiate(config.conditioner)
+    codec: Codec = instantiate(config.codec) if "codec" in config else Identity()  # not in runs of version 2
+    channels, side, _ = codec.shape_of((config.data.channels, config.data.image_size, config.data.image_size))
     given = {
-        "channels": config.data.channels,
-        "image_size": config.data.image_size,
+        "channels": channels,
+        "image_size": side,
         "token_dim": conditioner.token_dim,
         "pooled_dim": conditioner.pooled_dim,
         "z_dim": config.generator.z_dim,
@@ -77,7 +80,7 @@ def generator(config: DictConfig) -> Generator:
     net = assemble(config.net, given)
     check_labels(net, conditioner)
     options = OmegaConf.to_container(config.generator, resolve=True)
-    return Generator(net, process, conditioner=conditioner, **options)  # type: ignore[arg-type]
+    return Generator(net, process, conditioner=conditioner, codec=codec, **options)  # type: ignore[arg-type]
 
 
 def check_labels(net: nn.Module, conditioner: Conditioner) -> None:
@@ -105,21 +108,32 @@ def check_condition(conditioner: Conditioner, data: ShardDataModule) -> None:
         raise UserError(f"conditioner: these shards have no captions (KEY.txt, KEY.json); take {ways}")
 
 
-def discriminator(config: DictConfig, player: Generator) -> nn.Module:
-    """The discriminator that judges what the generator makes."""
-    marginal = config.objective.get("pairing", "marginal") == "marginal"
-    size, channels = config.data.image_size, config.data.channels * (1 if marginal else 2)
-    given: dict[str, Any] = {
-        "process": player.process,
-        "generator": player,
-        "cond_dim": player.conditioner.pooled_dim,
-        "marginal": marginal,
-    }
-    node = OmegaConf.create({key: value for key, value in config.discriminator.items() if key != "trunk"})
-    if "trunk" in config.discriminator:
-        trunk = instantiate(config.discriminator.trunk, shape=(channels, size, size))
-        given |= {"trunk": trunk, "features": trunk.features}
-    built: Discriminator = assemble(node, given)
+def own(config: DictConfig, role: str, part: Part, nets: Mapping[str, nn.Module]) -> nn.Module:
+    """The net of the configuration's node called `role`; nodes in it are built first.
+
+    Both are handed the size of what they look at; the node itself also what the method decides and, where
+    there is one, the generator whose images it judges.
+    """
+    if role == "generator":
+        return generator(config)
+    node = config.get(role)
+    if not OmegaConf.is_dict(node) or "_target_" not in node:
+        raise UserError(
+            f"the objective plays {role!r}, and the configuration has no node {role} that says what it is: "
+            f"add one with a _target_ beside the objective's"
+        )
+    player = nets.get("generator")
+    size, channels = config.data.image_size, config.data.channels
+    if isinstance(player, Generator):
+        channels, size, _ = player.shape
+    seen = {"channels": channels, "image_size": size, "shape": (channels * part.stacked, size, size)}
+    given: dict[str, Any] = {**seen, **part.given}
+    if isinstance(player, Generator):
+        given |= {"generator": player, "process": player.process, "cond_dim": player.conditioner.pooled_dim}
+    parts = {name: item for name, item in node.items() if OmegaConf.is_dict(item) and "_target_" in item}
+    outer = OmegaConf.create({name: item for name, item in node.items() if name not in parts})
+    inner = {str(name): assemble(item, seen) for name, item in parts.items()}
+    built: nn.Module = assemble(outer, {**given, **inner})
     return built
 
 
@@ -127,56 +141,105 @@ def players(config: DictConfig, data: ShardDataModule) -> tuple[dict[str, nn.Mod
     """The nets, seeded and fitted to the training captions, and the objective that trains them."""
     torch.manual_seed(config.seed)
     objective: Objective = instantiate(config.objective)
-    built = generator(config)
-    check_condition(built.conditioner, data)
     captions = training_captions(config, data)
-    built.conditioner.fit(captions)
-    cut = built.conditioner.cut(captions) if isinstance(built.conditioner, TextConditioner) else 0
-    if cut and not store.rank():
-        length = config.conditioner.length
-        print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
-    if hasattr(objective, "captions"):
-        objective.captions = captions
-    nets: dict[str, nn.Module] = {"generator": built}
-    named = config.init_from if OmegaConf.is_list(config.init_from) else [config.init_from]
-    sources = [Source.parse(name) for name in named if name]
-    for source in sources:
-        if source.player == "generator":
-            initialize(nets, source)  # before others copy it
-    frozen: tuple[str, ...] = getattr(objective, "frozen", ())
-    check_judge(frozen, sources)
-    if "discriminator" in (*objective.players, *frozen):
-        nets["discriminator"] = discriminator(config, built)
-    for source in sources:
-        if source.player != "generator":
-            initialize(nets, source)
-    for name in frozen:
-        nets[name] = (nets.get(name) or copy.deepcopy(built)).requires_grad_(False).eval()
-    if "discriminator" in nets and hasattr(objective, "held_out"):
-        objective.held_out = held_out(data)
+    nets = cast(config, objective.cast, data, captions)
+    objective.prepare(Facts(captions, partial(held_out, data)))
     return nets, objective
 
 
-def check_judge(frozen: Sequence[str], sources: Sequence[Source]) -> None:
-    """Refuse a discriminator that is the reward, never learns and has learned nothing."""
-    if "discriminator" in frozen and all(source.player != "discriminator" for source in sources):
-        raise UserError(
-            "the reward is a discriminator that does not learn here: give a trained one, "
-            "init_from=[RUN@ema,RUN:discriminator], let it learn, "
-            "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh}, or take another reward"
-        )
+def cast(config: DictConfig, parts: Cast, data: ShardDataModule, captions: list[str]) -> dict[str, nn.Module]:
+    """Every role of a cast: from its own node, as a twin of another, and from the weights of `init_from=`.
+
+    The generator is the first, since others judge what it makes; twins are made of what has its weights.
+    """
+    sources = named_weights(config, parts)
+    for role, part in parts.items():
+        if part.needs is not None and not part.trained and role not in sources:
+            raise UserError(part.needs)
+    nets: dict[str, nn.Module] = {}
+    for role in in_order(parts):
+        part = parts[role]
+        if part.like is None:
+            nets[role] = own(config, role, part, nets)
+            fitted(nets[role], config, data, captions)
+        elif part.fresh:
+            nets[role] = anew(nets[part.like], own(config, origin(parts, role), part, nets))
+        else:
+            nets[role] = twin(nets[part.like])
+        if role in sources:
+            initialize(nets[role], role, sources[role])
+    for role, part in parts.items():
+        if not part.trained:
+            nets[role].requires_grad_(False).eval()
+    return nets
+
+
+def in_order(parts: Cast) -> list[str]:
+    """The roles in the order to build them in: the generator, those with a node of their own, twins."""
+    made = sorted((role for role, part in parts.items() if part.like is None), key="generator".__ne__)
+    left = {role: part.like for role, part in parts.items() if part.like is not None}
+    while ready := [role for role, like in left.items() if like in made]:
+        made += ready
+        left = {role: like for role, like in left.items() if role not in ready}
+    for role, like in left.items():
+        raise UserError(f"{role!r} is to be a twin of {like!r}, whom the cast does not build: {list(parts)}")
+    return made
+
+
+def origin(parts: Cast, role: str) -> str:
+    """Whose node a role is built from, through all its likenesses."""
+    like = parts[role].like
+    return role if like is None else origin(parts, like)
+
+
+@torch.no_grad()
+def anew(like: nn.Module, drawn: nn.Module) -> nn.Module:
+    """A twin of `like` whose weights, all but the frozen ones, are those of `drawn`."""
+    made = twin(like)
+    for kept, new in zip(made.parameters(), drawn.parameters(), strict=True):
+        if kept.requires_grad:
+            kept.copy_(new)
+    return made
+
+
+def fitted(net: nn.Module, config: DictConfig, data: ShardDataModule, captions: list[str]) -> None:
+    """Let a generator's conditioner learn its words from the captions."""
+    if not isinstance(net, Generator):
+        return
+    check_condition(net.conditioner, data)
+    net.conditioner.fit(captions)
+    cut = net.conditioner.cut(captions) if isinstance(net.conditioner, TextConditioner) else 0
+    if cut and not launched_rank():
+        length = config.conditioner.length
+        print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
+
+
+def named_weights(config: DictConfig, parts: Cast) -> dict[str, Source]:
+    """What `init_from=` names, by the role that takes it: a text, a list of them, or a mapping from roles."""
+    named = OmegaConf.to_container(config.init_from) if OmegaConf.is_config(config.init_from) else None
+    if isinstance(named, dict):
+        found = {str(role): Source.parse(str(text)) for role, text in named.items() if text}
+    else:
+        texts = named if isinstance(named, list) else [config.init_from]
+        sources = [Source.parse(str(text)) for text in texts if text]
+        found = {source.player: source for source in sources}
+        if len(found) < len(sources):
+            raise UserError("init_from= names one role twice: init_from={ROLE: RUN, ROLE: RUN:ROLE}")
+    for role in found:
+        if role not in parts:
+            raise UserError(f"init_from: this run has no player '{role}', only {', '.join(parts)}")
+    return found
 
 
 def held_out(data: ShardDataModule, count: int = 256) -> Batch | None:
     """Some of val, in a fixed random order, to calibrate a judge on; None, and a note, without val."""
     if not data.has("val"):
-        if not store.rank():
+        if not launched_rank():
             print("note: no val shards to calibrate the discriminator on: its logits are taken as they are")
         return None
     split = data.split_set("val")
     rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count]
-    text = split.captions(rows) if data.index("val").captions else None
-    return Batch(x=split.images(rows), position=rows, text=text, label=split.labels(rows))
+    return split.batch(rows)
 
 
 def training_captions(config: DictConfig, data: ShardDataModule) -> list[str]:
@@ -187,16 +250,14 @@ def training_captions(config: DictConfig, data: ShardDataModule) -> list[str]:
     return sorted(set(train.captions(range(min(len(train), 100_000)))))
 
 
-def initialize(nets: Mapping[str, nn.Module], source: Source) -> None:
+def initialize(net: nn.Module, role: str, source: Source) -> None:
     """Weights of another run for one player; what did not match is named."""
-    if source.player not in nets:
-        raise UserError(f"init_from: this run has no player '{source.player}', only {', '.join(nets)}")
     path = source.path if source.path.exists() else store.find(str(source.path))
-    mismatch = load_weights(nets[source.player], path, player=source.player, ema=source.ema)
-    if store.rank():
+    mismatch = load_weights(net, path, player=source.player, ema=source.ema)
+    if launched_rank():
         return
     kind = f"EMA {source.ema}" if source.ema else "raw weights"
-    print(f"{source.player} from {path} ({kind})")
+    print(f"{role} from {path} ({kind if role == source.player else f'{source.player}, {kind}'})")
     for name, keys in (("missing there", mismatch.missing), ("not used", mismatch.extra)):
         if keys:
             print(f"  {name}: {', '.join(keys[:10])}{' ...' if len(keys) > 10 else ''}")
@@ -213,18 +274,19 @@ def try_optimizer(player: str, node: DictConfig) -> None:
 def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objective) -> Engine:
     """The LightningModule that plays the objective's turns."""
     optim = config.optim
-    for name in objective.players:
+    roles = learners(objective.cast)
+    for name in roles:
         try_optimizer(name, optim[name])
     return Engine(
         nets,
         objective,
-        optimizers={name: instantiate(optim[name]) for name in objective.players},
+        optimizers={name: instantiate(optim[name]) for name in roles},
         total_images=config.images,
         batch_size=config.batch_size,
         micro_batches=config.micro_batches,
         warmup_images=optim.warmup_images,
         lr_decay=optim.decay,
-        clip={name: optim.clip.get(name) for name in objective.players},
+        clip={name: optim.clip.get(name) for name in roles},
         ema=list(optim.ema),
         seed=config.seed,
         compile=config.compile,
@@ -251,7 +313,7 @@ def trained(config: DictConfig, checkpoint: Path, *, ema: str | None) -> Generat
     return built.eval().requires_grad_(False)
 
 
-def callbacks(config: DictConfig, validation: Any, objective: Any) -> list[Any]:
+def callbacks(config: DictConfig, validation: Any, objective: Objective) -> list[Any]:
     """Those that the configuration names, and those that every run has."""
     found = [instantiate(node) for node in config.callbacks.values()]
     if validation is not None:
@@ -279,7 +341,7 @@ def callbacks(config: DictConfig, validation: Any, objective: Any) -> list[Any]:
     ]
 
 
-def guards(config: DictConfig, objective: Any) -> list[Any]:
+def guards(config: DictConfig, objective: Objective) -> list[Any]:
     """What ends a run that learns from rewards when they and the held-out score part."""
-    patience = config.evaluate.stop_hacking
-    return [HackingGuard(patience=patience)] if patience and hasattr(objective, "reward") else []
+    patience, proxy = config.evaluate.stop_hacking, objective.proxy
+    return [HackingGuard(judge="val/fd[", proxy=proxy, patience=patience)] if patience and proxy else []

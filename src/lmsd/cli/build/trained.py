@@ -9,12 +9,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from lmsd.checkpoints import manifests, newest
 from lmsd.cli.build import experiment
 from lmsd.cli.config.compose import check_choice, groups, load, parse
 from lmsd.cli.config.limits import check_guidance, check_interval
 from lmsd.cli.config.options import SamplingOptions
 from lmsd.cli.runs import store
-from lmsd.engine.checkpoint import manifests, newest
 from lmsd.errors import UserError
 from lmsd.evaluation import Generation, make_generate
 from lmsd.models.tokenizer import unknown_words
@@ -37,9 +37,7 @@ class Trained:
 
     def images(self, prompts: list[str], *, seed: int) -> Tensor:
         """One image for each prompt [n,C,H,W] in [-1,1]; image i is a function of (seed, i, its prompt)."""
-        generator = self.generator
-        shape = (len(prompts), generator.channels, generator.image_size, generator.image_size)
-        batch = self._batch(prompts, torch.zeros(shape))
+        batch = self._batch(prompts, torch.zeros(len(prompts), *self.generator.image_shape))
         return self.generate(batch, Rng(seed, batch.position))
 
     def edited(

@@ -4,7 +4,6 @@ Hydra composes the groups; this module refuses what Hydra lets pass or explains 
 with '+'), unknown choices of a group, a word where a number belongs, several values outside a sweep.
 """
 
-import os
 import re
 import sys
 from collections.abc import Iterable
@@ -26,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lmsd.cli import uncollected
 from lmsd.cli.config.folders import config_dir, groups, own_configs
 from lmsd.cli.config.kinds import optional, textual
+from lmsd.cli.config.renamed import renamed
 from lmsd.cli.config.schema import (
     OPEN,
     branches,
@@ -39,6 +39,7 @@ from lmsd.cli.config.schema import (
 )
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
+from lmsd.ranks import launched_rank
 
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # type: ignore[misc]  # what omegaconf reads with
 
@@ -77,7 +78,7 @@ def load(name: str, overrides: list[str]) -> DictConfig:
     check_config(config)
     for key, value in references.items():  # looked up at each use, so that no file holds what they stand for
         OmegaConf.update(config, key, value)
-    if note and os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+    if note and launched_rank() == 0:
         print(note, file=sys.stderr)
     return config
 
@@ -200,6 +201,9 @@ def check_choice(override: Override, choices: dict[str, list[str]]) -> None:
         raise UserError(f"'{override.input_line}': {group} has a choice to replace, write {bare}")
     for item in value if isinstance(value, list) else [value]:
         if item not in choices[group]:
+            told = renamed(group, item)
+            if told is not None:
+                raise told
             hint = nearest(str(item), choices[group]) or makers(group, str(item)) or WAYS.get(group, "")
             raise UserError(f"{group} '{item}' not found{hint}; available: {listed}")
     if group in PLACES and override.package is None:

@@ -12,13 +12,14 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from lmsd.cli.build.instantiate import check_name, targets
 from lmsd.cli.config.folders import config_dir
 from lmsd.cli.config.kinds import Choice, Kind, Many, Number, Text, like
 from lmsd.cli.config.limits import RULES, SIZES
-from lmsd.cli.config.signatures import arguments
+from lmsd.cli.config.renamed import renamed
+from lmsd.cli.config.signatures import arguments, check_target
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError, shown
+from lmsd.spec import targets
 
 OPEN = ("callbacks", "logger")
 """Dicts of named entries: any may be added, any taken away."""
@@ -80,7 +81,10 @@ def rule(tree: Mapping[str, Any], key: str) -> Kind:
 
 
 def unknown(key: str, known: Iterable[str]) -> UserError:
-    """The sentence on an option that is not there."""
+    """The sentence on an option that is not there, or has another name now."""
+    told = renamed(key)
+    if told is not None:
+        return told
     names = [name for name in known if name != key and "._" not in name]
     top = key.partition(".")[0]
     inside = any(name.startswith(f"{top}.") for name in names)
@@ -106,7 +110,7 @@ def check_config(config: DictConfig) -> None:
     """Refuse forbidden constructors, unknown names and wrong types in a composed, resolved configuration."""
     tree: Any = OmegaConf.to_container(config)
     for target in targets(tree):
-        check_name(target)
+        check_target(target)
     for group in OPEN:
         _check_entries(group, tree.get(group))
     _check(tree, tree, "")

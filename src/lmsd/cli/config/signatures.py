@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lmsd.cli.config.kinds import Kind, kind_of
+from lmsd.errors import UserError
+from lmsd.spec import RENAMED, allowed_names, forbidden
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,24 @@ def _is_package(module: str) -> bool:
     return any(Path(folder, *rest, "__init__.py").is_file() for folder in folders)
 
 
+def check_target(target: str) -> None:
+    """What `lmsd.spec.locate` refuses, as far as that shows without importing anything."""
+    target = RENAMED.get(target, target)
+    module, _, name = target.rpartition(".")
+    if not target.startswith(allowed_names()) or not all(part.isidentifier() for part in target.split(".")):
+        raise forbidden(target)
+    if target.startswith("lmsd."):
+        found = find(module, name)
+        if found is None:
+            raise UserError(f"_target_ '{target}' is not there: {module} defines no {name}")
+        if not f"{found.module}.".startswith(allowed_names()):
+            raise forbidden(target)
+
+
 @cache
 def arguments(target: str) -> Mapping[str, Argument] | None:
     """The arguments of a constructor by name; None where its source is not there or it takes any name."""
-    module, _, name = target.rpartition(".")
+    module, _, name = RENAMED.get(target, target).rpartition(".")
     found = find(module, name) if module else None
     if found is None:
         return None

@@ -23,7 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lmsd import __version__
 from lmsd.cli.config.compose import stored
+from lmsd.cli.config.renamed import today
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
+from lmsd.files import write_text
+from lmsd.ranks import launched_rank
 
 OUTPUTS = Path("outputs")
 FOLDERS = ("checkpoints", "samples", "eval")
@@ -111,25 +114,7 @@ def status(folder: Path) -> dict[str, Any]:
 
 def set_status(folder: Path, **values: Any) -> None:
     """Update status.json, whole or not at all: state is created, running, done, interrupted or failed."""
-    write(folder / "status.json", json.dumps(status(folder) | values, indent=1) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file whole or not at all, and for good: power may fail right after."""
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_text(folder / "status.json", json.dumps(status(folder) | values, indent=1) + "\n")
 
 
 def save_config(folder: Path, config: DictConfig) -> None:
@@ -141,7 +126,7 @@ def save_config(folder: Path, config: DictConfig) -> None:
 
 def write_config(folder: Path, public: DictConfig) -> None:
     """Write config.yaml, whole or not at all."""
-    write(folder / "config.yaml", OmegaConf.to_yaml(public))
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(public))
 
 
 def lock(folder: Path) -> IO[str]:
@@ -177,12 +162,6 @@ def has_checkpoint(folder: Path) -> bool:
 def folder_of(source: Path) -> Path:
     """The run folder of itself, or of one of its checkpoints."""
     return source.parent.parent if source.suffix == ".ckpt" else source
-
-
-def rank() -> int:
-    """The rank of the process, before and after Lightning has started its others."""
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    return int(next((os.environ[name] for name in names if name in os.environ), "0"))
 
 
 def point_latest(folder: Path) -> None:
@@ -300,7 +279,14 @@ def config_of(folder: Path) -> DictConfig:
             f"{folder / 'config.yaml'} cannot be read: lmsd train resume={folder} writes it again from the "
             "newest checkpoint"
         )
-    return config
+    return _today(config)
+
+
+def _today(config: DictConfig) -> DictConfig:
+    """A stored configuration under today's names."""
+    tree: Any = OmegaConf.to_container(config)
+    moved: DictConfig = OmegaConf.create(today(tree))
+    return moved
 
 
 def config_again(folder: Path) -> DictConfig:
@@ -308,7 +294,7 @@ def config_again(folder: Path) -> DictConfig:
     try:
         return config_of(folder)
     except UserError:
-        from lmsd.engine.checkpoint import KEY, newest, read
+        from lmsd.checkpoints import KEY, newest, read
 
         path = newest(folder / "checkpoints")
         config = None if path is None else OmegaConf.create(str(read(path).get(KEY, {}).get("config", "")))
@@ -317,6 +303,6 @@ def config_again(folder: Path) -> DictConfig:
             f"{folder / 'config.yaml'} cannot be read, and no checkpoint holds a copy: take that of a run "
             "like this one, or begin a new run"
         )
-    if rank() == 0:
+    if launched_rank() == 0:
         print(f"lmsd: {folder / 'config.yaml'} cannot be read; taken from {path}", file=sys.stderr)
-    return config
+    return _today(config)

@@ -63,10 +63,11 @@ def edit(chosen: EditOptions) -> Path:
 
     from lmsd.cli.build.trained import open_run
     from lmsd.data.transforms import scale
+    from lmsd.types import levels
 
     trained = open_run(folder, chosen)
     trained.note_unknown_words([chosen.prompt])
-    size, channels = trained.generator.image_size, trained.generator.channels
+    channels, size, _ = trained.generator.image_shape
     pixels = read_image(chosen.image, size=size, channels=channels)
     mask = None
     if chosen.mask is not None:
@@ -80,12 +81,12 @@ def edit(chosen: EditOptions) -> Path:
         strength=1.0 if chosen.strength is None else chosen.strength,
         mask=None if mask is None else torch.from_numpy(mask[None].transpose(0, 3, 1, 2)).float(),
     )
-    levels = made[0].add(1.0).mul(127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    found = levels(made[0]).permute(1, 2, 0).numpy()
     if mask is not None:
-        levels = np.where(mask, levels, pixels)
+        found = np.where(mask, found, pixels)
     record = {**asdict(chosen), "run": folder.name, "out": out.name, **trained.facts()}
     with writing(out):
-        Image.fromarray(levels if channels == 3 else levels[:, :, 0]).save(out, format="PNG")
+        Image.fromarray(found if channels == 3 else found[:, :, 0]).save(out, format="PNG")
         out.with_suffix(".json").write_text(json.dumps(record, indent=1, default=str) + "\n")
     return out
 

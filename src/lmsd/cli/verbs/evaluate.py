@@ -15,6 +15,7 @@ from lmsd.cli.config.options import RunOptions, SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.cli.verbs import report
 from lmsd.errors import UserError
+from lmsd.ranks import launched_rank
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> int:
     folder = store.find_folder(chosen.run)
     with ranks():
         said = evaluate(folder, chosen)
-        if store.rank() == 0:
+        if launched_rank() == 0:
             print(said)
             print(f"Report: {report.write(folder)}")
     return 0
@@ -201,7 +202,7 @@ def score(
             keep_images=kept / name if "images" in chosen.keep else None,
             keep_features=kept / features if "features" in chosen.keep else None,
         )
-    if store.rank() == 0:
+    if launched_rank() == 0:
         path = scores.write(folder)
         scorer.closest(trained.generate, scores, path.with_suffix(".png"))
     return scores

@@ -136,7 +136,7 @@ def compare(ours: Path, theirs: Path) -> tuple[str, int]:
     """The first difference of two finished runs in words, or empty; and how many tensors were compared."""
     import torch
 
-    from lmsd.engine.checkpoint import KEY, read, tensors
+    from lmsd.checkpoints import KEY, read, tensors
     from lmsd.engine.logging import read_metrics
 
     a, b = read(ours), read(theirs)

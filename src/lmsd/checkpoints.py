@@ -1,0 +1,275 @@
+"""Checkpoints, opened: which are whole, which is the newest, what is in one and under which names.
+
+    step_000012800.ckpt           tensors and plain Python only, read with `weights_only=True`
+    step_000012800.json           its manifest: sha256, size, images, metrics; written last, the commit
+
+A checkpoint without its manifest does not exist, unless nothing else is left and its own checksums hold. The
+number is that of images seen, which does not depend on the batch size or on how often each player plays.
+
+Weights lie under `players.ROLE.*` and `ema.ROLE.HALFLIFE.*`. One way in for `init_from=` and for sampling:
+
+    RUN|PATH[:player][@ema]      outputs/a-run            the generator's raw weights, newest checkpoint
+                                 outputs/a-run@ema        the generator's first EMA
+                                 outputs/a-run@50000      the one with a half-life of 50,000 images
+                                 a.ckpt:discriminator     another player
+
+Raw or averaged is always said, never guessed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pickle
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmsd.errors import UserError
+
+VERSION = 2
+PATTERN = "step_*.ckpt"
+KEY = "lmsd"
+"""Where in a checkpoint the engine's own state lies: version, clock, objective, config, metrics."""
+
+_REF = re.compile(r"(?P<path>.+?)(:(?P<player>[a-z_]+))?(@(?P<ema>ema|\d+))?")
+_PLAYER = re.compile(r"players\.(?P<role>\w+)\.")
+_AVERAGE = re.compile(r"ema\.((?P<role>[a-z_]\w*)\.)?(?P<half_life>\d+)\.")
+
+
+def checkpoint_name(images: int) -> str:
+    """The file's name after `images` images seen."""
+    return f"step_{images:09d}.ckpt"
+
+
+def manifest_of(path: Path) -> Path:
+    """The manifest beside a checkpoint."""
+    return path.with_suffix(".json")
+
+
+def seal(manifest: Mapping[str, Any]) -> str:
+    """sha256 of a manifest's other words, so that damage to any of them is noticed."""
+    rest = {key: value for key, value in manifest.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def manifest_at(path: Path) -> dict[str, Any] | None:
+    """The manifest of a checkpoint; None where there is none, or it is damaged."""
+    try:
+        manifest = json.loads(manifest_of(path).read_text())
+    except (OSError, ValueError):
+        return None
+    sealed = isinstance(manifest, dict) and manifest.get("seal") == seal(manifest)
+    return manifest if sealed else None
+
+
+def manifests(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The committed checkpoints of a folder with their manifests, oldest first."""
+    found = {path: manifest_at(path) for path in folder.glob(PATTERN)}
+    known = {path: manifest for path, manifest in found.items() if manifest is not None}
+    return dict(sorted(known.items(), key=lambda item: int(item[1]["images"])))
+
+
+def intact(path: Path) -> bool:
+    """Whether a file is what its manifest says, by size and sha256."""
+    manifest = manifest_at(path)
+    try:
+        if manifest is None or path.stat().st_size != manifest["bytes"]:
+            return False
+        with open(path, "rb") as file:
+            return bool(hashlib.file_digest(file, "sha256").hexdigest() == manifest["sha256"])
+    except OSError:
+        return False
+
+
+def whole(path: Path) -> bool:
+    """Whether a file with no good manifest (killed before its commit, copied alone) is sound by itself."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error):
+        return False
+
+
+def set_aside(path: Path) -> None:
+    """Keep a bad checkpoint under another name, where nothing looks for it."""
+    for file in (manifest_of(path), path):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(file, file.with_name(f"{file.name}.bad"))
+
+
+def newest(folder: Path, *, aside: bool = False) -> Path | None:
+    """The newest intact checkpoint of a folder; None where there is no checkpoint at all.
+
+    aside: rename damaged ones to NAME.bad, for whoever is going to write here. Raises UserError where there
+    are checkpoints and none is intact: a run is never silently begun anew.
+    """
+    for path in folder.glob(PATTERN):
+        if manifest_of(path).exists() and manifest_at(path) is None:
+            warnings.warn(f"the manifest of checkpoint {path} is damaged; it is passed by", stacklevel=2)
+    for path in reversed(manifests(folder)):
+        if intact(path):
+            return path
+        warnings.warn(f"checkpoint {path} is damaged; trying the one before", stacklevel=2)
+        if aside:
+            set_aside(path)
+    rest = sorted(folder.glob(PATTERN), reverse=True)
+    for path in rest:
+        if manifest_at(path) is None and whole(path):
+            warnings.warn(f"checkpoint {path} has no good manifest; its own checksums hold", stacklevel=2)
+            return path
+    if rest or any(folder.glob(f"{PATTERN}.bad")):
+        raise UserError(
+            f"no checkpoint in {folder} is intact: begin a new run, or move the folder away to begin anew"
+        )
+    return None
+
+
+def find(path: Path, *, aside: bool = False) -> Path:
+    """An intact checkpoint: the very file that is named, or the newest of a run or checkpoints folder.
+
+    aside: as in `newest`. Raises UserError for a file that is damaged or absent, with the newest intact one
+    beside it: who names a file is never given another. Raises it, too, where a folder holds none.
+    """
+    if path.is_dir():
+        folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        found = newest(folder, aside=aside)
+        if found is None:
+            raise UserError(f"no checkpoint ({PATTERN}) in {folder}: give a run folder, or a file")
+        return found
+    if intact(path) or (manifest_at(path) is None and whole(path)):
+        return path
+    other = next((known for known in reversed(manifests(path.parent)) if intact(known)), None)
+    way = "a run folder, or a file" if other is None else f"{other}, the newest that is whole"
+    if not path.exists():
+        raise UserError(f"no checkpoint {path}: give {way}")
+    raise UserError(f"checkpoint {path} is damaged or was never completed: give {way}")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of `find(path)`, on the CPU. Raises UserError for a file of another kind."""
+    found = find(path)
+    try:
+        loaded = torch.load(found, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{found} is read for weights and plain data only, and holds something else; nothing in it was "
+            "run: give a checkpoint of lmsd, or convert it where you trust it"
+        ) from error
+    if not isinstance(loaded, dict) or not isinstance(loaded.get("state_dict"), dict):
+        raise UserError(f"{found} holds no state_dict: give a checkpoint of lmsd")
+    return loaded
+
+
+def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested dicts, lists and tuples, by its place."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from tensors(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from tensors(item, f"{name}.{number}")
+
+
+def roles(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """The players whose weights a checkpoint's content holds, trained and frozen."""
+    found = (_PLAYER.match(key) for key in content["state_dict"])
+    return tuple(dict.fromkeys(match["role"] for match in found if match))
+
+
+def averages(content: Mapping[str, Any], role: str) -> dict[str, str]:
+    """The half-lives in images of a player's averages, as they were configured, and how their keys begin."""
+    found = (_AVERAGE.match(key) for key in content["state_dict"])
+    return {m["half_life"]: m[0] for m in found if m and (m["role"] or "generator") == role}
+
+
+def weights(content: Mapping[str, Any], role: str, ema: str | None = None) -> dict[str, Tensor]:
+    """One player's state out of a checkpoint's content.
+
+    ema: None for raw weights, "ema" for the first average, a half-life in images for another. Raises
+    UserError where there is no such player or average.
+    """
+    prefix = f"players.{role}."
+    if ema is not None:
+        kept = averages(content, role)
+        half_life = next(iter(kept), "") if ema == "ema" else ema
+        if half_life not in kept:
+            there = ", ".join(kept) or "none"
+            raise UserError(f"the checkpoint holds no EMA {ema!r} of {role!r}; there are {there}")
+        prefix = kept[half_life]
+    state = content["state_dict"]
+    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not found:
+        raise UserError(f"the checkpoint holds no player {role!r}; there are {', '.join(roles(content))}")
+    return found
+
+
+@dataclass(frozen=True)
+class WeightsRef:
+    """Where weights lie; ema: None for raw weights, "ema" for the first average, or its half-life."""
+
+    path: Path
+    player: str = "generator"
+    ema: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "WeightsRef":
+        """RUN|PATH[:player][@ema]."""
+        match = _REF.fullmatch(text)
+        if match is None:
+            raise UserError(f"init_from={text!r} is not RUN|PATH[:player][@ema]")
+        return cls(Path(match["path"]), match["player"] or "generator", match["ema"])
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Keys that the module has and the checkpoint lacks, and the reverse."""
+
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+
+
+def load_weights(
+    module: nn.Module, path: Path, *, player: str = "generator", ema: str | None = None
+) -> Mismatch:
+    """Copy a player's weights out of a checkpoint or run into `module`; returns the keys that did not match.
+
+    ema: as in `weights`. Raises UserError where a shape differs or nothing matches.
+    """
+    content = read(path)
+    try:
+        return put(module, weights(content, player, ema))
+    except UserError as error:
+        raise UserError(f"init_from={path}: {error}") from error
+
+
+def put(module: nn.Module, state: Mapping[str, Tensor]) -> Mismatch:
+    """Load a state into a module; returns the keys that did not match.
+
+    Raises UserError where a shape differs or nothing matches.
+    """
+    own = module.state_dict()
+    for key in own.keys() & state.keys():
+        ours, theirs = _size(own[key]), _size(state[key])
+        if ours != theirs:
+            raise UserError(
+                f"{key} is {ours} here and {theirs} there: build the same net, or choose another checkpoint"
+            )
+    if not own.keys() & state.keys():
+        raise UserError(f"it shares no key with this {type(module).__name__}")
+    result = module.load_state_dict(state, strict=False)
+    return Mismatch(tuple(result.missing_keys), tuple(result.unexpected_keys))
+
+
+def _size(value: object) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else "no tensor"

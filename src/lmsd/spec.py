@@ -1,0 +1,141 @@
+"""Plain data → objects, for constructors on an allow-list only; the standard library is all it needs.
+
+    {"_target_": "lmsd.nets.critics.MLPCritic", "shape": [1, 8, 8], "width": 64}
+
+`_target_` names a constructor, the other keys are its keyword arguments, `_partial_: true` leaves it to be
+called later. Nodes may lie in nodes and in lists. A target outside the list is refused.
+"""
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from lmsd.errors import UserError
+
+ALLOWED = (
+    "lmsd.process.",
+    "lmsd.nets.",
+    "lmsd.models.",
+    "lmsd.sampling.",
+    "lmsd.rewards.",
+    "lmsd.objectives.",
+    "lmsd.data.module.",
+    "torch.optim.",
+    "torch.nn.",
+    "lmsd.engine.callbacks.",
+    "lightning.pytorch.loggers.",
+    "lightning.pytorch.callbacks.",
+)
+
+RENAMED: dict[str, str] = {}
+"""Targets that earlier versions wrote into configurations → where the same thing stands today."""
+
+
+def allowed_names() -> tuple[str, ...]:
+    """What targets may begin with: our list, and the user's packages, named in LMSD_ALLOW by commas."""
+    own = os.environ.get("LMSD_ALLOW", "").split(",")
+    return (*ALLOWED, *(f"{name.strip().rstrip('.')}." for name in own if name.strip()))
+
+
+def forbidden(target: str) -> UserError:
+    """The sentence on a target outside the list."""
+    return UserError(
+        f"_target_ '{target}' may not be built; allowed are classes and functions below "
+        f"{', '.join(allowed_names())} and in the packages that LMSD_ALLOW names"
+    )
+
+
+def locate(target: str) -> Any:
+    """The class or function of a dotted name, by today's name or an earlier one.
+
+    Raises UserError for one outside the allow-list, also when an allowed module merely imports it, and for
+    one that is not there. Only modules of the list are imported to find out.
+    """
+    target = RENAMED.get(target, target)
+    module, _, name = target.rpartition(".")
+    if not target.startswith(allowed_names()) or not all(part.isidentifier() for part in target.split(".")):
+        raise forbidden(target)
+    try:
+        there = import_module(module)
+    except ImportError as error:
+        raise UserError(f"_target_ '{target}' is not there: {str(error).splitlines()[0]}") from error
+    found = getattr(there, name, None)
+    if found is None:
+        raise UserError(f"_target_ '{target}' is not there: {module} defines no {name}")
+    # A class or a function itself: methods may be inherited from anywhere, and some unpickle.
+    whole = (inspect.isclass(found) or inspect.isfunction(found)) and "." not in found.__qualname__
+    if not (whole and f"{found.__module__}.".startswith(allowed_names())):
+        raise forbidden(target)
+    return found
+
+
+def targets(node: Any) -> Iterator[str]:
+    """Every `_target_` in a tree of plain data."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for value in node.values():
+            yield from targets(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from targets(value)
+
+
+def taken(target: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the given arguments that the constructor has a parameter for."""
+    parameters = inspect.signature(locate(target)).parameters
+    return {name: value for name, value in given.items() if name in parameters}
+
+
+def build(node: Mapping[str, Any], **given: Any) -> Any:
+    """What `node` describes, with further keyword arguments for its own constructor.
+
+    Every target in it is looked up before the first constructor runs. Raises UserError for a target that may
+    not be built and for arguments that do not fit its signature; what a constructor itself raises passes.
+    """
+    for target in targets(node):
+        locate(target)
+    if "_target_" not in node:
+        raise UserError(f"a node without _target_, with {', '.join(map(str, node)) or 'nothing'}: name one")
+    return _made(node, given)
+
+
+def _built(node: Any) -> Any:
+    if isinstance(node, list | tuple):
+        return [_built(item) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    if "_target_" in node:
+        return _made(node, {})
+    return {key: _built(value) for key, value in node.items()}
+
+
+def _made(node: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    target = str(node["_target_"])
+    options = {str(key): value for key, value in node.items() if key not in ("_target_", "_partial_")}
+    make, later = locate(target), bool(node.get("_partial_"))
+    check_arguments(target, make, options, given, later=later)
+    arguments = {**{key: _built(value) for key, value in options.items()}, **given}
+    return partial(make, **arguments) if later else make(**arguments)
+
+
+def check_arguments(
+    target: str, make: Any, options: Mapping[str, Any], given: Mapping[str, Any], *, later: bool
+) -> None:
+    """Refuse, by name, arguments that do not fit a constructor's signature; later: some may be missing."""
+    for key in options:
+        if key.startswith("_"):
+            raise UserError(f"{target}: {key} is no option; beside _target_ there is _partial_ only")
+        if key in given:
+            raise UserError(f"{target}: {key} follows from other options: leave it out here")
+    signature = inspect.signature(make)
+    try:
+        (signature.bind_partial if later else signature.bind)(**options, **given)
+    except TypeError as error:
+        known = ", ".join(name for name in signature.parameters if name not in given) or "none"
+        strange = next((key for key in options if key not in signature.parameters), None)
+        said = f"has no option {strange}" if "unexpected" in str(error) and strange else f"refuses: {error}"
+        raise UserError(f"{target} {said}; its options are {known}") from error
