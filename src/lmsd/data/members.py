@@ -136,6 +136,15 @@ def load_header(path: Path) -> Header | None:
         return None
 
 
+def is_older(path: Path) -> bool:
+    """Whether a file is an index of a version before this one."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return int(json.loads(file["header"].tobytes())["version"]) < VERSION
+    except _UNREADABLE:
+        return False
+
+
 def load(path: Path) -> ShardIndex:
     """The whole index. Raises UserError for a file that is none, or whose arrays contradict each other."""
     header = load_header(path)

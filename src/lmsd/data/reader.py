@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from lmsd.data.decode import BadImage, Pixels, decode_plain, decode_slowly
 from lmsd.data.index import Index
 from lmsd.data.members import COLUMNS, OLD_PLAIN, PLAIN
-from lmsd.data.urls import name_of
-from lmsd.data.text import Lines, captions, decoded, one_of
+from lmsd.data.text import Lines, caption_of, captions, decoded
 from lmsd.data.transforms import fit
+from lmsd.data.urls import name_of
 from lmsd.errors import UserError
 
 Integers = NDArray[np.int64]
@@ -182,7 +182,7 @@ class Reader:
 
     def _drawn(self, lines: list[list[str]], u: Sequence[float] | None) -> list[str]:
         if self.lines == "draw" and u is not None:
-            return [one_of(each, "draw", u=draw) for each, draw in zip(lines, u, strict=True)]
+            return [caption_of(each, "draw", u=draw) for each, draw in zip(lines, u, strict=True)]
         return [each[0] if each else "" for each in lines]
 
     def captions(self, shard: Integers, sample: Integers) -> list[str]:
@@ -275,7 +275,7 @@ class Reader:
         if self.caption != "txt":
             value = json.loads(text)[self.caption]
         lines = captions(value)
-        return lines if self.lines == "draw" or len(lines) < 2 else [one_of(lines, self.lines)]
+        return lines if self.lines == "draw" or len(lines) < 2 else [caption_of(lines, self.lines)]
 
     def _tell(self, shard: int, sample: int, error: Damaged) -> str:
         path, key = self.index.shards[shard], self.index.shard(shard).key(sample)

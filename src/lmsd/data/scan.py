@@ -24,7 +24,7 @@ from lmsd.data.decode import SUFFIXES, BadImage, decode, probe
 from lmsd.data.members import CHANGED, OLD_PLAIN, PLAIN, Header, ShardIndex
 from lmsd.data.names import TEXTS, grouped, hidden, printable
 from lmsd.data.notes import Notes
-from lmsd.data.text import BadText, captions, decoded, one_of
+from lmsd.data.text import BadText, caption_of, captions, decoded
 from lmsd.errors import UserError
 
 MAX_MEMBER = 256 << 20
@@ -237,8 +237,8 @@ class _Gathered:
         if len(lines) != 1:
             self.notes.add(SEVERAL if lines else EMPTY, key)
         if name == "txt":
-            return content["txt"].decode().strip() != one_of(lines)
-        return str(json.loads(content["json"])[name]).strip() != one_of(lines)
+            return content["txt"].decode().strip() != caption_of(lines)
+        return str(json.loads(content["json"])[name]).strip() != caption_of(lines)
 
     def finish(self, status: os.stat_result, sha256: str) -> ShardIndex:
         """The index of the whole shard."""

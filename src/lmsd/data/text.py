@@ -50,7 +50,7 @@ def captions(value: object) -> list[str]:
     return [line for line in (" ".join(line.split()) for line in lines) if line]
 
 
-def one_of(lines: Sequence[str], way: Lines = "join", *, u: float = 0.0) -> str:
+def caption_of(lines: Sequence[str], way: Lines = "join", *, u: float = 0.0) -> str:
     """The caption that the lines give, "" for none; u in [0, 1) draws."""
     if way == "join" or len(lines) < 2:
         return " ".join(lines)

@@ -20,7 +20,7 @@ from lmsd.data.builders.source import Dropped, Raw, Source
 from lmsd.data.decode import SUFFIXES
 from lmsd.data.names import TEXTS, composed, grouped, hidden, is_image, printable
 from lmsd.data.notes import Notes
-from lmsd.data.text import MAX_CAPTION, BadText, Lines, captions, decoded, one_of
+from lmsd.data.text import MAX_CAPTION, BadText, Lines, caption_of, captions, decoded
 from lmsd.errors import UserError
 
 LINES = {
@@ -95,7 +95,7 @@ def _raw(entry: _Found, lines: Lines, classes: list[str] | None) -> Raw:
     name = entry.file.name
     u = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
     label = classes.index(str(entry.label)) if classes is not None else None
-    return Raw(name, entry.file.path, one_of(entry.lines, lines, u=u), label)
+    return Raw(name, entry.file.path, caption_of(entry.lines, lines, u=u), label)
 
 
 def _files(path: Path, dropped: list[Dropped]) -> list[_File]:

@@ -208,7 +208,7 @@ def write_manifest(
 
 def _chosen(source: Source, options: BuildOptions) -> dict[str, object]:
     """The options that the source reads, with its own choice where they left it open; paths as bare names."""
-    own = {"val": source.val, "test": source.test, "similarity": source.similarity}
+    own: dict[str, object] = {"val": source.val, "test": source.test, "similarity": source.similarity}
     own |= {"near_duplicates": source.near_duplicates}
     chosen: dict[str, object] = {}
     for name, value in asdict(options).items():
