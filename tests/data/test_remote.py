@@ -15,8 +15,8 @@ from tars import write_shards, write_tar
 
 from lmsd.data.index import build_index
 from lmsd.data.module import ShardDataModule
-from lmsd.data.storage import Storage
 from lmsd.data.remote import Cache
+from lmsd.data.storage import Storage
 from lmsd.errors import UserError
 
 

@@ -26,7 +26,7 @@ def printable(name: str) -> str:
 
 def composed(name: str) -> str:
     """A name as names are compared."""
-    return unicodedata.normalize("NFC", printable(name).replace("\\", "/"))
+    return unicodedata.normalize("NFC", printable(name.replace("\\", "/")))
 
 
 def hidden(name: str) -> bool:

@@ -74,11 +74,11 @@ def test_the_search_misses_nothing_that_brute_force_finds(turned, dimensions, mo
     order = sorted(range(300), key=lambda i: (i * 7 % 3, i))
     kinds = [str(k) for k in rng.integers(0, 3, 300)]
     for similarity in (0.9, 0.985):
-        near = brute(u, turned) >= similarity - 1e-5
+        near = brute(u, turned) >= similarity - 5e-6
         count, labels = connected_components(near, directed=False)
         found = Near(u, similarity, turned=turned)
         groups = found.groups()
-        assert 5 < count < 290
+        assert 1 < count < 300
         assert groups == [int(np.flatnonzero(labels == label)[0]) for label in labels]
         gone = {}
         for one in order:

@@ -65,7 +65,7 @@ class Near:
         self._turns = _turns(signatures.shape[1])[: 8 if turned else 1]
         self._flat = signatures.reshape(len(signatures), -1, 3)
         self._least = similarity - _ROUNDING
-        self._reach = float(np.sqrt(max(2 - 2 * self._least, 0.0)))
+        self._reach = float(np.sqrt(max(2 - 2 * similarity, 0.0)))
         self._part = _invariant(self._flat, self._turns)
         self._place = self._part @ _main_direction(self._part)
         self._energy = (self._part**2).sum(1)
