@@ -30,7 +30,9 @@ ALLOWED = (
     "lightning.pytorch.callbacks.",
 )
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "lmsd.sampling.FewStep": "lmsd.sampling.Tau",  # of tau = 1, the default
+}
 """Targets that earlier versions wrote into configurations → where the same thing stands today."""
 
 
