@@ -79,7 +79,7 @@ def test_an_edit_is_guided_where_the_interval_says_and_nowhere_else() -> None:
     def made(interval: tuple[float, float] | None, guidance: float = 3.0) -> float:
         numbers = Rng(0, torch.arange(6))
         image = edit(
-            generator, IMAGE, cond, Cond(), sampler=FewStep(), steps=4, rng=numbers, strength=0.5,
+            generator, IMAGE, cond, Cond(), sampler=Tau(), steps=4, rng=numbers, strength=0.5,
             guidance=guidance, interval=interval,
         )  # fmt: skip
         return float(image.mean())

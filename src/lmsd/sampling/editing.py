@@ -21,7 +21,7 @@ from lmsd.types import Cond, Denoise
 
 
 def first_knot(strength: float, steps: int) -> int:
-    """The knot that an edit begins at: of `steps` steps the last ⌊strength · steps + ½⌋ (at least one) are run.
+    """The knot that an edit begins at: of `steps` steps the last ⌊strength · steps + ½⌋ are run, or one.
 
     Raises UserError for a strength outside (0, 1].
     """
