@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tiny_home import spoken
 
-FILES = 43
+FILES = 49
 CLI = 10
-BACK = 16
+BACK = 17
 
 ROOT = Path(__file__).parents[2]
 
