@@ -114,40 +114,35 @@ def like(default: Any) -> Kind:
     return PLAIN.get(type(default).__name__, ANYTHING) if default is not None else ANYTHING
 
 
+PLAINLY: Mapping[str, tuple[type, ...]] = {
+    "integer": (int,),
+    "number": (int, float),
+    "string": (str, int, float, bool),
+    "boolean": (bool,),
+    "null": (type(None),),
+    "object": (dict,),
+    "array": (list,),
+}
+
+
 def fits(kind: Kind, value: Any) -> bool:
     """Whether a plain value is of a kind; a number is read as a word, too."""
     if "anyOf" in kind:
         return any(fits(part, value) for part in kind["anyOf"])
     if "enum" in kind:
-        return any(
-            value == word and isinstance(value, bool) == isinstance(word, bool) for word in kind["enum"]
-        )
-    match kind.get("type"):
-        case "array":
-            counted = (
-                kind.get("minItems", 0) <= len(value) <= kind.get("maxItems", inf)
-                if isinstance(value, list)
-                else False
-            )
-            return counted and all(fits(kind["items"], item) for item in value)
-        case "integer" | "number" as name:
-            right = isinstance(value, int if name == "integer" else int | float) and not isinstance(
-                value, bool
-            )
-            return right and kind.get("minimum", -inf) <= value <= kind.get("maximum", inf)
-        case "string":
-            return isinstance(value, str | int | float) and bool(
-                re.search(kind.get("pattern", ""), str(value))
-            )
-        case "boolean":
-            return isinstance(value, bool)
-        case "null":
-            return value is None
-        case "object":
-            return isinstance(value, dict)
-        case None:
-            return "$ref" not in kind or isinstance(value, dict)
-    return isinstance(value, dict | list)
+        return any(value == word and type(value) is type(word) for word in kind["enum"])
+    if not kind:
+        return True
+    if kind == NODE or "$ref" in kind:
+        return type(value) in (dict, list)
+    if type(value) not in PLAINLY[kind["type"]]:
+        return False
+    if kind["type"] == "array":
+        counted = kind.get("minItems", 0) <= len(value) <= kind.get("maxItems", inf)
+        return counted and all(fits(kind["items"], item) for item in value)
+    if kind["type"] in ("integer", "number"):
+        return bool(kind.get("minimum", -inf) <= value <= kind.get("maximum", inf))
+    return re.search(kind.get("pattern", ""), str(value)) is not None
 
 
 def words(kind: Kind, *, example: bool = True) -> str:

@@ -5,7 +5,6 @@ Groups (net, objective, ...) are nodes, whose constructors say what they take.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from lmsd.errors import Amount, Count, Measure, Seed, Word
@@ -15,7 +14,6 @@ Node = Mapping[str, Any]
 """What a constructor makes."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Extractor:
     """The features that images are scored in."""
 
@@ -29,7 +27,6 @@ class Extractor:
     """to train lmsd-cnn on; null: six passes, at least 60,000"""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """When and how a run is scored on val."""
 
@@ -55,11 +52,10 @@ class Evaluate:
     """learning from rewards: end after so many evaluations in a row with more reward and worse FD; 0: no"""
     checker: Literal["shapes"] | None = None
     """shapes: the exact reader of its captions, in place of the classifier"""
-    extractor: Extractor = Extractor()
+    extractor: Extractor
     """the features"""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Optim:
     """How the players learn."""
 
@@ -77,7 +73,6 @@ class Optim:
     """half-lives of the averages in images, of which the first one is sampled and scored"""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Train:
     """One run."""
 
@@ -148,4 +143,4 @@ class Train:
     """loggers by name, beside metrics.jsonl"""
     callbacks: Mapping[str, Any]
     """Lightning's callbacks by name"""
-    evaluate: Evaluate = Evaluate()
+    evaluate: Evaluate

@@ -180,7 +180,10 @@ def signature(target: str) -> Signature | None:
     bases = [ast.unparse(base).partition("[")[0] for base in found.node.bases]
     inherited = [base for base in bases if base not in ("ABC", "Protocol", "Generic", "object", "nn.Module")]
     above = signature(f"{found.module}.{inherited[0]}") if inherited else Signature({})
-    if above is not None and any("dataclass" in ast.unparse(item) for item in found.node.decorator_list):
+    section = found.module == ROOT.rpartition(".")[0]
+    if above is not None and (
+        section or any("dataclass" in ast.unparse(item) for item in found.node.decorator_list)
+    ):
         own_ones = {
             node.target.id: Argument(node.target.id, node.annotation, node.value, found, _line(below))
             for node, below in zip(found.node.body, [*found.node.body[1:], ast.Pass()], strict=True)
