@@ -28,14 +28,16 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from lmsd.errors import UserError
+from lmsd.spec import plain
+
+if TYPE_CHECKING:  # torch is imported by what reads a file: runs are found without it
+    from torch import Tensor, nn
 
 VERSION = 2
+OUTPUTS = Path("outputs")
 PATTERN = "step_*.ckpt"
 KEY = "lmsd"
 """Where in a checkpoint the engine's own state lies: version, clock, objective, config, metrics."""
@@ -156,6 +158,8 @@ def find(path: Path, *, aside: bool = False) -> Path:
 
 def read(path: Path) -> dict[str, Any]:
     """The content of `find(path)`, on the CPU. Raises UserError for a file of another kind."""
+    import torch
+
     found = find(path)
     try:
         loaded = torch.load(found, map_location="cpu", weights_only=True)
@@ -169,8 +173,10 @@ def read(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors(value: Any, name: str = "") -> Iterator[tuple[str, "Tensor"]]:
     """Every tensor in nested dicts, lists and tuples, by its place."""
+    from torch import Tensor
+
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, Mapping):
@@ -193,7 +199,7 @@ def averages(content: Mapping[str, Any], role: str) -> dict[str, str]:
     return {m["half_life"]: m[0] for m in found if m and (m["role"] or "generator") == role}
 
 
-def weights(content: Mapping[str, Any], role: str, ema: str | None = None) -> dict[str, Tensor]:
+def weights(content: Mapping[str, Any], role: str, ema: str | None = None) -> dict[str, "Tensor"]:
     """One player's state out of a checkpoint's content.
 
     ema: None for raw weights, "ema" for the first average, a half-life in images for another. Raises
@@ -212,6 +218,27 @@ def weights(content: Mapping[str, Any], role: str, ema: str | None = None) -> di
     if not found:
         raise UserError(f"the checkpoint holds no player {role!r}; there are {', '.join(roles(content))}")
     return found
+
+
+def spec_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The generator's own tree, for `lmsd.spec.build`; that of an earlier version is made here."""
+    own = content.get(KEY, {})
+    if "config" not in own:
+        raise UserError("it was not written by lmsd: init_from= takes weights from elsewhere")
+    return dict(own["spec"]) if "spec" in own else spec_of_2(plain(str(own["config"])))
+
+
+def spec_of_2(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The generator's tree by the configuration of a run of version 2, whose images were what it diffused."""
+    return {
+        "_target_": "lmsd.models.parts.from_parts",
+        "schedule": config["schedule"],
+        "conditioner": config["conditioner"],
+        "net": {**config["net"], "_partial_": True},
+        "channels": config["data"]["channels"],
+        "image_size": config["data"]["image_size"],
+        **config["generator"],
+    }
 
 
 @dataclass(frozen=True)
@@ -240,7 +267,7 @@ class Mismatch:
 
 
 def load_weights(
-    module: nn.Module, path: Path, *, player: str = "generator", ema: str | None = None
+    module: "nn.Module", path: Path, *, player: str = "generator", ema: str | None = None
 ) -> Mismatch:
     """Copy a player's weights out of a checkpoint or run into `module`; returns the keys that did not match.
 
@@ -253,7 +280,7 @@ def load_weights(
         raise UserError(f"init_from={path}: {error}") from error
 
 
-def put(module: nn.Module, state: Mapping[str, Tensor]) -> Mismatch:
+def put(module: "nn.Module", state: Mapping[str, "Tensor"]) -> Mismatch:
     """Load a state into a module; returns the keys that did not match.
 
     Raises UserError where a shape differs or nothing matches.
@@ -272,4 +299,47 @@ def put(module: nn.Module, state: Mapping[str, Tensor]) -> Mismatch:
 
 
 def _size(value: object) -> str:
+    from torch import Tensor
+
     return str(list(value.shape)) if isinstance(value, Tensor) else "no tensor"
+
+
+# -- runs ---------------------------------------------------------------------------------------------------
+
+
+def folder_of(source: Path) -> Path:
+    """The run folder of itself, or of one of its checkpoints."""
+    return source.parent.parent if source.suffix == ".ckpt" else source
+
+
+def by_age(pattern: str = "*") -> list[Path]:
+    """The runs in outputs/ whose names match, oldest first by when they were begun."""
+    found = [path.parent for path in OUTPUTS.glob(f"{pattern}/config.yaml") if not path.parent.is_symlink()]
+    return sorted(found, key=lambda folder: (begun(folder), folder.name))
+
+
+def begun(folder: Path) -> float:
+    """When a run was begun, in seconds since 1970; a resume does not change it."""
+    try:
+        return float(json.loads((folder / "env.json").read_text())["begun"])
+    except (OSError, ValueError, KeyError, TypeError):  # of an older version
+        first = folder / "overrides.txt"
+        return (first if first.is_file() else folder / "config.yaml").stat().st_mtime
+
+
+def find_run(name: str) -> Path:
+    """The folder of a run by its path, its id, or `last` for the newest one; or one of its checkpoints."""
+    if (folder_of(Path(name)) / "config.yaml").is_file():
+        return Path(name)
+    known = by_age()
+    if name == "last" and known:
+        return known[-1]
+    found = [path for path in known if path.name == name or path.name.endswith(f"-{name}")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(
+            f"run '{name}' names {len(found)} folders: {', '.join(map(str, found))}; give the whole name"
+        )
+    listed = ", ".join(path.name for path in known[-5:]) or "none yet"
+    raise UserError(f"no run '{name}' in {OUTPUTS}/; the newest: {listed}")

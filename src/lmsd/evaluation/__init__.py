@@ -2,16 +2,12 @@
 
 from lmsd.evaluation.evaluate import Checker, Evaluator, evaluate
 from lmsd.evaluation.features import FeatureExtractor
-from lmsd.evaluation.generate import Generate, Generation, make_generate
 from lmsd.evaluation.scores import Scores
 
 __all__ = [
     "Checker",
     "Evaluator",
     "FeatureExtractor",
-    "Generate",
-    "Generation",
     "Scores",
     "evaluate",
-    "make_generate",
 ]

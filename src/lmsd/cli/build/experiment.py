@@ -13,9 +13,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lmsd.checkpoints import WeightsRef as Source
-from lmsd.checkpoints import load_weights
-from lmsd.cli.build.instantiate import instantiate
+from lmsd.checkpoints import WeightsRef, find_run, load_weights
+from lmsd.cli.build.instantiate import instantiate, plain
 from lmsd.cli.config.compose import stored
 from lmsd.cli.runs import store
 from lmsd.data.module import ShardDataModule
@@ -25,16 +24,13 @@ from lmsd.engine.divergence import Guard
 from lmsd.engine.hacking import HackingGuard
 from lmsd.engine.watchdog import Watchdog
 from lmsd.errors import UserError
-from lmsd.models.adapters import LabelTransformer
-from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import Conditioner, TextConditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Cast, Facts, Objective, Part
 from lmsd.objectives.base import trained as learners
-from lmsd.process import Process
 from lmsd.sampling import Sampler
-from lmsd.spec import taken
+from lmsd.spec import build, taken
 from lmsd.types import Batch
 
 
@@ -64,36 +60,22 @@ def require(path: Path, source: str) -> None:
 
 def generator(config: DictConfig) -> Generator:
     """The generator, untrained, of the channels and size that the configuration's data have."""
-    process = Process(instantiate(config.schedule))
-    process.schedule.grid(config.steps)  # more steps than the chain has are refused here
-    conditioner: Conditioner = instantiate(config.conditioner)
-    codec: Codec = instantiate(config.codec) if "codec" in config else Identity()  # not in runs of version 2
-    channels, side, _ = codec.shape_of((config.data.channels, config.data.image_size, config.data.image_size))
-    given = {
-        "channels": channels,
-        "image_size": side,
-        "token_dim": conditioner.token_dim,
-        "pooled_dim": conditioner.pooled_dim,
-        "z_dim": config.generator.z_dim,
+    built: Generator = build(generator_spec(config))
+    built.process.schedule.grid(config.steps)  # more steps than the chain has are refused here
+    return built
+
+
+def generator_spec(config: DictConfig) -> dict[str, Any]:
+    """The tree that rebuilds the generator by itself: its parts, and the size of the images."""
+    names = [name for name in ("schedule", "conditioner", "codec") if name in config]
+    return {
+        "_target_": "lmsd.models.parts.from_parts",
+        **{name: plain(config[name]) for name in names},
+        "net": {**plain(config.net), "_partial_": True},  # the parts say how large
+        "channels": config.data.channels,
+        "image_size": config.data.image_size,
+        **plain(config.generator),
     }
-    net = assemble(config.net, given)
-    check_labels(net, conditioner)
-    options = OmegaConf.to_container(config.generator, resolve=True)
-    return Generator(net, process, conditioner=conditioner, codec=codec, **options)  # type: ignore[arg-type]
-
-
-def check_labels(net: nn.Module, conditioner: Conditioner) -> None:
-    """Refuse a net of class labels without them, or with another number of them."""
-    if not isinstance(net, LabelTransformer):
-        return
-    classes = getattr(conditioner, "classes", None)
-    if classes is None:
-        raise UserError(
-            "net=dit_label reads class labels only: add conditioner=label generator.z_dim=0, or take "
-            "net=transformer_text for captions"
-        )
-    if classes != net.classes:
-        raise UserError(f"net.classes={net.classes} and conditioner.classes={classes}: make them equal")
 
 
 def check_condition(conditioner: Conditioner, data: ShardDataModule) -> None:
@@ -213,14 +195,14 @@ def fitted(net: nn.Module, config: DictConfig, data: ShardDataModule, captions: 
         print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
 
 
-def named_weights(config: DictConfig, parts: Cast) -> dict[str, Source]:
+def named_weights(config: DictConfig, parts: Cast) -> dict[str, WeightsRef]:
     """What `init_from=` names, by the role that takes it: a text, a list of them, or a mapping from roles."""
     named = OmegaConf.to_container(config.init_from) if OmegaConf.is_config(config.init_from) else None
     if isinstance(named, dict):
-        found = {str(role): Source.parse(str(text)) for role, text in named.items() if text}
+        found = {str(role): WeightsRef.parse(str(text)) for role, text in named.items() if text}
     else:
         texts = named if isinstance(named, list) else [config.init_from]
-        sources = [Source.parse(str(text)) for text in texts if text]
+        sources = [WeightsRef.parse(str(text)) for text in texts if text]
         found = {source.player: source for source in sources}
         if len(found) < len(sources):
             raise UserError("init_from= names one role twice: init_from={ROLE: RUN, ROLE: RUN:ROLE}")
@@ -250,9 +232,9 @@ def training_captions(config: DictConfig, data: ShardDataModule) -> list[str]:
     return sorted(set(train.captions(range(min(len(train), 100_000)))))
 
 
-def initialize(net: nn.Module, role: str, source: Source) -> None:
+def initialize(net: nn.Module, role: str, source: WeightsRef) -> None:
     """Weights of another run for one player; what did not match is named."""
-    path = source.path if source.path.exists() else store.find(str(source.path))
+    path = source.path if source.path.exists() else find_run(str(source.path))
     mismatch = load_weights(net, path, player=source.player, ema=source.ema)
     if store.rank():
         return
