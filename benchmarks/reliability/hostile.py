@@ -26,7 +26,7 @@ import numpy as np
 from harness import codes, count, fork, report
 from PIL import Image
 
-from lmsd.data.index import SUFFIX
+from lmsd.data.members import SUFFIX
 from lmsd.data.module import ShardDataModule
 from lmsd.errors import UserError
 

@@ -26,7 +26,7 @@ from lmsd.checkpoints import load_weights
 from lmsd.cli.build.instantiate import instantiate
 from lmsd.cli.config.compose import load
 from lmsd.cli.runs import store
-from lmsd.data.index import SUFFIX
+from lmsd.data.members import SUFFIX
 from lmsd.data.shards import resolve
 from lmsd.engine import checkpoint as disk
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from typing import Any, get_args
 
 HIDDEN = "***"
 """Stands where a secret was."""
@@ -42,3 +43,10 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(redact(message))
+
+
+def one_of(owner: str, name: str, value: object, choices: Any) -> None:
+    """Refuse a value that is none of a Literal's, where no type checker has looked."""
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise UserError(f"{owner}: {name}={value!r} is none of {', '.join(map(str, allowed))}")

@@ -1,33 +1,73 @@
-"""Work that is split by the chunk's number, so that no result knows how many processes there were.
+"""Who am I among the ranks; and work split so that no result knows how many there were.
 
 Chunk c is done by rank c mod W, whole, and goes to its place in the list of all; every rank gets them all.
 The ranks meet after each round of W chunks: there all leave together where one of them fails, or is asked to
 end. Without a process group there is one rank.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
-
-import torch.distributed as dist
+from typing import TYPE_CHECKING, TypeVar
 
 from lmsd import stops
 from lmsd.errors import UserError
 
+if TYPE_CHECKING:  # torch is imported where it is used: a look at the options does without it
+    from torch import Tensor
+
 Part = TypeVar("Part")
 
 
-def place() -> tuple[int, int]:
-    """(rank, world size)."""
+def launched_rank() -> int:
+    """The rank that this process was started as; true before there is a process group, and after."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return int(next((os.environ[name] for name in names if name in os.environ), "0"))
+
+
+def rank_and_world() -> tuple[int, int]:
+    """(rank, number of ranks) in the process group; (0, 1) without one."""
+    import torch.distributed as dist
+
     alone = not (dist.is_available() and dist.is_initialized())
     return (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+
+
+def world_size() -> int:
+    """Number of ranks; 1 without a process group."""
+    return rank_and_world()[1]
+
+
+def shares(batch_size: int, ranks: int, micro_batches: int) -> int:
+    """Samples in one micro-batch of one rank. Raises UserError where the global batch does not divide."""
+    parts = ranks * micro_batches
+    if batch_size < 1 or batch_size % parts:
+        raise UserError(
+            f"batch_size={batch_size} (global) does not divide by {ranks} devices x {micro_batches} "
+            f"micro-batches: take a multiple of {parts}"
+        )
+    return batch_size // parts
+
+
+def gather(value: "Tensor") -> "Tensor":
+    """Every rank's rows one after the other; the tensor itself in a single process."""
+    if world_size() == 1:
+        return value
+    import torch
+    import torch.distributed as dist
+
+    parts = [torch.empty_like(value) for _ in range(world_size())]
+    dist.all_gather(parts, value.contiguous())
+    return torch.cat(parts)
 
 
 @contextmanager
 def first_alone() -> Iterator[None]:
     """Rank 0 goes through the block before the others do, who then find what it has left on disk."""
-    rank, world = place()
+    import torch.distributed as dist
+
+    rank, world = rank_and_world()
     if world > 1 and rank > 0:
         dist.barrier()
     try:
@@ -43,7 +83,7 @@ def by_chunks(rows: int, chunk: int, work: Callable[[slice], Part]) -> list[Part
     A rank whose work fails makes every rank fail: with its UserError or OSError, else with RuntimeError.
     Raises BrokenOff on all where one of several was asked to end.
     """
-    rank, world = place()
+    rank, world = rank_and_world()
     slices = [slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
     found: list[Part] = []
     for first in range(0, len(slices), world):
@@ -54,21 +94,23 @@ def by_chunks(rows: int, chunk: int, work: Callable[[slice], Part]) -> list[Part
 
 
 def _each(work: Callable[[slice], Part], slices: Sequence[slice]) -> list[Part]:
-    if place()[1] > 1 and stops.noted:
+    if world_size() > 1 and stops.noted:
         raise stops.BrokenOff
     return [work(part) for part in slices]
 
 
 def by_first(work: Callable[[], Part]) -> Part:
     """work() of rank 0, told to all; where it fails, all fail as in `by_chunks`."""
-    return _told(work if place()[0] == 0 else None, gather=False)[0]
+    return _told(work if rank_and_world()[0] == 0 else None, gather=False)[0]
 
 
 def _told(work: Callable[[], Part] | None, *, gather: bool) -> Sequence[Part]:
     """Each rank's result (or rank 0's alone), after all know that none has failed."""
-    if place()[1] == 1:
+    if world_size() == 1:
         assert work is not None
         return [work()]
+    import torch.distributed as dist
+
     found: Part | None = None
     failure: Exception | None = None
     try:
@@ -80,8 +122,8 @@ def _told(work: Callable[[], Part] | None, *, gather: bool) -> Sequence[Part]:
     except OSError as error:
         failure = OSError(str(error))
     except Exception as error:
-        failure = RuntimeError(f"rank {place()[0]}: {type(error).__name__}: {error}")
-    told: list[tuple[Part | None, Exception | None]] = [(found, failure)] * (place()[1] if gather else 1)
+        failure = RuntimeError(f"rank {rank_and_world()[0]}: {type(error).__name__}: {error}")
+    told: list[tuple[Part | None, Exception | None]] = [(found, failure)] * (world_size() if gather else 1)
     if gather:
         dist.all_gather_object(told, (found, failure))
     else:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 Prediction: TypeAlias = Literal["eps", "x0", "v", "velocity"]
@@ -18,6 +19,16 @@ Players: TypeAlias = Mapping[str, nn.Module]
 
 Denoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(x_t [B,C,H,W], t [B]) → x̂₀ [B,C,H,W]: all that a sampler knows of a generator."""
+
+
+def levels(x: Tensor) -> Tensor:
+    """Images in [-1,1], clamped to it, as the nearest of 256 levels: uint8 of the same shape."""
+    return x.detach().float().clamp(-1.0, 1.0).add_(1.0).mul_(127.5).round_().to(torch.uint8)
+
+
+def scale(u: Tensor) -> Tensor:
+    """The inverse of `levels`: x = u · (1/127.5) − 1, float32; as `data.transforms.scale` rounds it."""
+    return u.float().mul_(2 / 255).sub_(1.0)
 
 
 @dataclass(frozen=True)
@@ -56,15 +67,17 @@ class Batch:
         if pieces == 1:
             return [self]
         size = len(self) // pieces
-        return [self._rows(slice(i * size, (i + 1) * size)) for i in range(pieces)]
+        return [self.rows(slice(i * size, (i + 1) * size)) for i in range(pieces)]
 
-    def _rows(self, rows: slice) -> "Batch":
+    def rows(self, index: slice | Tensor) -> "Batch":
+        """Some of the samples: a slice, or int64 [n] in any order, one twice if need be."""
+        places = range(len(self))[index] if isinstance(index, slice) else index.tolist()
         return Batch(
-            x=self.x[rows],
-            position=self.position[rows],
-            text=None if self.text is None else self.text[rows],
-            label=None if self.label is None else self.label[rows],
-            extra={name: value[rows] for name, value in self.extra.items()},
+            x=self.x[index],
+            position=self.position[index],
+            text=None if self.text is None else [self.text[place] for place in places],
+            label=None if self.label is None else self.label[index],
+            extra={name: value[index] for name, value in self.extra.items()},
         )
 
 

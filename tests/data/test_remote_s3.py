@@ -14,7 +14,7 @@ from tars import write_shards
 
 from lmsd.data.index import build_index
 from lmsd.data.module import ShardDataModule
-from lmsd.data.remote import filesystem
+from lmsd.data.urls import filesystem
 from lmsd.errors import UserError
 
 BUCKET = "s3://pictures/set"

@@ -357,7 +357,7 @@ def test_the_bar_shows_what_holds_training_up(
 def test_runs_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="bf16-mixed"):
         run(engine(), tmp_path, precision="16-mixed")
-    with pytest.raises(UserError, match="multiple of 1 ranks x 3"):
+    with pytest.raises(UserError, match="1 devices x 3 micro-batches: take a multiple of 3"):
         run(engine(micro_batches=3), tmp_path)
     with pytest.raises(UserError, match=r"LightningDataModule has no advance"):
         run(engine(), tmp_path, datamodule=LightningDataModule())

@@ -18,8 +18,8 @@ from torch.optim import SGD
 from lmsd.engine.callbacks import Evaluate
 from lmsd.engine.logging import read_metrics
 from lmsd.engine.optim import adamw
-from lmsd.engine.players import world_size
 from lmsd.objectives.base import Cast, Method, trained
+from lmsd.ranks import world_size
 from lmsd.rng import Rng
 from lmsd.types import Batch, Loss, Players, Turn
 

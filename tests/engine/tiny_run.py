@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import adamw
-from lmsd.engine.players import world_size
 from lmsd.engine.trainer import fit
 from lmsd.models.backbones import mlp
 from lmsd.models.conditioner import LabelConditioner
@@ -23,6 +22,7 @@ from lmsd.objectives.base import Part, trained
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
 from lmsd.process.times import Grid, Jumps, Uniform
+from lmsd.ranks import world_size
 from lmsd.rewards import DiscriminatorReward, Sharpness
 from lmsd.rewards.base import NOBODY
 from lmsd.rng import Rng

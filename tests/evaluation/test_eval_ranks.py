@@ -13,7 +13,7 @@ from tiny_set import TinySet, blobs
 from lmsd.errors import UserError
 from lmsd.evaluation import Evaluator
 from lmsd.features.cnn import LMSDCNN, Extractor, Recipe
-from lmsd.ranks import by_chunks, by_first, first_alone, place
+from lmsd.ranks import by_chunks, by_first, first_alone, rank_and_world
 
 
 def extractor() -> Extractor:
@@ -68,7 +68,7 @@ def work(rank: int, port: int, folder: Path) -> None:
         assert (folder / "left").is_file()
     told = by_first(lambda: 7)
     record = scored(folder)
-    (folder / f"rank{rank}.json").write_text(json.dumps([record, sorted(seen), told, place()]))
+    (folder / f"rank{rank}.json").write_text(json.dumps([record, sorted(seen), told, rank_and_world()]))
     dist.destroy_process_group()
 
 
@@ -95,7 +95,7 @@ def test_two_ranks_score_as_one(tmp_path):
 
 
 def test_without_a_process_group_there_is_one_rank():
-    assert place() == (0, 1)
+    assert rank_and_world() == (0, 1)
     assert by_chunks(7, 3, lambda part: (part.start, part.stop)) == [(0, 3), (3, 6), (6, 7)]
     with pytest.raises(UserError, match="mine"):
         by_first(lambda: (_ for _ in ()).throw(UserError("mine")))

@@ -12,6 +12,7 @@ from lmsd.data.reader import Reader
 from lmsd.data.shards import Split
 from lmsd.data.transforms import RECIPE, scale
 from lmsd.errors import UserError
+from lmsd.types import Batch
 
 Integers = NDArray[np.int64]
 Indices = Sequence[int] | Tensor | Integers | range
@@ -53,6 +54,11 @@ class HeldOut:
         if not self._reader.index.labels:
             return None
         return torch.from_numpy(self._reader.labels(*self._places(indices)))
+
+    def batch(self, rows: Indices) -> Batch:
+        """Samples as a batch whose positions are their numbers, captions and classes where there are any."""
+        text = None if self._reader.caption is None else self.captions(rows)
+        return Batch(self.images(rows), torch.as_tensor(rows), text, self.labels(rows))
 
     def _places(self, indices: Indices) -> tuple[Integers, Integers]:
         numbers = np.asarray(indices, np.int64)

@@ -17,22 +17,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsd.data.members import ShardIndex, load, load_header
+from lmsd.data.members import SUFFIX, ShardIndex, load, load_header
 from lmsd.data.scan import scan
-from lmsd.data.shards import name_of
+from lmsd.data.urls import name_of
 from lmsd.errors import UserError, redact
-
-SUFFIX = ".idx.npz"
+from lmsd.files import cache_folder
 
 _KEPT = 64  # shard indexes held in memory
 T = TypeVar("T")
 _SLOW = 100_000_000  # bytes that take more than about two seconds to index
-
-
-def cache_folder() -> Path:
-    """LMSD_CACHE, or ~/.cache/lmsd."""
-    root = os.environ.get("LMSD_CACHE")
-    return Path(root) if root else Path.home() / ".cache" / "lmsd"
 
 
 class Index:

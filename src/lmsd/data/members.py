@@ -11,8 +11,6 @@ It is stored as `NAME.tar.idx.npz`, arrays of numbers and bytes only: it is read
 """
 
 import json
-import os
-import tempfile
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
@@ -23,6 +21,10 @@ from numpy.typing import NDArray
 
 from lmsd.data.decode import SUFFIXES
 from lmsd.errors import UserError
+from lmsd.files import replacing
+
+SUFFIX = ".idx.npz"
+"""What an index is called after its shard."""
 
 VERSION = 1
 COLUMNS = 9  # of `ShardIndex.table`
@@ -99,24 +101,17 @@ class ShardIndex:
     def save(self, path: Path) -> None:
         """Write the index whole or not at all."""
         header = json.dumps(vars(self.header), sort_keys=True).encode()
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(
-                    file,
-                    header=np.frombuffer(header, np.uint8),
-                    members=self.members,
-                    first=self.first,
-                    picture=self.picture,
-                    labels=self.labels,
-                    key_bytes=self.key_bytes,
-                    key_ends=self.key_ends,
-                )
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                header=np.frombuffer(header, np.uint8),
+                members=self.members,
+                first=self.first,
+                picture=self.picture,
+                labels=self.labels,
+                key_bytes=self.key_bytes,
+                key_ends=self.key_ends,
+            )
 
 
 def load_header(path: Path) -> Header | None:

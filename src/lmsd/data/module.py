@@ -17,13 +17,15 @@ from torch.utils.data import DataLoader
 
 from lmsd import stops
 from lmsd.data.heldout import HeldOut
-from lmsd.data.index import Index, cache_folder, changed
+from lmsd.data.index import Index, changed
 from lmsd.data.order import Order
 from lmsd.data.place import Place
 from lmsd.data.reader import Reader
 from lmsd.data.shards import Source, Split, by_split, chosen, resolve
 from lmsd.data.stream import OnError, Positions, Stream
-from lmsd.errors import UserError
+from lmsd.errors import UserError, one_of
+from lmsd.files import cache_folder
+from lmsd.ranks import shares
 from lmsd.types import Batch
 
 VERSION = 1
@@ -77,11 +79,9 @@ class ShardDataModule(pl.LightningDataModule):
         super().__init__()
         if channels not in (1, 3):
             raise UserError(f"data.channels={channels}: images have 3 channels (RGB) or 1 (grey)")
-        if on_error not in ("stop", "skip"):
-            raise UserError(f"data.on_error={on_error!r}: it is 'stop' or 'skip'")
-        if on_change not in ("error", "new_epoch"):
-            raise UserError(f"data.on_change={on_change!r}: it is 'error' or 'new_epoch'")
-        Positions(0, batch_size=batch_size, micro_batches=micro_batches)
+        one_of("data", "on_error", on_error, OnError)
+        one_of("data", "on_change", on_change, OnChange)
+        shares(batch_size, 1, micro_batches)
         self._shards = by_split(resolve(shards))
         named: dict[Split, Source | None] = {"val": val, "test": test}
         for split, source in named.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lmsd.data.index import Index, build_index, ensure, watched
 from lmsd.data.remote import Cache
-from lmsd.data.shards import is_remote
+from lmsd.data.urls import is_remote
 
 _THREADS = 8  # questions to the server at a time
 

@@ -16,11 +16,10 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from lmsd.data.index import SUFFIX
-from lmsd.data.members import Header, load_header
+from lmsd.data.members import SUFFIX, Header, load_header
 from lmsd.data.scan import scan
+from lmsd.data.urls import filesystem
 from lmsd.errors import UserError
 
 _THREADS = 2
@@ -29,18 +28,6 @@ _S3 = (
     "s3 reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (FSSPEC_S3_ANON=1 for public buckets), and "
     "AWS_ENDPOINT_URL for servers that are not Amazon's"
 )
-
-
-def filesystem(url: str) -> Any:
-    """Return fsspec's view of a URL's scheme. Raises UserError when the scheme's package is missing."""
-    import fsspec
-
-    try:
-        return fsspec.filesystem(url.partition("://")[0])
-    except ImportError as error:
-        raise UserError(
-            f"{url} needs a package that is not installed: pip install 'lmsd[s3]' ({error})"
-        ) from error
 
 
 class Cache:

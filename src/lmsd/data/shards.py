@@ -8,10 +8,9 @@ import glob
 import os
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Literal, TypeAlias, get_args
-from urllib.parse import urlsplit
 
+from lmsd.data.urls import filesystem, is_remote, name_of
 from lmsd.errors import UserError
 
 Split: TypeAlias = Literal["train", "val", "test"]
@@ -19,16 +18,6 @@ Source: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 _REMOTE = ("http", "https", "s3")
-
-
-def is_remote(shard: str) -> bool:
-    """Whether a shard is named by an http, https or s3 URL."""
-    return "://" in shard
-
-
-def name_of(shard: str) -> str:
-    """The file name of a path or URL."""
-    return Path(urlsplit(shard).path if is_remote(shard) else shard).name
 
 
 def split_of(shard: str) -> Split:
@@ -128,8 +117,6 @@ def _listed(pattern: str) -> list[str]:
         raise UserError(
             f"{pattern!r}: http has no folders to list; give a range such as .../train-{{000000..000009}}.tar"
         )
-    from lmsd.data.remote import filesystem
-
     found = [f"s3://{path}" for path in filesystem(pattern).glob(pattern)]
     if not found:
         raise UserError(f"no object matches {pattern}: check the bucket, the prefix and the credentials")

@@ -18,6 +18,7 @@ from lmsd.data.order import Order
 from lmsd.data.reader import Reader
 from lmsd.data.transforms import flip, jitter, scale
 from lmsd.errors import UserError
+from lmsd.ranks import shares
 from lmsd.rng import Rng
 from lmsd.types import Batch
 
@@ -34,11 +35,7 @@ class Positions(Sampler[Integers]):
     def __init__(
         self, start: int, *, batch_size: int, world: int = 1, rank: int = 0, micro_batches: int = 1
     ) -> None:
-        if batch_size < 1 or batch_size % (world * micro_batches):
-            raise UserError(
-                f"batch_size={batch_size} (global) does not divide by {world} devices x {micro_batches} "
-                f"micro-batches: take a multiple of {world * micro_batches}"
-            )
+        shares(batch_size, world, micro_batches)
         if not 0 <= rank < world:
             raise UserError(f"rank {rank} is outside a world of {world}")
         self.start = start

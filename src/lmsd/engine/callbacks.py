@@ -20,8 +20,8 @@ from lmsd.checkpoints import checkpoint_name, manifests
 from lmsd.engine.checkpoint import first_not_finite, prune
 from lmsd.engine.clock import crossed
 from lmsd.engine.module import Engine
-from lmsd.engine.players import world_size
 from lmsd.engine.plugin import AtomicCheckpointIO
+from lmsd.ranks import world_size
 from lmsd.stops import BrokenOff
 
 REFUSED = 1

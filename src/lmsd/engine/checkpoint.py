@@ -1,6 +1,6 @@
 """Checkpoints, written so that they are whole or absent.
 
-    step_000012800.ckpt.tmp.PID   written in the same folder through a hashing writer, fsynced
+    step_000012800.ckpt.tmp.ID    written in the same folder through a hashing writer, fsynced
     step_000012800.ckpt           by rename; then the folder is fsynced
     step_000012800.json           sha256, size, images, updates, metrics; written so too, last: the commit
 
@@ -10,7 +10,6 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from io import RawIOBase
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 import lmsd
 from lmsd.checkpoints import KEY, manifest_of, manifests, seal, tensors
 from lmsd.engine.parts import all_of
+from lmsd.files import replacing, write_text
 
 
 class _Hashing(RawIOBase):
@@ -53,42 +53,13 @@ def write_atomic(
     stale: what is no longer true from then on, and removed just before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            hashing = _Hashing(file)
-            try:
-                write(cast(IO[bytes], hashing))
-            except RuntimeError as error:  # what torch makes of a write that the system refused
-                raise hashing.error or error from error
-            file.flush()
-            os.fsync(file.fileno())
-        if stale is not None:
-            stale.unlink(missing_ok=True)
-            _sync_folder(stale.parent)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with replacing(path, stale=stale) as temporary, open(temporary, "wb") as file:
+        hashing = _Hashing(file)
+        try:
+            write(cast(IO[bytes], hashing))
+        except RuntimeError as error:  # what torch makes of a write that the system refused
+            raise hashing.error or error from error
     return hashing.sha256.hexdigest(), hashing.size
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """`write_atomic` of what is in memory already."""
-
-    def write(file: IO[bytes]) -> None:
-        file.write(data)
-
-    write_atomic(path, write)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save(checkpoint: Mapping[str, Any], path: Path) -> None:
@@ -104,8 +75,8 @@ def save(checkpoint: Mapping[str, Any], path: Path) -> None:
         "lmsd": lmsd.__version__,
         "torch": str(torch.__version__),
     }
-    text = json.dumps({**manifest, "seal": seal(manifest)}, indent=1, allow_nan=False).encode()
-    write_bytes(manifest_of(path), text)
+    text = json.dumps({**manifest, "seal": seal(manifest)}, indent=1, allow_nan=False)
+    write_text(manifest_of(path), text)
 
 
 def remove(path: Path) -> None:

@@ -18,8 +18,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lmsd.checkpoints import intact, manifests, read, set_aside
 from lmsd.engine.callbacks import Checkpoint, engine_of, not_finite, writer
 from lmsd.engine.module import Engine
-from lmsd.engine.players import world_size
 from lmsd.errors import UserError
+from lmsd.ranks import world_size
 
 CALMER = "lower the learning rates (optim.*.lr), clip gradients (optim.clip.*)"
 ALLOWED = "lower the learning rate of the player that wins (optim.*.lr), set rollback.collapsed=0 to allow it"

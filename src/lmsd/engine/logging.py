@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lmsd.engine.checkpoint import write_bytes
+from lmsd.files import replacing
 
 
 class JSONLLogger(Logger):
@@ -63,7 +63,8 @@ class JSONLLogger(Logger):
         if not self.path.exists():
             return
         lines = self.path.read_bytes().splitlines(keepends=True) if images else []
-        write_bytes(self.path, b"".join(line for line in lines if _stays(line, images, scored)))
+        with replacing(self.path) as temporary:
+            temporary.write_bytes(b"".join(line for line in lines if _stays(line, images, scored)))
 
 
 def append(path: Path, data: bytes) -> None:

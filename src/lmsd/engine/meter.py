@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lmsd.engine.players import world_size
+from lmsd.ranks import world_size
 
 _FOLD = 64
 

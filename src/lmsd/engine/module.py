@@ -25,9 +25,10 @@ from lmsd.engine.ema import EMA
 from lmsd.engine.flops import Flops, peak_of
 from lmsd.engine.meter import Meter
 from lmsd.engine.optim import Decay, clip, rate, set_rate, step
-from lmsd.engine.players import Reducer, Seats, world_size
-from lmsd.errors import UserError
+from lmsd.engine.players import Reducer, Seats
+from lmsd.errors import UserError, one_of
 from lmsd.objectives.base import Objective, generator_of, trained
+from lmsd.ranks import shares, world_size
 from lmsd.rng import Rng, fold
 from lmsd.types import Batch, Loss, Turn
 
@@ -135,8 +136,7 @@ class Engine(LightningModule):
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
         if self.clock.total_images < 1 or self.warmup_images < 0:
             raise UserError(f"images={self.clock.total_images} must be positive, warmup_images not negative")
-        if self.lr_decay not in ("cosine", "constant"):
-            raise UserError(f"lr_decay={self.lr_decay!r} is neither 'cosine' nor 'constant'")
+        one_of("engine", "lr_decay", self.lr_decay, Decay)
 
     def _checkpoint_activations(self) -> None:
         net = _net(self.generator)
@@ -185,8 +185,8 @@ class Engine(LightningModule):
 
     def _pieces(self, batch: Batch) -> list[Batch]:
         """The micro-batches in what the loader gave: all K of them, or some."""
-        size, rest = divmod(self.batch_size, world_size() * self.micro_batches)
-        if rest or len(batch) % size or len(batch) // size + len(self._pending) > self.micro_batches:
+        size = shares(self.batch_size, world_size(), self.micro_batches)
+        if len(batch) % size or len(batch) // size + len(self._pending) > self.micro_batches:
             raise UserError(
                 f"{len(batch)} images on each of {world_size()} ranks, in {self.micro_batches} micro-batches "
                 f"do not make batch_size={self.batch_size}: choose a multiple of ranks x micro_batches"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lmsd.engine.parts import is_cut
 from lmsd.errors import UserError
+from lmsd.ranks import world_size
 
 
 class Seats:
@@ -102,11 +103,6 @@ def _shaped(flat: Tensor, like: Tensor) -> Tensor:
     """A view where the layout allows it, else a copy in the layout of `like` (channels_last)."""
     view = flat.view(like.shape)
     return view if like.is_contiguous() else torch.empty_like(like).copy_(view)
-
-
-def world_size() -> int:
-    """Number of ranks; 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 @torch.no_grad()

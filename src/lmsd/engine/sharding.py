@@ -21,8 +21,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from lmsd.engine.module import Engine
-from lmsd.engine.players import PlayersStrategy, broadcast, world_size
+from lmsd.engine.players import PlayersStrategy, broadcast
 from lmsd.errors import UserError
+from lmsd.ranks import world_size
 
 OLDEST = (2, 13)
 """The first torch whose hooks find the tensors in a `Cond`; others would drop gradients without a word."""

@@ -27,7 +27,7 @@ from lmsd import stops
 from lmsd.checkpoints import checkpoint_name, manifest_of
 from lmsd.engine.callbacks import Checkpoint, engine_of, writer
 from lmsd.engine.module import Engine
-from lmsd.engine.players import world_size
+from lmsd.ranks import world_size
 from lmsd.stops import CODES, BrokenOff
 
 

@@ -19,7 +19,6 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.utilities import rank_zero_only
 
 from lmsd.checkpoints import find, manifests, set_aside
 from lmsd.engine.callbacks import REFUSED, Checkpoint, Progress
@@ -31,6 +30,7 @@ from lmsd.engine.plugin import AtomicCheckpointIO
 from lmsd.engine.signals import Interrupt
 from lmsd.engine.watchdog import Watchdog
 from lmsd.errors import UserError
+from lmsd.ranks import launched_rank, shares
 from lmsd.stops import BrokenOff
 
 Precision: TypeAlias = Literal["32-true", "bf16-mixed"]
@@ -148,7 +148,7 @@ def found_accelerator(wanted: str) -> str:
 
 def _found(path: Path) -> Path:
     """The checkpoint to go on from; rank 0 puts aside what is damaged, or later than a file that is named."""
-    chief = getattr(rank_zero_only, "rank", 0) == 0
+    chief = launched_rank() == 0
     found = find(path, aside=chief)
     if chief and path.is_file():
         for later in manifests(found.parent):
@@ -176,11 +176,7 @@ def _check(engine: Engine, datamodule: LightningDataModule, ranks: int, precisio
             f"precision={precision}: two players' losses need two loss scales in float16; use bf16-mixed, "
             "or 32-true where the device has no bfloat16"
         )
-    if engine.batch_size % (ranks * engine.micro_batches):
-        raise UserError(
-            f"batch_size={engine.batch_size} is not a multiple of {ranks} ranks x {engine.micro_batches} "
-            "micro-batches: choose one that is"
-        )
+    shares(engine.batch_size, ranks, engine.micro_batches)
 
 
 def _ordered(callbacks: Sequence[Callback], interrupt: Interrupt) -> list[Callback]:

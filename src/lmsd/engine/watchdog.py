@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmsd.engine.callbacks import engine_of
 from lmsd.engine.module import Engine
-from lmsd.engine.players import world_size
+from lmsd.ranks import world_size
 
 LONGER = 10
 """What an evaluation may take, in times what a batch may."""

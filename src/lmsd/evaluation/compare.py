@@ -1,7 +1,6 @@
 """comparison.html: several runs side by side, each score told apart from the first run's or not."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from lmsd.evaluation.records import Record, newest_records, read_records, record
 from lmsd.evaluation.report import Chart, render
 from lmsd.evaluation.verdict import chosen_split
 from lmsd.evaluation.versus import Versus, versus
+from lmsd.files import write_text
 
 _CURVES = ("val/fd[", "val/right", "val/kid[")
 
@@ -42,9 +42,7 @@ def write_comparison(
         differences=[(key, list(map(str, values))) for key, values in (differences or {}).items()],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".html.tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, text)
     return path, "\n".join(_words(first, each) for each in pairs)
 
 

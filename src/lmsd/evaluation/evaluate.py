@@ -33,12 +33,12 @@ from lmsd.evaluation.names import full_name, published
 from lmsd.evaluation.overlap import Overlap
 from lmsd.evaluation.scores import Scalar, Scores
 from lmsd.evaluation.slices import rows_by_slice, sliced
-from lmsd.features.cnn import ImageSet, captions_of
+from lmsd.features.cnn import ImageSet, captions_of, in_range
 from lmsd.metrics import Memorization, Score, matched_rows, memorization
-from lmsd.ranks import by_chunks, by_first, place
+from lmsd.ranks import by_chunks, by_first, rank_and_world
 from lmsd.rng import Rng
 from lmsd.sampling import Generate, Generation
-from lmsd.types import Batch
+from lmsd.types import Batch, levels
 
 Checker = Callable[[Tensor, Sequence[str]], Tensor]
 """(images [k,C,H,W] in [-1,1], captions) → bool [k]: does the image show what the caption says?"""
@@ -126,7 +126,7 @@ class Evaluator:
         ]
         real, training = self._real, self._training
         record = self._record(generate, split, ema) | dict(setup or {})
-        if keep_features is not None and place()[0] == 0:
+        if keep_features is not None and rank_and_world()[0] == 0:
             kept = {f"seed_{seed}": each.features for seed, each in zip(seeds, made, strict=True)}
             save_features(keep_features, kept | {"real": real.features, "rows": torch.tensor(self.rows)})
         return by_first(lambda: self._scores(made, real, training, tuple(seeds), record))
@@ -196,7 +196,7 @@ class Evaluator:
             found, logits = self.extractor(images)
             if keep is not None:
                 _save(images, batch.position.tolist(), keep / f"seed_{seed}")
-            if progress is not None and place()[0] == 0:
+            if progress is not None and rank_and_world()[0] == 0:
                 progress(done * self.n + part.stop, seeds * self.n)
             return found, logits, self._right(images, logits, part)
 
@@ -347,7 +347,7 @@ def evaluate(
 
 def quantized(images: Tensor) -> Tensor:
     """Images in [-1,1] rounded to the 256 levels that real images have."""
-    return images.clamp(-1.0, 1.0).add(1.0).mul_(127.5).round_().div_(127.5).sub_(1.0)
+    return in_range(levels(images))
 
 
 def _hits(made: Sequence[Made]) -> Tensor | None:
@@ -372,6 +372,5 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Made:
 def _save(images: Tensor, rows: Sequence[int], folder: Path) -> None:
     """One PNG for each image, called after its row in the split."""
     folder.mkdir(parents=True, exist_ok=True)
-    levels = images.add(1.0).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    for image, row in zip(levels, rows, strict=True):
+    for image, row in zip(levels(images).permute(0, 2, 3, 1).numpy(), rows, strict=True):
         Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(folder / f"{row:06d}.png")

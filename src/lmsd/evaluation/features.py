@@ -1,7 +1,6 @@
 """What an extractor is; features of real images, kept under the hash of data, rows and extractor."""
 
 import hashlib
-import os
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lmsd.features.cnn import ImageSet
-from lmsd.ranks import by_chunks, by_first, place
+from lmsd.files import replacing
+from lmsd.ranks import by_chunks, by_first, rank_and_world
 
 _CHUNK = 500
 
@@ -95,7 +95,7 @@ def cached_features(
     if kept is not None:
         return kept
     features, logits = _extract(split, extractor, rows)
-    if place()[0] == 0:
+    if rank_and_world()[0] == 0:
         try:
             save_features(path, {"features": features, "logits": logits})
         except (OSError, SafetensorError) as error:
@@ -115,9 +115,8 @@ def _kept(path: Path) -> tuple[Tensor, Tensor] | None:
 def save_features(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    save_file(tensors, partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file(tensors, partial)
 
 
 def _extract(split: ImageSet, extractor: FeatureExtractor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:

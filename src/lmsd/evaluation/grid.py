@@ -1,15 +1,15 @@
 """Sample grids as pictures: images enlarged to a size that can be seen, each with its caption below it."""
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lmsd.errors import UserError
+from lmsd.files import replacing
+from lmsd.types import levels
 
 _GAP = 8
 _FONT_SIZE = 12
@@ -24,8 +24,7 @@ def to_picture(image: Tensor, *, tile: int = 96) -> Image.Image:
     """
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise UserError(f"a picture is [1,H,W] or [3,H,W], not {list(image.shape)}")
-    levels = image.detach().float().cpu().clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
-    pixels = levels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    pixels = levels(image.cpu()).expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
     picture = Image.fromarray(pixels, mode="RGB")
     factor = max(1, math.ceil(tile / picture.width))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
@@ -66,9 +65,8 @@ def save_grid(
 ) -> Path:
     """Write `sample_grid` as PNG, whole or not at all; the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    sample_grid(images, captions, columns=columns, tile=tile).save(partial, format="PNG", optimize=True)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        sample_grid(images, captions, columns=columns, tile=tile).save(partial, format="PNG", optimize=True)
     return path
 
 

@@ -10,19 +10,19 @@ Kept is a hash and a signature (768 numbers) of every held-out image; the traini
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lmsd.data.builders.duplicates import signature
 from lmsd.features.cnn import ImageSet
+from lmsd.files import write_text
+from lmsd.types import levels
 
 SIMILARITY = 0.99
 _CHUNK = 500
@@ -91,9 +91,7 @@ def _kept(path: Path) -> Overlap | None:
 
 def _keep(path: Path, found: Overlap) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(asdict(found)) + "\n")
-    os.replace(partial, path)
+    write_text(path, json.dumps(asdict(found)) + "\n")
 
 
 def _compare(train: ImageSet, held_out: ImageSet, similarity: float, mirrored: bool) -> Overlap:
@@ -118,6 +116,6 @@ def _chunks(split: ImageSet) -> Iterator[Tensor]:
 
 def _seen(images: Tensor) -> tuple[list[bytes], NDArray[np.float32]]:
     """Hash of the pixels and signature (flat, of unit length) of every image."""
-    pixels = images.add(1.0).mul_(127.5).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    pixels = levels(images).permute(0, 2, 3, 1).contiguous().numpy()
     names = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in pixels]
     return names, np.stack([signature(image).ravel() for image in pixels])

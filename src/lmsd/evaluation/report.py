@@ -7,7 +7,6 @@ from its experiment's is told by the caller, who can compose one.
 
 import base64
 import json
-import os
 import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from lmsd.evaluation.records import (
     without_pauses,
 )
 from lmsd.evaluation.verdict import ScoreRow, SliceTable, rows_of, sentences, slices_of
+from lmsd.files import write_text
 
 _TITLES = {
     "loss": "Loss",
@@ -119,9 +119,8 @@ def write_report(
         differences=[(key, *map(_written, values)) for key, values in (differences or {}).items()],
         texts=_texts(folder),
     )
-    path, partial = folder / "report.html", folder / "report.html.tmp"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    path = folder / "report.html"
+    write_text(path, text)
     return path
 
 

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from lmsd.evaluation.slices import Slice
+from lmsd.files import write_text
 from lmsd.metrics import Interval, Memorization, Score
 
 Scalar: TypeAlias = str | int | float | bool | None
@@ -107,9 +107,7 @@ class Scores:
         while path.is_file() and path.read_text() != text:
             path, number = folder / f"{name}-{number}.json", number + 1
         for target in (path, folder / "metrics.json"):
-            partial = target.with_suffix(f".tmp.{os.getpid()}")
-            partial.write_text(text)
-            os.replace(partial, target)
+            write_text(target, text)
         return path
 
     def __str__(self) -> str:

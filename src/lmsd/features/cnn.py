@@ -27,6 +27,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from lmsd.errors import UserError
+from lmsd.files import replacing, write_text
+from lmsd.types import levels, scale
 
 FEATURES = 64
 Augment = Literal["none", "shift", "shift_flip"]
@@ -234,9 +236,10 @@ def save_extractor(extractor: Extractor, folder: Path) -> Path:
     """Write `lmsd-cnn.safetensors` and `lmsd-cnn.json` (recipe, sha256) into `folder`; the weights' path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lmsd-cnn.safetensors"
-    path.write_bytes(_weights(extractor.net))
+    with replacing(path) as partial:
+        partial.write_bytes(_weights(extractor.net))
     card = {"name": extractor.name, "sha256": extractor.sha256, "recipe": asdict(extractor.recipe)}
-    path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+    write_text(path.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
     return path
 
 
@@ -261,7 +264,7 @@ def load_extractor(path: str | Path) -> Extractor:
 def _load(split: ImageSet) -> tuple[Tensor, Tensor | None, list[str] | None]:
     """Every image as uint8 [n,C,H,W], every label, every caption."""
     rows = [range(start, min(start + _CHUNK, len(split))) for start in range(0, len(split), _CHUNK)]
-    pixels = torch.cat([(split.images(part) + 1.0).mul_(127.5).round_().to(torch.uint8) for part in rows])
+    pixels = torch.cat([levels(split.images(part)) for part in rows])
     everything = range(len(split))
     return pixels, split.labels(everything), captions_of(split, everything)
 
@@ -319,7 +322,7 @@ def _fit(recipe: Recipe, pixels: Tensor, goal: Tensor, progress: Progress | None
     for step, rows in enumerate(_batches(len(pixels), recipe.batch_size, steps, generator)):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _one_cycle(step / steps)
-        x = augmented(pixels[rows].float().mul_(2 / 255).sub_(1), recipe.augment, generator)
+        x = augmented(scale(pixels[rows]), recipe.augment, generator)
         logits = net(x)[1]
         wanted = goal[rows]
         cross = F.cross_entropy if recipe.target == "label" else F.binary_cross_entropy_with_logits
@@ -367,7 +370,7 @@ def augmented(x: Tensor, augment: Augment, generator: torch.Generator) -> Tensor
 def _normalized(net: LMSDCNN, pixels: Tensor) -> LMSDCNN:
     """The net ready for use, its features' mean variance over (at most 10,000) training images set to 1."""
     net.eval().requires_grad_(False)
-    parts = [net(part.float().mul_(2 / 255).sub_(1))[0] for part in pixels[:10_000].split(_CHUNK)]
+    parts = [net(scale(part))[0] for part in pixels[:10_000].split(_CHUNK)]
     net.scale.copy_(torch.cat(parts).double().var(dim=0).mean().sqrt())
     return net
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lmsd.errors import UserError
 from lmsd.features.cnn import in_range
+from lmsd.types import levels
 
 REFERENCE = "6726825d"
 """How the sha256 of the reference state dict begins; its file is named after it."""
@@ -246,7 +247,7 @@ class InceptionExtractor:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images [n,1 or 3,H,W] (`in_range`) → (features [n,2048], logits [n,1008]) on the CPU."""
-        pixels = in_range(images).add(1.0).mul_(127.5).round_().to(torch.uint8).expand(-1, 3, -1, -1)
+        pixels = levels(in_range(images)).expand(-1, 3, -1, -1)
         device = next(chain(self.net.parameters(), self.net.buffers())).device
         parts = [self._forward(part.to(device)) for part in pixels.split(_CHUNK)]
         features, logits = (torch.cat(column).float().cpu() for column in zip(*parts, strict=True))

@@ -16,23 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from lmsd.errors import UserError
+from lmsd.errors import one_of
+from lmsd.ranks import gather
 from lmsd.types import Batch
 
 Normalization: TypeAlias = Literal["center", "group", "global", "prompt"]
 _DELTA = 1e-4
-
-
-def gather(value: Tensor) -> Tensor:
-    """Every rank's rows one after the other; the tensor itself in a single process."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return value
-    parts = [torch.empty_like(value) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, value.contiguous())
-    return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -149,8 +140,7 @@ class Normalizer:
     def __init__(
         self, rule: Normalization, *, bound: float | None = 5.0, memory: int = 32, least: int = 16
     ) -> None:
-        if rule not in ("center", "group", "global", "prompt"):
-            raise UserError(f"advantages: normalize={rule!r} is none of center, group, global, prompt")
+        one_of("advantages", "normalize", rule, Normalization)
         self.rule, self.bound, self.memory, self.least = rule, bound, memory, least
         self.seen: dict[int, list[float]] = {}
 

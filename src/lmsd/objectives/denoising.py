@@ -21,7 +21,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from lmsd.errors import UserError
+from lmsd.errors import UserError, one_of
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import (
     Clock,
@@ -49,8 +49,7 @@ class Denoising(Method):
     """
 
     def __init__(self, times: Times, *, weighting: Weighting = "none", drop: float = 0.1) -> None:
-        if weighting not in ("none", "min_snr", "edm"):
-            raise UserError(f"denoising: weighting={weighting!r} is none of none, min_snr, edm")
+        one_of("denoising", "weighting", weighting, Weighting)
         if not 0.0 <= drop <= 1.0:
             raise UserError(f"denoising: drop must be a share from 0 to 1, not {drop}")
         self.times = times

@@ -17,18 +17,17 @@ from torch.nn import functional as F
 from lmsd.errors import UserError
 from lmsd.models.codec import bounded
 from lmsd.models.generator import Generator
-from lmsd.objectives.advantages import gather
 from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
 from lmsd.objectives.rewarded import (
     Refresh,
     Rewarded,
     conditions,
     diversity,
-    pick,
     reference_of,
     still,
 )
 from lmsd.process.times import Times
+from lmsd.ranks import gather
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
 from lmsd.sampling import Sampler, sample
@@ -117,7 +116,7 @@ class DPO(Rewarded):
         gap, whole = scores.amax(1) - scores.amin(1), valid.to(scores.dtype)
         facts = {"reward": _mean(scores.mean(1), whole), "reward_gap": _mean(gap, whole)}
         facts |= {"reward_failed": 1 - verdict.valid.float().mean(), **diversity(images, self.group)}
-        return images[best], images[worst], pick(asked, first), (valid & (gap > 0)).float(), facts
+        return images[best], images[worst], asked.rows(first), (valid & (gap > 0)).float(), facts
 
     def _loss(
         self,

@@ -15,9 +15,9 @@ from torch import Tensor
 from lmsd.errors import UserError
 from lmsd.models.codec import bounded
 from lmsd.models.generator import Generator
-from lmsd.objectives.advantages import gather
 from lmsd.objectives.base import Cast, Clock, Part, generator_of, mean_square
 from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, reference_of, still
+from lmsd.ranks import gather
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
 from lmsd.sampling import Policy

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lmsd.errors import UserError
+from lmsd.errors import UserError, one_of
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Normalization, Normalizer, Round, Table
 from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
@@ -68,8 +68,7 @@ class NFT(Rewarded):
         patience: int = 25,
     ) -> None:
         super().__init__(reward, group=group, refresh=refresh, patience=patience)
-        if weighting not in ("none", "adaptive"):
-            raise UserError(f"nft: weighting={weighting!r} is neither none nor adaptive")
+        one_of("nft", "weighting", weighting, Weighting)
         if beta <= 0 or bound <= 0 or updates < 1 or not 0 <= decay <= 1 or ramp < 0:
             raise UserError(
                 f"nft: beta={beta} and bound={bound} must be above 0, updates={updates} 1 or more, "

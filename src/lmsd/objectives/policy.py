@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from lmsd.errors import UserError
+from lmsd.errors import UserError, one_of
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Normalization, Normalizer, Round, Table
 from lmsd.objectives.base import Cast, Clock, Part, generator_of
@@ -84,13 +84,9 @@ class PolicyGradient(Rewarded):
         self._check()
 
     def _check(self) -> None:
-        for name, value, allowed in (
-            ("surrogate", self.surrogate, ("clip", "reinforce")),
-            ("kl_form", self.kl_form, ("path", "step")),
-            ("units", self.units, ("nats", "mean")),
-        ):
-            if value not in allowed:
-                raise UserError(f"policy gradient: {name}={value!r} is none of {', '.join(allowed)}")
+        one_of("policy gradient", "surrogate", self.surrogate, Surrogate)
+        one_of("policy gradient", "kl_form", self.kl_form, KLForm)
+        one_of("policy gradient", "units", self.units, Units)
         if min(self.epochs, self.parts, self.stride, self.every) < 1 or self.kl < 0:
             raise UserError(
                 f"policy gradient: epochs={self.epochs}, parts={self.parts}, stride={self.stride}, "

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmsd.objectives.advantages import gather
+from lmsd.ranks import gather
 
 FIRST = 50
 """Updates after which it is decided."""

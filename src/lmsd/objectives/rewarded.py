@@ -208,14 +208,7 @@ class Rewarded(Method):
                 "batch_size must be a multiple of group x devices x micro_batches"
             )
         lead = torch.arange(count, device=batch.position.device) // self.group * self.group
-        places = lead.tolist()
-        return Batch(
-            x=batch.x[lead],
-            position=batch.position,
-            text=None if batch.text is None else [batch.text[place] for place in places],
-            label=None if batch.label is None else batch.label[lead],
-            extra={"group": batch.position[lead]},
-        )
+        return replace(batch.rows(lead), position=batch.position, extra={"group": batch.position[lead]})
 
     def score(
         self, players: Players, x: Tensor, asked: Batch, table: Round, *, kl: Tensor | None = None
@@ -312,16 +305,3 @@ def diversity(images: Tensor, group: int) -> dict[str, Tensor]:
     images = images.detach()
     groups = images.flatten(1).view(-1, group if group > 1 else len(images), images[0].numel())
     return {"diversity": (2 * groups.var(1)).mean().sqrt()} if groups.shape[1] > 1 else {}
-
-
-def pick(batch: Batch, rows: Tensor) -> Batch:
-    """Some samples of a batch."""
-    places = rows.tolist()
-    return replace(
-        batch,
-        x=batch.x[rows],
-        position=batch.position[rows],
-        text=None if batch.text is None else [batch.text[place] for place in places],
-        label=None if batch.label is None else batch.label[rows],
-        extra={name: value[rows] for name, value in batch.extra.items()},
-    )

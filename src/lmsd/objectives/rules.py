@@ -7,12 +7,12 @@ difference of σ drowns in bfloat16's rounding of the logits, which is 2⁻⁸ o
 """
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 
-from lmsd.errors import UserError
+from lmsd.errors import UserError, one_of
 from lmsd.models.discriminator import double_backward_obstacle
 from lmsd.models.generator import Generator
 from lmsd.types import Batch
@@ -26,14 +26,13 @@ FINEST = 0.03
 
 def check_options(game: "Adversarial") -> None:
     """Refuse values out of range and options that do not fit together."""
-    for name, value, allowed in (
-        ("pairing", game.pairing, ("transition", "marginal")),
-        ("loss", game.kind, ("relativistic", "nonsaturating", "hinge")),
-        ("penalty", game.penalty, ("fd", "exact", "none")),
-        ("anchor", game.anchor, ("mse_kl", "energy", "none")),
+    for name, value, choices in (
+        ("pairing", game.pairing, Literal["transition", "marginal"]),
+        ("loss", game.kind, Literal["relativistic", "nonsaturating", "hinge"]),
+        ("penalty", game.penalty, Literal["fd", "exact", "none"]),
+        ("anchor", game.anchor, Literal["mse_kl", "energy", "none"]),
     ):
-        if value not in allowed:
-            raise UserError(f"adversarial: {name}={value!r} is none of {', '.join(allowed)}")
+        one_of("adversarial", name, value, choices)
     for name, right, range_ in (
         ("sigma", game.sigma > 0.0, "above 0"),
         ("kappa", game.kappa > 0.0, "above 0"),

@@ -19,12 +19,11 @@ Shapes: x [B, ...], t and s [B].
 """
 
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor
 
-from lmsd.errors import UserError
+from lmsd.errors import UserError, one_of
 from lmsd.process.schedules import Schedule
 from lmsd.rng import Rng
 from lmsd.types import Prediction
@@ -85,8 +84,7 @@ class Process:
 
         Raises UserError. To be called where a generator is built.
         """
-        if kind not in get_args(Prediction):
-            raise UserError(f"Unknown prediction {kind!r}: choose one of {', '.join(get_args(Prediction))}.")
+        one_of("generator", "prediction", kind, Prediction)
         if kind == "eps" and self.ends_in_noise:
             raise UserError(
                 f'prediction="eps" says nothing about the image where alpha is 0, the noise end of '

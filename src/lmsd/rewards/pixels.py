@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lmsd.errors import UserError
 from lmsd.rewards.base import NOBODY, Reward
-from lmsd.types import Batch, Players
+from lmsd.types import Batch, Players, levels
 
 
 class JPEGSize(Reward):
@@ -33,7 +33,6 @@ class JPEGSize(Reward):
 
         if images.shape[1] not in (1, 3):
             raise ValueError(f"JPEG has 1 or 3 channels, not {images.shape[1]}")
-        levels = (images.detach().float().clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8)
         space = "GRAY" if images.shape[1] == 1 else "RGB"
         sizes = [
             len(
@@ -43,7 +42,7 @@ class JPEGSize(Reward):
                     np.ascontiguousarray(x), quality=self.quality, colorspace=space, colorsubsampling="444"
                 )
             )
-            for x in levels.permute(0, 2, 3, 1).cpu().numpy()
+            for x in levels(images).permute(0, 2, 3, 1).cpu().numpy()
         ]
         return self.sign * torch.tensor(sizes, dtype=torch.float32) / 1000
 

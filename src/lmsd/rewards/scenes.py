@@ -1,15 +1,17 @@
 """The exact reward of `shapes`: which of a caption's words the picture shows."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lmsd.data.builders.shapes import WORDS, check
-from lmsd.errors import UserError
+from lmsd.errors import one_of
 from lmsd.rewards.base import NOBODY, Reward, captions_of
 from lmsd.types import Batch, Players
+
+Credit: TypeAlias = Literal["words", "all"]
 
 
 class SceneWords(Reward):
@@ -18,9 +20,8 @@ class SceneWords(Reward):
     credit: "words" gives a quarter for each of them, "all" 1 for a picture right in all of them, else 0.
     """
 
-    def __init__(self, credit: Literal["words", "all"] = "words") -> None:
-        if credit not in ("words", "all"):
-            raise UserError(f"shapes reward: credit={credit!r} is neither words nor all")
+    def __init__(self, credit: Credit = "words") -> None:
+        one_of("shapes reward", "credit", credit, Credit)
         self.credit = credit
 
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lmsd.errors import UserError
 from lmsd.rewards.base import NOBODY, Reward, captions_of
-from lmsd.types import Batch, Players
+from lmsd.types import Batch, Players, levels
 
 
 class HTTPService(Reward):
@@ -67,8 +67,8 @@ def _png(image: Tensor) -> str:
     """[C,H,W] in [-1,1] → a PNG in base64."""
     from PIL import Image
 
-    levels = (image.detach().float().clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8).cpu()
-    picture = Image.fromarray(levels[0].numpy() if len(levels) == 1 else levels.permute(1, 2, 0).numpy())
+    pixels = levels(image).cpu()
+    picture = Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
     file = io.BytesIO()
     picture.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()

@@ -25,7 +25,7 @@ from lmsd.rng import Rng
 from lmsd.sampling.generation import Generation
 from lmsd.sampling.sampler import Sampler
 from lmsd.spec import build, plain
-from lmsd.types import Batch
+from lmsd.types import Batch, levels
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ class Model:
         """
         batch = self.batch(prompts)
         made = self.generation(steps=steps, guidance=guidance)(batch, Rng(seed, batch.position))
-        levels = made.add(1.0).mul(127.5).round().to(torch.uint8)
-        found: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().numpy()
+        found: NDArray[np.uint8] = levels(made).permute(0, 2, 3, 1).contiguous().numpy()
         return found
 
     def generation(

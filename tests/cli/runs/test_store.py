@@ -220,24 +220,6 @@ def test_a_damaged_configuration_is_told_and_listed(text: str, capsys: pytest.Ca
     assert "0 of ?" in capsys.readouterr().out
 
 
-def test_what_is_written_is_on_the_disk_before_it_has_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-    sync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (done.append("sync"), sync(fd)))
-    monkeypatch.setattr(os, "replace", lambda *names: (done.append("replace"), replace(*names)))
-    store.write(Path("status.json"), "{}")
-    assert done == ["sync", "replace", "sync"]
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        store.write(Path("status.json"), '{"state": "done"}')
-    assert [path.name for path in Path().iterdir()] == ["status.json"]
-    assert Path("status.json").read_text() == "{}"
-
-
 def test_a_run_of_one_folder_is_found_before_its_first_checkpoint() -> None:
     assert store.unfinished("small", "outputs/mine") is None
     folder = store.create(OmegaConf.create({"name": "small", "run_dir": "outputs/mine"}), [])

@@ -16,7 +16,6 @@ from torch import nn
 from lmsd.checkpoints import WeightsRef, find_run, load_weights
 from lmsd.cli.build.instantiate import instantiate, plain
 from lmsd.cli.config.compose import stored
-from lmsd.cli.runs import store
 from lmsd.data.module import ShardDataModule
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Checkpoint, Evaluate
@@ -29,6 +28,7 @@ from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Cast, Facts, Objective, Part
 from lmsd.objectives.base import trained as learners
+from lmsd.ranks import launched_rank
 from lmsd.sampling import Sampler
 from lmsd.spec import build, taken
 from lmsd.types import Batch
@@ -190,7 +190,7 @@ def fitted(net: nn.Module, config: DictConfig, data: ShardDataModule, captions: 
     check_condition(net.conditioner, data)
     net.conditioner.fit(captions)
     cut = net.conditioner.cut(captions) if isinstance(net.conditioner, TextConditioner) else 0
-    if cut and not store.rank():
+    if cut and not launched_rank():
         length = config.conditioner.length
         print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
 
@@ -215,13 +215,12 @@ def named_weights(config: DictConfig, parts: Cast) -> dict[str, WeightsRef]:
 def held_out(data: ShardDataModule, count: int = 256) -> Batch | None:
     """Some of val, in a fixed random order, to calibrate a judge on; None, and a note, without val."""
     if not data.has("val"):
-        if not store.rank():
+        if not launched_rank():
             print("note: no val shards to calibrate the discriminator on: its logits are taken as they are")
         return None
     split = data.split_set("val")
     rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count]
-    text = split.captions(rows) if data.index("val").captions else None
-    return Batch(x=split.images(rows), position=rows, text=text, label=split.labels(rows))
+    return split.batch(rows)
 
 
 def training_captions(config: DictConfig, data: ShardDataModule) -> list[str]:
@@ -236,7 +235,7 @@ def initialize(net: nn.Module, role: str, source: WeightsRef) -> None:
     """Weights of another run for one player; what did not match is named."""
     path = source.path if source.path.exists() else find_run(str(source.path))
     mismatch = load_weights(net, path, player=source.player, ema=source.ema)
-    if store.rank():
+    if launched_rank():
         return
     kind = f"EMA {source.ema}" if source.ema else "raw weights"
     print(f"{role} from {path} ({kind if role == source.player else f'{source.player}, {kind}'})")
@@ -282,17 +281,6 @@ def sampler(config: DictConfig) -> Sampler:
     """The sampling rule."""
     built: Sampler = instantiate(config.sampler)
     return built
-
-
-def trained(config: DictConfig, checkpoint: Path, *, ema: str | None) -> Generator:
-    """A run's generator with its weights, averaged unless `ema` is None, ready to sample."""
-    built = generator(config)
-    mismatch = load_weights(built, checkpoint, ema=ema)
-    if mismatch.missing:
-        raise UserError(
-            f"{checkpoint} lacks {', '.join(mismatch.missing[:5])}; it is of another configuration"
-        )
-    return built.eval().requires_grad_(False)
 
 
 def callbacks(config: DictConfig, validation: Any, objective: Objective) -> list[Any]:

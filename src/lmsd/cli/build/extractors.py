@@ -6,11 +6,11 @@ from typing import Literal, cast
 from omegaconf import DictConfig
 
 from lmsd.cli.bar import Bar
-from lmsd.data.index import cache_folder
 from lmsd.data.module import ShardDataModule
 from lmsd.errors import UserError
 from lmsd.evaluation import FeatureExtractor
 from lmsd.features.cnn import Extractor, load_extractor, save_extractor, train_extractor
+from lmsd.files import cache_folder
 
 
 def extractor_of(settings: DictConfig, data: ShardDataModule) -> FeatureExtractor:

@@ -13,15 +13,14 @@ from lmsd.sampling import Generation, Model, Sampler, load
 from lmsd.spec import build, plain
 
 
-def open_run(folder: Path, chosen: SamplingOptions) -> tuple[Model, Generation]:
-    """The model of a run, and how it is to be sampled. Raises UserError where there is no such checkpoint."""
+def open_run(folder: Path, *, checkpoint: str | None, ema: str) -> Model:
+    """The model of a run's checkpoint, the newest by default. Raises UserError where there is none."""
     kept = folder / "checkpoints"
-    path = kept / chosen.checkpoint if chosen.checkpoint else newest(kept)
+    path = kept / checkpoint if checkpoint else newest(kept)
     if path is None or not path.is_file():
         names = ", ".join(known.name for known in manifests(kept)) or "none"
-        raise UserError(f"{folder} has no checkpoint {chosen.checkpoint or 'yet'}; there are: {names}")
-    model = load(path, ema=chosen.ema)
-    return model, generation(model, chosen)
+        raise UserError(f"{folder} has no checkpoint {checkpoint or 'yet'}; there are: {names}")
+    return load(path, ema=ema)
 
 
 def generation(model: Model, chosen: SamplingOptions) -> Generation:

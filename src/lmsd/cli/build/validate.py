@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from lmsd.cli.build import experiment
 from lmsd.cli.build.extractors import extractor_of
 from lmsd.cli.runs import store
-from lmsd.data.index import cache_folder
 from lmsd.data.module import ShardDataModule
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Progress
@@ -19,12 +18,12 @@ from lmsd.errors import UserError
 from lmsd.evaluation import Checker, Evaluator
 from lmsd.evaluation.grid import save_grid, to_picture
 from lmsd.evaluation.overlap import overlap, similarity_of
+from lmsd.files import cache_folder
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import generator_of
-from lmsd.ranks import place
+from lmsd.ranks import rank_and_world
 from lmsd.rng import Rng
 from lmsd.sampling import Generation
-from lmsd.types import Batch
 
 
 def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int | None) -> Evaluator:
@@ -35,7 +34,7 @@ def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int |
     held_out = data.split_set(split)
     extractor = extractor_of(settings.extractor, data)
     train, cache, shared = data.split_set("train"), cache_folder() / "features", None
-    if split != "train" and place()[0] == 0:
+    if split != "train" and rank_and_world()[0] == 0:
         bound = similarity_of(config.data.shards)
         shared = overlap(train, held_out, similarity=bound, mirrored=config.data.flip, cache=cache)
     return Evaluator(
@@ -133,7 +132,7 @@ class Validation:
         for split in ("train", "val"):
             held_out = self.data.split_set(split)
             places = [row % len(held_out) for row in rows]
-            batch = prompts(self.evaluator, places, held_out).to(engine.device)
+            batch = held_out.batch(places).to(engine.device)
             batch = generator_of(engine.roles).encode(batch)
             logs = engine.objective.probe(engine.roles, batch, Rng(engine.seed, batch.position))
             found |= {f"{name}_{split}": float(value) for name, value in logs.items()}
@@ -155,8 +154,7 @@ class Validation:
         """The grid as a picture in samples/, and its images with their captions to loggers that take any."""
         count = min(self.config.evaluate.grid, self.evaluator.n)
         if count:
-            held_out = self.evaluator.held_out
-            batch = prompts(self.evaluator, self.evaluator.rows[:count], held_out)
+            batch = self.data.split_set("val").batch(self.evaluator.rows[:count])
             made = generate(batch, Rng(0, batch.position))
             captions = batch.text or [
                 str(label) for label in (batch.label if batch.label is not None else range(count))
@@ -173,9 +171,3 @@ def shown(engine: Engine) -> Callable[[int, int], None] | None:
     """What shows in the run's own bar how many images are sampled; None without a bar."""
     bar = next((c for c in engine.trainer.callbacks if isinstance(c, Progress)), None)  # type: ignore[attr-defined]
     return None if bar is None else partial(bar.tell, what="sampling")
-
-
-def prompts(scorer: Evaluator, rows: list[int], held_out: Any) -> Batch:
-    """Images, captions and labels of some rows of a split."""
-    text = None if scorer.captions is None else held_out.captions(rows)
-    return Batch(x=held_out.images(rows), position=torch.tensor(rows), text=text, label=held_out.labels(rows))

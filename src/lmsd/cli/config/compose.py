@@ -4,7 +4,6 @@ Hydra composes the groups; this module refuses what Hydra lets pass or explains 
 with '+'), unknown choices of a group, a word where a number belongs, several values outside a sweep.
 """
 
-import os
 import re
 import sys
 from collections.abc import Iterable
@@ -40,6 +39,7 @@ from lmsd.cli.config.schema import (
 )
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
+from lmsd.ranks import launched_rank
 
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # type: ignore[misc]  # what omegaconf reads with
 
@@ -78,7 +78,7 @@ def load(name: str, overrides: list[str]) -> DictConfig:
     check_config(config)
     for key, value in references.items():  # looked up at each use, so that no file holds what they stand for
         OmegaConf.update(config, key, value)
-    if note and os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+    if note and launched_rank() == 0:
         print(note, file=sys.stderr)
     return config
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmsd.cli.config.kinds import Choice, Either, Flag, Kind, Many, Name, Number, Text
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError
+from lmsd.ranks import shares
 
 INTERACTIVE = ("bash", "interactive")
 """Names of SLURM's jobs in which ranks are started by hand."""
@@ -110,12 +111,7 @@ def check_limits(config: DictConfig) -> None:
     if config.devices == "auto":
         return  # looked at once the devices are counted
     devices = config.devices * config.num_nodes
-    parts = devices * config.micro_batches
-    if config.batch_size % parts:
-        raise UserError(
-            f"batch_size={config.batch_size} (global) does not divide by {devices} devices x "
-            f"{config.micro_batches} micro-batches: take a multiple of {parts}"
-        )
+    shares(config.batch_size, devices, config.micro_batches)
     check_guidance(config, config.evaluate.guidance)
     check_interval("evaluate.interval", config.evaluate.interval)
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from lmsd.cli.runs import store
 from lmsd.errors import UserError
+from lmsd.files import write_text
+from lmsd.ranks import launched_rank
 
 START = timedelta(minutes=30)
 """How long a rank waits for rank 0, which may index shards and train an extractor first."""
@@ -21,13 +23,12 @@ def agreed(what: str, decide: Callable[[], str]) -> str:
     """
     variable = f"LMSD_{what.upper()}"
     agent, note = _agent_store(), _slurm_note(what)
-    if store.rank() == 0:
+    if launched_rank() == 0:
         word = os.environ[variable] = decide()
         if agent is not None:
             agent.set(f"lmsd_{what}", word)
         elif note is not None:
-            note.with_suffix(".tmp").write_text(word)
-            os.replace(note.with_suffix(".tmp"), note)
+            write_text(note, word)
         return word
     if agent is not None:
         return str(agent.get(f"lmsd_{what}").decode())
@@ -35,7 +36,7 @@ def agreed(what: str, decide: Callable[[], str]) -> str:
         return _awaited(note)
     if variable not in os.environ:
         raise UserError(
-            f"rank {store.rank()} is not told what rank 0 does: start ranks by Lightning, torchrun or "
+            f"rank {launched_rank()} is not told what rank 0 does: start ranks by Lightning, torchrun or "
             f"srun, or give run_dir= and {variable}"
         )
     return os.environ[variable]

@@ -29,6 +29,8 @@ from lmsd.checkpoints import folder_of as folder_of
 from lmsd.cli.config.compose import stored
 from lmsd.cli.config.renamed import today
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
+from lmsd.files import write_text
+from lmsd.ranks import launched_rank
 
 FOLDERS = ("checkpoints", "samples", "eval")
 LIBRARIES = ("torch", "lightning", "hydra-core", "diffusers", "transformers", "webdataset", "numpy", "pillow")
@@ -115,25 +117,7 @@ def status(folder: Path) -> dict[str, Any]:
 
 def set_status(folder: Path, **values: Any) -> None:
     """Update status.json, whole or not at all: state is created, running, done, interrupted or failed."""
-    write(folder / "status.json", json.dumps(status(folder) | values, indent=1) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file whole or not at all, and for good: power may fail right after."""
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_text(folder / "status.json", json.dumps(status(folder) | values, indent=1) + "\n")
 
 
 def save_config(folder: Path, config: DictConfig) -> None:
@@ -145,7 +129,7 @@ def save_config(folder: Path, config: DictConfig) -> None:
 
 def write_config(folder: Path, public: DictConfig) -> None:
     """Write config.yaml, whole or not at all."""
-    write(folder / "config.yaml", OmegaConf.to_yaml(public))
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(public))
 
 
 def lock(folder: Path) -> IO[str]:
@@ -176,12 +160,6 @@ def held(folder: Path) -> bool:
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run has saved anything, be it damaged."""
     return any(any((folder / "checkpoints").glob(f"step_*.ckpt{end}")) for end in ("", ".bad"))
-
-
-def rank() -> int:
-    """The rank of the process, before and after Lightning has started its others."""
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    return int(next((os.environ[name] for name in names if name in os.environ), "0"))
 
 
 def point_latest(folder: Path) -> None:
@@ -290,6 +268,6 @@ def config_again(folder: Path) -> DictConfig:
             f"{folder / 'config.yaml'} cannot be read, and no checkpoint holds a copy: take that of a run "
             "like this one, or begin a new run"
         )
-    if rank() == 0:
+    if launched_rank() == 0:
         print(f"lmsd: {folder / 'config.yaml'} cannot be read; taken from {path}", file=sys.stderr)
     return _today(config)

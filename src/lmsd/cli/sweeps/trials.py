@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from lmsd.cli.runs import store
 from lmsd.errors import UserError
+from lmsd.files import write_text
 
 State = Literal["running", "done", "failed", "pruned", "interrupted"]
 
@@ -102,7 +103,7 @@ class Ledger:
         self.folder.mkdir(parents=True, exist_ok=True)
         trials = [asdict(trial) for trial in self.trials]
         content = {"pid": os.getpid(), "sweep": self.sweep, "trials": trials}
-        store.write(self.path, json.dumps(content, indent=1) + "\n")
+        write_text(self.path, json.dumps(content, indent=1) + "\n")
 
 
 def _trial(entry: dict[str, Any]) -> Trial:

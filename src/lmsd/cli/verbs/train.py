@@ -19,6 +19,8 @@ from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
 from lmsd.cli.runs.transcript import transcript
 from lmsd.errors import HIDDEN, UserError, redact, shown
+from lmsd.files import write_text
+from lmsd.ranks import launched_rank
 
 _PRIVATE = {
     "WANDB_CONSOLE": "off",
@@ -107,7 +109,7 @@ def begin(arguments: list[str]) -> int:
         config = load("train", arguments)
     if source is not None and finished(source, config):
         folder = store.folder_of(source)
-        if store.rank() == 0:
+        if launched_rank() == 0:
             print(f"{folder} is done, after {config.images:,} images")
             if not (folder / "report.html").is_file():
                 report(folder)
@@ -134,7 +136,7 @@ def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]
         else:
             source = store.unfinished(fresh.name, fresh.run_dir)
         if source is None:
-            if store.rank() == 0:
+            if launched_rank() == 0:
                 print(f"nothing to resume for {fresh.name}: a new run")
             return fresh, None
         given = flatten(fresh)
@@ -178,7 +180,7 @@ def accept(config: DictConfig, given: Mapping[str, Any], folder: Path) -> None:
             was = shown(key, known[key]) if key in known else "as it was"
             refused.append(f"{key}: {was} -> {shown(key, value)}")
         elif known[key] != value:
-            if store.rank() == 0 and not hidden:
+            if launched_rank() == 0 and not hidden:
                 print(redact(f"  changed by you: {key} {shown(key, known[key])} -> {shown(key, value)}"))
             OmegaConf.update(config, key, value)
     if refused:
@@ -212,7 +214,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     data.index("train")
     nets, objective = experiment.players(config, data)
     engine = experiment.engine(config, nets, objective)
-    chief = store.rank() == 0
+    chief = launched_rank() == 0
     if config.dry:
         announce(config, None, nets, resumed=resumed)
         engine.configure_optimizers()
@@ -334,7 +336,7 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
             raise UserError(f"Lightning refuses: {' '.join(str(error).split())}") from error
         if active:
             with tolerated("error.txt"):
-                store.write(folder / "error.txt", redact(traceback.format_exc()))
+                write_text(folder / "error.txt", redact(traceback.format_exc()))
                 error.add_note(f"traceback in {folder / 'error.txt'};")
         raise
     ended("done")
@@ -364,7 +366,7 @@ def loggers(config: DictConfig, folder: Path) -> list[Any]:
 
 def announce(config: DictConfig, folder: Path | None, nets: dict[str, Any], *, resumed: Path | None) -> None:
     """Say what runs, where, and how large it is."""
-    if store.rank() == 0:
+    if launched_rank() == 0:
         sizes = ", ".join(
             f"{name} {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M" for name, net in nets.items()
         )
