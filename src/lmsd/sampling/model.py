@@ -123,7 +123,6 @@ def load(run: str | Path, *, ema: str | int = "ema") -> Model:
     checkpoint = find(path if path.exists() else find_run(str(run)))
     content = read(checkpoint)
     half_life = None if ema == "raw" or not averages(content, "generator") else str(ema)
-    text = str(content[KEY]["config"])
     try:
         built = build(spec_of(content))
         if not isinstance(built, Generator):
@@ -133,6 +132,7 @@ def load(run: str | Path, *, ema: str | int = "ema") -> Model:
         raise UserError(f"{checkpoint}: {error}") from error
     if mismatch.missing:
         raise UserError(f"{checkpoint} lacks {', '.join(mismatch.missing[:5])}: its spec is of another net")
+    text = str(content[KEY]["config"])
     return Model(
         generator=built.eval().requires_grad_(False),
         checkpoint=checkpoint,

@@ -67,10 +67,12 @@ def generator(config: DictConfig) -> Generator:
 
 def generator_spec(config: DictConfig) -> dict[str, Any]:
     """The tree that rebuilds the generator by itself: its parts, and the size of the images."""
-    names = [name for name in ("schedule", "conditioner", "codec") if name in config]
+    codec = {"codec": plain(config.codec)} if "codec" in config else {}  # not in runs of version 2
     return {
         "_target_": "lmsd.models.parts.from_parts",
-        **{name: plain(config[name]) for name in names},
+        "schedule": plain(config.schedule),
+        "conditioner": plain(config.conditioner),
+        **codec,
         "net": {**plain(config.net), "_partial_": True},  # the parts say how large
         "channels": config.data.channels,
         "image_size": config.data.image_size,
