@@ -39,6 +39,8 @@ RESULTS = Path(__file__).parent / "results" / "copies.json"
 class Scenes:
     """n random scenes in memory."""
 
+    hash = None
+
     def __init__(self, n: int, seed: Sequence[int]) -> None:
         generator = np.random.default_rng(seed)
         self.scenes = [random_scene(generator) for _ in range(n)]

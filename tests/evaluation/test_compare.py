@@ -12,7 +12,7 @@ from lmsd.errors import UserError
 from lmsd.evaluation import Scores
 from lmsd.evaluation.compare import labels, write_comparison
 from lmsd.evaluation.measures import measures, prompts_score
-from lmsd.evaluation.records import records_by_age
+from lmsd.evaluation.records import read_record, read_records, records_by_age
 from lmsd.evaluation.versus import holm
 
 SETUP = {"split": "test", "data": "d", "extractor_sha256": "e", "sampler": "FewStep", "steps": 4, "nfe": 4.0}
@@ -138,3 +138,23 @@ def test_records_are_ordered_by_age_and_number(tmp_path):
     assert list(records_by_age(folder, "test")) == ordered
     assert ordered[1].stem == f"{ordered[0].stem}-2"
     assert ordered[-1].stem == f"{ordered[0].stem}-11"
+
+
+def test_the_paired_kernel_distance_of_earlier_records_goes_by_its_name(tmp_path):
+    """What was called kid once leaves the pairs out; it is compared with no usual estimate."""
+    score = {"value": 1.0, "low": 0.0, "high": 2.0, "level": 0.95}
+    content = {"scores": {"kid[x@1]": score, "kid_floor[x@1]": score, "fd[x@1]": score}, "setup": {}}
+    content |= {"seeds": [0], "n": 2, "slices": {"a": {"n": 1, "cmmd[x@1]": score}}}
+    path = tmp_path / "eval" / "test" / "metrics.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    found = read_record(path)
+    assert set(found["scores"]) == {"kid_paired[x@1]", "kid_paired_floor[x@1]", "fd[x@1]"}
+    assert set(found["slices"]["a"]) == {"n", "cmmd_paired[x@1]"}
+    content["scores"]["kid_paired[x@1]"] = score
+    path.write_text(json.dumps(content))
+    assert set(read_record(path)["scores"]) == set(content["scores"])
+    lines = [{"images": 1, "val/kid[x@1]": 0.1, "val/kid[x@1]/low": 0.0}, {"images": 2, "loss": 1.0}]
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert set(read_records(log)[0]) == {"images", "val/kid_paired[x@1]", "val/kid_paired[x@1]/low"}

@@ -24,9 +24,9 @@ def test_every_score_has_its_floors():
     found = measures(fakes, real, [0, 1] * 200, training=training, halvings=2)
     assert found.notes == ()
     scores = found.scores
-    for kind in ("fd", "kid", "precision", "recall", "density", "coverage"):
+    for kind in ("fd", "kid", "kid_paired", "precision", "recall", "density", "coverage"):
         assert {kind, f"{kind}_floor", f"{kind}_train"} <= set(scores)
-        assert len(scores[kind].parts) == (20 if kind in ("fd", "kid") else 30)
+        assert len(scores[kind].parts) == (20 if kind in ("fd", "kid", "kid_paired") else 30)
         assert len(scores[kind].by_seed) == 2
         assert scores[kind].interval.low <= scores[kind].interval.value <= scores[kind].interval.high
         assert scores[kind].interval.low < scores[kind].interval.high
@@ -37,9 +37,11 @@ def test_every_score_has_its_floors():
         mean = sum(scores[kind].by_seed) / 2
         assert mean == pytest.approx(scores[kind].interval.value)
     assert scores["coverage"].by_seed[1] == manifold(fakes[1], real).coverage
-    assert scores["kid"].interval.value == pytest.approx(
-        sum(kernel_distance(fake, real).value for fake in fakes) / 2, abs=0.05
-    ), "without the pairs i = i, which make no difference to independent rows"
+    usual = sum(kernel_distance(fake, real).value for fake in fakes) / 2
+    assert scores["kid"].interval.value == pytest.approx(usual, rel=1e-10)
+    assert scores["kid_paired"].interval.value == pytest.approx(usual, abs=0.05), (
+        "without the pairs i = i, which make no difference to independent rows"
+    )
     assert scores["kid"].interval.low > scores["kid_train"].interval.high
     assert scores["fd"].interval.low > scores["fd_train"].interval.high
 
@@ -59,9 +61,13 @@ def test_the_floor_of_kid_is_unbiased_with_labels_that_tell_much():
     for seed in range(20):
         labels = torch.arange(100) % 5
         real = draw(100, 3, seed) * 0.3 + 3.0 * draw(5, 3, 99)[labels]
-        values.append(measures([real], real, labels.tolist(), halvings=1).scores["kid_floor"].interval.value)
-    mean = torch.tensor(values)
+        values.append(measures([real], real, labels.tolist(), halvings=1).scores)
+    usual, mean = (
+        torch.tensor([found[name].interval.value for found in values])
+        for name in ("kid_floor", "kid_paired_floor")
+    )
     assert abs(mean.mean()) < 4 * mean.std() / 20**0.5
+    assert usual.mean() < -8 * usual.std() / 20**0.5, "the usual estimate counts the pairs"
 
 
 def test_class_scores_are_the_inception_scores_of_seeds():
@@ -91,13 +97,17 @@ def test_cmmd_by_rows_is_near_the_two_sample_form():
     x, y, training = draw(100, 6, 1) + 1.0, draw(100, 6, 2), draw(100, 6, 3)
     found = clip_distance([x], y, [0] * 100, training=training)
     for name, one in (("cmmd", x), ("cmmd_train", training)):
-        assert found[name].interval.value == pytest.approx(clip_mmd(one, y).value, rel=0.05, abs=0.3)
+        assert found[name].interval.value == pytest.approx(clip_mmd(one, y).value, rel=1e-9)
+        paired = found[name.replace("cmmd", "cmmd_paired")].interval.value
+        assert paired == pytest.approx(clip_mmd(one, y).value, rel=0.05, abs=0.3)
     ends = found["cmmd"].interval
     assert ends.low < ends.value < ends.high
     a, b = matched_halves([0] * 100, 0)
-    assert found["cmmd_floor"].interval.value == pytest.approx(clip_mmd(y[a], y[b]).value, abs=0.3)
+    assert found["cmmd_floor"].interval.value == pytest.approx(clip_mmd(y[a], y[b]).value, rel=1e-9)
     assert ends.low > max(found[f"cmmd_{floor}"].interval.high for floor in ("floor", "train"))
-    assert set(clip_distance([x], y, [0] * 100)) == {"cmmd", "cmmd_floor"}
+    assert set(clip_distance([x], y, [0] * 100)) == {
+        "cmmd", "cmmd_floor", "cmmd_paired", "cmmd_paired_floor",
+    }  # fmt: skip
 
 
 def test_wrong_captions_are_other_ones_where_there_are_any():
@@ -109,7 +119,7 @@ def test_wrong_captions_are_other_ones_where_there_are_any():
     assert found["clip_score"].interval.value == pytest.approx(2.5)
     assert found["clip_score_shuffled"].interval.value == pytest.approx(2.5 * apart, abs=1e-12)
     alike = texts[:20]
-    assert alignment([alike], alike, alike)["clip_score_shuffled"].interval.value == pytest.approx(2.5)
+    assert set(alignment([alike], alike, alike)) == {"clip_score", "clip_score_real"}, "there are no others"
 
 
 def test_the_floor_of_fd_infinity_is_about_nothing():
@@ -147,4 +157,4 @@ def test_what_n_cannot_bear_is_refused_with_the_alternatives():
     assert "kid" in wide.scores
     assert not any(name.startswith("fd") for name in wide.scores)
     assert "no fd: n=100 is below 120, twice the number of features" in wide.notes[0]
-    assert "or read kid" in wide.notes[0]
+    assert "or read kid_paired" in wide.notes[0]

@@ -70,6 +70,8 @@ def test_a_mirrored_training_image_is_one_where_training_mirrors(tmp_path):
 class Drawn:
     """Images of 32x32 that are drawn when they are asked for."""
 
+    hash = None
+
     def __init__(self, n: int, seed: int) -> None:
         self.n, self.seed = n, seed
 

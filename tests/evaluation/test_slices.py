@@ -47,11 +47,12 @@ def test_a_class_that_fails_is_seen_in_its_slice_alone():
     right[labels == 1, 0] = False
     rows = rows_by_slice(labels.tolist(), None)
     found = sliced(fakes, real, right, rows, extractor="net@ab12")
-    good, bad = (found[name].scores["kid[net@ab12]"].interval for name in ("0", "1"))
+    good, bad = (found[name].scores["kid_paired[net@ab12]"].interval for name in ("0", "1"))
     assert good.low < 0.0 < good.high < bad.low
     groups = torch.arange(100) % 20
     by_hand = kernel_distance_by_rows([fake[1::2] for fake in fakes], real[1::2], groups)
-    assert found["1"].scores["kid[net@ab12]"] == by_hand
+    assert found["1"].scores["kid[net@ab12]"] == by_hand[0]
+    assert found["1"].scores["kid_paired[net@ab12]"] == by_hand[1]
     assert [found[name].scores["right"].interval.value for name in ("0", "1")] == [1.0, 0.5]
     assert found["1"].n == 100
     assert "right" not in sliced(fakes, real, None, rows, extractor="x")["0"].scores
@@ -59,9 +60,9 @@ def test_a_class_that_fails_is_seen_in_its_slice_alone():
     record = Scores("net@ab12", 200, (0, 1), {}, None, (), {"split": "test"}, found).as_json()
     table = slices_of(json.loads(json.dumps(record)))
     assert table is not None
-    assert table.scores == ["kid[net@ab12]", "right"]
+    assert table.scores == ["kid[net@ab12]", "kid_paired[net@ab12]", "right"]
     assert [row[:2] for row in table.rows] == [["0", "100"], ["1", "100"]]
-    assert table.rows[0][3].replace("\u00a0", " ").startswith("100.0 % (")
+    assert table.rows[0][4].replace("\u00a0", " ").startswith("100.0 % (")
     assert slices_of({"scores": {}}) is None
 
 

@@ -95,12 +95,15 @@ def test_where_all_held_out_images_were_trained_on_nothing_is_told():
     ("named", "said"),
     [
         (
-            {"fd_ratio": (0.8, 0.7, 0.9), "kid": (0.1, 0.0, 0.2)},
+            {"fd_ratio": (0.8, 0.7, 0.9), "kid_paired": (0.1, 0.0, 0.2)},
             "FD is 0.80 × the real-vs-real floor on test",
         ),
         ({"fd_ratio": (0.8, 0.7, 0.9)}, "nearer than fresh real data, so with less variety"),
-        ({"kid": (0.1, 0.05, 0.2)}, "KID is 0.1 on test (95 % interval 0.05 to 0.2): told apart from"),
-        ({"kid": (0.1, -0.05, 0.2)}, ": at this n not told apart from held-out data."),
+        (
+            {"kid_paired": (0.1, 0.05, 0.2)},
+            "Paired KID is 0.1 on test (95 % interval 0.05 to 0.2): told apart from",
+        ),
+        ({"kid_paired": (0.1, -0.05, 0.2)}, ": at this n not told apart from held-out data."),
     ],
 )
 def test_the_first_sentence_is_about_distance(named, said):
@@ -133,4 +136,4 @@ def test_a_score_that_flatters_is_called_so_before_anything_else(shared, split, 
     _, words = write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "c.html")
     for who in ("the first", "b"):
         assert f"  note: {who}: {first[:-1]}" in words
-    assert sentences({split: record | {"notes": []}}, [])[0].startswith("KID is")
+    assert sentences({split: record | {"notes": []}}, [])[0].startswith("Paired KID is")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lmsd.errors import UserError
-from lmsd.features.cnn import in_range
+from lmsd.features.base import in_range
 from lmsd.metrics import clip_scores, r_precision
 
 

@@ -37,6 +37,22 @@ def test_equals_torchmetrics(monkeypatch):
     assert torch.tensor(ours, dtype=torch.float64).std().item() == pytest.approx(float(spread), rel=1e-9)
 
 
+@pytest.mark.parametrize(("n", "splits"), [(91, 10), (25, 10), (20, 10), (103, 7)])
+def test_parts_are_equal_but_for_one_image(n, splits):
+    logits = draw(n, 5)
+    whole = [inception_scores(logits[rows], splits=1)[0] for rows in np.array_split(np.arange(n), splits)]
+    assert inception_scores(logits, splits=splits) == pytest.approx(whole, rel=1e-12)
+
+
+def test_one_split_has_no_interval():
+    found = inception_score(draw(20, 3), splits=1)
+    assert found.value == inception_scores(draw(20, 3), splits=1)[0]
+    assert np.isnan([found.low, found.high]).all()
+    assert str(found) == f"{found.value:.3g}"
+    with pytest.raises(UserError, match="splits=0: the score is taken over one part"):
+        inception_score(draw(20, 3), splits=0)
+
+
 def test_ends():
     """Sure and evenly spread: the number of classes. Sure of one class, or never sure: 1."""
     sure = torch.eye(5, dtype=torch.float64).repeat(8, 1) * 1e4

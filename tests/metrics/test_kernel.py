@@ -65,13 +65,14 @@ def test_equals_torchmetrics_on_the_same_subsets(monkeypatch):
 
 def test_strips_make_no_difference(monkeypatch):
     x, y, groups = draw(60, 4), draw(60, 4, seed=1), jackknife_groups(60)
-    whole = kernel_distance(x, y), kernel_distance_by_rows([y], x, groups)
+    whole = kernel_distance(x, y), *kernel_distance_by_rows([y], x, groups)
     monkeypatch.setattr(module, "_CELLS", 130)
-    parts = kernel_distance(x, y), kernel_distance_by_rows([y], x, groups)
+    parts = kernel_distance(x, y), *kernel_distance_by_rows([y], x, groups)
     assert parts[0].value == pytest.approx(whole[0].value, rel=1e-12)
     assert parts[0].high == pytest.approx(whole[0].high, rel=1e-12)
-    assert parts[1].interval.high == pytest.approx(whole[1].interval.high, rel=1e-12)
-    assert parts[1].parts == pytest.approx(whole[1].parts, rel=1e-12)
+    for kind in (1, 2):
+        assert parts[kind].interval.high == pytest.approx(whole[kind].interval.high, rel=1e-12)
+        assert parts[kind].parts == pytest.approx(whole[kind].parts, rel=1e-12)
 
 
 def test_by_rows_is_the_one_sample_form_also_without_a_group():
@@ -86,11 +87,44 @@ def test_by_rows_is_the_one_sample_form_also_without_a_group():
             total += float(h.sum() - h.diagonal().sum()) / (n * (n - 1)) / 2
         return total
 
-    found = kernel_distance_by_rows(fakes, real, groups)
+    found = kernel_distance_by_rows(fakes, real, groups)[1]
     assert found.interval.value == pytest.approx(value(groups >= 0), rel=1e-10)
     assert sum(found.by_seed) / 2 == pytest.approx(found.interval.value, rel=1e-10)
-    assert kernel_distance_by_rows(fakes[:1], real, groups).by_seed == pytest.approx(found.by_seed[:1])
+    assert kernel_distance_by_rows(fakes[:1], real, groups)[1].by_seed == pytest.approx(found.by_seed[:1])
     assert found.parts == pytest.approx([value(groups != group) for group in range(20)], rel=1e-10)
+
+
+def test_the_usual_one_by_rows_is_kids_own_value():
+    """Row i of real and generated from one prompt: usual counts them, paired does not."""
+    common = 2.0 * draw(60, 3, 9)
+    real, fakes, groups = (
+        common + draw(60, 3),
+        [common + draw(60, 3, k) for k in (1, 2)],
+        jackknife_groups(60),
+    )
+    usual, paired = kernel_distance_by_rows(fakes, real, groups)
+    by_seed = [kernel_distance(fake, real).value for fake in fakes]
+    assert usual.by_seed == pytest.approx(by_seed, rel=1e-10)
+    assert usual.interval.value == pytest.approx(sum(by_seed) / 2, rel=1e-10)
+    assert usual.interval.value < paired.interval.value - 0.3
+    assert sum(usual.parts) / 20 == pytest.approx(usual.interval.value, rel=0.02)
+    cross = polynomial(real, fakes[0])
+    off = (cross.sum() - cross.diagonal().sum()) / (60 * 59)
+    gap = 2 / 60 * float(off - cross.diagonal().mean())
+    assert usual.by_seed[0] - paired.by_seed[0] == pytest.approx(gap, rel=1e-9)
+
+
+def test_the_usual_ones_interval_is_that_of_repeated_experiments():
+    """600 pairs of arrays that share prompts: the mean estimated variance is near the one seen."""
+    found = []
+    for k in range(600):
+        common = draw(40, 2, 3 * k)
+        real, fake = (common + draw(40, 2, 3 * k + place) for place in (1, 2))
+        groups = torch.arange(40) % 20
+        found.append(kernel_distance_by_rows([fake + 0.6], real, groups, kernel=gaussian_like)[0].interval)
+    seen = torch.tensor([each.value for each in found]).var().item()
+    estimated = torch.tensor([((each.high - each.low) / 2 / 1.959964) ** 2 for each in found]).mean().item()
+    assert 0.85 < estimated / seen < 1.2
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.7])
@@ -124,3 +158,10 @@ def test_bad_arrays_are_refused():
         kernel_distance(draw(9, 3), draw(9, 4))
     with pytest.raises(UserError, match="3 and 9 rows are too few"):
         kernel_distance(draw(3, 3), draw(9, 3))
+
+
+def test_rows_that_do_not_belong_together_are_refused():
+    with pytest.raises(UserError, match=r"fake arrays \[\[9, 3\]\] and the real one \[8, 3\] must be alike"):
+        kernel_distance_by_rows([draw(9, 3)], draw(8, 3), torch.arange(8))
+    with pytest.raises(UserError, match="x are complex numbers: take their real part"):
+        kernel_distance(torch.zeros(9, 3, dtype=torch.complex64), draw(9, 3))

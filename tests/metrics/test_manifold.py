@@ -76,3 +76,29 @@ def test_one_mode_of_two_is_precise_and_covers_half():
 def test_too_few_samples_are_refused():
     with pytest.raises(UserError, match="5 generated and 9 real samples are too few for k=5"):
         manifold(draw(5, 2), draw(9, 2))
+
+
+@pytest.mark.parametrize("function", [manifold, precision_recall, density_coverage, manifolds])
+def test_neighbors_are_counted_from_one(function):
+    with pytest.raises(UserError, match="k=0: neighbors are counted from 1"):
+        function(draw(20, 2), draw(20, 2), k=0)
+    with pytest.raises(UserError, match="feature widths differ: 2 and 3"):
+        function(draw(20, 2), draw(20, 3))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
+@pytest.mark.parametrize("seed", range(3))
+def test_ties_are_decided_by_differences(offset, seed, monkeypatch):
+    """Features on a grid, and copies of real ones: distances tie with radii, and rounding decides nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    real = torch.randint(0, 4, (60, 3), generator=generator).double() * 0.125 + offset
+    generated = torch.cat(
+        [real[:20], torch.randint(0, 4, (20, 3), generator=generator).double() * 0.125 + offset]
+    )
+    found = manifold(generated, real, k=3)
+    expected = written_out(generated, real, 3)
+    assert (found.precision, found.recall, found.density, found.coverage) == pytest.approx(
+        expected, abs=1e-12
+    )
+    monkeypatch.setitem(function.__globals__, "_CELLS", 200)
+    assert manifold(generated, real, k=3) == found

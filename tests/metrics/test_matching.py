@@ -75,3 +75,14 @@ def test_labels_that_are_used_up_get_other_rows():
     assert sorted(rows) == [0, 1, 2, 3]
     with pytest.raises(UserError, match="3 training samples are fewer than the 4"):
         matched_rows([1, 1, 1, 1], [1, 1, 1], 0)
+
+
+@pytest.mark.parametrize("names", [[3], ["a handwritten three"], [3, 7]])
+def test_a_label_of_which_training_has_too_few_is_refused(names):
+    labels = [names[row % len(names)] for row in range(150)]
+    among = [names[row % len(names)] for row in range(97)] + [names[0].__class__(9)] * 200
+    with pytest.raises(
+        UserError, match=rf"held-out samples have '{names[0]}' and only \d+ training samples do"
+    ):
+        matched_rows(labels, among, 0)
+    assert len(matched_rows(labels, [*among, *labels], 0)) == 150

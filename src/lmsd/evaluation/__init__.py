@@ -1,13 +1,30 @@
-"""Held-out scores with n, seeds, intervals and floor; sample grids; the report of a run."""
+"""Held-out scores with n, seeds, intervals and floor; sample grids; the report of a run.
 
-from lmsd.evaluation.evaluate import Checker, Evaluator, evaluate
-from lmsd.evaluation.features import FeatureExtractor
-from lmsd.evaluation.scores import Scores
+Names are looked up when they are asked for, so that the catalog of scores can be read without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmsd.evaluation.evaluator import Checker, Evaluator, evaluate
+    from lmsd.evaluation.scores import Scores
 
 __all__ = [
     "Checker",
     "Evaluator",
-    "FeatureExtractor",
     "Scores",
     "evaluate",
 ]
+_PLACES = {
+    "evaluator": ("Checker", "Evaluator", "evaluate"),
+    "scores": ("Scores",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the module that defines it."""
+    for module, names in _PLACES.items():
+        if name in names:
+            return vars(import_module(f"{__name__}.{module}"))[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from lmsd.evaluation.verdict import chosen_split
 from lmsd.evaluation.versus import Versus, versus
 from lmsd.files import write_text
 
-_CURVES = ("val/fd[", "val/right", "val/kid[")
+_CURVES = ("val/fd[", "val/right", "val/kid[", "val/kid_paired[")
 
 
 def write_comparison(

@@ -1,51 +1,21 @@
-"""What an extractor is; features of real images, kept under the hash of data, rows and extractor."""
+"""Features of real images, kept under the hash of data, rows and extractor."""
 
 import hashlib
 import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from lmsd.features.cnn import ImageSet
+from lmsd.features.base import FeatureExtractor, ImageSet
 from lmsd.files import replacing
 from lmsd.ranks import by_chunks, by_first, rank_and_world
 
 _CHUNK = 500
-
-
-class FeatureExtractor(Protocol):
-    """Images to features and logits, with a name that carries its weights' hash."""
-
-    @property
-    def net(self) -> nn.Module:
-        """The weights, wherever they are to be."""
-
-    @property
-    def name(self) -> str:
-        """What metrics are called after: name@hash."""
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the weights."""
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether its logits are those of classes of which every image has one."""
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [n,C,H,W], uint8 or float in [-1,1] → (features [n,d], logits [n,classes ≥ 0])."""
-
-    def right(self, logits: Tensor, labels: Tensor | None, captions: Sequence[str] | None) -> Tensor | None:
-        """Whether each image shows its label, or its caption's words, bool [n]; None: it cannot tell."""
-
-    def texts(self, captions: Sequence[str]) -> Tensor | None:
-        """Captions → embeddings [n,d] in the space of the images' features; None: it reads none."""
 
 
 class Mirrored:
@@ -53,8 +23,7 @@ class Mirrored:
 
     def __init__(self, split: ImageSet) -> None:
         self.split = split
-        found = getattr(split, "hash", None)
-        self.hash = None if found is None else f"{found} mirrored"
+        self.hash = None if split.hash is None else f"{split.hash} mirrored"
 
     def __len__(self) -> int:
         return len(self.split)
@@ -74,8 +43,7 @@ class Mirrored:
 
 def same_set(one: ImageSet, other: ImageSet) -> bool:
     """Whether two splits are one: the same object, or of the same hash."""
-    name = getattr(one, "hash", None)
-    return one is other or (name is not None and name == getattr(other, "hash", None))
+    return one is other or (one.hash is not None and one.hash == other.hash)
 
 
 def cached_features(
@@ -86,10 +54,9 @@ def cached_features(
     cache: a folder, used where the split names itself by a `hash`; a file in it is written whole or not at
     all.
     """
-    data = getattr(split, "hash", None)
-    if cache is None or data is None:
+    if cache is None or split.hash is None:
         return _extract(split, extractor, rows)
-    key = hashlib.sha256(f"{data} {extractor.sha256} {list(rows)}".encode()).hexdigest()
+    key = hashlib.sha256(f"{split.hash} {extractor.sha256} {list(rows)}".encode()).hexdigest()
     path = cache / f"{key[:32]}.safetensors"
     kept = by_first(partial(_kept, path))
     if kept is not None:

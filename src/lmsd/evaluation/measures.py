@@ -8,7 +8,7 @@ name_real     of the held-out images themselves (the ceiling); name_shuffled: wi
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import fmean
 
 import torch
@@ -40,7 +40,7 @@ from lmsd.metrics import (
 
 K = 5
 """Neighbors behind precision, recall, density and coverage."""
-_SHARES = ("precision", "recall", "density", "coverage")
+_SHARES = tuple(field.name for field in fields(Manifold))
 LEAST_PAIRS = 2 * GROUPS
 LEAST_ROWS = 400
 """Rows from which neighborhoods of five are local enough to tell precision from recall."""
@@ -63,7 +63,7 @@ def measures(
     training: Tensor | None = None,
     halvings: int | None = None,
 ) -> Measures:
-    """FD, FD∞, KID, precision, recall, density and coverage with their floors.
+    """FD, FD∞, KID (usual and paired), precision, recall, density and coverage with their floors.
 
     fakes: generated features, one array [n,d] a seed; real [n,d]; keys [n]: labels or captions that rows
     share; training [n,d]: features of training images with the same keys. What n is too small for is left
@@ -88,7 +88,7 @@ def measures(
     else:
         notes.append(
             f"no fd: n={n} is below {2 * d}, twice the number of features; take a larger n, an extractor "
-            "with fewer features, or read kid, which has no bias in n"
+            "with fewer features, or read kid_paired, which has no bias in n"
         )
     found |= _kernel(fakes, real, pairs, groups, training)
     if n >= LEAST_ROWS:
@@ -111,10 +111,11 @@ def _kernel(
     sets = {"": (fakes, real, groups), "_floor": ([real[pairs[0]]], real[pairs[1]], groups[pairs[0]])}
     if training is not None:
         sets["_train"] = ([training], real, groups)
-    return {
-        f"{name}{suffix}": kernel_distance_by_rows(ours, theirs, own, kernel=kernel)
-        for suffix, (ours, theirs, own) in sets.items()
-    }
+    found: dict[str, Score] = {}
+    for suffix, (ours, theirs, own) in sets.items():
+        usual, paired = kernel_distance_by_rows(ours, theirs, own, kernel=kernel)
+        found |= {f"{name}{suffix}": usual, f"{name}_paired{suffix}": paired}
+    return found
 
 
 def _shares(
@@ -183,10 +184,13 @@ def alignment(fakes: Sequence[Tensor], real: Tensor, texts: Tensor, *, seed: int
     """CLIP score and R-precision of image embeddings, one array [n,d] a seed, and their captions' [n,d].
 
     R-precision, among 100, needs as many captions. Beside them those of the real images, and of generated
-    ones with the captions of others (of the next row that has another one; rows are in random order).
+    ones with the captions of others (of the next row that has another one; rows are in random order), where
+    there are any.
     """
-    wrong = texts[_others(texts.unique(dim=0, return_inverse=True)[1])]
-    sets = {"": (list(fakes), texts), "_real": ([real], texts), "_shuffled": (list(fakes), wrong)}
+    captions = texts.unique(dim=0, return_inverse=True)[1]
+    sets = {"": (list(fakes), texts), "_real": ([real], texts)}
+    if captions.unique().numel() > 1:
+        sets["_shuffled"] = (list(fakes), texts[_others(captions)])
 
     def scored(measure: Callable[[Tensor, Tensor], Tensor], share: bool) -> dict[str, Score]:
         return {
@@ -203,7 +207,7 @@ def alignment(fakes: Sequence[Tensor], real: Tensor, texts: Tensor, *, seed: int
 
 
 def _others(captions: Tensor) -> Tensor:
-    """For each row the next one, cyclically, whose caption's number [n] is another; itself where none is."""
+    """For each row the next one, cyclically, whose caption's number [n] is another; there are two."""
     rows = torch.arange(len(captions))
     found = rows.clone()
     for step in range(1, len(rows)):

@@ -1,7 +1,7 @@
 """What a score is called: kind[extractor@hash], or bare where the published protocol was kept."""
 
-from lmsd.evaluation.features import FeatureExtractor
 from lmsd.evaluation.scores import Scalar
+from lmsd.features.base import FeatureExtractor
 
 PROTOCOL = 50_000
 """Generated and training images that bare `fid` and `is` stand on, as published figures do."""
@@ -9,7 +9,7 @@ PROTOCOL = 50_000
 
 def published(extractor: FeatureExtractor, split: Scalar, n: int) -> frozenset[str]:
     """Which bare names may be used: the reference weights on as many images as published figures stand on."""
-    if not getattr(extractor, "reference", False) or n < PROTOCOL:
+    if not extractor.reference or n < PROTOCOL:
         return frozenset()
     return frozenset({"fid", "is"} if split == "train" else {"is"})
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmsd.data.builders.duplicates import signature
-from lmsd.features.cnn import ImageSet
+from lmsd.features.base import ImageSet
 from lmsd.files import write_text
 from lmsd.types import levels
 
@@ -64,7 +64,7 @@ def overlap(
 
     mirrored: whether training mirrors images.
     """
-    hashes = [getattr(split, "hash", None) for split in (train, held_out)]
+    hashes = [split.hash for split in (train, held_out)]
     path = None
     if cache is not None and all(hashes):
         words = f"{hashes} {similarity}" + (" mirrored" if mirrored else "")

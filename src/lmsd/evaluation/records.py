@@ -1,7 +1,8 @@
 """What lies in a run folder: records of scores in eval/<split>/, lines of metrics.jsonl, when it trained."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ Record: TypeAlias = dict[str, Any]
 
 _PARTS = {"scores": dict, "setup": dict, "seeds": list, "n": int}
 """What every record of scores has."""
+_PAIRED = re.compile(r"^((?:\w+/)?(?:kid|cmmd))(?=[_[])")
 
 
 def newest_records(folder: Path) -> dict[str, Record]:
@@ -36,7 +38,15 @@ def read_record(path: Path) -> Record:
     content = read_json(path)
     if not all(isinstance(content.get(name), kind) for name, kind in _PARTS.items()):
         raise _damaged(path)
-    return content
+    slices = {name: paired(part) for name, part in content.get("slices", {}).items()}
+    return content | {"scores": paired(content["scores"])} | ({"slices": slices} if slices else {})
+
+
+def paired(scores: Mapping[str, Any]) -> Record:
+    """Scores by today's names: what was called kid (cmmd) before there was kid_paired is kid_paired."""
+    if any("_paired" in name for name in scores):
+        return dict(scores)
+    return {_PAIRED.sub(r"\1_paired", name): score for name, score in scores.items()}
 
 
 def read_json(path: Path) -> Record:
@@ -68,7 +78,7 @@ def read_records(path: Path) -> list[Record]:
         except ValueError:
             continue  # the last line of a run that was killed
         if isinstance(record, dict) and isinstance(record.get("images"), int | float):
-            records.append(record)
+            records.append(paired(record))
     return sorted(records, key=lambda record: float(record["images"]))
 
 

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from lmsd.errors import UserError
+from lmsd.evaluation.catalog import CATALOG, kind_of
 from lmsd.evaluation.charts import Curve, draw, short, stacked
 from lmsd.evaluation.records import (
     Record,
@@ -41,8 +42,6 @@ _TITLES = {
     "diversity": "Diversity over z",
     "anchor": "Anchor",
     "adversary": "Adversarial term",
-    "right": "Share of prompts right",
-    "neighbor_ratio": "Distance to the nearest training image, over held-out's",
     "throughput": "Throughput, images/s, evaluations included",
 }
 _JOINED = {"accuracy_train": "training images", "accuracy_val": "held-out images"}
@@ -225,8 +224,14 @@ def _score_charts(columns: Mapping[str, tuple[list[float], list[float]]]) -> lis
         if kind == "fd_ratio":
             curves.append(Curve("a perfect model", x, [1.0] * len(x), dashed=True))
         title = {"fd": f"{score} on {split}", "fd_ratio": f"FD over the real-vs-real floor [{extractor}"}
-        charts.append(Chart(title.get(kind, _TITLES.get(kind, kind)), draw(curves, anchor=name)))
+        charts.append(Chart(title.get(kind, _title(kind)), draw(curves, anchor=name)))
     return charts
+
+
+def _title(name: str) -> str:
+    """What a score's chart is called."""
+    kind = CATALOG.get(kind_of(name))
+    return name if kind is None or kind.title is None else kind.title
 
 
 def _evaluation(folder: Path, split: str, content: Record) -> Evaluation:
@@ -266,8 +271,8 @@ def _evaluate_command(folder: Path, content: Record) -> str:
 
 
 def over_steps(records: Sequence[Record], newest: Record) -> list[Chart]:
-    """FD (else KID) and right prompts over the number of steps, a line a guidance, where more than one was
-    scored with all else equal; records: oldest first.
+    """FD (else paired KID) and right prompts over the number of steps, a line a guidance, where more than one
+    was scored with all else equal; records: oldest first.
     """
     free = ("steps", "guidance", "nfe")
 
@@ -277,12 +282,12 @@ def over_steps(records: Sequence[Record], newest: Record) -> list[Chart]:
 
     alike = [record for record in records if fixed(record) == fixed(newest)]
     charts = []
-    for wanted in (("fd[", "kid["), ("right",)):
+    for wanted in (("fd[", "kid_paired["), ("right",)):
         names = [n for n in newest.get("scores", {}) for start in wanted if n.startswith(start)]
         for name in [each for each in names if not each.startswith("right_")][:1]:
             curves = _steps_curves(alike, name)
             if curves:
-                title = f"{_TITLES.get(name, name)} over sampling steps"
+                title = f"{_title(name)} over sampling steps"
                 charts.append(Chart(title, draw(curves, anchor=f"steps {name}", over="steps")))
     return charts
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from lmsd.evaluation.catalog import CATALOG, kind_of
 from lmsd.evaluation.slices import Slice
 from lmsd.files import write_text
 from lmsd.metrics import Interval, Memorization, Score
@@ -14,20 +15,6 @@ from lmsd.metrics import Interval, Memorization, Score
 Scalar: TypeAlias = str | int | float | bool | None
 
 _SHOWN = ("split", "ema", "sampler", "steps", "nfe", "guidance")
-MAIN = (
-    "fd",
-    "fid",
-    "fd_infinity",
-    "kid",
-    "cmmd",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "class_score",
-    "is",
-)
-"""Kinds with a line of their own in text; the floors stand beside them."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +35,11 @@ class Scores:
     slices: Mapping[str, Slice] = field(default_factory=dict)
 
     def __contains__(self, kind: str) -> bool:
-        return any(name.partition("[")[0] == kind for name in self.scores)
+        return any(kind_of(name) == kind for name in self.scores)
 
     def __getitem__(self, kind: str) -> Interval:
         """The interval of a kind: scores["fd"], scores["right"]."""
-        return next(score.interval for name, score in self.scores.items() if name.partition("[")[0] == kind)
+        return next(score.interval for name, score in self.scores.items() if kind_of(name) == kind)
 
     def scalars(self, prefix: str = "") -> dict[str, float]:
         """Numbers for metrics.jsonl: scores, neighbor ratio and copies; their ends as NAME/low, NAME/high."""
@@ -114,14 +101,16 @@ class Scores:
         """The scores as lines of text, each with what belongs to it."""
         about = ", ".join(f"{name}={value}" for name, value in self.setup.items() if name in _SHOWN)
         lines = [f"n={self.n}, seeds {','.join(map(str, self.seeds))}, {about}; 95 % intervals"]
-        lines += [self._line(name) for name in self.scores if name.partition("[")[0] in MAIN]
+        lines += [self._line(name) for name in self.scores if _has_line(name)]
         if "fd_ratio" in self:
             matched, floor = self["fd_matched"], self["fd_floor"]
             lines.append(f"  fd of halves {matched}, real-vs-real floor {floor}, ratio {self['fd_ratio']}")
         for kind in ("clip_score", "r_precision"):
             if kind in self:
-                beside = (
-                    f"real {self[f'{kind}_real'].value:.3g}, shuffled {self[f'{kind}_shuffled'].value:.3g}"
+                beside = ", ".join(
+                    f"{word} {self[f'{kind}_{word}'].value:.3g}"
+                    for word in ("real", "shuffled")
+                    if f"{kind}_{word}" in self
                 )
                 lines.append(f"{kind} {self[kind]} ({beside})")
         if "right" in self:
@@ -132,7 +121,7 @@ class Scores:
         return "\n".join([*lines, *self.notes])
 
     def _line(self, name: str) -> str:
-        kind = name.partition("[")[0]
+        kind = kind_of(name)
         beside = [
             f"{word} {self.scores[other].interval.value:.3g}"
             for word, suffix in (("halves, n/2,", "floor"), ("train", "train"), ("real", "real"))
@@ -143,10 +132,15 @@ class Scores:
         return f"{name} {self.scores[name].interval}" + (f" (floor: {', '.join(beside)})" if beside else "")
 
 
+def _has_line(name: str) -> bool:
+    found = CATALOG.get(kind_of(name))
+    return found is not None and found.line
+
+
 def standing_beside(names: Iterable[str], kind: str, suffix: str) -> str | None:
     """The name of a kind's score of real images: that of fd for `fid`, of class_score for `is`."""
     wanted = {"fid": "fd", "is": "class_score"}.get(kind, kind) + f"_{suffix}"
-    return next((name for name in names if name.partition("[")[0] == wanted), None)
+    return next((name for name in names if kind_of(name) == wanted), None)
 
 
 def _score_json(score: Score) -> dict[str, Any]:

@@ -59,8 +59,8 @@ def sliced(
     found = {}
     for name, chosen in rows.items():
         groups = torch.arange(len(chosen)) % GROUPS
-        kid = kernel_distance_by_rows([fake[chosen] for fake in fakes], real[chosen], groups)
-        scores = {f"kid[{extractor}]": kid}
+        kid, paired = kernel_distance_by_rows([fake[chosen] for fake in fakes], real[chosen], groups)
+        scores = {f"kid[{extractor}]": kid, f"kid_paired[{extractor}]": paired}
         if right is not None:
             scores["right"] = prompts_score(right[chosen], share=True)
         if real_right is not None:

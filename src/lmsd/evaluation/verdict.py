@@ -4,41 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmsd.evaluation.catalog import BESIDE, CATALOG, is_share, kind_of
 from lmsd.evaluation.scores import standing_beside
 
-_MEANING = {
-    "fid": "Fréchet distance by the published protocol: Inception-v3, against the training images",
-    "fd": "Fréchet distance of generated and held-out images, same captions, same n; 0: the same moments",
-    "fd_infinity": "the same without its bias in n: extrapolated to infinitely many samples",
-    "fd_matched": "the same with half of n: generated from one half's captions, against the other half",
-    "fd_floor": "the same between the two real halves: what a perfect model would get",
-    "fd_ratio": "matched over floor: 1 is a perfect model",
-    "kid": "kernel distance, without bias: 0 for a perfect model, at any n",
-    "cmmd": "kernel distance of CLIP embeddings, times 1000",
-    "precision": "generated images inside the real ones' neighborhoods (k = 5)",
-    "recall": "real images inside the generated ones' neighborhoods",
-    "density": "how many real neighborhoods a generated image lies in, over k; 1 for a perfect model",
-    "coverage": "real images with a generated one in their neighborhood",
-    "is": "Inception Score by the published protocol",
-    "class_score": "the Inception Score's formula with this classifier: sure of each, spread over all",
-    "clip_score": "agreement of image and caption, 2.5 × cosine",
-    "r_precision": "images nearer to their own caption than to 99 others",
-    "right": "generated images that show what the prompt asks for",
-    "right_real": "held-out real images that show what their own caption says",
-}
-BESIDE = {
-    "floor": "real halves (n/2)",
-    "train": "training images",
-    "real": "real images",
-    "shuffled": "wrong captions",
-}
 _BY_LAW = "held-out images {}, by definition"
 _ALONE = ("fd_floor", "right_real")
 """Rows of their own, although they stand beside another score."""
 CLOSE = -3.0
 """C_T below which samples lie nearer to the training set than held-out images, all over."""
-
-_SHARES = ("right", "precision", "recall", "coverage", "r_precision")
 
 
 @dataclass(frozen=True)
@@ -60,7 +33,7 @@ def rows_of(content: Mapping[str, Any]) -> list[ScoreRow]:
         if name == "neighbors":
             rows += _neighbor_rows(score)
             continue
-        kind = name.partition("[")[0]
+        kind = kind_of(name)
         if kind not in _ALONE and kind.rpartition("_")[2] in BESIDE:
             continue
         show = shown(kind)
@@ -68,11 +41,11 @@ def rows_of(content: Mapping[str, Any]) -> list[ScoreRow]:
             f"{words} {show(scores[other]['value'])}"
             for suffix, words in BESIDE.items()
             for other in [standing_beside(scores, kind, suffix)]
-            if other is not None and other.partition("[")[0] not in _ALONE
+            if other is not None and kind_of(other) not in _ALONE
         ]
         spread = [f"σ over seeds {show(score['seed_sd'])}"] if score.get("seed_sd") is not None else []
         interval = f"{show(score['low'])} to {show(score['high'])}"
-        meaning = _MEANING.get(kind, "")
+        meaning = CATALOG[kind].meaning if kind in CATALOG else ""
         rows.append(ScoreRow(name, show(score["value"]), interval, "; ".join(beside + spread), meaning))
     return rows
 
@@ -97,7 +70,7 @@ def slices_of(content: Mapping[str, Any]) -> SliceTable | None:
 
 
 def _with_interval(name: str, score: Mapping[str, float]) -> str:
-    show = shown(name.partition("[")[0])
+    show = shown(kind_of(name))
     return f"{show(score['value'])} ({show(score['low'])} to {show(score['high'])})"
 
 
@@ -135,12 +108,12 @@ def sentences(found: Mapping[str, Mapping[str, Any]], records: Sequence[Mapping[
     split = chosen_split(found)
     if split is None:
         return ["Not evaluated yet: `lmsd evaluate run=RUN` scores it on held-out data.", *_course(records)]
-    scores = {name.partition("[")[0]: score for name, score in found[split].get("scores", {}).items()}
+    scores = {kind_of(name): score for name, score in found[split].get("scores", {}).items()}
     said = [f"{note}." for note in flattering(found[split])]
     if "fd_ratio" in scores:
         said.append(_distance(scores["fd_ratio"], split))
-    elif "kid" in scores:
-        said.append(_kernel(scores["kid"], split))
+    elif "kid_paired" in scores:
+        said.append(_kernel(scores["kid_paired"], split))
     if "right" in scores:
         share = f"{_percent(scores['right']['value'])} of the prompts are right"
         said.append(f"{share} (of real images: {_percent(scores['right_real']['value'])}).")
@@ -161,7 +134,7 @@ def chosen_split(found: Mapping[str, Any]) -> str | None:
 
 def shown(kind: str) -> Callable[[float], str]:
     """How values of a kind are written."""
-    return _percent if kind.removesuffix("_real") in _SHARES else _number
+    return _percent if is_share(kind) else _number
 
 
 def _distance(ratio: Mapping[str, float], split: str) -> str:
@@ -177,7 +150,7 @@ def _distance(ratio: Mapping[str, float], split: str) -> str:
 def _kernel(kid: Mapping[str, float], split: str) -> str:
     interval = f"95 % interval {_number(kid['low'])} to {_number(kid['high'])}"
     apart = "told apart" if kid["low"] > 0.0 else "at this n not told apart"
-    return f"KID is {_number(kid['value'])} on {split} ({interval}): {apart} from held-out data."
+    return f"Paired KID is {_number(kid['value'])} on {split} ({interval}): {apart} from held-out data."
 
 
 def _copies(near: Mapping[str, Any]) -> str:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from lmsd.evaluation.catalog import BESIDE, kind_of
 from lmsd.evaluation.records import Record
 from lmsd.evaluation.scores import score_of
-from lmsd.evaluation.verdict import BESIDE, flattering, shown
+from lmsd.evaluation.verdict import flattering, shown
 from lmsd.metrics import compare
 
 LEVEL = 0.05
@@ -106,7 +107,7 @@ def compared(one: Record, other: Record) -> list[ComparisonRow]:
     instrument = one["setup"].get("right_by") == other["setup"].get("right_by")
     found = {}
     for name, score in one["scores"].items():
-        match, kind = other["scores"].get(name, {}), name.partition("[")[0]
+        match, kind = other["scores"].get(name, {}), kind_of(name)
         groups = len(score.get("parts", ()))
         if kind.rpartition("_")[2] in BESIDE or groups < 2 or len(match.get("parts", ())) != groups:
             continue
@@ -114,7 +115,7 @@ def compared(one: Record, other: Record) -> list[ComparisonRow]:
             found[name] = compare(score_of(score), score_of(match)).p
     rejected, rows = holm(found), []
     for name, p in found.items():
-        show = shown(name.partition("[")[0])
+        show = shown(kind_of(name))
         one_value, other_value = (show(each["scores"][name]["value"]) for each in (one, other))
         said = f"{'different' if name in rejected else 'not told apart'} (p = {p:.2g})"
         rows.append(ComparisonRow(name, one_value, other_value, said, name in rejected))

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from lmsd.errors import UserError
+from lmsd.features.base import ImageSet, captions_of, in_range
 from lmsd.files import replacing, write_text
 from lmsd.types import levels, scale
 
@@ -37,31 +38,6 @@ Progress = Callable[[int, int, float], None]
 
 _CHUNK = 500
 _WORD = re.compile(r"[^\W_]+")
-
-
-class ImageSet(Protocol):
-    """Random access to one split: images, captions and class indices of given rows."""
-
-    def __len__(self) -> int:
-        """How many samples."""
-
-    def images(self, indices: Sequence[int]) -> Tensor:
-        """Images of these rows, float32 [k,C,H,W] in [-1,1]."""
-
-    def captions(self, indices: Sequence[int]) -> list[str]:
-        """Captions of these rows; UserError where the set has none."""
-
-    def labels(self, indices: Sequence[int]) -> Tensor | None:
-        """Class indices of these rows, int64 [k]; None where the set has none."""
-
-
-def captions_of(split: ImageSet, rows: Sequence[int]) -> list[str] | None:
-    """Captions of these rows, or None where the set has none."""
-    try:
-        split.captions([0])
-    except UserError:
-        return None
-    return split.captions(rows)
 
 
 @dataclass(frozen=True)
@@ -143,6 +119,9 @@ class Extractor:
     net: LMSDCNN
     recipe: Recipe
     sha256: str
+    kind = "lmsd-cnn"
+    resize = None
+    reference = False
 
     @property
     def name(self) -> str:
@@ -179,23 +158,6 @@ class Extractor:
     def target(self, labels: Tensor | None, captions: Sequence[str] | None) -> Tensor:
         """What the logits should say: class indices [n], or 0/1 for every word [n,classes]."""
         return _targets(self.recipe.target, self.recipe.classes, labels, captions)
-
-
-def in_range(images: Tensor) -> Tensor:
-    """Images [n,C,H,W] as float32 in [-1,1]: uint8 is scaled from [0,255], floats must be in [-1,1] already.
-
-    Raises UserError for floats beyond it, as those in [0,255] are.
-    """
-    if images.dtype == torch.uint8:
-        return images.float().div_(127.5).sub_(1.0)
-    if not bool(images.isfinite().all()):
-        raise UserError("images hold NaN or infinity: they are floats in [-1,1]; look for what made them")
-    if not images.is_floating_point() or (len(images) and float(images.abs().max()) > 1.0 + 1e-4):
-        kind = str(images.dtype).removeprefix("torch.")
-        raise UserError(
-            f"images are uint8 in [0,255] or floats in [-1,1], not {kind} up to {float(images.max()):.4g}"
-        )
-    return images.float()
 
 
 def train_extractor(

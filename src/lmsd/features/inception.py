@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmsd.errors import UserError
-from lmsd.features.cnn import in_range
+from lmsd.features.base import in_range
 from lmsd.types import levels
 
 REFERENCE = "6726825d"
@@ -219,6 +219,7 @@ class InceptionExtractor:
     Raises UserError for a file that is neither the state dict nor the TorchScript.
     """
 
+    kind = "inception"
     exclusive = True
     resize = "tf1-bilinear"
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsd.errors import UserError
-from lmsd.features.cnn import in_range
+from lmsd.features.base import in_range
 
 _CHUNK = 64
 _READ = ("*.safetensors", "*.json", "merges.txt")
@@ -27,6 +27,7 @@ class _Pretrained:
     """What both share: identity, preparation of images, chunks."""
 
     exclusive = False
+    reference = False
     resize = "bicubic-antialias"
     kind = ""
 

@@ -33,7 +33,10 @@ _SINGULAR = 1e-10
 
 def as_features(x: Features, name: str = "features") -> Tensor:
     """`x` as float64 [n,d] on its own device, all finite, n ≥ 2."""
-    array = torch.as_tensor(x).detach().double()
+    given = torch.as_tensor(x).detach()
+    if given.is_complex():
+        raise UserError(f"{name} are complex numbers: take their real part, or their size, first")
+    array = given.double()
     if array.ndim != 2 or len(array) < 2:
         raise UserError(f"{name} must be [n,d] with n ≥ 2, not {list(array.shape)}")
     if not bool(array.isfinite().all()):
@@ -106,6 +109,10 @@ def frechet_from_statistics(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y
     A singular covariance costs about half the digits here; `frechet_distance` of the arrays does not.
     """
     mx, cx, my, cy = (torch.as_tensor(value).double() for value in (mean_x, cov_x, mean_y, cov_y))
+    d = len(mx) if mx.ndim else 0
+    if not d or my.shape != (d,) or any(cov.shape != (d, d) for cov in (cx, cy)):
+        shapes = ", ".join(str(list(value.shape)) for value in (mx, cx, my, cy))
+        raise UserError(f"means are [d] and covariances [d,d] of one d, not {shapes}")
     cross = _regular_trace(cx, cy)
     if cross is None:
         cross = torch.linalg.svdvals(_root(cx).T @ _root(cy)).sum()

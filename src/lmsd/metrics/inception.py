@@ -15,12 +15,17 @@ from lmsd.metrics.intervals import Interval, batch_means
 
 
 def inception_scores(logits: Features, *, splits: int = 10) -> list[float]:
-    """The score of each of `splits` consecutive parts of the logits [n,classes], 1 ≤ score ≤ classes."""
+    """The score of each of `splits` consecutive parts of the logits [n,classes], 1 ≤ score ≤ classes.
+
+    Parts are of equal size but for one image. Raises UserError for fewer than two images a part.
+    """
     array = as_features(logits, "logits")
+    if splits < 1:
+        raise UserError(f"splits={splits}: the score is taken over one part of the images or more")
     if len(array) < 2 * splits:
         raise UserError(f"{len(array)} images are too few for {splits} splits: take n ≥ {2 * splits}")
     found = []
-    for part in array.chunk(splits):
+    for part in array.tensor_split(splits):
         log_p = part.log_softmax(dim=1)
         p = log_p.exp()
         marginal = p.mean(dim=0, keepdim=True).log()
@@ -30,6 +35,9 @@ def inception_scores(logits: Features, *, splits: int = 10) -> list[float]:
 
 
 def inception_score(logits: Features, *, splits: int = 10) -> Interval:
-    """Mean over the splits with the interval that their spread gives (module text); order your rows first."""
+    """Mean over the splits with the interval that their spread gives (module text); order your rows first.
+
+    One split has no spread: low and high are nan.
+    """
     found = inception_scores(logits, splits=splits)
     return batch_means(sum(found) / len(found), found)

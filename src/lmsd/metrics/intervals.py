@@ -61,7 +61,7 @@ on each group alone, or those on the thirds of several divisions (a share's are 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its confidence interval: low ≤ truth ≤ high at `level`."""
+    """A value with its confidence interval: low ≤ truth ≤ high at `level`; nan ends: there is none."""
 
     value: float
     low: float
@@ -69,6 +69,8 @@ class Interval:
     level: float = 0.95
 
     def __str__(self) -> str:
+        if math.isnan(self.low):
+            return f"{self.value:.3g}"
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
@@ -117,7 +119,13 @@ def jackknife(
 
 def jackknife_half_width(without: Sequence[float], *, level: float = 0.95) -> float:
     """Student's t times √v of the jackknife (module formula), also for a statistic of any sign."""
+    _several(without)
     return _quantile("jackknife", len(without), level) * _error(without, "jackknife")
+
+
+def _several(values: Sequence[float]) -> None:
+    if len(values) < 2:
+        raise UserError(f"an interval needs the values of two groups or more, and there are {len(values)}")
 
 
 def wilson(hits: int, trials: int, *, level: float = 0.95) -> Interval:
@@ -147,6 +155,8 @@ def clustered_share(hits: Tensor, *, level: float = 0.95) -> Interval:
     The number of trials is divided by the design effect, s Var(mean of a prompt) / (p (1−p)), between 1 and
     s; it is s where it cannot be known, all hits being equal.
     """
+    if hits.ndim != 2 or not hits.numel():
+        raise UserError(f"hits must be [prompts, trials], one or more of each, not {list(hits.shape)}")
     prompts, trials = hits.shape
     p = float(hits.double().mean())
     effect = float(trials)
@@ -159,10 +169,12 @@ def clustered_share(hits: Tensor, *, level: float = 0.95) -> Interval:
 
 def thirds(rows: int, *, seed: int = 0) -> list[Tensor]:
     """Rows [⌊n/3⌋] of each third of ten random divisions, one division after another, drawn by `seed`."""
+    if rows < THIRDS:
+        raise UserError(f"{rows} rows have no thirds: take {THIRDS} or more")
     generator = torch.Generator().manual_seed(seed)
     whole = rows // THIRDS * THIRDS
     divisions = [torch.randperm(rows, generator=generator)[:whole] for _ in range(DIVISIONS)]
-    return [third for division in divisions for third in division.chunk(THIRDS)]
+    return [third for division in divisions for third in division.tensor_split(THIRDS)]
 
 
 def divided(value: float, parts: Sequence[float], *, level: float = 0.95) -> Interval:
@@ -190,6 +202,8 @@ def stretched(share: float, parts: Sequence[float]) -> list[float]:
 
 def mean_interval(values: Tensor, *, level: float = 0.95) -> Interval:
     """t-interval of the mean of values [n,s], n independent prompts (rows) with s values each."""
+    if values.ndim != 2 or not values.shape[1]:
+        raise UserError(f"values must be [prompts, trials], one trial or more, not {list(values.shape)}")
     rows = values.double().mean(dim=1)
     if len(rows) < 2:
         raise UserError("one prompt has no spread: the interval of a mean needs two or more")
@@ -199,13 +213,19 @@ def mean_interval(values: Tensor, *, level: float = 0.95) -> Interval:
 
 
 def batch_means(value: float, batches: Sequence[float], *, level: float = 0.95) -> Interval:
-    """Interval of `value`, of all rows, from its values on disjoint batches of equal size (module text)."""
+    """Interval of `value`, of all rows, from its values on disjoint batches of equal size (module text).
+
+    One batch has no spread, and gives no interval: its ends are nan.
+    """
+    if len(batches) < 2:
+        return Interval(value, math.nan, math.nan, level)
     half = float(t.ppf(0.5 + level / 2, len(batches) - 1)) * _error(batches, "batches")
     return Interval(value, max(value - half, 0.0), value + half, level)
 
 
 def extrapolated(value: float, without: Sequence[float], *, level: float = 0.95) -> Interval:
     """FD_∞: `value` without its 1/n bias, with its interval (module formula); may fall below 0."""
+    _several(without)
     pseudo = [len(without) * value - (len(without) - 1) * other for other in without]
     center = statistics.fmean(pseudo)
     half = float(t.ppf(0.5 + level / 2, len(pseudo) - 1)) * statistics.stdev(pseudo) / math.sqrt(len(pseudo))

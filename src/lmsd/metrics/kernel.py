@@ -76,36 +76,72 @@ def unit_rows(x: Features, name: str = "features") -> Tensor:
 
 def kernel_distance_by_rows(
     fakes: Sequence[Tensor], real: Tensor, groups: Tensor, *, kernel: Kernel = polynomial
-) -> Score:
-    """MMD² where row i of the real array and of every fake one [n,d] share a prompt, and without each group.
+) -> tuple[Score, Score]:
+    """MMD² where row i of the real array and of every fake one [n,d] share a prompt: usual and paired.
 
-    The one-sample form, whose h(i,j) = k(r_i,r_j) + mean_s [k(f_i,f_j) − k(r_i,f_j) − k(f_i,r_j)] leaves out
-    i = j: a real image and its own prompt's sample are not independent. Var = 2/(n(n−1)) [2(n−2) ζ₁ + ζ₂],
-    ζ₁ = Var E[h|i], ζ₂ = Var h. groups: int64 [n], 0 to 19.
+    Usual is `kernel_distance`'s value, mean over the seeds. A real image and its own prompt's sample are not
+    independent, so its k(r_i,f_i) pull it down by (2/n) [E k(r_i,f_i) − E k(r_i,f_j)]. Paired leaves them
+    out: h(i,j) = k(r_i,r_j) + mean_s [k(f_i,f_j) − k(r_i,f_j) − k(f_i,r_j)], i ≠ j, has no bias. With
+    c(i,j) the last two kernels and d(i) = k(r_i,f_i), usual is the same with h + (c(i,j) − d(i) − d(j))/n.
+    Both have Var = 2/(n(n−1)) [2(n−2) ζ₁ + ζ₂], ζ₁ = Var E[h|i], ζ₂ = Var h, and values without each group.
+    groups: int64 [n], 0 to 19. Raises UserError where the arrays' shapes differ.
     """
     r, fs = as_features(real, "real"), [as_features(fake, "fake") for fake in fakes]
-    n = len(r)
-    rows, own = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
-    squares, by_seed = 0.0, torch.zeros(len(fs), dtype=torch.float64)
+    if not fs or any(f.shape != r.shape for f in fs) or len(r) < 4:
+        shapes = [list(f.shape) for f in fs]
+        raise UserError(f"fake arrays {shapes} and the real one {list(r.shape)} must be alike, n ≥ 4")
+    n, usual, paired = len(r), _Rows(len(r), len(fs)), _Rows(len(r), len(fs))
     member = torch.nn.functional.one_hot(groups, GROUPS).double()
-    for part in torch.arange(n).split(max(1, _CELLS // n)):
-        alike, h = kernel(r[part], r), torch.zeros(len(part), n, dtype=torch.float64)
+    parts = torch.arange(n).split(max(1, _CELLS // n))
+    alone = [torch.cat([kernel(r[part], f[part]).diagonal() for part in parts]) for f in fs]
+    for part in parts:
+        alike = kernel(r[part], r)
+        strips = torch.zeros(2, len(part), n, dtype=torch.float64)
         for seed, f in enumerate(fs):
-            one = alike + kernel(f[part], f) - kernel(r[part], f) - kernel(f[part], r)
+            over, under = kernel(r[part], f), kernel(f[part], r)
+            one = alike + kernel(f[part], f) - over - under
             one[torch.arange(len(part)), part] = 0.0
-            by_seed[seed] += one.sum()
-            h += one / len(fs)
-        rows[part], squares = h.sum(dim=1), squares + float(h.square().sum())
-        own[part] = (h @ member)[torch.arange(len(part)), groups[part]]
-    pairs, total = n * (n - 1), float(rows.sum())
-    triples = (float(rows.square().sum()) - squares) / (pairs * (n - 2))
-    squared = _squared_mean(rows, squares)
-    variance = 2.0 / pairs * (2 * (n - 2) * max(triples - squared, 0.0) + squares / pairs - squared)
-    sums = torch.zeros(2, GROUPS, dtype=torch.float64).index_add_(1, groups, torch.stack([rows, own]))
-    left = n - groups.bincount(minlength=GROUPS)
-    without = (total - 2.0 * sums[0] + sums[1]) / (left * (left - 1))
-    interval, seeds = _interval(total / pairs, variance, 0.95), tuple((by_seed / pairs).tolist())
-    return Score(interval, tuple(without.tolist()), "jackknife", seeds)
+            paired.add(strips[1], one, seed)
+            two = one + over.add_(under).sub_(alone[seed][part][:, None]).sub_(alone[seed]).div_(n)
+            two[torch.arange(len(part)), part] = 0.0
+            usual.add(strips[0], two, seed)
+        usual.close(strips[0], part, member, groups)
+        paired.close(strips[1], part, member, groups)
+    return usual.score(groups), paired.score(groups)
+
+
+class _Rows:
+    """What a one-sample U-statistic of n rows needs of its kernel's matrix, strip by strip."""
+
+    def __init__(self, rows: int, seeds: int) -> None:
+        self.seeds = seeds
+        self.rows, self.own = torch.zeros(2, rows, dtype=torch.float64)
+        self.squares, self.by_seed = 0.0, torch.zeros(seeds, dtype=torch.float64)
+
+    def add(self, strip: Tensor, one: Tensor, seed: int) -> None:
+        """One seed's values into the strip of their mean."""
+        self.by_seed[seed] += one.sum()
+        strip += one / self.seeds
+
+    def close(self, strip: Tensor, part: Tensor, member: Tensor, groups: Tensor) -> None:
+        """Sums of a strip that has all seeds."""
+        self.rows[part] = strip.sum(dim=1)
+        self.squares += float(strip.square().sum())
+        self.own[part] = (strip @ member)[torch.arange(len(part)), groups[part]]
+
+    def score(self, groups: Tensor) -> Score:
+        """The mean over i ≠ j, its interval, its values without each group and of each seed."""
+        rows, squares, n = self.rows, self.squares, len(self.rows)
+        pairs, total = n * (n - 1), float(rows.sum())
+        triples = (float(rows.square().sum()) - squares) / (pairs * (n - 2))
+        squared = _squared_mean(rows, squares)
+        variance = 2.0 / pairs * (2 * (n - 2) * max(triples - squared, 0.0) + squares / pairs - squared)
+        both = torch.stack([rows, self.own])
+        sums = torch.zeros(2, GROUPS, dtype=torch.float64).index_add_(1, groups, both)
+        left = n - groups.bincount(minlength=GROUPS)
+        without = (total - 2.0 * sums[0] + sums[1]) / (left * (left - 1))
+        seeds = tuple((self.by_seed / pairs).tolist())
+        return Score(_interval(total / pairs, variance, 0.95), tuple(without.tolist()), "jackknife", seeds)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ x real [n,d], y generated [m,d]. Where both have one distribution the expected c
 different n do not compare.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,8 @@ from lmsd.metrics.frechet import Features, as_features
 from lmsd.metrics.intervals import thirds
 
 _CELLS = 1 << 23
+_SPARE = 8
+"""Neighbors beyond the k-th whose distances are taken by differences too."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def manifold(generated: Features, real: Features, *, k: int = 5) -> Manifold:
 
     Distances are made in strips, so that memory grows with n + m and not with their product.
     """
-    y, x = as_features(generated, "generated"), as_features(real, "real")
+    y, x = _checked(generated, real, k)
     if min(len(x), len(y)) <= k:
         raise UserError(f"{len(y)} generated and {len(x)} real samples are too few for k={k}: take n > k")
     return _manifolds(y[None], x[None], k)[0]
@@ -57,11 +60,22 @@ def density_coverage(generated: Features, real: Features, *, k: int = 5) -> tupl
 
 def manifolds(generated: Features, real: Features, *, k: int = 5) -> list[Manifold]:
     """`manifold` of two arrays [n,d] whose rows belong together, then of every one of their `thirds`."""
-    y, x = as_features(generated, "generated"), as_features(real, "real")
+    y, x = _checked(generated, real, k)
+    if len(y) != len(x):
+        raise UserError(f"{len(y)} generated and {len(x)} real rows do not belong together")
     rows = torch.stack(thirds(len(x)))
     if rows.shape[1] <= k:
         raise UserError(f"{len(x)} samples are too few for k={k} with an interval: take n ≥ {3 * k + 3}")
     return [manifold(y, x, k=k), *_manifolds(y[rows], x[rows], k)]
+
+
+def _checked(generated: Features, real: Features, k: int) -> tuple[Tensor, Tensor]:
+    y, x = as_features(generated, "generated"), as_features(real, "real")
+    if y.shape[1] != x.shape[1]:
+        raise UserError(f"feature widths differ: {y.shape[1]} and {x.shape[1]}; use one extractor for both")
+    if k < 1:
+        raise UserError(f"k={k}: neighbors are counted from 1, and 5 (or 3) is usual")
+    return y, x
 
 
 def _manifolds(y: Tensor, x: Tensor, k: int) -> list[Manifold]:
@@ -70,22 +84,35 @@ def _manifolds(y: Tensor, x: Tensor, k: int) -> list[Manifold]:
     inside = torch.zeros(y.shape[:2], dtype=torch.int32, device=y.device)
     covered, recalled = torch.zeros(2, len(x), device=x.device)
     for rows in _strips(x.shape[1], y.shape[0] * y.shape[1]):
-        gap = _squares(x[:, rows], y)
-        inside += (gap < radius_x[:, rows, None]).sum(dim=1, dtype=torch.int32)
+        near, far = radius_x[:, rows, None], radius_y[:, None]
+        gap = _settled(_squares(x[:, rows], y), x[:, rows], y, (near, far))
+        inside += (gap < near).sum(dim=1, dtype=torch.int32)
         covered += (gap.amin(dim=2) < radius_x[:, rows]).sum(dim=1)
-        recalled += (gap.sub_(radius_y[:, None]).amin(dim=2) < 0.0).sum(dim=1)
+        recalled += (gap.sub_(far).amin(dim=2) < 0.0).sum(dim=1)
     precision, density = (inside > 0).double().mean(dim=1), inside.double().mean(dim=1) / k
     columns = (precision, recalled.double() / x.shape[1], density, covered.double() / x.shape[1])
     return [Manifold(*map(float, column)) for column in zip(*columns, strict=True)]
 
 
 def _radii(z: Tensor, k: int) -> Tensor:
-    """Squared distance [p,n] of each row of z [p,n,d] to its k-th nearest other row."""
-    found = []
+    """Squared distance [p,n] of each row of z [p,n,d] to its k-th nearest other row, by differences.
+
+    Matrix products find the neighbors, a few more than k: rounding may have changed the order of near ones.
+    """
+    found, some = [], min(k + _SPARE, z.shape[1] - 1)
+    every = torch.arange(z.shape[0])[:, None, None]
     for rows in _strips(z.shape[1], z.shape[0] * z.shape[1]):
         gap = _squares(z[:, rows], z)
         gap[:, torch.arange(len(rows)), rows] = torch.inf
-        found.append(gap.topk(k, dim=2, largest=False).values[:, :, -1])
+        neighbors = gap.topk(some, dim=2, largest=False).indices
+        exact = torch.stack(
+            [
+                (z[:, rows] - z[every[:, 0], neighbors[:, :, place]]).square().sum(dim=2)
+                for place in range(some)
+            ],
+            dim=2,
+        )
+        found.append(exact.sort(dim=2).values[:, :, k - 1])
     return torch.cat(found, dim=1)
 
 
@@ -93,6 +120,21 @@ def _squares(a: Tensor, b: Tensor) -> Tensor:
     """Squared distances [p,n,m] of rows [p,n,d] and [p,m,d]: no root is needed to compare them."""
     lengths = a.square().sum(dim=2)[:, :, None] + b.square().sum(dim=2)[:, None]
     return torch.baddbmm(lengths, a, b.mT, alpha=-2.0)
+
+
+def _settled(gap: Tensor, a: Tensor, b: Tensor, radii: Sequence[Tensor]) -> Tensor:
+    """Squared distances [p,n,m], by differences where they are too near to a radius for `_squares` to tell.
+
+    Equal rows, copies and features on a grid tie with a radius exactly; a product's rounding would decide.
+    """
+    doubt = 1e-12 * float(a.square().sum(dim=2).amax() + b.square().sum(dim=2).amax())
+    close = torch.zeros_like(gap, dtype=torch.bool)
+    for radius in radii:
+        close |= (gap - radius).abs_() <= doubt
+    for cells in close.nonzero().split(_CELLS // (8 * a.shape[2]) + 1):
+        p, i, j = cells.T
+        gap[p, i, j] = (a[p, i] - b[p, j]).square().sum(dim=1)
+    return gap
 
 
 def _strips(rows: int, width: int) -> tuple[Tensor, ...]:

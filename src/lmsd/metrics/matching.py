@@ -4,7 +4,7 @@ A floor from unmatched halves contains the distance between two label histograms
 that is prompted with the reference's own labels does not pay: it would flatter the model.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from random import Random
 
@@ -48,12 +48,21 @@ def matched_rows(
 ) -> Tensor:
     """For each of `labels` a row of `among` with the same label, int64 [n], no row twice; drawn by `seed`.
 
-    Labels that `among` has no row left for get any of the rows left over. Raises UserError for fewer rows in
-    `among` than labels.
+    Where most labels are their own (more distinct ones than a quarter of the rows: free captions), those that
+    `among` has no row for get any of the rows left over. Raises UserError for fewer rows in `among` than
+    labels, and where a label that rows share has too few.
     """
     if len(among) < len(labels):
         raise UserError(
             f"{len(among)} training samples are fewer than the {len(labels)} to stand beside them"
+        )
+    wanted, there = Counter(labels), Counter(among)
+    short = [label for label in sorted(wanted, key=str) if there[label] < wanted[label]]
+    if short and 4 * len(wanted) <= len(labels):
+        first = short[0]
+        raise UserError(
+            f"{wanted[first]} held-out samples have '{first}' and only {there[first]} training samples do"
+            + (f", and so with {len(short) - 1} more" if len(short) > 1 else "")
         )
     rows: dict[int | str, list[int]] = defaultdict(list)
     order = list(range(len(among)))

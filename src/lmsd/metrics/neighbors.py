@@ -102,6 +102,10 @@ def nearest(x: Features, to: Features, *, k: int = 1) -> tuple[Tensor, Tensor]:
     distance 0 and not the square root of a rounding.
     """
     a, b = as_features(x, "x"), as_features(to, "to")
+    if a.shape[1] != b.shape[1]:
+        raise UserError(f"feature widths differ: {a.shape[1]} and {b.shape[1]}; use one extractor for both")
+    if k < 1:
+        raise UserError(f"k={k}: neighbors are counted from 1")
     if len(b) < k:
         raise UserError(f"{len(b)} training samples have no {k} nearest")
     chunk = max(1, _CHUNK_CELLS // len(b))
@@ -182,6 +186,9 @@ def memorization(
     five samples.
     """
     points = as_features(train, "train")
+    shapes = {tuple(each.shape) for each in generated}
+    if len(shapes) != 1:
+        raise UserError(f"generated arrays, one a seed, must be alike and at least one, not {sorted(shapes)}")
     real = _snapped(nearest(held_out, points, k=NEIGHBORS)[0], points)
     found = [nearest(each, points, k=NEIGHBORS) for each in generated]
     likeness = torch.stack([_relative(_snapped(distances, points)) for distances, _ in found], dim=1)

@@ -176,6 +176,11 @@ class Rewarded(Method):
         if self._discriminators():
             self.held_out = facts.held_out()
 
+    @torch.no_grad()
+    def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
+        """generator/idle = 1 where nothing was learned from the reward in the first updates; else nothing."""
+        return {} if self.pulse.sentence is None else {"generator/idle": torch.ones(())}
+
     def collapsed(self, metrics: Mapping[str, float]) -> str | None:
         """Whether a discriminator that keeps up teaches nothing."""
         return useless_discriminator(metrics)

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from lmsd.cli.bar import Bar
 from lmsd.data.module import ShardDataModule
 from lmsd.errors import UserError
-from lmsd.evaluation import FeatureExtractor
+from lmsd.features.base import FeatureExtractor
 from lmsd.features.cnn import Extractor, load_extractor, save_extractor, train_extractor
 from lmsd.files import cache_folder
 

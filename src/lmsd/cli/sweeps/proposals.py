@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any, Literal
 
-from lmsd.cli.sweeps.monitors import Direction
 from lmsd.cli.sweeps.space import Axis, Space
 from lmsd.cli.sweeps.trials import Trial
 from lmsd.errors import UserError
+from lmsd.evaluation.catalog import Direction
 
 Method = Literal["grid", "tpe", "random"]
 BEFORE_PRUNING = 3

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmsd.cli.sweeps.monitors import Direction
 from lmsd.cli.sweeps.space import Space
 from lmsd.cli.sweeps.trials import Ledger, Trial
+from lmsd.evaluation.catalog import Direction
 
 
 def ranked(trials: Sequence[Trial], direction: Direction) -> list[Trial]:

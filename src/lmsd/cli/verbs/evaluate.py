@@ -188,7 +188,7 @@ def score(
     ]
     name = "-".join(map(str, [model.checkpoint.stem, model.ema, *settings, f"n{scorer.n}"]))
     if chosen.shards is not None:
-        name += f"-data{getattr(scorer.held_out, 'hash', '')[:8]}"
+        name += f"-data{(scorer.held_out.hash or '')[:8]}"
     drawn = "_".join(map(str, chosen.seeds))
     features = f"{name}-seeds{drawn}-{scorer.extractor.name}.safetensors".replace("/", "_")
     with Bar() as bar:

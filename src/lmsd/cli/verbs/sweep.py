@@ -25,11 +25,12 @@ from lmsd.cli.config.kinds import Name
 from lmsd.cli.runs import store
 from lmsd.cli.sweeps import ranking
 from lmsd.cli.sweeps.jobs import Job, born, held, lives, notice_of, places
-from lmsd.cli.sweeps.monitors import Direction, better
+from lmsd.cli.sweeps.monitors import better
 from lmsd.cli.sweeps.proposals import Method, hopeless, propose
 from lmsd.cli.sweeps.space import Space, read
 from lmsd.cli.sweeps.trials import Ledger, Trial
 from lmsd.errors import UserError
+from lmsd.evaluation.catalog import Direction
 
 HELP = """lmsd sweep OPTION=VALUE,VALUE ... [option=value ...]
 

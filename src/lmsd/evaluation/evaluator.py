@@ -26,14 +26,14 @@ from torch import Tensor
 
 import lmsd
 from lmsd.errors import UserError
-from lmsd.evaluation.features import FeatureExtractor, Mirrored, cached_features, same_set, save_features
+from lmsd.evaluation.features import Mirrored, cached_features, same_set, save_features
 from lmsd.evaluation.grid import save_grid
 from lmsd.evaluation.measures import alignment, class_scores, clip_distance, measures, prompts_score
 from lmsd.evaluation.names import full_name, published
 from lmsd.evaluation.overlap import Overlap
 from lmsd.evaluation.scores import Scalar, Scores
 from lmsd.evaluation.slices import rows_by_slice, sliced
-from lmsd.features.cnn import ImageSet, captions_of, in_range
+from lmsd.features.base import FeatureExtractor, ImageSet, captions_of, in_range
 from lmsd.metrics import Memorization, Score, matched_rows, memorization
 from lmsd.ranks import by_chunks, by_first, rank_and_world
 from lmsd.rng import Rng
@@ -140,21 +140,19 @@ class Evaluator:
         setup: dict[str, Scalar],
     ) -> Scores:
         fakes = [each.features for each in made]
-        beside = None if training is None else self._beside(training)
+        beside, refused = (None, None) if training is None else self._beside(training)
         found = measures(fakes, real.features, self._keys, training=beside, halvings=self.halvings)
-        scores, notes = dict(found.scores), list(found.notes)
+        scores, notes = dict(found.scores), [*found.notes, *([] if refused is None else [refused])]
         if self.extractor.exclusive and self.n >= 20:
             scores |= class_scores([each.logits for each in made], real.logits)
         if self._texts is not None and self.n >= 2:
             scores |= alignment(fakes, real.features, self._texts)
-        if getattr(self.extractor, "kind", None) == "clip" and "kid" in scores:
+        if self.extractor.kind == "clip" and "kid" in scores:
             scores |= clip_distance(fakes, real.features, self._keys, training=beside)
         protocol = published(self.extractor, setup["split"], self.n)
         named = {full_name(kind, self.extractor.name, protocol): score for kind, score in scores.items()}
         hits = _hits(made)
         copied = None if training is None else memorization(fakes, training, real.features)
-        if training is not None and beside is None:
-            notes.append(f"no floor of training images: there are fewer than n={self.n} of them")
         leak, shared = self._leak(copied, str(setup["split"]))
         return Scores(
             extractor=self.extractor.name,
@@ -251,13 +249,14 @@ class Evaluator:
         rows = range(len(self.train))
         return torch.cat([cached_features(each, self.extractor, rows, cache=self.cache)[0] for each in sets])
 
-    def _beside(self, training: Tensor) -> Tensor | None:
-        """Features of training images with the labels of the held-out ones; None where they are too few."""
-        return training[self._matched] if self.train is not None and len(self.train) >= self.n else None
+    def _beside(self, training: Tensor) -> tuple[Tensor | None, str | None]:
+        """Features of training images with the labels of the held-out ones, or None and the reason."""
+        rows, refused = self._matched
+        return (None if rows is None else training[rows]), refused
 
     @cached_property
-    def _matched(self) -> Tensor:
-        """Training rows with the labels of the held-out ones."""
+    def _matched(self) -> tuple[Tensor | None, str | None]:
+        """Training rows with the labels of the held-out ones, or None and why there are none."""
         assert self.train is not None
         everything = range(len(self.train))
         labels = self.train.labels(everything) if self.labels is not None else None
@@ -267,7 +266,10 @@ class Evaluator:
             keys = labels.tolist()
         elif captions is not None and self.labels is None:
             keys = captions
-        return matched_rows(self._keys, keys, 0)
+        try:
+            return matched_rows(self._keys, keys, 0), None
+        except UserError as error:
+            return None, f"no floor of training images: {error}"
 
     @cached_property
     def _texts(self) -> Tensor | None:
@@ -319,9 +321,9 @@ class Evaluator:
             "split": split,
             "ema": ema,
             **made,
-            "data": getattr(self.held_out, "hash", None),
+            "data": self.held_out.hash,
             "extractor_sha256": self.extractor.sha256,
-            "resize": getattr(self.extractor, "resize", None),
+            "resize": self.extractor.resize,
             "reference": f"{self.n} images of {split}",
             "right_by": "checker" if self.checker is not None else self.extractor.name,
             "version": lmsd.__version__,
