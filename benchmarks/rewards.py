@@ -41,7 +41,7 @@ CURVES = {
 SPEED = 0.1  # share of a run that measures a speed
 SHAPES_BASE = [
     "experiment=shapes", "objective=denoising", "times@objective.times=logit_normal",
-    "objective.weighting=min_snr", "objective.drop=0.0", "sampler=ancestral", "generator.z_dim=0",
+    "objective.weighting=min_snr", "objective.caption_dropout=0.0", "sampler=ancestral", "generator.z_dim=0",
     "net.width=256", "net.depth=2", "batch_size=64", "optim.generator.lr=2e-3", "optim.warmup_images=6_400",
     "optim.clip.generator=null", "optim.decay=cosine", "evaluate.n=1000", "threads=1",
     "evaluate.neighbors=false",

@@ -32,7 +32,6 @@ ALLOWED = {
 LAZY = {"diffusers", "transformers", "peft", "sklearn"}
 FILES = sorted(SOURCE.rglob("*.py"))
 CLOSING = {
-    ("lmsd.objectives.rules", "lmsd.objectives.adversarial"),
     ("lmsd.cli.config.compose", "lmsd.cli"),
     ("lmsd.cli.config.completion", "lmsd.cli"),
 }

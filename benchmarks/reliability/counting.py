@@ -57,7 +57,7 @@ def trial(d_steps: int) -> list[str]:
         *WORDS,
         f"images={BATCHES * BATCH}",
         "evaluate.n=0",
-        f"objective.d_steps={d_steps}",
+        f"objective.game.d_steps={d_steps}",
         "logger=wandb",
         "objective=lmsd",
     ]

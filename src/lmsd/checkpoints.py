@@ -25,7 +25,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,15 +36,15 @@ from lmsd.spec import plain
 if TYPE_CHECKING:  # torch is imported by what reads a file: runs are found without it
     from torch import Tensor, nn
 
-VERSION = 2
+VERSION = 3
 OUTPUTS = Path("outputs")
 PATTERN = "step_*.ckpt"
 KEY = "lmsd"
 """Where in a checkpoint the engine's own state lies: version, clock, objective, config, metrics."""
 
-_REF = re.compile(r"(?P<path>.+?)(:(?P<player>[a-z_]+))?(@(?P<ema>ema|\d+))?")
+_REF = re.compile(r"(?P<path>.+?)(:(?P<player>[a-z_]\w*))?(@(?P<ema>ema|\d+))?")
 _PLAYER = re.compile(r"players\.(?P<role>\w+)\.")
-_AVERAGE = re.compile(r"ema\.((?P<role>[a-z_]\w*)\.)?(?P<half_life>\d+)\.")
+_AVERAGE = re.compile(r"ema\.(?P<role>\w+)\.(?P<half_life>\d+)\.")
 
 
 def checkpoint_name(images: int) -> str:
@@ -170,7 +170,54 @@ def read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(loaded, dict) or not isinstance(loaded.get("state_dict"), dict):
         raise UserError(f"{found} holds no state_dict: give a checkpoint of lmsd")
-    return loaded
+    try:
+        return migrated(loaded)
+    except UserError as error:
+        raise UserError(f"{found}: {error}") from error
+
+
+def migrated(content: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's content in the form of today's version; weights from elsewhere stay as they are.
+
+    Raises UserError for a version that is too old, or of a later lmsd.
+    """
+    while isinstance(own := content.get(KEY), dict) and own.get("version") != VERSION:
+        version = own.get("version", 0)
+        if version not in MIGRATIONS:
+            way = "a later lmsd" if version > VERSION else "the lmsd that wrote it"
+            oldest = min(MIGRATIONS)
+            raise UserError(
+                f"it is of version {version}, and {oldest} to {VERSION} are read here: take {way}"
+            )
+        content = MIGRATIONS[version](content)
+    return content
+
+
+def _from_2(content: dict[str, Any]) -> dict[str, Any]:
+    """Averages were the generator's alone, optimizers a list in the players' order; there was no spec."""
+    own = content[KEY]
+    state = {re.sub(r"^ema\.", "ema.generator.", key): value for key, value in content["state_dict"].items()}
+    optimizers = dict(zip(own["players"], content["optimizer_states"], strict=True))
+    rest = {key: value for key, value in content.items() if key != "optimizer_states"}
+    mine = {"line": {}, **own, "version": 3, "spec": _spec_of_2(plain(str(own["config"])))}
+    return {**rest, "state_dict": state, "optimizers": optimizers, KEY: mine}
+
+
+def _spec_of_2(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The generator's tree out of the configuration of a run whose images were what it diffused."""
+    return {
+        "_target_": "lmsd.models.parts.from_parts",
+        "schedule": config["schedule"],
+        "conditioner": config["conditioner"],
+        "net": {**config["net"], "_partial_": True},
+        "channels": config["data"]["channels"],
+        "image_size": config["data"]["image_size"],
+        **config["generator"],
+    }
+
+
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {2: _from_2}
+"""What makes a checkpoint of a version into one of the next."""
 
 
 def tensors(value: Any, name: str = "") -> Iterator[tuple[str, "Tensor"]]:
@@ -196,7 +243,7 @@ def roles(content: Mapping[str, Any]) -> tuple[str, ...]:
 def averages(content: Mapping[str, Any], role: str) -> dict[str, str]:
     """The half-lives in images of a player's averages, as they were configured, and how their keys begin."""
     found = (_AVERAGE.match(key) for key in content["state_dict"])
-    return {m["half_life"]: m[0] for m in found if m and (m["role"] or "generator") == role}
+    return {m["half_life"]: m[0] for m in found if m and m["role"] == role}
 
 
 def weights(content: Mapping[str, Any], role: str, ema: str | None = None) -> dict[str, "Tensor"]:
@@ -221,24 +268,11 @@ def weights(content: Mapping[str, Any], role: str, ema: str | None = None) -> di
 
 
 def spec_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The generator's own tree, for `lmsd.spec.build`; that of an earlier version is made here."""
+    """The generator's own tree, for `lmsd.spec.build`."""
     own = content.get(KEY, {})
-    if "config" not in own:
-        raise UserError("it was not written by lmsd: init_from= takes weights from elsewhere")
-    return dict(own["spec"]) if "spec" in own else spec_of_2(plain(str(own["config"])))
-
-
-def spec_of_2(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The generator's tree by the configuration of a run of version 2, whose images were what it diffused."""
-    return {
-        "_target_": "lmsd.models.parts.from_parts",
-        "schedule": config["schedule"],
-        "conditioner": config["conditioner"],
-        "net": {**config["net"], "_partial_": True},
-        "channels": config["data"]["channels"],
-        "image_size": config["data"]["image_size"],
-        **config["generator"],
-    }
+    if "spec" not in own:
+        raise UserError("it holds no spec of a generator: init_from= takes weights from elsewhere")
+    return dict(own["spec"])
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ ALLOWED = (
     "lightning.pytorch.callbacks.",
 )
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "lmsd.sampling.FewStep": "lmsd.sampling.Tau",  # of tau = 1, the default
+}
 """Targets that earlier versions wrote into configurations → where the same thing stands today."""
 
 
@@ -136,7 +138,10 @@ def plain(text: str) -> dict[str, Any]:
         raise UserError(f"the configuration cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, dict):
         raise UserError("the configuration cannot be read: it is no mapping")
-    found: dict[str, Any] = _referred(tree, tree)
+    try:
+        found: dict[str, Any] = _referred(tree, tree)
+    except RecursionError as error:
+        raise UserError("the configuration cannot be read: a reference leads back to itself") from error
     return found
 
 

@@ -36,7 +36,7 @@ def opened(words: list[str], shards: Path) -> tuple[DictConfig, ShardDataModule]
 
 
 def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> None:
-    config, data = opened(["objective=lmsd_digits", "objective.warmup=0", "objective.head_start=0"], shards)
+    config, data = opened(["recipe=lmsd_digits", "objective.warmup=0", "objective.head_start=0"], shards)
     first, objective = experiment.players(config, data)
     fit(experiment.engine(config, first, objective), data, run_dir=tmp_path / "first", accelerator="cpu")
 

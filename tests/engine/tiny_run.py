@@ -10,14 +10,28 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lmsd.engine.module import Engine
-from lmsd.engine.optim import adamw
+from lmsd.engine.optim import Optimization, adamw
+from lmsd.engine.players import recompute
 from lmsd.engine.trainer import fit
 from lmsd.models.backbones import mlp
+from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.nets.critics import MLPCritic
-from lmsd.objectives import DDPO, DPO, GRPO, NFT, Adversarial, Denoising, DRaFT, Refresh
+from lmsd.objectives import (
+    DDPO,
+    DPO,
+    GRPO,
+    NFT,
+    Adversarial,
+    Anchor,
+    Denoising,
+    DRaFT,
+    Penalty,
+    Refresh,
+    warm_start,
+)
 from lmsd.objectives.base import Part, trained
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
@@ -76,14 +90,20 @@ class Stream(LightningDataModule):
         self.position = state["position"]
 
 
-def players(*, dtype: torch.dtype = torch.float64, pairing: str = "transition") -> dict[str, torch.nn.Module]:
+def players(
+    *, dtype: torch.dtype = torch.float64, pairing: str = "transition", codec: Codec | None = None
+) -> dict[str, torch.nn.Module]:
     """Generator and discriminator, the same each time."""
     torch.manual_seed(SEED)
     process = Process(Article(4))
-    net = mlp(1, 4, width=24, depth=2, time_dim=16, pooled_dim=8, z_dim=4)
-    generator = Generator(net, process, prediction="x0", conditioner=LabelConditioner(3, 8), z_dim=4)
+    channels, side, _ = (codec or Identity()).shape_of(SHAPE)
+    net = mlp(channels, side, width=24, depth=2, time_dim=16, pooled_dim=8, z_dim=4)
+    generator = Generator(
+        net, process, prediction="x0", conditioner=LabelConditioner(3, 8), z_dim=4, codec=codec
+    )
     marginal = pairing == "marginal"
-    trunk = MLPCritic((1 if marginal else 2, 4, 4), 24, depth=2, time_dim=16, cond_dim=8)
+    sides = (channels * (1 if marginal else 2), side, side)
+    trunk = MLPCritic(sides, 24, depth=2, time_dim=16, cond_dim=8)
     critic = Discriminator(trunk, process=process, cond_dim=8, features=24, marginal=marginal)
     for parameter in [*generator.parameters(), *critic.parameters()]:
         if not parameter.any():  # zero-initialized layers would hide what lies behind them
@@ -102,24 +122,19 @@ class Spotty(Sharpness):
 OBJECTIVES = {
     "denoising": lambda: Denoising(Uniform()),
     "min_snr": lambda: Denoising(Uniform(), weighting="min_snr"),
-    "lmsd": lambda: Adversarial(Jumps(4), warmup=0.25, anchor="energy"),
-    "ddgan": lambda: Adversarial(
-        Jumps(4), loss="nonsaturating", penalty="exact", r2=False, lazy=2, anchor="none"
-    ),
-    "marginal": lambda: Adversarial(Jumps(4), pairing="marginal", anchor="mse_kl", d_steps=2),
-    "recipe": lambda: Adversarial(
-        Jumps(4, last=0.5),
-        pairing="marginal",
-        anchor="none",
+    "lmsd": lambda: warm_start(Adversarial(Jumps(4), anchor=Anchor("energy")), warmup=0.25),
+    "ddgan": lambda: Adversarial(Jumps(4), loss="nonsaturating", penalty=Penalty("exact", r2=False, lazy=2)),
+    "marginal": lambda: Adversarial(Jumps(4), pairing="marginal", anchor=Anchor("mse_kl"), d_steps=2),
+    "recipe": lambda: warm_start(
+        Adversarial(Jumps(4, last=0.5), pairing="marginal", bound=1.0),
         warmup=0.3,
         warm=Denoising(Grid(4)),
         head_start=0.2,
         warm_rate=(4.0, 1.0),
         rate=(1.0, 0.1),
-        hold_text=True,
-        clamp=1.0,
+        freeze_text=True,
     ),
-    "hinge": lambda: Adversarial(Jumps(4), loss="hinge", penalty="none"),
+    "hinge": lambda: Adversarial(Jumps(4), loss="hinge", penalty=Penalty("none")),
     "grpo": lambda: grpo(),
     "ddpo": lambda: DDPO(Policy(3, last_std=0.1), Sharpness(), memory=8, least=4),
     "dpo": lambda: DPO(Uniform(), reward=Sharpness(), sampler=Tau(0), steps=2, group=2, beta=5.0),
@@ -163,8 +178,18 @@ def engine(name: str = "lmsd", *, batches: int = 6, batch_size: int = 8, **optio
     objective = OBJECTIVES[name]() if "objective" not in options else options.pop("objective")
     cast = options.pop("players", None) or cast_for(objective)
     makers = options.pop("optimizers", None) or dict.fromkeys(trained(objective.cast), adamw)
+    spans = options.pop("ema", ())
+    optimization = Optimization(
+        makers,
+        clips=options.pop("clip", {}),
+        averages=spans if isinstance(spans, dict) else {objective.lead: spans},
+        warmup_images=options.pop("warmup_images", 0),
+        decay=options.pop("lr_decay", "constant"),
+    )
+    if options.pop("gradient_checkpointing", False):
+        recompute(cast["generator"])
     defaults: dict[str, Any] = {"seed": SEED, "total_images": batches * batch_size, "log_every": batch_size}
-    return Engine(cast, objective, optimizers=makers, batch_size=batch_size, **{**defaults, **options})
+    return Engine(cast, objective, optimization, batch_size=batch_size, **{**defaults, **options})
 
 
 def run(subject: Engine, folder: Path, *, loader_pieces: int = 1, **options: Any) -> Any:

@@ -1,11 +1,10 @@
 import pytest
 import torch
-from tiny_players import CAPTIONS, SHAPE, TinyClock, Words, play, split, tiny_batch, tiny_players
+from tiny_players import CAPTIONS, SHAPE, TinyClock, Words, game, play, split, tiny_batch, tiny_players
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from lmsd.models.generator import Generator
-from lmsd.objectives.adversarial import Adversarial
 from lmsd.objectives.denoising import Denoising
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import EDM, Article, Flow
@@ -14,7 +13,7 @@ from lmsd.rng import Rng
 
 CONFIGS = {
     "lmsd": ({}, {}),
-    "mse_kl": ({"anchor": "mse_kl", "anchor_weight": (1.0, 0.1), "gamma": (0.5, 0.05)}, {"z_dim": 0}),
+    "mse_kl": ({"anchor": "mse_kl", "weight": (1.0, 0.1), "gamma": (0.5, 0.05)}, {"z_dim": 0}),
     "hinge": ({"loss": "hinge", "anchor": "none", "d_steps": 2, "r2": False}, {"heads": 3}),
     "ddgan": (
         {"loss": "nonsaturating", "penalty": "exact", "r2": False, "lazy": 2, "anchor": "none"},
@@ -43,8 +42,8 @@ CONFIGS = {
 
 
 def objective_of(name, **changes):
-    options = {"jumps": Jumps(4), "drop": 0.3, "anchor": "energy", **CONFIGS[name][0], **changes}
-    return Adversarial(options.pop("jumps"), **options)
+    options = {"jumps": Jumps(4), "caption_dropout": 0.3, "anchor": "energy", **CONFIGS[name][0], **changes}
+    return game(options.pop("jumps"), **options)
 
 
 def players_of(name):
@@ -112,7 +111,7 @@ def test_gradients_reach_exactly_the_player_of_the_turn(name):
 
 
 def test_script_follows_the_clock():
-    objective = Adversarial(Jumps(4), anchor="energy", d_steps=3, warmup=0.2)
+    objective = game(Jumps(4), anchor="energy", d_steps=3, warmup=0.2)
     script = {
         images: [turn[0] for turn in play(objective, tiny_players(), [tiny_batch(4)], TinyClock(images))]
         for images in (0, 199, 200, 1000)
@@ -125,7 +124,7 @@ def test_turns_draw_different_numbers():
     """Each of D's turns and G's turn sees its own jumps and noise of the same images."""
     players = constant_players()
     play(
-        Adversarial(Jumps(4), d_steps=2, anchor="none", penalty="none"),
+        game(Jumps(4), d_steps=2, anchor="none", penalty="none"),
         players,
         [tiny_batch(64)],
         TinyClock(),
@@ -138,7 +137,7 @@ def test_turns_draw_different_numbers():
 
 def test_at_the_clean_end_the_fake_is_the_prediction():
     players = constant_players(0.7)
-    objective = Adversarial(Jumps(1), pairing="marginal", anchor="none", penalty="none")
+    objective = game(Jumps(1), pairing="marginal", anchor="none", penalty="none")
     batch = tiny_batch(5)
     play(objective, players, [batch], TinyClock())
     x_s, x_t, s, t, _ = players["discriminator"].seen[0]
@@ -157,7 +156,7 @@ def test_fakes_of_a_perfect_generator_have_the_law_of_reals(pairing):
     batch = tiny_batch(1)
     batch = type(batch)(torch.full((count, 1, 1, 1), 0.8, dtype=torch.float64), position, ["a cat"] * count)
     players = constant_players(0.8)
-    objective = Adversarial(
+    objective = game(
         lambda rng, _: (torch.full((count,), 2.0), torch.full((count,), 3.0)),
         pairing=pairing,
         anchor="none",
@@ -181,7 +180,7 @@ def test_fakes_of_a_perfect_generator_have_the_law_of_reals(pairing):
 def test_mse_anchor_is_the_kl_of_the_posteriors():
     """κ = 10⁴ clips nothing here: anchor · κ · D = KL(q(x_s|x_t,x₀) ‖ q(x_s|x_t,x̂₀))."""
     batch, kappa = tiny_batch(6), 1e4
-    objective = Adversarial(
+    objective = game(
         lambda rng, process: tuple(
             k[1:] for k in (torch.tensor([0.0, 1, 2, 3, 1, 2, 1]), torch.tensor([0.0, 2, 3, 4, 3, 4, 4]))
         ),
@@ -207,7 +206,8 @@ def test_penalty_weight_follows_gamma_over_the_adversarial_part():
     players, batch = tiny_players(), tiny_batch(8)
 
     def d_turn(images, updates):
-        turn = next(objective.turns(players, batch, TinyClock(images, updates), Rng(0, batch.position)))
+        clock = TinyClock(images, played={"discriminator": updates})
+        turn = next(objective.turns(players, batch, clock, Rng(0, batch.position)))
         loss = turn.loss()
         return loss.value.item() - loss.logs["adversary"].item(), loss.logs
 
@@ -223,7 +223,7 @@ def test_penalty_weight_follows_gamma_over_the_adversarial_part():
 @pytest.mark.parametrize("penalty", ["fd", "exact"])
 def test_penalties_of_a_linear_critic(penalty):
     """D = mean(x): ‖∇D‖² = 1/18 everywhere, on reals and fakes alike."""
-    objective = Adversarial(Jumps(4), anchor="none", penalty=penalty, sigma=0.05)
+    objective = game(Jumps(4), anchor="none", penalty=penalty, sigma=0.05)
     _, _, logs = play(objective, constant_players(), [tiny_batch(20_000)], TinyClock(), rate=0)[0]
     for name in ("r1", "r2"):
         assert logs[name] == pytest.approx(1 / 18, rel=0.03 if penalty == "fd" else 1e-9)
@@ -232,7 +232,7 @@ def test_penalties_of_a_linear_critic(penalty):
 
 
 def objective_logs(penalty, **options):
-    objective = Adversarial(Jumps(4), anchor="none", penalty=penalty, **options)
+    objective = game(Jumps(4), anchor="none", penalty=penalty, **options)
     return play(objective, constant_players(), [tiny_batch(4)], TinyClock())[0][2]
 
 
@@ -241,7 +241,7 @@ def test_sign_accuracy_counts_right_verdicts():
     rng = Rng(1, batch.position)
 
     def accuracy(sign, shift, loss):
-        objective = Adversarial(Jumps(1), pairing="marginal", anchor="none", loss=loss)
+        objective = game(Jumps(1), pairing="marginal", anchor="none", loss=loss)
         players = constant_players(5.0, sign=sign, shift=shift)
         return objective.probe(players, batch, rng)["discriminator/accuracy"].item()
 
@@ -254,7 +254,7 @@ def test_sign_accuracy_counts_right_verdicts():
 def test_mismatched_captions_are_never_the_own_one_and_follow_the_sample():
     players, asked = tiny_players(), []
     objective = objective_of("lmsd", mismatch=1.0, captions=[*CAPTIONS, *CAPTIONS])
-    assert objective.captions == tuple(sorted(CAPTIONS))
+    assert objective.mismatch.captions == tuple(sorted(CAPTIONS))
     words = players["generator"].conditioner
     for parts in (1, 4):
         words.asked.clear()
@@ -281,7 +281,7 @@ def test_mismatches_teach_the_critic_to_read(loss):
 
     def gap(mismatch):
         players = tiny_players(marginal=True)
-        objective = Adversarial(
+        objective = game(
             lambda rng, _: (torch.zeros(len(rng)), torch.full((len(rng),), 4.0)),
             pairing="marginal",
             loss=loss,
@@ -289,7 +289,7 @@ def test_mismatches_teach_the_critic_to_read(loss):
             anchor="none",
             mismatch=mismatch,
             captions=CAPTIONS[:2],
-            drop=0.2,
+            caption_dropout=0.2,
         )
         generator = players["generator"]
         generator.forward = lambda x_t, t, cond, z=None: batch.x  # what it was asked for
@@ -312,7 +312,7 @@ def test_diversity_over_z():
         players = tiny_players()
         if deaf:
             players["generator"].net.inside.weight.data[:, -2:] = 0
-        objective = Adversarial(Jumps(4), anchor=anchor, diversity_every=every)
+        objective = game(Jumps(4), anchor=anchor, diversity_every=every)
         return play(objective, players, [batch], TinyClock(updates=updates), rate=0)[-1][2].get("diversity")
 
     assert diversity(10, 20) > 0.05
@@ -327,7 +327,7 @@ def test_jumps_of_a_variance_exploding_process():
     players = constant_players(0.1, schedule=EDM(sigma_max=5.0))
     batch = tiny_batch(400)
     batch = type(batch)(torch.full_like(batch.x, 0.1), batch.position, batch.text)
-    play(Adversarial(Jumps(3), anchor="mse_kl", penalty="none"), players, [batch], TinyClock())
+    play(game(Jumps(3), anchor="mse_kl", penalty="none"), players, [batch], TinyClock())
     x_s, _, s, _, _ = players["discriminator"].seen[0]
     noisy = s > 0
     for half in ((x_s - 0.1)[noisy] / s[noisy].double()[:, None, None, None]).chunk(2):

@@ -99,7 +99,7 @@ def test_optimum_is_the_posterior_mean_of_gaussian_data():
     generator = Generator(Slope(), process, prediction="v")
     position = torch.arange(100_000)
     batch = Batch(std * Rng(1, position).normal((1, 1, 1), "x").double(), position)
-    objective = Denoising(lambda rng, process: torch.full((len(rng),), 2.0), drop=0.0)
+    objective = Denoising(lambda rng, process: torch.full((len(rng),), 2.0), caption_dropout=0.0)
     (turn,) = objective.turns({"generator": generator}, batch, TinyClock(), Rng(2, position))
     turn.loss().value.backward()  # a quadratic in the slope: k = −L'(0)/L'', L'' = 2 E x_t²
     alpha, sigma = (value.item() for value in process.schedule(torch.tensor([2.0])))
@@ -114,7 +114,7 @@ def test_loss_is_a_plain_loop_bit_for_bit():
     batch = tiny_batch(6)
     batch = Batch(batch.x.float(), batch.position, text=batch.text)
     rng = Rng(4, batch.position)
-    loss = Denoising(Uniform(), drop=0.5).loss(generator, batch, rng)
+    loss = Denoising(Uniform(), caption_dropout=0.5).loss(generator, batch, rng)
     t = Uniform()(rng, generator.process)
     eps, drop = rng.normal((2, 3, 3), "eps"), rng.uniform((), "drop") < 0.5
     assert 0 < drop.sum() < 6
@@ -129,7 +129,7 @@ def test_loss_is_a_plain_loop_bit_for_bit():
 
 @pytest.mark.parametrize("weighting", ["none", "min_snr", "edm"])
 def test_four_micro_batches_are_one_batch(weighting):
-    objective = Denoising(Grid(4), weighting=weighting, drop=0.3)
+    objective = Denoising(Grid(4), weighting=weighting, caption_dropout=0.3)
     results = []
     for parts in (1, 4):
         players = tiny_players()

@@ -3,10 +3,9 @@
 import pytest
 import torch
 from test_adversarial import constant_players
-from tiny_players import TinyClock, play, tiny_batch, tiny_players
+from tiny_players import TinyClock, game, play, tiny_batch, tiny_players
 
 from lmsd.errors import UserError
-from lmsd.objectives import Adversarial
 from lmsd.process.times import Jumps
 from lmsd.rng import Rng
 
@@ -19,7 +18,7 @@ def script(objective, images, *, played=None):
 
 
 def test_warm_start_then_head_start_then_both():
-    objective = Adversarial(Jumps(4), anchor="energy", warmup=0.3, head_start=0.2, d_steps=2)
+    objective = game(Jumps(4), anchor="energy", warmup=0.3, head_start=0.2, d_steps=2)
     names = {
         images: [turn.player for turn in script(objective, images)] for images in (0, 299, 300, 499, 500, 999)
     }
@@ -30,12 +29,12 @@ def test_warm_start_then_head_start_then_both():
 
 
 def test_a_warm_start_may_be_the_whole_run():
-    objective = Adversarial(Jumps(4), anchor="energy", warmup=1.0)
+    objective = game(Jumps(4), anchor="energy", warmup=1.0)
     assert {turn.player for images in (0, 500, 999) for turn in script(objective, images)} == {"generator"}
 
 
 def test_every_phase_has_its_rate():
-    objective = Adversarial(Jumps(4), anchor="energy", warmup=0.4, warm_rate=(1.0, 0.2), rate=(0.5, 0.1))
+    objective = game(Jumps(4), anchor="energy", warmup=0.4, warm_rate=(1.0, 0.2), rate=(0.5, 0.1))
     middles = {200: 0.6, 700: 0.3}  # of a half cosine: the mean of both ends
     for images, rate in {0: 1.0, 400: 0.5, **middles}.items():
         rates = [turn.rate for turn in script(objective, images)]
@@ -44,18 +43,18 @@ def test_every_phase_has_its_rate():
 
 
 def test_the_generator_starts_anew_when_the_adversary_joins():
-    objective = Adversarial(Jumps(4), anchor="energy", warmup=0.4)
+    objective = game(Jumps(4), anchor="energy", warmup=0.4)
     first, _ = script(objective, 400, played={"generator": 7})
     assert (first.player, first.restart) == ("discriminator", ("generator",))
     later = script(objective, 500, played={"generator": 8, "discriminator": 1})
-    cold = script(Adversarial(Jumps(4)), 0)
+    cold = script(game(Jumps(4)), 0)
     assert [turn.restart for turn in [*later, *cold]] == [()] * 4
 
 
 def test_clamped_images_reach_the_critic_and_whole_gradients_the_generator():
     def gradient(clamp):
         players = constant_players(1.7)
-        objective = Adversarial(Jumps(1), loss="hinge", penalty="none", anchor="none", clamp=clamp)
+        objective = game(Jumps(1), loss="hinge", penalty="none", anchor="none", bound=clamp)
         turn = play(objective, players, [tiny_batch(5)], TinyClock(), rate=0)[-1]
         return turn[1]["net.value"], [seen[0] for seen in players["discriminator"].seen]
 
@@ -66,11 +65,11 @@ def test_clamped_images_reach_the_critic_and_whole_gradients_the_generator():
         torch.testing.assert_close(fake, torch.ones_like(fake))
 
 
-@pytest.mark.parametrize("hold_text", [False, True])
-def test_held_text_learns_in_the_warm_start_only(hold_text):
-    objective = Adversarial(Jumps(4), anchor="energy", warmup=0.5, hold_text=hold_text)
+@pytest.mark.parametrize("freeze_text", [False, True])
+def test_held_text_learns_in_the_warm_start_only(freeze_text):
+    objective = game(Jumps(4), anchor="energy", warmup=0.5, freeze_text=freeze_text)
     table = "conditioner.table.weight"
-    for images, learns in ((0, True), (500, not hold_text)):
+    for images, learns in ((0, True), (500, not freeze_text)):
         _, gradients, _ = play(objective, tiny_players(), [tiny_batch(8)], TinyClock(images))[-1]
         assert (table in gradients) == learns
         assert "net.inside.weight" in gradients
@@ -80,8 +79,7 @@ def test_shares_must_fit_into_the_run():
     for options, said in (
         ({"warmup": 0.8, "head_start": 0.3}, "shares of the run"),
         ({"warmup": -0.1}, "shares of the run"),
-        ({"head_start": 0.1, "lazy": 4}, "head_start"),
         ({"warmup": 0.1, "anchor": "none"}, "warm="),
     ):
         with pytest.raises(UserError, match=said):
-            Adversarial(Jumps(4), **options)
+            game(Jumps(4), **options)

@@ -10,7 +10,7 @@ from lmsd.objectives import DDPO, DPO, GRPO, NFT, DRaFT
 from lmsd.process.times import Uniform
 from lmsd.rewards import Function
 from lmsd.rng import Rng
-from lmsd.sampling import FewStep, Policy
+from lmsd.sampling import Policy, Tau
 
 
 def flat(images, captions):
@@ -36,8 +36,8 @@ METHODS = {
     "ddpo, group": lambda r: DDPO(Policy(**POLICY), reward(r), normalize="group", kl=1.0, kl_form="step"),
     "ddpo, center": lambda r: DDPO(Policy(**POLICY), reward(r), normalize="center", kl=1.0),
     "grpo": lambda r: GRPO(Policy(**POLICY), reward(r), group=4, kl=1.0),
-    "nft": lambda r: NFT(FewStep(), reward(r), times=Uniform(), steps=3, group=4, pull=1.0),
-    "dpo": lambda r: DPO(Uniform(), reward=reward(r), sampler=FewStep(), steps=3, group=4),
+    "nft": lambda r: NFT(Tau(1), reward(r), times=Uniform(), steps=3, group=4, pull=1.0),
+    "dpo": lambda r: DPO(Uniform(), reward=reward(r), sampler=Tau(1), steps=3, group=4),
     "draft": lambda r: DRaFT(Policy(**POLICY), reward(r, slope=True), pull=1.0),
 }
 

@@ -4,11 +4,10 @@ import warnings
 
 import pytest
 import torch
-from tiny_players import TinyClock, tiny_batch, tiny_players
+from tiny_players import TinyClock, game, tiny_batch, tiny_players
 from torch import nn
 
 from lmsd.errors import UserError
-from lmsd.objectives.adversarial import Adversarial
 from lmsd.process import Jumps
 from lmsd.rng import Rng
 
@@ -27,14 +26,14 @@ def test_exact_penalty_is_refused_where_there_is_no_double_backward(change):
     players, batch = tiny_players(), tiny_batch(4)
     players["discriminator"] = change(players["discriminator"])
     rng = Rng(0, batch.position)
-    with pytest.raises(UserError, match="penalty=fd"):
-        next(Adversarial(Jumps(4), penalty="exact").turns(players, batch, TinyClock(), rng))
-    next(Adversarial(Jumps(4), penalty="fd").turns(players, batch, TinyClock(), rng))
+    with pytest.raises(UserError, match="kind=fd"):
+        next(game(Jumps(4), penalty="exact").turns(players, batch, TinyClock(), rng))
+    next(game(Jumps(4), penalty="fd").turns(players, batch, TinyClock(), rng))
 
 
 def test_a_difference_too_fine_for_half_precision_is_told():
     players, batch = tiny_players(), tiny_batch(4)
-    coarse, fine = (Adversarial(Jumps(4), sigma=sigma) for sigma in (0.03, 0.02))
+    coarse, fine = (game(Jumps(4), sigma=sigma) for sigma in (0.03, 0.02))
     rng = Rng(0, batch.position)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -55,10 +54,10 @@ def test_bad_options_are_refused():
         ({"gamma": (1.0, 2.0, 3.0)}, "pair"),
     ):
         with pytest.raises(UserError, match=said):
-            Adversarial(Jumps(4), **options)
+            game(Jumps(4), **options)
     batch = tiny_batch(4)
     rng = Rng(0, batch.position)
     with pytest.raises(UserError, match="mse_kl"):
-        next(Adversarial(Jumps(4), anchor="energy").turns(tiny_players(z_dim=0), batch, TinyClock(), rng))
+        next(game(Jumps(4), anchor="energy").turns(tiny_players(z_dim=0), batch, TinyClock(), rng))
     with pytest.raises(UserError, match="captions"):
-        next(Adversarial(Jumps(4), mismatch=0.5).turns(tiny_players(), batch, TinyClock(), rng))
+        next(game(Jumps(4), mismatch=0.5).turns(tiny_players(), batch, TinyClock(), rng))

@@ -11,12 +11,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_players import TinyClock
+from tiny_players import TinyClock, game
 from torch import nn
 from torch.nn import functional as F
 
 from lmsd.models.generator import Generator
-from lmsd.objectives import Adversarial
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Flow
 from lmsd.process.times import Jumps
@@ -115,8 +114,8 @@ def train(seed):
         "generator": Generator(Net(), Process(Flow()), prediction="x0", z_dim=Z_DIM),
     }
     average = copy.deepcopy(players["generator"])
-    objective = Adversarial(
-        Jumps(JUMPS), gamma=(0.02, 5e-4), anchor="energy", anchor_weight=(1.0, 0.1), drop=0.0
+    objective = game(
+        Jumps(JUMPS), gamma=(0.02, 5e-4), anchor="energy", weight=(1.0, 0.1), caption_dropout=0.0
     )
     optimizers = {
         name: torch.optim.Adam(player.parameters(), lr=RATE, betas=(0.5, 0.99), fused=True)

@@ -10,6 +10,7 @@ from lmsd.models.conditioner import Conditioner
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.nets.critics import MLPCritic
+from lmsd.objectives import Adversarial, Anchor, Mismatch, Penalty, warm_start
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
 from lmsd.rng import Rng
@@ -126,3 +127,21 @@ def play(objective, players, batches: Sequence[Batch], clock, *, seed=3, rate=0.
                     p -= rate * p.grad
         mean = {key: torch.stack([log[key] for log in logs]).double().mean().item() for key in logs[0]}
         played.append((name, grads, mean))
+
+
+PENALTY = ("gamma", "sigma", "r1", "r2", "lazy")
+COURSE = ("warm", "warmup", "head_start", "warm_rate", "rate", "freeze_text")
+
+
+def game(jumps, *, penalty="fd", anchor="none", weight=1.0, kappa=5.0, mismatch=0.0, captions=(), **options):
+    """An adversarial objective from flat words, after a warm start where one of its words is given."""
+    smooth = {name: options.pop(name) for name in PENALTY if name in options}
+    course = {name: options.pop(name) for name in COURSE if name in options}
+    played = Adversarial(
+        jumps,
+        penalty=Penalty(penalty, **smooth),
+        anchor=Anchor(anchor, weight=weight, kappa=kappa),
+        mismatch=Mismatch(mismatch, captions=captions),
+        **options,
+    )
+    return warm_start(played, **course) if course else played

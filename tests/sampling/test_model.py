@@ -129,7 +129,7 @@ def test_what_a_checkpoint_must_hold(tmp_path: Path) -> None:
     state = torch.load(path, weights_only=True)
     foreign = {**state, KEY: {"clock": state[KEY]["clock"], "version": 3}}
     save(foreign, path)
-    with pytest.raises(UserError, match="not written by lmsd"):
+    with pytest.raises(UserError, match="holds no spec of a generator"):
         lmsd.load(path)
     save({**state, KEY: {**state[KEY], "spec": {**SPEC, "net": {**SPEC["net"], "depth": 2}}}}, path)
     with pytest.raises(UserError, match=r"lacks net.model.*its spec is of another net"):

@@ -14,7 +14,7 @@ from torch import Tensor
 from lmsd.errors import UserError
 from lmsd.process import EDM, Article, Cosine, Flow, Jumps, Linear, Process, Schedule
 from lmsd.rng import Rng
-from lmsd.sampling import DPMSolverPP2M, FewStep, Heun, Knot, Level, Sampler, Tau, levels
+from lmsd.sampling import DPMSolverPP2M, Heun, Knot, Level, Sampler, Tau, levels
 
 MEAN, STD = 0.3, 0.5
 SCHEDULES: dict[str, Schedule] = {"flow": Flow(), "edm": EDM(), "linear": Linear(), "cosine": Cosine()}
@@ -173,7 +173,7 @@ def test_few_steps_are_the_training_chain():
         start, end = t_k.expand(6), s_k.expand(6)
         normal = process.posterior(denoise(x, start), x, end, start)
         x = normal.sample(rng.at(k).normal((3,), "step"))
-    got = FewStep()(denoise, x_T, rng, process=process, steps=4)
+    got = Tau(1)(denoise, x_T, rng, process=process, steps=4)
     torch.testing.assert_close(got, x, rtol=0, atol=2e-6)
 
 

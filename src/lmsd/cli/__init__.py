@@ -61,7 +61,7 @@ Examples
   lmsd train experiment=digits objective=denoising seed=1 images=200_000
   lmsd train resume=last
   lmsd train --options optim
-  lmsd sweep experiment=digits optim.generator.lr=1e-4,3e-4 objective.gamma=0.05,0.15
+  lmsd sweep experiment=digits optim.generator.lr=1e-4,3e-4 objective.game.penalty.gamma=0.05,0.15
   lmsd sample run=last prompts='[a handwritten three, a handwritten seven]' seeds=[0,1,2]
   lmsd evaluate run=last split=test
   torchrun --nproc-per-node 2 -m lmsd.cli train experiment=digits devices=2

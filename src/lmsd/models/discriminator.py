@@ -168,6 +168,27 @@ def _places(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     return h if h.ndim == 3 else h[:, None]
 
 
+class AutoencoderDiscriminator(nn.Module):
+    """An image-to-image net as a discriminator for `objectives.article`: what comes back badly is unlikely.
+
+    trunk: x [B,C,H,W] → x̂ of the same shape; it sees the image alone, no t, no text. Raises UserError
+    for a game that asks for logits, known by its pairing (`marginal`).
+    """
+
+    def __init__(self, trunk: nn.Module, *, marginal: bool | None = None) -> None:
+        super().__init__()
+        if marginal is not None:
+            raise UserError(
+                "discriminator=autoencoder gives images back and no logits: it is for objective=article; "
+                "take discriminator=mlp or another"
+            )
+        self.trunk = trunk
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The reconstruction x̂, at least float32."""
+        return at_least_float32(self.trunk(x))
+
+
 class TrunkDiscriminator(_Judge):
     """Heads on the features of a copy of a generator's net, which knows images already; marginal pairing.
 

@@ -44,17 +44,18 @@ _MIN_SNR = 5.0
 class Denoising(Method):
     """Train the generator on its own target, L = E w(t) ‖f(x_t, t, c) − y‖²/D.
 
-    times: law (rng, process) → t [B]; weighting: see the module; drop: share of captions dropped, [0, 1].
+    times: law (rng, process) → t [B]; weighting: see the module; caption_dropout: share of
+    captions dropped, [0, 1].
     A generator with a latent z gets one, so that the same net may be trained on by an adversary.
     """
 
-    def __init__(self, times: Times, *, weighting: Weighting = "none", drop: float = 0.1) -> None:
+    def __init__(self, times: Times, *, weighting: Weighting = "none", caption_dropout: float = 0.1) -> None:
         one_of("denoising", "weighting", weighting, Weighting)
-        if not 0.0 <= drop <= 1.0:
-            raise UserError(f"denoising: drop must be a share from 0 to 1, not {drop}")
+        if not 0.0 <= caption_dropout <= 1.0:
+            raise UserError(f"denoising: caption_dropout must be a share from 0 to 1, not {caption_dropout}")
         self.times = times
         self.weighting: Weighting = weighting
-        self.drop = drop
+        self.caption_dropout = caption_dropout
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """One turn of the generator."""
@@ -65,7 +66,7 @@ class Denoising(Method):
         t = self.times(rng, generator.process)
         eps = standard_normal(rng, batch.x, "eps")
         x_t = generator.process.noise(batch.x, t, eps)
-        cond = generator.condition(batch, caption_drop(rng, self.drop))
+        cond = generator.condition(batch, caption_drop(rng, self.caption_dropout))
         z = latent(generator, rng, batch.x)
         error = mean_square(generator(x_t, t, cond, z, output="native") - generator.target(batch.x, eps, t))
         value = (native_weight(self.weighting, generator, t) * error).mean()

@@ -7,11 +7,6 @@
 with r = D(real), f = D(fake) of the same (x_t, t, c). The optimal relativistic D is
 log q(x_s|x_t,c) − log p_G(x_s|x_t,c) + f(x_t,t,c) with f free: its logits compare within a pair only.
 
-    R(x)      = ‖∇_x D‖²                                exact, needs double backward (Mescheder et al. 2018)
-    R_σ(x)    = E_n [(D(x + σn) − D(x))²]/σ²            finite difference, → R as σ → 0, n ~ N(0, I)
-
-(γ/2) R_σ = λ E ΔD² with γ = 2 λ σ²: λ = 100 at σ = 0.01 (Lin et al. 2025, APT) is γ = 0.02.
-
     energy    ‖x̂ − x₀‖/√D − ½ ‖x̂ − x̂'‖/√D             strictly proper (Gneiting and Raftery 2007): least in
                                                          the mean when x̂, x̂' ~ q(x₀|x_t), where ‖x̂ − x₀‖² is
                                                          least at the mean of that law, which is a blur

@@ -6,12 +6,12 @@ from lmsd.sampling.guidance import PredictsX0, denoisers, guided, sample
 from lmsd.sampling.model import Model, load
 from lmsd.sampling.rollout import Policy, log_prob, path_kl
 from lmsd.sampling.sampler import DenoiseAt, Knot, Level, Sampler, State, Step, levels
-from lmsd.sampling.samplers import DPMSolverPP2M, FewStep, Heun, Kernel, Tau
+from lmsd.sampling.samplers import Direct, DPMSolverPP2M, Heun, Kernel, Tau
 
 __all__ = [
     "DPMSolverPP2M",
     "DenoiseAt",
-    "FewStep",
+    "Direct",
     "Generate",
     "Generation",
     "Heun",

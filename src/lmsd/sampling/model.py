@@ -80,7 +80,8 @@ class Model:
         if guidance != 1.0 and not _learned_without(self.config["objective"]):
             raise UserError(
                 f"guidance={guidance:g} needs a generator that was trained without captions too, and this "
-                "one was not (objective.drop=0): take guidance=1, or train with objective.drop=0.1"
+                "one was not (caption_dropout=0 in its objective): take guidance=1, or train with "
+                "caption_dropout=0.1"
             )
         times = interval or own["interval"]
         if times is not None and (len(times) != 2 or times[0] > times[1]):
@@ -147,6 +148,5 @@ def _learned_without(objective: Any) -> bool:
     """Whether images without a condition were learned: some are dropped, or rewards begin elsewhere."""
     if not isinstance(objective, Mapping):
         return False
-    return bool("reward" in objective or objective.get("drop")) or any(
-        map(_learned_without, objective.values())
-    )
+    dropped = objective.get("caption_dropout") or objective.get("drop")  # the latter in version 2
+    return bool("reward" in objective or dropped) or any(map(_learned_without, objective.values()))

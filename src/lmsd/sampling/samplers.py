@@ -35,7 +35,9 @@ class Tau(Sampler):
     """The exact solution of the τ-scaled reverse SDE with x̂₀ frozen over the step; first order.
 
     τ = 0: DDIM (Song et al. 2021, eq. 12 with σ = 0), Euler's rule for a flow. τ = 1: the posterior
-    q(x_s|x_t,x̂₀), which is ancestral sampling (DDPM, alg. 2). Between and above them the noise is scaled.
+    q(x_s|x_t,x̂₀), which is ancestral sampling (DDPM, alg. 2), and on the knots of Jumps(steps) the chain that
+    an adversarial generator is trained on, whose last jump gives x̂₀ itself (DDGAN, Xiao et al. 2022). Between
+    and above them the noise is scaled.
     """
 
     def __init__(self, tau: float = 1.0) -> None:
@@ -58,16 +60,6 @@ class Tau(Sampler):
         if kernel.std == 0:
             return Step(mean, 0.0, mean)
         return Step(mean, kernel.std, mean + kernel.std * rng.normal(x_t.shape[1:], "step"))
-
-
-class FewStep(Tau):
-    """The chain that an adversarial generator is trained on: posterior jumps on the knots of Jumps(steps).
-
-    The last jump gives x̂₀ itself (DDGAN, Xiao et al. 2022). Ask for as many steps as in training.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(1.0)
 
 
 class Heun(Sampler):
@@ -110,3 +102,15 @@ class DPMSolverPP2M(Sampler):
         best = x0 if state is None or slope == 0 else (1 + slope) * x0 - slope * state.x0
         x_s = to.sigma / start.sigma * x_t + to.alpha * -math.expm1(-h) * best
         return Step(x_s, 0.0, x_s, State(x0, start))
+
+
+class Direct(Sampler):
+    """What the net gives out is the next state itself, x_s = f(x_t, t), on the chain that it was trained on.
+
+    For generators of prediction "x0" whose output is x_{t-1} and not x̂₀: `objectives.article`.
+    """
+
+    def step(self, denoise: Denoise, x_t: Tensor, t: Knot, s: Knot, rng: Rng, state: State | None) -> Step:
+        """x_s, deterministic; neither rng nor state is used."""
+        x_s = denoise(x_t, t.t)
+        return Step(x_s, 0.0, x_s)

@@ -16,7 +16,7 @@ def test_values_and_choices_reach_the_configuration() -> None:
 
 def test_interpolations_are_resolved() -> None:
     config = load("train", ["steps=7"])
-    assert config.objective.jumps.steps == config.evaluate.steps == 7
+    assert config.objective.game.jumps.steps == config.evaluate.steps == 7
 
 
 def test_whole_numbers_may_be_written_as_powers_of_ten() -> None:

@@ -25,8 +25,11 @@ EVERYTHING = [
         ("evaluate: {extractor: {pth: x}}", "did you mean evaluate.extractor.path"),
         ("net: {widht: 3}", "unknown option 'net.widht'; did you mean net.width"),
         ("net: {width: [3]}", "net.width=[3] is not a whole number of at least 1"),
-        ("objective: {pairing: margin}", "is not one of transition, marginal; did you mean marginal?"),
-        ("objective: {jumps: {lst: 1}}", "did you mean objective.jumps.last"),
+        (
+            "objective: {game: {pairing: margin}}",
+            "is not one of transition, marginal; did you mean marginal?",
+        ),
+        ("objective: {game: {jumps: {lst: 1}}}", "did you mean objective.game.jumps.last"),
         ("optim: {generator: {lr: fast}}", "optim.generator.lr=fast is not a number"),
         ("callbacks: {progress: {second: 1}}", "did you mean callbacks.progress.seconds"),
         (

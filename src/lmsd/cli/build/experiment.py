@@ -21,6 +21,8 @@ from lmsd.engine import Engine
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.divergence import Guard
 from lmsd.engine.hacking import HackingGuard
+from lmsd.engine.optim import Optimization
+from lmsd.engine.players import recompute
 from lmsd.engine.watchdog import Watchdog
 from lmsd.errors import UserError
 from lmsd.models.conditioner import Conditioner, TextConditioner
@@ -66,18 +68,17 @@ def generator(config: DictConfig) -> Generator:
 
 
 def generator_spec(config: DictConfig) -> dict[str, Any]:
-    """The tree that rebuilds the generator by itself: its parts, and the size of the images."""
-    codec = {"codec": plain(config.codec)} if "codec" in config else {}  # not in runs of version 2
-    return {
-        "_target_": "lmsd.models.parts.from_parts",
+    """The generator's own tree and, in it, the parts and sizes that it takes: alone it rebuilds it."""
+    parts = {
         "schedule": plain(config.schedule),
         "conditioner": plain(config.conditioner),
-        **codec,
-        "net": {**plain(config.net), "_partial_": True},  # the parts say how large
+        "codec": plain(config.codec),
+        "net": {**plain(config.net), "_partial_": True},  # the other parts say how large
         "channels": config.data.channels,
         "image_size": config.data.image_size,
-        **plain(config.generator),
     }
+    own = plain(config.generator)
+    return {**taken(str(own["_target_"]), parts), **own}
 
 
 def check_condition(conditioner: Conditioner, data: ShardDataModule) -> None:
@@ -254,28 +255,43 @@ def try_optimizer(player: str, node: DictConfig) -> None:
         raise UserError(f"optim.{player}: {node._target_} refuses its options: {error}") from error
 
 
+def half_lives(config: DictConfig, lead: str) -> dict[str, list[int]]:
+    """What `optim.ema=` asks for by role: a list is the lead's."""
+    found: Any = OmegaConf.to_container(config.optim.ema)
+    return found if isinstance(found, dict) else {lead: found}
+
+
+def optimization(config: DictConfig, objective: Objective) -> Optimization:
+    """How each role that learns is updated, clipped and averaged."""
+    optim, roles = config.optim, learners(objective.cast)
+    for role in roles:
+        if role not in optim:
+            raise UserError(f"{role!r} learns and has no optimizer: add one, optimizer@optim.{role}=adamw")
+        try_optimizer(role, optim[role])
+    return Optimization(
+        makers={role: instantiate(optim[role]) for role in roles},
+        clips={role: optim.clip.get(role) for role in roles},
+        averages=half_lives(config, objective.lead),
+        warmup_images=optim.warmup_images,
+        decay=optim.decay,
+    )
+
+
 def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objective) -> Engine:
     """The LightningModule that plays the objective's turns."""
-    optim = config.optim
-    roles = learners(objective.cast)
-    for name in roles:
-        try_optimizer(name, optim[name])
+    if config.checkpointing:
+        recompute(nets[objective.lead])
     return Engine(
         nets,
         objective,
-        optimizers={name: instantiate(optim[name]) for name in roles},
+        optimization(config, objective),
         total_images=config.images,
         batch_size=config.batch_size,
         micro_batches=config.micro_batches,
-        warmup_images=optim.warmup_images,
-        lr_decay=optim.decay,
-        clip={name: optim.clip.get(name) for name in roles},
-        ema=list(optim.ema),
         seed=config.seed,
         compile=config.compile,
-        gradient_checkpointing=config.checkpointing,
         log_every=config.log_every,
-        config=OmegaConf.to_yaml(stored(config)),
+        record={"config": OmegaConf.to_yaml(stored(config)), "spec": generator_spec(stored(config))},
     )
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from lmsd.checkpoints import manifests, newest
-from lmsd.cli.config.folders import config_dir, own_configs
+from lmsd.cli.build.instantiate import instantiate
+from lmsd.cli.config.compose import load as load_config
 from lmsd.cli.config.options import SamplingOptions
 from lmsd.errors import UserError
 from lmsd.sampling import Generation, Model, Sampler, load
-from lmsd.spec import build, plain
 
 
 def open_run(folder: Path, *, checkpoint: str | None, ema: str) -> Model:
@@ -35,8 +35,7 @@ def generation(model: Model, chosen: SamplingOptions) -> Generation:
 
 def sampler(name: str) -> Sampler:
     """The sampler of a configuration of that name."""
-    files = [root / "sampler" / f"{name}.yaml" for root in (config_dir(), *own_configs())]
-    found: Sampler = build(plain(next(file for file in files if file.is_file()).read_text(encoding="utf-8")))
+    found: Sampler = instantiate(load_config("train", [f"sampler={name}"]).sampler)
     return found
 
 

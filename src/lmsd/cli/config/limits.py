@@ -1,7 +1,7 @@
 """What the values of `train` may be: ranges and choices, looked at before anything is built."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 
 from omegaconf import DictConfig, OmegaConf
@@ -149,12 +149,21 @@ def check_guidance(config: DictConfig, guidance: float) -> None:
     objective = config.objective
     if "reward" in objective:
         return
-    drops = [node.get("drop", 0.0) for node in (objective, objective.get("warm")) if node is not None]
-    if guidance != 1.0 and not any(drops):
+    if guidance != 1.0 and not any(dropouts(OmegaConf.to_container(objective))):
         raise UserError(
             f"guidance={guidance:g} needs a generator that was trained without captions too, and this one "
-            "was not (objective.drop=0): take guidance=1, or train with objective.drop=0.1"
+            "was not (caption_dropout=0 in its objective): take guidance=1, or train with caption_dropout=0.1"
         )
+
+
+def dropouts(node: object) -> Iterator[float]:
+    """Every share of captions dropped in an objective and what it is made of."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name == "caption_dropout":
+                yield value
+            else:
+                yield from dropouts(value)
 
 
 def check_interval(name: str, interval: Sequence[float] | None) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from lmsd.cli.config import older
 from lmsd.errors import UserError
 
 RENAMED: dict[str, str] = {}
@@ -13,13 +14,13 @@ A part may be `*`. The new name may be followed by a remark after a semicolon: "
 number or null". What a move alone cannot mend in a stored configuration is one of CHANGES.
 """
 
-CHANGES: list[Callable[[dict[str, Any]], None]] = []
+CHANGES: list[Callable[[dict[str, Any]], None]] = [older.objective, older.parts]
 """What else a stored configuration of an older version needs after the moves, in this order, in place."""
 
 
-def renamed(key: str, value: object = None, *, rows: Mapping[str, str] = RENAMED) -> UserError | None:
+def renamed(key: str, value: object = None, *, rows: Mapping[str, str] | None = None) -> UserError | None:
     """The sentence on an option or a choice that has another name now; None for any other."""
-    for old, told in rows.items():
+    for old, told in ({**RENAMED, **older.ANSWERED} if rows is None else rows).items():
         new, _, remark = told.partition(";")
         option, equals, choice = old.partition("=")
         rest = _below(key, option)

@@ -1,0 +1,98 @@
+"""Objectives as version 2 wrote them: the names that moved, and a stored one under today's names.
+
+They moved with the parts that now have a class of their own (a penalty, an anchor, the settings of sampling).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+COURSE = {
+    "jumps": "game.jumps",
+    "pairing": "game.pairing",
+    "loss": "game.loss",
+    "penalty": "game.penalty.kind",
+    "gamma": "game.penalty.gamma",
+    "sigma": "game.penalty.sigma",
+    "r1": "game.penalty.r1",
+    "r2": "game.penalty.r2",
+    "lazy": "game.penalty.lazy",
+    "anchor": "game.anchor.kind",
+    "anchor_weight": "game.anchor.weight",
+    "kappa": "game.anchor.kappa",
+    "d_steps": "game.d_steps",
+    "mismatch": "game.mismatch.weight",
+    "clamp": "game.bound",
+    "drop": "game.caption_dropout",
+    "diversity_every": "game.diversity_every",
+    "hold_text": "freeze_text",
+    "warm.drop": "warm.caption_dropout",
+}
+DENOISING = {"drop": "caption_dropout"}
+
+_PARTS = "lmsd.objectives"
+_GAME = {
+    "": f"{_PARTS}.warm.warm_start",
+    "game": f"{_PARTS}.adversarial.Adversarial",
+    "game.penalty": f"{_PARTS}.penalty.Penalty",
+    "game.anchor": f"{_PARTS}.anchor.Anchor",
+    "game.mismatch": f"{_PARTS}.mismatch.Mismatch",
+}
+OBJECTIVES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
+    f"{_PARTS}.adversarial.Adversarial": (COURSE, _GAME),
+    f"{_PARTS}.denoising.Denoising": (DENOISING, {}),
+}
+"""By the target that stood at the top: option to today's, and the targets of today's nodes."""
+
+ANSWERED: dict[str, str] = {
+    **{f"objective.{old}": f"objective.{new}" for old, new in COURSE.items()},
+    "objective.clamp": "objective.game.bound; of objectives with a reward objective.settings.bound: codec, a "
+    "number or null",
+    "objective.drop": "objective.game.caption_dropout; of denoising objective.caption_dropout",
+    **{f"objective=lmsd_{name}": f"recipe=lmsd_{name}" for name in ("cifar10", "digits", "shapes")},
+}
+"""What a command may still say, to what it is told."""
+
+
+def objective(tree: dict[str, Any]) -> None:
+    """Move a stored objective of ours, in place; any other, and one of today, stays."""
+    node = tree.get("objective")
+    if not isinstance(node, dict) or node.get("_target_") not in OBJECTIVES:
+        return
+    names, targets = OBJECTIVES[node["_target_"]]
+    if not any(_at(node, old) for old in names):
+        return
+    flat = {key: value for key, value in node.items() if key != "_target_"}
+    found: dict[str, Any] = {} if targets else {"_target_": node["_target_"]}
+    for path, target in targets.items():
+        _put(found, f"{path}._target_".lstrip("."), target)
+    for key, value in flat.items():
+        _put(found, names.get(key, key), value)
+    for old, new in names.items():
+        parent, _, leaf = old.rpartition(".")
+        below = found.get(parent)
+        if parent and isinstance(below, dict) and leaf in below:
+            _put(found, new, below.pop(leaf))
+    tree["objective"] = found
+
+
+def parts(tree: dict[str, Any]) -> None:
+    """Name what makes the generator, and the codec of pixels, in place; what is named stays."""
+    if isinstance(generator := tree.get("generator"), dict):
+        generator.setdefault("_target_", "lmsd.models.parts.from_parts")
+        tree.setdefault("codec", {"_target_": "lmsd.models.codec.Identity"})
+
+
+def _at(node: Mapping[str, Any], path: str) -> bool:
+    """Whether a dotted name is there."""
+    for part in path.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+def _put(tree: dict[str, Any], path: str, value: Any) -> None:
+    *parents, leaf = path.split(".")
+    for part in parents:
+        tree = tree.setdefault(part, {})
+    tree[leaf] = value

@@ -1,0 +1,98 @@
+"""What holds the generator to its data while an adversary pulls, at the same x_t:
+
+mse_kl    min(½(SNR_s − SNR_t), κ)/κ · ‖x_0 − x̂_0‖²/D    KL of the posteriors, clipped; optimum E[x_0|x_t]
+energy    the energy score of two draws of z              optimum q(x_0|x_t), as the adversary's
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lmsd.errors import UserError, one_of
+from lmsd.models.generator import Generator
+from lmsd.objectives.base import (
+    Clock,
+    JumpLaw,
+    Method,
+    generator_of,
+    latent,
+    mean_square,
+    repeat,
+    standard_normal,
+)
+from lmsd.objectives.jumps import Jump, draw_jump
+from lmsd.objectives.terms import Annealed, energy_score
+from lmsd.rng import Rng
+from lmsd.types import Batch, Loss, Players, Turn
+
+AnchorKind: TypeAlias = Literal["mse_kl", "energy", "none"]
+
+
+class Anchor:
+    """λ times one of the terms above, in the generator's loss.
+
+    kind: mse_kl, energy or none; weight: λ, a number or a pair (start, end) that goes by a cosine over its
+    phase of the run; kappa: κ, the largest ½ ΔSNR that counts. Raises UserError for values out of range.
+    """
+
+    def __init__(
+        self, kind: AnchorKind = "none", *, weight: float | Sequence[float] = 1.0, kappa: float = 5.0
+    ) -> None:
+        one_of("anchor", "kind", kind, AnchorKind)
+        self.kind, self.weight, self.kappa = kind, Annealed(weight), kappa
+        if self.weight.least < 0 or kappa <= 0:
+            raise UserError(f"anchor: weight={self.weight} must be 0 or more and kappa={kappa} above 0")
+
+    def check(self, generator: Generator) -> None:
+        """Refuse a generator without z for the energy score."""
+        if self.kind == "energy" and not generator.z_dim:
+            raise UserError(
+                "anchor: kind=energy compares two draws of z and this generator has z_dim=0: "
+                "give it z_dim>0, or take kind=mse_kl"
+            )
+
+    def predict(self, generator: Generator, jump: Jump) -> tuple[Tensor, Tensor | None]:
+        """x̂_0 of one z, or of two in one forward for the energy score."""
+        z = latent(generator, jump.rng, jump.x_t)
+        if self.kind != "energy" or z is None:
+            return generator(jump.x_t, jump.t, jump.cond, z), None
+        both = torch.cat([z, standard_normal(jump.rng, z, "z_other")])
+        rows = jump.cond.map(lambda value: repeat(value, 2))
+        first, second = generator(repeat(jump.x_t, 2), repeat(jump.t, 2), rows, both).chunk(2)
+        return first, second
+
+    def term(
+        self, generator: Generator, jump: Jump, x_0: Tensor, first: Tensor, second: Tensor | None
+    ) -> Tensor:
+        """The term of each sample, [B], from what `predict` gave; λ is not in it."""
+        if second is not None:
+            return energy_score(first, second, x_0)
+        return generator.process.kl_weight(jump.s, jump.t, kappa=self.kappa) * mean_square(first - x_0)
+
+
+class Anchored(Method):
+    """The generator alone, by an anchor at the jumps of a game: a warm start without another objective.
+
+    mse_kl counts every jump alike here, ‖x_0 − x̂_0‖²/D. Raises UserError for an anchor of kind "none".
+    """
+
+    def __init__(self, jumps: JumpLaw, anchor: Anchor, *, caption_dropout: float = 0.1) -> None:
+        if anchor.kind == "none":
+            raise UserError("a warm start needs something to learn: set warm=, or an anchor of a kind")
+        self.jumps, self.anchor, self.caption_dropout = jumps, anchor, caption_dropout
+
+    def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
+        """One turn of the generator."""
+        generator = generator_of(players)
+        self.anchor.check(generator)
+        yield Turn("generator", partial(self.loss, generator, batch, rng))
+
+    def loss(self, generator: Generator, batch: Batch, rng: Rng) -> Loss:
+        """The mean over the batch; logs "anchor", the same number."""
+        jump = draw_jump(self.jumps, generator, batch, rng, caption_dropout=self.caption_dropout)
+        first, second = self.anchor.predict(generator, jump)
+        error = mean_square(first - batch.x) if second is None else energy_score(first, second, batch.x)
+        return Loss(error.mean(), {"anchor": error.detach().mean()})

@@ -1,0 +1,51 @@
+"""Mismatched captions: D also sees reals with another caption as fakes (Reed et al. 2016).
+
+The other caption is drawn for each sample by its own counter, not by rolling the batch, so that it does not
+depend on how a batch is split.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from lmsd.errors import UserError
+from lmsd.models.generator import Generator
+from lmsd.objectives.jumps import Jump
+from lmsd.types import Batch, Cond
+
+
+class Mismatch:
+    """The weight of mismatched captions in D's loss, and the captions that they are drawn from.
+
+    weight: of the mismatches' loss beside that of the fakes; 0: none are drawn; captions: the distinct ones;
+    where none are given, what the data hold. Raises UserError for a weight below 0.
+    """
+
+    def __init__(self, weight: float = 0.0, *, captions: Sequence[str] = ()) -> None:
+        if weight < 0:
+            raise UserError(f"mismatch: weight={weight} must be 0 or more")
+        self.weight = weight
+        self.learn(captions)
+
+    def learn(self, captions: Sequence[str]) -> None:
+        """Draw from these captions, sorted, each once."""
+        self.captions = tuple(sorted(set(captions)))
+        self._rank = {caption: index for index, caption in enumerate(self.captions)}
+
+    def check(self, batch: Batch) -> None:
+        """Refuse data without captions, or with a single one."""
+        if self.weight and (batch.text is None or len(self.captions) < 2):
+            raise UserError(
+                "mismatch: a weight above 0 needs captions in the data, and at least two distinct ones in "
+                "captions=: set them, or weight=0"
+            )
+
+    @torch.no_grad()
+    def cond(self, generator: Generator, batch: Batch, jump: Jump) -> Cond:
+        """The condition of another caption: index own + u (mod n), u uniform in [1, n), so never its own."""
+        size = len(self.captions)
+        steps = jump.rng.integer(1, size, (), "mismatch").tolist()
+        own = [self._rank.get(caption, 0) for caption in batch.text or ()]
+        text = [self.captions[(index + step) % size] for index, step in zip(own, steps, strict=True)]
+        return generator.condition(replace(batch, text=text), jump.drop)

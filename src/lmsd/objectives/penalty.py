@@ -1,0 +1,101 @@
+"""What keeps a discriminator D smooth: (γ/2)(R1 + R2), on reals and on fakes.
+
+    R(x)      = ‖∇_x D‖²                                exact, needs double backward (Mescheder et al. 2018)
+    R_σ(x)    = E_n [(D(x + σn) − D(x))²]/σ²            finite difference, → R as σ → 0, n ~ N(0, I)
+
+(γ/2) R_σ = λ E ΔD² with γ = 2 λ σ²: λ = 100 at σ = 0.01 (Lin et al. 2025, APT) is γ = 0.02. Compiled code and
+fused attention have no double backward; a finite difference of σ drowns in bfloat16's rounding of the logits,
+which is 2⁻⁸ of them, below `FINEST`.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lmsd.errors import UserError, one_of
+from lmsd.models.discriminator import double_backward_obstacle
+from lmsd.objectives.base import standard_normal
+from lmsd.objectives.terms import Annealed, difference_penalty, exact_penalty
+from lmsd.rng import Rng
+
+PenaltyKind: TypeAlias = Literal["fd", "exact", "none"]
+Critic: TypeAlias = Callable[[Tensor], Tensor]
+"""Candidates of every sample [k·B,C,H,W] → logits [k·B,heads], each with what its sample is judged beside."""
+
+FINEST = 0.03
+"""Finite difference σ below which bfloat16's rounding of the logits hides their difference."""
+
+
+class Penalty:
+    """(γ/2)(R1 + R2) on every lazy-th update of D, times lazy.
+
+    kind: "fd", the finite difference; "exact"; "none"; sigma: σ, in units of x. gamma: γ, a number or a pair
+    (start, end) that goes by a cosine over its phase of the run; r1, r2: on reals, on fakes; lazy: updates of
+    D from one penalty to the next.
+
+    Raises UserError for values out of range.
+    """
+
+    def __init__(
+        self,
+        kind: PenaltyKind = "fd",
+        *,
+        gamma: float | Sequence[float] = 0.05,
+        sigma: float = 0.05,
+        r1: bool = True,
+        r2: bool = True,
+        lazy: int = 1,
+    ) -> None:
+        one_of("penalty", "kind", kind, PenaltyKind)
+        self.kind, self.gamma, self.sigma, self.lazy = kind, Annealed(gamma), sigma, lazy
+        self.r1, self.r2 = r1, r2
+        if self.gamma.least < 0 or sigma <= 0 or lazy < 1:
+            raise UserError(
+                f"penalty: gamma={self.gamma} must be 0 or more, sigma={sigma} above 0 and lazy={lazy} at "
+                "least 1"
+            )
+
+    def check(self, discriminator: nn.Module, device: torch.device) -> None:
+        """Refuse a discriminator without double backward; warn of a σ too fine for half precision."""
+        obstacle = double_backward_obstacle(discriminator) if self.kind == "exact" else None
+        if obstacle:
+            raise UserError(
+                f"penalty: kind=exact differentiates the discriminator twice, but {obstacle}; take kind=fd, "
+                "the finite difference, which does so once"
+            )
+        if self.kind == "fd" and self.sigma < FINEST and torch.is_autocast_enabled(device.type):
+            warnings.warn(
+                f"penalty: sigma={self.sigma} is too fine for half precision, the penalties drown in its "
+                f"rounding: sigma={FINEST} or more, or precision=32-true",
+                stacklevel=2,
+            )
+
+    def weight(self, progress: float, update: int) -> float:
+        """γ/2 times lazy at this update of D, by its number; 0 where no penalty is due."""
+        due = update % self.lazy == 0 and self.kind != "none"
+        return 0.5 * self.gamma(progress) * self.lazy if due else 0.0
+
+    def judge(
+        self, critic: Critic, real: Tensor, fake: Tensor, rng: Rng, *, due: bool
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """D's logits of reals and fakes, and the penalties [B] by name where due; one forward of D in all."""
+        pair = torch.cat([real, fake])
+        sides = {name: side for name, side, on in (("r1", 0, self.r1), ("r2", 1, self.r2)) if on and due}
+        if not sides:
+            of_real, of_fake = critic(pair).chunk(2)
+            return of_real, of_fake, {}
+        if self.kind == "exact":
+            norms, logits = exact_penalty(critic, pair)
+            of_real, of_fake = logits.chunk(2)
+            return of_real, of_fake, {name: norms.chunk(2)[side] for name, side in sides.items()}
+        step = self.sigma * standard_normal(rng, fake, "fd")  # one direction for both sides
+        moved = [pair.chunk(2)[side] + step for side in sides.values()]
+        of_real, of_fake, *rest = critic(torch.cat([pair, *moved])).chunk(2 + len(moved))
+        penalties = {
+            name: difference_penalty(logits, (of_real, of_fake)[side], self.sigma)
+            for (name, side), logits in zip(sides.items(), rest, strict=True)
+        }
+        return of_real, of_fake, penalties

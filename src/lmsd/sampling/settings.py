@@ -1,0 +1,61 @@
+"""How a generator is sampled from, whatever the sampler: in training, evaluation and serving alike."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from lmsd.errors import UserError
+
+Bound: TypeAlias = float | Literal["codec"] | None
+"""Bound on every |x̂₀|: a number; "codec": that of what is diffused, where it has one; None: none."""
+
+
+class Bounded(Protocol):
+    """What knows the bound of what it diffuses."""
+
+    @property
+    def bound(self) -> float | None:
+        """On every |x₀| of the data; None: none is known."""
+        ...
+
+
+def bound_of(bound: Bound, generator: Bounded) -> float | None:
+    """The number that `bound` stands for with this generator. Raises UserError for a number not above 0."""
+    if bound == "codec":
+        return generator.bound
+    if isinstance(bound, str) or (bound is not None and bound <= 0):
+        raise UserError(f"bound={bound} is none of: a number above 0; codec, the range of the data; null")
+    return bound
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of sampling.
+
+    steps: K of the chain; guidance: w of x̂₀ = x̂₀(null) + w (x̂₀(cond) − x̂₀(null)), 1: off; interval
+    (low, high): guide only the steps that start at a time low ≤ t ≤ high of the schedule (σ for EDM;
+    Kynkäänniemi et al. 2024), None: all; bound: on every |x̂₀| (Ho et al. 2020).
+
+    Raises UserError for values out of range.
+    """
+
+    steps: int
+    guidance: float = 1.0
+    interval: tuple[float, float] | None = None
+    bound: Bound = "codec"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"sampling: steps={self.steps} must be 1 or more")
+        if self.interval is not None:
+            if len(self.interval) != 2 or self.interval[0] > self.interval[1]:
+                raise UserError(
+                    f"sampling: interval={list(self.interval)} is no [low, high]: give two times, the lower "
+                    "one first"
+                )
+            low, high = self.interval
+            object.__setattr__(self, "interval", (float(low), float(high)))
+
+    @property
+    def guided(self) -> bool:
+        """Whether the null condition is asked for."""
+        return self.guidance != 1
