@@ -24,7 +24,7 @@ from lmsd.spec import targets
 
 HANDED: Mapping[str, tuple[str, ...]] = {
     "net": ("channels", "image_size", "token_dim", "pooled_dim", "z_dim"),
-    "generator": ("net", "process", "conditioner", "codec"),
+    "generator": ("net", "schedule", "process", "conditioner", "codec", "channels", "image_size"),
     "discriminator": ("process", "generator", "cond_dim", "features", "marginal"),
     "discriminator.trunk": ("shape",),
     "data": ("batch_size", "micro_batches", "seed", "world", "rank"),
