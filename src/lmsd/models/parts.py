@@ -39,8 +39,7 @@ def from_parts(
 
     net: its constructor, bound but for what is handed over; channels, image_size: C and H = W of the images;
     prediction: what the net predicts; z_dim: width of the latent noise, 0 for none; precondition: none or
-    edm; sigma_data: σ_d. Raises UserError where the net was given what follows from the other parts, and
-    where they do not fit.
+    edm; sigma_data: σ_d. Raises UserError where the parts do not fit, or the net was given what they decide.
     """
     conditioner = conditioner if conditioner is not None else NullConditioner()
     codec = codec if codec is not None else Identity()
