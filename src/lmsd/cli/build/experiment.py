@@ -331,7 +331,7 @@ def trained(config: DictConfig, checkpoint: Path, *, ema: str | None) -> Generat
     return built.eval().requires_grad_(False)
 
 
-def callbacks(config: DictConfig, validation: Any, objective: Objective) -> list[Any]:
+def callbacks(config: DictConfig, validation: Any, objective: Objective, *, samples: int) -> list[Any]:
     """Those that the configuration names, and those that every run has."""
     found = [instantiate(node) for node in config.callbacks.values()]
     if validation is not None:
@@ -353,6 +353,7 @@ def callbacks(config: DictConfig, validation: Any, objective: Objective) -> list
             collapsed=guard.collapsed,
             at_most=guard.at_most,
             max_bad=config.data.max_bad,
+            samples=samples,
         ),
         Watchdog(seconds=config.hang_seconds),
         saving,
