@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lmsd.engine.clock import Clock
 from lmsd.engine.module import Engine
-from lmsd.engine.optim import adamw
+from lmsd.engine.optim import Optimization, adamw
 from lmsd.engine.trainer import fit
 from lmsd.models.backbones import mlp
 from lmsd.models.conditioner import LabelConditioner
@@ -63,7 +63,7 @@ class PlainLoop:
         self.objective = Adversarial(Jumps(4))
         self.optimizers = {name: adamw(player.parameters()) for name, player in self.players.items()}
         self.average = copy.deepcopy(self.players["generator"])
-        self.clock = Clock(total)
+        self.clock = Clock(total, "generator")
 
     def step(self, batch: Batch) -> None:
         turns = self.objective.turns(self.players, batch, self.clock, Rng(SEED, batch.position))
@@ -139,16 +139,18 @@ def measure(width: int, steps: int) -> tuple[Alternating, Engine, int]:
     engine = Engine(
         build(width),
         Adversarial(Jumps(4)),
-        optimizers={"generator": adamw, "discriminator": adamw},
+        Optimization(
+            {"generator": adamw, "discriminator": adamw},
+            clips={"generator": CLIP, "discriminator": CLIP},
+            averages={"generator": (HALF_LIFE,)},
+        ),
         total_images=total,
         batch_size=BATCH,
-        clip={"generator": CLIP, "discriminator": CLIP},
-        ema=(HALF_LIFE,),
         seed=SEED,
     )
     with tempfile.TemporaryDirectory() as folder:
         fit(engine, Data(stream), run_dir=Path(folder), accelerator="cpu")
-    return stream, engine, len(engine.metrics)
+    return stream, engine, len(engine.run.line)
 
 
 def main() -> int:

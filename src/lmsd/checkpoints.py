@@ -25,7 +25,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,14 @@ from torch import Tensor, nn
 
 from lmsd.errors import UserError
 
-VERSION = 2
+VERSION = 3
 PATTERN = "step_*.ckpt"
 KEY = "lmsd"
 """Where in a checkpoint the engine's own state lies: version, clock, objective, config, metrics."""
 
-_REF = re.compile(r"(?P<path>.+?)(:(?P<player>[a-z_]+))?(@(?P<ema>ema|\d+))?")
+_REF = re.compile(r"(?P<path>.+?)(:(?P<player>[a-z_]\w*))?(@(?P<ema>ema|\d+))?")
 _PLAYER = re.compile(r"players\.(?P<role>\w+)\.")
-_AVERAGE = re.compile(r"ema\.((?P<role>[a-z_]\w*)\.)?(?P<half_life>\d+)\.")
+_AVERAGE = re.compile(r"ema\.(?P<role>\w+)\.(?P<half_life>\d+)\.")
 
 
 def checkpoint_name(images: int) -> str:
@@ -166,7 +166,30 @@ def read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(loaded, dict) or not isinstance(loaded.get("state_dict"), dict):
         raise UserError(f"{found} holds no state_dict: give a checkpoint of lmsd")
-    return loaded
+    return migrated(loaded)
+
+
+def migrated(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of an earlier version's checkpoint in the form of today's; any other as it is."""
+    own = content.get(KEY)
+    while isinstance(own, dict) and own.get("version") in MIGRATIONS:
+        content = MIGRATIONS[own["version"]](content)
+        own = content[KEY]
+    return content
+
+
+def _from_2(content: dict[str, Any]) -> dict[str, Any]:
+    """Averages were the generator's alone, and optimizers a list in the order of the players."""
+    own = content[KEY]
+    state = {re.sub(r"^ema\.", "ema.generator.", key): value for key, value in content["state_dict"].items()}
+    optimizers = dict(zip(own["players"], content["optimizer_states"], strict=True))
+    rest = {key: value for key, value in content.items() if key != "optimizer_states"}
+    mine = {"line": {}, **own, "version": 3}
+    return {**rest, "state_dict": state, "optimizers": optimizers, KEY: mine}
+
+
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {2: _from_2}
+"""What makes a checkpoint of a version into one of the next."""
 
 
 def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -190,7 +213,7 @@ def roles(content: Mapping[str, Any]) -> tuple[str, ...]:
 def averages(content: Mapping[str, Any], role: str) -> dict[str, str]:
     """The half-lives in images of a player's averages, as they were configured, and how their keys begin."""
     found = (_AVERAGE.match(key) for key in content["state_dict"])
-    return {m["half_life"]: m[0] for m in found if m and (m["role"] or "generator") == role}
+    return {m["half_life"]: m[0] for m in found if m and m["role"] == role}
 
 
 def weights(content: Mapping[str, Any], role: str, ema: str | None = None) -> dict[str, Tensor]:

@@ -229,10 +229,10 @@ def everything(folder: Path) -> dict[str, object]:
     """All tensors of a run's last checkpoint by name, and its counts."""
     saved = checkpoints.read(folder)
     flat: dict[str, object] = dict(saved["state_dict"])
-    for number, optimizer in enumerate(saved["optimizer_states"]):
+    for role, optimizer in saved["optimizers"].items():
         for key, state in optimizer["state"].items():
-            flat.update({f"optimizer{number}.{key}.{name}": value for name, value in state.items()})
-        flat[f"optimizer{number}.lr"] = [group["lr"] for group in optimizer["param_groups"]]
+            flat.update({f"optimizers.{role}.{key}.{name}": value for name, value in state.items()})
+        flat[f"optimizers.{role}.lr"] = [group["lr"] for group in optimizer["param_groups"]]
     flat["clock"], flat["data"] = saved[checkpoints.KEY]["clock"], saved["Stream"]
     flat["objective"] = saved[checkpoints.KEY]["objective"]  # of rewards: statistics, temperature, counts
     return flat
@@ -260,7 +260,11 @@ OPTIONS = {
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken")
-    run(engine(config="seed: 3\n", **OPTIONS), folder, callbacks=[Checkpoint(every_images=8, keep_last=9)])
+    run(
+        engine(record={"config": "seed: 3\n"}, **OPTIONS),
+        folder,
+        callbacks=[Checkpoint(every_images=8, keep_last=9)],
+    )
     return folder
 
 
@@ -454,7 +458,7 @@ class Spoiling(Callback):
     def on_train_batch_start(self, trainer: object, pl_module: object, batch: object, batch_idx: int) -> None:
         if pl_module.clock.images == 24:
             with torch.no_grad():
-                next(pl_module.discriminator.parameters()).view(-1)[0] = torch.inf
+                next(pl_module.players["discriminator"].parameters()).view(-1)[0] = torch.inf
 
 
 def test_a_state_that_is_not_finite_is_never_written(tmp_path: Path) -> None:
@@ -470,7 +474,11 @@ def test_a_state_that_is_not_finite_is_never_written(tmp_path: Path) -> None:
 
 def test_weights_are_taken_raw_or_averaged_as_asked(unbroken: Path) -> None:
     saved = checkpoints.read(unbroken)["state_dict"]
-    for ema, prefix in ((None, "players.generator."), ("ema", "ema.20."), ("60", "ema.60.")):
+    for ema, prefix in (
+        (None, "players.generator."),
+        ("ema", "ema.generator.20."),
+        ("60", "ema.generator.60."),
+    ):
         fresh = players()["generator"]
         result = load_weights(fresh, unbroken, ema=ema)
         assert (result.missing, result.extra) == ((), ())

@@ -65,7 +65,7 @@ def test_it_goes_back_once_and_on_with_later_data(rolled_back: tuple[Path, Engin
     """Three NaN batches (24..47), back to 24 images; the other two are skipped; ten count."""
     folder, subject = rolled_back
     assert subject.objective.seen == list(range(104))  # each position once, in order
-    assert (subject.clock.images, subject.clock.updates, subject.rollbacks) == (80, 10, 1)
+    assert (subject.clock.images, subject.clock.updates, subject.run.rollbacks) == (80, 10, 1)
     assert disk.first_not_finite(subject.state_dict()) is None
     lines = read_metrics(folder / "metrics.jsonl")
     assert [line["images"] for line in lines] == [8, 16, 24, 24, 32, 40, 48, 56, 64, 72, 80]
@@ -110,13 +110,13 @@ class Spoiled(Callback):
     def on_train_batch_start(self, trainer: object, pl_module: Engine, batch: Batch, batch_idx: int) -> None:
         if int(batch.position[0]) == 40:
             with torch.no_grad():
-                next(pl_module.discriminator.parameters()).view(-1)[0] = torch.nan
+                next(pl_module.players["discriminator"].parameters()).view(-1)[0] = torch.nan
 
 
 def test_a_run_does_not_end_on_broken_weights(tmp_path: Path) -> None:
     subject = engine(batches=6)
     run(subject, tmp_path, callbacks=guarded(Spoiled()))
-    assert (subject.clock.images, subject.rollbacks) == (48, 1)
+    assert (subject.clock.images, subject.run.rollbacks) == (48, 1)
     assert disk.first_not_finite(checkpoints.read(tmp_path)) is None
     assert checkpoints.read(tmp_path)["Stream"]["position"] == 56
 
@@ -142,11 +142,11 @@ class Sure(Adversarial):
 def test_a_collapsed_discriminator_is_taken_back_to_before_that(tmp_path: Path) -> None:
     subject = engine(objective=Sure(), batches=10)
     run(subject, tmp_path, callbacks=guarded(collapsed=4))
-    assert subject.rollbacks == 1  # at 56 images, to 24, on with position 56
+    assert subject.run.rollbacks == 1  # at 56 images, to 24, on with position 56
     assert checkpoints.read(tmp_path)["Stream"]["position"] == 80 + 32
     again = engine(objective=Sure(), batches=10)
     run(again, tmp_path / "allowed", callbacks=guarded(collapsed=0))
-    assert again.rollbacks == 0
+    assert again.run.rollbacks == 0
 
 
 def test_a_collapse_without_a_way_back_leaves_the_checkpoints_and_names_the_switch(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_collapse_without_a_way_back_leaves_the_checkpoints_and_names_the_swit
         run(subject, tmp_path, callbacks=guarded(collapsed=4))
     again = engine(objective=Sure(0, 10_000), batches=10)
     run(again, tmp_path, callbacks=guarded(collapsed=0), resume_from=tmp_path)
-    assert (again.clock.images, again.rollbacks) == (80, 0)
+    assert (again.clock.images, again.run.rollbacks) == (80, 0)
 
 
 def test_a_run_that_is_resumed_in_a_collapse_goes_back_where_the_unbroken_one_does(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_run_that_is_resumed_in_a_collapse_goes_back_where_the_unbroken_one_do
         run(engine(objective=Sure(), batches=10), tmp_path / "run", callbacks=stopped)
     again = engine(objective=Sure(), batches=10)
     run(again, tmp_path / "run", callbacks=guarded(collapsed=4), resume_from=tmp_path / "run")
-    assert again.rollbacks == 1
+    assert again.run.rollbacks == 1
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
@@ -174,7 +174,7 @@ def test_a_discriminator_that_plays_alone_may_be_right_on_everything(tmp_path: P
     """In a head start of eight batches; only the two after it count."""
     subject = engine(objective=warm_start(Sure(0, 10_000), head_start=0.8), batches=10)
     run(subject, tmp_path, callbacks=guarded(collapsed=3))
-    assert (subject.clock.updates, subject.rollbacks) == (2, 0)
+    assert (subject.clock.updates, subject.run.rollbacks) == (2, 0)
 
 
 def test_ranks_go_back_alike(tmp_path: Path) -> None:
@@ -183,7 +183,9 @@ def test_ranks_go_back_alike(tmp_path: Path) -> None:
     def rank(own: int) -> None:
         subject = engine(objective=Poisoned(range(28, 64, 8)), batches=10)
         run(subject, tmp_path / "run", devices=2, callbacks=guarded())
-        torch.save([subject.state_dict(), subject.objective.seen, subject.rollbacks], tmp_path / f"{own}.pt")
+        torch.save(
+            [subject.state_dict(), subject.objective.seen, subject.run.rollbacks], tmp_path / f"{own}.pt"
+        )
 
     assert codes(fork_ranks(rank, 2, tmp_path), seconds=240) == [0, 0]
     first, second = (torch.load(tmp_path / f"{own}.pt", weights_only=False) for own in (0, 1))
@@ -212,7 +214,7 @@ class Damaged(Stream):
 def test_damaged_samples_are_counted_and_too_many_stop_the_run(tmp_path: Path) -> None:
     subject = engine("denoising", batches=10, log_every=16)
     run(subject, tmp_path, datamodule=Damaged(5), callbacks=[Guard(max_bad=0.1)])
-    assert subject.substituted == pytest.approx(2)
+    assert subject.run.substituted == pytest.approx(2)
     shares = [line["data/substituted"] for line in read_metrics(tmp_path / "metrics.jsonl")]
     assert shares == pytest.approx([1 / 16, 0, 1 / 16, 0, 0])
     with pytest.raises(UserError, match=r"1 of 16 samples were damaged, more than data.max_bad=0.05"):

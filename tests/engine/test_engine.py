@@ -45,7 +45,7 @@ def test_denoising_is_bit_equal_to_a_plain_loop(tmp_path: Path) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert_same(subject.generator, generator)
+    assert_same(subject.players["generator"], generator)
     assert not torch.equal(next(generator.parameters()), next(players()["generator"].parameters()))
 
 
@@ -170,7 +170,7 @@ def test_only_the_playing_player_has_gradients(tmp_path: Path) -> None:
 
     class Looking(SGD):
         def step(self, closure: object = None) -> None:
-            steps.append([p.grad is None for p in subject.discriminator.parameters()])
+            steps.append([p.grad is None for p in subject.players["discriminator"].parameters()])
             assert all(p.grad is not None for group in self.param_groups for p in group["params"])
             super().step()
 
@@ -246,7 +246,7 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_skipped(tmp_path: Path, op
     makers = {"generator": optimizer, "discriminator": optimizer}
     subject = engine(objective=Keeping(Jumps(4)), optimizers=makers, batches=4, clip={"discriminator": 1.0})
     run(subject, tmp_path)
-    kept.append(list(subject.discriminator.parameters()))
+    kept.append(list(subject.players["discriminator"].parameters()))
     moved = [any(not torch.equal(a, b) for a, b in zip(*pair, strict=True)) for pair in pairwise(kept)]
     assert moved == [True, False, True, True]
     assert all(p.isfinite().all() for p in subject.players.parameters())
@@ -259,7 +259,7 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path) -> None:
     ours, theirs = engine(batches=2, gradient_checkpointing=True), engine(batches=2)
     run(ours, tmp_path / "checkpointed")
     run(theirs, tmp_path / "plain")
-    assert ours.generator.net.model.gradient_checkpointing
+    assert ours.players["generator"].net.model.gradient_checkpointing
     assert_same(ours.players, theirs.players)
 
 
@@ -284,7 +284,8 @@ def test_any_state_that_dropout_draws_from_is_a_function_of_the_images(tmp_path:
         ({"optimizers": {"generator": adamw}}, "'discriminator' has no optimizer"),
         ({"optimizers": {"generator": adamw, "discriminator": adamw, "critic": adamw}}, "critic"),
         ({"clip": {"gen": 1.0}}, "gen"),
-        ({"players": {"net": nn.Linear(1, 1)}}, "generator"),
+        ({"players": {"net": nn.Linear(1, 1)}}, "'discriminator' and the players are"),
+        ({"ema": {"critic": (10,)}}, "critic"),
         ({"players": {"generator": nn.Linear(1, 1)}}, "'discriminator'"),
         ({"players": dict.fromkeys(("generator", "discriminator"), nn.Linear(1, 1))}, "share"),
         ({"ema": (10, 10)}, "distinct"),
@@ -316,7 +317,9 @@ def test_compiled_nets_train_as_plain_ones_do(tmp_path: Path) -> None:
     for a, b in zip(ours.players.parameters(), theirs.players.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
     start = players()["generator"].parameters()
-    moved = max((a - b).abs().max() for a, b in zip(ours.generator.parameters(), start, strict=True))
+    moved = max(
+        (a - b).abs().max() for a, b in zip(ours.players["generator"].parameters(), start, strict=True)
+    )
     assert moved > 1e-4
 
 

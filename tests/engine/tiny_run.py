@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lmsd.engine.module import Engine
-from lmsd.engine.optim import adamw
+from lmsd.engine.optim import Optimization, adamw
+from lmsd.engine.players import recompute
 from lmsd.engine.trainer import fit
 from lmsd.models.backbones import mlp
+from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
@@ -88,14 +90,20 @@ class Stream(LightningDataModule):
         self.position = state["position"]
 
 
-def players(*, dtype: torch.dtype = torch.float64, pairing: str = "transition") -> dict[str, torch.nn.Module]:
+def players(
+    *, dtype: torch.dtype = torch.float64, pairing: str = "transition", codec: Codec | None = None
+) -> dict[str, torch.nn.Module]:
     """Generator and discriminator, the same each time."""
     torch.manual_seed(SEED)
     process = Process(Article(4))
-    net = mlp(1, 4, width=24, depth=2, time_dim=16, pooled_dim=8, z_dim=4)
-    generator = Generator(net, process, prediction="x0", conditioner=LabelConditioner(3, 8), z_dim=4)
+    channels, side, _ = (codec or Identity()).shape_of(SHAPE)
+    net = mlp(channels, side, width=24, depth=2, time_dim=16, pooled_dim=8, z_dim=4)
+    generator = Generator(
+        net, process, prediction="x0", conditioner=LabelConditioner(3, 8), z_dim=4, codec=codec
+    )
     marginal = pairing == "marginal"
-    trunk = MLPCritic((1 if marginal else 2, 4, 4), 24, depth=2, time_dim=16, cond_dim=8)
+    sides = (channels * (1 if marginal else 2), side, side)
+    trunk = MLPCritic(sides, 24, depth=2, time_dim=16, cond_dim=8)
     critic = Discriminator(trunk, process=process, cond_dim=8, features=24, marginal=marginal)
     for parameter in [*generator.parameters(), *critic.parameters()]:
         if not parameter.any():  # zero-initialized layers would hide what lies behind them
@@ -170,8 +178,18 @@ def engine(name: str = "lmsd", *, batches: int = 6, batch_size: int = 8, **optio
     objective = OBJECTIVES[name]() if "objective" not in options else options.pop("objective")
     cast = options.pop("players", None) or cast_for(objective)
     makers = options.pop("optimizers", None) or dict.fromkeys(trained(objective.cast), adamw)
+    spans = options.pop("ema", ())
+    optimization = Optimization(
+        makers,
+        clips=options.pop("clip", {}),
+        averages=spans if isinstance(spans, dict) else {objective.lead: spans},
+        warmup_images=options.pop("warmup_images", 0),
+        decay=options.pop("lr_decay", "constant"),
+    )
+    if options.pop("gradient_checkpointing", False):
+        recompute(cast["generator"])
     defaults: dict[str, Any] = {"seed": SEED, "total_images": batches * batch_size, "log_every": batch_size}
-    return Engine(cast, objective, optimizers=makers, batch_size=batch_size, **{**defaults, **options})
+    return Engine(cast, objective, optimization, batch_size=batch_size, **{**defaults, **options})
 
 
 def run(subject: Engine, folder: Path, *, loader_pieces: int = 1, **options: Any) -> Any:

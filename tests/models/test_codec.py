@@ -1,12 +1,15 @@
 """The generator and its codec: shapes, the way in and the way out."""
 
 import copy
+import math
 
+import pytest
 import torch
 from torch import nn
 
+from lmsd.errors import UserError
 from lmsd.models.backbones import mlp
-from lmsd.models.codec import Identity, bounded
+from lmsd.models.codec import Identity, Unshuffle, bounded
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.frozen import freeze, twin
 from lmsd.models.generator import Generator
@@ -52,3 +55,50 @@ def test_a_twin_has_weights_of_its_own_and_shares_what_is_frozen():
         assert kept.data_ptr() != own.data_ptr()
     other.double()  # as a move to a device does: both still hold the same
     assert other.conditioner.encoder.weight is conditioner.encoder.weight
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (2.0, 0.0), (0.25, 0.0), (1.7, 0.3), (0.9, -0.4)])
+def test_unshuffling_is_undone(scale, shift):
+    """All 256 levels: bit for bit where the arithmetic is exact, else far within a level."""
+    x = (torch.arange(256) / 127.5 - 1.0).view(1, 1, 16, 16).repeat(2, 3, 1, 1)
+    codec = Unshuffle(4, scale=scale, shift=shift)
+    z = codec.encode(x)
+    assert z.shape[1:] == codec.shape_of((3, 16, 16)) == (48, 4, 4)
+    assert codec.image_shape_of((48, 4, 4)) == (3, 16, 16)
+    if shift == 0.0 and math.log2(scale).is_integer():
+        assert torch.equal(codec.decode(z), x)
+    torch.testing.assert_close(codec.decode(z), x, rtol=0, atol=1e-6)
+    assert z.abs().max() <= codec.bound
+    assert z.abs().max() == pytest.approx(codec.bound)  # and no smaller bound would do
+
+
+def test_a_posterior_does_not_see_the_grid():
+    """With scale 1 and shift 0 pixels are only moved: every draw is the moved draw of pixels."""
+    codec, process = Unshuffle(2), Process(Flow())
+    x, x_t = IMAGES, torch.randn_like(IMAGES)
+    s, t = torch.full((3,), 0.3), torch.full((3,), 0.8)
+    pixels = process.posterior(x, x_t, s, t)
+    moved = process.posterior(codec.encode(x), codec.encode(x_t), s, t)
+    eps = torch.randn_like(x)
+    assert torch.equal(codec.decode(moved.sample(codec.encode(eps))), pixels.sample(eps))
+
+
+def test_a_generator_in_latents_knows_both_shapes():
+    generator = Generator(mlp(4, 4), Process(Flow()), codec=Unshuffle(2, scale=0.5))
+    assert (generator.shape, generator.image_shape, generator.bound) == ((4, 4, 4), (1, 8, 8), 0.5)
+    batch = Batch(IMAGES, torch.arange(3), extra={"rejected": -IMAGES})
+    encoded = generator.encode(batch)
+    assert encoded.x.shape == encoded.extra["rejected"].shape == (3, 4, 4, 4)
+    assert torch.equal(generator.decode(encoded.x), IMAGES)
+    assert generator.decode(10.0 * encoded.x).abs().max() == 1.0
+
+
+def test_other_latents_are_refused():
+    first = Generator(mlp(4, 4), Process(Flow()), codec=Unshuffle(2))
+    other = Generator(mlp(4, 4), Process(Flow()), codec=Unshuffle(2, scale=2.0))
+    with pytest.raises(UserError, match=r"latents of scale 1.0, and this codec has 2.0"):
+        other.load_state_dict(first.state_dict())
+    with pytest.raises(UserError, match="10x10 pixels do not divide by its factor, 4"):
+        Unshuffle(4).shape_of((1, 10, 10))
+    with pytest.raises(UserError, match="scale=0 above 0"):
+        Unshuffle(2, scale=0)

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -20,6 +21,7 @@ from lmsd.checkpoints import checkpoint_name, manifests
 from lmsd.engine.checkpoint import first_not_finite, prune
 from lmsd.engine.clock import crossed
 from lmsd.engine.module import Engine
+from lmsd.engine.players import PlayersStrategy
 from lmsd.engine.plugin import AtomicCheckpointIO
 from lmsd.ranks import world_size
 from lmsd.stops import BrokenOff
@@ -69,10 +71,10 @@ class Evaluate(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the untrained weights, or those that a signal kept from being scored."""
         engine = engine_of(pl_module)
-        self._seen, late = engine.clock.images, engine.unscored
+        self._seen, late = engine.clock.images, engine.run.unscored
         if late or (self.at_start and engine.clock.images == 0):
             self._evaluate(trainer, engine)
-            engine.save_now = late and not engine.unscored
+            engine.run.asked.save = late and not engine.run.unscored
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,31 +87,34 @@ class Evaluate(Callback):
 
     def _evaluate(self, trainer: Trainer, engine: Engine) -> None:
         found: list[dict[str, float] | None] = [None]
-        stopping = engine.stopping or (world_size() == 1 and engine.request)
+        strategy = trainer.strategy
+        stopping = engine.run.asked.stop or (world_size() == 1 and engine.run.asked.code)
         if engine.clock.done or not stopping:
-            engine.evaluating = True
+            engine.run.asked.evaluating = True
             try:
-                with engine.gathered():
+                with strategy.gathered() if isinstance(strategy, PlayersStrategy) else nullcontext():
                     found = [self._score(engine)]
                 if world_size() > 1:
                     dist.broadcast_object_list(found, src=0)
             finally:
-                engine.evaluating = False
-        engine.unscored = found[0] is None
+                engine.run.asked.evaluating = False
+        engine.run.unscored = found[0] is None
         if found[0] is None:
-            engine.stopping = trainer.should_stop = True
+            engine.run.asked.stop = trainer.should_stop = True
         else:
-            engine.evaluation, engine.evaluated_at = found[0], engine.clock.images
+            engine.run.scores, engine.run.scored_at = found[0], engine.clock.images
             engine.write(found[0])
 
     def _score(self, engine: Engine) -> dict[str, float] | None:
         """None where a signal broke it off; nothing where the system refused to write it down."""
         try:
             try:
-                engine.scoring = world_size() == 1  # several ranks leave together (`evaluation.ranks`)
+                engine.run.asked.breakable = (
+                    world_size() == 1
+                )  # several ranks leave together (`evaluation.ranks`)
                 return {name: float(value) for name, value in self.function(engine).items()}
             finally:
-                engine.scoring = False
+                engine.run.asked.breakable = False
         except BrokenOff:
             return None
         except OSError as error:
@@ -149,7 +154,7 @@ class Checkpoint(Callback):
             for leftover in folder.glob("*.tmp.*"):
                 leftover.unlink(missing_ok=True)
         writer(trainer).after = lambda: self.prune(folder)
-        if engine_of(pl_module).save_now:
+        if engine_of(pl_module).run.asked.save:
             self.save(trainer, engine_of(pl_module))
 
     @staticmethod
@@ -165,16 +170,21 @@ class Checkpoint(Callback):
         writer(trainer).check()
         before, self._seen = self._seen, clock.images
         every = self.every_images or -(-clock.total_images // 10)
-        if crossed(before, clock.images, every) or clock.done or engine.stopping or engine.save_now:
+        if (
+            crossed(before, clock.images, every)
+            or clock.done
+            or engine.run.asked.stop
+            or engine.run.asked.save
+        ):
             self.save(trainer, engine)
         if writer(trainer).failures >= self.tolerate:
-            engine.request = max(engine.request, REFUSED)
+            engine.run.asked.code = max(engine.run.asked.code, REFUSED)
 
     def save(self, trainer: Trainer, engine: Engine) -> None:
         """Save now, unless the state holds what is not finite; all ranks agree on that."""
-        engine.save_now, bad = False, not_finite(trainer, engine)
+        engine.run.asked.save, bad = False, not_finite(trainer, engine)
         if bad is not None:
-            engine.sick = True
+            engine.run.asked.sick = True
             warnings.warn(f"no checkpoint at {engine.clock.images} images: {bad} is not finite", stacklevel=2)
             return
         self.last = self.folder(trainer) / checkpoint_name(engine.clock.images)
@@ -273,7 +283,7 @@ class Progress(Callback):
         """Speed, on a GPU MFU, the last line's losses, the most memory so far, and the time left."""
         clock = engine.clock
         speed = (clock.images - self._first) / max(elapsed, 1e-9)
-        losses = [f"{n.split('/')[0]} {v:.3g}" for n, v in engine.metrics.items() if n.endswith("/loss")]
+        losses = [f"{n.split('/')[0]} {v:.3g}" for n, v in engine.run.line.items() if n.endswith("/loss")]
         left = max(0, clock.total_images - clock.images) / max(speed, 1e-9)
         time_left = f"{int(left // 60)}:{int(left % 60):02d} left"
         used = [] if engine.flops.latest is None else [f"MFU {engine.flops.latest:.1%}"]

@@ -1,4 +1,4 @@
-"""The one clock of a run: images seen, and updates of the generator.
+"""The one clock of a run: images seen, and updates of the player that leads.
 
 Lightning's `global_step` counts optimizer steps; schedules, cadences, EMA half-lives, names of checkpoints
 and x-axes here go by images, which mean the same for every batch size, number of ranks and of D's turns.
@@ -13,11 +13,12 @@ from typing import Any
 class Clock:
     """How far a run is; the same on every rank.
 
-    total_images: images to see in all; images: seen by all ranks together; updates: of the generator, skipped
-    ones included; played: updates of every player.
+    total_images: images to see in all; lead: the player that leads; images: seen by all ranks together;
+    updates: of the lead, skipped ones included; played: updates of every player.
     """
 
     total_images: int
+    lead: str
     images: int = 0
     updates: int = 0
     played: dict[str, int] = field(default_factory=dict)
@@ -35,7 +36,7 @@ class Clock:
     def count(self, player: str) -> None:
         """One more update of a player."""
         self.played[player] = self.played.get(player, 0) + 1
-        self.updates = self.played.get("generator", 0)
+        self.updates = self.played.get(self.lead, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """What has been counted; the total is the config's to say."""

@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmsd.checkpoints import intact, manifests, read, set_aside
 from lmsd.engine.callbacks import Checkpoint, engine_of, not_finite, writer
+from lmsd.engine.logging import rewind
 from lmsd.engine.module import Engine
 from lmsd.errors import UserError
 from lmsd.ranks import world_size
@@ -44,23 +45,23 @@ class Guard(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What was read before a resume is no news."""
-        self._read = engine_of(pl_module).read_at
+        self._read = engine_of(pl_module).run.read_at
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at a new line of metrics."""
         engine = engine_of(pl_module)
-        if engine.read_at == self._read:
+        if engine.run.read_at == self._read:
             return
-        self._read = engine.read_at
+        self._read = engine.run.read_at
         self._check_samples(engine)
         found = self._diagnose(trainer, engine)
         if found is not None:
             self._go_back(trainer, engine, *found)
 
     def _check_samples(self, engine: Engine) -> None:
-        bad, images = engine.substituted, engine.clock.images
+        bad, images = engine.run.substituted, engine.clock.images
         if bad >= 0.5 and bad > self.max_bad * images:
             raise UserError(
                 f"{bad:.0f} of {images:,} samples were damaged, more than data.max_bad={self.max_bad:g}; the "
@@ -70,23 +71,23 @@ class Guard(Callback):
     def _diagnose(self, trainer: Trainer, engine: Engine) -> tuple[str, str, int] | None:
         """What is wrong, the way out, and the number of images up to which it was not."""
         clock = engine.clock
-        for name, streak in engine.streaks().items():
+        for name, streak in engine.run.skipped().items():
             if streak >= self.skipped:
                 why = f"the last {streak} updates of the {name} had gradients that are not finite"
                 return why, CALMER, clock.images - streak * engine.batch_size
-        if engine.sick or clock.done:
-            engine.sick = False
+        if engine.run.asked.sick or clock.done:
+            engine.run.asked.sick = False
             place = not_finite(trainer, engine)
             if place is not None:
                 return f"{place} is not finite", CALMER, clock.images
-        useless = engine.objective.collapsed(engine.metrics)
+        useless = engine.objective.collapsed(engine.run.line)
         self._useless = [*self._useless, clock.images] if useless else []
         if self.collapsed and len(self._useless) >= self.collapsed:
             return f"{useless} for {self.collapsed} lines of metrics", ALLOWED, self._useless[0] - 1
         return None
 
     def _go_back(self, trainer: Trainer, engine: Engine, why: str, way: str, before: int) -> None:
-        count, images = engine.rollbacks + 1, engine.clock.images
+        count, images = engine.run.rollbacks + 1, engine.clock.images
         if count > self.at_most:
             raise UserError(
                 f"the run diverged again at {images:,} images ({why}) after {self.at_most} rollbacks: {way}, "
@@ -104,15 +105,13 @@ class Guard(Callback):
             for later in manifests(path.parent):
                 if later > path:
                     set_aside(later)
+        engine.on_load_checkpoint(content)
         trainer.strategy.load_model_state_dict(content)
         trainer.strategy.load_optimizer_state_dict(content)
-        engine.on_load_checkpoint(content)
-        engine.rollbacks, engine.save_now, self._useless = count, True, []
-        self._read = engine.read_at
-        trainer.should_stop = engine.stopping
-        for logger in trainer.loggers:
-            if hasattr(logger, "truncate"):
-                logger.truncate(engine.clock.images, scored=not engine.unscored)
+        engine.run.rollbacks, engine.run.asked.save, self._useless = count, True, []
+        self._read = engine.run.read_at
+        trainer.should_stop = engine.run.asked.stop
+        rewind(trainer.loggers, engine.clock.images, scored=not engine.run.unscored)
         engine.write({"rollbacks": float(count)})
         if trainer.is_global_zero:
             print(

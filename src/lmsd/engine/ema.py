@@ -1,4 +1,4 @@
-"""Exponential moving averages of the generator, by half-lives in images.
+"""Exponential moving averages of a player, by half-lives in images.
 
     θ̄ ← θ + β (θ̄ − θ),   β = 2^(−Δn / h(n)),   h(n) = min(h, ρ n)        Karras et al. 2024 (EDM2), appendix
 

@@ -40,22 +40,22 @@ class HackingGuard(Callback):
         self._compare(trainer, engine_of(pl_module))
 
     def _compare(self, trainer: Trainer, engine: Engine) -> None:
-        if engine.evaluated_at != engine.clock.images or self._seen == engine.clock.images:
+        if engine.run.scored_at != engine.clock.images or self._seen == engine.clock.images:
             return
         self._seen = engine.clock.images
-        names = [n for n in engine.evaluation if n.startswith(self.judge) and n.endswith("]")]
-        if not names or self.proxy not in engine.metrics:
+        names = [n for n in engine.run.scores if n.startswith(self.judge) and n.endswith("]")]
+        if not names or self.proxy not in engine.run.line:
             return
-        proxy, judge = engine.metrics[self.proxy], engine.evaluation[names[0]]
+        proxy, judge = engine.run.line[self.proxy], engine.run.scores[names[0]]
         if not (math.isfinite(proxy) and math.isfinite(judge)):  # no score came through: nothing to compare
             return
         best = self._best
         parted = best is not None and proxy > best[0] and judge > best[2]
         self._parted = self._parted + 1 if parted else 0
         if best is None or judge < best[1]:
-            self._best = (proxy, judge, max(judge, engine.evaluation.get(f"{names[0]}/high", judge)))
+            self._best = (proxy, judge, max(judge, engine.run.scores.get(f"{names[0]}/high", judge)))
         if self._parted >= self.patience:
-            engine.stopping = trainer.should_stop = True
+            engine.run.asked.stop = trainer.should_stop = True
             if trainer.is_global_zero:
                 print(
                     f"Stopped: {self.proxy} has risen and {names[0]} is worse than at its best, at "

@@ -5,7 +5,7 @@ import math
 import time
 import warnings
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,13 @@ class JSONLLogger(Logger):
         lines = self.path.read_bytes().splitlines(keepends=True) if images else []
         with replacing(self.path) as temporary:
             temporary.write_bytes(b"".join(line for line in lines if _stays(line, images, scored)))
+
+
+def rewind(loggers: Iterable[Logger], images: int, *, scored: bool) -> None:
+    """Drop from our own file what a run that goes on from `images` images will write again."""
+    for logger in loggers:
+        if isinstance(logger, JSONLLogger):
+            logger.truncate(images, scored=scored)
 
 
 def append(path: Path, data: bytes) -> None:

@@ -7,7 +7,8 @@ g ← g · min(1, c/‖g‖)
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from lmsd.engine.parts import all_of
+from lmsd.errors import UserError, one_of
 
 Decay: TypeAlias = Literal["cosine", "constant"]
+MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
 
 
 def adamw(
@@ -29,6 +32,45 @@ def adamw(
 ) -> AdamW:
     """Fused AdamW, the default (Loshchilov and Hutter 2019); fused is 3 to 4 times faster, on CPUs too."""
     return AdamW(params, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, eps=eps, fused=True)
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How the players of a run are updated and averaged, by role.
+
+    makers: what makes an optimizer out of parameters, one for each role that learns; clips: largest gradient
+    norm, None or left out for any; averages: half-lives in images; warmup_images, decay: the learning rate's
+    law, of all alike.
+
+    Raises UserError for a law that is not there.
+    """
+
+    makers: Mapping[str, MakeOptimizer]
+    clips: Mapping[str, float | None] = field(default_factory=dict)
+    averages: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    warmup_images: int = 0
+    decay: Decay = "constant"
+
+    def __post_init__(self) -> None:
+        one_of("optim", "decay", self.decay, Decay)
+        if self.warmup_images < 0:
+            raise UserError(f"warmup_images={self.warmup_images} must not be negative")
+
+    def check(self, players: Iterable[str], learners: Sequence[str]) -> None:
+        """Refuse a player that learns without an optimizer, and names of nobody."""
+        known = sorted(players)
+        for name in learners:
+            if name not in self.makers:
+                raise UserError(f"player {name!r} has no optimizer: add one under optim.{name}")
+        for what, named in (("optimizers", self.makers), ("clip", self.clips), ("ema", self.averages)):
+            if strange := sorted(named.keys() - set(known)):
+                raise UserError(f"{what} names {strange}; the players are {known}")
+        if still := sorted(self.averages.keys() - set(learners)):
+            raise UserError(f"ema names {still}, who do not learn: an average of them is what they are")
+
+    def rate(self, images: float, total_images: int) -> float:
+        """The factor on the learning rates after `images` images."""
+        return rate(images, total_images=total_images, warmup_images=self.warmup_images, decay=self.decay)
 
 
 def rate(images: float, *, total_images: int, warmup_images: int, decay: Decay) -> float:

@@ -10,7 +10,7 @@ which is the gradient of the mean over the global batch, every rank's share bein
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -105,6 +105,23 @@ def _shaped(flat: Tensor, like: Tensor) -> Tensor:
     return view if like.is_contiguous() else torch.empty_like(like).copy_(view)
 
 
+def net_of(player: nn.Module) -> nn.Module:
+    """The net inside a player (a generator's net, a discriminator's trunk), or the player itself."""
+    for name in ("net", "trunk"):
+        inner = getattr(player, name, None)
+        if isinstance(inner, nn.Module):
+            return inner
+    return player
+
+
+def recompute(player: nn.Module) -> None:
+    """Let a player's net recompute its activations in the backward pass."""
+    net = net_of(player)
+    if not hasattr(net, "enable_gradient_checkpointing"):
+        raise UserError(f"{type(net).__name__} has no gradient checkpointing: set checkpointing=false")
+    net.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
 @torch.no_grad()
 def broadcast(module: nn.Module, device: torch.device) -> None:
     """Give every rank rank 0's parameters and buffers, by way of the ranks' devices."""
@@ -123,3 +140,7 @@ class PlayersStrategy(DDPStrategy):
         """Leave the module as it is, with rank 0's weights everywhere."""
         assert self.model is not None
         broadcast(self.model, self.root_device)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """All weights on every rank in here, as they are anyway."""
+        return nullcontext()

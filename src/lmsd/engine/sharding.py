@@ -9,8 +9,7 @@ in the form that one process writes and reads: a run may go on with other ranks,
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -76,16 +75,17 @@ def require_shardable(engine: Engine, ranks: int) -> None:
         raise UserError(
             "trainer=fsdp gathers weights between blocks, which compile=true does not see: leave it out"
         )
-    others = sorted(engine.roles.keys() - {"generator", "discriminator"})
+    others = sorted(role for role, part in engine.objective.cast.items() if part.like is not None)
     if others:
         raise UserError(
-            "trainer=fsdp cuts the generator alone, and this objective keeps copies of it, "
+            f"trainer=fsdp cuts the {engine.lead} alone, and this objective keeps copies, "
             f"{', '.join(others)}: use trainer=ddp"
         )
-    frozen = next((name for name, p in engine.generator.named_parameters() if not p.requires_grad), None)
+    lead = engine.players[engine.lead]
+    frozen = next((name for name, p in lead.named_parameters() if not p.requires_grad), None)
     if frozen is not None:
         raise UserError(
-            f"trainer=fsdp cuts what is trained, and the generator's {frozen} is frozen: use trainer=ddp"
+            f"trainer=fsdp cuts what is trained, and the {engine.lead}'s {frozen} is frozen: use trainer=ddp"
         )
 
 
@@ -98,10 +98,14 @@ class ShardedStrategy(PlayersStrategy):
         assert isinstance(engine, Engine)
         broadcast(engine, self.root_device)
         mesh = init_device_mesh(self.root_device.type, (world_size(),))
-        for whole in (engine.generator, *engine.ema.values()):
+        for whole in (engine.players[engine.lead], *engine.average(engine.lead).values()):
             shard(whole, mesh)
-        engine.gathered = partial(gathered, engine)
         super().model_to_device()
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """All weights on every rank in here. A collective."""
+        assert self.lightning_module is not None
+        return gathered(self.lightning_module)
 
     def configure_ddp(self) -> None:
         """Nothing is wrapped, and the ranks are equal already."""

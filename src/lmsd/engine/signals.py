@@ -45,10 +45,10 @@ class Interrupt(Callback):
         """Hear signals from Lightning's set-up to its end, and Lightning none."""
 
         def heard(code: int) -> None:
-            if code == CODES[signal.SIGINT] and engine.request == code:
+            if code == CODES[signal.SIGINT] and engine.run.asked.code == code:
                 raise KeyboardInterrupt
-            engine.request = stops.noted = max(engine.request, code)
-            if engine.scoring:
+            engine.run.asked.code = stops.noted = max(engine.run.asked.code, code)
+            if engine.run.asked.breakable:
                 raise BrokenOff
 
         trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
@@ -56,7 +56,7 @@ class Interrupt(Callback):
         before = stops.noted
         try:
             with stops.listening(heard):
-                engine.request = max(engine.request, stops.noted)
+                engine.run.asked.code = max(engine.run.asked.code, stops.noted)
                 yield
         finally:
             stops.noted = before
@@ -67,7 +67,7 @@ class Interrupt(Callback):
         if world_size() > 1:
             self._group = dist.new_group(backend="gloo")
             self._ask(engine)
-        code = self._read() if world_size() > 1 else engine.request
+        code = self._read() if world_size() > 1 else engine.run.asked.code
         if code and not engine.clock.done:
             self.code = code
             raise BrokenOff
@@ -77,15 +77,15 @@ class Interrupt(Callback):
     ) -> None:
         """Stop after this batch, if that is agreed."""
         engine = engine_of(pl_module)
-        code = self._read() if world_size() > 1 else engine.request
+        code = self._read() if world_size() > 1 else engine.run.asked.code
         if world_size() > 1:
             self._ask(engine)
         if code and not engine.clock.done:
             self.code = code
-            engine.stopping = trainer.should_stop = True
+            engine.run.asked.stop = trainer.should_stop = True
 
     def _ask(self, engine: Engine) -> None:
-        self._flag = torch.tensor(engine.request)
+        self._flag = torch.tensor(engine.run.asked.code)
         self._work = dist.all_reduce(self._flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
 
     def _read(self) -> int:
@@ -102,8 +102,8 @@ class Interrupt(Callback):
         if world_size() > 1:
             self._read()
             self._ask(engine)
-        code = self._read() if world_size() > 1 else engine.request
-        complete = engine.clock.done and not engine.unscored
+        code = self._read() if world_size() > 1 else engine.run.asked.code
+        complete = engine.clock.done and not engine.run.unscored
         self.code = 0 if complete else self.code or code
         writer(trainer).wait()
         if self.code in CODES.values() and trainer.is_global_zero:

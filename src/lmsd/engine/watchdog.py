@@ -68,8 +68,8 @@ class Watchdog(Callback):
         pause = min(5.0, self.seconds / 4)
         evaluating = False
         while not self._over.wait(pause):
-            if evaluating != engine.evaluating:
-                evaluating = engine.evaluating
+            if evaluating != engine.run.asked.evaluating:
+                evaluating = engine.run.asked.evaluating
                 self._tick(LONGER * self.seconds if evaluating else self.seconds)
             if self._store is not None:
                 with contextlib.suppress(Exception):  # its host may have ended

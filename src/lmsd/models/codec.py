@@ -1,22 +1,25 @@
 """Codecs: between images and what the process diffuses.
 
     z = (E(x) − shift) · scale        x [B,C,H,W] in [-1,1], z [B,C',H/f,W/f]
-    x = D(z/scale + shift)            E, D = identity for pixels; f: the codec's factor
+    x = D(z/scale + shift)            E, D: the identity for pixels; f: the codec's factor
 
 A codec is a part of its generator and never learns there. `bound` is a bound on every |z| that images have:
 1.0 for pixels, None where none is known, as for the latents of an autoencoder.
 """
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lmsd.errors import UserError
 
 Shape: TypeAlias = tuple[int, int, int]
 """(C, H, W) of one sample."""
 
 
 def bounded(x: Tensor, bound: float | None) -> Tensor:
-    """X within ±bound, None: as it is.
+    """`x` within ±bound, None: as it is.
 
     The value is clamped, the gradient as if it were not: else what lies beyond the range never comes back.
     """
@@ -44,7 +47,7 @@ class Codec(nn.Module):
         raise NotImplementedError
 
     def image_shape_of(self, shape: Shape) -> Shape:
-        """The reverse of `shape_of`."""
+        """Shape of the images that are diffused in a shape."""
         raise NotImplementedError
 
 
@@ -68,3 +71,67 @@ class Identity(Codec):
     def image_shape_of(self, shape: Shape) -> Shape:
         """The same."""
         return shape
+
+
+class Latents(Codec):
+    """Base of codecs on a grid `factor` times smaller, whose latents mean other images to any other codec.
+
+    told: what tells them apart, plain Python by name; it travels with the weights.
+    """
+
+    factor: int
+    told: dict[str, Any]
+
+    def smaller(self, height: int, width: int) -> tuple[int, int]:
+        """Sides of the latents. Raises UserError where pixels do not divide."""
+        if height % self.factor or width % self.factor:
+            raise UserError(
+                f"codec: {height}x{width} pixels do not divide by its factor, {self.factor}: choose another "
+                "data.image_size, or codec"
+            )
+        return height // self.factor, width // self.factor
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Which codec this is."""
+        return dict(self.told)
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another one."""
+        for name, own in self.told.items():
+            if state.get(name) != own:
+                raise UserError(
+                    f"codec: the checkpoint was trained in latents of {name} {state.get(name)}, and this "
+                    f"codec has {own}: give the same codec"
+                )
+
+
+class Unshuffle(Latents):
+    """Squares of factor² pixels as channels, scaled and shifted: [B,C,H,W] → [B,C·f²,H/f,W/f], without loss.
+
+    Bit for bit where scale is a power of 2 and shift 0, else to rounding, far below a level of 8 bits. What
+    an autoencoder does to shapes and units, without one: the same process on another grid.
+    """
+
+    def __init__(self, factor: int = 2, *, scale: float = 1.0, shift: float = 0.0) -> None:
+        super().__init__()
+        if factor < 1 or scale <= 0:
+            raise UserError(f"codec: factor={factor} must be 1 or more and scale={scale} above 0")
+        self.factor, self.scale, self.shift = factor, scale, shift
+        self.bound = scale * (1.0 + abs(shift))
+        self.told = {"factor": factor, "scale": scale, "shift": shift}
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(unshuffled x − shift) · scale."""
+        return (F.pixel_unshuffle(x, self.factor) - self.shift) * self.scale
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Pixels of z / scale + shift."""
+        return F.pixel_shuffle(z / self.scale + self.shift, self.factor)
+
+    def shape_of(self, image: Shape) -> Shape:
+        """(C·f², H/f, W/f)."""
+        return image[0] * self.factor**2, *self.smaller(*image[1:])
+
+    def image_shape_of(self, shape: Shape) -> Shape:
+        """(C/f², H·f, W·f)."""
+        return shape[0] // self.factor**2, shape[1] * self.factor, shape[2] * self.factor

@@ -40,11 +40,11 @@ def test_a_copy_is_equal_whatever_the_wall_clock_says(copied: Path) -> None:
 
 def test_one_bit_of_a_moment_is_told_by_its_place(copied: Path) -> None:
     def nudge(content: dict) -> None:
-        moment = content["optimizer_states"][1]["state"][0]["exp_avg_sq"]
+        moment = content["optimizers"]["generator"]["state"][0]["exp_avg_sq"]
         moment.view(-1)[0] += 1e-3
 
     changed(copied, nudge)
-    assert compare(FIRST, copied)[0] == "optimizer_states.1.state.0.exp_avg_sq differs by up to 0.001"
+    assert compare(FIRST, copied)[0] == "optimizers.generator.state.0.exp_avg_sq differs by up to 0.001"
 
 
 def test_the_place_in_the_data_and_the_counts_are_compared(copied: Path) -> None:

@@ -23,10 +23,12 @@ from lmsd.engine import Engine
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.divergence import Guard
 from lmsd.engine.hacking import HackingGuard
+from lmsd.engine.optim import Optimization
+from lmsd.engine.players import recompute
 from lmsd.engine.watchdog import Watchdog
 from lmsd.errors import UserError
 from lmsd.models.adapters import LabelTransformer
-from lmsd.models.codec import Codec, Identity
+from lmsd.models.codec import Codec
 from lmsd.models.conditioner import Conditioner, TextConditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
@@ -68,7 +70,7 @@ def generator(config: DictConfig) -> Generator:
     process = Process(instantiate(config.schedule))
     process.schedule.grid(config.steps)  # more steps than the chain has are refused here
     conditioner: Conditioner = instantiate(config.conditioner)
-    codec: Codec = instantiate(config.codec) if "codec" in config else Identity()  # not in runs of version 2
+    codec: Codec = instantiate(config.codec)
     channels, side, _ = codec.shape_of((config.data.channels, config.data.image_size, config.data.image_size))
     given = {
         "channels": channels,
@@ -79,8 +81,9 @@ def generator(config: DictConfig) -> Generator:
     }
     net = assemble(config.net, given)
     check_labels(net, conditioner)
-    options = OmegaConf.to_container(config.generator, resolve=True)
-    return Generator(net, process, conditioner=conditioner, codec=codec, **options)  # type: ignore[arg-type]
+    parts = {"net": net, "process": process, "conditioner": conditioner, "codec": codec}
+    built: Generator = instantiate(config.generator, **parts)
+    return built
 
 
 def check_labels(net: nn.Module, conditioner: Conditioner) -> None:
@@ -271,28 +274,43 @@ def try_optimizer(player: str, node: DictConfig) -> None:
         raise UserError(f"optim.{player}: {node._target_} refuses its options: {error}") from error
 
 
+def half_lives(config: DictConfig, lead: str) -> dict[str, list[int]]:
+    """What `optim.ema=` asks for by role: a list is the lead's."""
+    found: Any = OmegaConf.to_container(config.optim.ema)
+    return found if isinstance(found, dict) else {lead: found}
+
+
+def optimization(config: DictConfig, objective: Objective) -> Optimization:
+    """How each role that learns is updated, clipped and averaged."""
+    optim, roles = config.optim, learners(objective.cast)
+    for role in roles:
+        if role not in optim:
+            raise UserError(f"{role!r} learns and has no optimizer: add one, optimizer@optim.{role}=adamw")
+        try_optimizer(role, optim[role])
+    return Optimization(
+        makers={role: instantiate(optim[role]) for role in roles},
+        clips={role: optim.clip.get(role) for role in roles},
+        averages=half_lives(config, objective.lead),
+        warmup_images=optim.warmup_images,
+        decay=optim.decay,
+    )
+
+
 def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objective) -> Engine:
     """The LightningModule that plays the objective's turns."""
-    optim = config.optim
-    roles = learners(objective.cast)
-    for name in roles:
-        try_optimizer(name, optim[name])
+    if config.checkpointing:
+        recompute(nets[objective.lead])
     return Engine(
         nets,
         objective,
-        optimizers={name: instantiate(optim[name]) for name in roles},
+        optimization(config, objective),
         total_images=config.images,
         batch_size=config.batch_size,
         micro_batches=config.micro_batches,
-        warmup_images=optim.warmup_images,
-        lr_decay=optim.decay,
-        clip={name: optim.clip.get(name) for name in roles},
-        ema=list(optim.ema),
         seed=config.seed,
         compile=config.compile,
-        gradient_checkpointing=config.checkpointing,
         log_every=config.log_every,
-        config=OmegaConf.to_yaml(stored(config)),
+        record={"config": OmegaConf.to_yaml(stored(config))},
     )
 
 

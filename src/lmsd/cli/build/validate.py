@@ -91,7 +91,8 @@ class Validation:
 
     def __call__(self, engine: Engine) -> Mapping[str, float]:
         """Scores by name, val/... ; the grid goes into samples/, the record into eval/val/."""
-        generator = engine.ema.average() if engine.ema.half_lives else engine.generator
+        averages = engine.average(engine.lead)
+        generator = averages.average() if averages.half_lives else engine.players[engine.lead]
         assert isinstance(generator, Generator)
         settings = self.config.evaluate
         interval = None if settings.interval is None else (settings.interval[0], settings.interval[1])
@@ -102,7 +103,7 @@ class Validation:
             guidance=settings.guidance,
             interval=interval,
         )
-        half_life = str(engine.ema.half_lives[0]) if engine.ema.half_lives else "raw"
+        half_life = str(averages.half_lives[0]) if averages.half_lives else "raw"
         scores = self.evaluator(
             generate,
             seeds=list(settings.seeds),

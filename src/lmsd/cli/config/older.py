@@ -75,6 +75,13 @@ def objective(tree: dict[str, Any]) -> None:
     tree["objective"] = found
 
 
+def parts(tree: dict[str, Any]) -> None:
+    """Name what makes the generator, and the codec of pixels, in place; what is named stays."""
+    if isinstance(generator := tree.get("generator"), dict):
+        generator.setdefault("_target_", "lmsd.models.generator.Generator")
+        tree.setdefault("codec", {"_target_": "lmsd.models.codec.Identity"})
+
+
 def _at(node: Mapping[str, Any], path: str) -> bool:
     """Whether a dotted name is there."""
     for part in path.split("."):

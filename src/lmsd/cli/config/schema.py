@@ -24,9 +24,6 @@ from lmsd.spec import targets
 OPEN = ("callbacks", "logger")
 """Dicts of named entries: any may be added, any taken away."""
 
-BUILT = {"generator": "lmsd.models.generator.Generator"}
-"""Nodes without `_target_` whose options are yet arguments of a constructor."""
-
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of a plain tree by dotted name; an empty mapping is a leaf."""
@@ -62,7 +59,7 @@ def parent(tree: Mapping[str, Any], key: str) -> tuple[Any, str | None]:
     for part in path:
         node = node.get(part) if isinstance(node, dict) else None
     target = node.get("_target_") if isinstance(node, dict) else None
-    return node, target or BUILT.get(".".join(path))
+    return node, target
 
 
 def rule(tree: Mapping[str, Any], key: str) -> Kind:
@@ -130,7 +127,7 @@ def _check_entries(group: str, entries: Any) -> None:
 
 def strangers(node: Mapping[str, Any], path: str = "") -> Iterator[str]:
     """Options below a node that the constructor they stand with does not take, by dotted name."""
-    target = node.get("_target_") or BUILT.get(path)
+    target = node.get("_target_")
     taken = arguments(target) if target else None
     for name, value in node.items():
         key = f"{path}.{name}" if path else str(name)
@@ -141,7 +138,7 @@ def strangers(node: Mapping[str, Any], path: str = "") -> Iterator[str]:
 
 
 def _check(tree: Mapping[str, Any], node: Mapping[str, Any], path: str) -> None:
-    target = node.get("_target_") or BUILT.get(path)
+    target = node.get("_target_")
     for name, value in node.items():
         key = f"{path}.{name}" if path else str(name)
         if str(name).startswith("_") or value == "???":

@@ -1,0 +1,80 @@
+"""What a run notes of itself beside weights, optimizers and its clock.
+
+persisted    goes into checkpoints, so that a resumed run knows what the unbroken one would
+asked        what is wanted of the process at this moment; nothing of it outlives the process
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Requests:
+    """What is wanted of a run, or at work in it, at this moment.
+
+    code: what this rank wants the run to end with, an exit code, 0 to continue; stop: set by all ranks to end
+    the run, with a checkpoint, after the batch at hand; save: set by all ranks to have a checkpoint;
+    evaluating: an evaluation is at work, here or on another rank; breakable: one that a signal may break off;
+    sick: a checkpoint was refused since the state is not finite.
+    """
+
+    code: int = 0
+    stop: bool = False
+    save: bool = False
+    evaluating: bool = False
+    breakable: bool = False
+    sick: bool = False
+
+
+@dataclass
+class RunState:
+    """How a run is going; the same on every rank, but for what is asked.
+
+    rollbacks: how often it went back; substituted: damaged samples so far, over all ranks; unscored: an
+    evaluation was broken off, or not begun after a signal; read_at: images at the last line of metrics;
+    line: that line; streaks: updates of each player up to now that were skipped in a row, on the device;
+    scores: of the last evaluation; scored_at: images at it, -1 before the first.
+    """
+
+    rollbacks: int = 0
+    substituted: float = 0.0
+    unscored: bool = False
+    read_at: int = 0
+    line: dict[str, float] = field(default_factory=dict)
+    streaks: dict[str, Tensor] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    scored_at: int = -1
+    asked: Requests = field(default_factory=Requests)
+
+    def count(self, player: str, norm: Tensor) -> None:
+        """Note whether an update was skipped, by its gradient's norm; waits for nothing."""
+        streak = self.streaks.get(player, norm.new_zeros(()))
+        self.streaks[player] = torch.where(norm.isfinite(), 0.0, streak + 1.0)
+
+    def skipped(self) -> dict[str, int]:
+        """The streaks as numbers. Waits for the device."""
+        return {name: int(streak) for name, streak in self.streaks.items()}
+
+    def state_dict(self, images: int) -> dict[str, Any]:
+        """What persists, after `images` images; only scores of this moment belong to its checkpoint."""
+        return {
+            "metrics": dict(self.scores) if self.scored_at == images else {},
+            "line": dict(self.line),
+            "unscored": self.unscored,
+            "streaks": self.skipped(),
+            "rollbacks": self.rollbacks,
+            "substituted": self.substituted,
+            "read_at": self.read_at,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], images: int, device: torch.device) -> None:
+        """Go on from a checkpoint of `images` images."""
+        self.scores, self.scored_at, self.line = dict(state["metrics"]), images, dict(state["line"])
+        self.unscored, self.rollbacks = bool(state["unscored"]), int(state["rollbacks"])
+        self.substituted, self.read_at = float(state["substituted"]), int(state["read_at"])
+        streaks = state["streaks"].items()
+        self.streaks = {name: torch.tensor(float(n), device=device) for name, n in streaks}
