@@ -1,6 +1,6 @@
 """The article's objective as it is written, with the other sign, and LMSD beside it, on digits.
 
-    python benchmarks/article.py [seeds]        three unless told otherwise; results/article.json, docs/article.png
+    python benchmarks/article.py [seeds]        three unless told otherwise; results/article.json
 
 Every arm has the same data, generator, number of images and steps (4). Scores are on test, at the end: FD and
 the share of prompts whose digit is right. What D makes of images is measured as well: `energy_real` and
