@@ -15,6 +15,7 @@ is given a std of its own, `last_std`.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -70,13 +71,20 @@ class Policy(Sampler):
         """The same with a window, None: of all steps."""
         return self if window is None else _Within(self, window)
 
+    def transitions(
+        self, process: Process, steps: int, window: Sequence[int] | None = None
+    ) -> list[Transition]:
+        """The coefficients of all steps in order."""
+        pairs = enumerate(pairwise(levels(process.schedule, steps)))
+        return [self.transition(*pair, learned=window is None or k in window) for k, pair in pairs]
+
     def actions(
         self, process: Process, settings: Settings, window: Sequence[int] | None = None
     ) -> tuple[int, ...]:
         """The steps of `window` (None: all) that are random. Raises UserError where none is."""
-        table = levels(process.schedule, settings.steps)
+        table = self.transitions(process, settings.steps, window)
         wanted = range(settings.steps) if window is None else window
-        steps = tuple(k for k in wanted if self.transition(table[k], table[k + 1]).std > 0)
+        steps = tuple(k for k in wanted if table[k].std > 0)
         if not steps:
             raise UserError(
                 f"policy: none of the steps {list(wanted)} of {settings.steps} is random: set tau or last_std"
