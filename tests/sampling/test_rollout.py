@@ -196,3 +196,10 @@ def test_a_policy_is_a_sampler():
         assert torch.equal(step.mean, path.mean[:, k])
         assert step.std == path.std[k] > 0
     assert isinstance(policy, Sampler)
+
+
+@pytest.mark.parametrize("std", [0, 0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("function", [log_prob, path_kl])
+def test_a_step_without_noise_has_no_log_probability(function, std):
+    with pytest.raises(UserError, match="a step without noise has no log-probability; give the policy tau"):
+        function(torch.zeros(2, 3), torch.ones(2, 3), std)

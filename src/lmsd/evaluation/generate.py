@@ -83,7 +83,9 @@ class Generation:
         nfe = self._evaluated / self._made if self._made else float("nan")
         name = type(self.sampler).__name__
         own = self.settings
-        where = {} if own.interval is None else {"interval": "{:g} to {:g}".format(*own.interval)}
+        where = {}
+        if own.interval is not None and own.guided:
+            where = {"interval": "{:g} to {:g}".format(*own.interval)}
         return {"sampler": name, "steps": own.steps, "guidance": own.guidance, **where, "nfe": nfe}
 
 

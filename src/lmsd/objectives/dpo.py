@@ -39,7 +39,8 @@ class DPO(Rewarded):
     """Learn which of two images is preferred.
 
     times: law of the times; beta: β; reward, sampler, settings, group: how pairs are made where the data have
-    none; reward=None: the data must have them. updates: turns on one batch of pairs.
+    none; reward=None: the data must have them. updates: turns on one batch of pairs; refresh: how a judge
+    keeps up; patience: batches in a row without one usable group that end the run.
 
     Logs: preference (share of pairs that the model gets right), margin; of pairs by a reward also reward,
     reward_failed, diversity and reward_gap, that of the pairs.

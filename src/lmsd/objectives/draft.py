@@ -29,8 +29,9 @@ class DRaFT(Rewarded):
     """Climb a differentiable reward.
 
     policy, settings: how images are drawn (tau = 0: DDIM); last: n steps with gradients; reference_weight: of
-    the squared distance per pixel of their means from the reference's. Raises UserError for a reward without
-    gradients.
+    the squared distance per pixel of their means from the reference's; group: samples of one caption;
+    refresh: how a judge keeps up; patience: batches in a row without one usable group that end the run.
+    Raises UserError for a reward without gradients.
 
     Logs: reward, reward_failed, diversity, pull.
     """

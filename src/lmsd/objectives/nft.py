@@ -60,8 +60,9 @@ class NFT(Rewarded):
 
     sampler, settings: how the old policy draws; times: law of the times it is learned at (Grid for few-step
     students); advantages: A, with A_max their bound; beta: β; weighting: as above; updates: turns on one
-    batch of samples, each with its own times and noise; old: how the old policy follows; reference_weight:
-    of ‖f_θ − f_ref‖²/D.
+    batch of samples, each with its own times and noise; old: how the old policy follows; reference_weight: of
+    ‖f_θ − f_ref‖²/D; group: samples of one caption; refresh: how a judge keeps up; patience: batches in a row
+    without one usable group that end the run.
 
     Logs: reward, reward_std, reward_failed, groups_without_spread, diversity, positive, negative, drift.
     """

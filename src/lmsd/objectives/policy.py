@@ -49,8 +49,8 @@ _FARTHEST = 60.0
 class Update:
     """How a batch of paths is learned from: `epochs` passes of `minibatches_per_epoch` updates each.
 
-    surrogate: "clip", or "reinforce", −A log π; clip: c in nats, None: never; units: see the module;
-    minibatches_per_epoch: updates in a pass, each on every so-manieth group.
+    surrogate: "clip", or "reinforce", −A log π; clip: c in nats, None: never; units: see the module; epochs:
+    passes over a batch of paths; minibatches_per_epoch: updates in a pass, each on its share of the groups.
 
     Raises UserError for values out of range, and for REINFORCE with several updates on one batch, which would
     be off its policy.
@@ -119,7 +119,8 @@ class Reference:
 class Windows:
     """Which steps of a path are learned from: `size` in a row, moving on by `stride` every `every` updates.
 
-    size: None: all steps; behind the last place it begins anew. Raises UserError for values out of range.
+    size: None: all steps; stride: steps that it moves on by, beginning anew behind the last place; every:
+    updates after which it does. Raises UserError for values out of range.
     """
 
     def __init__(self, size: int | None = None, *, stride: int = 1, every: int = 1) -> None:
@@ -142,7 +143,8 @@ class PolicyGradient(Rewarded):
     """Learn from the rewards of whole paths; see the module for the formulas.
 
     policy, settings: how paths are drawn; advantages: scores of rewards; update, reference, windows: see
-    each.
+    each; group: samples of one caption; refresh: how a judge keeps up; patience: batches in a row without one
+    usable group that end the run.
 
     Logs: reward, reward_std, reward_failed, groups_without_spread, diversity, kl (nats a path), ratio (the
     largest |Δ|), clipped. Raises UserError for a window of more steps than a path has.

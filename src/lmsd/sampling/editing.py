@@ -8,6 +8,8 @@ rest, so the two meet without a seam (the conditioning of Song et al. 2021 writt
 is y itself.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ from lmsd.types import Cond, Denoise
 
 
 def first_knot(strength: float, steps: int) -> int:
-    """The knot that an edit begins at: of `steps` steps the last ⌈strength · steps⌉ are run.
+    """The knot that an edit begins at: of `steps` steps the last ⌊strength · steps + ½⌋ are run, or one.
 
     Raises UserError for a strength outside (0, 1].
     """
@@ -28,7 +30,7 @@ def first_knot(strength: float, steps: int) -> int:
         raise UserError(
             f"strength={strength}: give 1 for a new image, and less to stay closer to the old one"
         )
-    return steps - max(1, round(strength * steps))
+    return steps - max(1, math.floor(strength * steps + 0.5))
 
 
 @torch.no_grad()
