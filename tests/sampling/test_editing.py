@@ -81,10 +81,10 @@ def test_an_edit_is_guided_where_the_interval_says_and_nowhere_else() -> None:
 
     def made(interval: tuple[float, float] | None, guidance: float = 3.0) -> float:
         numbers = Rng(0, torch.arange(6))
+        settings = Settings(4, guidance=guidance, interval=interval, bound=None)
         image = edit(
-            generator, IMAGE, cond, Cond(), sampler=Tau(), steps=4, rng=numbers, strength=0.5,
-            guidance=guidance, interval=interval,
-        )  # fmt: skip
+            generator, IMAGE, cond, Cond(), sampler=Tau(), settings=settings, rng=numbers, strength=0.5
+        )
         return float(image.mean())
 
     assert made(None) == pytest.approx(3.0)
