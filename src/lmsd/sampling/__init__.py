@@ -1,7 +1,9 @@
 """From noise to images: the loop, the samplers, guidance."""
 
 from lmsd.sampling.editing import edit, first_knot
+from lmsd.sampling.generation import Generate, Generation
 from lmsd.sampling.guidance import PredictsX0, begin, denoisers, guided, sample, walk
+from lmsd.sampling.model import Model, load
 from lmsd.sampling.rollout import Policy, log_prob, path_kl
 from lmsd.sampling.sampler import DenoiseAt, Knot, Level, Sampler, State, Step, knots, levels
 from lmsd.sampling.samplers import Direct, DPMSolverPP2M, Heun, Tau, Transition
@@ -12,9 +14,12 @@ __all__ = [
     "DPMSolverPP2M",
     "DenoiseAt",
     "Direct",
+    "Generate",
+    "Generation",
     "Heun",
     "Knot",
     "Level",
+    "Model",
     "Policy",
     "PredictsX0",
     "Sampler",
@@ -31,6 +36,7 @@ __all__ = [
     "guided",
     "knots",
     "levels",
+    "load",
     "log_prob",
     "path_kl",
     "sample",

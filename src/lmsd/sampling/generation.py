@@ -9,7 +9,10 @@ from torch.nn import functional
 
 from lmsd.models.generator import Generator
 from lmsd.rng import Rng
-from lmsd.sampling import Sampler, Settings, edit, sample
+from lmsd.sampling.editing import edit
+from lmsd.sampling.guidance import sample
+from lmsd.sampling.sampler import Sampler
+from lmsd.sampling.settings import Settings
 from lmsd.types import Batch
 
 Generate: TypeAlias = Callable[[Batch, Rng], Tensor]
@@ -22,17 +25,8 @@ class Generation:
     Every x̂₀ keeps the bound of what is diffused, where there is one; what is decoded lies in [-1, 1].
     """
 
-    def __init__(
-        self,
-        generator: Generator,
-        sampler: Sampler,
-        *,
-        steps: int,
-        guidance: float = 1.0,
-        interval: tuple[float, float] | None = None,
-    ) -> None:
-        self.generator, self.sampler = generator, sampler
-        self.settings = Settings(steps, guidance=guidance, interval=interval)
+    def __init__(self, generator: Generator, sampler: Sampler, settings: Settings) -> None:
+        self.generator, self.sampler, self.settings = generator, sampler, settings
         self._evaluated = 0
         self._made = 0
 
@@ -87,15 +81,3 @@ class Generation:
         if own.interval is not None and own.guided:
             where = {"interval": "{:g} to {:g}".format(*own.interval)}
         return {"sampler": name, "steps": own.steps, "guidance": own.guidance, **where, "nfe": nfe}
-
-
-def make_generate(
-    generator: Generator,
-    sampler: Sampler,
-    *,
-    steps: int,
-    guidance: float = 1.0,
-    interval: tuple[float, float] | None = None,
-) -> Generation:
-    """What evaluation and sample grids call, from a generator (its EMA, say), a sampler and its settings."""
-    return Generation(generator, sampler, steps=steps, guidance=guidance, interval=interval)
