@@ -100,7 +100,7 @@ def test_any_objectives_follow_each_other_and_each_has_its_own_progress():
     for images in (200, 400, 599):
         assert [turn.player for turn in script(objective, images)] == ["generator"]
     assert seen == pytest.approx([0.0, 0.5, 0.9975])
-    assert [turn.player for turn in script(objective, 600)] == ["discriminator", "generator"]
+    assert [turn.player for turn in script(objective, 601)] == ["discriminator", "generator"]
     assert (objective.lead, set(objective.cast)) == ("generator", {"discriminator", "generator"})
 
 
