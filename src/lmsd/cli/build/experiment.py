@@ -104,14 +104,13 @@ def own(config: DictConfig, role: str, part: Part, nets: Mapping[str, nn.Module]
             f"the objective plays {role!r}, and the configuration has no node {role} that says what it is: "
             f"add one with a _target_ beside the objective's"
         )
-    player = nets.get("generator")
-    size, channels = config.data.image_size, config.data.channels
-    if isinstance(player, Generator):
-        channels, size, _ = player.shape
-    seen = {"channels": channels, "image_size": size, "shape": (channels * part.stacked, size, size)}
-    given: dict[str, Any] = {**seen, **part.given}
-    if isinstance(player, Generator):
+    given: dict[str, Any] = {}
+    channels, *sides = config.data.channels, config.data.image_size, config.data.image_size
+    if isinstance(player := nets.get("generator"), Generator):
+        channels, *sides = player.shape
         given |= {"generator": player, "process": player.process, "cond_dim": player.conditioner.pooled_dim}
+    seen = {"channels": channels, "image_size": sides[0], "shape": (channels * part.stacked, *sides)}
+    given = {**seen, **part.given, **given}
     parts = {name: item for name, item in node.items() if OmegaConf.is_dict(item) and "_target_" in item}
     outer = OmegaConf.create({name: item for name, item in node.items() if name not in parts})
     inner = {str(name): assemble(item, seen) for name, item in parts.items()}
@@ -299,7 +298,7 @@ def sampler(config: DictConfig) -> Sampler:
     return built
 
 
-def callbacks(config: DictConfig, validation: Any, objective: Objective) -> list[Any]:
+def callbacks(config: DictConfig, validation: Any, objective: Objective, *, samples: int) -> list[Any]:
     """Those that the configuration names, and those that every run has."""
     found = [instantiate(node) for node in config.callbacks.values()]
     if validation is not None:
@@ -315,7 +314,7 @@ def callbacks(config: DictConfig, validation: Any, objective: Objective) -> list
     )
     return [
         *found,
-        instantiate(config.rollback),
+        instantiate(config.rollback, samples=samples),
         Watchdog(seconds=config.hang_seconds),
         saving,
     ]

@@ -28,6 +28,7 @@ HANDED: Mapping[str, tuple[str, ...]] = {
     "discriminator": ("process", "generator", "cond_dim", "features", "marginal"),
     "discriminator.trunk": ("shape",),
     "data": ("batch_size", "micro_batches", "seed", "world", "rank"),
+    "rollback": ("samples",),
     "objective": ("captions",),
     "optim.*": ("params",),
     "logger.*": ("save_dir",),

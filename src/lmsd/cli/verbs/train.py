@@ -53,6 +53,7 @@ SAFE = (
     "data.memory_gb",
     "data.on_error",
     "data.on_change",
+    "data.decode",
     "rollback.",
     "source",
     "run_dir",
@@ -234,7 +235,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             if resumed and chief:
                 with tolerated("config.yaml"):
                     store.save_config(folder, config)
-            callbacks = experiment.callbacks(config, validation, objective)
+            callbacks = experiment.callbacks(config, validation, objective, samples=data.samples)
             play(config, engine, data, folder=folder, callbacks=callbacks, resumed=resumed)
         if chief:
             report(folder)
