@@ -204,12 +204,9 @@ def _read(file: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(file)
-        state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # whatever a damaged file makes its reader raise
         raise UserError(f"codec: {file} cannot be read as weights: {type(error).__name__}") from error
-    if not isinstance(state, dict):
-        raise UserError(f"codec: {file} holds a {type(state).__name__} and no weights by name")
-    return state
 
 
 class Autoencoder(Pretrained):

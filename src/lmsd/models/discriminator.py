@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsd.errors import UserError
+from lmsd.errors import Count, UserError
 from lmsd.models.adapters import Backbone
 from lmsd.models.frozen import freeze
 from lmsd.models.generator import Generator, edm_coefficients
@@ -62,7 +62,7 @@ def double_backward_obstacle(module: nn.Module) -> str | None:
     """Why gradients of gradients cannot be had through `module`; None when they can."""
     for name, child in module.named_modules():
         where = name or type(child).__name__
-        if getattr(child, "_compiled_call_impl", None) is not None or hasattr(child, "_orig_mod"):
+        if child._compiled_call_impl is not None or type(child).__name__ == "OptimizedModule":
             return f"{where} is compiled, and compiled code has no double backward"
         if hasattr(child, "processor") or isinstance(child, nn.MultiheadAttention):
             return f"{where} is fused attention, which has no double backward"
@@ -101,8 +101,8 @@ class Discriminator(_Judge):
         *,
         process: "Process",
         cond_dim: int,
-        features: int | None = None,
-        heads: int = 1,
+        features: Count | None = None,
+        heads: Count = 1,
         marginal: bool = False,
     ) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class TrunkDiscriminator(_Judge):
         generator: Generator,
         *,
         cond_dim: int,
-        width: int = 128,
+        width: Count = 128,
         taps: Sequence[str] | None = None,
         frozen: bool = True,
     ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from lmsd import cli
 from lmsd.cli.config.completion import SHELLS, WORDS, candidates
-from lmsd.cli.config.folders import groups
+from lmsd.cli.config.schema import groups
 
 
 @pytest.mark.parametrize(
@@ -28,10 +28,10 @@ from lmsd.cli.config.folders import groups
         ("lmsd train generator.prediction=v", ["generator.prediction=v", "generator.prediction=velocity"]),
         ("lmsd train compile=", ["compile=false", "compile=true"]),
         ("lmsd sweep sweep.met", ["sweep.method="]),
-        ("lmsd train sampler=d", ["sampler=ddim", "sampler=dpmpp"]),
+        ("lmsd train sampler=d", ["sampler=ddim", "sampler=direct", "sampler=dpmpp"]),
         ("lmsd verify-resume ki", ["kill_seed=", "kills="]),
         ("lmsd sample prom", ["prompts="]),
-        ("lmsd sample sampler=d", ["sampler=ddim", "sampler=dpmpp"]),
+        ("lmsd sample sampler=d", ["sampler=ddim", "sampler=direct", "sampler=dpmpp"]),
         ("lmsd evaluate sampler=h", ["sampler=heun"]),
         ("lmsd evaluate split=", ["split=test", "split=train", "split=val"]),
         ("lmsd evaluate keep=", ["keep=features", "keep=images"]),
