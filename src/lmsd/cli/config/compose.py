@@ -277,10 +277,11 @@ def check_value(override: Override, tree: dict[str, Any], *, groups: Iterable[st
     if isinstance(value, dict) and is_node(kind):
         check_node(tree, merged(there, value), kind, key)
         return value
-    if isinstance(there, dict) or (kind and all(is_node(part) or part == NULL for part in parts(kind))):
+    described = isinstance(there, dict)
+    if described or (kind and all(is_node(part) or part == NULL for part in parts(kind))):
         if value is None and NULL in parts(kind):
             return None
-        if isinstance(there, dict) or not fits(kind, value):
+        if described or not fits(kind, value):
             raise whole(key, value, tree)
     value = written(override) if textual(kind) else value
     if isinstance(value, float) and value.is_integer() and not fits(kind, value) and fits(kind, int(value)):
