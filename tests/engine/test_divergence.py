@@ -218,7 +218,7 @@ def test_damaged_samples_are_counted_and_too_many_stop_the_run(tmp_path: Path) -
     assert subject.run.damaged == {1, 6}
     shares = [line["data/substituted"] for line in read_metrics(tmp_path / "metrics.jsonl")]
     assert shares == pytest.approx([1 / 16, 0, 1 / 16, 0, 0])
-    with pytest.raises(UserError, match=r"1 of 16 samples were damaged, more than data.max_bad=0.05"):
+    with pytest.raises(UserError, match=r"1 of 16 samples were damaged, more than rollback.max_bad=0.05"):
         run(
             engine("denoising", batches=10, log_every=16),
             tmp_path / "many",
@@ -236,7 +236,7 @@ def test_a_damaged_sample_counts_once_however_often_it_comes(tmp_path: Path) -> 
     subject = engine("denoising", batches=10, log_every=16)
     run(subject, tmp_path / "set", datamodule=Damaged(2, same=True), callbacks=[Guard(samples=40)])
     assert subject.clock.done  # one of 40 is more than max_bad, and one may always be damaged
-    with pytest.raises(UserError, match=r"2 of 40 samples were damaged, more than data.max_bad=0.001"):
+    with pytest.raises(UserError, match=r"2 of 40 samples were damaged, more than rollback.max_bad=0.001"):
         run(
             engine("denoising", batches=10, log_every=16),
             tmp_path / "two",
