@@ -486,6 +486,23 @@ def test_a_run_killed_before_its_first_checkpoint_begins_in_the_same_folder(home
     assert store.has_checkpoint(folder)
 
 
+def test_a_run_that_a_callback_ends_is_saved_scored_and_goes_on(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timer = [
+        "callbacks.my._target_=lightning.pytorch.callbacks.Timer",
+        "callbacks.my.duration={milliseconds: 1}",
+    ]
+    spoken(["train", *TINY, "data.shards=data/shapes", "run_dir=outputs/timed", *timer])
+    said, folder = capsys.readouterr().err, Path("outputs/timed")
+    assert "Stopped by a callback at 32 of 192 images. Resume with: lmsd train resume=outputs/timed" in said
+    assert (store.status(folder)["state"], store.status(folder)["images"]) == ("stopped", 32)
+    assert [line["images"] for line in store.scored(folder, '"val/fd[')] == [0, 32]
+    assert (folder / "report.html").is_file()
+    spoken(["train", "resume=outputs/timed", "~callbacks.my"])
+    assert (store.status(folder)["state"], store.status(folder)["images"]) == ("done", 192)
+
+
 def test_wandb_goes_on_under_the_runs_own_id(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     from lmsd.cli.config.compose import load
     from lmsd.cli.verbs.train import loggers

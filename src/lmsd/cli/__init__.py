@@ -31,6 +31,20 @@ FLAGS: dict[str, tuple[str, ...]] = {
 }
 """The words with dashes that verbs take beside -h and --help, where any other is refused here."""
 
+HYDRAS: dict[str, str] = {
+    **dict.fromkeys(("m", "multirun"), "several runs are a sweep: lmsd sweep OPTION=VALUE,VALUE"),
+    **dict.fromkeys(
+        ("cd", "config-dir", "cp", "config-path"),
+        "a folder of your own choices is named by the variable LMSD_CONFIG_DIR=FOLDER",
+    ),
+    **dict.fromkeys(("cn", "config-name"), "where to begin is an option: experiment=NAME"),
+    **dict.fromkeys(("c", "info", "i", "p", "package", "resolve"), "look at it: lmsd train --cfg job"),
+    **dict.fromkeys(("r", "run"), "lmsd train runs by itself: leave it out"),
+    **dict.fromkeys(("sc", "shell-completion"), 'completion: eval "$(lmsd --completion bash)"'),
+    "hydra-help": "lmsd train --help",
+}
+"""Hydra's own words with dashes, and what there is in their place."""
+
 UNREAD = 141
 """Exit code where the reader of our output has gone (lmsd train --options | head -1): 128 + SIGPIPE, what
 shells report for the programs that this signal ends; nothing is said."""
@@ -142,6 +156,8 @@ def check_flags(name: str, words: Sequence[str]) -> None:
             from difflib import get_close_matches
 
             bare, equals, value = word.lstrip("-").partition("=")
+            if bare in HYDRAS:
+                raise UserError(f"lmsd {name} has no option {word.partition('=')[0]}; {HYDRAS[bare]}")
             near = get_close_matches(bare, [flag.lstrip("-") for flag in known], n=1, cutoff=0.7)
             way = f": write options as {bare or 'option'}={value if equals else 'VALUE'}"
             hint = f"; did you mean --{near[0]}{f' {value}' * bool(value)}?" if near else way

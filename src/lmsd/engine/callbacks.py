@@ -27,8 +27,8 @@ from lmsd.engine.plugin import AtomicCheckpointIO
 from lmsd.ranks import world_size
 from lmsd.stops import BrokenOff
 
-REFUSED = 1
-"""The request to stop since checkpoints cannot be written."""
+REFUSED, ENDED = 1, 2
+"""The requests to stop since checkpoints cannot be written, and since a callback of the user's does."""
 
 Evaluation: TypeAlias = Callable[[Engine], Mapping[str, float]]
 
@@ -58,11 +58,27 @@ def not_finite(trainer: Trainer, engine: Engine) -> str | None:
     return next((place for place in places if place is not None), None)
 
 
+def ended(trainer: Trainer, engine: Engine) -> bool:
+    """Whether a callback that is none of ours ends the run with this batch (`trainer.should_stop`).
+
+    What one of several ranks wants, all must know: they hear of it with signals, a batch or two later.
+    """
+    asked = engine.run.asked
+    if not trainer.should_stop or engine.clock.done or asked.stop:
+        return False
+    if world_size() > 1 and not asked.ended:
+        asked.code, trainer.should_stop = max(asked.code, ENDED), False
+        return False
+    asked.ended = True
+    return True
+
+
 class Evaluate(Callback):
     """Calls `function(engine)` every `every_images` images, at the end, and before the first batch.
 
     Every rank calls it, so that it can share the work; what counts, for all, are rank 0's numbers. A run that
-    is being stopped is saved at once, and scored where it goes on.
+    is being stopped is saved at once, and scored where it goes on. Then all callbacks' `on_validation_end` is
+    called, Lightning's EarlyStopping among them: `trainer.callback_metrics` holds what was written last.
     """
 
     def __init__(self, function: Evaluation, *, every_images: int, at_start: bool = True) -> None:
@@ -83,7 +99,7 @@ class Evaluate(Callback):
         """Score where a multiple of the cadence was passed."""
         engine = engine_of(pl_module)
         before, self._seen = self._seen, engine.clock.images
-        if crossed(before, self._seen, self.every_images) or engine.clock.done:
+        if crossed(before, self._seen, self.every_images) or engine.clock.done or ended(trainer, engine):
             self._evaluate(trainer, engine)
 
     def _evaluate(self, trainer: Trainer, engine: Engine) -> None:
@@ -105,6 +121,8 @@ class Evaluate(Callback):
         else:
             engine.run.scores, engine.run.scored_at = found[0], engine.clock.images
             engine.write(found[0])
+            for callback in trainer.callbacks if engine.clock.images else ():  # type: ignore[attr-defined]
+                callback.on_validation_end(trainer, engine)
 
     def _score(self, engine: Engine) -> dict[str, float] | None:
         """None where a signal broke it off; nothing where the system refused to write it down."""
@@ -171,11 +189,13 @@ class Checkpoint(Callback):
         writer(trainer).check()
         before, self._seen = self._seen, clock.images
         every = self.every_images or -(-clock.total_images // 10)
+        asked = engine.run.asked
         if (
             crossed(before, clock.images, every)
             or clock.done
-            or engine.run.asked.stop
-            or engine.run.asked.save
+            or asked.stop
+            or asked.save
+            or ended(trainer, engine)
         ):
             self.save(trainer, engine)
         if writer(trainer).failures >= self.tolerate:

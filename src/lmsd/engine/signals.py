@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lmsd import stops
 from lmsd.checkpoints import checkpoint_name, manifest_of
-from lmsd.engine.callbacks import Checkpoint, engine_of, writer
+from lmsd.engine.callbacks import ENDED, Checkpoint, engine_of, writer
 from lmsd.engine.module import Engine
 from lmsd.ranks import world_size
 from lmsd.stops import CODES, BrokenOff
@@ -80,7 +80,9 @@ class Interrupt(Callback):
         code = self._read() if world_size() > 1 else engine.run.asked.code
         if world_size() > 1:
             self._ask(engine)
-        if code and not engine.clock.done:
+        if code == ENDED:  # scored and saved, as at its end
+            engine.run.asked.ended = trainer.should_stop = True
+        elif code and not engine.clock.done:
             self.code = code
             engine.run.asked.stop = trainer.should_stop = True
 
@@ -104,7 +106,7 @@ class Interrupt(Callback):
             self._ask(engine)
         code = self._read() if world_size() > 1 else engine.run.asked.code
         complete = engine.clock.done and not engine.run.unscored
-        self.code = 0 if complete else self.code or code
+        self.code = 0 if complete or code == ENDED else self.code or code
         writer(trainer).wait()
         if self.code in CODES.values() and trainer.is_global_zero:
             name = Checkpoint.folder(trainer) / checkpoint_name(engine.clock.images)

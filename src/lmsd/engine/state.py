@@ -19,7 +19,8 @@ class Requests:
     code: what this rank wants the run to end with, an exit code, 0 to continue; stop: set by all ranks to end
     the run, with a checkpoint, after the batch at hand; save: set by all ranks to have a checkpoint;
     evaluating: an evaluation is at work, here or on another rank; breakable: one that a signal may break off;
-    sick: a checkpoint was refused since the state is not finite.
+    sick: a checkpoint was refused since the state is not finite; ended: by the user's callback, of which code
+    tells the other ranks.
     """
 
     code: int = 0
@@ -28,6 +29,7 @@ class Requests:
     evaluating: bool = False
     breakable: bool = False
     sick: bool = False
+    ended: bool = False
 
 
 @dataclass

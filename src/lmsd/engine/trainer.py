@@ -9,13 +9,14 @@ import logging
 import multiprocessing
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import callbacks as theirs
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies import Strategy
@@ -38,6 +39,8 @@ Precision: TypeAlias = Literal["32-true", "bf16-mixed"]
 _OFF: dict[str, Any] = {
     "max_epochs": -1,
     "limit_val_batches": 0,
+    "check_val_every_n_epoch": None,  # else Lightning's EarlyStopping waits for the end of an epoch
+    "val_check_interval": 2**62,
     "num_sanity_val_steps": 0,
     "enable_checkpointing": False,
     "enable_progress_bar": False,
@@ -87,6 +90,7 @@ def fit(
     ranks = devices * num_nodes
     _check(engine, datamodule, ranks, precision)
     found = None if resume_from is None else str(_found(Path(resume_from)))
+    check_callbacks(callbacks, engine.learners)
     interrupt, disk = Interrupt(), AtomicCheckpointIO(asynchronous=asynchronous)
     _quiet()
     trainer = Trainer(
@@ -186,6 +190,38 @@ def _ordered(callbacks: Sequence[Callback], interrupt: Interrupt) -> list[Callba
     others = [c for c in callbacks if not isinstance(c, Checkpoint | Guard | Watchdog)]
     shown = [c for c in others if isinstance(c, Progress)]
     return [interrupt, *first, *shown, *(c for c in others if c not in shown), *saving]
+
+
+REPLACED: Mapping[type[Callback], str] = {
+    theirs.Checkpoint: "runs save themselves, also the best by val: checkpoint_every=, keep=, keep_every=",
+    theirs.OnExceptionCheckpoint: "runs save themselves: checkpoint_every=, keep=, keep_every=",
+    theirs.GradientAccumulationScheduler: "gradients are accumulated by micro_batches=2 (4, 8, ...)",
+    theirs.StochasticWeightAveraging: "weights are averaged by optim.ema=[HALFLIFE]",
+    theirs.WeightAveraging: "weights are averaged by optim.ema=[HALFLIFE]",
+    theirs.ProgressBar: "the bar is callbacks.progress",
+    theirs.BatchSizeFinder: "give batch_size=, and micro_batches= where it does not fit",
+    theirs.LearningRateFinder: "rates are searched by lmsd sweep optim.generator.lr=1e-4,3e-4",
+}
+"""Callbacks of Lightning's that cannot work here, or would beside ours, and what there is."""
+
+
+def check_callbacks(callbacks: Sequence[Callback], learners: Sequence[str], *, scored: bool = True) -> None:
+    """Refuse callbacks that do not go with the engine, and an early stopping by what is never measured."""
+    for callback in callbacks:
+        name = type(callback).__name__
+        way = next((way for kind, way in REPLACED.items() if isinstance(callback, kind)), None)
+        if way is not None:
+            raise UserError(f"callbacks: {name} cannot be used here; {way}")
+        if not isinstance(callback, theirs.EarlyStopping):
+            continue
+        if not scored:
+            raise UserError(f"callbacks: {name} acts after evaluations; give evaluate.n=1000")
+        place, _, score = (callback.monitor or "").partition("/")
+        if not score or place not in ("val", *learners):
+            raise UserError(
+                f"callbacks: {name} monitor={callback.monitor} is not measured; take val/fd, val/kid, "
+                f"val/right (or another score of lmsd evaluate), or of training {learners[0]}/loss"
+            )
 
 
 def _profiler(kind: str | None, folder: Path) -> Profiler | None:

@@ -121,7 +121,7 @@ class Discrete(Schedule):
         if steps > self.steps:
             raise UserError(
                 f"{steps} steps on a chain of {self.steps}: ask for {self.steps} or less, or train on a "
-                f"longer chain (schedule.steps={steps})"
+                f"longer one (schedule=cosine schedule.steps={max(steps, 1000)})"
             )
         return [float(round(self.steps * (steps - i) / steps)) for i in range(steps + 1)]
 

@@ -22,6 +22,7 @@ from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.hacking import HackingGuard
 from lmsd.engine.optim import Optimization
 from lmsd.engine.players import recompute
+from lmsd.engine.trainer import check_callbacks
 from lmsd.engine.watchdog import Watchdog
 from lmsd.errors import UserError
 from lmsd.models.conditioner import Conditioner, TextConditioner
@@ -298,9 +299,16 @@ def sampler(config: DictConfig) -> Sampler:
     return built
 
 
-def callbacks(config: DictConfig, validation: Any, objective: Objective, *, samples: int) -> list[Any]:
-    """Those that the configuration names, and those that every run has."""
+def own_callbacks(config: DictConfig, objective: Objective) -> list[Any]:
+    """Those that the configuration names. Raises UserError for what cannot work here."""
     found = [instantiate(node) for node in config.callbacks.values()]
+    check_callbacks(found, learners(objective.cast), scored=bool(config.evaluate.n))
+    return found
+
+
+def callbacks(config: DictConfig, validation: Any, objective: Objective, *, samples: int) -> list[Any]:
+    """Those that every run has."""
+    found: list[Any] = []
     if validation is not None:
         every = config.evaluate.every or config.images
         found.append(Evaluate(validation, every_images=every, at_start=config.evaluate.at_start))

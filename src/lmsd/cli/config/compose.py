@@ -78,9 +78,11 @@ def load(name: str, overrides: list[str]) -> DictConfig:
     check_once(picked)
     tree = composed(name, [str(override.input_line) for override in picked])
     note = leave_out(picked, tree)
-    for override in parsed:
-        if override not in picked:
-            apply(override, tree, groups=choices)
+    rest = [override for override in parsed if override not in picked]
+    for override in sorted(rest, key=lambda o: not group_of(o).endswith("._target_")):
+        apply(override, tree, groups=choices)
+        if group_of(override).endswith("._target_"):
+            note = "\n".join(filter(None, (note, replaced(override, tree))))
     tree = complete(tree)
     references = {key: value for key, value in leaves(tree) if "${oc.env:" in str(value)}
     config: DictConfig = OmegaConf.create(tree)
@@ -88,12 +90,33 @@ def load(name: str, overrides: list[str]) -> DictConfig:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
+    numbers = [key for key in references if as_number(key, tree, config)]
     check(OmegaConf.to_container(config))  # type: ignore[arg-type]
     for key, value in references.items():  # looked up at each use, so that no file holds what they stand for
-        OmegaConf.update(config, key, value)
+        if key not in numbers:
+            OmegaConf.update(config, key, value)
     if note and launched_rank() == 0:
         print(note, file=sys.stderr)
     return config
+
+
+def as_number(key: str, tree: dict[str, Any], config: DictConfig) -> bool:
+    """Whether an option that the environment gives takes no words: its value is then set, as read."""
+    kind, found = kind_at(tree, key), OmegaConf.select(config, key)
+    if kind is None or textual(kind) or fits(kind, found) or not isinstance(found, str):
+        return False
+    OmegaConf.update(config, key, check_value(parse(f"{key}={found}"), tree))
+    return True
+
+
+def replaced(override: Override, tree: dict[str, Any]) -> str:
+    """Take out what a node had for a constructor that has another one now; a note of what is gone."""
+    place = group_of(override).removesuffix("._target_")
+    gone = [key for key in strangers(tree) if key.startswith(f"{place}.")]
+    for key in gone:
+        path, _, name = key.rpartition(".")
+        del at(tree, path)[name]
+    return f"note: left out for {override.input_line}, which takes none: {', '.join(gone)}" if gone else ""
 
 
 def leave_out(picked: list[Override], tree: dict[str, Any]) -> str:

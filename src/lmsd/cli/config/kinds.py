@@ -28,6 +28,8 @@ PLAIN: dict[str, Kind] = {
     "str": {"type": "string"},
     "Path": {"type": "string", "format": "path"},
     "PathLike": {"type": "string", "format": "path"},
+    "_PATH": {"type": "string", "format": "path"},  # Lightning's alias, whose library is not read
+    "timedelta": {"type": "string"},
     "Any": ANYTHING,
     "None": NULL,
 }

@@ -29,7 +29,7 @@ WORDS = {
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """A clause such as "; did you mean optim.generator.lr, optim.discriminator.lr?", or nothing."""
-    names = list(names)
+    names = list(dict.fromkeys(names))
     leaf = name.rsplit(".", 1)[-1]
     ends = {other.rsplit(".", 1)[-1] for other in names}
     if leaf not in ends and WORDS.get(leaf, "").rsplit(".", 1)[-1] in ends:

@@ -90,16 +90,19 @@ def environment() -> dict[str, Any]:
     import subprocess
     from importlib.metadata import version
 
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        git = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.strip()
+    except OSError:  # there is none, or none that may be run
+        git = ""
     return {
         "lmsd": __version__,
-        "commit": git.stdout.strip() or None,
+        "commit": git or None,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
@@ -117,7 +120,7 @@ def status(folder: Path) -> dict[str, Any]:
 
 
 def set_status(folder: Path, **values: Any) -> None:
-    """Update status.json, whole or not at all: state is created, running, done, interrupted or failed."""
+    """Update status.json whole: its state is created, running, done, interrupted, stopped or failed."""
     write_text(folder / "status.json", json.dumps(status(folder) | values, indent=1) + "\n")
 
 

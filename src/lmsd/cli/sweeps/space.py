@@ -37,6 +37,13 @@ class Axis:
             return len(self.choices)
         return self.high - self.low + 1 if self.whole else inf
 
+    def shown(self) -> str:
+        """The axis as a line: optim.generator.lr: 1e-05 to 0.001, by its logarithm."""
+        if self.choices:
+            return f"{self.key}: {', '.join(self.choices)}"
+        whole, log = ", whole numbers" * self.whole, ", by its logarithm" * self.log
+        return f"{self.key}: {self.low:g} to {self.high:g}{whole}{log}"
+
     def at(self, place: int) -> Any:
         """One of its values, where they can be counted."""
         return self.choices[place] if self.choices else int(self.low) + place

@@ -42,14 +42,16 @@ def progress(folder: Path) -> str:
 
 
 def best(folder: Path) -> str:
-    """The lowest Fréchet distance on val and when it was reached."""
+    """The lowest Fréchet distance on val with its interval, and when it was reached."""
     found = [
-        (value, line["images"], name.removeprefix("val/"))
+        (value, line["images"], name, line)
         for line in store.scored(folder, '"val/fd[')
         for name, value in line.items()
-        if name.startswith("val/fd[") and value is not None
+        if name.startswith("val/fd[") and name.endswith("]") and value is not None
     ]
     if not found:
         return "-"
-    value, images, name = min(found)
-    return f"{name} {value:.4g} at {images:,}"
+    value, images, name, line = min(found, key=lambda row: row[:2])
+    low, high = (line.get(f"{name}/{end}") for end in ("low", "high"))
+    interval = "" if low is None or high is None else f" [{low:.4g}, {high:.4g}]"
+    return f"{name.removeprefix('val/')} {value:.4g}{interval} at {images:,}"

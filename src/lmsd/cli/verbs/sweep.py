@@ -177,7 +177,7 @@ class Sweep:
         tried = [trial.values for trial in self.ledger.trials if not self._open(trial)]
         head = f"{self.folder}: {self._size()}, {len(tried)} of them finished"
         if self.method != "grid":
-            return "\n".join([head, *(f"  {axis}" for axis in self.space.axes)])
+            return "\n".join([head, *(f"  {axis.shown()}" for axis in self.space.axes)])
         rows = [f"  lmsd train {' '.join(self.space.words(v))}" for v in self.space.grid() if v not in tried]
         return "\n".join([head, *rows[: max(0, self.total - len(tried))]])
 

@@ -1,6 +1,7 @@
 """`lmsd train`: one run, from a configuration to checkpoints, held-out scores and a report."""
 
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -217,6 +218,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     data = experiment.data_module(config)
     data.index("train")
     nets, objective = experiment.players(config, data)
+    own = experiment.own_callbacks(config, objective)
     engine = experiment.engine(config, nets, objective)
     chief = launched_rank() == 0
     if config.dry:
@@ -235,7 +237,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             if resumed and chief:
                 with tolerated("config.yaml"):
                     store.save_config(folder, config)
-            callbacks = experiment.callbacks(config, validation, objective, samples=data.samples)
+            callbacks = own + experiment.callbacks(config, validation, objective, samples=data.samples)
             play(config, engine, data, folder=folder, callbacks=callbacks, resumed=resumed)
         if chief:
             report(folder)
@@ -284,10 +286,20 @@ def require_device(config: DictConfig) -> None:
     if config.devices == "auto":
         config.devices = count if count and kind in ("auto", "gpu", "cuda") else 1
     absent = (kind == "cuda" and not count) or (kind == "mps" and not torch.backends.mps.is_available())
+    if config.compile and not compiler():
+        raise UserError(
+            "compile=true needs a C++ compiler and there is none in PATH: install one (g++), or leave it out"
+        )
     if absent or (kind == "gpu" and not (count or torch.backends.mps.is_available())):
         raise UserError(f"accelerator={kind}: this machine has none that torch can use; accelerator=cpu")
     if count and kind in ("auto", "gpu", "cuda") and config.devices > count:
         raise UserError(f"devices={config.devices}: this machine has {count} GPUs; ask for at most {count}")
+
+
+def compiler() -> bool:
+    """Whether there is what torch.compile builds its kernels with."""
+    named = [os.environ[name] for name in ("CXX", "CC") if os.environ.get(name)]
+    return any(shutil.which(name) for name in (*named, "g++", "clang++", "c++", "gcc", "clang", "cc"))
 
 
 @contextmanager
@@ -302,7 +314,9 @@ def tolerated(what: str) -> Iterator[None]:
 
 @contextmanager
 def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
-    """Keep status.json true: running, then done, interrupted or failed; a failure of ours into error.txt.
+    """Keep status.json true: running, then done, interrupted, failed, or stopped by somebody's callback.
+
+    A failure of ours goes into error.txt.
 
     seconds: of training, over all sessions; sessions: when each began. Only one process is active.
     """
@@ -343,8 +357,12 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
                 write_text(folder / "error.txt", redact(traceback.format_exc()))
                 error.add_note(f"traceback in {folder / 'error.txt'};")
         raise
-    ended("done")
+    stopped = not engine.clock.done and not engine.run.asked.stop
+    ended("stopped" if stopped else "done")
     if active:
+        if stopped:
+            at = f"{engine.clock.images:,} of {engine.clock.total_images:,} images"
+            print(f"Stopped by a callback at {at}. Resume with: lmsd train resume={folder}", file=sys.stderr)
         lock.close()
 
 
@@ -374,7 +392,9 @@ def announce(config: DictConfig, folder: Path | None, nets: dict[str, Any], *, r
         sizes = ", ".join(
             f"{name} {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M" for name, net in nets.items()
         )
-        verb = "Resuming" if resumed else "Run" if folder else "Dry run"
+        begun = resumed is not None and store.has_checkpoint(store.folder_of(resumed))
+        verb = "Resuming" if begun else "Beginning again, without a checkpoint:" if resumed else "Run"
+        verb = verb if folder else "Dry run"
         print(
             f"{verb} {folder or config.name}  "
             f"({sizes}; {config.images:,} images in batches of {config.batch_size})"

@@ -44,7 +44,13 @@ def main(arguments: list[str]) -> int:
     words = shortened([word for word in arguments if "=" not in word or word.split("=")[0] not in own])
     out = Path(own["out"] or store.OUTPUTS / f"verify-resume-{time.strftime('%Y-%m-%d_%H%M%S')}")
     trial = verify(words, out, kills=kills, draw=random.Random(seed), launch=start)
-    print(f"killed at {', '.join(map(str, trial.images)) or 'no'} images; {trial.difference or trial.equal}")
+    if kills and not trial.images:
+        raise UserError(
+            "the run was over before it could be killed, so nothing was resumed: make it longer, images=..., "
+            "or draw other moments, kill_seed=1"
+        )
+    times = f"killed {len(trial.images)} times, on from {', '.join(map(str, trial.images))} images"
+    print(f"{times if trial.images else 'never killed'}; {trial.difference or trial.equal}")
     return 1 if trial.difference else 0
 
 
