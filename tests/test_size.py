@@ -40,6 +40,7 @@ NEW = {
     "features/base.py": "an extractor says what it is",
     "files.py": "one place that writes whole or not at all",
     "models/autoencoder.py": "a generator owns its codec",
+    "models/parts.py": "a run opens without us",
     "nets/autoencoder.py": "the article's own objective",
     "objectives/anchor.py": "methods on a screen",
     "objectives/article.py": "the article's own objective",
@@ -49,6 +50,7 @@ NEW = {
     "objectives/phases.py": "methods on a screen",
     "objectives/pulse.py": "a run that teaches nothing says so",
     "objectives/warm.py": "methods on a screen",
+    "sampling/model.py": "a run opens without us",
     "sampling/settings.py": "one class of sampling settings",
     "spec.py": "a run opens without us",
 }
