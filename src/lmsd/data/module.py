@@ -24,7 +24,7 @@ from lmsd.data.shards import Source, Split, by_split, chosen, resolve
 from lmsd.data.storage import Storage
 from lmsd.data.stream import OnError, Positions, Stream
 from lmsd.data.text import Lines
-from lmsd.errors import UserError, one_of
+from lmsd.errors import Amount, Count, Measure, Share, UserError, one_of
 from lmsd.ranks import shares
 from lmsd.types import Batch, Progress
 
@@ -63,19 +63,19 @@ class ShardDataModule(pl.LightningDataModule):
         shards: Source,
         *,
         batch_size: int,
-        image_size: int,
-        channels: int = 3,
+        image_size: Count,
+        channels: Literal[1, 3] = 3,
         val: Source | None = None,
         test: Source | None = None,
-        first: int | None = None,
+        first: Count | None = None,
         flip: bool = False,
-        color: float = 0.0,
-        num_workers: int = 0,
-        window: int = 8,
+        color: Share = 0.0,
+        num_workers: Amount = 0,
+        window: Count = 8,
         seed: int = 0,
         cache_dir: str | os.PathLike[str] | None = None,
-        cache_gb: float = 20.0,
-        memory_gb: float = 0.5,
+        cache_gb: Measure = 20.0,
+        memory_gb: Measure = 0.5,
         on_error: OnError = "stop",
         on_change: OnChange = "error",
         caption_key: str | None = None,
@@ -122,6 +122,11 @@ class ShardDataModule(pl.LightningDataModule):
     def epoch(self) -> int:
         """How often the whole train split has been seen."""
         return self.position // len(self.index("train"))
+
+    @property
+    def samples(self) -> int:
+        """Samples that are trained on."""
+        return min(len(self.index("train")), self.first or len(self.index("train")))
 
     def index(self, split: Split) -> Index:
         """The index of a split; shards that have none are read and checked first.

@@ -19,7 +19,6 @@ from lmsd.cli.config.compose import stored
 from lmsd.data.module import ShardDataModule
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Checkpoint, Evaluate
-from lmsd.engine.divergence import Guard
 from lmsd.engine.hacking import HackingGuard
 from lmsd.engine.optim import Optimization
 from lmsd.engine.players import recompute
@@ -46,11 +45,10 @@ def data_module(config: DictConfig) -> ShardDataModule:
     shards = config.data.shards
     if shards is None:
         raise UserError("which shards? data.shards=FOLDER; lmsd data build makes them, see lmsd data --help")
-    if isinstance(shards, str) and "://" not in shards and config.data.get("source"):
-        require(Path(shards), config.data.source)
-    node = {key: value for key, value in config.data.items() if key not in ("source", "max_bad")}
+    if isinstance(shards, str) and "://" not in shards and config.source:
+        require(Path(shards), config.source)
     shared = {"batch_size": config.batch_size, "micro_batches": config.micro_batches, "seed": config.seed}
-    built: ShardDataModule = instantiate(OmegaConf.create(node), **shared)
+    built: ShardDataModule = instantiate(config.data, **shared)
     return built
 
 
@@ -300,7 +298,7 @@ def sampler(config: DictConfig) -> Sampler:
     return built
 
 
-def callbacks(config: DictConfig, validation: Any, objective: Objective) -> list[Any]:
+def callbacks(config: DictConfig, validation: Any, objective: Objective, *, samples: int) -> list[Any]:
     """Those that the configuration names, and those that every run has."""
     found = [instantiate(node) for node in config.callbacks.values()]
     if validation is not None:
@@ -308,7 +306,6 @@ def callbacks(config: DictConfig, validation: Any, objective: Objective) -> list
         found.append(Evaluate(validation, every_images=every, at_start=config.evaluate.at_start))
         found += guards(config, objective)
     monitor = None if validation is None else validation.monitor
-    guard = config.rollback
     saving = Checkpoint(
         every_images=config.checkpoint_every,
         keep_last=config.keep,
@@ -317,12 +314,7 @@ def callbacks(config: DictConfig, validation: Any, objective: Objective) -> list
     )
     return [
         *found,
-        Guard(
-            skipped=guard.skipped,
-            collapsed=guard.collapsed,
-            at_most=guard.at_most,
-            max_bad=config.data.max_bad,
-        ),
+        instantiate(config.rollback, samples=samples),
         Watchdog(seconds=config.hang_seconds),
         saving,
     ]
