@@ -141,6 +141,7 @@ OBJECTIVES = {
     "failing": lambda: GRPO(Policy(3, last_std=0.1), Spotty(), group=2, kl=0.1),
     "draft_failing": lambda: DRaFT(Policy(3, tau=0.0), Spotty(), last=2, group=2),
     "draft": lambda: DRaFT(Policy(3, tau=0.0), Sharpness(), last=2, pull=0.1, group=2),
+    "matching": lambda: documented("my_lmsd/matching.py", "Matching")(Uniform(), fake_turns=2),
     "nft": lambda: NFT(
         Tau(0),
         Sharpness(),
@@ -152,6 +153,14 @@ OBJECTIVES = {
         normalize="prompt",
     ),
 }
+
+
+def documented(file: str, name: str) -> Any:
+    """A class out of the worked examples of docs/extending.md."""
+    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+    space: dict[str, Any] = {}
+    exec(page.partition(f"# {file}\n")[2].partition("```")[0], space)  # our own page
+    return space[name]
 
 
 def grpo() -> GRPO:

@@ -157,7 +157,7 @@ def cast(config: DictConfig, parts: Cast, data: ShardDataModule, captions: list[
     """
     sources = named_weights(config, parts)
     for role, part in parts.items():
-        if part.needs is not None and not part.trained and role not in sources:
+        if part.needs is not None and not part.trained and not {role, origin(parts, role)} & set(sources):
             raise UserError(part.needs)
     nets: dict[str, nn.Module] = {}
     for role in in_order(parts):
@@ -275,21 +275,24 @@ def try_optimizer(player: str, node: DictConfig) -> None:
 
 
 def half_lives(config: DictConfig, lead: str) -> dict[str, list[int]]:
-    """What `optim.ema=` asks for by role: a list is the lead's."""
-    found: Any = OmegaConf.to_container(config.optim.ema)
-    return found if isinstance(found, dict) else {lead: found}
+    """The averages to keep by role: the lead's, `optim.ema`, and those of others."""
+    others: Any = OmegaConf.to_container(config.optim.get("averages") or OmegaConf.create())
+    if lead in others:
+        raise UserError(f"optim.averages.{lead}: those of the {lead}, which leads, are optim.ema")
+    return {lead: list(config.optim.ema), **others}
 
 
 def optimization(config: DictConfig, objective: Objective) -> Optimization:
-    """How each role that learns is updated, clipped and averaged."""
-    optim, roles = config.optim, learners(objective.cast)
-    for role in roles:
-        if role not in optim:
-            raise UserError(f"{role!r} learns and has no optimizer: add one, optimizer@optim.{role}=adamw")
-        try_optimizer(role, optim[role])
+    """How each role that learns is updated, clipped and averaged; as the lead, where nothing else is said."""
+    optim, lead, roles = config.optim, objective.lead, learners(objective.cast)
+    if lead not in optim:
+        raise UserError(f"the {lead} leads and has no optimizer: optimizer@optim.{lead}=adamw")
+    nodes = {role: optim[role if role in optim else lead] for role in roles}
+    for role, node in nodes.items():
+        try_optimizer(role, node)
     return Optimization(
-        makers={role: instantiate(optim[role]) for role in roles},
-        clips={role: optim.clip.get(role) for role in roles},
+        makers={role: instantiate(node) for role, node in nodes.items()},
+        clips={role: optim.clip.get(role if role in optim.clip else lead) for role in roles},
         averages=half_lives(config, objective.lead),
         warmup_images=optim.warmup_images,
         decay=optim.decay,

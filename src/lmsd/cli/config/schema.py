@@ -150,6 +150,13 @@ def _check(tree: Mapping[str, Any], node: Mapping[str, Any], path: str) -> None:
             refuse(key, value, rule(tree, key))
 
 
+def _role(tree: Mapping[str, Any], key: str) -> bool:
+    """Whether a node is a further player's: one that names its constructor, its optimizer or its clip."""
+    path, _, name = key.rpartition(".")
+    node = tree.get("optim", {}).get(name) if path in ("optim", "optim.clip") else tree.get(name)
+    return path in ("", "optim", "optim.clip") and isinstance(node, dict) and "_target_" in node
+
+
 def _known(tree: Mapping[str, Any], key: str, target: str | None) -> None:
     """Refuse a name that its constructor does not take, or that train.yaml does not have."""
     options, inner = plain()
@@ -158,6 +165,6 @@ def _known(tree: Mapping[str, Any], key: str, target: str | None) -> None:
     if taken is not None and name not in taken and key not in RULES:
         near = [f"{path}.{other}" for other in taken]
         raise unknown(key, near)
-    ours = not path or path in inner
+    ours = (not path or path in inner) and not _role(tree, key)
     if target is None and ours and key not in options | inner and not key.startswith(OPEN):
         raise unknown(key, [*options, *dict(leaves(dict(tree)))])
