@@ -82,7 +82,7 @@ def test_a_run_in_other_latents_is_refused(tmp_path: Path) -> None:
     played("denoising", tmp_path, Unshuffle(2, **LATENTS))
     objective = OBJECTIVES["denoising"]()
     other = engine(objective=objective, players=cast_for(objective, codec=Unshuffle(2)), batches=8, ema=[16])
-    with pytest.raises(UserError, match=r"latents of scale 1\.5, and this codec has 1\.0"):
+    with pytest.raises(UserError, match=r"latents of scale 1\.5, and this run's has 1\.0"):
         run(other, tmp_path, resume_from=tmp_path)
 
 

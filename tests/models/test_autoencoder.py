@@ -119,7 +119,7 @@ def test_it_is_frozen_shared_and_no_part_of_a_state_but_its_fingerprint(kind, ti
     generator.load_state_dict(state)
     other = Autoencoder(tiny, shift=0.5) if kind == "autoencoder" else TAEF2(random_taef2, scale=2.0)
     strange = Generator(mlp(channels, side, width=8, depth=1), Process(Flow()), codec=other)
-    with pytest.raises(UserError, match="the checkpoint was trained in latents of s"):
+    with pytest.raises(UserError, match="the weights were trained in latents of s"):
         strange.load_state_dict(state)
 
 

@@ -96,7 +96,7 @@ def test_a_generator_in_latents_knows_both_shapes():
 def test_other_latents_are_refused():
     first = Generator(mlp(4, 4), Process(Flow()), codec=Unshuffle(2))
     other = Generator(mlp(4, 4), Process(Flow()), codec=Unshuffle(2, scale=2.0))
-    with pytest.raises(UserError, match=r"latents of scale 1.0, and this codec has 2.0"):
+    with pytest.raises(UserError, match=r"latents of scale 1.0, and this run's has 2.0"):
         other.load_state_dict(first.state_dict())
     with pytest.raises(UserError, match="10x10 pixels do not divide by its factor, 4"):
         Unshuffle(4).shape_of((1, 10, 10))

@@ -7,6 +7,8 @@ A codec is a part of its generator and never learns there. `bound` is a bound on
 1.0 for pixels, None where none is known, as for the latents of an autoencoder.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -30,9 +32,18 @@ def bounded(x: Tensor, bound: float | None) -> Tensor:
 
 
 class Codec(nn.Module):
-    """Base: encode, decode and the shapes on both sides."""
+    """Base: encode, decode and the shapes on both sides.
+
+    told: what tells its latents from those of another, plain Python by name, none for pixels. It travels with
+    the weights, and weights of another codec are refused: to them the same numbers mean other images.
+    """
 
     bound: float | None = None
+    told: Mapping[str, Any] = MappingProxyType({})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_pre_hook(_refuse_others)
 
     def encode(self, x: Tensor) -> Tensor:
         """Images [B,C,H,W] in [-1,1] → what is diffused."""
@@ -49,6 +60,19 @@ class Codec(nn.Module):
     def image_shape_of(self, shape: Shape) -> Shape:
         """Shape of the images that are diffused in a shape."""
         raise NotImplementedError
+
+
+def _refuse_others(codec: nn.Module, state: Mapping[str, Any], prefix: str, *_: object) -> None:
+    """Before weights are taken over: raise UserError where their codec was another one."""
+    assert isinstance(codec, Codec)
+    theirs: Mapping[str, Any] = state.get(f"{prefix}_extra_state", {})
+    for name in [*codec.told, *theirs]:
+        one, own = (told.get(name, "none, as of pixels") for told in (theirs, codec.told))
+        if one != own:
+            raise UserError(
+                f"codec: the weights were trained in latents of {name} {one}, and this run's has {own}: give "
+                "the same codec"
+            )
 
 
 class Identity(Codec):
@@ -74,13 +98,9 @@ class Identity(Codec):
 
 
 class Latents(Codec):
-    """Base of codecs on a grid `factor` times smaller, whose latents mean other images to any other codec.
-
-    told: what tells them apart, plain Python by name; it travels with the weights.
-    """
+    """Base of codecs on a grid `factor` times smaller."""
 
     factor: int
-    told: dict[str, Any]
 
     def smaller(self, height: int, width: int) -> tuple[int, int]:
         """Sides of the latents. Raises UserError where pixels do not divide."""
@@ -96,13 +116,7 @@ class Latents(Codec):
         return dict(self.told)
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another one."""
-        for name, own in self.told.items():
-            if state.get(name) != own:
-                raise UserError(
-                    f"codec: the checkpoint was trained in latents of {name} {state.get(name)}, and this "
-                    f"codec has {own}: give the same codec"
-                )
+        """Nothing to take over: what is there has been found equal."""
 
 
 class Unshuffle(Latents):
