@@ -35,6 +35,7 @@ class Named(Reward):
         (torch.ones(3), [False] * 4, r"returned \[3\] where scores \[4\]"),
         (torch.ones(4, 1), [False] * 4, r"returned \[4, 1\]"),
         ([1.0, 2.0, 3.0, 4.0], [False] * 4, "returned list"),
+        (torch.ones(4, dtype=torch.complex64), [False] * 4, "returned complex numbers where real ones"),
         (KeyError("score"), [False] * 4, "raised KeyError: 'score'"),
     ],
 )
@@ -89,3 +90,38 @@ def test_a_function_gets_images_and_captions_and_may_return_numbers():
     assert captions_of(labels) == ["3", "7"]
     with pytest.raises(UserError, match="no function"):
         Function("text")
+
+
+def spoiled(images, captions):
+    """Works in place, on both of its arguments."""
+    score = images.flatten(1).mean(1)
+    images.zero_()
+    captions.clear()
+    return score
+
+
+@pytest.mark.parametrize("slope", [False, True])
+def test_a_function_that_works_in_place_has_its_own_copy(slope):
+    """Alone, and as a term of a sum: the next term and whoever asked see the images as they were."""
+    images = (IMAGES.clone() + 1).requires_grad_(slope)
+    kept = images.detach().clone()
+    mean = kept.flatten(1).mean(1)
+    one, other = (
+        Function(each, differentiable=True) for each in (spoiled, lambda x, words: x.flatten(1).mean(1))
+    )
+    assert torch.equal(judge(one, images, BATCH).value.detach(), mean)
+    both = WeightedSum({"one": one, "two": other, "three": one})
+    found = judge(both, images, BATCH).value
+    torch.testing.assert_close(found.detach(), 3 * mean)
+    assert torch.equal(images, kept)
+    assert BATCH.text == ["a", "b", "a", "c"]
+    if slope:
+        found.sum().backward()
+        torch.testing.assert_close(images.grad, torch.full_like(kept, 3 / 64))
+
+
+@pytest.mark.parametrize("wrap", [lambda reward: reward, lambda reward: WeightedSum({"it": reward})])
+def test_what_has_a_way_out_is_no_failure_of_a_reward(wrap):
+    for error in (UserError("captions of other data"), torch.OutOfMemoryError("full")):
+        with pytest.raises(type(error)):
+            judge(wrap(Named(error)), IMAGES, BATCH)

@@ -136,4 +136,5 @@ def test_the_classifiers_log_probability(target, tmp_path):
     found = reward(images, batch)
     torch.testing.assert_close(found, want.clamp(min=-20))
     assert torch.autograd.grad(found.sum(), images)[0].abs().sum() > 0
-    assert not judge(reward, images.detach(), Batch(images, torch.arange(3))).valid.any()
+    with pytest.raises(UserError, match="and these samples have none"):
+        judge(reward, images.detach(), Batch(images, torch.arange(3)))

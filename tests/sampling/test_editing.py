@@ -62,7 +62,37 @@ def test_less_strength_stays_closer() -> None:
     assert far[-1] > 0.1
 
 
+class Guided(Constant):
+    """The value without a condition, and one more with it."""
+
+    def __call__(
+        self, x_t: Tensor, t: Tensor, cond: Cond, z: Tensor | None = None, *, output: str = "x0"
+    ) -> Tensor:
+        return torch.full_like(x_t, self.value + (0.0 if cond.pooled is None else 1.0))
+
+
+def test_an_edit_is_guided_where_the_interval_says_and_nowhere_else() -> None:
+    """The last step's prediction is the image: guided there it is 0 + 3 (1 - 0), else 1."""
+    generator, cond = Guided(Process(Flow()), 0.0), Cond(pooled=torch.ones(6, 2))
+    last = float(Flow().grid(4)[3])
+
+    def made(interval: tuple[float, float] | None, guidance: float = 3.0) -> float:
+        numbers = Rng(0, torch.arange(6))
+        image = edit(
+            generator, IMAGE, cond, Cond(), sampler=Tau(), steps=4, rng=numbers, strength=0.5,
+            guidance=guidance, interval=interval,
+        )  # fmt: skip
+        return float(image.mean())
+
+    assert made(None) == pytest.approx(3.0)
+    assert made((0.0, last + 0.01)) == pytest.approx(3.0)
+    assert made((last + 0.01, 1.0)) == pytest.approx(1.0)
+    assert made(None, guidance=1.0) == pytest.approx(1.0)
+
+
 def test_strength_counts_the_last_steps() -> None:
+    assert [first_knot(s, 4) for s in (0.375, 0.5, 0.6, 0.62, 0.625, 0.63)] == [2, 2, 2, 2, 1, 1]
+    assert [4 - first_knot(s / 8, 4) for s in range(1, 9)] == [1, 1, 2, 2, 3, 3, 4, 4], "halves up, always"
     assert [first_knot(s, 4) for s in (1.0, 0.75, 0.5, 0.25, 0.01)] == [0, 1, 2, 3, 3]
     for strength in (0.0, -1.0, 1.01):
         with pytest.raises(UserError, match="strength="):

@@ -197,3 +197,10 @@ def test_a_policy_without_noise_is_refused():
         rolled(Policy(STEPS), generator_of(Flow()), window=(3,))
     with pytest.raises(UserError, match="last_std"):
         Policy(2, last_std=-1.0)
+
+
+@pytest.mark.parametrize("std", [0, 0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("function", [log_prob, path_kl])
+def test_a_step_without_noise_has_no_log_probability(function, std):
+    with pytest.raises(UserError, match="a step without noise has no log-probability; give the policy tau"):
+        function(torch.zeros(2, 3), torch.ones(2, 3), std)

@@ -64,7 +64,7 @@ class Generation:
                 images = edit(
                     net, net.encode(batch).x, cond, null, sampler=self.sampler, steps=self.steps, rng=rng,
                     strength=strength, mask=None if mask is None else self._scaled(mask.to(device)),
-                    guidance=self.guidance, clamp=net.bound,
+                    guidance=self.guidance, interval=self.interval, clamp=net.bound,
                 )  # fmt: skip
             images = net.decode(images.float())
         finally:
@@ -84,7 +84,9 @@ class Generation:
         """Sampler, steps, guidance and NFE: evaluations of the net for one image, counted, not derived."""
         nfe = self._evaluated / self._made if self._made else float("nan")
         name = type(self.sampler).__name__
-        where = {} if self.interval is None else {"interval": "{:g} to {:g}".format(*self.interval)}
+        where = {}
+        if self.interval is not None and self.guidance != 1.0:
+            where = {"interval": "{:g} to {:g}".format(*self.interval)}
         return {"sampler": name, "steps": self.steps, "guidance": self.guidance, **where, "nfe": nfe}
 
 

@@ -3,8 +3,9 @@
     r = reward(images [B,C,H,W] in [-1,1], batch, judges)    [B], higher is better, any range
 
 The batch carries what was asked for: captions, labels, and in extra["group"] which samples compare. A
-reward is somebody else's code as often as not: where it raises, returns another shape or numbers that are
-not finite, the samples in question have no score, the reason is told once, and the run goes on.
+reward is somebody else's code as often as not: it gets a copy of the images, to do with as it likes; where it
+raises, returns another shape or numbers that are not finite, the samples in question have no score, the
+reason is told once, and the run goes on. A `UserError`, and a full device, end the run.
 """
 
 import warnings
@@ -56,16 +57,23 @@ class Verdict:
 
 
 def judge(reward: Reward, images: Tensor, batch: Batch, players: Players = NOBODY) -> Verdict:
-    """The scores of a reward that may fail: never raises, except on Ctrl-C and the like."""
+    """The scores of a reward that may fail.
+
+    Raises UserError and OutOfMemoryError alone of what a reward raises: those have a way out.
+    """
     count = len(images)
     try:
-        value = reward(images, batch, players)
+        value = reward(images.clone(), batch, players)
+    except (UserError, torch.OutOfMemoryError):
+        raise
     except Exception as error:
         reason = f"raised {type(error).__name__}: {' '.join(str(error).split())}"
         return _failed(reward, count, reason, images)
     if not isinstance(value, Tensor) or value.shape != (count,):
         got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         return _failed(reward, count, f"returned {got} where scores [{count}] belong", images)
+    if value.is_complex():
+        return _failed(reward, count, "returned complex numbers where real ones belong", images)
     value = value.to(images.device, torch.promote_types(value.dtype, torch.float32))
     valid = value.isfinite()
     problem = None
@@ -119,11 +127,15 @@ class WeightedSum(Reward):
         total = torch.zeros(len(images), device=images.device)
         for name, term in self.terms.items():
             try:
-                value = term(images, batch, players)
+                value = term(images.clone(), batch, players)
+            except (UserError, torch.OutOfMemoryError):
+                raise
             except Exception as error:
                 raise RuntimeError(f"term {name}: {type(error).__name__}: {error}") from error
             if value.shape != total.shape:
                 raise RuntimeError(f"term {name}: returned {list(value.shape)}, not [{len(images)}]")
+            if value.is_complex():
+                raise RuntimeError(f"term {name}: returned complex numbers")
             total = total + self.weights[name] * value.to(total.device)
         return total
 

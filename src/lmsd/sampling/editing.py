@@ -8,18 +8,20 @@ rest, so the two meet without a seam (the conditioning of Song et al. 2021 writt
 is y itself.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from lmsd.errors import UserError
 from lmsd.rng import Rng
-from lmsd.sampling.guidance import PredictsX0, guided
+from lmsd.sampling.guidance import PredictsX0, denoisers
 from lmsd.sampling.sampler import Level, Sampler, levels
 from lmsd.types import Cond, Denoise
 
 
 def first_knot(strength: float, steps: int) -> int:
-    """The knot that an edit begins at: of `steps` steps the last ⌈strength · steps⌉ are run.
+    """The knot that an edit begins at: of `steps` steps the last ⌊strength · steps + ½⌋ are run, or one.
 
     Raises UserError for a strength outside (0, 1].
     """
@@ -27,7 +29,7 @@ def first_knot(strength: float, steps: int) -> int:
         raise UserError(
             f"strength={strength}: give 1 for a new image, and less to stay closer to the old one"
         )
-    return steps - max(1, round(strength * steps))
+    return steps - max(1, math.floor(strength * steps + 0.5))
 
 
 @torch.no_grad()
@@ -43,30 +45,28 @@ def edit(
     strength: float = 1.0,
     mask: Tensor | None = None,
     guidance: float = 1.0,
+    interval: tuple[float, float] | None = None,
     clamp: float | None = None,
 ) -> Tensor:
     """What is near `image` [B,C,H,W], as it is diffused, and of the condition; not decoded.
 
     strength: in (0, 1], how much of the way is sampled anew; 1 forgets the image but for its known part.
-    mask: [B,1,H,W] in [0, 1], 1 where the image may change; None: everywhere. guidance, clamp and random
-    numbers: as in `sample`, whose x_T is here ε.
+    mask: [B,1,H,W] in [0, 1], 1 where the image may change; None: everywhere. guidance, interval, clamp and
+    random numbers: as in `sample`, whose x_T is here ε.
     """
     process, start = generator.process, first_knot(strength, steps)
     level = levels(process.schedule, steps)[start]
     noise = level.sigma * rng.normal(image.shape[1:], "x_T")
     x = noise if start == 0 else level.alpha * image + noise
 
-    def denoise_at(here: Level, numbers: Rng) -> Denoise:
-        z = numbers.normal((generator.z_dim,), "z") if generator.z_dim else None
-        denoise = guided(generator, cond, null, scale=guidance, z=z)
+    denoise_at = denoisers(generator, cond, null, guidance=guidance, interval=interval, clamp=clamp)
 
-        def known(x_t: Tensor, t: Tensor) -> Tensor:
-            found = denoise(x_t, t)
-            found = found if clamp is None else found.clamp(-clamp, clamp)
-            return found if mask is None else mask * found + (1 - mask) * image
+    def known_at(here: Level, numbers: Rng) -> Denoise:
+        denoise = denoise_at(here, numbers)
+        if mask is None:
+            return denoise
+        return lambda x_t, t: mask * denoise(x_t, t) + (1 - mask) * image
 
-        return known
-
-    for step in sampler.path(denoise_at, x, rng=rng, process=process, steps=steps, start=start):
+    for step in sampler.path(known_at, x, rng=rng, process=process, steps=steps, start=start):
         x = step.x_s
     return x

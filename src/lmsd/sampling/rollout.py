@@ -29,15 +29,30 @@ from lmsd.types import Cond, Trajectory
 
 
 def log_prob(x_s: Tensor, mean: Tensor, std: float) -> Tensor:
-    """Log N(x_s; mean, std²) summed over all but the first dimension, [B], in nats."""
+    """Log N(x_s; mean, std²) summed over all but the first dimension, [B], in nats.
+
+    Raises UserError for std ≤ 0.
+    """
+    _check_std(std)
     size = mean[0].numel()
     constant = size * (math.log(std) + 0.5 * math.log(2 * math.pi))
     return -((x_s - mean) / std).square().flatten(1).sum(1) / 2 - constant
 
 
 def path_kl(mean: Tensor, reference: Tensor, std: float) -> Tensor:
-    """KL of N(mean, std²) from N(reference, std²), summed over all but the first dimension, [B], nats."""
+    """KL of N(mean, std²) from N(reference, std²), summed over all but the first dimension, [B], nats.
+
+    Raises UserError for std ≤ 0.
+    """
+    _check_std(std)
     return ((mean - reference) / std).square().flatten(1).sum(1) / 2
+
+
+def _check_std(std: float) -> None:
+    if not std > 0:
+        raise UserError(
+            f"std={std}: a step without noise has no log-probability; give the policy tau or last_std above 0"
+        )
 
 
 class Policy:
