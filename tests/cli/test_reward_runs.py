@@ -10,7 +10,7 @@ from lmsd.cli.build import experiment
 from lmsd.cli.config.compose import load
 from lmsd.data.builders import BuildOptions
 from lmsd.data.builders import build as build_data
-from lmsd.data.module import ShardDataModule
+from lmsd.data.shardset import ShardSet
 from lmsd.engine.trainer import fit
 from lmsd.errors import UserError
 
@@ -30,9 +30,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def opened(words: list[str], shards: Path) -> tuple[DictConfig, ShardDataModule]:
+def opened(words: list[str], shards: Path) -> tuple[DictConfig, ShardSet]:
     config = load("train", [*words, *SMALL, f"data.shards={shards}"])
-    return config, experiment.data_module(config)
+    return config, experiment.shard_set(config)
 
 
 def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from lmsd.checkpoints import load_weights
 from lmsd.cli.build.instantiate import instantiate
 from lmsd.cli.config.compose import stored
 from lmsd.cli.runs import store
-from lmsd.data.module import ShardDataModule
+from lmsd.data.shardset import ShardSet
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Checkpoint, Evaluate
+from lmsd.engine.datamodule import ShardDataModule
 from lmsd.engine.divergence import Guard
 from lmsd.engine.hacking import HackingGuard
 from lmsd.engine.optim import Optimization
@@ -46,17 +47,26 @@ def assemble(node: DictConfig, given: Mapping[str, Any]) -> Any:
     return instantiate(node, **taken(str(node._target_), given))
 
 
-def data_module(config: DictConfig) -> ShardDataModule:
-    """The stream of the configuration's shards."""
+def shard_set(config: DictConfig) -> ShardSet:
+    """The configuration's shards."""
     shards = config.data.shards
     if shards is None:
         raise UserError("which shards? data.shards=FOLDER; lmsd data build makes them, see lmsd data --help")
     if isinstance(shards, str) and "://" not in shards and config.data.get("source"):
         require(Path(shards), config.data.source)
     node = {key: value for key, value in config.data.items() if key not in ("source", "max_bad")}
-    shared = {"batch_size": config.batch_size, "micro_batches": config.micro_batches, "seed": config.seed}
-    built: ShardDataModule = instantiate(OmegaConf.create(node), **shared)
+    built: ShardSet = instantiate(OmegaConf.create(node))
     return built
+
+
+def data_module(config: DictConfig) -> ShardDataModule:
+    """The stream of the configuration's shards."""
+    return ShardDataModule(
+        shard_set(config),
+        batch_size=config.batch_size,
+        micro_batches=config.micro_batches,
+        seed=config.seed,
+    )
 
 
 def require(path: Path, source: str) -> None:
@@ -100,7 +110,7 @@ def check_labels(net: nn.Module, conditioner: Conditioner) -> None:
         raise UserError(f"net.classes={net.classes} and conditioner.classes={classes}: make them equal")
 
 
-def check_condition(conditioner: Conditioner, data: ShardDataModule) -> None:
+def check_condition(conditioner: Conditioner, data: ShardSet) -> None:
     """Refuse a conditioner that reads what the training shards do not hold."""
     index = data.index("train")
     if conditioner.reads == "label" and not index.labels:
@@ -140,7 +150,7 @@ def own(config: DictConfig, role: str, part: Part, nets: Mapping[str, nn.Module]
     return built
 
 
-def players(config: DictConfig, data: ShardDataModule) -> tuple[dict[str, nn.Module], Objective]:
+def players(config: DictConfig, data: ShardSet) -> tuple[dict[str, nn.Module], Objective]:
     """The nets, seeded and fitted to the training captions, and the objective that trains them."""
     torch.manual_seed(config.seed)
     objective: Objective = instantiate(config.objective)
@@ -150,7 +160,7 @@ def players(config: DictConfig, data: ShardDataModule) -> tuple[dict[str, nn.Mod
     return nets, objective
 
 
-def cast(config: DictConfig, parts: Cast, data: ShardDataModule, captions: list[str]) -> dict[str, nn.Module]:
+def cast(config: DictConfig, parts: Cast, data: ShardSet, captions: list[str]) -> dict[str, nn.Module]:
     """Every role of a cast: from its own node, as a twin of another, and from the weights of `init_from=`.
 
     The generator is the first, since others judge what it makes; twins are made of what has its weights.
@@ -205,7 +215,7 @@ def anew(like: nn.Module, drawn: nn.Module) -> nn.Module:
     return made
 
 
-def fitted(net: nn.Module, config: DictConfig, data: ShardDataModule, captions: list[str]) -> None:
+def fitted(net: nn.Module, config: DictConfig, data: ShardSet, captions: list[str]) -> None:
     """Let a generator's conditioner learn its words from the captions."""
     if not isinstance(net, Generator):
         return
@@ -234,7 +244,7 @@ def named_weights(config: DictConfig, parts: Cast) -> dict[str, Source]:
     return found
 
 
-def held_out(data: ShardDataModule, count: int = 256) -> Batch | None:
+def held_out(data: ShardSet, count: int = 256) -> Batch | None:
     """Some of val, in a fixed random order, to calibrate a judge on; None, and a note, without val."""
     if not data.has("val"):
         if not launched_rank():
@@ -245,7 +255,7 @@ def held_out(data: ShardDataModule, count: int = 256) -> Batch | None:
     return split.batch(rows)
 
 
-def training_captions(config: DictConfig, data: ShardDataModule) -> list[str]:
+def training_captions(config: DictConfig, data: ShardSet) -> list[str]:
     """The distinct captions of the train split's first 100,000 samples, sorted; empty without captions."""
     if not data.index("train").captions:
         return []
