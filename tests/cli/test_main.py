@@ -15,6 +15,7 @@ import pytest
 from tiny_home import TINY, Home, spoken
 
 from lmsd import cli
+from lmsd.checkpoints import find_run
 from lmsd.cli.runs import store
 
 Refused = Callable[..., str]
@@ -315,7 +316,7 @@ def test_weights_of_a_run_begin_another(home: Home) -> None:
     )
     assert "generator from outputs/first (EMA ema)" in said
     assert "missing there" not in said
-    folder = store.find("last")
+    folder = find_run("last")
     assert store.status(folder)["images"] == 32
 
 

@@ -297,7 +297,7 @@ def test_a_sampler_of_someone_else_is_refused(shards):
 def test_options_are_checked(shards):
     with pytest.raises(UserError, match=r"data\.channels=4"):
         module_of(shards, channels=4)
-    with pytest.raises(UserError, match="data.train: on_error='ignore' is none of stop, skip"):
+    with pytest.raises(UserError, match=r"data\.train: on_error='ignore' is none of stop, skip"):
         module_of(shards, on_error="ignore")
 
 

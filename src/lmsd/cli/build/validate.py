@@ -15,7 +15,7 @@ from lmsd.data.shardset import ShardSet
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Progress
 from lmsd.errors import UserError
-from lmsd.evaluation import Checker, Evaluator, make_generate
+from lmsd.evaluation import Checker, Evaluator
 from lmsd.evaluation.grid import save_grid, to_picture
 from lmsd.evaluation.overlap import overlap, similarity_of
 from lmsd.files import cache_folder
@@ -23,6 +23,7 @@ from lmsd.models.generator import Generator
 from lmsd.objectives.base import generator_of
 from lmsd.ranks import rank_and_world
 from lmsd.rng import Rng
+from lmsd.sampling import Generation
 
 
 def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) -> Evaluator:
@@ -96,7 +97,7 @@ class Validation:
         assert isinstance(generator, Generator)
         settings = self.config.evaluate
         interval = None if settings.interval is None else (settings.interval[0], settings.interval[1])
-        generate = make_generate(
+        generate = Generation(
             generator,
             experiment.sampler(self.config),
             steps=settings.steps,

@@ -96,7 +96,7 @@ def shards(tree: dict[str, Any]) -> None:
 def parts(tree: dict[str, Any]) -> None:
     """Name what makes the generator, and the codec of pixels, in place; what is named stays."""
     if isinstance(generator := tree.get("generator"), dict):
-        generator.setdefault("_target_", "lmsd.models.generator.Generator")
+        generator.setdefault("_target_", "lmsd.models.parts.from_parts")
         tree.setdefault("codec", {"_target_": "lmsd.models.codec.Identity"})
 
 

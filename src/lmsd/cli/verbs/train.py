@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd import stops
+from lmsd.checkpoints import find_run
 from lmsd.cli.config.compose import check_value, flatten, groups, load, parse, require_secrets, written
 from lmsd.cli.config.limits import check_limits, check_tasks
 from lmsd.cli.runs import store
@@ -140,7 +141,7 @@ def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]
             return fresh, None
         given = flatten(fresh)
     else:
-        source = store.find(str(wanted))
+        source = find_run(str(wanted))
         given = {key: override.value() for key, override in overrides.items()}
     folder = store.folder_of(source)
     other = given.get("run_dir") if wanted != "auto" else None

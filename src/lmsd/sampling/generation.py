@@ -9,7 +9,9 @@ from torch.nn import functional
 
 from lmsd.models.generator import Generator
 from lmsd.rng import Rng
-from lmsd.sampling import Sampler, edit, sample
+from lmsd.sampling.editing import edit
+from lmsd.sampling.guidance import sample
+from lmsd.sampling.sampler import Sampler
 from lmsd.types import Batch
 
 Generate: TypeAlias = Callable[[Batch, Rng], Tensor]
@@ -88,15 +90,3 @@ class Generation:
         if self.interval is not None and self.guidance != 1.0:
             where = {"interval": "{:g} to {:g}".format(*self.interval)}
         return {"sampler": name, "steps": self.steps, "guidance": self.guidance, **where, "nfe": nfe}
-
-
-def make_generate(
-    generator: Generator,
-    sampler: Sampler,
-    *,
-    steps: int,
-    guidance: float = 1.0,
-    interval: tuple[float, float] | None = None,
-) -> Generation:
-    """What evaluation and sample grids call, from a generator (its EMA, say), a sampler and its settings."""
-    return Generation(generator, sampler, steps=steps, guidance=guidance, interval=interval)
