@@ -38,7 +38,12 @@ def opened(words: list[str], shards: Path) -> tuple[DictConfig, ShardSet]:
 def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> None:
     config, data = opened(["recipe=lmsd_digits", "objective.warmup=0", "objective.head_start=0"], shards)
     first, objective = experiment.players(config, data)
-    fit(experiment.engine(config, first, objective), data, run_dir=tmp_path / "first", accelerator="cpu")
+    fit(
+        experiment.engine(config, first, objective),
+        experiment.data_module(config),
+        run_dir=tmp_path / "first",
+        accelerator="cpu",
+    )
 
     sources = f"init_from=[{tmp_path / 'first'},{tmp_path / 'first'}:discriminator]"
     config, data = opened(["objective=grpo", "objective.group=4", sources], shards)
@@ -53,7 +58,7 @@ def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> 
     assert len(set(objective.held_out.position.tolist())) == 256
     judge = [p.clone() for p in nets["discriminator"].parameters()]
     subject = experiment.engine(config, nets, objective)
-    fit(subject, data, run_dir=tmp_path / "second", accelerator="cpu")
+    fit(subject, experiment.data_module(config), run_dir=tmp_path / "second", accelerator="cpu")
     assert objective.reward.temperature != 1.0  # calibrated on val
     assert all(torch.equal(a, b) for a, b in zip(judge, nets["discriminator"].parameters(), strict=True))
     moved = zip(nets["generator"].net.parameters(), nets["reference"].net.parameters(), strict=True)

@@ -20,7 +20,8 @@ def test_a_rule_takes_the_default_and_refuses_a_wrong_value(key: str, defaults: 
     config = copy.deepcopy(defaults)
     assert OmegaConf.select(config, key, default="absent") != "absent"
     check_limits(config)
-    OmegaConf.update(config, key, "nonsense" if isinstance(RULES[key], Choice) else [[]], force_add=True)
+    wrong = "nonsense" if isinstance(RULES[key], Choice) else [[]]
+    OmegaConf.update(config, key, wrong, merge=False, force_add=True)
     with pytest.raises(UserError, match=f"^{key}="):
         check_limits(config)
 

@@ -158,6 +158,21 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Named:
+    """A mapping of names to what they stand for."""
+
+    item: Kind
+
+    def fits(self, value: Any) -> bool:
+        """Whether every name has a value that fits."""
+        return isinstance(value, dict) and all(self.item.fits(item) for item in value.values())
+
+    def words(self) -> str:
+        """What the value should be."""
+        return f"a mapping of names to {self.item.words()}"
+
+
+@dataclass(frozen=True)
 class Anything:
     """What has no annotation and no default."""
 

@@ -6,7 +6,7 @@ from math import inf
 
 from omegaconf import DictConfig, OmegaConf
 
-from lmsd.cli.config.kinds import Choice, Either, Flag, Kind, Many, Name, Node, Number, Text
+from lmsd.cli.config.kinds import Choice, Either, Flag, Kind, Many, Name, Named, Number, Text
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError
 from lmsd.ranks import shares
@@ -31,7 +31,7 @@ RULES: Mapping[str, Kind] = {
     "profiler": Choice(("simple", "pytorch"), null=True),
     "run_dir": Text(null=True),
     "resume": Text(null=True),
-    "init_from": Either((Text(null=True), Many(Text()), Node())),
+    "init_from": Either((Text(null=True), Many(Text()), Named(Text()))),
     "threads": Number(1, null=True),
     "log_every": Number(1),
     "checkpoint_every": Number(0),
@@ -50,6 +50,7 @@ RULES: Mapping[str, Kind] = {
     "optim.clip.generator": Number(0, whole=False, null=True),
     "optim.clip.discriminator": Number(0, whole=False, null=True),
     "optim.ema": Number(1, many="any"),
+    "optim.averages": Named(Number(1, many="any")),
     "evaluate.every": Number(0),
     "evaluate.at_start": Flag(),
     "evaluate.n": Number(0),
