@@ -348,8 +348,8 @@ def evaluate(
 
 
 def quantized(images: Tensor) -> Tensor:
-    """Images in [-1,1] rounded to the 256 levels that real images have."""
-    return in_range(levels(images))
+    """Images clamped to [-1,1], on the 256 levels that real images have. Raises UserError for NaN."""
+    return in_range(levels(in_range(images.clamp(-1.0, 1.0))))
 
 
 def _hits(made: Sequence[Made]) -> Tensor | None:

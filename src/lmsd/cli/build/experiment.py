@@ -116,14 +116,13 @@ def own(config: DictConfig, role: str, part: Part, nets: Mapping[str, nn.Module]
             f"the objective plays {role!r}, and the configuration has no node {role} that says what it is: "
             f"add one with a _target_ beside the objective's"
         )
-    player = nets.get("generator")
-    size, channels = config.data.image_size, config.data.channels
-    if isinstance(player, Generator):
-        channels, size, _ = player.shape
-    seen = {"channels": channels, "image_size": size, "shape": (channels * part.stacked, size, size)}
-    given: dict[str, Any] = {**seen, **part.given}
-    if isinstance(player, Generator):
+    given: dict[str, Any] = {}
+    channels, *sides = config.data.channels, config.data.image_size, config.data.image_size
+    if isinstance(player := nets.get("generator"), Generator):
+        channels, *sides = player.shape
         given |= {"generator": player, "process": player.process, "cond_dim": player.conditioner.pooled_dim}
+    seen = {"channels": channels, "image_size": sides[0], "shape": (channels * part.stacked, *sides)}
+    given = {**seen, **part.given, **given}
     parts = {name: item for name, item in node.items() if OmegaConf.is_dict(item) and "_target_" in item}
     outer = OmegaConf.create({name: item for name, item in node.items() if name not in parts})
     inner = {str(name): assemble(item, seen) for name, item in parts.items()}
