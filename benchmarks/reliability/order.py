@@ -142,7 +142,7 @@ def part(own: int, words: list[str], until: int) -> None:
 
     def advanced(self: Engine, played: bool) -> None:
         advance(self, played)
-        self.request = 143 if until and self.clock.images >= until else 0
+        self.run.asked.code = 143 if until and self.clock.images >= until else 0
         Path(f"positions{own}").write_text(" ".join(map(str, seen)))
 
     Engine._pieces, Engine._advance = taken, advanced  # type: ignore[method-assign]

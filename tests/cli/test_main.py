@@ -36,9 +36,9 @@ def stop_at(images: int, patch: pytest.MonkeyPatch) -> None:
 
     advance = Engine._advance
 
-    def advanced(self: Engine, played: bool) -> None:
+    def advanced(self: Engine, played: set[str]) -> None:
         advance(self, played)
-        self.request = 143 if self.clock.images >= images else 0
+        self.run.asked.code = 143 if self.clock.images >= images else 0
 
     patch.setattr(Engine, "_advance", advanced)
 
