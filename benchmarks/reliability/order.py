@@ -140,7 +140,7 @@ def part(own: int, words: list[str], until: int) -> None:
         seen.extend(batch.position.tolist())
         return pieces(self, batch)
 
-    def advanced(self: Engine, played: bool) -> None:
+    def advanced(self: Engine, played: set[str]) -> None:
         advance(self, played)
         self.run.asked.code = 143 if until and self.clock.images >= until else 0
         Path(f"positions{own}").write_text(" ".join(map(str, seen)))

@@ -24,6 +24,7 @@ from lmsd.models.tokenizer import unknown_words
 from lmsd.rng import Rng
 from lmsd.sampling.generation import Generation
 from lmsd.sampling.sampler import Sampler
+from lmsd.sampling.settings import Settings
 from lmsd.spec import build, plain
 from lmsd.types import Batch, levels
 
@@ -83,16 +84,8 @@ class Model:
                 "one was not (caption_dropout=0 in its objective): take guidance=1, or train with "
                 "caption_dropout=0.1"
             )
-        times = interval or own["interval"]
-        if times is not None and (len(times) != 2 or times[0] > times[1]):
-            raise UserError(f"interval={list(times)} is no [low, high]: give two times, the lower one first")
-        return Generation(
-            self.generator,
-            sampler or build(self.config["sampler"]),
-            steps=steps or own["steps"],
-            guidance=guidance,
-            interval=None if times is None else (times[0], times[1]),
-        )
+        settings = Settings(steps or own["steps"], guidance=guidance, interval=interval or own["interval"])
+        return Generation(self.generator, sampler or build(self.config["sampler"]), settings)
 
     def batch(self, prompts: Sequence[str], x: torch.Tensor | None = None) -> Batch:
         """What the generator is asked for; x [n,C,H,W]: images to begin with, None: there are none."""
