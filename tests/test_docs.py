@@ -12,9 +12,8 @@ from lmsd import cli
 from lmsd.cli import VERBS
 from lmsd.cli.config import options
 from lmsd.cli.config.compose import flatten, load
-from lmsd.cli.config.folders import groups
-from lmsd.cli.config.limits import check_limits
 from lmsd.cli.config.listing import listing
+from lmsd.cli.config.schema import check_limits, groups
 from lmsd.cli.sweeps import space
 from lmsd.cli.verbs.edit import EditOptions
 from lmsd.cli.verbs.evaluate import EvaluateOptions

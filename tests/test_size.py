@@ -28,6 +28,7 @@ LONG_FILES = 0
 NEW = {
     "checkpoints.py": "a run opens without us",
     "cli/config/older.py": "older versions' objectives under today's names",
+    "cli/config/settings.py": "one schema",
     "cli/config/renamed.py": "older versions' options answered with today's names",
     "data/builders/captions.py": "captions that are never silently wrong",
     "data/color.py": "color profiles",
@@ -54,9 +55,9 @@ NEW = {
 }
 """Files that are new since checkpoint version 2, with what wanted them; `STATEMENTS` bounds all others."""
 OPTIONS = ["cli/config/[!_]*.py", "cli/build/instantiate.py"]
-NO_OPTIONS = ("folders.py", "older.py")
-"""All that reads, checks, lists, completes or describes options: without annotations at constructors, where
-configurations lie, and how stored ones are migrated."""
+NO_OPTIONS = ("settings.py", "older.py")
+"""All that reads, checks, lists, completes or describes options: without annotations, at constructors or of
+the configuration's own options, and without how stored ones are migrated."""
 
 TREES = {path.relative_to(SOURCE).as_posix(): path.read_text() for path in sorted(SOURCE.rglob("*.py"))}
 NODES = {name: list(ast.walk(ast.parse(text))) for name, text in TREES.items()}

@@ -28,6 +28,7 @@ ALLOWED = (
     "torch.optim.",
     "torch.nn.",
     "lmsd.engine.callbacks.",
+    "lmsd.engine.divergence.",
     "lightning.pytorch.loggers.",
     "lightning.pytorch.callbacks.",
 )

@@ -62,7 +62,8 @@ MISTAKES = [
     ),
     ("train objective=denoising objective.times=edm", "choose with times@objective.times=, one of edm, grid"),
     ("train --cfg=job", "lmsd train has no option --cfg; did you mean --cfg job?"),
-    ("train generator=null", "generator=null: generator has options of its own, generator.prediction"),
+    ("train generator=null", "'generator=null' is no choice: leave generator= out, or take one of parts"),
+    ("train optim=null", "optim=null: optim has options of its own, optim.generator.lr"),
     ("train discriminator.trunk=mlp", "has options of its own, discriminator.trunk.width"),
     (
         "train callbacks.foo.bar=1",

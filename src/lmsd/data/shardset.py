@@ -12,7 +12,7 @@ from lmsd.data.shards import Source, Split, by_split, chosen, resolve
 from lmsd.data.storage import Storage
 from lmsd.data.stream import OnError, Stream
 from lmsd.data.text import Lines
-from lmsd.errors import UserError, one_of
+from lmsd.errors import Amount, Count, Measure, Share, UserError, one_of
 from lmsd.types import Progress
 
 OnChange: TypeAlias = Literal["error", "new_epoch"]
@@ -35,12 +35,12 @@ class Streaming:
     on_change: what a resume does where the shards have changed, refuse or begin an epoch of the new ones.
     """
 
-    first: int | None = None
-    window: int = 8
+    first: Count | None = None
+    window: Count = 8
     flip: bool = False
-    color: float = 0.0
-    num_workers: int = 0
-    memory_gb: float = 0.5
+    color: Share = 0.0
+    num_workers: Amount = 0
+    memory_gb: Measure = 0.5
     on_error: OnError = "stop"
     on_change: OnChange = "error"
 
@@ -67,7 +67,7 @@ class ShardSet:
         self,
         shards: Source,
         *,
-        image_size: int,
+        image_size: Count,
         channels: Literal[1, 3] = 3,
         val: Source | None = None,
         test: Source | None = None,
@@ -109,6 +109,11 @@ class ShardSet:
     def has(self, split: Split) -> bool:
         """Whether there are shards of a split."""
         return bool(self._shards[split])
+
+    @property
+    def samples(self) -> int:
+        """Samples that are trained on."""
+        return min(len(self.index("train")), self.train.first or len(self.index("train")))
 
     def prepare(self) -> None:
         """Index every split that is there."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from lmsd.data.index import Index, build_index, counted, ensure
 from lmsd.data.remote import Cache
 from lmsd.data.urls import is_remote
+from lmsd.errors import Measure
 from lmsd.files import cache_folder
 from lmsd.types import Progress
 
@@ -21,7 +22,7 @@ class Storage:
     folder, gigabytes: the cache of remote shards; the user's own by default.
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None = None, gigabytes: float = 20.0) -> None:
+    def __init__(self, folder: str | os.PathLike[str] | None = None, gigabytes: Measure = 20.0) -> None:
         self._cache = Cache(Path(folder) if folder else cache_folder() / "shards", int(gigabytes * 1e9))
 
     def index(

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmsd.checkpoints import checkpoint_name, manifests
+from lmsd.data.reader import DamagedSample
 from lmsd.engine.checkpoint import first_not_finite, prune
 from lmsd.engine.clock import crossed
 from lmsd.engine.module import Engine
@@ -190,6 +191,12 @@ class Checkpoint(Callback):
         self.last = self.folder(trainer) / checkpoint_name(engine.clock.images)
         trainer.save_checkpoint(self.last, weights_only=False)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save what was trained before a damaged sample ended the run; other ranks may not know of it."""
+        engine = engine_of(pl_module)
+        if isinstance(exception, DamagedSample) and world_size() == 1 and engine.clock.images:
+            save_now(trainer, engine)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the writer, all ranks together: a scheduler may kill the others once one has left."""
         writer(trainer).wait()
@@ -211,6 +218,14 @@ class Checkpoint(Callback):
         return pick(known, key=lambda path: known[path])
 
 
+def save_now(trainer: Trainer, engine: Engine) -> None:
+    """Have a checkpoint on the disk, by the run's own `Checkpoint`, before the run ends itself."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Checkpoint):
+            callback.save(trainer, engine)
+            writer(trainer).wait()
+
+
 def peak_memory() -> int:
     """The largest memory of this process so far in MiB: of the GPU where it used one, else resident."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
@@ -224,7 +239,10 @@ def peak_memory() -> int:
 
 
 class Progress(Callback):
-    """One bar on a terminal, refreshed four times a second; elsewhere a line every `seconds` seconds."""
+    """One bar on a terminal, refreshed four times a second; elsewhere a line now and then.
+
+    seconds: between two lines where there is no terminal.
+    """
 
     def __init__(self, *, seconds: float = 30.0) -> None:
         self.seconds = seconds

@@ -155,7 +155,8 @@ class Function(Reward):
     """A function of the user's, (images [B,C,H,W] in [-1,1], captions) → scores [B]: tensor or numbers.
 
     In a configuration: {_target_: lmsd.rewards.Function, function: {_target_: mine.score, _partial_: true}},
-    with LMSD_ALLOW=mine. differentiable: whether its gradient reaches the images.
+    with LMSD_ALLOW=mine. function: the node that names it; differentiable: whether its gradient reaches the
+    images.
     """
 
     def __init__(

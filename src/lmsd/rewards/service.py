@@ -24,7 +24,10 @@ from lmsd.types import Batch, Players, levels
 
 
 class HTTPService(Reward):
-    """Scores of a service; timeout: seconds for one try; retries: further tries, each waiting twice as long.
+    """Scores of a service.
+
+    url: its address; timeout: seconds for one try; retries: further tries; wait: seconds before the second
+    try, twice as long before each later one.
 
     Raises UserError for an address that is not http(s).
     """

@@ -20,7 +20,6 @@ from lmsd.data.shardset import ShardSet
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.datamodule import ShardDataModule
-from lmsd.engine.divergence import Guard
 from lmsd.engine.hacking import HackingGuard
 from lmsd.engine.optim import Optimization
 from lmsd.engine.players import recompute
@@ -47,10 +46,9 @@ def shard_set(config: DictConfig) -> ShardSet:
     shards = config.data.shards
     if shards is None:
         raise UserError("which shards? data.shards=FOLDER; lmsd data build makes them, see lmsd data --help")
-    if isinstance(shards, str) and "://" not in shards and config.data.get("source"):
-        require(Path(shards), config.data.source)
-    node = {key: value for key, value in config.data.items() if key not in ("source", "max_bad")}
-    built: ShardSet = instantiate(OmegaConf.create(node))
+    if isinstance(shards, str) and "://" not in shards and config.source:
+        require(Path(shards), config.source)
+    built: ShardSet = instantiate(config.data)
     return built
 
 
@@ -313,7 +311,7 @@ def sampler(config: DictConfig) -> Sampler:
     return built
 
 
-def callbacks(config: DictConfig, validation: Any, objective: Objective) -> list[Any]:
+def callbacks(config: DictConfig, validation: Any, objective: Objective, *, samples: int) -> list[Any]:
     """Those that the configuration names, and those that every run has."""
     found = [instantiate(node) for node in config.callbacks.values()]
     if validation is not None:
@@ -321,7 +319,6 @@ def callbacks(config: DictConfig, validation: Any, objective: Objective) -> list
         found.append(Evaluate(validation, every_images=every, at_start=config.evaluate.at_start))
         found += guards(config, objective)
     monitor = None if validation is None else validation.monitor
-    guard = config.rollback
     saving = Checkpoint(
         every_images=config.checkpoint_every,
         keep_last=config.keep,
@@ -330,12 +327,7 @@ def callbacks(config: DictConfig, validation: Any, objective: Objective) -> list
     )
     return [
         *found,
-        Guard(
-            skipped=guard.skipped,
-            collapsed=guard.collapsed,
-            at_most=guard.at_most,
-            max_bad=config.data.max_bad,
-        ),
+        instantiate(config.rollback, samples=samples),
         Watchdog(seconds=config.hang_seconds),
         saving,
     ]

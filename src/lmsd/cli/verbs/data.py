@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from lmsd.cli.bar import Bar
 from lmsd.cli.config import options
 from lmsd.cli.config.suggest import nearest
-from lmsd.errors import UserError
+from lmsd.errors import Count, Seed, UserError
 
 HELP = """lmsd data build SOURCE out=DIR [option=value ...]   check, crop, split, write shards
 lmsd data index SHARDS [decode=true]                check shards from elsewhere and write their index
@@ -127,11 +127,11 @@ def index(arguments: list[str]) -> int:
 class FeatureOptions:
     """Options of `lmsd data features`; see HELP."""
 
-    image_size: int = 32
+    image_size: Count = 32
     channels: Literal[1, 3] = 3
-    images: int | None = None
+    images: Count | None = None
     augment: Literal["none", "shift", "shift_flip"] = "shift"
-    seed: int = 0
+    seed: Seed = 0
     out: Path | None = None
 
 

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from lmsd.cli.config import options
 from lmsd.cli.config.options import RunOptions, SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.cli.verbs import report
-from lmsd.errors import UserError
+from lmsd.errors import Count, Guidance, Measure, Number, Seed, UserError
 from lmsd.ranks import launched_rank
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ class EvaluateOptions(RunOptions):
     """Options of `lmsd evaluate`; see HELP."""
 
     split: Literal["test", "val", "train"] = "test"
-    n: int | None = None
-    seeds: tuple[int, ...] = (0, 1, 2)
-    steps: tuple[int, ...] = ()
-    guidance: tuple[float, ...] = ()
-    interval: tuple[float, ...] = ()
+    n: Annotated[int, Number(2)] | None = None
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    steps: tuple[Count, ...] = ()
+    guidance: tuple[Guidance, ...] = ()
+    interval: tuple[Measure, ...] = ()
     ema: tuple[str, ...] = ("ema",)
     extractor: Literal["lmsd-cnn", "inception", "clip", "dinov2"] | None = None
     weights: Path | None = None

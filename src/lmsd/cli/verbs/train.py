@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmsd import stops
 from lmsd.checkpoints import find_run
-from lmsd.cli.config.compose import check_value, flatten, groups, load, parse, require_secrets, written
-from lmsd.cli.config.limits import check_limits, check_tasks
+from lmsd.cli.config.compose import check_value, flatten, load, parse, require_secrets, written
+from lmsd.cli.config.schema import check_limits, check_tasks, groups
 from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
 from lmsd.cli.runs.transcript import transcript
@@ -53,8 +53,9 @@ SAFE = (
     "data.train.memory_gb",
     "data.train.on_error",
     "data.train.on_change",
-    "data.max_bad",
+    "data.decode",
     "rollback.",
+    "source",
     "run_dir",
 )
 """What may change when a run is resumed: neither the weights nor the samples depend on it.
@@ -80,6 +81,7 @@ Groups and their choices
 
   lmsd train --cfg job [overrides]           print the whole configuration
   lmsd train --options [group] [overrides]   every option with its kind, default and meaning
+  lmsd train --schema                        the same as JSON Schema, for editors
 """
 
 
@@ -93,10 +95,11 @@ def main(arguments: list[str]) -> int:
         words = [word for word in arguments if word not in ("--cfg", "job")]
         print(OmegaConf.to_yaml(load("train", words)), end="")
         return 0
-    if "--options" in arguments:
-        from lmsd.cli.config.listing import listing
+    if "--options" in arguments or "--schema" in arguments:
+        from lmsd.cli.config.listing import listing, schema
 
-        print(listing([word for word in arguments if word != "--options"]))
+        words = [word for word in arguments if word != "--options"]
+        print(schema() if "--schema" in arguments else listing(words))
         return 0
     with stops.preparing():
         return begin(arguments)
@@ -151,9 +154,10 @@ def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]
             f"new run there from its weights: lmsd train init_from={folder} run_dir={other} ..."
         )
     config = store.config_again(folder)
+    tree: Any = OmegaConf.to_container(config)
     for key, override in overrides.items():
         if key in flatten(config):
-            check_value(override, config)
+            check_value(override, tree)
     accept(config, given, folder)
     if wanted != "auto" and finished(source, config):
         raise UserError(
@@ -231,7 +235,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             if resumed and chief:
                 with tolerated("config.yaml"):
                     store.save_config(folder, config)
-            callbacks = experiment.callbacks(config, validation, objective)
+            callbacks = experiment.callbacks(config, validation, objective, samples=data.shards.samples)
             play(config, engine, data, folder=folder, callbacks=callbacks, resumed=resumed)
         if chief:
             report(folder)
