@@ -105,7 +105,7 @@ def _property(argument: Argument) -> dict[str, Any]:
 
 
 def _editors(kind: Kind) -> Kind:
-    if kind == NODE:
+    if kind in (NODE, {"type": "object", "additionalProperties": {}}):
         return _to("node")
     if kind.get("type") == "string":
         return {**kind, "type": ["string", "number"]}

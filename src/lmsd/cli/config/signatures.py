@@ -195,8 +195,10 @@ def signature(target: str) -> Signature | None:
 
 def _line(node: ast.stmt) -> str:
     """The text of a statement that is nothing else."""
-    text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and node.value.value
-    return " ".join(text.split()) if isinstance(text, str) else ""
+    match node:
+        case ast.Expr(value=ast.Constant(value=str(text))):
+            return " ".join(text.split())
+    return ""
 
 
 def _of(function: ast.FunctionDef, found: Found) -> Signature:

@@ -59,9 +59,13 @@ def build(arguments: list[str]) -> int:
 
     source, words = operand(arguments, "the source")
     if source not in SOURCES:
-        raise UserError(
-            f"there is no source '{source}'{nearest(source, SOURCES)}; sources: {', '.join(SOURCES)}"
+        place = "/" in source or Path(source).exists()
+        way = (
+            f"; images of your own: lmsd data build folder path={source}"
+            if place
+            else nearest(source, SOURCES)
         )
+        raise UserError(f"there is no source '{source}'{way}; sources: {', '.join(SOURCES)}")
     out = [word.partition("=")[2] for word in words if word.startswith("out=")]
     if not out or not out[-1]:
         raise UserError("where to? lmsd data build needs out=DIR")
