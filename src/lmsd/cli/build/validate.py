@@ -1,13 +1,14 @@
 """Scores on val and a sample grid while a run trains."""
 
-from collections.abc import Callable, Mapping
-from functools import cached_property, partial
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
+from lmsd import types
 from lmsd.cli.build import experiment
 from lmsd.cli.build.extractors import extractor_of
 from lmsd.cli.runs import store
@@ -165,7 +166,7 @@ class Validation:
                     logger.log_image("samples", pictures, step=images, caption=captions)
 
 
-def shown(engine: Engine) -> Callable[[int, int], None] | None:
+def shown(engine: Engine) -> types.Progress | None:
     """What shows in the run's own bar how many images are sampled; None without a bar."""
     bar = next((c for c in engine.trainer.callbacks if isinstance(c, Progress)), None)  # type: ignore[attr-defined]
-    return None if bar is None else partial(bar.tell, what="sampling")
+    return None if bar is None else bar.tell

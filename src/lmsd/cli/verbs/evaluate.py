@@ -203,7 +203,7 @@ def score(
                 "commit": commit,
                 "options": asked(chosen),
             },
-            progress=lambda done, total: bar.update(done, total, "sampling"),
+            progress=bar.update,
             keep_images=kept / name if "images" in chosen.keep else None,
             keep_features=kept / features if "features" in chosen.keep else None,
         )
