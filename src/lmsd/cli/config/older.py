@@ -137,10 +137,12 @@ def shards(tree: dict[str, Any]) -> None:
 
 
 def parts(tree: dict[str, Any]) -> None:
-    """Name what makes the generator, and the codec of pixels, in place; what is named stays."""
+    """Name what makes the generator and the guard, and the codec of pixels, in place; what is named stays."""
     if isinstance(generator := tree.get("generator"), dict):
         generator.setdefault("_target_", "lmsd.models.parts.from_parts")
         tree.setdefault("codec", {"_target_": "lmsd.models.codec.Identity"})
+    if isinstance(guard := tree.get("rollback"), dict):
+        guard.setdefault("_target_", "lmsd.engine.divergence.Guard")
 
 
 def _at(node: Mapping[str, Any], path: str) -> bool:
