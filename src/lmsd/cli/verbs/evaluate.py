@@ -122,7 +122,7 @@ def device() -> "torch.device":
 
 def scorer_of(config: Any, chosen: EvaluateOptions) -> "Evaluator":
     """The scorer of the chosen split; refused where the training set holds much of it."""
-    from lmsd.cli.build.experiment import data_module
+    from lmsd.cli.build.experiment import shard_set
     from lmsd.cli.build.validate import evaluator
     from lmsd.ranks import by_first, first_alone
 
@@ -135,7 +135,7 @@ def scorer_of(config: Any, chosen: EvaluateOptions) -> "Evaluator":
     if chosen.weights is not None:
         config.evaluate.extractor.path = str(chosen.weights)
     with first_alone():
-        scorer = evaluator(config, data_module(config), chosen.split, n=chosen.n)
+        scorer = evaluator(config, shard_set(config), chosen.split, n=chosen.n)
     scorer.extractor.net.to(device())
     by_first(lambda: refuse_overlap(scorer, chosen))
     return scorer
