@@ -29,13 +29,13 @@ from lmsd.errors import UserError
 from lmsd.evaluation.features import Mirrored, cached_features, same_set, save_features
 from lmsd.evaluation.generate import Generate, Generation
 from lmsd.evaluation.grid import save_grid
-from lmsd.evaluation.measures import alignment, class_scores, clip_distance, measures, prompts_score
+from lmsd.evaluation.measures import alignment, class_scores, clip_distance, measures
 from lmsd.evaluation.names import full_name, published
 from lmsd.evaluation.overlap import Overlap
 from lmsd.evaluation.scores import Scalar, Scores
 from lmsd.evaluation.slices import rows_by_slice, sliced
 from lmsd.features.base import FeatureExtractor, ImageSet, captions_of, in_range
-from lmsd.metrics import Memorization, Score, matched_rows, memorization
+from lmsd.metrics import Memorization, Score, matched_rows, memorization, prompts_score
 from lmsd.ranks import by_chunks, by_first, rank_and_world
 from lmsd.rng import Rng
 from lmsd.types import Batch, levels
