@@ -208,10 +208,9 @@ def canonical(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def optimizers(content: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     """Each role's optimizer: its options and its states, in the order of its parameters."""
-    own = content["lmsd"]
-    states = own.get("optimizers", content.get("optimizer_states"))
-    if not isinstance(states, Mapping):
-        states = dict(zip(own["players"], states, strict=True))
+    states = content.get("optimizers")
+    if states is None:  # before version 3: a list in the order of the players
+        states = dict(zip(content["lmsd"]["players"], content["optimizer_states"], strict=True))
     found = {}
     for role, state in states.items():
         rows = [["options", repr([options(group) for group in state["param_groups"]])]]

@@ -20,6 +20,9 @@ Players: TypeAlias = Mapping[str, nn.Module]
 Denoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(x_t [B,C,H,W], t [B]) → x̂₀ [B,C,H,W]: all that a sampler knows of a generator."""
 
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""(done, total, what) → None: told how far something is; it is drawn in `cli` alone."""
+
 
 def levels(x: Tensor) -> Tensor:
     """Images in [-1,1], clamped to it, as the nearest of 256 levels: uint8 of the same shape."""

@@ -134,7 +134,16 @@ def test_the_state_is_plain_and_loads_with_weights_only(shards):
     buffer.seek(0)
     state = torch.load(buffer, weights_only=True)
     assert state == module.state_dict()
-    assert set(state) == {"version", "position", "seed", "window", "index_hash", "batch_size", "shards"}
+    assert set(state) == {
+        "version",
+        "position",
+        "seed",
+        "window",
+        "index_hash",
+        "batch_size",
+        "shards",
+        "decode",
+    }
     assert module.epoch == 1
 
 

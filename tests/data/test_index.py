@@ -20,9 +20,9 @@ def scans(monkeypatch):
     seen = []
     original = module.scan
 
-    def counted(path):
+    def counted(path, **options):
         seen.append(path.name)
-        return original(path)
+        return original(path, **options)
 
     monkeypatch.setattr(module, "scan", counted)
     return seen

@@ -15,8 +15,8 @@ from tars import write_shards, write_tar
 
 from lmsd.data.index import build_index
 from lmsd.data.module import ShardDataModule
-from lmsd.data.place import Place
 from lmsd.data.remote import Cache
+from lmsd.data.storage import Storage
 from lmsd.errors import UserError
 
 
@@ -235,12 +235,12 @@ def test_workers_read_remote_shards_too(server, tmp_path):
 def test_local_and_remote_shards_may_be_mixed(server, tmp_path):
     write_shards(server.folder, [4])
     local = write_tar(tmp_path / "train-9.tar", [("z.jpg", _first_jpeg(server.folder)), ("z.txt", b"here")])
-    place = Place(tmp_path / "cache", 10**9)
-    index = place.index([f"{server.url}/train-000000.tar", str(local)])
+    storage = Storage(tmp_path / "cache", 1.0)
+    index = storage.index([f"{server.url}/train-000000.tar", str(local)])
     assert index.sizes.tolist() == [4, 1]
-    assert place.locate(index)(1) == str(local)
-    assert Path(place.locate(index)(0)).read_bytes() == (server.folder / "train-000000.tar").read_bytes()
-    assert place.ahead(build_index([local]), 1) is None
+    assert storage.locate(index)(1) == str(local)
+    assert Path(storage.locate(index)(0)).read_bytes() == (server.folder / "train-000000.tar").read_bytes()
+    assert storage.ahead(build_index([local]), 1) is None
 
 
 def _first_jpeg(folder: Path) -> bytes:

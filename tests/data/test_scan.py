@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tars import encoded, flip_byte, jpeg, members_of, picture, sample, write_sh
 
 from lmsd.data.decode import SUFFIXES
 from lmsd.data.members import load
-from lmsd.data.scan import scan
+from lmsd.data.scan import APART, EMPTY, HIDDEN, SEVERAL, scan
 from lmsd.errors import UserError
 
 
@@ -131,8 +132,10 @@ def test_compressed_and_foreign_files_are_refused(tmp_path):
 GOOD = [("a.jpg", jpeg(1)), ("a.txt", b"one")]
 REFUSED = {
     "duplicate key": ([*GOOD, ("b.jpg", jpeg(2)), ("b.txt", b"two"), *GOOD], "comes twice"),
-    "interleaved": ([("a.jpg", jpeg(1)), ("b.jpg", jpeg(2)), ("a.txt", b"1"), ("b.txt", b"2")], "caption"),
-    "same member twice": ([("a.jpg", jpeg(1)), ("a.JPG", jpeg(1)), ("a.txt", b"1")], "duplicate file name"),
+    "same member twice": (
+        [("a.jpg", jpeg(1)), ("a.JPG", jpeg(1)), ("a.txt", b"1")],
+        r"comes twice \(a\.jpg and a\.JPG\)",
+    ),
     "no caption": ([("a.jpg", jpeg(1))], "neither a caption"),
     "caption of some": ([*GOOD, ("b.jpg", jpeg(2))], "neither a caption"),
     "other kind of caption": ([*GOOD, ("b.jpg", jpeg(2)), ("b.json", b'{"caption": "b"}')], "another kind"),
@@ -140,11 +143,17 @@ REFUSED = {
     "two images": ([("a.jpg", jpeg(1)), ("a.png", encoded(picture(1))), ("a.txt", b"1")], "2 images"),
     "parent": ([("../a.jpg", jpeg(1)), ("../a.txt", b"1")], "stay inside"),
     "parent within": ([("x/../../a.jpg", jpeg(1)), ("x/../../a.txt", b"1")], "stay inside"),
-    "absolute": ([("/a.jpg", jpeg(1)), ("/a.txt", b"1")], "stay inside"),
+    "absolute": ([("/a.jpg", jpeg(1)), ("/a.txt", b"1")], "absolute path, and must stay inside"),
+    "control": ([("a\x1b.jpg", jpeg(1)), ("a\x1b.txt", b"1")], "control characters"),
+    "NUL": ([("a.jpg", jpeg(1)), ("a.txt", "dog".encode("utf-16-le"))], "NUL character at 1, as UTF-16"),
+    "UTF-16": ([("a.jpg", jpeg(1)), ("a.txt", "dog".encode("utf-16"))], "not UTF-8 text but UTF-16"),
+    "control in words": ([("a.jpg", jpeg(1)), ("a.txt", b"a \x1b[1mdog")], r"control character '\\x1b' at 2"),
+    "surrogate": ([("a.jpg", jpeg(1)), ("a.json", b'{"caption": "\\ud83d"}')], "half a character"),
+    "number": ([("a.jpg", jpeg(1)), ("a.json", b'{"caption": [1]}')], "not a text"),
     "backslash": ([("x\\..\\a.jpg", jpeg(1)), ("x\\..\\a.txt", b"1")], "stay inside"),
     "bad marker": ([*GOOD, ("b.__bad__", b"1"), ("b.jpg", jpeg(1))], "begin with '__'"),
     "key marker": ([("a.jpg", jpeg(1)), ("a.txt", b"1"), ("a.__key__", b"z")], "begin with '__'"),
-    "not an image": ([("a.jpg", b"no image"), ("a.txt", b"1")], "no JPEG, PNG or WebP"),
+    "not an image": ([("a.jpg", b"no image"), ("a.txt", b"1")], "no image that can be decoded"),
     "not UTF-8": ([("a.jpg", jpeg(1)), ("a.txt", b"\xff\xfe")], "UTF-8"),
     "long caption": ([("a.jpg", jpeg(1)), ("a.txt", b"x" * 70_000)], "KiB of text"),
     "broken JSON": ([("a.jpg", jpeg(1)), ("a.json", b"{")], "no JSON"),
@@ -197,11 +206,11 @@ def test_a_sparse_member_is_refused_before_it_is_read(tmp_path):
 def test_a_huge_member_is_refused(tmp_path):
     path = tmp_path / "x.tar"
     info = tarfile.TarInfo("a.jpg")
-    info.size = 65 << 20
+    info.size = 257 << 20
     with path.open("wb") as file:
         file.write(info.tobuf())
         file.truncate(512 + info.size + 10240)
-    with pytest.raises(UserError, match="64 MiB"):
+    with pytest.raises(UserError, match="256 MiB"):
         scan(path)
 
 
@@ -248,3 +257,66 @@ def test_a_flipped_payload_byte_changes_the_crc(tmp_path):
     flip_byte(path, start + length // 2)
     assert (scan(path).members[:, 3] != before.members[:, 3]).sum() == 1
     assert sample(0)["txt"] == b"picture 0"
+
+
+def test_members_that_lie_apart_are_read_and_told_of(tmp_path):
+    members = [("a.jpg", jpeg(1)), ("b.jpg", jpeg(2)), ("a.txt", b"one"), ("b.txt", b"two")]
+    index = scan(shard_of(tmp_path, *members))
+    content = (tmp_path / "train-000000.tar").read_bytes()
+    for i, words in enumerate((b"one", b"two")):
+        start, length, _ = index.column("txt")[i].tolist()
+        assert content[start : start + length] == words
+    assert index.header.notes == ((APART, 2, "a"),)
+
+
+def test_names_are_paired_as_in_folders(tmp_path):
+    nfd = unicodedata.normalize("NFD", "é")
+    members = [
+        *(("22.05.png", encoded(picture(1))), ("22.05.txt", b"dots")),
+        *(("set\\b.JPG", jpeg(2)), ("set/b.Txt", b"Windows")),
+        *((f"{nfd}.jpg", jpeg(3)), ("é.caption", b"a Mac")),
+        *(("c\u00a0d.jfif", jpeg(4)), ("c\u00a0d.txt", b"no-break space")),
+        *(("e.jpg", jpeg(5)), ("e.mask.png", encoded(picture(6))), ("e.txt", b"two pictures")),
+        *(("set/._b.jpg", b"a Mac's own"), ("set/.DS_Store", b"too")),
+        *(("f.jpg", jpeg(7)), ("f.txt", b""), ("g.jpg", jpeg(8)), ("g.txt", b"one\ntwo")),
+    ]
+    path = shard_of(tmp_path, *members)
+    index = scan(path)
+    assert [index.key(i) for i in range(len(index))] == ["22.05", "set/b", "é", "c\u00a0d", "e", "f", "g"]
+    content, places = path.read_bytes(), index.column("txt").tolist()
+    words = [content[start : start + length].decode() for start, length, _ in places]
+    assert words == ["dots", "Windows", "a Mac", "no-break space", "two pictures", "", "one\ntwo"]
+    assert index.header.notes == ((HIDDEN, 2, "set/._b.jpg"), (EMPTY, 1, "f"), (SEVERAL, 1, "g"))
+    assert "mask.png" in index.header.suffixes
+
+
+def test_names_that_are_not_utf8_are_written_out(tmp_path):
+    stem = b"\xff.".decode("utf-8", "surrogateescape")
+    index = scan(shard_of(tmp_path, (stem + "jpg", jpeg(1)), (stem + "txt", b"x")))
+    assert index.key(0) == r"\xff"
+
+
+@pytest.mark.parametrize("packing", ["gz", "bz2", "xz"])
+def test_what_a_shard_is_packed_with_is_named(tmp_path, packing):
+    inner = shard_of(tmp_path, *GOOD, ("b.jpg", os.urandom(4000)), ("b.txt", b"2"))
+    with tarfile.open(tmp_path / "z.tar", f"w:{packing}") as archive:
+        archive.add(inner, "x.jpg")
+    with pytest.raises(UserError, match=r"z\.tar is compressed \(.*unpack it once \(.*un"):
+        scan(tmp_path / "z.tar")
+
+
+def test_a_null_caption_is_no_words_and_a_list_is_lines(tmp_path):
+    rows = [{"caption": "one"}, {"caption": None, "error": None}, {"caption": ["two", "three"]}]
+    members = []
+    for number, row in enumerate(rows):
+        members += [(f"{number}.jpg", jpeg(number)), (f"{number}.json", json.dumps(row).encode())]
+    index = scan(shard_of(tmp_path, *members))
+    assert index.header.captions == ("caption",)
+    assert index.header.notes == ((EMPTY, 1, "1"), (SEVERAL, 1, "2"))
+
+
+def test_decoding_finds_what_a_header_does_not_tell(tmp_path):
+    path = shard_of(tmp_path, ("a.jpg", jpeg(1, 64)[:-300]), ("a.txt", b"1"))
+    assert len(scan(path)) == 1
+    with pytest.raises(UserError, match=r"member 'a\.jpg': it cannot be decoded"):
+        scan(path, decoding=True)

@@ -1,26 +1,54 @@
-"""Bytes of a JPEG, PNG or WebP → uint8 [H,W,C], C = 3 (RGB) or 1 (grey).
+"""Bytes of an image → uint8 [H,W,C], C = 3 (RGB) or 1 (grey): the one decoder, of builders and of readers.
 
-Plain JPEG (8-bit YCbCr or grey, no rotation) goes through libjpeg-turbo by simplejpeg, with the accurate
+Plain JPEG (8-bit YCbCr or grey, upright, in sRGB) goes through libjpeg-turbo by simplejpeg, with the accurate
 transform and upsampling, so that RGB equals Pillow's bit for bit at several times the speed, and grey is the
-stored luma. Everything else goes through Pillow: palette, transparency (laid on white), CMYK, 16 bit, EXIF
-orientation. Nothing else is opened, and nothing larger than `MAX_PIXELS` is decoded.
+stored luma. What that refuses, and everything else, goes through Pillow: palette, transparency (laid on
+white), CMYK, 16 bit, orientation (EXIF, else XMP), color profiles (`color`). Other formats than these are not
+opened, and nothing larger than `MAX_PIXELS` is decoded.
+
+`old` is the decoder of indexes before version 2: no profile, no orientation by XMP, and no second try.
 """
 
-import contextlib
 import io
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
-SUFFIXES = ("jpg", "jpeg", "png", "webp")
-MAX_PIXELS = 4096 * 4096
-"""What decodes within 256 MiB, whatever the format: some 15 bytes a pixel."""
+from lmsd.data.color import profile_of, to_srgb
 
-_FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 256 << 20
+"""The largest picture and the largest file that are decoded; some 15 bytes of memory a pixel at most."""
+
+_SUFFIXES = {
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
+    "PNG": ("png",),
+    "WEBP": ("webp",),
+    "AVIF": ("avif",) if features.check("avif") else (),
+    "GIF": ("gif",),
+    "BMP": ("bmp",),
+    "TIFF": ("tif", "tiff"),
+    "PPM": ("ppm", "pgm", "pbm", "pnm"),
+}
+FORMATS = tuple(name for name, suffixes in _SUFFIXES.items() if suffixes)
+SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
+"""What the names of images end in, in lower case and without the dot."""
+
 _ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_META = (b"Exif", b"ICC_PROFILE", b"http://ns.adobe.com/xap")  # that a JPEG's pixels may depend on
+_LATE = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # that may follow a PNG's pixels
 
 Pixels = NDArray[np.uint8]
 
@@ -30,31 +58,76 @@ class BadImage(ValueError):
 
 
 class Picture(NamedTuple):
-    """What an image's header says; plain: the fast path may decode it, into just this height and width."""
+    """What an image's header says.
+
+    plain: the fast path may decode it, into just this height and width; old_plain: the old decoder did so;
+    changed: the old decoder gave other pixels; note: what of its metadata is not followed, or nothing.
+    """
 
     height: int
     width: int
     plain: bool
+    old_plain: bool
+    changed: bool = False
+    note: str = ""
 
 
 def probe(data: bytes) -> Picture:
     """Read the header alone. Raises BadImage."""
-    if data[:2] == b"\xff\xd8" and b"Exif" not in data:
-        with contextlib.suppress(ValueError):
-            height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-            if space in ("YCbCr", "Gray") and width * height <= MAX_PIXELS:
-                return Picture(height, width, True)
+    jpeg = data[:2] == b"\xff\xd8"
+    size = _jpeg_size(data) if jpeg and b"Exif" not in data else None
+    if size is not None and not any(mark in data for mark in _META):
+        return Picture(*size, True, True)
     with _open(data) as image:
-        plain = image.format == "JPEG" and image.mode in ("RGB", "L") and _upright(image)
-        return Picture(image.height, image.width, plain)
+        try:
+            turn, old = _turn(image, data), _turn(image, data, old=True)
+            profile = profile_of(image)
+        except Exception as error:  # a PNG's late chunks are read with its pixels
+            raise BadImage(f"it cannot be decoded ({error})") from error
+        fast = image.format == "JPEG" and image.mode in ("RGB", "L")
+        return Picture(
+            *(size or (image.height, image.width)),
+            plain=fast and turn == 1 and profile.transform is None,
+            old_plain=size is not None or (fast and old == 1),
+            changed=turn != old or profile.transform is not None,
+            note=profile.note,
+        )
 
 
-def decode(data: bytes, *, channels: int = 3) -> Pixels:
-    """Any allowed image as uint8 [H,W,channels], upright, transparency laid on white. Raises BadImage."""
+def decode(data: bytes, *, channels: int = 3, old: bool = False) -> Pixels:
+    """Any allowed image as uint8 [H,W,channels], upright, in sRGB, transparency on white. Raises BadImage."""
+    picture = probe(data)
+    if not (picture.old_plain if old else picture.plain):
+        return decode_slowly(data, channels=channels, old=old)
+    pixels = np.empty((picture.height, picture.width, channels), np.uint8)
+    decode_plain(data, pixels, old=old)
+    return pixels
+
+
+def decode_plain(data: bytes, out: Pixels, *, old: bool = False) -> None:
+    """A plain JPEG (see `Picture`) of exactly out's height and width, into out [H,W,C]. Raises BadImage."""
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "RGB" if out.shape[2] == 3 else "GRAY", buffer=out)
+    except ValueError as error:
+        if old:
+            raise BadImage(f"it cannot be decoded ({error})") from error
+        pixels = decode_slowly(data, channels=out.shape[2], luma=True)
+        if pixels.shape == out.shape:
+            out[:] = pixels
+    if pixels.shape != out.shape:
+        raise BadImage(f"its height and width are {pixels.shape[:2]}, and in the index {out.shape[:2]}")
+
+
+def decode_slowly(data: bytes, *, channels: int, old: bool = False, luma: bool = False) -> Pixels:
+    """The same by Pillow; luma: take grey as a JPEG stores it, as the fast path does. Raises BadImage."""
     try:
         with _open(data) as image:
+            if luma and channels == 1:
+                image.draft("L", None)
             image.load()
-            ready = _opaque(image if _upright(image) else ImageOps.exif_transpose(image))
+            turn = _TURNS.get(_turn(image, data, old=old))
+            upright = image if turn is None else image.transpose(turn)
+            ready = _opaque(upright if old else to_srgb(_eight_bits(upright, image.info)))
             mode = "RGB" if channels == 3 else "L"
             pixels = np.asarray(ready if ready.mode == mode else ready.convert(mode))
     except BadImage:
@@ -64,23 +137,24 @@ def decode(data: bytes, *, channels: int = 3) -> Pixels:
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def decode_plain(data: bytes | memoryview, out: Pixels) -> None:
-    """A plain JPEG (see `Picture`) of exactly out's height and width, into out [H,W,C]. Raises BadImage."""
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width of a JPEG in the colors that the fast path reads, else None."""
     try:
-        pixels = simplejpeg.decode_jpeg(data, "RGB" if out.shape[2] == 3 else "GRAY", buffer=out)
-    except ValueError as error:
-        raise BadImage(f"it cannot be decoded ({error})") from error
-    if pixels.shape != out.shape:
-        raise BadImage(f"its height and width are {pixels.shape[:2]}, and in the index {out.shape[:2]}")
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return (height, width) if space in ("YCbCr", "Gray") and width * height <= MAX_PIXELS else None
 
 
 def _open(data: bytes) -> Image.Image:
+    if len(data) > MAX_BYTES:
+        raise BadImage(f"its {len(data):,} bytes are more than {MAX_BYTES >> 20} MiB")
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BadImage(f"it has more than {MAX_PIXELS // 1_000_000} million pixels") from error
     except UnidentifiedImageError as error:
-        raise BadImage("it is no JPEG, PNG or WebP") from error
+        raise BadImage(f"it is no image that can be decoded ({', '.join(FORMATS)})") from error
     except Exception as error:
         raise BadImage(f"its header is broken ({error})") from error
     if image.width * image.height > MAX_PIXELS:
@@ -90,18 +164,44 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _upright(image: Image.Image) -> bool:
-    return "exif" not in image.info or image.getexif().get(_ORIENTATION, 1) == 1
+def _turn(image: Image.Image, data: bytes, *, old: bool = False) -> int:
+    """The orientation by EXIF, else by XMP; 1 is upright, and so is what cannot be read.
+
+    Pillow turns a TIFF itself, while its pixels are read.
+    """
+    if image.format == "TIFF" or (image.format == "PNG" and not any(mark in data for mark in _LATE)):
+        return 1
+    if image.format == "PNG":
+        image.load()
+    if old and "exif" not in image.info:
+        return 1
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata; the picture may be sound
+        return 1
+    return found if found in _TURNS else 1
+
+
+def _eight_bits(image: Image.Image, info: dict[str | tuple[int, int], object]) -> Image.Image:
+    """8 bits a channel, with its profile; greys of 16 are scaled, where Pillow's conversion clips at 255."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = np.array(image, np.float32)
+        low, high = grey.min(), grey.max()
+        if image.mode == "F" or low < 0 or high > 65535:
+            raise BadImage(
+                f"its values {low:g} to {high:g} (mode {image.mode}) have no known white; save it as 8 bit"
+            )
+        grey *= np.float32(255.0 / 65535.0)
+        image = Image.fromarray(np.rint(grey, out=grey).astype(np.uint8))
+    if "icc_profile" in info:
+        image.info["icc_profile"] = info["icc_profile"]
+    return image
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """8 bits a channel and no transparency."""
+    """No transparency: laid on white."""
     if image.mode.startswith("I") or image.mode == "F":
-        # Pillow's own conversion clips at 255 instead of scaling
-        grey = np.array(image, np.float32)
-        grey *= np.float32(255.0 / 65535.0)
-        np.clip(np.rint(grey, out=grey), 0, 255, out=grey)
-        return Image.fromarray(grey.astype(np.uint8), "L")
+        image = _eight_bits(image, {})
     if not image.has_transparency_data:
         return image
     layer = image if image.mode == "RGBA" else image.convert("RGBA")

@@ -34,9 +34,19 @@ class HeldOut:
 
     @property
     def hash(self) -> str:
-        """sha256 of the index, the image size, the channels and the way of fitting."""
+        """sha256 of the index, the image size, the channels and the ways of fitting and decoding."""
         reader = self._reader
-        words = (reader.index.hash, reader.image_size, reader.channels, reader.caption, RECIPE)
+        words: tuple[object, ...] = (
+            reader.index.hash,
+            reader.image_size,
+            reader.channels,
+            reader.caption,
+            RECIPE,
+        )
+        if reader.index.changed and not reader.old:
+            words = (*words, "decode-2")
+        if reader.lines != "join":
+            words = (*words, reader.lines)
         return hashlib.sha256(repr(words).encode()).hexdigest()
 
     def images(self, indices: Indices) -> Tensor:

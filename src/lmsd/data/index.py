@@ -2,30 +2,35 @@
 
 A shard's index lies beside it as `NAME.tar.idx.npz`; where that folder cannot be written, in the user's
 cache folder (`LMSD_CACHE`, or ~/.cache/lmsd). It holds for the size and the time of change it was made for;
-a shard with the same size and another time is checked by its sha256. The hash of an index is the sha256 of
-its shards' sha256s: it names the data and their order, wherever the files lie.
+a shard with the same size and another time is checked by its sha256, and an index of an older version is made
+again. The hash of an index is the sha256 of its shards' sha256s: it names the data and their order, wherever
+the files lie.
 """
 
 import hashlib
+import logging
 import os
-import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsd.data.members import SUFFIX, ShardIndex, load, load_header
+from lmsd.data.members import SUFFIX, ShardIndex, is_older, load, load_header
+from lmsd.data.notes import Note, Notes
 from lmsd.data.scan import scan
 from lmsd.data.urls import name_of
 from lmsd.errors import UserError, redact
 from lmsd.files import cache_folder
+from lmsd.types import Progress
 
 _KEPT = 64  # shard indexes held in memory
 T = TypeVar("T")
-_SLOW = 100_000_000  # bytes that take more than about two seconds to index
+
+log = logging.getLogger(__name__)
 
 
 class Index:
@@ -58,6 +63,19 @@ class Index:
         """File name, samples and the beginning of the sha256 of every shard, to tell what has changed."""
         pairs = zip(self.shards, self.headers, strict=True)
         return [[name_of(name), header.samples, header.sha256[:16]] for name, header in pairs]
+
+    @property
+    def changed(self) -> int:
+        """Samples whose pixels or caption are others than before version 2 of the index."""
+        return sum(header.changed for header in self.headers)
+
+    def notes(self) -> list[Note]:
+        """What is worth telling of the samples."""
+        found = Notes()
+        for header, name in zip(self.headers, self.shards, strict=True):
+            for kind, count, key in header.notes:
+                found.add(kind, f"{name_of(name)}: {key}", count)
+        return list(found)
 
     def shard(self, number: int) -> ShardIndex:
         """The index of one shard."""
@@ -107,22 +125,41 @@ def changed(before: Sequence[Sequence[Any]], now: Sequence[Sequence[Any]]) -> st
     return f"{', '.join(parts) or 'another order'}; {counts[0]} then, {counts[1]} now"
 
 
-def build_index(shard_paths: Sequence[str | os.PathLike[str]], *, refresh: bool = False) -> Index:
+def build_index(
+    shard_paths: Sequence[str | os.PathLike[str]],
+    *,
+    refresh: bool = False,
+    decoding: bool = False,
+    progress: Progress | None = None,
+) -> Index:
     """Read and check every local shard that has no valid index, write its index, and open them all.
 
-    refresh: read every shard again. Raises UserError naming the shard, the member and the way out.
+    refresh: read every shard again; decoding: and decode every image. Raises UserError naming the shard, the
+    member and the way out.
     """
     paths = [Path(os.path.abspath(path)) for path in shard_paths]
-    files = [ensure(path, refresh=refresh) for path in _watched(paths)]
-    return Index([str(path) for path in paths], files)
+    files = (ensure(path, refresh=refresh, decoding=decoding) for path in paths)
+    return Index([str(path) for path in paths], list(counted(files, len(paths), progress)))
 
 
-def ensure(path: Path, *, refresh: bool = False) -> Path:
+def ensure(path: Path, *, refresh: bool = False, decoding: bool = False) -> Path:
     """The file that holds the valid index of one local shard; made where there is none."""
     if not path.is_file():
         raise UserError(f"the shard {path} is missing: check data.shards=, or fetch the file again")
-    found = None if refresh else _valid(path)
-    return found or store(scan(path), path)
+    found = None if refresh or decoding else _valid(path)
+    if found is not None:
+        return found
+    older = any(is_older(file) for file in _places(path) if file.is_file())
+    file = store(scan(path, decoding=decoding), path)
+    if older:
+        say_renewed(file.parent)
+    return file
+
+
+@cache
+def say_renewed(folder: Path) -> None:
+    """Say, once, that indexes of an older version are made again."""
+    log.warning("the shards' indexes are of an older version, and are made again, once, in %s", folder)
 
 
 def store(index: ShardIndex, path: Path) -> Path:
@@ -167,19 +204,9 @@ def _valid(path: Path) -> Path | None:
     return None
 
 
-def _watched(paths: list[Path]) -> Iterator[Path]:
-    """The paths, with a progress bar when indexing them will take longer than about two seconds."""
-    todo = sum(p.stat().st_size for p in paths if p.is_file() and not any(f.is_file() for f in _places(p)))
-    return iter(paths) if todo < _SLOW else watched(paths, len(paths))
-
-
-def watched(items: Iterable[T], total: int) -> Iterator[T]:
-    """The items, with a progress bar on a terminal that shows how many of the shards are indexed."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    yield from track(items, description="indexing shards", total=total, console=console, transient=True)
+def counted(items: Iterable[T], total: int, progress: Progress | None) -> Iterator[T]:
+    """The items, progress being told how many of the shards are indexed."""
+    for done, item in enumerate(items, 1):
+        yield item
+        if progress is not None:
+            progress(done, total, "indexing shards")

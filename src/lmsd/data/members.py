@@ -2,7 +2,7 @@
 
     members   int64 [M,4]   suffix number, offset, length, crc32 of each member, in the order of the file
     first     int64 [n+1]   sample i has the members first[i] … first[i+1] − 1
-    picture   int32 [n,3]   height, width, plain (may be decoded by the fast path)
+    picture   int32 [n,3]   height, width, and what of `PLAIN`, `OLD_PLAIN` and `CHANGED` holds
     labels    int64 [n]     the classes of KEY.cls, or nothing
     keys, key_ends          the keys' UTF-8 bytes end to end
     header    JSON          version, the shard's size, mtime and sha256, suffixes, JSON fields
@@ -26,7 +26,9 @@ from lmsd.files import replacing
 SUFFIX = ".idx.npz"
 """What an index is called after its shard."""
 
-VERSION = 1
+VERSION = 2
+PLAIN, OLD_PLAIN, CHANGED = 1, 2, 4
+"""The fast path may decode it; so did it before version 2; pixels or caption were others before version 2."""
 COLUMNS = 9  # of `ShardIndex.table`
 
 # what numpy raises for a file that is not, or no longer, an archive of plain arrays
@@ -40,7 +42,8 @@ class Header:
     """What an index says of its shard.
 
     suffixes: names of the suffix numbers; captions: where each sample's caption can be read, "txt" and the
-    fields of JSON that are text in every sample; labels: whether every sample has a class.
+    fields of JSON that are text in every sample; labels: whether every sample has a class; changed: samples
+    that give something else than before version 2; notes: what is worth telling, with a count and one key.
     """
 
     samples: int
@@ -50,6 +53,8 @@ class Header:
     sha256: str
     suffixes: tuple[str, ...]
     captions: tuple[str, ...]
+    changed: int = 0
+    notes: tuple[tuple[str, int, str], ...] = ()
     version: int = VERSION
 
 
@@ -86,7 +91,7 @@ class ShardIndex:
         return found
 
     def table(self, caption: str | None) -> Integers:
-        """All that reading needs, [n,9]: start, end, crc32 of image and of caption; height, width, plain.
+        """All that reading needs, [n,9]: start, end, crc32 of image and of caption; height, width, flags.
 
         caption: the suffix "txt" or "json", or None for no captions (zeros).
         """
@@ -125,9 +130,19 @@ def load_header(path: Path) -> Header | None:
         return None
     try:
         fields["suffixes"], fields["captions"] = tuple(fields["suffixes"]), tuple(fields["captions"])
+        fields["notes"] = tuple((str(kind), int(count), str(key)) for kind, count, key in fields["notes"])
         return Header(**fields)
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         return None
+
+
+def is_older(path: Path) -> bool:
+    """Whether a file is an index of a version before this one."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return int(json.loads(file["header"].tobytes())["version"]) < VERSION
+    except _UNREADABLE:
+        return False
 
 
 def load(path: Path) -> ShardIndex:

@@ -5,10 +5,10 @@ loader has read ahead never counts, and a checkpoint of it resumes exactly, in a
 workers and micro-batches.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import lightning.pytorch as pl
@@ -19,19 +19,23 @@ from lmsd import stops
 from lmsd.data.heldout import HeldOut
 from lmsd.data.index import Index, changed
 from lmsd.data.order import Order
-from lmsd.data.place import Place
 from lmsd.data.reader import Reader
 from lmsd.data.shards import Source, Split, by_split, chosen, resolve
+from lmsd.data.storage import Storage
 from lmsd.data.stream import OnError, Positions, Stream
+from lmsd.data.text import Lines
 from lmsd.errors import UserError, one_of
-from lmsd.files import cache_folder
 from lmsd.ranks import shares
-from lmsd.types import Batch
+from lmsd.types import Batch, Progress
 
 VERSION = 1
 OnChange: TypeAlias = Literal["error", "new_epoch"]
+Decode: TypeAlias = Literal["old", "new"]
 
+_SKIP = ", or train without such samples by data.on_error=skip"
 _HELD = 256 << 20  # bytes of shards that a loader may hold, so that a sample costs no system call
+
+log = logging.getLogger(__name__)
 
 
 class ShardDataModule(pl.LightningDataModule):
@@ -39,14 +43,17 @@ class ShardDataModule(pl.LightningDataModule):
 
     shards: folder, glob, brace range, list, or http and s3 URLs; splits by file prefix train-|val-|test-;
     val, test: shards of these splits that lie elsewhere; first: train on the first so many images of the
-    stream, over and over; batch_size: global; image_size: images are cropped and resized to
-    this square; channels: 3 or 1; flip, color: augmentation of the train split; num_workers:
-    processes that decode, 0 for none; window: shards shuffled together; cache_dir, cache_gb: where remote
-    shards are kept, and how much of them; memory_gb: a train split that takes less when decoded is held in
-    memory (without workers); on_error: what a damaged train sample does; on_change: what a resume does where
-    the train shards are others than before: refuse, or begin an epoch of the new ones; caption_key: a text
-    field of KEY.json, instead of KEY.txt or "caption"; world, rank: default to the trainer's; micro_batches:
-    runs that each rank's share of a batch is handed over in.
+    stream, over and over; batch_size: global; image_size: images are cropped and resized to this square;
+    channels: 3 or 1; flip, color: augmentation of the train split; num_workers: processes that decode, 0 for
+    none; window: shards shuffled together; cache_dir, cache_gb: where remote shards are kept, and how much of
+    them; memory_gb: a train split that takes less when decoded is held in memory (without workers); on_error:
+    what a damaged train sample does; on_change: what a resume does where the train shards are others than
+    before: refuse, or begin an epoch of the new ones; caption_key: a text field of KEY.json, instead of
+    KEY.txt or "caption"; captions: what several lines of a caption give, all joined, the first, or one drawn
+    anew each time; decode: "old" reads images and captions as before version 2 of the index (no color
+    profiles, no orientation by XMP, captions as they stand), "new" as today, and says yes to that where a
+    resumed run began with the old one; world, rank: default to the trainer's; micro_batches: runs that each
+    rank's share of a batch is handed over in.
 
     Raises UserError for shards that are missing or damaged, and for sizes that do not divide.
     """
@@ -72,6 +79,8 @@ class ShardDataModule(pl.LightningDataModule):
         on_error: OnError = "stop",
         on_change: OnChange = "error",
         caption_key: str | None = None,
+        captions: Lines = "join",
+        decode: Decode | None = None,
         world: int | None = None,
         rank: int | None = None,
         micro_batches: int = 1,
@@ -81,6 +90,9 @@ class ShardDataModule(pl.LightningDataModule):
             raise UserError(f"data.channels={channels}: images have 3 channels (RGB) or 1 (grey)")
         one_of("data", "on_error", on_error, OnError)
         one_of("data", "on_change", on_change, OnChange)
+        one_of("data", "captions", captions, Lines)
+        if decode is not None:
+            one_of("data", "decode", decode, Decode)
         shares(batch_size, 1, micro_batches)
         self._shards = by_split(resolve(shards))
         named: dict[Split, Source | None] = {"val": val, "test": test}
@@ -99,8 +111,10 @@ class ShardDataModule(pl.LightningDataModule):
         self._augment = partial(Stream, flip=flip, color=color, on_error=on_error)
         self._num_workers = num_workers
         self._memory_gb = memory_gb
-        self._place = Place(Path(cache_dir) if cache_dir else cache_folder() / "shards", int(cache_gb * 1e9))
-        self._caption_key, self._on_change = caption_key, on_change
+        self._storage = Storage(cache_dir, cache_gb)
+        self._caption_key, self._on_change, self._on_error = caption_key, on_change, on_error
+        self._lines, self._decode = captions, decode
+        self.progress: Progress | None = None
         self._world, self._rank = world, rank
         self._indexes: dict[Split, Index] = {}
 
@@ -118,7 +132,7 @@ class ShardDataModule(pl.LightningDataModule):
             shards = self._shards[split]
             if not shards:
                 raise UserError(_absent(split))
-            self._indexes[split] = self._place.index(shards)
+            self._indexes[split] = self._storage.index(shards, progress=self.progress)
         return self._indexes[split]
 
     def has(self, split: Split) -> bool:
@@ -129,7 +143,8 @@ class ShardDataModule(pl.LightningDataModule):
         """Index what is there, once a machine, before the other ranks look."""
         for split, shards in self._shards.items():
             if shards:
-                self.index(split)
+                for what, count, name in self.index(split).notes():
+                    log.warning("%s: %s %s (%s)", split, f"{count:,}", what, name)
 
     def split_set(self, split: Split) -> HeldOut:
         """A split as a sequence, without augmentation. Raises UserError when the split has no shards."""
@@ -148,7 +163,7 @@ class ShardDataModule(pl.LightningDataModule):
             self._augment(
                 order,
                 self._reader("train", keep=keep, whole=whole),
-                ahead=self._place.ahead(index, self.window),
+                ahead=self._storage.ahead(index, self.window),
             ),
             batch_size=None,
             sampler=Positions(
@@ -168,7 +183,7 @@ class ShardDataModule(pl.LightningDataModule):
         self.position += images
 
     def state_dict(self) -> dict[str, Any]:
-        """Version, position, seed, window, index_hash, batch_size, and the shards: plain Python."""
+        """Version, position, seed, window, index_hash, batch_size, decode, and the shards: plain Python."""
         return {
             "version": VERSION,
             "position": self.position,
@@ -176,6 +191,7 @@ class ShardDataModule(pl.LightningDataModule):
             "window": self.window,
             "index_hash": self.index("train").hash,
             "batch_size": self.batch_size,
+            "decode": self._decode or "new",
             "shards": self.index("train").summary(),
         }
 
@@ -190,7 +206,8 @@ class ShardDataModule(pl.LightningDataModule):
             for name in ("version", "seed", "window")
             if state_dict.get(name) != now[name]
         ]
-        position, other = int(state_dict["position"]), state_dict.get("index_hash") != now["index_hash"]
+        position = int(state_dict["position"])
+        other = any(state_dict.get(name) != now[name] for name in ("index_hash", "shards"))
         if other and self._on_change == "error":
             differences.append(
                 f"the shards are others: {changed(state_dict.get('shards', ()), now['shards'])}"
@@ -201,19 +218,37 @@ class ShardDataModule(pl.LightningDataModule):
                 f"the data stream cannot resume: {'; '.join(differences)}; give the same shards, seed= and "
                 f"data.window=, or start a new run by init_from={way}"
             )
+        self._compare(state_dict.get("decode", "old"))
         total = len(self.index("train"))
         self.position = -(-position // total) * total if other else position
+
+    def _compare(self, before: Decode) -> None:
+        """Refuse to go on where samples decode otherwise than before, unless told how."""
+        index = self.index("train")
+        if before == (self._decode or "new") or not index.changed:
+            return
+        told = f"{index.changed:,} of {len(index):,} training samples ({index.changed / len(index):.2%})"
+        if self._decode is None:
+            raise UserError(
+                f"{told} decode otherwise than when this run began (color profiles, orientation by XMP, "
+                "marks and white space in captions): continue as it began by data.decode=old, or with "
+                "today's decoder by data.decode=new"
+            )
+        log.warning("%s decode otherwise than before, by data.decode=%s", told, self._decode)
 
     def _reader(self, split: Split, *, keep: bool = False, whole: int = 0) -> Reader:
         index = self.index(split)
         return Reader(
             index,
-            self._place.locate(index),
+            self._storage.locate(index),
             image_size=self.image_size,
             channels=self.channels,
             caption=_caption(index, self._caption_key),
+            lines=self._lines,
+            old=self._decode == "old",
             keep=keep,
             whole=whole,
+            advice=_SKIP if split == "train" else "",
         )
 
     def _where(self) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
@@ -17,10 +17,12 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsd.data.decode import BadImage, Pixels, decode, decode_plain
+from lmsd.data.decode import BadImage, Pixels, decode_plain, decode_slowly
 from lmsd.data.index import Index
-from lmsd.data.members import COLUMNS
+from lmsd.data.members import COLUMNS, OLD_PLAIN, PLAIN
+from lmsd.data.text import Lines, caption_of, captions, decoded
 from lmsd.data.transforms import fit
+from lmsd.data.urls import name_of
 from lmsd.errors import UserError
 
 Integers = NDArray[np.int64]
@@ -99,7 +101,7 @@ class Memory:
 
     def __init__(self, index: Index, image_size: int, channels: int) -> None:
         self.pixels: Pixels = np.empty((len(index), image_size, image_size, channels), np.uint8)
-        self.text = [""] * len(index)
+        self.text: list[list[str]] = [[]] * len(index)
         self.filled = np.zeros(len(index), np.bool_)
         self._before = np.cumsum(index.sizes) - index.sizes
 
@@ -111,8 +113,9 @@ class Memory:
 class Reader:
     """Decoded samples of an index.
 
-    caption: "txt", a field of KEY.json, or None for no captions; keep: hold every decoded sample in memory;
-    whole: how many shards to read in one go and hold.
+    caption: "txt", a field of KEY.json, or None for no captions; lines: what several lines of one give; old:
+    decode as before version 2 of the index; keep: hold every decoded sample in memory; whole: how many shards
+    to read in one go and hold; advice: what else ends the message of a damaged sample without a substitute.
     """
 
     def __init__(
@@ -123,56 +126,75 @@ class Reader:
         image_size: int,
         channels: int,
         caption: str | None,
+        lines: Lines = "join",
+        old: bool = False,
         keep: bool = False,
         whole: int = 0,
+        advice: str = "",
     ) -> None:
         self.index = index
         self.image_size = image_size
         self.channels = channels
         self.caption = caption
+        self.lines = lines
+        self.old = old
+        self._advice = advice
+        self._plain = OLD_PLAIN if old else PLAIN
         self._files = Files(index, locate, whole=whole)
         self._memory = Memory(index, image_size, channels) if keep else None
         self._tables: OrderedDict[int, tuple[Integers, Integers]] = OrderedDict()
         self._pixels: Pixels = np.empty((0,), np.uint8)
         self._named: set[str] = set()
 
-    def read(self, shard: Integers, sample: Integers, *, substitute: Substitute | None = None) -> Samples:
+    def read(
+        self,
+        shard: Integers,
+        sample: Integers,
+        *,
+        substitute: Substitute | None = None,
+        u: Sequence[float] | None = None,
+    ) -> Samples:
         """Decode samples (numbers int64 [n]); the pixels are valid until the next call.
 
-        Raises UserError for a damaged one that has no substitute.
+        u: n numbers in [0, 1) that draw captions, where these are drawn. Raises UserError for a damaged
+        sample that has no substitute.
         """
         pixels, substituted = self._buffer(len(shard)), np.zeros(len(shard), np.bool_)
         rows, label = self._gather(shard, sample)
         memory = self._memory
         if memory is not None and memory.filled[places := memory.places(shard, sample)].all():
-            text = [memory.text[place] for place in places.tolist()]
+            lines = [memory.text[place] for place in places.tolist()]
             np.take(memory.pixels, places, axis=0, out=pixels)
         else:
-            text = []
+            lines = []
             for number, row, out in zip(shard.tolist(), rows.tolist(), pixels, strict=True):
                 try:
-                    text.append(self._one(number, row, out))
+                    lines.append(self._one(number, row, out))
                 except Damaged as error:
-                    slot = len(text)
+                    slot = len(lines)
                     told = self._tell(number, int(sample[slot]), error)
-                    caption, label[slot] = self._instead(slot, told, out, substitute)
-                    text.append(caption)
+                    words, label[slot] = self._instead(slot, told, out, substitute)
+                    lines.append(words)
                     substituted[slot] = True
-            self._keep(shard, sample, pixels, text, ~substituted)
-        return Samples(
-            pixels, text if self.caption else None, label if self.index.labels else None, substituted
-        )
+            self._keep(shard, sample, pixels, lines, ~substituted)
+        text = self._drawn(lines, u) if self.caption else None
+        return Samples(pixels, text, label if self.index.labels else None, substituted)
+
+    def _drawn(self, lines: list[list[str]], u: Sequence[float] | None) -> list[str]:
+        if self.lines == "draw" and u is not None:
+            return [caption_of(each, "draw", u=draw) for each, draw in zip(lines, u, strict=True)]
+        return [each[0] if each else "" for each in lines]
 
     def captions(self, shard: Integers, sample: Integers) -> list[str]:
-        """The captions alone. Raises UserError for a damaged one."""
+        """The captions alone, the first line where one is drawn. Raises UserError for a damaged one."""
         rows, _ = self._gather(shard, sample)
-        texts = []
+        lines = []
         for number, each, row in zip(shard.tolist(), sample.tolist(), rows.tolist(), strict=True):
             try:
-                texts.append(self._text(self._files[number][row[3] : row[4]], row[5]))
+                lines.append(self._text(self._files[number][row[3] : row[4]], row[5]))
             except Damaged as error:
                 raise UserError(self._tell(number, each, error)) from error
-        return texts
+        return self._drawn(lines, None)
 
     def labels(self, shard: Integers, sample: Integers) -> Integers:
         """The classes alone, from the index."""
@@ -185,7 +207,12 @@ class Reader:
         return self._pixels[:count]
 
     def _keep(
-        self, shard: Integers, sample: Integers, pixels: Pixels, text: list[str], good: NDArray[np.bool_]
+        self,
+        shard: Integers,
+        sample: Integers,
+        pixels: Pixels,
+        text: list[list[str]],
+        good: NDArray[np.bool_],
     ) -> None:
         if self._memory is None:
             return
@@ -215,48 +242,54 @@ class Reader:
                 self._tables.popitem(last=False)
         return self._tables[shard]
 
-    def _one(self, shard: int, row: list[int], out: Pixels) -> str:
-        """Decode one sample into out; its caption."""
-        start, end, crc, text_start, text_end, text_crc, height, width, plain = row
+    def _one(self, shard: int, row: list[int], out: Pixels) -> list[str]:
+        """Decode one sample into out; its captions."""
+        start, end, crc, text_start, text_end, text_crc, height, width, flags = row
         content = self._files[shard]
         image = content[start:end]
         if crc32(image) != crc:
             raise Damaged("the image's bytes have changed since it was indexed")
         try:
-            if plain and height == width == self.image_size:
-                decode_plain(image, out)
+            if flags & self._plain and height == width == self.image_size:
+                decode_plain(image, out, old=self.old)
             else:
                 out[:] = fit(self._decoded(image, row), self.image_size)
         except BadImage as error:
             raise Damaged(str(error)) from error
-        return self._text(content[text_start:text_end], text_crc) if text_end else ""
+        return self._text(content[text_start:text_end], text_crc) if text_end else []
 
     def _decoded(self, image: bytes, row: list[int]) -> Pixels:
-        if not row[8]:
-            return decode(image, channels=self.channels)
+        if not row[8] & self._plain:
+            return decode_slowly(image, channels=self.channels, old=self.old)
         pixels = np.empty((row[6], row[7], self.channels), np.uint8)
-        decode_plain(image, pixels)
+        decode_plain(image, pixels, old=self.old)
         return pixels
 
-    def _text(self, content: bytes, crc: int) -> str:
+    def _text(self, content: bytes, crc: int) -> list[str]:
         if crc32(content) != crc:
             raise Damaged("the caption's bytes have changed since it was indexed")
-        if self.caption == "txt":
-            return content.decode().strip()
-        return str(json.loads(content)[self.caption]).strip()
+        if self.old:
+            text = content.decode()
+            return [(text if self.caption == "txt" else str(json.loads(text)[self.caption])).strip()]
+        value = text = decoded(content)
+        if self.caption != "txt":
+            value = json.loads(text)[self.caption]
+        lines = captions(value)
+        return lines if self.lines == "draw" or len(lines) < 2 else [caption_of(lines, self.lines)]
 
     def _tell(self, shard: int, sample: int, error: Damaged) -> str:
+        path, key = self.index.shards[shard], self.index.shard(shard).key(sample)
         return (
-            f"{self.index.name(shard, sample)}: {error}; fetch or build the shard again and run "
-            "`lmsd data index`, or train without such samples by data.on_error=skip"
+            f"{self.index.name(shard, sample)}: {error}; fetch or build the shard again, or take the sample "
+            f"out of it (tar --wildcards --delete -f {name_of(path)} '{key}.*')"
         )
 
     def _instead(
         self, slot: int, message: str, out: Pixels, substitute: Substitute | None
-    ) -> tuple[str, int]:
-        """Fill a damaged sample's place; caption and class of the substitute."""
+    ) -> tuple[list[str], int]:
+        """Fill a damaged sample's place; captions and class of the substitute."""
         if substitute is None:
-            raise UserError(message)
+            raise UserError(message + self._advice)
         self._name(message)
         for attempt in range(1, _ATTEMPTS + 1):
             shard, sample = (np.asarray([number]) for number in substitute(slot, attempt))

@@ -17,17 +17,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lmsd.data.members import SUFFIX, Header, load_header
+from lmsd.data.index import say_renewed
+from lmsd.data.members import SUFFIX, Header, is_older, load_header
 from lmsd.data.scan import scan
-from lmsd.data.urls import filesystem
+from lmsd.data.urls import beside, filesystem, unreachable
 from lmsd.errors import UserError
 
 _THREADS = 2
 _TRIES = 2
-_S3 = (
-    "s3 reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (FSSPEC_S3_ANON=1 for public buckets), and "
-    "AWS_ENDPOINT_URL for servers that are not Amazon's"
-)
 
 
 class Cache:
@@ -47,14 +44,14 @@ class Cache:
                 f"({needed / 1e9:.3g} GB): raise data.cache_gb= or lower data.window="
             )
 
-    def index(self, url: str) -> Path:
-        """The index file of a remote shard, true of its present size."""
+    def index(self, url: str, *, decoding: bool = False) -> Path:
+        """The index file of a remote shard, true of its present size; decoding: made anew, decoding all."""
         file = self._name(url, SUFFIX)
         size = _remote_size(url)
         with self._locked(url):
             header = load_header(file) if file.is_file() else None
-            if header is None or header.size != size:
-                self._obtain_index(url, size, file)
+            if decoding or header is None or header.size != size:
+                self._obtain_index(url, size, file, decoding=decoding)
         return file
 
     def fetch(self, url: str, header: Header) -> Path:
@@ -82,23 +79,27 @@ class Cache:
             self.fetch(url, header)
         self._running.discard(url)
 
-    def _obtain_index(self, url: str, size: int, file: Path) -> None:
-        beside = file.with_suffix(".fetched")
-        with contextlib.suppress(OSError):  # none beside it is no fault
-            _get(url + SUFFIX, beside)
-        header = load_header(beside) if beside.is_file() else None
+    def _obtain_index(self, url: str, size: int, file: Path, *, decoding: bool) -> None:
+        fetched = file.with_suffix(".fetched")
+        if not decoding:
+            with contextlib.suppress(OSError):  # none beside it is no fault
+                _get(beside(url, SUFFIX), fetched)
+        header = load_header(fetched) if fetched.is_file() else None
         if header is not None and header.size == size:
-            os.replace(beside, file)
+            os.replace(fetched, file)
             return
-        beside.unlink(missing_ok=True)
+        older = any(is_older(old) for old in (fetched, file) if old.is_file())
+        fetched.unlink(missing_ok=True)
         path = self._name(url, ".tar")
         if not _touched(path, size):
             self._download(url, size, path, None)
         try:
-            scan(path).save(file)
+            scan(path, decoding=decoding).save(file)
         except UserError as error:
             path.unlink(missing_ok=True)
             raise UserError(f"{url}: {error}") from error
+        if older:
+            say_renewed(self.folder)
 
     def _download(self, url: str, size: int, path: Path, sha256: str | None) -> None:
         room, part = path.with_suffix(".room"), path.with_suffix(".part")
@@ -191,9 +192,7 @@ def _remote_size(url: str) -> int:
     except FileNotFoundError as error:
         raise UserError(f"the shard {url} is missing, or its server is: check data.shards=") from error
     except Exception as error:  # each backend of fsspec has errors of its own
-        said = str(error) or type(error).__name__
-        keys = f"; {_S3}" if url.startswith("s3://") else ""
-        raise UserError(f"{url} cannot be reached ({said}): check the address{keys}") from error
+        raise unreachable(url, error) from error
     if size is None:
         raise UserError(
             f"the server does not tell the size of {url}: use one that does, or fetch the file yourself"

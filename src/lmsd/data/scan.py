@@ -1,32 +1,50 @@
-"""One reading of one shard that proves it sound: format, order, names, sizes, images, captions.
+"""One reading of one shard that proves it sound: format, names, sizes, headers of images, captions.
 
-The shard is walked by Python's tarfile, which gives the offsets, and read by webdataset's own iteration and
-grouping, which gives the samples; the two must agree member by member. tarfile ends quietly at a damaged or
-missing header, so the walk must end in the tar format's zero blocks and nothing else: that catches every
-truncation and every damaged header. After this, crc32 of each member guards its bytes.
+The shard is walked by Python's tarfile, which gives the offsets. tarfile ends quietly at a damaged or missing
+header, so the walk must end in the tar format's zero blocks and nothing else: that catches every truncation
+and every damaged header. After this, crc32 of each member guards its bytes. Pixels are decoded when they are
+asked for (`decode`), or when they are used.
 """
 
 import hashlib
 import json
 import mmap
 import os
+import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 
-from lmsd.data.decode import SUFFIXES, BadImage, probe
-from lmsd.data.members import Header, ShardIndex
+from lmsd.data.decode import SUFFIXES, BadImage, decode, probe
+from lmsd.data.members import CHANGED, OLD_PLAIN, PLAIN, Header, ShardIndex
+from lmsd.data.names import TEXTS, grouped, hidden, printable
+from lmsd.data.notes import Notes
+from lmsd.data.text import BadText, caption_of, captions, decoded
 from lmsd.errors import UserError
 
-MAX_MEMBER = 64 << 20
-MAX_CAPTION = 64 << 10
+MAX_MEMBER = 256 << 20
+EMPTY = "empty captions, trained as no words at all"
+SEVERAL = "captions of several lines"
+APART = "samples whose members lie apart, which plain webdataset does not read (tar --sort=name)"
+HIDDEN = "hidden files left out"
 
 _BLOCK = 512
+_META = re.compile(r"__[^/]*__($|/)")  # webdataset's own
+_PACKED = {
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+    b"PK\x03\x04": ("zip", "unzip, then tar cf"),
+}
+
+
+_Captions: TypeAlias = dict[str, list[str]]  # lines by the place where they stand
 
 
 class _Member(NamedTuple):
@@ -35,61 +53,70 @@ class _Member(NamedTuple):
     length: int
 
 
-def scan(path: Path) -> ShardIndex:
-    """Read and check a shard; its index. Raises UserError naming the shard, the member and the way out."""
+def scan(path: Path, *, decoding: bool = False) -> ShardIndex:
+    """Read and check a shard; its index. Raises UserError naming the shard, the member and the way out.
+
+    decoding: decode every image too, so that nothing is left to be found in training.
+    """
     status = path.stat()
     if status.st_size < 2 * _BLOCK:
         raise UserError(
             f"the shard {path} is empty or cut off ({status.st_size} bytes): fetch or build it again"
         )
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        gathered = _Gathered(path)
-        for key, suffixes, members in _samples(path, data):
-            gathered.add(key, dict(zip(suffixes, members, strict=True)), data)
+        members = _walk(path, data)
+        gathered = _Gathered(path, decoding)
+        for name in (member.name for member in members if hidden(member.name)):
+            gathered.notes.add(HIDDEN, name)
+        for key, group in grouped([member.name for member in members]).items():
+            numbers = [number for _, number in group]
+            if numbers[-1] - numbers[0] >= len(numbers) and _apart(members, numbers):
+                gathered.notes.add(APART, key)
+            gathered.add(key, _named(path, key, [(suffix, members[n]) for suffix, n in group]), data)
         return gathered.finish(status, hashlib.sha256(data).hexdigest())
 
 
-def _samples(path: Path, data: mmap.mmap) -> Iterator[tuple[str, list[str], list[_Member]]]:
-    """Keys, suffixes and members as webdataset groups them, each member found again in the walk."""
-    from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
-
-    walk = iter(_walk(path, data))
-    data.seek(0)
-    files = tar_file_expander([{"url": str(path), "stream": data}])
-    try:
-        for sample in group_by_keys(files):
-            key, suffixes = sample["__key__"], [name for name in sample if not name.startswith("__")]
-            members = []
-            for suffix in suffixes:
-                member = next((m for m in walk if _named(base_plus_ext(m.name)) == (key, suffix)), None)
-                if member is None or member.length != len(sample[suffix]):
-                    _refuse(path, f"{key}.{suffix}", "webdataset and tarfile read it differently")
-                members.append(member)
-            yield key, suffixes, members
-    except (tarfile.TarError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"the shard {path} cannot be read by webdataset ({error}): build it again") from error
+def _apart(members: list[_Member], numbers: list[int]) -> bool:
+    """Whether others than hidden files stand between the members of a sample."""
+    between = set(range(numbers[0], numbers[-1])) - set(numbers)
+    return any(not hidden(members[number].name) for number in between)
 
 
-def _named(parts: tuple[str | None, str | None]) -> tuple[str | None, str]:
-    return parts[0], (parts[1] or "").lower()
+def _named(path: Path, key: str, group: list[tuple[str, _Member]]) -> dict[str, _Member]:
+    """Suffix → member of one sample; the caption is "txt", whatever it is called."""
+    sample: dict[str, _Member] = {}
+    for suffix, member in group:
+        if suffix in sample:
+            _refuse(path, key, f"the key comes twice ({sample[suffix].name} and {member.name})")
+        sample[suffix] = member
+    text = next((suffix for suffix in TEXTS if suffix in sample), None)
+    if text is None or text == "txt":
+        return sample
+    return {("txt" if suffix == text else suffix): member for suffix, member in sample.items()}
 
 
 def _walk(path: Path, data: mmap.mmap) -> list[_Member]:
     """Every regular member with its place, and the proof that nothing follows the last."""
-    end, members = 0, []
+    end, count, members = 0, 0, []
     try:
         data.seek(0)
         with tarfile.open(fileobj=data, mode="r:") as archive:
             for info in archive:
                 _allow(path, info)
                 if info.isreg():
-                    members.append(_Member(info.name, info.offset_data, info.size))
+                    count += 1
+                    if not _META.search(info.name):
+                        members.append(_Member(info.name, info.offset_data, info.size))
                 end = info.offset_data + (-(-info.size // _BLOCK) * _BLOCK if info.isreg() else 0)
     except (tarfile.TarError, EOFError, ValueError) as error:
         if isinstance(error, UserError):
             raise
+        packed = next((way for magic, way in _PACKED.items() if data[: len(magic)] == magic), None)
+        if packed is not None:
+            raise UserError(
+                f"the shard {path} is compressed ({packed[0]}), and samples are read at their places in an "
+                f"uncompressed tar file: unpack it once ({packed[1]})"
+            ) from error
         raise UserError(
             f"the shard {path} is cut off, damaged or no uncompressed tar file ({error}): "
             "fetch or build it again"
@@ -99,7 +126,7 @@ def _walk(path: Path, data: mmap.mmap) -> list[_Member]:
         data[at : min(at + (1 << 20), len(data))].strip(b"\0") for at in range(end, len(data), 1 << 20)
     ):
         raise UserError(
-            f"the shard {path} is cut off or damaged after byte {end} (member {len(members)}): "
+            f"the shard {path} is cut off or damaged after byte {end} (member {count}): "
             "fetch or build it again"
         )
     return members
@@ -110,17 +137,21 @@ def _allow(path: Path, info: tarfile.TarInfo) -> None:
         return
     if not info.isreg() or info.issparse():
         _refuse(path, info.name, "only plain files may be in a shard, no links, devices or sparse files")
-    name = info.name
-    if name[:1] == "/" or "/../" in f"/{name}/" or "\\" in name or not name.isprintable():
-        _refuse(path, name, "a member's name must stay inside the shard (no absolute path, no '..')")
+    name = info.name.replace("\\", "/")
+    if name[:1] == "/":
+        _refuse(path, info.name, "its name is an absolute path, and must stay inside the shard")
+    if "/../" in f"/{name}/":
+        _refuse(path, info.name, "its name leads out by '..', and must stay inside the shard")
+    if any(sign < " " or sign == "\x7f" for sign in name):
+        _refuse(path, info.name, "its name holds control characters")
     if name.rpartition("/")[2].partition(".")[2].startswith("__"):
-        _refuse(path, name, "webdataset gives suffixes that begin with '__' a meaning of their own")
+        _refuse(path, info.name, "webdataset gives suffixes that begin with '__' a meaning of their own")
     if info.size > MAX_MEMBER:
-        _refuse(path, name, f"it has {info.size} bytes, more than {MAX_MEMBER >> 20} MiB")
+        _refuse(path, info.name, f"it has {info.size} bytes, more than {MAX_MEMBER >> 20} MiB")
 
 
 def _refuse(path: Path, name: str, why: str) -> NoReturn:
-    raise UserError(f"the shard {path}, member {name!r}: {why}; build the shard again without it")
+    raise UserError(f"the shard {path}, member {printable(name)!r}: {why}; build the shard again without it")
 
 
 @dataclass
@@ -128,6 +159,7 @@ class _Gathered:
     """The columns of an index while a shard is read."""
 
     path: Path
+    decoding: bool
     keys: dict[str, None] = field(default_factory=dict)
     suffixes: dict[str, int] = field(default_factory=dict)
     members: list[tuple[int, int, int, int]] = field(default_factory=list)
@@ -135,57 +167,78 @@ class _Gathered:
     picture: list[tuple[int, int, int]] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     captions: set[str] | None = None
+    worded: set[str] = field(default_factory=set)
+    notes: Notes = field(default_factory=Notes)
 
     def add(self, key: str, sample: dict[str, _Member], data: mmap.mmap) -> None:
         """Check one sample and note its members."""
-        if key in self.keys:
-            _refuse(self.path, key, "the key comes twice, or its members do not follow one another")
         images = [suffix for suffix in sample if suffix in SUFFIXES]
         if len(images) != 1:
-            _refuse(
-                self.path, key, f"it has {len(images)} images ({', '.join(SUFFIXES)}), where one is needed"
-            )
+            there = ", ".join(f".{suffix}" for suffix in sample)
+            why = f"it has {len(images)} images among {there}, where one is needed ({', '.join(SUFFIXES)})"
+            _refuse(self.path, key, why)
         self.keys[key] = None
+        content = {
+            suffix: data[member.offset : member.offset + member.length] for suffix, member in sample.items()
+        }
         for suffix, member in sample.items():
             number = self.suffixes.setdefault(suffix, len(self.suffixes))
-            content = data[member.offset : member.offset + member.length]
-            self.members.append((number, member.offset, member.length, zlib.crc32(content)))
-            if suffix == images[0]:
-                self._image(member, content)
-            elif suffix in ("txt", "json", "cls"):
-                _text(self.path, member, content)
+            self.members.append((number, member.offset, member.length, zlib.crc32(content[suffix])))
         self.first.append(len(self.members))
-        self._conditions(key, sample, data)
+        flags = self._image(sample[images[0]], content[images[0]])
+        fields = self._conditions(key, sample, content)
+        if self._words(key, content, fields):
+            flags[2] |= CHANGED
+        self.picture.append((flags[0], flags[1], flags[2]))
 
-    def _image(self, member: _Member, content: bytes) -> None:
+    def _image(self, member: _Member, content: bytes) -> list[int]:
+        """Height, width and flags."""
         try:
-            self.picture.append(probe(content))
+            found = probe(content)
+            if self.decoding:
+                decode(content)
         except BadImage as error:
             _refuse(self.path, member.name, str(error))
+        self.notes.add(found.note, member.name)
+        flags = PLAIN * found.plain | OLD_PLAIN * found.old_plain | CHANGED * found.changed
+        return [found.height, found.width, flags]
 
-    def _conditions(self, key: str, sample: dict[str, _Member], data: mmap.mmap) -> None:
+    def _conditions(self, key: str, sample: Mapping[str, _Member], content: Mapping[str, bytes]) -> _Captions:
         """Captions and class: every sample of a shard must have the same kinds, and at least one."""
-        content = {
-            name: data[m.offset : m.offset + m.length]
-            for name, m in sample.items()
-            if name in ("json", "cls")
-        }
-        captions = ({"txt"} if "txt" in sample else set()) | _fields(self.path, key, content.get("json"))
-        if "cls" in content:
-            self.labels.append(_label(self.path, key, content["cls"]))
-        if not captions and "cls" not in content:
+        fields: _Captions = {}
+        if "json" in sample:
+            fields = _fields(self.path, sample["json"].name, content["json"])
+        if "txt" in sample:
+            fields["txt"] = _text(self.path, sample["txt"].name, content["txt"])
+        if "cls" in sample:
+            self.labels.append(_label(self.path, sample["cls"].name, content["cls"]))
+        if not fields and "cls" not in sample:
             _refuse(
                 self.path,
                 key,
                 "it has neither a caption (KEY.txt, or KEY.json with 'caption') nor a class (KEY.cls)",
             )
-        self.captions = captions if self.captions is None else self.captions & captions
+        self.worded |= {name for name, lines in fields.items() if lines}
+        self.captions = set(fields) if self.captions is None else self.captions & set(fields)
         if not self.captions and len(self.labels) != len(self.keys):
             _refuse(
                 self.path,
                 key,
                 "its caption or class is missing, or of another kind than the shard's other captions",
             )
+        return fields
+
+    def _words(self, key: str, content: Mapping[str, bytes], fields: _Captions) -> bool:
+        """Note what is worth telling of the caption taken by default; whether it was another before."""
+        name = next((name for name in ("txt", "caption") if name in fields), None)
+        if name is None:
+            return False
+        lines = fields[name]
+        if len(lines) != 1:
+            self.notes.add(SEVERAL if lines else EMPTY, key)
+        if name == "txt":
+            return content["txt"].decode().strip() != caption_of(lines)
+        return str(json.loads(content["json"])[name]).strip() != caption_of(lines)
 
     def finish(self, status: os.stat_result, sha256: str) -> ShardIndex:
         """The index of the whole shard."""
@@ -203,7 +256,9 @@ class _Gathered:
             mtime_ns=status.st_mtime_ns,
             sha256=sha256,
             suffixes=tuple(self.suffixes),
-            captions=tuple(sorted(self.captions or ())),
+            captions=tuple(sorted((self.captions or set()) & self.worded)),
+            changed=sum(flags & CHANGED > 0 for _, _, flags in self.picture),
+            notes=tuple(self.notes),
         )
         return ShardIndex(
             header=header,
@@ -216,33 +271,40 @@ class _Gathered:
         )
 
 
-def _text(path: Path, member: _Member, content: bytes) -> None:
-    if len(content) > MAX_CAPTION:
-        _refuse(path, member.name, f"it has {len(content)} bytes, more than {MAX_CAPTION >> 10} KiB of text")
+def _text(path: Path, name: str, content: bytes) -> list[str]:
     try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        _refuse(path, member.name, f"it is no UTF-8 text ({error.reason} at byte {error.start})")
+        return captions(decoded(content))
+    except BadText as error:
+        _refuse(path, name, str(error))
 
 
-def _fields(path: Path, key: str, content: bytes | None) -> set[str]:
-    """The fields of KEY.json that are text."""
-    if content is None:
-        return set()
+def _fields(path: Path, name: str, content: bytes) -> _Captions:
+    """The fields of KEY.json that are text, or none (null)."""
     try:
-        value = json.loads(content)
+        value = json.loads(decoded(content))
     except (ValueError, RecursionError) as error:
-        _refuse(path, f"{key}.json", f"it is no JSON ({error})")
+        _refuse(path, name, f"it is no JSON ({error})")
     if not isinstance(value, dict):
-        _refuse(path, f"{key}.json", "it is no JSON object with a 'caption'")
-    return {name for name, text in value.items() if isinstance(text, str) and name != "txt"}
+        _refuse(path, name, "it is no JSON object with a 'caption'")
+    found: _Captions = {}
+    for field_name, text in value.items():
+        if field_name == "txt" or not isinstance(text, str | list | None):
+            continue
+        try:
+            found[field_name] = captions(text)
+        except BadText as error:
+            if field_name == "caption":
+                _refuse(path, name, f"its 'caption' cannot be used, {error}")
+    return found
 
 
-def _label(path: Path, key: str, content: bytes) -> int:
+def _label(path: Path, name: str, content: bytes) -> int:
     try:
         label = int(content)
     except ValueError:
         label = -1
     if not 0 <= label < 1 << 31:
-        _refuse(path, f"{key}.cls", f"its class {content[:20]!r} is no integer from 0 on")
+        _refuse(
+            path, name, f"its class {content[:20]!r} is no integer from 0 on; number the words of classes"
+        )
     return label

@@ -1,16 +1,21 @@
 """What `data.shards=` means: folder, glob, brace range, http and s3 URLs, or a list of these; and the splits.
 
-A shard's split is its file prefix: `train-`, `val-` or `test-`; a file without one is train. Nothing here
-opens a shard, and no name is ever given to a shell (webdataset would run `pipe:`).
+A shard's split is its file prefix: `train-`, `val-` or `test-`; else the one word of its name that means a
+split (`cc3m-validation-0001`, `test_000`, `val0`), or of its folder's where the shards lie in several; a name
+with no such word is train, and one with two is refused. Nothing here opens a shard, and no name is ever given
+to a shell (webdataset would run `pipe:`).
 """
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NoReturn, TypeAlias, get_args
+from urllib.parse import urlsplit, urlunsplit
 
-from lmsd.data.urls import filesystem, is_remote, name_of
+from lmsd.data.members import SUFFIX
+from lmsd.data.urls import filesystem, is_remote, name_of, unreachable
 from lmsd.errors import UserError
 
 Split: TypeAlias = Literal["train", "val", "test"]
@@ -18,12 +23,31 @@ Source: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 _REMOTE = ("http", "https", "s3")
+_MEANT: dict[Split, str] = {
+    "train": "train|training",
+    "val": "val|valid|validation|dev|development|eval|evaluation|minival|holdout|heldout",
+    "test": "test|testing|testdev|tst",
+}
 
 
 def split_of(shard: str) -> Split:
-    """The split that a shard's file name says."""
-    name = name_of(shard)
-    return next((split for split in SPLITS if name.startswith(f"{split}-")), "train")
+    """The split that a shard's file name says. Raises UserError for a name that says two."""
+    return _said(name_of(shard)) or "train"
+
+
+def _said(name: str) -> Split | None:
+    """The split that the words of a name mean, None where none does."""
+    prefix = next((split for split in SPLITS if name.startswith(f"{split}-")), None)
+    if prefix is not None:
+        return prefix
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+    found = [s for s in SPLITS if any(re.fullmatch(f"({_MEANT[s]})(set|split|data|s)?", w) for w in words)]
+    if len(found) > 1:
+        raise UserError(
+            f"the name {name} says both {' and '.join(found)}: call it {found[0]}-{name} or "
+            f"{found[1]}-{name}, whichever it is"
+        )
+    return found[0] if found else None
 
 
 def resolve(source: Source) -> tuple[str, ...]:
@@ -44,8 +68,13 @@ def resolve(source: Source) -> tuple[str, ...]:
 
 
 def by_split(shards: Sequence[str]) -> dict[Split, tuple[str, ...]]:
-    """Shards by the split that their names say."""
-    return {split: tuple(shard for shard in shards if split_of(shard) == split) for split in SPLITS}
+    """Shards by the split that their names say, or their folders' where these are several."""
+    folders = {shard.rpartition("/")[0] for shard in shards}
+    found: dict[Split, list[str]] = {split: [] for split in SPLITS}
+    for shard in shards:
+        folder = name_of(shard.rpartition("/")[0]) if len(folders) > 1 else ""
+        found[_said(name_of(shard)) or _said(folder) or "train"].append(shard)
+    return {split: tuple(names) for split, names in found.items()}
 
 
 def chosen(source: Source, split: Split) -> tuple[str, ...]:
@@ -89,10 +118,9 @@ def _braces(part: str) -> list[str]:
 
 def _local(name: str) -> list[str]:
     if os.path.isdir(name):
-        found = sorted(glob.glob(os.path.join(glob.escape(name), "*.tar")))
-        if not found:
-            raise UserError(f"the folder {name} holds no .tar shard: build some with `lmsd data build`")
-        return found
+        entries = sorted(os.listdir(name))
+        found = [os.path.join(name, entry) for entry in entries if entry.lower().endswith(".tar")]
+        return found or _refuse_folder(name, entries)
     if os.path.isfile(name):
         return [name]
     if glob.has_magic(name):
@@ -103,12 +131,34 @@ def _local(name: str) -> list[str]:
     raise UserError(f"the shard {name} is missing: check data.shards=, or fetch the file again")
 
 
+def _refuse_folder(name: str, entries: list[str]) -> NoReturn:
+    packed = [entry for entry in entries if re.search(r"\.(tgz|tar\.\w+)$", entry.lower())]
+    packed = [entry for entry in packed if not entry.endswith(SUFFIX)]
+    below = [
+        entry for entry in entries if glob.glob(os.path.join(glob.escape(name), glob.escape(entry), "*.tar"))
+    ]
+    if packed:
+        raise UserError(
+            f"the folder {name} holds compressed shards ({packed[0]}), and samples are read at their places "
+            "in an uncompressed tar file: unpack them once, e.g. gunzip *.tar.gz"
+        )
+    if below:
+        raise UserError(
+            f"the folder {name} holds no .tar shard, but its folder {below[0]} does: name that, or "
+            f"'{name}/*/*.tar'"
+        )
+    raise UserError(f"the folder {name} holds no .tar shard: build some with `lmsd data build`")
+
+
 def _remote(url: str) -> list[str]:
-    if url.endswith(".tar"):
-        if any(sign in url for sign in "*?["):
-            return _listed(url)
+    parts = urlsplit(url)
+    if any(sign in parts.path for sign in "*?["):
+        return _listed(url)
+    if name_of(url).endswith(".tar"):
         return [url]
-    return _listed(url.rstrip("/") + "/*.tar")
+    if parts.path.lower().endswith((".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+        raise UserError(f"{url!r} is compressed, and samples are read at their places: unpack it once")
+    return _listed(urlunsplit(parts._replace(path=parts.path.rstrip("/") + "/*.tar")))
 
 
 def _listed(pattern: str) -> list[str]:
@@ -117,7 +167,12 @@ def _listed(pattern: str) -> list[str]:
         raise UserError(
             f"{pattern!r}: http has no folders to list; give a range such as .../train-{{000000..000009}}.tar"
         )
-    found = [f"s3://{path}" for path in filesystem(pattern).glob(pattern)]
+    try:
+        found = [f"s3://{path}" for path in filesystem(pattern).glob(pattern)]
+    except UserError:
+        raise
+    except Exception as error:  # each backend of fsspec has errors of its own
+        raise unreachable(pattern, error) from error
     if not found:
         raise UserError(f"no object matches {pattern}: check the bucket, the prefix and the credentials")
     return sorted(str(path) for path in found)

@@ -91,9 +91,16 @@ class Stream(Dataset[Batch]):
             self._look_ahead(positions, self._ahead)
         shard, sample = self.order(positions)
         skip = self._on_error == "skip"
-        found = self.reader.read(shard, sample, substitute=self._next(positions) if skip else None)
         position = torch.from_numpy(positions)
-        x, rng = scale(found.pixels), Rng(self.order.seed, position)
+        rng = Rng(self.order.seed, position)
+        drawn = self.reader.lines == "draw"
+        found = self.reader.read(
+            shard,
+            sample,
+            substitute=self._next(positions) if skip else None,
+            u=rng.uniform((), "data.caption").tolist() if drawn else None,
+        )
+        x = scale(found.pixels)
         if self._flip:
             x = flip(x, rng)
         if self._color:

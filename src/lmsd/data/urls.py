@@ -2,9 +2,14 @@
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from lmsd.errors import UserError
+
+_S3 = (
+    "s3 reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (FSSPEC_S3_ANON=1 for public buckets), and "
+    "AWS_ENDPOINT_URL for servers that are not Amazon's"
+)
 
 
 def is_remote(shard: str) -> bool:
@@ -13,8 +18,25 @@ def is_remote(shard: str) -> bool:
 
 
 def name_of(shard: str) -> str:
-    """The file name of a path or URL."""
-    return Path(urlsplit(shard).path if is_remote(shard) else shard).name
+    """The file name of a path or URL; of a URL that names its file after the `?`, that one."""
+    if not is_remote(shard):
+        return Path(shard).name
+    parts = urlsplit(shard)
+    asked = [] if parts.path.endswith(".tar") else [value for _, value in parse_qsl(parts.query)]
+    return Path(next((value for value in asked if value.endswith(".tar")), parts.path)).name
+
+
+def beside(url: str, suffix: str) -> str:
+    """The URL of a file beside another, called after it; what follows the path stays."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=parts.path + suffix))
+
+
+def unreachable(url: str, error: Exception) -> UserError:
+    """What a backend of fsspec says, each in a way of its own, in one sentence."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    keys = f"; {_S3}" if url.startswith("s3://") else ""
+    return UserError(f"{url} cannot be reached ({said}): check the address{keys}")
 
 
 def filesystem(url: str) -> Any:

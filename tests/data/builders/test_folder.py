@@ -45,7 +45,8 @@ def test_what_has_no_partner_is_dropped_and_named(images):
     assert reasons(source) == {
         "lonely.png": "no caption: lonely.txt is not there",
         "blank.png": "its caption blank.txt is empty",
-        "latin.png": "its caption latin.txt is not UTF-8",
+        "latin.png": "its caption latin.txt cannot be used: it is not UTF-8 text (unexpected end of data at "
+        "byte 3): save it as UTF-8",
         "ghost.txt": "a caption without an image",
         "notes.pdf": "not an image by its name",
     }
@@ -142,8 +143,8 @@ def test_mixed_modes_and_bad_images_through_the_whole_build(tmp_path):
     assert sum(manifest["counts"].values()) == len(modes)
     dropped = {entry["name"]: entry["reason"] for entry in manifest["dropped"]["pictures"]}
     assert set(dropped) == {"cut.png", "text.png"}
-    assert dropped["cut.png"].startswith("damaged: ")
-    assert dropped["text.png"] == "not an image that can be decoded"
+    assert dropped["cut.png"].startswith("it cannot be decoded (")
+    assert dropped["text.png"].startswith("it is no image that can be decoded (JPEG, PNG, WEBP, ")
     assert manifest["dropped"]["count"] == 2
     assert manifest["channels"] == 3
 

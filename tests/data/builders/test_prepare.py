@@ -124,7 +124,7 @@ def test_what_is_near_a_fixed_test_picture_leaves_train():
     assert {name for name, where in split.items() if where == "test"} == {"exact", "near", "turned"}
     assert {entry.name: entry.reason for entry in result.dropped} == {
         "003.png": "exact duplicate of exact with another caption",
-        "005.png": "near duplicate of near",
+        "005.png": "near duplicate of near with another caption",
         "007.png": "kin of a test picture",
     }
     assert "val" in split.values()
@@ -150,5 +150,5 @@ def test_progress_ends_at_the_total():
 
 def test_nothing_usable_is_an_error_that_says_why(tmp_path):
     (tmp_path / "x.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"x\.png: not an image"):
+    with pytest.raises(UserError, match=r"x\.png: it is no image"):
         prepared([Raw("x.png", tmp_path / "x.png", "c")])

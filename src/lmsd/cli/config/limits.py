@@ -74,6 +74,8 @@ RULES: Mapping[str, Kind] = {
     "data.window": Number(1),
     "data.on_error": Choice(("stop", "skip")),
     "data.on_change": Choice(("error", "new_epoch")),
+    "data.captions": Choice(("join", "first", "draw")),
+    "data.decode": Choice(("old", "new"), null=True),
     "data.max_bad": Number(0, 1, whole=False),
     "data.cache_gb": Number(0, whole=False),
     "data.memory_gb": Number(0, whole=False),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from lmsd.cli.bar import Bar
 from lmsd.cli.config import options
@@ -10,20 +10,24 @@ from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError
 
 HELP = """lmsd data build SOURCE out=DIR [option=value ...]   check, crop, split, write shards
-lmsd data index SHARDS                              check shards from elsewhere and write their index
+lmsd data index SHARDS [decode=true]                check shards from elsewhere and write their index
 lmsd data features SHARDS [option=value ...]        train lmsd-cnn, the classifier that scores a data set
 
 Sources
   digits     scikit-learn's handwritten digits, 8x8, "a handwritten seven"
   shapes     captioned scenes at any size: image_size=16 train_count=10_000
   folder     path=DIR of images with .txt beside each, or captions=FILE.csv|.jsonl (columns: file, caption)
+             captions=join|first|draw  several lines of a caption as one (join), the first, or one drawn
   cifar10    path=cifar-10-binary.tar.gz, the official binary archive
 
 Options of build
   image_size= channels= val= test= (parts)
   train_count= val_count= test_count= holdout= mismatch= seed= (shapes)
-  denoise=none|median|gaussian  near_duplicates=drop|group|keep  similarity=  image_format=png|jpg
-  shard_size=1000  overwrite=false
+  denoise=none|median|gaussian  near_duplicates=same_caption|drop|group|keep  similarity=
+  image_format=png|jpg  shard_size=1000  overwrite=false
+
+Options of index
+  decode=false   decode every image too, not its header alone, so that training meets no damaged one
 
 Options of features
   image_size= channels= images= (to train on)  augment=none|shift|shift_flip  out=DIR
@@ -61,35 +65,61 @@ def build(arguments: list[str]) -> int:
     out = [word.partition("=")[2] for word in words if word.startswith("out=")]
     if not out or not out[-1]:
         raise UserError("where to? lmsd data build needs out=DIR")
-    chosen = options.read(BuildOptions, [w for w in words if not w.startswith("out=")], verb="data build")
+    words = [_lines(word) for word in words if not word.startswith("out=")]
+    chosen = options.read(BuildOptions, words, verb="data build")
     with Bar() as bar:
         manifest = build_data(source, Path(out[-1]), options=chosen, progress=bar.update)
     print(describe(manifest))
     return 0
 
 
+def _lines(word: str) -> str:
+    """`captions=first` is about the lines of captions, and `captions=FILE` about where they are."""
+    from lmsd.data.text import Lines
+
+    name, _, value = word.partition("=")
+    return f"lines={value}" if name == "captions" and value in get_args(Lines) else word
+
+
 def describe(manifest: Path) -> str:
-    """A data set in one line, from its manifest."""
+    """A data set in a few lines, from its manifest: each thing that is worth telling with one name."""
     import json
 
-    facts = json.loads(manifest.read_text())
+    from lmsd.data.notes import told
+
+    facts = json.loads(manifest.read_text(encoding="utf-8"))
+    dropped = facts["dropped"]
     splits = ", ".join(f"{count} {split}" for split, count in facts["counts"].items())
-    reasons = ", ".join(f"{count} {reason}" for reason, count in facts["dropped"]["reasons"].items())
-    return f"{manifest.parent}: {splits} image-text pairs; dropped: {reasons or 'none'} ({manifest})"
+    reasons = told((kind, count, dropped["first"][kind]) for kind, count in dropped["reasons"].items())
+    notes = [told([(note["what"], note["count"], note["first"])]) for note in facts["notes"]]
+    line = f"{manifest.parent}: {splits} image-text pairs; dropped: {reasons or 'none'} ({manifest})"
+    return "\n".join([line, *(f"  {note}" for note in notes)])
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """Options of `lmsd data index`; see HELP."""
+
+    decode: bool = False
 
 
 def index(arguments: list[str]) -> int:
     """Check shards and write their index."""
-    from lmsd.data.index import build_index
+    source, words = operand(arguments, "the shards (folder, glob, brace range, URL)")
+    chosen = options.read(IndexOptions, words, verb="data index")
+    from lmsd.data.notes import told
     from lmsd.data.shards import by_split, resolve
+    from lmsd.data.storage import Storage
 
-    source, words = operand(arguments, "the shards (folder, glob, brace range)")
-    if words:
-        raise UserError(f"lmsd data index has no options, got {words[0]}")
-    for split, shards in by_split(resolve(source)).items():
-        if shards:
-            found = build_index(shards)
-            print(f"{split}: {len(found)} samples in {len(found.shards)} shards, index {found.hash[:12]}")
+    checked = "all images decoded" if chosen.decode else "headers of images checked, pixels not (decode=true)"
+    with Bar() as bar:
+        for split, shards in by_split(resolve(source)).items():
+            if shards:
+                found = Storage().index(shards, decoding=chosen.decode, progress=bar.update)
+                count = f"{len(found)} samples in {len(found.shards)} shards"
+                print(f"{split}: {count}, index {found.hash[:12]}; {checked}")
+                for note in found.notes():
+                    print(f"  {told([note])}")
     return 0
 
 

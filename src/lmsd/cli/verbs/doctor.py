@@ -153,12 +153,14 @@ def configs() -> Finding:
 
 
 def data(source: str) -> Finding:
-    """Whether shards can be read: every one is, once, where there is no index yet."""
-    from lmsd.data.index import build_index
+    """Whether shards are sound but for their pixels: every one is read, once, where there is no index yet."""
     from lmsd.data.shards import by_split, resolve
+    from lmsd.data.storage import Storage
 
     try:
-        found = {split: build_index(shards) for split, shards in by_split(resolve(source)).items() if shards}
+        found = {
+            split: Storage().index(shards) for split, shards in by_split(resolve(source)).items() if shards
+        }
     except UserError as error:
         return Finding("fix", str(error))
     counts = ", ".join(f"{len(index):,} {split}" for split, index in found.items())

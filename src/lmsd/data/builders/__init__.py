@@ -60,5 +60,5 @@ def _open(source: SourceName, options: BuildOptions) -> Source:
     if source == "shapes":
         return shapes_source(options)
     if source == "folder":
-        return folder_source(options.path, options.captions)
+        return folder_source(options.path, options.captions, options.lines)
     return cifar10_source(options.path)

@@ -8,19 +8,28 @@ blind to a common gain and offset but not to a shift or a color. Near duplicates
 The search is exact, with no hash that could miss. For every orbit o of pixels under the turns, let p_o(u) be
 the sum of u over o by √|o|, and r_o(u) the length of what p_o leaves of u there. No turn changes p or r, so
 
-    Σ_o (p_o(u) − p_o(v))² + (r_o(u) − r_o(v))² ≤ ‖u − g v‖² = 2 − 2⟨u, g v⟩
+    Σ_o (p_o(u) − p_o(v))² + (r_o(u) − r_o(v))² ≤ ‖u − g v‖² = 2 − 2⟨u, g v⟩ = d(u, v)²  for the best g
 
-First along the direction in which (p, r) varies most, where only pictures within √(2 − 2ρ) are compared, then
-in all of (p, r), four times shorter than u; the few pairs that pass are compared in every turn.
+First along the direction in which (p, r) varies most, where only pictures within reach are compared, then in
+all of (p, r), four times shorter than u; the few pairs that pass are compared in every turn.
+
+A thousand frames of one camera are half a million pairs, so pairs are not listed. Taken one after the other,
+a picture that is near none of the leaders so far becomes a leader: few in a thousand frames, nearly all
+elsewhere. The leaders in the order of rank are what stays of near duplicates. For the groups, each picture is
+joined with the leaders that it is near; stars that are still apart are compared member by member, where their
+leaders are close enough for it: with δ² = 2 − 2ρ and radii r, d(leaders) ≤ δ + r + r' by the triangle
+inequality.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from lmsd.data.builders.source import Pixels
+
+Integers = NDArray[np.int64]
 
 SIDE = 16
 """Side of a signature: coarse enough to forget compression, fine enough for 8x8 and 16x16 images."""
@@ -38,39 +47,165 @@ def signature(pixels: Pixels) -> NDArray[np.float32]:
     return centered / length if length > 1e-3 else np.zeros_like(centered)
 
 
-def near_pairs(
-    signatures: NDArray[np.float32],
-    similarity: float,
-    *,
-    turned: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> NDArray[np.int64]:
-    """Every pair i < j correlated at least `similarity`, in any turn when `turned`; int64 [P, 2].
+class Near:
+    """Which of N signatures [N, S, S, 3] are near: correlated `similarity` or more, in any turn when
+    `turned`.
 
-    signatures [N, S, S, 3]; progress is told how many of the N have been compared with all others.
+    progress is told how many of the N have been compared.
     """
-    turns = _turns(signatures.shape[1]) if turned else _turns(signatures.shape[1])[:1]
-    flat = signatures.reshape(len(signatures), -1, 3)
-    part = _invariant(flat, turns)
-    place = part @ _main_direction(part)
-    order = np.argsort(place, kind="stable")
-    found: list[NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
-    gap = max(2 - 2 * similarity, 0.0) + _ROUNDING
-    part, place = part[order], place[order]
-    energy = (part**2).sum(1)
-    for start in range(0, len(part), _BLOCK):
-        stop = min(start + _BLOCK, len(part))
-        last = int(np.searchsorted(place, place[stop - 1] + np.sqrt(gap), side="right"))
-        apart = (
-            energy[start:stop, None] + energy[None, start:last] - 2 * (part[start:stop] @ part[start:last].T)
+
+    def __init__(
+        self,
+        signatures: NDArray[np.float32],
+        similarity: float,
+        *,
+        turned: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._turns = _turns(signatures.shape[1])[: 8 if turned else 1]
+        self._flat = signatures.reshape(len(signatures), -1, 3)
+        self._least = similarity - _ROUNDING
+        self._reach = float(np.sqrt(max(2 - 2 * similarity, 0.0)))
+        self._part = _invariant(self._flat, self._turns)
+        self._place = self._part @ _main_direction(self._part)
+        self._energy = (self._part**2).sum(1)
+        self._progress = progress
+
+    def groups(self) -> list[int]:
+        """The group of each, named by its first member, when what is near belongs together."""
+        total = len(self._flat)
+        order = np.argsort(self._place, kind="stable")
+        leaders, items, owners = self._leaders(order[self._energy[order] > 0], told=True)
+        found = _Groups(total)
+        for item, owner in zip(items.tolist(), owners.tolist(), strict=True):
+            found.join(item, owner)
+        stars: dict[int, list[int]] = {}
+        for item, owner in zip(*(part.tolist() for part in _first(items, owners)), strict=True):
+            stars.setdefault(owner, []).append(item)
+        members = {owner: np.asarray([owner, *star]) for owner, star in stars.items()}
+        radius = np.zeros(total)
+        np.maximum.at(radius, owners, self._apart(items, owners))
+        for one in stars:
+            for other in self._close(one, leaders, radius):
+                if found.root(one) != found.root(other):
+                    ours, theirs = members[one], members.get(other, np.asarray([other]))
+                    if self._touch(ours, theirs, radius):
+                        found.join(one, other)
+        if self._progress is not None:
+            self._progress(total)
+        return [found.root(item) for item in range(total)]
+
+    def first_of(self, order: Sequence[int], kinds: Sequence[str], groups: Sequence[int]) -> dict[int, int]:
+        """Who goes, and near whom, when each in `order` stays unless near one of its kind that stays.
+
+        groups: as `groups` gives them.
+        """
+        parts: dict[tuple[int, str], list[int]] = {}
+        for item in order:
+            parts.setdefault((groups[item], kinds[item]), []).append(item)
+        gone: dict[int, int] = {}
+        for part in parts.values():
+            if len(part) > 1:
+                _, items, owners = self._leaders(np.asarray(part))
+                rank = np.argsort(np.asarray(part))  # number → place in the order, by search
+                sought = rank[np.searchsorted(np.asarray(part)[rank], owners)]
+                best = np.lexsort((sought, items))
+                gone.update(zip(items[best][::-1].tolist(), owners[best][::-1].tolist(), strict=True))
+        return gone
+
+    def _leaders(self, order: Integers, *, told: bool = False) -> tuple[Integers, Integers, Integers]:
+        """The leaders in this order; and the pairs of all others with the leaders that they are near.
+
+        told: the order is that of places, and progress is told.
+        """
+        leaders = np.zeros(0, np.int64)
+        items, owners = [leaders], [leaders]
+        for start in range(0, len(order), _BLOCK):
+            block = order[start : start + _BLOCK]
+            low = np.searchsorted(self._place[leaders], self._place[block[0]] - self._reach) if told else 0
+            rows, columns = self._within(block, leaders[low:])
+            one, other = self._near(block[rows], leaders[low:][columns])
+            items.append(one)
+            owners.append(other)
+            rest = block[~np.isin(block, one)]
+            fresh, one, other = self._fresh(rest)
+            items.append(one)
+            owners.append(other)
+            leaders = np.concatenate([leaders, fresh])
+            if told and self._progress is not None and start + _BLOCK < len(order):
+                self._progress(start + _BLOCK)
+        return leaders, np.concatenate(items), np.concatenate(owners)
+
+    def _fresh(self, rest: Integers) -> tuple[Integers, Integers, Integers]:
+        """The same for a block of which nothing is near an earlier leader."""
+        rows, columns = self._within(rest, rest)
+        rows, columns = rows[columns > rows], columns[columns > rows]
+        starts = np.searchsorted(rows, np.arange(len(rest) + 1))
+        gone = np.zeros(len(rest), np.bool_)
+        items, owners = [rest[:0]], [rest[:0]]
+        for row in np.unique(rows).tolist():
+            if not gone[row]:
+                after = columns[starts[row] : starts[row + 1]]
+                near = self._correlation(rest[after], rest[row : row + 1]) >= self._least
+                gone[after[near]] = True
+                items.append(rest[after[near]])
+                owners.append(np.full(int(near.sum()), rest[row]))
+        return rest[~gone], np.concatenate(items), np.concatenate(owners)
+
+    def _close(self, one: int, leaders: Integers, radius: NDArray[np.float64]) -> list[int]:
+        """The leaders whose stars may have something near the star of `one`."""
+        bound = self._reach + radius[one] + _ROUNDING
+        _, columns = self._within(np.asarray([one]), leaders, bound + float(radius.max()))
+        others = leaders[columns]
+        others = others[self._apart(others, np.asarray([one])) <= bound + radius[others]]
+        return [other for other in others.tolist() if other != one]
+
+    def _touch(self, ours: Integers, theirs: Integers, radius: NDArray[np.float64]) -> bool:
+        """Whether anything of one star is near anything of another; leaders stand first."""
+        bounds = [self._reach + radius[star[0]] + _ROUNDING for star in (ours, theirs)]
+        ours, theirs = (
+            ours[self._apart(ours, theirs[:1]) <= bounds[1]],
+            theirs[self._apart(theirs, ours[:1]) <= bounds[0]],
         )
-        rows, columns = np.nonzero(apart <= gap)
-        ahead = columns > rows
-        pairs = np.stack([order[start + rows[ahead]], order[start + columns[ahead]]], 1)
-        found.append(pairs[_correlation(flat, pairs, turns) >= similarity - _ROUNDING])
-        if progress is not None:
-            progress(stop)
-    return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+        for start in range(0, len(ours), _BLOCK):
+            rows, columns = self._within(ours[start : start + _BLOCK], theirs)
+            for first in range(0, len(rows), 4096):
+                some = slice(first, first + 4096)
+                if len(self._near(ours[start + rows[some]], theirs[columns[some]])[0]):
+                    return True
+        return False
+
+    def _near(self, one: Integers, other: Integers) -> tuple[Integers, Integers]:
+        """Those of the pairs that are near."""
+        near = self._correlation(one, other) >= self._least
+        return one[near], other[near]
+
+    def _within(
+        self, some: Integers, others: Integers, reach: float | None = None
+    ) -> tuple[Integers, Integers]:
+        """Rows and columns of the pairs that may be within `reach` (near), by what no turn changes."""
+        reach = self._reach if reach is None else reach
+        apart = (
+            self._energy[some, None]
+            + self._energy[None, others]
+            - 2 * (self._part[some] @ self._part[others].T)
+        )
+        rows, columns = np.nonzero(apart <= reach**2 + _ROUNDING)
+        return rows, columns
+
+    def _apart(self, one: Integers, other: Integers) -> NDArray[np.float64]:
+        correlation = self._correlation(one, other).astype(np.float64)
+        return np.sqrt(np.maximum(2 - 2 * correlation, 0))
+
+    def _correlation(self, one: Integers, other: Integers) -> NDArray[np.float32]:
+        """The largest ⟨u_i, g u_j⟩ over the turns, for every pair; some thousand pairs at a time."""
+        one, other = np.broadcast_arrays(one, other)
+        result = np.zeros(len(one), np.float32)
+        for start in range(0, len(one), 4096):
+            some = slice(start, start + 4096)
+            a, b = self._flat[one[some]], self._flat[other[some]]
+            result[some] = np.max([np.einsum("npc,npc->n", a, b[:, turn]) for turn in self._turns], axis=0)
+        return result
 
 
 def _turns(side: int) -> NDArray[np.int64]:
@@ -98,29 +233,26 @@ def _main_direction(part: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.linalg.eigh(centered.T @ centered)[1][:, -1].astype(np.float32)
 
 
-def _correlation(
-    flat: NDArray[np.float32], pairs: NDArray[np.int64], turns: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """The largest ⟨u_i, g u_j⟩ over the turns, for every pair; some thousand pairs at a time."""
-    result = np.zeros(len(pairs), np.float32)
-    for start in range(0, len(pairs), 4096):
-        one, other = (flat[pairs[start : start + 4096, side]] for side in (0, 1))
-        best = [np.einsum("npc,npc->n", one, other[:, turn]) for turn in turns]
-        result[start : start + 4096] = np.max(best, axis=0)
-    return result
+def _first(items: Integers, owners: Integers) -> tuple[Integers, Integers]:
+    """Each item once, with the first of its owners."""
+    unique, at = np.unique(items, return_index=True)
+    return unique, owners[at]
 
 
-def components(count: int, pairs: NDArray[np.int64]) -> list[int]:
-    """The group of each of `count` items, named by its first member, when pairs belong together."""
-    parent = list(range(count))
+class _Groups:
+    """Items that belong together, each group named by its first member."""
 
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
+    def __init__(self, count: int) -> None:
+        self._parent = list(range(count))
+
+    def root(self, item: int) -> int:
+        """The name of an item's group."""
+        while self._parent[item] != item:
+            self._parent[item] = self._parent[self._parent[item]]
+            item = self._parent[item]
         return item
 
-    for one, other in pairs.tolist():
-        a, b = root(one), root(other)
-        parent[max(a, b)] = min(a, b)
-    return [root(item) for item in range(count)]
+    def join(self, one: int, other: int) -> None:
+        """Make one group of two."""
+        a, b = self.root(one), self.root(other)
+        self._parent[max(a, b)] = min(a, b)

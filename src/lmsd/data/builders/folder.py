@@ -1,56 +1,79 @@
 """The source `folder`: images under a folder, each with a caption.
 
-Captions come from a .txt beside each image (dog.jpg, dog.txt), or from one file:
-
-    CSV     a header with a file column (file, file_name, image or path) and a caption column (caption, text)
-    JSONL   one object a line with the same names
-
-and, in either, an optional `label`: the class as an integer from 0. Files are named relative to the folder.
+Captions come from a .txt beside each image (dog.jpg, dog.txt; .caption, or the `caption` of a .json, where
+there is no .txt), or from one file (`captions`). Linked folders are read. Names in a caption file are
+relative to the folder or to the file itself; Windows' separators, absolute names of files inside the folder
+and the two ways of writing é are understood. What is left out is named with the reason.
 """
 
-import csv
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import os
+import posixpath
+import re
 from pathlib import Path
+from typing import NamedTuple
 
-from lmsd.data.builders.pictures import SUFFIXES
+from lmsd.data.builders.captions import SUFFIXES as CAPTION_FILES
+from lmsd.data.builders.captions import Row, read_rows
 from lmsd.data.builders.source import Dropped, Raw, Source
+from lmsd.data.decode import SUFFIXES
+from lmsd.data.names import TEXTS, composed, grouped, hidden, is_image, printable
+from lmsd.data.notes import Notes
+from lmsd.data.text import MAX_CAPTION, BadText, Lines, caption_of, captions, decoded
 from lmsd.errors import UserError
 
-FILE = ("file", "file_name", "image", "path")
-CAPTION = ("caption", "text")
+LINES = {
+    "join": "captions of several lines, joined into one",
+    "first": "captions of several lines, of which the first is taken",
+    "draw": "captions of several lines, of which one is drawn",
+}
+REPEATS = "folders named like repeats (10_dog), which are not followed: each picture counts once"
+
+NO_IMAGE = "not an image by its name"
+TABLE = "a caption file that is not read: captions=FILE takes one"
+
+_REPEATS = re.compile(r"\d+_.+")
 
 
-@dataclass(frozen=True)
-class _Words:
-    caption: str
-    label: int | None
-    line: int
+class _File(NamedTuple):
+    name: str  # relative, as it is shown
+    path: Path
 
 
-def folder_source(path: Path | None, captions: Path | None) -> Source:
+class _Found(NamedTuple):
+    file: _File
+    lines: list[str]
+    label: int | str | None
+
+
+def folder_source(path: Path | None, listed: Path | None, lines: Lines = "join") -> Source:
     """The images under `path` in the order of their names; those without a caption are dropped and named.
 
-    UserError when the folder or the caption file is missing or unreadable, or when nothing matches.
+    listed: a caption file; lines: what several lines of a caption give. UserError when the folder or the
+    caption file is missing or unreadable, or when nothing matches.
     """
     if path is None:
         raise UserError("the source folder needs path=, the folder of the images")
     if not path.is_dir():
         raise UserError(f"path={path} is no folder")
-    images, others = _files(path)
-    if not images:
-        raise UserError(f"no image under {path}; images end in {', '.join(sorted(SUFFIXES))}")
     dropped: list[Dropped] = []
-    if captions is None:
-        samples = list(_beside(path, images, others, dropped))
-    else:
-        others = [name for name in others if not captions.exists() or not captions.samefile(path / name)]
-        samples = list(_listed(path, images, captions, dropped))
-    dropped += [Dropped(n, "not an image by its name") for n in others if not n.endswith(".txt")]
-    if not samples:
-        where = "a .txt of its name beside it" if captions is None else f"a line in {captions}"
-        raise UserError(f"no image under {path} has a caption: each needs {where} ({images[0]} has none)")
+    notes, used = Notes(), set[_File]()
+    files = _files(path, dropped)
+    if listed is not None and listed.exists():
+        files = [file for file in files if not listed.samefile(file.path)]
+    images = [file for file in files if is_image(file.name)]
+    if not images:
+        raise UserError(f"no image under {path}; images end in {', '.join(SUFFIXES)}")
+    found = _beside(files, dropped, used) if listed is None else _listed(path, images, listed, dropped)
+    several = [entry.file.name for entry in found if len(entry.lines) > 1]
+    if several:
+        notes.add(LINES[lines], several[0], len(several))
+    _tell(files, used, dropped, notes)
+    if not found:
+        raise UserError(_none(path, listed, images, dropped))
+    classes = _classes(found, listed)
+    samples = [_raw(entry, lines, classes) for entry in found]
     return Source(
         name="folder",
         samples=samples,
@@ -61,139 +84,206 @@ def folder_source(path: Path | None, captions: Path | None) -> Source:
         kinship=0.97,
         val=0.1,
         test=0.1,
-        classes=_classes(samples, captions),
+        near_duplicates="same_caption",
+        classes=classes,
         dropped=sorted(dropped, key=lambda entry: entry.name),
+        notes=list(notes),
     )
 
 
-def _files(path: Path) -> tuple[list[str], list[str]]:
-    """Relative names of the images and of all other files, sorted; hidden ones are left alone."""
-    names = sorted(
-        entry.relative_to(path).as_posix()
-        for entry in path.rglob("*")
-        if entry.is_file() and not any(part.startswith(".") for part in entry.relative_to(path).parts)
-    )
-    images = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
-    chosen = set(images)
-    return images, [name for name in names if name not in chosen]
+def _raw(entry: _Found, lines: Lines, classes: list[str] | None) -> Raw:
+    name = entry.file.name
+    u = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
+    label = classes.index(str(entry.label)) if classes is not None else None
+    return Raw(name, entry.file.path, caption_of(entry.lines, lines, u=u), label)
 
 
-def _beside(path: Path, images: list[str], others: list[str], dropped: list[Dropped]) -> Iterator[Raw]:
-    """Pair each image with the .txt of its name, noting what has no partner."""
-    texts = {str(Path(name).with_suffix("")): name for name in others if name.endswith(".txt")}
-    stems = {str(Path(name).with_suffix("")) for name in images}
-    dropped += [
-        Dropped(name, "a caption without an image") for stem, name in texts.items() if stem not in stems
-    ]
-    for name in images:
-        text = texts.get(str(Path(name).with_suffix("")))
-        if text is None:
-            dropped.append(Dropped(name, f"no caption: {Path(name).with_suffix('.txt').name} is not there"))
-            continue
-        try:
-            caption = " ".join((path / text).read_text(encoding="utf-8-sig").split())
-        except UnicodeDecodeError:
-            dropped.append(Dropped(name, f"its caption {Path(text).name} is not UTF-8"))
-            continue
-        if caption:
-            yield Raw(name, path / name, caption)
-        else:
-            dropped.append(Dropped(name, f"its caption {Path(text).name} is empty"))
+def _files(path: Path, dropped: list[Dropped]) -> list[_File]:
+    """All files below a folder and below the folders that it links, by name; hidden ones are left alone."""
+    found: list[_File] = []
+    above: dict[str, set[str]] = {str(path): {os.path.realpath(path)}}
 
+    def unreadable(error: OSError) -> None:
+        name = os.path.relpath(str(error.filename), path)
+        dropped.append(Dropped(printable(name), f"a folder that cannot be read ({error.strerror})"))
 
-def _listed(path: Path, images: list[str], captions: Path, dropped: list[Dropped]) -> Iterator[Raw]:
-    """Pair each image with its line of the caption file, noting what has no partner."""
-    words = _read_captions(captions)
-    known = set(images)
-    dropped += [
-        Dropped(name, f"{captions.name} line {entry.line} names it, and it is no image under the folder")
-        for name, entry in words.items()
-        if name not in known
-    ]
-    for name in images:
-        if name not in words:
-            dropped.append(Dropped(name, f"no caption: {captions.name} does not name it"))
-        elif not words[name].caption:
-            dropped.append(Dropped(name, f"its caption is empty ({captions.name} line {words[name].line})"))
-        else:
-            yield Raw(name, path / name, words[name].caption, words[name].label)
-
-
-def _read_captions(captions: Path) -> dict[str, _Words]:
-    """File name → words, from a CSV or JSONL file; UserError naming the line that cannot be read."""
-    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows}
-    if captions.suffix.lower() not in readers:
-        raise UserError(f"captions={captions} is neither .csv nor .jsonl")
-    if not captions.is_file():
-        raise UserError(f"captions={captions} is not there")
-    result: dict[str, _Words] = {}
-    try:
-        for line, row in readers[captions.suffix.lower()](captions):
-            name = Path(_field(row, FILE, captions, line)).as_posix()
-            caption = " ".join(_field(row, CAPTION, captions, line).split())
-            words = _Words(caption, _label(row.get("label"), captions, line), line)
-            old = result.setdefault(name, words)
-            if old.line != line:
-                raise UserError(f"{captions} names {name} twice, in lines {old.line} and {line}; remove one")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{captions} is not UTF-8 ({error}); save it as UTF-8") from error
-    return result
-
-
-def _csv_rows(captions: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    with captions.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, strict=True)
-        try:
-            for row in reader:
-                if None in row:
-                    raise UserError(
-                        f"{captions} line {reader.line_num} has more cells than the header; quote commas"
-                    )
-                yield reader.line_num, row
-        except csv.Error as error:
-            raise UserError(f"{captions} line {reader.line_num} is not CSV: {error}") from error
-
-
-def _jsonl_rows(captions: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    with captions.open(encoding="utf-8-sig") as stream:
-        for line, text in enumerate(stream, 1):
-            if not text.strip():
+    for root, folders, names in os.walk(path, followlinks=True, onerror=unreadable):
+        seen = above.pop(root, set())
+        folders[:] = sorted(name for name in folders if not hidden(name))
+        for name in [*folders]:
+            real = os.path.realpath(os.path.join(root, name))
+            if real in seen:
+                where = printable(os.path.relpath(os.path.join(root, name), path))
+                dropped.append(Dropped(where, "a link to a folder that it lies in"))
+                folders.remove(name)
+            above[os.path.join(root, name)] = seen | {real}
+        for name in names:
+            file = Path(root, name)
+            shown = printable(file.relative_to(path).as_posix())
+            if hidden(name):
                 continue
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{captions} line {line} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise UserError(f'{captions} line {line} is no object like {{"file": ..., "caption": ...}}')
-            yield line, row
+            if file.is_file():
+                found.append(_File(shown, file))
+            elif file.is_symlink():
+                dropped.append(Dropped(shown, "a broken link"))
+    return sorted(found)
 
 
-def _field(row: Mapping[str, object], names: tuple[str, ...], captions: Path, line: int) -> str:
-    """The first of `names` that the row has, as a string."""
-    name = next((name for name in names if name in row), None)
-    if name is None:
-        there = ", ".join(map(str, row)) or "nothing"
-        raise UserError(f"{captions} line {line} has none of {', '.join(names)}; it has {there}")
-    value = row[name]
-    if not isinstance(value, str):
-        raise UserError(f"{captions} line {line}: {name} is {value!r}, not a text")
-    return value
+def _beside(files: list[_File], dropped: list[Dropped], used: set[_File]) -> list[_Found]:
+    """Pair each image with the text of its name, noting what has no partner; used: the texts and classes."""
+    found: list[_Found] = []
+    for group in grouped([file.name for file in files]).values():
+        members = {suffix: files[number] for suffix, number in group}
+        images = [files[number] for suffix, number in group if suffix in SUFFIXES]
+        words = [members[suffix] for suffix in (*TEXTS, "json") if suffix in members]
+        if images:
+            used |= {*words[:1], *([members["cls"]] if "cls" in members else [])}
+            dropped += [Dropped(text.name, f"a second caption, beside {words[0].name}") for text in words[1:]]
+        else:
+            dropped += [Dropped(text.name, "a caption without an image") for text in words]
+        for suffix, number in group:
+            if suffix.rpartition(".")[2] in SUFFIXES:
+                text = words[0] if words and suffix in SUFFIXES else None
+                lines, label, why = _words(files[number], text, members.get("cls"))
+                if why:
+                    dropped.append(Dropped(files[number].name, why))
+                else:
+                    found.append(_Found(files[number], lines, label))
+    return sorted(found, key=lambda entry: entry.file)
 
 
-def _label(value: object, captions: Path, line: int) -> int | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, int | str) and str(value).strip().isdecimal():
-        return int(value)
-    raise UserError(f"{captions} line {line}: label {value!r} is not an integer from 0")
+def _words(image: _File, text: _File | None, cls: _File | None) -> tuple[list[str], int | None, str]:
+    """Captions and class of an image, or why it has none."""
+    if text is None:
+        return [], None, f"no caption: {Path(image.name).with_suffix('.txt').name} is not there"
+    lines, why = _lines(text)
+    if why or cls is None:
+        return lines, None, why
+    return lines, *_class(cls)
 
 
-def _classes(samples: list[Raw], captions: Path | None) -> list[str] | None:
-    """The class numbers as names; UserError when only some pictures have a label."""
-    labels = {sample.label for sample in samples}
+def _lines(text: _File) -> tuple[list[str], str]:
+    """The captions of a file beside an image, or why there are none."""
+    base = posixpath.basename(text.name)
+    try:
+        size = text.path.stat().st_size
+        if size > 64 * MAX_CAPTION:
+            raise BadText(f"it has {size:,} bytes, more than {MAX_CAPTION >> 10} KiB of text")
+        value: object = decoded(text.path.read_bytes())
+        if text.name.lower().endswith(".json"):
+            fields = json.loads(str(value))
+            value = fields.get("caption") if isinstance(fields, dict) else None
+        lines = captions(value)
+    except BadText as error:
+        return [], f"its caption {base} cannot be used: {error}"
+    except (OSError, ValueError, RecursionError) as error:
+        return [], f"its caption {base} cannot be read ({error})"
+    return lines, "" if lines else f"its caption {base} is empty"
+
+
+def _class(file: _File) -> tuple[int | None, str]:
+    try:
+        word = file.path.read_bytes().strip()
+    except OSError as error:
+        return None, f"its class cannot be read ({error.strerror})"
+    if word.isdigit():
+        return int(word), ""
+    return None, f"its class {posixpath.basename(file.name)} is no integer from 0"
+
+
+def _listed(path: Path, images: list[_File], listed: Path, dropped: list[Dropped]) -> list[_Found]:
+    """Pair each image with its row of the caption file, noting what has no partner."""
+    names = _Names(path, listed, images)
+    rows: dict[str, Row] = {}
+    for row in read_rows(listed):
+        name = names.find(row.file)
+        if name is None:
+            why = f"{listed.name} line {row.line} names it, and it is no image under the folder"
+            dropped.append(Dropped(printable(row.file), f"{why}{_hint(row.file)}"))
+        elif name in rows:
+            raise UserError(
+                f"{listed} names {name} twice, in lines {rows[name].line} and {row.line}; remove one"
+            )
+        else:
+            rows[name] = row
+    found: list[_Found] = []
+    for image in images:
+        row_of = rows.get(image.name)
+        why = f"no caption: {listed.name} does not name it" if row_of is None else row_of.why
+        if row_of is None or why:
+            dropped.append(Dropped(image.name, why))
+        else:
+            found.append(_Found(image, row_of.lines, row_of.label))
+    return found
+
+
+class _Names:
+    """The images of a folder by any name that a caption file may give them."""
+
+    def __init__(self, path: Path, listed: Path, images: list[_File]) -> None:
+        self._root = path.resolve()
+        self._beside = os.path.relpath(listed.resolve().parent, self._root)
+        self._images = {composed(image.name): image.name for image in images}
+        folded: dict[str, list[str]] = {}
+        for key, name in self._images.items():
+            folded.setdefault(key.casefold(), []).append(name)
+        self._folded = {key: names[0] for key, names in folded.items() if len(names) == 1}
+
+    def find(self, given: str) -> str | None:
+        """The name of the image that is meant, or None."""
+        name = composed(given.strip())
+        if posixpath.isabs(name):
+            name = os.path.relpath(name, composed(self._root.as_posix()))
+        ways = [posixpath.normpath(way) for way in (name, posixpath.join(self._beside, name))]
+        exact = next((self._images[way] for way in ways if way in self._images), None)
+        return exact or next((self._folded[w.casefold()] for w in ways if w.casefold() in self._folded), None)
+
+
+def _hint(name: str) -> str:
+    if re.match(r"[A-Za-z]:[\\/]", name):
+        return " (a place on a Windows machine: write names relative to the folder)"
+    return " (a place elsewhere: write names relative to the folder)" if posixpath.isabs(name) else ""
+
+
+def _tell(files: list[_File], used: set[_File], dropped: list[Dropped], notes: Notes) -> None:
+    """What is left out, or read otherwise than other programs read it."""
+    told = {entry.name for entry in dropped}
+    for file in files:
+        if is_image(file.name) or file in used or file.name in told or file.name.endswith(".txt"):
+            continue
+        table = file.name.lower().endswith(CAPTION_FILES)
+        dropped.append(Dropped(file.name, TABLE if table else NO_IMAGE))
+    folders = {part for file in files if is_image(file.name) for part in file.name.split("/")[:-1]}
+    repeats = sorted(folder for folder in folders if _REPEATS.fullmatch(folder))
+    if repeats:
+        notes.add(REPEATS, repeats[0], len(repeats))
+
+
+def _none(path: Path, listed: Path | None, images: list[_File], dropped: list[Dropped]) -> str:
+    """Why no image is left, in one sentence."""
+    names = {image.name for image in images}
+    reasons = [
+        entry for entry in dropped if entry.name in names and not entry.reason.startswith("no caption")
+    ]
+    if reasons:
+        return f"no image under {path} can be used; {reasons[0].name}: {reasons[0].reason}"
+    where = "a .txt of its name beside it" if listed is None else f"a line in {listed}"
+    tables = [entry.name for entry in dropped if entry.reason == TABLE]
+    way = f"; captions={path / tables[0]} reads that file" if tables and listed is None else ""
+    return f"no image under {path} has a caption: each needs {where} ({images[0].name} has none){way}"
+
+
+def _classes(found: list[_Found], listed: Path | None) -> list[str] | None:
+    """The names of the classes, by number; UserError when only some pictures have one, or some in words."""
+    labels = {entry.label for entry in found}
     if labels == {None}:
         return None
-    bare = next((sample.name for sample in samples if sample.label is None), None)
+    bare = next((entry.file.name for entry in found if entry.label is None), None)
     if bare is not None:
-        raise UserError(f"{captions} gives a label to some images but not to {bare}; label all or none")
-    return [str(number) for number in range(max(label for label in labels if label is not None) + 1)]
+        where = "some images have a class" if listed is None else f"{listed} gives a label to some images"
+        raise UserError(f"{where} but not to {bare}; label all or none")
+    words = sorted(label for label in labels if isinstance(label, str))
+    numbers = [label for label in labels if isinstance(label, int)]
+    if words and numbers:
+        raise UserError(f"{listed} has labels in words ({words[0]}) and in numbers ({numbers[0]}); take one")
+    return words or [str(number) for number in range(max(numbers) + 1)]

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from lmsd.data.builders.source import NearDuplicates
+from lmsd.data.text import Lines
 from lmsd.errors import UserError
 
 ONLY_FOR: dict[str, tuple[str, ...]] = {
     "path": ("folder", "cifar10"),
     "captions": ("folder",),
+    "lines": ("folder",),
     "train_count": ("shapes",),
     "val_count": ("shapes",),
     "test_count": ("shapes",),
@@ -26,12 +29,14 @@ class BuildOptions:
     """How a data set is made.
 
     path: the folder of images, or the archive; captions: a CSV or JSONL file (default: .txt beside images);
+    lines: what several lines of a caption give: all joined, the first, or one drawn by the name;
     image_size: side in pixels; channels: 1 (grey) or 3;
     val, test: parts of the pictures, by content; train_count, val_count, test_count: how many to draw;
     holdout: "color shape" pairs that only test may show; mismatch: share of the training captions
     that have one wrong word; seed: of what is drawn;
     denoise: a 3x3 median, or a Gaussian of half a pixel, after resizing;
-    near_duplicates: drop all but one, or keep all in one split ("group"), or do not look for any ("keep");
+    near_duplicates: drop all but one, or all but one of each caption ("same_caption", the choice of folder),
+    or keep all in one split ("group"), or do not look for any ("keep");
     similarity: correlation in (0, 1] from which two pictures are near duplicates;
     image_format: png is exact, jpg (quality 95) smaller; shard_size: samples a shard;
     overwrite: replace the data set that is there.
@@ -39,6 +44,7 @@ class BuildOptions:
 
     path: Path | None = None
     captions: Path | None = None
+    lines: Lines = "join"
     image_size: int | None = None
     channels: Literal[1, 3] | None = None
     val: float | None = None
@@ -50,7 +56,7 @@ class BuildOptions:
     mismatch: float = 0.0
     seed: int = 0
     denoise: Literal["none", "median", "gaussian"] = "none"
-    near_duplicates: Literal["drop", "group", "keep"] = "drop"
+    near_duplicates: NearDuplicates | None = None
     similarity: float | None = None
     image_format: Literal["png", "jpg"] = "png"
     shard_size: int = 1_000
@@ -88,6 +94,7 @@ class BuildOptions:
 _CHOICES: dict[str, tuple[object, ...]] = {
     "channels": (None, 1, 3),
     "denoise": ("none", "median", "gaussian"),
-    "near_duplicates": ("drop", "group", "keep"),
+    "lines": get_args(Lines),
+    "near_duplicates": (None, *get_args(NearDuplicates)),
     "image_format": ("png", "jpg"),
 }

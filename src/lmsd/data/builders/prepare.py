@@ -19,16 +19,21 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsd.data.builders.duplicates import components, near_pairs, signature
+from lmsd.data.builders.duplicates import Near, signature
 from lmsd.data.builders.options import BuildOptions
-from lmsd.data.builders.pictures import BadPicture, encode_picture, fit_picture, read_picture
+from lmsd.data.builders.pictures import encode_picture, fit_picture, read_picture
 from lmsd.data.builders.source import Dropped, Pixels, Raw, Source
+from lmsd.data.decode import BadImage
+from lmsd.data.notes import Note, Notes
 from lmsd.data.shards import Split
 from lmsd.errors import UserError
 
 Progress: TypeAlias = Callable[[int, int, str], None]
 """(done, total, stage) → None."""
-Pairs: TypeAlias = NDArray[np.int64]
+
+OTHER_CAPTION = (
+    "near duplicates with another caption, kept in one split (near_duplicates=drop leaves them out)"
+)
 
 _RANK: dict[Split | None, int] = {"test": 0, "val": 1, "train": 2, None: 3}
 
@@ -52,6 +57,7 @@ class Prepared:
 
     samples: list[Sample]
     dropped: list[Dropped]
+    notes: list[Note]
 
 
 def content_hash(pixels: Pixels) -> str:
@@ -74,19 +80,20 @@ def prepare_source(
     source: Source, options: BuildOptions, *, spool: BinaryIO, progress: Progress | None = None
 ) -> Prepared:
     """Prepare every picture of `source`, encoded bytes going to `spool`, and give each kept one its split."""
-    samples, signatures, dropped = _read(source, options, spool, progress)
-    near, kin = _pairs(source, options, signatures, progress)
-    gone = _near_duplicates(samples, near if options.near_duplicates == "drop" else near[:0])
-    dropped += [Dropped(samples[i].name, f"near duplicate of {samples[gone[i]].name}") for i in sorted(gone)]
+    notes = Notes(source.notes)
+    samples, signatures, dropped = _read(source, options, notes, spool=spool, progress=progress)
+    group, gone = _near_duplicates(source, options, samples, signatures, notes=notes, progress=progress)
+    dropped += [Dropped(samples[i].name, _twin("near", samples[i], samples[gone[i]])) for i in sorted(gone)]
     kept = [index for index in range(len(samples)) if index not in gone]
     val = source.val if options.val is None else options.val
     test = source.test if options.test is None else options.test
-    split, mixed = _split(samples, kept, components(len(samples), kin), val=val, test=test)
-    return Prepared(sorted(split, key=lambda sample: sample.key), [*source.dropped, *dropped, *mixed])
+    split, mixed = _split(samples, kept, group, val=val, test=test)
+    everything = [*source.dropped, *dropped, *mixed]
+    return Prepared(sorted(split, key=lambda sample: sample.key), everything, list(notes))
 
 
 def _read(
-    source: Source, options: BuildOptions, spool: BinaryIO, progress: Progress | None
+    source: Source, options: BuildOptions, notes: Notes, *, spool: BinaryIO, progress: Progress | None
 ) -> tuple[list[Sample], list[NDArray[np.float32]], list[Dropped]]:
     """Decode, check, fit, hash and encode every picture; exact duplicates are dropped here."""
     samples: list[Sample] = []
@@ -97,10 +104,11 @@ def _read(
         if progress is not None and (done % 64 == 0 or done == source.total):
             progress(done, source.total, "pictures")
         try:
-            pixels = _pixels(raw, source, options)
-        except BadPicture as reason:
+            pixels, note = _pixels(raw, source, options)
+        except BadImage as reason:
             dropped.append(Dropped(raw.name, str(reason)))
             continue
+        notes.add(note, raw.name)
         key = content_hash(pixels)
         if key in first:
             samples[first[key]], twin = _one_of(samples[first[key]], raw)
@@ -116,56 +124,62 @@ def _read(
     return samples, signatures, dropped
 
 
-def _pixels(raw: Raw, source: Source, options: BuildOptions) -> Pixels:
-    """The fitted pixels of one picture; BadPicture when it cannot be used."""
-    return fit_picture(
-        read_picture(raw.picture) if isinstance(raw.picture, Path) else raw.picture,
-        options.image_size or source.image_size,
-        channels=options.channels or source.channels,
-        denoise=options.denoise,
-    )
+def _pixels(raw: Raw, source: Source, options: BuildOptions) -> tuple[Pixels, str]:
+    """The fitted pixels of one picture, and what is worth telling of it; BadImage when it cannot be used."""
+    channels = options.channels or source.channels
+    picture, note = raw.picture, ""
+    if isinstance(picture, Path):
+        picture, note = read_picture(picture, channels=channels)
+    size = options.image_size or source.image_size
+    return fit_picture(picture, size, channels=channels, denoise=options.denoise), note
 
 
 def _one_of(old: Sample, raw: Raw) -> tuple[Sample, Dropped]:
     """Of two equal pictures the one whose split ranks first (test, val, train), and the other as dropped."""
-    note = "" if old.caption == raw.caption else " with another caption"
     if _RANK[raw.split] < _RANK[old.split]:
         new = replace(old, name=raw.name, caption=raw.caption, label=raw.label, split=raw.split)
-        return new, Dropped(old.name, f"exact duplicate of {raw.name}{note}")
-    return old, Dropped(raw.name, f"exact duplicate of {old.name}{note}")
+        return new, Dropped(old.name, _twin("exact", old, raw))
+    return old, Dropped(raw.name, _twin("exact", raw, old))
 
 
-def _pairs(
-    source: Source, options: BuildOptions, signatures: list[NDArray[np.float32]], progress: Progress | None
-) -> tuple[Pairs, Pairs]:
-    """The near duplicates, and the kin (near duplicates among them), as index pairs."""
-    if options.near_duplicates == "keep":
-        none = np.zeros((0, 2), np.int64)
-        return none, none
+def _twin(kind: str, gone: Sample | Raw, kept: Sample | Raw) -> str:
+    """The reason why one of two pictures is dropped."""
+    note = "" if gone.caption == kept.caption else " with another caption"
+    return f"{kind} duplicate of {kept.name}{note}"
+
+
+def _near_duplicates(
+    source: Source,
+    options: BuildOptions,
+    samples: list[Sample],
+    signatures: list[NDArray[np.float32]],
+    *,
+    notes: Notes,
+    progress: Progress | None,
+) -> tuple[list[int], dict[int, int]]:
+    """The group of kin of every sample, and who goes as a near duplicate of whom."""
+    way = options.near_duplicates or source.near_duplicates
+    if way == "keep":
+        return list(range(len(samples))), {}
     similarity = source.similarity if options.similarity is None else options.similarity
     stacked, total = np.stack(signatures), len(signatures)
 
     def tell(stage: str) -> Callable[[int], None] | None:
         return None if progress is None else lambda done: progress(done, total, stage)
 
-    near = near_pairs(stacked, similarity, progress=tell("near duplicates"))
-    if source.kinship is None:
-        return near, near
-    bound = min(source.kinship, similarity)
-    return near, near_pairs(stacked, bound, turned=True, progress=tell("kin"))
-
-
-def _near_duplicates(samples: list[Sample], pairs: Pairs) -> dict[int, int]:
-    """Whoever is near a better-ranked picture that stays, with the one it is near."""
-    near: dict[int, list[int]] = {}
-    for one, other in pairs.tolist():
-        near.setdefault(one, []).append(other)
-        near.setdefault(other, []).append(one)
-    gone: dict[int, int] = {}
-    for index in sorted(near, key=lambda i: (_RANK[samples[i].split], i)):
-        if index not in gone:
-            gone.update((other, index) for other in near[index] if other not in gone)
-    return gone
+    near = Near(stacked, similarity, progress=tell("near duplicates"))
+    groups, gone = near.groups(), dict[int, int]()
+    if way != "group":
+        order = sorted(range(total), key=lambda i: (_RANK[samples[i].split], i))
+        gone = alike = near.first_of(order, [""] * total, groups)
+        if way == "same_caption":
+            gone = near.first_of(order, [sample.caption for sample in samples], groups)
+            for index in sorted(alike.keys() - gone.keys()):
+                notes.add(OTHER_CAPTION, samples[index].name)
+    if source.kinship is not None:
+        bound = min(source.kinship, similarity)
+        groups = Near(stacked, bound, turned=True, progress=tell("kin")).groups()
+    return groups, gone
 
 
 def _split(

@@ -8,8 +8,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from lmsd.data.notes import Note
 from lmsd.data.shards import Split
 
+NearDuplicates: TypeAlias = Literal["same_caption", "drop", "group", "keep"]
 Pixels: TypeAlias = NDArray[np.uint8]
 """uint8 [H, W, C] with C = 1 or 3."""
 
@@ -40,7 +42,9 @@ class Source:
     similarity: correlation from which two pictures are near duplicates, of which one is kept;
     kinship: correlation, in any turn or mirror image, from which two pictures share a split (None: none do);
     val, test: parts of the pictures whose split the source does not fix (val is taken from a fixed train);
-    dropped: what the source itself leaves out; details: what the manifest says of it.
+    near_duplicates: what becomes of near duplicates (see `BuildOptions`);
+    dropped: what the source itself leaves out; notes: what else is worth telling;
+    details: what the manifest says of it.
     """
 
     name: str
@@ -52,6 +56,8 @@ class Source:
     kinship: float | None
     val: float
     test: float
+    near_duplicates: NearDuplicates = "drop"
     classes: list[str] | None = None
     dropped: list[Dropped] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     details: Mapping[str, object] = field(default_factory=dict)

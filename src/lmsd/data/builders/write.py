@@ -35,19 +35,25 @@ _KINDS = {
     **{
         kind: re.compile(kind)
         for kind in (
-            "exact duplicate",
-            "near duplicate",
             "kin of",
-            "damaged",
             "no caption",
             "not an image by its name",
+            "a broken link",
+            "a second caption",
+            "a caption file that is not read",
         )
     },
+    "exact duplicate with another caption": re.compile("exact duplicate .* with another caption"),
+    "exact duplicate": re.compile("exact duplicate"),
+    "near duplicate with another caption": re.compile("near duplicate .* with another caption"),
+    "near duplicate": re.compile("near duplicate"),
+    "damaged": re.compile("it cannot be (decoded|read)|its header is broken|it is no image"),
     "an empty caption": re.compile("its caption .*is empty"),
     "a caption that is not UTF-8": re.compile("its caption .* is not UTF-8"),
+    "a caption that cannot be used": re.compile("its caption .* cannot be "),
     "a line of the captions without an image": re.compile(r".* line \d+ names it"),
-    "values without a known white": re.compile("mode .* has no known white"),
-    "too many pixels": re.compile(r"\d+x\d+ pixels are more"),
+    "values without a known white": re.compile("its values .* have no known white"),
+    "too large a picture": re.compile("it(s .* (pixels|bytes) are| has) more"),
 }
 """What reasons begin with, by the words that they are counted under."""
 
@@ -171,6 +177,7 @@ def write_manifest(
     """Write manifest.json: counts, sha256 of shards, what was dropped and why, source, options, versions."""
     counts = Counter(sample.split for sample in prepared.samples)
     kinds = Counter(_kind(entry.reason) for entry in prepared.dropped)
+    firsts = {_kind(entry.reason): entry.name for entry in reversed(prepared.dropped)}
     manifest = {
         "version": 1,
         "source": {"name": source.name, **source.details},
@@ -183,8 +190,10 @@ def write_manifest(
         "dropped": {
             "count": len(prepared.dropped),
             "reasons": dict(sorted(kinds.items())),
+            "first": {kind: firsts[kind] for kind in sorted(kinds)},
             "pictures": [asdict(entry) for entry in prepared.dropped],
         },
+        "notes": [{"what": kind, "count": count, "first": name} for kind, count, name in prepared.notes],
         "options": _chosen(source, options),
         "versions": {
             "lmsd": lmsd.__version__,
@@ -199,7 +208,8 @@ def write_manifest(
 
 def _chosen(source: Source, options: BuildOptions) -> dict[str, object]:
     """The options that the source reads, with its own choice where they left it open; paths as bare names."""
-    own = {"val": source.val, "test": source.test, "similarity": source.similarity}
+    own: dict[str, object] = {"val": source.val, "test": source.test, "similarity": source.similarity}
+    own |= {"near_duplicates": source.near_duplicates}
     chosen: dict[str, object] = {}
     for name, value in asdict(options).items():
         if name not in ("overwrite", "image_size", "channels") and source.name in ONLY_FOR.get(

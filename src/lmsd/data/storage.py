@@ -1,33 +1,46 @@
 """Where shards lie: files are read in place, remote ones through the cache."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from lmsd.data.index import Index, build_index, ensure, watched
+from lmsd.data.index import Index, build_index, counted, ensure
 from lmsd.data.remote import Cache
 from lmsd.data.urls import is_remote
+from lmsd.files import cache_folder
+from lmsd.types import Progress
 
 _THREADS = 8  # questions to the server at a time
 
 
-class Place:
+class Storage:
     """Local files of shards, whether they were local or not.
 
-    folder, max_bytes: the cache of remote shards.
+    folder, gigabytes: the cache of remote shards; the user's own by default.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        self._cache = Cache(folder, max_bytes)
+    def __init__(self, folder: str | os.PathLike[str] | None = None, gigabytes: float = 20.0) -> None:
+        self._cache = Cache(Path(folder) if folder else cache_folder() / "shards", int(gigabytes * 1e9))
 
-    def index(self, shards: Sequence[str]) -> Index:
-        """The index of shards from anywhere; remote ones without an index are fetched once to make it."""
+    def index(
+        self, shards: Sequence[str], *, decoding: bool = False, progress: Progress | None = None
+    ) -> Index:
+        """The index of shards from anywhere; remote ones without an index are fetched once to make it.
+
+        decoding: read all of them again, and decode every image.
+        """
         if not any(map(is_remote, shards)):
-            return build_index(shards)
+            return build_index(shards, decoding=decoding, progress=progress)
+
+        def one(shard: str) -> Path:
+            if is_remote(shard):
+                return self._cache.index(shard, decoding=decoding)
+            return ensure(Path(shard), decoding=decoding)
+
         with ThreadPoolExecutor(_THREADS) as pool:
-            found = pool.map(lambda s: self._cache.index(s) if is_remote(s) else ensure(Path(s)), shards)
-            files = list(watched(found, len(shards)))
+            files = list(counted(pool.map(one, shards), len(shards), progress))
         return Index(shards, files)
 
     def locate(self, index: Index) -> Callable[[int], str]:
@@ -35,7 +48,7 @@ class Place:
         return partial(_path, index, self._cache)
 
     def ahead(self, index: Index, window: int) -> Callable[[list[int]], None] | None:
-        """Told the shards that come next, fetches them behind the reader's back; None when all are local.
+        """Told the shards that come next, fetches them in the background; None when all are local.
 
         Raises UserError when the cache cannot hold the window that is read and the one that is fetched.
         """

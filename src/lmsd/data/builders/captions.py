@@ -1,0 +1,133 @@
+"""A file of captions: a CSV table or JSON lines, each row with a file, a caption and, where it has one, a
+class.
+
+    CSV     a header with a file column (file, file_name, image or path) and a caption column (caption, text)
+    JSONL   one object a line with the same names; a caption may be a list of texts
+
+`label` is the class: integers from 0, or words, which are numbered in alphabetical order. Lines are counted
+as an editor counts them. What cannot be read at all ends the build; a caption that is no text to train on
+drops its picture alone.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmsd.data.text import BadText, captions, decoded
+from lmsd.errors import UserError
+
+FILE = ("file", "file_name", "image", "path")
+CAPTION = ("caption", "text")
+SUFFIXES = (".csv", ".jsonl", ".ndjson")
+
+_NUMBER = re.compile(r"[-+\d.,\s]*\d[-+\d.,\s]*")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its line, the file that it names, the caption's lines or why there are none, its class."""
+
+    line: int
+    file: str
+    lines: list[str]
+    why: str
+    label: int | str | None
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a caption file. Raises UserError naming the line that cannot be read."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"captions={path} is neither .csv nor .jsonl")
+    if not path.is_file():
+        raise UserError(f"captions={path} is not there")
+    try:
+        text = decoded(path.read_bytes())
+    except BadText as error:
+        raise UserError(f"{path}: {error}") from error
+    except OSError as error:
+        raise UserError(f"captions={path} cannot be read ({error.strerror})") from error
+    if "\0" in text:
+        raise UserError(f"{path} holds NUL characters, as UTF-16 read as UTF-8 does: save it as UTF-8")
+    lines = re.split(r"\r\n|\r|\n", text)
+    rows = _csv_rows(path, lines) if path.suffix.lower() == ".csv" else _jsonl_rows(path, lines)
+    return [_row(path, line, row) for line, row in rows]
+
+
+def _csv_rows(path: Path, lines: list[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
+    head = next((line for line in lines if line.strip()), "")
+    delimiter = next((sign for sign in ",;\t" if sign in head), ",")
+    reader = csv.reader((f"{line}\n" for line in lines), strict=True, delimiter=delimiter)
+    header: list[str] = []
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise UserError(
+                f'{path} line {line} is not CSV ({error}): a quotation mark within a cell is written ""'
+            ) from error
+        if cells is None:
+            return
+        if not any(cell.strip() for cell in cells):
+            continue
+        if not header:
+            header = [cell.strip() for cell in cells]
+            continue
+        if len(cells) > len(header):
+            raise UserError(f"{path} line {line} has more cells than the header; quote commas")
+        yield line, dict(zip(header, [*cells, *[None] * (len(header) - len(cells))], strict=True))
+
+
+def _jsonl_rows(path: Path, lines: list[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
+    for line, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} line {line} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise UserError(f'{path} line {line} is no object like {{"file": ..., "caption": ...}}')
+        if next((row[name] for name in CAPTION if name in row), "") is None:
+            row = {**row, **{name: "" for name in CAPTION if name in row}}
+        yield line, row
+
+
+def _row(path: Path, line: int, row: Mapping[str, object]) -> Row:
+    file, value = _field(row, FILE, path, line), _field(row, CAPTION, path, line)
+    if not isinstance(file, str):
+        raise UserError(f"{path} line {line}: the file is {file!r}, not a name")
+    label = _label(row.get("label"), path, line)
+    if not isinstance(value, str | list):
+        name = next(name for name in CAPTION if name in row)
+        raise UserError(f"{path} line {line}: {name} is {value!r}, not a text")
+    try:
+        found = captions(value)
+    except BadText as error:
+        return Row(line, file, [], f"its caption ({path.name} line {line}) cannot be used: {error}", label)
+    why = "" if found else f"its caption is empty ({path.name} line {line})"
+    return Row(line, file, found, why, label)
+
+
+def _field(row: Mapping[str, object], names: tuple[str, ...], path: Path, line: int) -> object:
+    """The first of `names` that the row has."""
+    name = next((name for name in names if name in row), None)
+    if name is None:
+        there = ", ".join(map(str, row)) or "nothing"
+        raise UserError(f"{path} line {line} has none of {', '.join(names)}; it has {there}")
+    return row[name]
+
+
+def _label(value: object, path: Path, line: int) -> int | str | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        word = str(value).strip()
+        if word.isdecimal():
+            return int(word)
+        if not _NUMBER.fullmatch(word):
+            return word
+    raise UserError(f"{path} line {line}: label {value!r} is not an integer from 0, nor a word")

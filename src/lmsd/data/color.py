@@ -1,0 +1,88 @@
+"""Color profiles: what an image's numbers mean, as sRGB, which is what every other image here means.
+
+A profile is converted by Pillow's ImageCms (LittleCMS, perceptual intent). One that moves no color by more
+than two of 255 is sRGB under another name: such pixels stay as they are, and a JPEG of that kind is still
+decoded by the fast path. A profile that cannot be read, or is meant for other channels, is left aside and
+named.
+"""
+
+import io
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageCms
+
+UNREADABLE = "color profile that cannot be followed"
+
+_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
+_GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I")
+_SAME = 2  # of 255
+
+
+class Profile(NamedTuple):
+    """How pixels of one mode become sRGB: by `transform`, or not at all; note: why a profile is not used."""
+
+    transform: ImageCms.ImageCmsTransform | None
+    mode: str = ""
+    note: str = ""
+
+
+def profile_of(image: Image.Image) -> Profile:
+    """What the image's own profile asks for; the pixels need not be loaded."""
+    content = image.info.get("icc_profile")
+    if content:
+        return _profile(bytes(content), image.mode)
+    gamma = image.info.get("gamma")  # of PNG: 1 / 2.2 means what sRGB does
+    if gamma and "srgb" not in image.info and abs(gamma * 2.2 - 1) > 0.05:
+        return Profile(None, note="gamma that is not followed")
+    return Profile(None)
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """The image in sRGB; transparency stays. Modes of 8 bits a channel."""
+    found = profile_of(image)
+    if found.transform is None:
+        return image
+    if not image.has_transparency_data:
+        return found.transform.apply(image if image.mode == found.mode else image.convert(found.mode))
+    layer = image.convert("RGBA")
+    colors = layer.convert("RGB").convert(found.mode)
+    whole = found.transform.apply(colors)
+    whole.putalpha(layer.getchannel("A"))
+    return whole
+
+
+@lru_cache(maxsize=64)
+def _profile(content: bytes, mode: str) -> Profile:
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
+        base = _MODES.get(profile.profile.xcolor_space.strip())
+        if base is None or not _suits(base, mode):
+            return Profile(None, note=UNREADABLE)
+        srgb = ImageCms.createProfile("sRGB")
+        transform = ImageCms.buildTransform(profile, srgb, base, "RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return Profile(None, note=UNREADABLE)
+    return Profile(None) if _is_srgb(transform, base) else Profile(transform, base)
+
+
+def _suits(base: str, mode: str) -> bool:
+    """Whether an image of this mode can be what the profile describes."""
+    if base == "RGB":
+        return mode not in ("CMYK", "LAB", "F")
+    return mode in _GREY if base == "L" else mode == base
+
+
+def _is_srgb(transform: ImageCms.ImageCmsTransform, base: str) -> bool:
+    if base == "L":
+        shown = np.arange(256, dtype=np.uint8)[None]
+        before = np.repeat(shown[..., None], 3, axis=2).astype(int)
+    elif base == "RGB":
+        steps = np.linspace(0, 255, 17).astype(np.uint8)
+        shown = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(17, -1, 3)
+        before = shown.astype(int)
+    else:
+        return False
+    after = np.asarray(transform.apply(Image.fromarray(shown))).astype(int)
+    return bool(np.abs(after - before).max() <= _SAME)

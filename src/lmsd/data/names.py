@@ -1,0 +1,70 @@
+"""Which files are one sample: the one pairing of names, of folders and of shards.
+
+`dir/KEY.jpg` and `dir/KEY.txt` have the key `dir/KEY`; suffixes may be in capitals, keys are compared in
+Unicode's composed form (a Mac writes é as two signs), and Windows' separators are read as `/`. A key may hold
+dots. What is no sample by itself (an image with words of its own) belongs to the shortest key that it extends
+and that has an image, as in webdataset: beside `KEY.jpg`, `KEY.mask.png` is the member `mask.png` of KEY.
+Hidden files (`.x`, and the `._x.jpg` of a Mac) belong to nothing.
+"""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from lmsd.data.decode import SUFFIXES
+
+TEXTS = ("txt", "caption")
+"""Suffixes of captions; the first that is there is read."""
+
+_IMAGES = frozenset(SUFFIXES)
+_WORDS = frozenset((*TEXTS, "json", "cls"))
+
+
+def printable(name: str) -> str:
+    """A name whose bytes are not UTF-8 with these written out, so that it can be shown and saved."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def composed(name: str) -> str:
+    """A name as names are compared."""
+    return unicodedata.normalize("NFC", printable(name.replace("\\", "/")))
+
+
+def hidden(name: str) -> bool:
+    """Whether the file's own name begins with a dot."""
+    return name.replace("\\", "/").rpartition("/")[2].startswith(".")
+
+
+def parted(name: str) -> tuple[str, str]:
+    """The key and the suffix (in lower case, "" for none) of one name by itself."""
+    folder, slash, base = composed(name).rpartition("/")
+    stem, dot, suffix = base.rpartition(".")
+    return (f"{folder}{slash}{stem}", suffix.lower()) if dot else (f"{folder}{slash}{base}", "")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name."""
+    return parted(name)[1] in _IMAGES and not hidden(name)
+
+
+def grouped(names: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
+    """Key → (suffix, number of the name), in the order of the names; without hidden ones and bare words."""
+    parts = [("", "") if hidden(name) else parted(name) for name in names]
+    images = {key for key, suffix in parts if suffix in _IMAGES}
+    samples = images & {key for key, suffix in parts if suffix in _WORDS}
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for number, (key, suffix) in enumerate(parts):
+        if not suffix:
+            continue
+        owner = key if key in samples else next((k for k in _shorter(key) if k in images), key)
+        rest = f"{key[len(owner) + 1 :]}.{suffix}" if owner != key else suffix
+        groups.setdefault(owner, []).append((rest.lower(), number))
+    return groups
+
+
+def _shorter(key: str) -> Iterator[str]:
+    """The keys that a key with dots extends, the shortest first."""
+    start = key.rfind("/") + 1
+    at = key.find(".", start + 1)
+    while at > 0:
+        yield key[:at]
+        at = key.find(".", at + 1)

@@ -1,0 +1,74 @@
+"""Captions from bytes: the one reader of text, of builders and of readers.
+
+Text is UTF-8; a byte order mark is no part of it. Refused are other encodings, control characters (a NUL is
+what UTF-16 without a mark leaves), halves of surrogate pairs, and more than `MAX_CAPTION` bytes. White space
+of any kind and length is one blank. Lines are captions of their own, joined by a blank unless told otherwise.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+Lines: TypeAlias = Literal["join", "first", "draw"]
+"""What several lines of a caption give: all as one, the first, or one that is drawn."""
+
+MAX_CAPTION = 64 << 10
+
+_BLANKS = "\t\n\v\f\r\x85"  # control characters that are white space
+_MARK = "\ufeff"
+
+
+class BadText(ValueError):
+    """Bytes or a value that is no text to train on; the message says why."""
+
+
+def decoded(content: bytes) -> str:
+    """UTF-8 text without its byte order mark. Raises BadText naming what it is instead."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise BadText("it is not UTF-8 text but UTF-16: save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadText(
+            f"it is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from error
+
+
+def captions(value: object) -> list[str]:
+    """The captions of a text, one a line, or of a list of texts; nothing for None. Raises BadText."""
+    if value is None:
+        return []
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return [line for item in value for line in captions(item)]
+    if not isinstance(value, str):
+        raise BadText(f"the caption is {value!r}, not a text")
+    if value.isprintable() and len(value) < MAX_CAPTION // 4:
+        line = " ".join(value.split())
+        return [line] if line else []
+    _check(value)
+    lines = value.replace(_MARK, "").replace("\r", "\n").split("\n")
+    return [line for line in (" ".join(line.split()) for line in lines) if line]
+
+
+def caption_of(lines: Sequence[str], way: Lines = "join", *, u: float = 0.0) -> str:
+    """The caption that the lines give, "" for none; u in [0, 1) draws."""
+    if way == "join" or len(lines) < 2:
+        return " ".join(lines)
+    return lines[int(u * len(lines)) if way == "draw" else 0]
+
+
+def _check(text: str) -> None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise BadText(
+            f"it holds half a character ({half!r} at {error.start}, a surrogate without its pair)"
+        ) from error
+    if size > MAX_CAPTION:
+        raise BadText(f"it has {size:,} bytes, more than {MAX_CAPTION >> 10} KiB of text")
+    for place, sign in enumerate(text):
+        if unicodedata.category(sign) == "Cc" and sign not in _BLANKS:
+            what = "a NUL character" if sign == "\0" else f"the control character {sign!r}"
+            told = ", as UTF-16 read as UTF-8 does: save it as UTF-8" if sign == "\0" else ""
+            raise BadText(f"it holds {what} at {place}{told}")

@@ -1,0 +1,160 @@
+"""How large the source is, by `ast`: the figures of the tree against ceilings that only ever go down.
+
+    statements      every node that is a statement, docstrings among them
+    long            functions of more than 45 lines
+    wide            functions of more than ten parameters (self apart), dataclasses of more than ten fields
+    probes          calls of getattr and hasattr, each of which is a missing interface
+    isinstance      calls of it
+    long files      of more than 400 lines
+
+`pytest -s tests/test_size.py` prints the table.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
+STATEMENTS = 14_427
+OPTION_LINES = 1_635
+LONG = 2
+WIDE = 17
+WIDEST = 23
+PROBES = 42
+ISINSTANCE = 211
+LONG_FILES = 0
+NEW = {
+    "checkpoints.py": "a run opens without us",
+    "cli/config/older.py": "older versions' objectives under today's names",
+    "cli/config/renamed.py": "older versions' options answered with today's names",
+    "data/builders/captions.py": "captions that are never silently wrong",
+    "data/color.py": "color profiles",
+    "data/names.py": "one pairing of files, of folders and of shards",
+    "data/notes.py": "what is worth telling of data",
+    "data/text.py": "captions that are never silently wrong",
+    "data/urls.py": "no circle in data/",
+    "engine/state.py": "an engine without other people's notes",
+    "evaluation/catalog.py": "one row a metric",
+    "features/base.py": "an extractor says what it is",
+    "files.py": "one place that writes whole or not at all",
+    "models/autoencoder.py": "a generator owns its codec",
+    "nets/autoencoder.py": "the article's own objective",
+    "objectives/anchor.py": "methods on a screen",
+    "objectives/article.py": "the article's own objective",
+    "objectives/jumps.py": "methods on a screen",
+    "objectives/mismatch.py": "methods on a screen",
+    "objectives/penalty.py": "methods on a screen",
+    "objectives/phases.py": "methods on a screen",
+    "objectives/pulse.py": "a run that teaches nothing says so",
+    "objectives/warm.py": "methods on a screen",
+    "sampling/settings.py": "one class of sampling settings",
+    "spec.py": "a run opens without us",
+}
+"""Files that are new since checkpoint version 2, with what wanted them; `STATEMENTS` bounds all others."""
+OPTIONS = ["cli/config/[!_]*.py", "cli/build/instantiate.py"]
+NO_OPTIONS = ("folders.py", "older.py")
+"""All that reads, checks, lists, completes or describes options: without annotations at constructors, where
+configurations lie, and how stored ones are migrated."""
+
+TREES = {path.relative_to(SOURCE).as_posix(): path.read_text() for path in sorted(SOURCE.rglob("*.py"))}
+NODES = {name: list(ast.walk(ast.parse(text))) for name, text in TREES.items()}
+
+
+def test_statements() -> None:
+    count = {name: sum(isinstance(node, ast.stmt) for node in nodes) for name, nodes in NODES.items()}
+    print("\nstatements by package:", packages(count))
+    print(f"\nstatements in all: {sum(count.values())}, of them in new files:")
+    for name, why in NEW.items():
+        assert name in count, f"{name} is gone: strike it from NEW"
+        print(f"  {count.pop(name):5} {name}: {why}")
+    at_most("statements in files that there were", sum(count.values()), STATEMENTS)
+
+
+def test_what_reads_and_checks_options() -> None:
+    files = [path for pattern in OPTIONS for path in SOURCE.glob(pattern) if path.name not in NO_OPTIONS]
+    found = {path: path.read_text().count("\n") for path in files}
+    told = [f"{path.name} ({count})" for path, count in sorted(found.items(), key=lambda item: -item[1])]
+    at_most("lines about options", sum(found.values()), OPTION_LINES, told)
+
+
+def test_six_files_at_most_lie_directly_in_cli() -> None:
+    found = [path.name for path in sorted((SOURCE / "cli").glob("*.py"))]
+    at_most("files directly in cli/", len(found), 6, found)
+
+
+def test_functions_are_at_most_45_lines_long() -> None:
+    found = [f"{name}: {node.name} ({lines(node)})" for name, node in functions() if lines(node) > 45]
+    at_most("functions of more than 45 lines", len(found), LONG, found)
+
+
+def test_what_takes_more_than_ten_arguments() -> None:
+    found = {f"{name}: {owner}": count for name, owner, count in arguments() if count > 10}
+    told = [f"{name} ({count})" for name, count in sorted(found.items(), key=lambda item: -item[1])]
+    at_most("more than ten arguments or fields", len(found), WIDE, told)
+    at_most("the most arguments", max(found.values(), default=0), WIDEST, told[:1])
+
+
+@pytest.mark.parametrize(
+    ("names", "ceiling"), [(("getattr", "hasattr"), PROBES), (("isinstance",), ISINSTANCE)], ids=str
+)
+def test_probes(names: tuple[str, ...], ceiling: int) -> None:
+    found = {
+        name: sum(
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
+            for node in nodes
+        )
+        for name, nodes in NODES.items()
+    }
+    told = [f"{name} ({count})" for name, count in sorted(found.items(), key=lambda item: -item[1]) if count]
+    at_most(" and ".join(names), sum(found.values()), ceiling, told[:12])
+
+
+def test_files_are_at_most_400_lines_long() -> None:
+    found = [f"{name} ({text.count(chr(10))})" for name, text in TREES.items() if text.count("\n") > 400]
+    at_most("files of more than 400 lines", len(found), LONG_FILES, found)
+
+
+def at_most(what: str, count: int, ceiling: int, told: list[str] | None = None) -> None:
+    """The row of the table, and the ceiling that it stays below."""
+    print(f"\n{what}: {count} (at most {ceiling}) {'; '.join(told or ())}")
+    assert count <= ceiling, f"{what}: {count}, at most {ceiling}: {'; '.join(told or ())}"
+
+
+def packages(count: dict[str, int]) -> str:
+    totals: dict[str, int] = {}
+    for name, number in count.items():
+        package = name.split("/")[0].removesuffix(".py")
+        totals[package] = totals.get(package, 0) + number
+    return ", ".join(f"{name} {number}" for name, number in sorted(totals.items(), key=lambda item: -item[1]))
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for name, nodes in NODES.items():
+        yield from (
+            (name, node) for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        )
+
+
+def lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    assert node.end_lineno is not None
+    return node.end_lineno - node.lineno + 1
+
+
+def arguments() -> Iterator[tuple[str, str, int]]:
+    """(file, function or class, how many parameters or fields); __init__ goes by its class."""
+    for name, nodes in NODES.items():
+        owners = {
+            id(part): node.name for node in nodes if isinstance(node, ast.ClassDef) for part in node.body
+        }
+        for node in nodes:
+            if isinstance(node, ast.ClassDef) and any(
+                "dataclass" in ast.dump(d) for d in node.decorator_list
+            ):
+                yield name, node.name, sum(isinstance(part, ast.AnnAssign) for part in node.body)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                owner = owners.get(id(node), "")
+                called = owner if node.name == "__init__" else f"{owner}.{node.name}".lstrip(".")
+                yield name, called, sum(argument.arg not in ("self", "cls") for argument in given)
