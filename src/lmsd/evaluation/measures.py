@@ -58,7 +58,7 @@ def measures(
     sets = {"": list(fakes)} | ({} if training is None else {"_train": [training]})
     if n >= 2 * d:
         for suffix, arrays in sets.items():
-            found |= _named(_fed(FrechetDistance(), arrays, real).scores(groups), suffix)
+            found |= _named(_fed(FrechetDistance(sync=False), arrays, real).scores(groups), suffix)
         far = distances(fakes, real, pairs, groups, halvings=halvings)
         found |= {"fd_matched": far.matched, "fd_floor": far.floor, "fd_ratio": far.ratio}
         if far.infinity_floor is not None:
@@ -68,18 +68,22 @@ def measures(
             f"no fd: n={n} is below {2 * d}, twice the number of features; take a larger n, an extractor "
             "with fewer features, or read kid_paired, which has no bias in n"
         )
-    found |= _kernel(KernelDistance, fakes, real, pairs, groups, training)
+    found |= _kernel(KernelDistance(sync=False), fakes, real, pairs, groups, training)
     if n >= LEAST_ROWS:
         for suffix, arrays in sets.items():
-            found |= _named(_fed(Precision(k=K), arrays, real).scores(), suffix)
-        found |= _named(_fed(Precision(k=K), [real[pairs[0]]], real[pairs[1]]).scores(), "_floor")
+            found |= _named(_fed(Precision(k=K, sync=False), arrays, real).scores(), suffix)
+        found |= _named(_fed(Precision(k=K, sync=False), [real[pairs[0]]], real[pairs[1]]).scores(), "_floor")
     else:
         notes.append(f"no precision, recall, density and coverage: n={n} is below {LEAST_ROWS}")
     return Measures(found, tuple(notes))
 
 
 def _fed(metric: Rows, fakes: Sequence[Tensor], real: Tensor | None = None) -> Rows:
-    """A metric that has seen the generated rows of every seed, and the real ones."""
+    """A metric that has seen the generated rows of every seed, and the real ones, and no others.
+
+    It is one process's own (sync=False): the rows of all ranks have been put together already.
+    """
+    metric.reset()
     for seed, fake in enumerate(fakes):
         metric.update(fake, seed=seed)
     if real is not None:
@@ -92,7 +96,7 @@ def _named(scores: Mapping[str, Score], suffix: str) -> dict[str, Score]:
 
 
 def _kernel(
-    make: Callable[[], Rows],
+    metric: Rows,
     fakes: Sequence[Tensor],
     real: Tensor,
     pairs: tuple[Tensor, Tensor],
@@ -100,10 +104,10 @@ def _kernel(
     training: Tensor | None,
 ) -> dict[str, Score]:
     """A kernel distance, usual and paired, with its floors."""
-    found = _named(_fed(make(), fakes, real).scores(groups), "")
-    found |= _named(_fed(make(), [real[pairs[0]]], real[pairs[1]]).scores(groups[pairs[0]]), "_floor")
+    found = _named(_fed(metric, fakes, real).scores(groups), "")
+    found |= _named(_fed(metric, [real[pairs[0]]], real[pairs[1]]).scores(groups[pairs[0]]), "_floor")
     if training is not None:
-        found |= _named(_fed(make(), [training], real).scores(groups), "_train")
+        found |= _named(_fed(metric, [training], real).scores(groups), "_train")
     return found
 
 
@@ -116,14 +120,14 @@ def clip_distance(
 ) -> dict[str, Score]:
     """CMMD of CLIP embeddings, the kernel distance of unit vectors times 1000, with the floors of KID."""
     pairs = matched_halves(keys, 0)
-    return _kernel(CLIPMMD, fakes, real, pairs, row_groups(len(real), pairs), training)
+    return _kernel(CLIPMMD(sync=False), fakes, real, pairs, row_groups(len(real), pairs), training)
 
 
 def class_scores(fakes: Sequence[Tensor], real: Tensor, *, splits: int = 10) -> dict[str, Score]:
     """The Inception Score's formula on a classifier's logits [n,classes], of generated and of real images."""
     found: dict[str, Score] = {}
     for suffix, arrays in (("", fakes), ("_real", [real])):
-        found |= _named(_fed(InceptionScore(splits=splits), arrays).scores(), suffix)
+        found |= _named(_fed(InceptionScore(splits=splits, sync=False), arrays).scores(), suffix)
     return found
 
 
