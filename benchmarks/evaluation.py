@@ -24,13 +24,13 @@ import torch
 
 from lmsd.cli.build.extractors import find_or_train
 from lmsd.data.module import ShardDataModule
-from lmsd.evaluation import Evaluator, make_generate
+from lmsd.evaluation import Evaluator
 from lmsd.evaluation.overlap import overlap
 from lmsd.models.backbones import unet_pooled
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.generator import Generator
 from lmsd.process import Article, Process
-from lmsd.sampling import Tau
+from lmsd.sampling import Generation, Settings, Tau
 
 LIMIT = 2.0
 RESULTS = Path(__file__).parent / "results" / "evaluation.json"
@@ -74,7 +74,7 @@ def run(data: ShardDataModule, n: int, image_size: int) -> dict[str, float]:
     """CPU seconds of everything and of its parts; reading is part of the overlap too."""
     held_out, train = Timed(data.split_set("test"), "images"), Timed(data.split_set("train"), "images")
     extractor, _ = find_or_train(data, augment="shift_flip")
-    sampled, features = Timed(make_generate(generator(image_size), Tau(1), steps=1)), Timed(extractor)
+    sampled, features = Timed(Generation(generator(image_size), Tau(1), Settings(1))), Timed(extractor)
     began = time.process_time()
     shared = overlap(train, held_out, mirrored=True)  # type: ignore[arg-type]
     compared = time.process_time() - began
@@ -119,7 +119,7 @@ def held(what: str, data: ShardDataModule, n: int, image_size: int) -> float:
         overlap(First(data.split_set("train"), n), data.split_set("test"), mirrored=True)  # type: ignore[arg-type]
     else:
         extractor, _ = find_or_train(data, augment="shift_flip")
-        made = make_generate(generator(image_size), Tau(1), steps=1)
+        made = Generation(generator(image_size), Tau(1), Settings(1))
         Evaluator(data.split_set("test"), extractor, n=n)(made, split="test")
     # VmHWM: getrusage would tell the peak of whoever started this process, where that is larger.
     status = Path("/proc/self/status").read_text()

@@ -24,11 +24,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lmsd.objectives import GRPO
+from lmsd.objectives import Normalizer, PolicyGradient, Reference, Update
 from lmsd.process import Flow, Process
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
-from lmsd.sampling import Policy, levels
+from lmsd.sampling import Policy, Settings, levels
 from lmsd.types import Batch, Cond
 
 DATA, MODEL = (1.0, 1.0), (0.0, 1.5)
@@ -59,7 +59,7 @@ class Chain:
 def chain(steps: int, *, last_std: float = LAST_STD, model: Sequence[float] = MODEL) -> Chain:
     """The model's own chain, its exact x̂₀ = m + g (x − α m), g = α s²/(α² s² + σ²)."""
     process, (m, s) = Process(Flow()), model
-    table, kernels = levels(process.schedule, steps), Policy(steps, last_std=last_std).kernels(process)
+    table, kernels = levels(process.schedule, steps), Policy(last_std=last_std).transitions(process, steps)
     gains = [level.alpha * s**2 / (level.alpha**2 * s**2 + level.sigma**2) for level in table[:-1]]
     a = [k.keep + k.push * g for k, g in zip(kernels, gains, strict=True)]
     b = [k.push * (1 - g * level.alpha) * m for k, g, level in zip(kernels, gains, table, strict=False)]
@@ -132,8 +132,8 @@ def trained_discriminator(seed: int, *, samples: int = 200_000) -> tuple[float, 
     steps = 50
     rng = Rng(seed, torch.arange(samples))
     fake = (
-        Policy(steps, last_std=LAST_STD)
-        .rollout(Affine(steps), Cond(), rng=rng, shape=(1,))
+        Policy(last_std=LAST_STD)
+        .rollout(Affine(steps), Cond(), settings=drawn(steps), rng=rng, shape=(1,))
         .images[:, 0]
         .double()
     )
@@ -146,6 +146,11 @@ def trained_discriminator(seed: int, *, samples: int = 200_000) -> tuple[float, 
         curve = (apart.T * (sigma * (1 - sigma))) @ apart / samples
         w = w + torch.linalg.solve(curve, slope)
     return -2 * float(w[1]), float(w[0])
+
+
+def drawn(steps: int) -> Settings:
+    """Numbers, not images: no bound on what is predicted."""
+    return Settings(steps, bound=None)
 
 
 class Counting:
@@ -161,8 +166,14 @@ def train(
     """Mean, std and path KL after GRPO (centered, path KL, τ = 1) from the model."""
     players = {"generator": Affine(steps), "reference": Affine(steps).requires_grad_(False)}
     reward = Quadratic(p, l)
-    objective = GRPO(
-        Policy(steps, last_std=LAST_STD), reward, group=batch, normalize="center", kl=beta, clip=None
+    objective = PolicyGradient(
+        Policy(last_std=LAST_STD),
+        reward,
+        settings=drawn(steps),
+        advantages=Normalizer("center"),
+        update=Update(clip=None),
+        reference=Reference(beta),
+        group=batch,
     )
     optimizer = torch.optim.Adam(players["generator"].parameters(), lr=0.02, betas=(0.9, 0.99))
     clock, kl = Counting(), 0.0
@@ -180,7 +191,8 @@ def train(
         optimizer.step()
         kl = float(loss.logs["kl"])
     rng = Rng(seed + 1, torch.arange(100_000))
-    made = Policy(steps, last_std=LAST_STD).rollout(players["generator"], Cond(), rng=rng, shape=(1,)).images
+    policy = Policy(last_std=LAST_STD)
+    made = policy.rollout(players["generator"], Cond(), settings=drawn(steps), rng=rng, shape=(1,)).images
     return float(made.mean()), float(made.std()), kl
 
 

@@ -167,7 +167,9 @@ def beta(options: argparse.Namespace) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"seed": seed, "start": score(at(place, "start"), n=options.n), "seconds": {}}
         words = ["experiment=digits_reward", *common, weights, f"images={round(76_800 * scale)}"]
         words += [f"evaluate.every={round(25_600 * scale)}", "evaluate.stop_hacking=0"]
-        arms = {f"frozen, β={b:g}": ["objective.refresh=null", f"objective.kl={b}"] for b in BETAS}
+        arms = {
+            f"frozen, β={b:g}": ["objective.refresh=null", f"objective.reference.weight={b}"] for b in BETAS
+        }
         for name, extra in {**arms, "kept up to date, β=1": []}.items():
             folder = at(place, name.split(",")[0].replace(" ", "-") + name.rpartition("=")[2])
             row["seconds"][name] = train(folder, [*words, *extra], scored=not options.quick)

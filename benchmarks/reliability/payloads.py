@@ -87,7 +87,11 @@ def payloads(folder: Path, trap: str) -> Iterator[tuple[str, Callable[[], Any]]]
         (run / "config.yaml").write_text(f"a: {text.format(trap=trap)}\n")
         yield f"config.yaml {text[:24]}", lambda run=run: store.config_of(run)  # type: ignore[misc]
     yield "override", lambda: load("train", ["schedule._target_=os.mkdir", f"+schedule.path={trap}"])
-    own: dict[str, Any] = {"clock": {"images": 1, "updates": 1}, "metrics": {}}
+    own: dict[str, Any] = {
+        "version": checkpoints.VERSION,
+        "clock": {"images": 1, "updates": 1},
+        "metrics": {},
+    }
     for place in ("state_dict", "config", "optimizers"):
         path = folder / f"step_00000000{len(place) % 10}.ckpt"
         state: dict[str, Any] = {"state_dict": {}, checkpoints.KEY: own}

@@ -32,7 +32,7 @@ from lmsd.engine import checkpoint as disk
 
 def content(images: int, size: int) -> dict[str, Any]:
     """A checkpoint filled with its own number."""
-    own = {"clock": {"images": images, "updates": 1}, "metrics": {}}
+    own = {"version": checkpoints.VERSION, "clock": {"images": images, "updates": 1}, "metrics": {}}
     return {"state_dict": {"w": torch.full((size,), images)}, checkpoints.KEY: own}
 
 

@@ -28,14 +28,16 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from lmsd.errors import UserError
+from lmsd.spec import plain
+
+if TYPE_CHECKING:  # torch is imported by what reads a file: runs are found without it
+    from torch import Tensor, nn
 
 VERSION = 3
+OUTPUTS = Path("outputs")
 PATTERN = "step_*.ckpt"
 KEY = "lmsd"
 """Where in a checkpoint the engine's own state lies: version, clock, objective, config, metrics."""
@@ -156,6 +158,8 @@ def find(path: Path, *, aside: bool = False) -> Path:
 
 def read(path: Path) -> dict[str, Any]:
     """The content of `find(path)`, on the CPU. Raises UserError for a file of another kind."""
+    import torch
+
     found = find(path)
     try:
         loaded = torch.load(found, map_location="cpu", weights_only=True)
@@ -166,34 +170,60 @@ def read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(loaded, dict) or not isinstance(loaded.get("state_dict"), dict):
         raise UserError(f"{found} holds no state_dict: give a checkpoint of lmsd")
-    return migrated(loaded)
+    try:
+        return migrated(loaded)
+    except UserError as error:
+        raise UserError(f"{found}: {error}") from error
 
 
 def migrated(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of an earlier version's checkpoint in the form of today's; any other as it is."""
-    own = content.get(KEY)
-    while isinstance(own, dict) and own.get("version") in MIGRATIONS:
-        content = MIGRATIONS[own["version"]](content)
-        own = content[KEY]
+    """A checkpoint's content in the form of today's version; weights from elsewhere stay as they are.
+
+    Raises UserError for a version that is too old, or of a later lmsd.
+    """
+    while isinstance(own := content.get(KEY), dict) and own.get("version") != VERSION:
+        version = own.get("version", 0)
+        if version not in MIGRATIONS:
+            way = "a later lmsd" if version > VERSION else "the lmsd that wrote it"
+            oldest = min(MIGRATIONS)
+            raise UserError(
+                f"it is of version {version}, and {oldest} to {VERSION} are read here: take {way}"
+            )
+        content = MIGRATIONS[version](content)
     return content
 
 
 def _from_2(content: dict[str, Any]) -> dict[str, Any]:
-    """Averages were the generator's alone, and optimizers a list in the order of the players."""
+    """Averages were the generator's alone, optimizers a list in the players' order; there was no spec."""
     own = content[KEY]
     state = {re.sub(r"^ema\.", "ema.generator.", key): value for key, value in content["state_dict"].items()}
     optimizers = dict(zip(own["players"], content["optimizer_states"], strict=True))
     rest = {key: value for key, value in content.items() if key != "optimizer_states"}
-    mine = {"line": {}, **own, "version": 3}
+    mine = {"line": {}, **own, "version": 3, "spec": _spec_of_2(plain(str(own["config"])))}
     return {**rest, "state_dict": state, "optimizers": optimizers, KEY: mine}
+
+
+def _spec_of_2(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The generator's tree out of the configuration of a run whose images were what it diffused."""
+    return {
+        "_target_": "lmsd.models.parts.from_parts",
+        "schedule": config["schedule"],
+        "conditioner": config["conditioner"],
+        "net": {**config["net"], "_partial_": True},
+        "channels": config["data"]["channels"],
+        "image_size": config["data"]["image_size"],
+        **config["generator"],
+    }
 
 
 MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {2: _from_2}
 """What makes a checkpoint of a version into one of the next."""
 
 
-def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors(value: Any, name: str = "") -> Iterator[tuple[str, "Tensor"]]:
     """Every tensor in nested dicts, lists and tuples, by its place."""
+    from torch import Tensor
+
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, Mapping):
@@ -216,7 +246,7 @@ def averages(content: Mapping[str, Any], role: str) -> dict[str, str]:
     return {m["half_life"]: m[0] for m in found if m and m["role"] == role}
 
 
-def weights(content: Mapping[str, Any], role: str, ema: str | None = None) -> dict[str, Tensor]:
+def weights(content: Mapping[str, Any], role: str, ema: str | None = None) -> dict[str, "Tensor"]:
     """One player's state out of a checkpoint's content.
 
     ema: None for raw weights, "ema" for the first average, a half-life in images for another. Raises
@@ -235,6 +265,14 @@ def weights(content: Mapping[str, Any], role: str, ema: str | None = None) -> di
     if not found:
         raise UserError(f"the checkpoint holds no player {role!r}; there are {', '.join(roles(content))}")
     return found
+
+
+def spec_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The generator's own tree, for `lmsd.spec.build`."""
+    own = content.get(KEY, {})
+    if "spec" not in own:
+        raise UserError("it holds no spec of a generator: init_from= takes weights from elsewhere")
+    return dict(own["spec"])
 
 
 @dataclass(frozen=True)
@@ -263,7 +301,7 @@ class Mismatch:
 
 
 def load_weights(
-    module: nn.Module, path: Path, *, player: str = "generator", ema: str | None = None
+    module: "nn.Module", path: Path, *, player: str = "generator", ema: str | None = None
 ) -> Mismatch:
     """Copy a player's weights out of a checkpoint or run into `module`; returns the keys that did not match.
 
@@ -276,7 +314,7 @@ def load_weights(
         raise UserError(f"init_from={path}: {error}") from error
 
 
-def put(module: nn.Module, state: Mapping[str, Tensor]) -> Mismatch:
+def put(module: "nn.Module", state: Mapping[str, "Tensor"]) -> Mismatch:
     """Load a state into a module; returns the keys that did not match.
 
     Raises UserError where a shape differs or nothing matches.
@@ -295,4 +333,47 @@ def put(module: nn.Module, state: Mapping[str, Tensor]) -> Mismatch:
 
 
 def _size(value: object) -> str:
+    from torch import Tensor
+
     return str(list(value.shape)) if isinstance(value, Tensor) else "no tensor"
+
+
+# -- runs ---------------------------------------------------------------------------------------------------
+
+
+def folder_of(source: Path) -> Path:
+    """The run folder of itself, or of one of its checkpoints."""
+    return source.parent.parent if source.suffix == ".ckpt" else source
+
+
+def by_age(pattern: str = "*") -> list[Path]:
+    """The runs in outputs/ whose names match, oldest first by when they were begun."""
+    found = [path.parent for path in OUTPUTS.glob(f"{pattern}/config.yaml") if not path.parent.is_symlink()]
+    return sorted(found, key=lambda folder: (begun(folder), folder.name))
+
+
+def begun(folder: Path) -> float:
+    """When a run was begun, in seconds since 1970; a resume does not change it."""
+    try:
+        return float(json.loads((folder / "env.json").read_text())["begun"])
+    except (OSError, ValueError, KeyError, TypeError):  # of an older version
+        first = folder / "overrides.txt"
+        return (first if first.is_file() else folder / "config.yaml").stat().st_mtime
+
+
+def find_run(name: str) -> Path:
+    """The folder of a run by its path, its id, or `last` for the newest one; or one of its checkpoints."""
+    if (folder_of(Path(name)) / "config.yaml").is_file():
+        return Path(name)
+    known = by_age()
+    if name == "last" and known:
+        return known[-1]
+    found = [path for path in known if path.name == name or path.name.endswith(f"-{name}")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(
+            f"run '{name}' names {len(found)} folders: {', '.join(map(str, found))}; give the whole name"
+        )
+    listed = ", ".join(path.name for path in known[-5:]) or "none yet"
+    raise UserError(f"no run '{name}' in {OUTPUTS}/; the newest: {listed}")

@@ -50,6 +50,17 @@ def shares(batch_size: int, ranks: int, micro_batches: int) -> int:
     return batch_size // parts
 
 
+def union(numbers: set[int]) -> set[int]:
+    """The numbers of every rank together."""
+    if world_size() == 1:
+        return numbers
+    import torch.distributed as dist
+
+    found: list[set[int]] = [set()] * world_size()
+    dist.all_gather_object(found, numbers)
+    return set().union(*found)
+
+
 def gather(value: "Tensor") -> "Tensor":
     """Every rank's rows one after the other; the tensor itself in a single process."""
     if world_size() == 1:

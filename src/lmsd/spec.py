@@ -8,6 +8,7 @@ called later. Nodes may lie in nodes and in lists. A target outside the list is 
 
 import inspect
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib import import_module
@@ -122,6 +123,43 @@ def _made(node: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
     check_arguments(target, make, options, given, later=later)
     arguments = {**{key: _built(value) for key, value in options.items()}, **given}
     return partial(make, **arguments) if later else make(**arguments)
+
+
+def plain(text: str) -> dict[str, Any]:
+    """A configuration's YAML as plain data; ${a.b} stands for what lies at a.b, and stays where nothing does.
+
+    Raises UserError where it is no mapping.
+    """
+    import yaml
+
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"the configuration cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(tree, dict):
+        raise UserError("the configuration cannot be read: it is no mapping")
+    try:
+        found: dict[str, Any] = _referred(tree, tree)
+    except RecursionError as error:
+        raise UserError("the configuration cannot be read: a reference leads back to itself") from error
+    return found
+
+
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+
+
+def _referred(node: Any, tree: Mapping[str, Any]) -> Any:
+    if isinstance(node, dict):
+        return {key: _referred(value, tree) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_referred(item, tree) for item in node]
+    match = _REFERENCE.fullmatch(node) if isinstance(node, str) else None
+    if match is None:
+        return node
+    there: Any = tree
+    for part in match[1].split("."):
+        there = there.get(part, node) if isinstance(there, dict) else node
+    return there if there == node else _referred(there, tree)
 
 
 def check_arguments(

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tiny_home import TINY, Home, spoken
 
+import lmsd
 from conftest import inside
 from lmsd import checkpoints
 from lmsd.models.autoencoder import _decoder, _encoder
@@ -71,6 +72,17 @@ def test_samples_and_edits_are_images(run: str) -> None:
     assert np.array_equal(made[mask == 0], pixels[mask == 0])
     assert (made[mask == 255] != pixels[mask == 255]).mean() > 0.9
     assert picture(spoken([*words, "strength=0.5"]).strip()).shape == (16, 16, 3)
+
+
+def test_a_notebook_opens_it(run: str) -> None:
+    model = lmsd.load(run)
+    assert (
+        type(model.generator.codec).__name__ == {"unshuffle": "Unshuffle", "taef2": "TAEF2"}[Path(run).name]
+    )
+    images = model.sample(["a red circle", "a blue star"], seed=3)
+    assert (images.shape, images.dtype) == ((2, 16, 16, 3), np.uint8)
+    assert np.array_equal(images, lmsd.load(run).sample(["a red circle", "a blue star"], seed=3))
+    assert not np.array_equal(images, model.sample(["a red circle", "a blue star"], seed=4))
 
 
 @pytest.mark.parametrize("objective", ["grpo", "draft"])

@@ -2,15 +2,20 @@
 
 import io
 import itertools
+import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import webdataset
-from tars import encoded, flip_byte, members_of, picture, write_shards, write_tar
+from PIL import Image
+from profiles import SWAPPED, matrix
+from tars import encoded, flip_byte, jpeg, members_of, picture, write_shards, write_tar
 
 from lmsd.data.module import ShardDataModule
+from lmsd.data.reader import DamagedSample
 from lmsd.data.stream import Stream
 from lmsd.errors import UserError
 
@@ -204,7 +209,8 @@ def test_a_damaged_sample_stops_or_is_replaced_alike_on_every_rank(tmp_path):
     with pytest.raises(UserError, match=r"'000005' of the shard .*data\.on_error=skip"):
         take(module_of(tmp_path), 1)
     alone = take(module_of(tmp_path, on_error="skip"), 1)[0]
-    assert alone.extra["substituted"].sum() == 1
+    assert (alone.extra["substituted"] > 0).sum() == 1
+    assert alone.extra["substituted"].max() == 6  # the sixth of the split
     slot = int(alone.extra["substituted"].nonzero())
     assert "picture 5" not in alone.text
     order = module_of(tmp_path)
@@ -308,3 +314,89 @@ def test_real_photographs_stream(test_data):
     assert all(text.startswith("an emoji of") for text in batch.text)
     assert batch.x[:, :, 0, 0].mean() > 0.9  # on white
     assert len(module.index("train")) == 3256
+
+
+@pytest.fixture
+def meaning(tmp_path):
+    """Four samples: a profile, an orientation by XMP, a marked caption, and one that is as it was."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6"/></x:xmpmeta>'
+    members = []
+    for number, options in enumerate([{"icc_profile": matrix(SWAPPED, None)}, {"xmp": xmp}, {}, {}]):
+        mark = "\ufeff" if number == 2 else ""
+        image = Image.fromarray(picture(number, 8))
+        members += [
+            (f"{number}.jpg", encoded(image, "JPEG", quality=95, **options)),
+            (f"{number}.txt", f"{mark}picture {number}".encode()),
+        ]
+    write_tar(tmp_path / "a.tar", members)
+    return tmp_path
+
+
+def test_a_run_that_began_with_the_old_decoder_continues_only_when_told_how(meaning, shards, caplog):
+    began = module_of(meaning, batch_size=4).state_dict()
+    del began["decode"]  # as it was before version 2 of the index
+    with pytest.raises(
+        UserError, match=r"3 of 4 training samples \(75\.00%\) decode otherwise .*data\.decode=old"
+    ):
+        module_of(meaning, batch_size=4).load_state_dict(began)
+    old, new = (module_of(meaning, batch_size=4, decode=word) for word in ("old", "new"))
+    old.load_state_dict(began)
+    assert "decode otherwise" not in caplog.text
+    new.load_state_dict(began)
+    assert "3 of 4 training samples (75.00%) decode otherwise than before, by data.decode=new" in caplog.text
+    with pytest.raises(UserError, match=r"data\.decode=old"):  # nor does it leave the old one by itself
+        module_of(meaning, batch_size=4).load_state_dict(old.state_dict())
+    module_of(meaning, batch_size=4).load_state_dict(new.state_dict())
+    unchanged = module_of(shards).state_dict()
+    del unchanged["decode"]
+    module_of(shards).load_state_dict(unchanged)  # where nothing decodes otherwise nothing is asked
+    before, after = (take(module, 1)[0] for module in (old, new))
+    stored = dict(zip(before.text, before.x, strict=True))
+    assert "\ufeffpicture 2" in stored
+    assert set(after.text) == {f"picture {k}" for k in range(4)}
+    differs = {
+        text for text, x in zip(after.text, after.x, strict=True) if not torch.equal(x, stored.get(text, x))
+    }
+    assert differs == {"picture 0", "picture 1"}
+    hashes = {module_of(meaning, decode=word).split_set("train").hash for word in ("old", "new", None)}
+    assert len(hashes) == 2  # statistics of the one are none of the other
+
+
+def test_of_several_lines_one_is_drawn_anew_in_every_epoch_and_alike_on_every_rank(tmp_path):
+    members = []
+    for number in range(6):
+        members += [(f"{number}.png", encoded(picture(number))), (f"{number}.txt", b"one\n\ntwo\r\n three ")]
+    write_tar(tmp_path / "a.tar", members)
+    joined, first = (take(module_of(tmp_path, batch_size=6, captions=way), 1)[0] for way in ("join", "first"))
+    assert set(joined.text) == {"one two three"}
+    assert set(first.text) == {"one"}
+    drawn = sequence(tmp_path, 1, 20, batch_size=6, captions="draw")[1]
+    assert min(drawn.count(word) for word in ("one", "two", "three")) >= 25
+    assert sequence(tmp_path, 3, 20, batch_size=6, captions="draw")[1] == drawn
+    assert sequence(tmp_path, 1, 20, batch_size=6, captions="draw", memory_gb=0.0)[1] == drawn
+    assert module_of(tmp_path, captions="draw").split_set("train").captions([0]) == ["one"]
+
+
+def test_the_advice_for_a_damaged_sample_helps_where_it_is_given(tmp_path, caplog):
+    paths = write_shards(tmp_path, [12])
+    write_shards(tmp_path, [2], split="val")
+    module_of(tmp_path).prepare_data()
+    for path, key in ((Path(paths[0]), "000005.jpg"), (tmp_path / "val-000000.tar", "000001.jpg")):
+        flip_byte(path, members_of(path)[key][0] + 40)
+    with pytest.raises(DamagedSample) as held:
+        module_of(tmp_path, on_error="skip").split_set("val").images([0, 1])
+    assert "on_error" not in str(held.value)  # it is about training
+    take(module_of(tmp_path, on_error="skip", batch_size=12), 1)
+    assert "'000005'" in caplog.text
+    assert "on_error" not in caplog.text  # it was followed already
+    command = re.search(r"\((tar --wildcards --delete -f val-000000\.tar '000001\.\*')\)", str(held.value))
+    subprocess.run(["bash", "-c", command.group(1)], cwd=tmp_path, check=True)
+    assert len(module_of(tmp_path).split_set("val").images([0])) == 1
+
+
+def test_what_is_worth_telling_is_told_when_data_are_prepared(tmp_path, caplog):
+    members = [("a.jpg", jpeg(1)), ("a.txt", b""), ("b.jpg", jpeg(2)), ("b.txt", b"one\ntwo")]
+    write_tar(tmp_path / "a.tar", members)
+    module_of(tmp_path, batch_size=2).prepare_data()
+    assert "train: 1 empty captions, trained as no words at all (a.tar: a)" in caplog.text
+    assert "train: 1 captions of several lines (a.tar: b)" in caplog.text

@@ -7,10 +7,12 @@ import zlib
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image
+from PIL import Image, PngImagePlugin
+from profiles import SRGB, SWAPPED, grey, matrix
 from tars import encoded, jpeg, picture
 
 from lmsd.data import decode as module
+from lmsd.data.color import UNREADABLE
 from lmsd.data.decode import BadImage, Picture, decode, decode_plain, decode_slowly, probe
 
 
@@ -159,3 +161,51 @@ def test_a_header_that_lies_about_the_size_is_noticed():
         decode_plain(jpeg(1, 8), np.empty((9, 9, 3), np.uint8))
     with pytest.raises(BadImage):
         decode_plain(simplejpeg.encode_jpeg(picture(1, 16)), np.empty((8, 8, 3), np.uint8))
+
+
+def test_what_pillow_forgives_is_read_as_pillow_reads_it():
+    data = encoded(picture(3, 64), "JPEG", quality=90)
+    junk = data[:-2] + b"\x12\x34\x56" * 9 + data[-2:]  # extraneous bytes before the end marker
+    with pytest.raises(ValueError, match="xtraneous"):
+        simplejpeg.decode_jpeg(junk)
+    assert probe(junk).plain
+    assert np.array_equal(decode(junk), np.asarray(Image.open(io.BytesIO(junk))))
+    stored = Image.open(io.BytesIO(junk))
+    stored.draft("L", None)
+    assert np.array_equal(decode(junk, channels=1)[..., 0], np.asarray(stored))
+    with pytest.raises(BadImage, match="cannot be decoded"):
+        decode(junk, old=True)
+
+
+def test_twenty_four_million_pixels_are_one_picture_for_folders_and_shards():
+    image = Image.new("L", (6000, 4000), 77)
+    data = encoded(image, "PNG", compress_level=1)
+    assert probe(data)[:2] == (4000, 6000)
+    assert decode(data, channels=1).shape == (4000, 6000, 1)
+
+
+def test_the_old_decoder_knows_neither_profiles_nor_xmp():
+    image = Image.fromarray(picture(5, 16))
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6"/></x:xmpmeta>'
+    for options in ({"icc_profile": matrix(SWAPPED, None)}, {"xmp": xmp}):
+        data = encoded(image, "JPEG", quality=95, **options)
+        stored = np.asarray(Image.open(io.BytesIO(data)))
+        assert np.array_equal(decode(data, old=True), stored)
+        assert not np.array_equal(decode(data), stored)
+        assert probe(data)[2:5] == (False, True, True)
+    plain = encoded(image, "JPEG", icc_profile=matrix(SRGB, None))
+    assert probe(plain)[2:5] == (True, True, False)  # sRGB by another name
+
+
+@pytest.mark.parametrize("profile", [b"no profile", matrix(SRGB)[:200], grey(2.2)])
+def test_a_profile_that_cannot_be_followed_is_noted(profile):
+    for form in ("JPEG", "PNG", "WEBP", "TIFF"):
+        data = encoded(picture(6, 16), form, icc_profile=profile)
+        assert probe(data).note == UNREADABLE
+        assert np.array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def test_a_gamma_of_png_that_is_not_srgbs_is_noted():
+    info = PngImagePlugin.PngInfo()
+    info.add(b"gAMA", struct.pack(">I", 100_000))
+    assert probe(encoded(picture(7), "PNG", pnginfo=info)).note == "gamma that is not followed"

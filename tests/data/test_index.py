@@ -1,5 +1,6 @@
 """The index of many shards: kept, renewed when a shard changes, the same wherever the shards lie."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from tars import jpeg, write_shards, write_tar
 
 from lmsd.data import index as module
 from lmsd.data.index import build_index
-from lmsd.data.members import load_header
+from lmsd.data.members import VERSION, load_header
 from lmsd.errors import UserError
 
 
@@ -122,3 +123,51 @@ def test_missing_and_mixed_shards_are_named(tmp_path):
     plain = write_tar(tmp_path / "c.tar", [("a.jpg", jpeg(1)), ("a.txt", b"1")])
     assert not build_index([worded, plain]).labels
     assert build_index([worded, plain]).captions == {"txt"}
+
+
+def make_older(file: Path) -> None:
+    """Write an index as version 1 had it."""
+    with np.load(file) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    header = json.loads(arrays["header"].tobytes())
+    header["version"] = 1
+    del header["changed"], header["notes"]
+    arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    np.savez(file, **arrays)
+
+
+def test_indexes_of_an_older_version_are_made_again_by_themselves_and_that_is_said_once(
+    tmp_path, scans, caplog
+):
+    paths = write_shards(tmp_path / "b", [3, 2])
+    truth = build_index(paths).hash
+    for path in paths:
+        make_older(Path(path + ".idx.npz"))
+    assert build_index(paths).hash == truth
+    assert build_index(paths).hash == truth
+    assert len(scans) == 4
+    assert caplog.text.count("older version") == 1
+    assert load_header(Path(paths[0] + ".idx.npz")).version == VERSION
+
+
+def test_beside_shards_that_may_not_be_written_the_cache_takes_the_new_index(
+    tmp_path, scans, caplog, own_cache
+):
+    paths = write_shards(tmp_path / "a", [3])
+    build_index(paths)
+    make_older(Path(paths[0] + ".idx.npz"))
+    (tmp_path / "a").chmod(0o555)
+    try:
+        build_index(paths)
+        build_index(paths)
+        assert len(scans) == 2
+        assert len(list((own_cache / "index").iterdir())) == 1
+        assert f"are made again, once, in {own_cache / 'index'}" in caplog.text
+    finally:
+        (tmp_path / "a").chmod(0o755)
+
+
+def test_progress_is_told_shard_by_shard(tmp_path):
+    seen = []
+    build_index(write_shards(tmp_path, [1, 1, 1]), progress=lambda *step: seen.append(step))
+    assert seen == [(k, 3, "indexing shards") for k in (1, 2, 3)]

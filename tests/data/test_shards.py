@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 import webdataset
+from botocore.exceptions import NoCredentialsError
 
-from lmsd.data.shards import by_split, chosen, resolve
+from lmsd.data import shards as module
+from lmsd.data.shards import by_split, chosen, resolve, split_of
+from lmsd.data.urls import beside, name_of
 from lmsd.errors import UserError
 
 
@@ -58,6 +61,9 @@ def test_urls_are_kept_and_expanded():
         ("ftp://host/x.tar", "not from 'ftp'"),
         ("file:///x.tar", "not from 'file'"),
         ("http://host/folder", "no folders to list"),
+        ("http://host/folder?token=1", "no folders to list"),
+        ("https://host/train-*.tar?x=1", "no folders to list"),
+        ("https://host/a.tar.gz?token=1", "is compressed"),
         ("https://host/train-*.tar", "no folders to list"),
         ("missing.tar", "missing.tar is missing"),
         ("none-*.tar", "no file matches"),
@@ -83,3 +89,83 @@ def test_empty_folders_and_doubles_are_told(folder, tmp_path):
 def test_val_takes_its_prefix_or_everything(folder):
     assert names(chosen(folder, "val")) == ["val-000000.tar"]
     assert names(chosen(str(folder / "other.tar"), "val")) == ["other.tar"]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("test_000", "test"),
+        ("val_0", "val"),
+        ("validation-0000", "val"),
+        ("cc3m-validation-0001", "val"),
+        ("valid.00001", "val"),
+        ("imagenet-dev-3", "val"),
+        ("Test0001", "test"),
+        ("coco_val2017_00", "val"),
+        ("TestSet-1", "test"),
+        ("eval", "val"),
+        ("laion-training-00", "train"),
+        ("trainval-0", "train"),
+        ("train-test-0", "train"),
+        ("latest-contest-0", "train"),
+        ("interval-value-00", "train"),
+        ("00000", "train"),
+    ],
+)
+def test_the_split_is_read_from_any_spelling(name, split):
+    assert split_of(f"/test/{name}.tar") == split
+    assert split_of(f"https://host/train/{name}.tar?download=true") == split
+
+
+def test_a_name_that_says_two_splits_is_refused():
+    with pytest.raises(UserError, match="says both train and val: call it train-set-train-val-0"):
+        split_of("set-train-val-0.tar")
+
+
+def test_the_folder_says_the_split_where_there_are_several(tmp_path):
+    for name in ("train/0.tar", "validation/0.tar", "test/0.tar", "test/val-1.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    split = by_split(resolve(str(tmp_path / "*" / "*.tar")))
+    found = {name: [str(Path(path).relative_to(tmp_path)) for path in paths] for name, paths in split.items()}
+    assert found == {
+        "train": ["train/0.tar"],
+        "val": ["validation/0.tar", "test/val-1.tar"],
+        "test": ["test/0.tar"],
+    }
+    assert names(by_split(resolve(tmp_path / "test"))["train"]) == ["0.tar"]  # who names one folder means it
+    with pytest.raises(UserError, match=r"holds no \.tar shard, but its folder test does"):
+        resolve(tmp_path)
+
+
+def test_compressed_shards_and_capitals(tmp_path):
+    for name in ("a.tar.gz", "b.tar.gz"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"compressed shards \(a\.tar\.gz\).*gunzip"):
+        resolve(tmp_path)
+    (tmp_path / "C.TAR").touch()
+    assert names(resolve(tmp_path)) == ["C.TAR"]
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://host/data/val-0.tar?X-Amz-Signature=train-1&Expires=3", "val-0.tar"),
+        ("https://host/val-0.tar?download=true", "val-0.tar"),
+        ("https://host/get?file=val-0.tar&token=1", "val-0.tar"),
+    ],
+)
+def test_what_follows_the_name_of_a_url_stays(url, name):
+    assert resolve(url) == (url,)
+    assert name_of(url) == name
+    assert beside("https://host/a.tar?t=1", ".idx") == "https://host/a.tar.idx?t=1"
+
+
+def test_a_bucket_without_keys_is_one_sentence(monkeypatch):
+    class Bucket:
+        def glob(self, pattern):
+            raise NoCredentialsError
+
+    monkeypatch.setattr(module, "filesystem", lambda url: Bucket())
+    with pytest.raises(UserError, match=r"cannot be reached \(Unable to locate cred.*AWS_ACCESS_KEY_ID"):
+        resolve("s3://bucket/prefix")

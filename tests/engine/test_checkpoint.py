@@ -27,7 +27,7 @@ def content(images: int, size: int = 1_000) -> dict[str, object]:
     """A checkpoint's content as the engine writes it, filled with its own number."""
     return {
         "state_dict": {"w": torch.full((size,), images)},
-        checkpoints.KEY: {"clock": {"images": images, "updates": 1}},
+        checkpoints.KEY: {"version": checkpoints.VERSION, "clock": {"images": images, "updates": 1}},
     }
 
 

@@ -198,23 +198,24 @@ def test_ranks_go_back_alike(tmp_path: Path) -> None:
 
 
 class Damaged(Stream):
-    """One sample of every `every` batches was substituted."""
+    """One sample of every `every` batches was substituted; each is another one, or the same over and over."""
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, *, same: bool = False) -> None:
         super().__init__(8)
-        self.every = every
+        self.every, self.same = every, same
 
     def train_dataloader(self) -> object:
         for k, batch in enumerate(super().train_dataloader()):
-            flags = torch.zeros(8, dtype=torch.bool)
-            flags[3] = k % self.every == 0
+            flags = torch.zeros(8, dtype=torch.int64)
+            if k % self.every == 0:
+                flags[3] = 1 if self.same else 1 + k
             yield Batch(batch.x, batch.position, batch.text, batch.label, {"substituted": flags})
 
 
 def test_damaged_samples_are_counted_and_too_many_stop_the_run(tmp_path: Path) -> None:
     subject = engine("denoising", batches=10, log_every=16)
     run(subject, tmp_path, datamodule=Damaged(5), callbacks=[Guard(max_bad=0.1)])
-    assert subject.run.substituted == pytest.approx(2)
+    assert subject.run.damaged == {1, 6}
     shares = [line["data/substituted"] for line in read_metrics(tmp_path / "metrics.jsonl")]
     assert shares == pytest.approx([1 / 16, 0, 1 / 16, 0, 0])
     with pytest.raises(UserError, match=r"1 of 16 samples were damaged, more than data.max_bad=0.05"):
@@ -223,4 +224,22 @@ def test_damaged_samples_are_counted_and_too_many_stop_the_run(tmp_path: Path) -
             tmp_path / "many",
             datamodule=Damaged(5),
             callbacks=[Guard(max_bad=0.05)],
+        )
+    saved = tmp_path / "many" / "checkpoints" / "step_000000016.ckpt"
+    assert checkpoints.read(saved)[checkpoints.KEY]["damaged"] == [1]  # who ends itself saves first
+
+
+def test_a_damaged_sample_counts_once_however_often_it_comes(tmp_path: Path) -> None:
+    subject = engine("denoising", batches=10, log_every=16)
+    run(subject, tmp_path / "once", datamodule=Damaged(2, same=True), callbacks=[Guard(max_bad=0.1)])
+    assert subject.run.damaged == {1}
+    subject = engine("denoising", batches=10, log_every=16)
+    run(subject, tmp_path / "set", datamodule=Damaged(2, same=True), callbacks=[Guard(samples=40)])
+    assert subject.clock.done  # one of 40 is more than max_bad, and one may always be damaged
+    with pytest.raises(UserError, match=r"2 of 40 samples were damaged, more than data.max_bad=0.001"):
+        run(
+            engine("denoising", batches=10, log_every=16),
+            tmp_path / "two",
+            datamodule=Damaged(2),
+            callbacks=[Guard(samples=40)],
         )

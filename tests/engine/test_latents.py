@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
-from tiny_run import OBJECTIVES, SHAPE, cast_for, engine, run, samples
+from tiny_run import OBJECTIVES, SHAPE, cast_for, engine, gradient, run, samples
 
 from lmsd.engine.callbacks import Checkpoint
 from lmsd.errors import UserError
 from lmsd.models.codec import Unshuffle
-from lmsd.objectives import GRPO, Adversarial
+from lmsd.objectives import Adversarial, Reference
 from lmsd.process.times import Jumps
 from lmsd.rewards import Function
-from lmsd.sampling import Policy
 
 LATENTS = {"scale": 1.5, "shift": 0.1}
 
@@ -95,7 +94,7 @@ def test_the_discriminator_sees_latents_and_a_reward_images(tmp_path: Path) -> N
         return images.flatten(1).mean(1)
 
     codec = Unshuffle(2, **LATENTS)
-    objective = GRPO(Policy(3, last_std=0.1), Function(look), group=2, kl=0.1)
+    objective = gradient(Function(look), group=2, reference=Reference(0.1))
     subject = engine(objective=objective, players=cast_for(objective, codec=codec), batches=2)
     run(subject, tmp_path / "rewards")
     assert set(seen) == {SHAPE}

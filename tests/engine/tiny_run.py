@@ -20,15 +20,17 @@ from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.nets.critics import MLPCritic
 from lmsd.objectives import (
-    DDPO,
     DPO,
-    GRPO,
     NFT,
     Adversarial,
     Anchor,
     Denoising,
     DRaFT,
+    Normalizer,
+    OldPolicy,
     Penalty,
+    PolicyGradient,
+    Reference,
     Refresh,
     warm_start,
 )
@@ -37,10 +39,10 @@ from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
 from lmsd.process.times import Grid, Jumps, Uniform
 from lmsd.ranks import world_size
-from lmsd.rewards import DiscriminatorReward, Sharpness
+from lmsd.rewards import DiscriminatorReward, Reward, Sharpness
 from lmsd.rewards.base import NOBODY
 from lmsd.rng import Rng
-from lmsd.sampling import Policy, Tau
+from lmsd.sampling import Policy, Settings, Tau
 from lmsd.types import Batch, Players
 
 SHAPE = (1, 4, 4)
@@ -136,28 +138,40 @@ OBJECTIVES = {
     ),
     "hinge": lambda: Adversarial(Jumps(4), loss="hinge", penalty=Penalty("none")),
     "grpo": lambda: grpo(),
-    "ddpo": lambda: DDPO(Policy(3, last_std=0.1), Sharpness(), memory=8, least=4),
-    "dpo": lambda: DPO(Uniform(), reward=Sharpness(), sampler=Tau(0), steps=2, group=2, beta=5.0),
-    "failing": lambda: GRPO(Policy(3, last_std=0.1), Spotty(), group=2, kl=0.1),
-    "draft_failing": lambda: DRaFT(Policy(3, tau=0.0), Spotty(), last=2, group=2),
-    "draft": lambda: DRaFT(Policy(3, tau=0.0), Sharpness(), last=2, pull=0.1, group=2),
+    "ddpo": lambda: gradient(Sharpness(), advantages=Normalizer("prompt", history=8, min_history=4)),
+    "dpo": lambda: DPO(
+        Uniform(), reward=Sharpness(), sampler=Tau(0), settings=Settings(2), group=2, beta=5.0
+    ),
+    "failing": lambda: gradient(Spotty(), group=2, reference=Reference(0.1)),
+    "draft_failing": lambda: DRaFT(Policy(0.0), Spotty(), settings=FREE, last=2, group=2),
+    "draft": lambda: DRaFT(Policy(0.0), Sharpness(), settings=FREE, last=2, reference_weight=0.1, group=2),
     "nft": lambda: NFT(
         Tau(0),
         Sharpness(),
         times=Uniform(),
-        steps=2,
+        settings=Settings(2),
         group=2,
-        ramp=0.2,
-        pull=0.1,
-        normalize="prompt",
+        old=OldPolicy(ramp=0.2),
+        reference_weight=0.1,
+        advantages=Normalizer("prompt"),
     ),
 }
 
 
-def grpo() -> GRPO:
+FREE = Settings(3, bound=None)
+
+
+def gradient(reward: Reward, **options: Any) -> PolicyGradient:
+    """Over three noisy steps, relative to the group unless told otherwise."""
+    options.setdefault("advantages", Normalizer("global"))
+    return PolicyGradient(Policy(last_std=0.1), reward, settings=FREE, **options)
+
+
+def grpo() -> PolicyGradient:
     """With all that has a state or looks at other ranks: a calibrated judge that keeps up."""
-    policy, judge = Policy(3, last_std=0.1), DiscriminatorReward()
-    objective = GRPO(policy, judge, group=2, kl=0.1, refresh=Refresh(every=2, turns=1))
+    objective = gradient(
+        DiscriminatorReward(), group=2, reference=Reference(0.1), refresh=Refresh(every=2, turns=1)
+    )
     objective.held_out = samples(torch.arange(1000, 1006))
     return objective
 

@@ -412,6 +412,15 @@ def test_images_are_compared_on_the_levels_that_files_have():
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
 
 
+def test_images_that_are_no_numbers_are_never_scored_as_black_ones(extractor, held_out):
+    def broken(batch, rng):
+        return torch.full_like(batch.x, float("nan"))
+
+    with pytest.raises(UserError, match="hold NaN"):
+        Evaluator(held_out, extractor, n=64)(broken)
+    assert quantized(torch.tensor([float("inf"), -7.0])).tolist() == [1.0, -1.0]
+
+
 def test_bad_options_are_refused(extractor, held_out):
     with pytest.raises(UserError, match="n=301 prompts of a split of 300"):
         Evaluator(held_out, extractor, n=301)

@@ -171,7 +171,7 @@ def refusals(tmp_path: Path, taef2: Path, tiny: Path):
         (lambda: TAEF2(taef2 / "taef2_encoder.pth"), "does not hold the layers of taef2"),
         (lambda: TAEF2(tmp_path / "nowhere"), "is no folder and no file of weights"),
         (lambda: TAEF2(broken), "broken.pth cannot be read as weights"),
-        (lambda: TAEF2(tmp_path / "list.pth"), "holds a list and no weights by name"),
+        (lambda: TAEF2(tmp_path / "list.pth"), "list.pth cannot be read as weights"),
         (lambda: TAEF2(taef2).shape_of((1, 16, 16)), "takes images of 3 channels: set data.channels=3"),
         (lambda: TAEF2(taef2).shape_of((3, 28, 28)), "28x28 pixels do not divide by its factor, 8"),
         (lambda: Autoencoder(tmp_path), "config.json is not there or cannot be read"),

@@ -1,13 +1,14 @@
 """A policy in one dimension: x̂₀ = a_k x + b_k, and what its chain does, in closed form."""
 
 import torch
+from tiny_methods import drawn
 from torch import nn
 
 from lmsd.models.codec import bounded
 from lmsd.process import Flow, Process
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
-from lmsd.sampling import Policy, levels
+from lmsd.sampling import levels
 from lmsd.types import Batch, Cond
 
 
@@ -43,7 +44,7 @@ def gaussian(steps, mean=0.0, std=1.0):
 def moments(model, policy):
     """Mean and variance of x₀, differentiable in the model's a and b."""
     mean, variance = torch.zeros(()).double(), torch.ones(()).double()
-    for k, kernel in enumerate(policy.kernels(model.process)):
+    for k, kernel in enumerate(policy.transitions(model.process)):
         slope = kernel.keep + kernel.push * model.a[k]
         mean = slope * mean + kernel.push * model.b[k]
         variance = slope**2 * variance + kernel.std**2
@@ -85,4 +86,4 @@ def first_turn(objective, players, batch, clock, seed=0):
 
 
 def policy(steps, **options):
-    return Policy(steps, last_std=0.2, **options)
+    return drawn(steps, last_std=0.2, **options)

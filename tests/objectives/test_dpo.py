@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_methods import dpo
 from tiny_players import TinyClock, tiny_batch, tiny_players
 from torch.nn import functional as F
 
 from lmsd.errors import UserError
-from lmsd.objectives import DPO
 from lmsd.process.times import Grid
 from lmsd.rewards import Function
 from lmsd.rng import Rng
@@ -38,7 +38,7 @@ def first(objective, players, batch):
 def test_the_loss_is_the_papers():
     """At θ = ref it is log 2 with gradient −β/4 ∇(e_l − e_w); elsewhere as written, from the same noise."""
     players, batch, beta = cast(), pairs(), 3.0
-    objective = DPO(Grid(4), beta=beta, steps=4)
+    objective = dpo(Grid(4), beta=beta, steps=4)
     loss = first(objective, players, batch).loss()
     assert float(loss.value) == pytest.approx(math.log(2))
     loss.value.backward()
@@ -70,13 +70,13 @@ def test_a_preference_is_learned(source):
     """Pairs of bright and dark; the model's own four-step images become brighter."""
     players = {name: player.float() for name, player in cast().items()}
     reward = BRIGHT if source == "reward" else None
-    objective = DPO(Grid(4), reward=reward, sampler=Tau(0), steps=4, group=4, beta=50.0)
+    objective = dpo(Grid(4), reward=reward, sampler=Tau(0), steps=4, group=4, beta=50.0)
     optimizer = torch.optim.Adam(players["generator"].parameters(), lr=5e-3)
 
     def brightness():
         batch = tiny_batch(64, start=10**6)
         with torch.no_grad():
-            return float(DPO(Grid(4), reward=BRIGHT, sampler=Tau(0), steps=4).draw(
+            return float(dpo(Grid(4), reward=BRIGHT, sampler=Tau(0), steps=4).draw(
                 players["generator"], replace(batch, x=batch.x.float()), Rng(0, batch.position)
             ).mean())  # fmt: skip
 
@@ -94,7 +94,7 @@ def test_a_preference_is_learned(source):
 
 def test_pairs_are_the_best_and_the_worst_of_their_group():
     players, batch = cast(), tiny_batch(8)
-    objective = DPO(Grid(4), reward=BRIGHT, sampler=Tau(0), steps=2, group=4)
+    objective = dpo(Grid(4), reward=BRIGHT, sampler=Tau(0), steps=2, group=4)
     asked = objective.asked(batch)
     assert asked.text == [batch.text[0]] * 4 + [batch.text[4]] * 4
     better, worse, pair, weight, facts = objective._pairs(players, asked, Rng(3, batch.position))
@@ -119,7 +119,7 @@ def test_pairs_of_a_reward_log_what_the_guard_against_hacking_reads():
         scores = images.flatten(1).mean(1)
         return torch.where(torch.arange(8) == 5, math.nan, scores)
 
-    objective = DPO(Grid(4), reward=Function(partly), sampler=Tau(0), steps=2, group=4)
+    objective = dpo(Grid(4), reward=Function(partly), sampler=Tau(0), steps=2, group=4)
     with pytest.warns(UserWarning, match="partly returned 1 of 8"):
         logs = first(objective, players, batch).loss().logs
     images = objective.draw(players["generator"], objective.asked(batch), Rng(3, batch.position)).clamp(-1, 1)
@@ -128,13 +128,13 @@ def test_pairs_of_a_reward_log_what_the_guard_against_hacking_reads():
     groups = images.flatten(1).view(2, 4, -1)
     apart = torch.stack([torch.pdist(group).square().mean() / images[0].numel() for group in groups])
     assert float(logs["diversity"]) == pytest.approx(float(apart.mean().sqrt()))
-    assert "reward" not in first(DPO(Grid(4)), players, pairs()).loss().logs
+    assert "reward" not in first(dpo(Grid(4)), players, pairs()).loss().logs
 
 
 def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match="no pairs"):
-        first(DPO(Grid(4)), cast(), tiny_batch(8))
+        first(dpo(Grid(4)), cast(), tiny_batch(8))
     with pytest.raises(UserError, match="need a sampler"):
-        DPO(Grid(4), reward=BRIGHT)
+        dpo(Grid(4), reward=BRIGHT)
     with pytest.raises(UserError, match="beta"):
-        DPO(Grid(4), beta=0.0)
+        dpo(Grid(4), beta=0.0)

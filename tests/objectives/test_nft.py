@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
+from tiny_methods import nft
 from tiny_players import TinyClock, tiny_batch, tiny_players
 from torch import nn
 
 from lmsd.errors import UserError
-from lmsd.objectives import NFT
-from lmsd.objectives.nft import blend
+from lmsd.objectives import OldPolicy
 from lmsd.process.times import Grid
 from lmsd.rewards import Function
 from lmsd.rng import Rng
@@ -63,9 +63,9 @@ def test_the_optimum_is_the_old_policy_plus_two_over_beta_covariances(beta):
     want = old + 2 / beta * (mean(good * velocity) - mean(good) * old)
     model = Table(points, process, old)
     players = {"generator": model, "old": copy.deepcopy(model)}
-    objective = NFT(
+    objective = nft(
         Tau(0), BRIGHT, times=lambda rng, process: half, steps=1, group=1, normalize="center",
-        beta=beta, weighting="none", pull=0.0,
+        beta=beta, weighting="none", reference_weight=0.0,
     )  # fmt: skip
 
     class Fixed(Rng):
@@ -88,9 +88,9 @@ def test_the_optimum_is_the_old_policy_plus_two_over_beta_covariances(beta):
     torch.testing.assert_close(model.values.detach(), want, rtol=1e-5, atol=1e-6)
 
 
-def nft(**options):
-    settings = {"times": Grid(4), "steps": 4, "group": 4, "pull": 0.0, **options}
-    return NFT(Tau(0), BRIGHT, **settings)
+def student(**options):
+    settings = {"times": Grid(4), "steps": 4, "group": 4, "reference_weight": 0.0, **options}
+    return nft(Tau(0), BRIGHT, **settings)
 
 
 def cast():
@@ -107,20 +107,20 @@ def test_the_old_policy_follows_as_told():
     with torch.no_grad():
         for p in players["generator"].parameters():
             p += 1.0
-        list(nft(decay=0.5, ramp=0.001).turns(players, batch, clock, Rng(3, batch.position)))
+        list(student(decay=0.5, ramp=0.001).turns(players, batch, clock, Rng(3, batch.position)))
     for before, now in zip(start, players["old"].parameters(), strict=True):
         torch.testing.assert_close(now, before + 0.5)  # η = min(0.001 · 500, 0.5)
-    blend(players["old"], players["generator"], 1.0)
+    OldPolicy(1.0, ramp=1.0).follow(players["old"], players["generator"], 1)
     torch.testing.assert_close(next(players["old"].parameters()), start[0] + 0.5)
     with torch.no_grad():
-        list(nft(decay=0.5, ramp=0.0001).turns(players, batch, clock, Rng(3, batch.position)))
+        list(student(decay=0.5, ramp=0.0001).turns(players, batch, clock, Rng(3, batch.position)))
     torch.testing.assert_close(next(players["old"].parameters()), start[0] + 0.5 + 0.95 * 0.5)
 
 
 def test_nft_brightens_a_four_step_student():
     """Images asked to be bright become so, with no log-probability and deterministic sampling."""
     players = {name: player.float() for name, player in cast().items()}
-    objective = nft(updates=2, decay=0.0, weighting="none")
+    objective = student(updates=2, decay=0.0, weighting="none")
     optimizer = torch.optim.Adam(players["generator"].parameters(), lr=5e-3)
     rewards, clock = [], TinyClock()
     for step in range(40):
@@ -147,10 +147,12 @@ def test_the_pull_is_the_distance_from_the_reference():
     with torch.no_grad():
         for p in players["generator"].parameters():
             p += 0.1
-    asked, rng = nft().asked(batch), Rng(0, batch.position)
+    asked, rng = student().asked(batch), Rng(0, batch.position)
     good = torch.full((8,), 0.5).double()
-    free, _ = nft(weighting="none").contrast(players, batch.x, asked, rng, good)
-    pulled, logs = nft(weighting="none", pull=2.0).contrast(players, batch.x, asked, rng, good)
+    free, _ = student(weighting="none").contrast(players, batch.x, asked, rng, good)
+    pulled, logs = student(weighting="none", reference_weight=2.0).contrast(
+        players, batch.x, asked, rng, good
+    )
     torch.testing.assert_close(pulled - free, 2.0 * logs["drift"])  # old and reference are the same here
 
 
@@ -159,7 +161,7 @@ def test_samples_are_guided_where_sampling_is():
     players, batch = cast(), tiny_batch(8)
 
     def drawn(**options):
-        objective = nft(**options)
+        objective = student(**options)
         return objective.draw(players["old"], objective.asked(batch), Rng(0, batch.position))
 
     everywhere, nowhere = drawn(guidance=3.0), drawn()
@@ -170,8 +172,8 @@ def test_samples_are_guided_where_sampling_is():
 
 def test_options_that_cannot_be_are_refused():
     with pytest.raises(UserError, match="weighting='uniform'"):
-        nft(weighting="uniform")
+        student(weighting="uniform")
     with pytest.raises(UserError, match=r"beta=0\.0"):
-        nft(beta=0.0)
-    assert list(nft().cast) == ["generator", "old"]
-    assert list(nft(pull=1.0).cast) == ["generator", "old", "reference"]
+        student(beta=0.0)
+    assert list(student().cast) == ["generator", "old"]
+    assert list(student(reference_weight=1.0).cast) == ["generator", "old", "reference"]

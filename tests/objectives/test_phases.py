@@ -6,7 +6,8 @@ from test_adversarial import constant_players
 from tiny_players import TinyClock, game, play, tiny_batch, tiny_players
 
 from lmsd.errors import UserError
-from lmsd.process.times import Jumps
+from lmsd.objectives import Denoising, Phase, Phases
+from lmsd.process.times import Jumps, Uniform
 from lmsd.rng import Rng
 
 
@@ -83,3 +84,60 @@ def test_shares_must_fit_into_the_run():
     ):
         with pytest.raises(UserError, match=said):
             game(Jumps(4), **options)
+
+
+def test_any_objectives_follow_each_other_and_each_has_its_own_progress():
+    """Annealed weights of a phase go from its beginning to its end."""
+    seen = []
+
+    class Watching(Denoising):
+        def turns(self, players, batch, clock, rng):
+            seen.append(clock.progress)
+            return super().turns(players, batch, clock, rng)
+
+    first, second = Phase(Denoising(Uniform()), 0.2), Phase(Watching(Uniform()), 0.4)
+    objective = Phases([first, second, Phase(game(Jumps(4)))])
+    for images in (200, 400, 599):
+        assert [turn.player for turn in script(objective, images)] == ["generator"]
+    assert seen == pytest.approx([0.0, 0.5, 0.9975])
+    assert [turn.player for turn in script(objective, 601)] == ["discriminator", "generator"]
+    assert (objective.lead, set(objective.cast)) == ("generator", {"discriminator", "generator"})
+
+
+def test_states_and_probes_are_those_of_the_phases():
+    class Counting(Denoising):
+        count = 0
+
+        def state_dict(self):
+            return {"count": self.count}
+
+        def load_state_dict(self, state):
+            self.count = state.get("count", 0)
+
+    first, second = (Phases([Phase(Denoising(Uniform()), 0.5), Phase(Counting(Uniform()))]) for _ in range(2))
+    first.phases[1].objective.count = 3
+    second.load_state_dict(first.state_dict())
+    assert second.phases[1].objective.count == 3
+    second.load_state_dict({})  # of a version without phases
+    assert second.phases[1].objective.count == 0
+    batch = tiny_batch(4)
+    played = Phases([Phase(Denoising(Uniform()), 0.5), Phase(game(Jumps(4)))])
+    found = played.probe(tiny_players(), batch, Rng(0, batch.position))
+    assert found.keys() == {"discriminator/accuracy"}
+    useless = {"generator/grad_norm": 1.0, "discriminator/d_accuracy": 1.0}
+    assert "right on everything" in played.collapsed(useless)
+
+
+def test_phases_that_do_not_fit_together_are_refused():
+    denoising = Denoising(Uniform())
+    for phases, said in (
+        ([], "shares of the run"),
+        ([Phase(denoising), Phase(denoising)], "one None"),
+        ([Phase(denoising, 0.7), Phase(denoising, 0.7)], "at most 1"),
+        ([Phase(denoising, -0.1), Phase(denoising)], "none negative"),
+        ([Phase(denoising, 0.5, rate=-1.0), Phase(denoising)], "rate=-1"),
+        ([Phase(denoising, 0.5, waits={"generator": 0.6}), Phase(denoising)], r"within one of 0\.5"),
+        ([Phase(denoising, 0.5), Phase(denoising, restart=("generator",))], "a player that joins"),
+    ):
+        with pytest.raises(UserError, match=said):
+            Phases(phases)

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 from affine import Affine, Clock, Polynomial, batch_at, first_turn, gaussian, moments, policy
+from tiny_methods import ddpo, drawn, grpo
 
 from lmsd.errors import UserError
-from lmsd.objectives import DDPO, GRPO
 from lmsd.rewards import Function
 from lmsd.rng import Rng
-from lmsd.sampling import Policy, log_prob
+from lmsd.sampling import log_prob
 
 STEPS = 3
 
@@ -38,7 +38,7 @@ def model_of(seed=0):
 def test_the_gradient_of_the_expected_reward_is_its_closed_form(surrogate):
     """J = c₁ m + c₂ (m² + v) of the chain's own mean and variance; within four standard errors."""
     model, reward = model_of(), Polynomial(0.7, -0.3)
-    objective = DDPO(policy(STEPS), reward, group=2000, normalize="center", surrogate=surrogate)
+    objective = ddpo(policy(STEPS), reward, group=2000, normalize="center", surrogate=surrogate)
     found, error = gradients(objective, model, 2000, 30)
     mean, variance = moments(model, policy(STEPS))
     value = 0.7 * mean - 0.3 * (mean**2 + variance)
@@ -53,11 +53,11 @@ def test_the_gradient_with_path_kl_is_that_of_the_whole_objective():
     beta, model, reference = 0.5, model_of(1), model_of(2)
     options = {"group": 2000, "normalize": "center", "kl": beta, "clip": None}
     players = {"reference": reference.requires_grad_(False)}
-    exact = GRPO(policy(STEPS), Polynomial(0.7), **options)
+    exact = grpo(policy(STEPS), Polynomial(0.7), **options)
     found, error = gradients(exact, model, 2000, 30, **players)
     mean, variance = torch.zeros(()).double(), torch.ones(()).double()
     kl = torch.zeros(()).double()
-    for k, kernel in enumerate(policy(STEPS).kernels(model.process)):
+    for k, kernel in enumerate(policy(STEPS).transitions(model.process)):
         slope, shift = model.a[k] - reference.a[k], model.b[k] - reference.b[k]
         away = slope**2 * (variance + mean**2) + 2 * slope * shift * mean + shift**2
         kl = kl + kernel.push**2 * away / (2 * kernel.std**2)
@@ -65,7 +65,7 @@ def test_the_gradient_with_path_kl_is_that_of_the_whole_objective():
         mean, variance = step * mean + kernel.push * model.b[k], step**2 * variance + kernel.std**2
     want = -torch.cat(torch.autograd.grad(0.7 * mean - beta * kl, [model.a, model.b]))
     assert ((found - want).abs() < 4 * error + 1e-6).all(), (found, want, error)
-    step_form = GRPO(policy(STEPS), Polynomial(0.7), kl_form="step", **options)
+    step_form = grpo(policy(STEPS), Polynomial(0.7), form="step", **options)
     other, error = gradients(step_form, model, 2000, 30, **players)
     assert ((other - want).abs() > 8 * error).any()
 
@@ -74,7 +74,7 @@ def test_grpo_reaches_the_tilted_model():
     """p₀ exp(c x/β): the same std and a mean that is moved by c std²/β. τ = 1 from α_T = 0."""
     reward, beta = 0.8, 0.5
     model, reference = gaussian(STEPS), gaussian(STEPS).requires_grad_(False)
-    objective = GRPO(policy(STEPS), Polynomial(reward), group=512, normalize="center", kl=beta)
+    objective = grpo(policy(STEPS), Polynomial(reward), group=512, normalize="center", kl=beta)
     before = [float(value) for value in moments(model, policy(STEPS))]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1, betas=(0.8, 0.99))
     for update in range(150):
@@ -95,7 +95,9 @@ def test_grpo_reaches_the_tilted_model():
 
 def test_the_first_inner_step_has_ratio_one_and_later_ones_are_clipped():
     model = gaussian(STEPS)
-    objective = GRPO(policy(STEPS), Polynomial(1.0), group=8, kl=0.0, clip=0.1, epochs=2, parts=2)
+    objective = grpo(
+        policy(STEPS), Polynomial(1.0), group=8, kl=0.0, clip=0.1, epochs=2, minibatches_per_epoch=2
+    )
     batch = batch_at(0, 32)
     optimizer = torch.optim.SGD(model.parameters(), lr=5.0)
     script = objective.turns({"generator": model}, batch, Clock(), Rng(0, batch.position))
@@ -123,7 +125,7 @@ def test_parts_are_every_other_group_and_make_up_the_whole():
     def grad(parts):
         model = gaussian(STEPS)
         batch = batch_at(0, 32)
-        objective = GRPO(policy(STEPS), Polynomial(1.0), group=8, kl=0.0, parts=parts)
+        objective = grpo(policy(STEPS), Polynomial(1.0), group=8, kl=0.0, minibatches_per_epoch=parts)
         total = 0
         with torch.no_grad():
             turns = list(objective.turns({"generator": model}, batch, Clock(), Rng(0, batch.position)))
@@ -139,10 +141,10 @@ def test_parts_are_every_other_group_and_make_up_the_whole():
 def test_units_of_the_field_are_nats_over_the_number_of_pixels():
     """exp(Δ/D) clipped at exp(±c/D) and KL/D: the same signs and the same samples clipped."""
     delta = torch.linspace(-3, 3, 13).double()
-    objective = GRPO(policy(2), Polynomial(1.0), group=2, clip=1.0)
+    objective = grpo(policy(2), Polynomial(1.0), group=2, clip=1.0)
     for advantage in (torch.ones(13).double(), -torch.ones(13).double()):
-        gain, cut = objective._surrogate(advantage, delta, 1)
-        mean, same = objective._surrogate(advantage, delta, 192)
+        gain, cut = objective.update.gain(advantage, delta, 1)
+        mean, same = objective.update.gain(advantage, delta, 192)
         assert cut == same
         bound = delta.clamp(-1, 1)
         clipped = torch.minimum(advantage * delta.exp(), advantage * bound.exp())
@@ -153,11 +155,11 @@ def test_units_of_the_field_are_nats_over_the_number_of_pixels():
 
 def test_a_path_that_has_become_certain_is_clipped_and_breaks_nothing():
     """Ratios of e^±200, which float32 does not hold: no slope for a good path, and a finite one for a bad."""
-    objective = GRPO(policy(2), Polynomial(1.0), group=2, clip=1.0)
+    objective = grpo(policy(2), Polynomial(1.0), group=2, clip=1.0)
     slopes = []
     for advantage in (1.0, -1.0):
         delta = torch.tensor([200.0, -200.0], requires_grad=True)
-        objective._surrogate(torch.full((2,), advantage), delta, 1)[0].sum().backward()
+        objective.update.gain(torch.full((2,), advantage), delta, 1)[0].sum().backward()
         slopes.append(delta.grad)
     assert slopes[0].tolist() == [0.0, pytest.approx(0.0)]
     assert slopes[1].isfinite().all()
@@ -168,7 +170,7 @@ def test_a_spent_budget_leaves_the_kl_alone():
 
     def grad(budget, reward):
         model, reference = model_of(1), model_of(2).requires_grad_(False)
-        objective = GRPO(
+        objective = grpo(
             policy(STEPS), Polynomial(reward), group=8, kl=0.5, normalize="center", budget=budget
         )
         found, _ = gradients(objective, model, 64, 2, reference=reference)
@@ -179,19 +181,19 @@ def test_a_spent_budget_leaves_the_kl_alone():
 
 
 def test_the_window_moves_with_the_updates():
-    objective = GRPO(Policy(6), Polynomial(1.0), group=2, window=2, stride=2, every=10)
-    same = DDPO(Policy(6), Polynomial(1.0), window=2, stride=2, every=10)
+    objective = grpo(drawn(6), Polynomial(1.0), group=2, window=2, stride=2, every=10)
+    same = ddpo(drawn(6), Polynomial(1.0), window=2, stride=2, every=10)
     for each in (objective, same):
         places = [each.steps_at(Clock(updates=10 * k)) for k in range(4)]
         assert places == [(0, 1), (2, 3), (4, 5), (0, 1)]
     assert objective.steps_at(Clock(updates=9)) == (0, 1)
-    assert GRPO(Policy(6), Polynomial(1.0), group=2).steps_at(Clock()) is None
+    assert grpo(drawn(6), Polynomial(1.0), group=2).steps_at(Clock()) is None
 
 
 @pytest.mark.parametrize(("last_std", "places"), [(0.0, [0, 1, 2, 0, 1]), (0.2, [0, 1, 2, 3, 0])])
 def test_a_window_of_one_step_leaves_out_a_last_one_without_noise(last_std, places):
     """There is nothing to learn from it, and a run would end there."""
-    objective = GRPO(Policy(4, last_std=last_std), Polynomial(1.0), group=2, kl=0.0, window=1, clip=None)
+    objective = grpo(drawn(4, last_std=last_std), Polynomial(1.0), group=2, kl=0.0, window=1, clip=None)
     assert [objective.steps_at(Clock(updates=k)) for k in range(5)] == [(place,) for place in places]
     for update in range(5):
         first_turn(objective, {"generator": gaussian(4)}, batch_at(update, 4), Clock(update, update))
@@ -199,7 +201,7 @@ def test_a_window_of_one_step_leaves_out_a_last_one_without_noise(last_std, plac
 
 def test_only_steps_of_the_window_are_learned_from():
     model = gaussian(STEPS)
-    objective = GRPO(policy(STEPS, ode=True), Polynomial(1.0), group=8, kl=0.0, window=1, every=1)
+    objective = grpo(policy(STEPS, ode=True), Polynomial(1.0), group=8, kl=0.0, window=1, every=1)
     for update in range(STEPS):
         found, _ = gradients(objective, model, 64, 2)
         moved = (found.view(2, STEPS).abs().sum(0) > 0).nonzero().flatten().tolist()
@@ -213,7 +215,7 @@ def test_only_steps_of_the_window_are_learned_from():
 def test_reinforce_is_the_gradient_of_log_probability():
     """−A log π with the prompt's own statistics: by hand from one rollout."""
     model, batch = model_of(), batch_at(0, 16)
-    objective = DDPO(policy(STEPS), Polynomial(1.0), surrogate="reinforce")
+    objective = ddpo(policy(STEPS), Polynomial(1.0), surrogate="reinforce")
     turn = first_turn(objective, {"generator": model}, batch, Clock())
     turn.loss().value.backward()
     found = model.b.grad.clone()
@@ -225,7 +227,7 @@ def test_reinforce_is_the_gradient_of_log_probability():
     model.zero_grad()
     total = 0
     for j, k in enumerate(path.steps):
-        kernel = policy(STEPS).kernels(model.process)[k]
+        kernel = policy(STEPS).transitions(model.process)[k]
         x_t = path.x[:, k]
         mean = kernel.mean(x_t, model.a[k] * x_t + model.b[k])
         total = total - (advantage * log_prob(path.x[:, k + 1], mean, path.std[j])).mean()
@@ -236,14 +238,12 @@ def test_reinforce_is_the_gradient_of_log_probability():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: GRPO(policy(2), Polynomial(1.0), group=1), "group=1 must be 2"),
-        (lambda: GRPO(policy(2), Polynomial(1.0), normalize="prompt"), "normalize=prompt"),
-        (lambda: GRPO(policy(2), Polynomial(1.0), window=3), "window=3 of 2"),
-        (lambda: GRPO(policy(2), Polynomial(1.0), clip=0.0), "clip=0.0"),
-        (lambda: GRPO(policy(2), Polynomial(1.0), units="bits"), "units='bits'"),
-        (lambda: DDPO(policy(2), Polynomial(1.0), surrogate="reinforce", epochs=2), "one update a batch"),
-        (lambda: DDPO(policy(2), Polynomial(1.0), normalize="mean"), "normalize='mean'"),
-        (lambda: GRPO(policy(2), Polynomial(1.0), kl=-1.0), "not negative"),
+        (lambda: grpo(policy(2), Polynomial(1.0), window=3), "window=3 of 2"),
+        (lambda: grpo(policy(2), Polynomial(1.0), clip=0.0), "clip=0.0"),
+        (lambda: grpo(policy(2), Polynomial(1.0), units="bits"), "units='bits'"),
+        (lambda: ddpo(policy(2), Polynomial(1.0), surrogate="reinforce", epochs=2), "one update a batch"),
+        (lambda: ddpo(policy(2), Polynomial(1.0), normalize="mean"), "normalize='mean'"),
+        (lambda: grpo(policy(2), Polynomial(1.0), kl=-1.0), "not be negative"),
     ],
 )
 def test_options_that_cannot_be_are_refused(make, words):
@@ -252,14 +252,14 @@ def test_options_that_cannot_be_are_refused(make, words):
 
 
 def test_groups_that_do_not_fit_are_refused():
-    objective = GRPO(policy(2), Polynomial(1.0), group=3, kl=0.0)
+    objective = grpo(policy(2), Polynomial(1.0), group=3, kl=0.0)
     with pytest.raises(UserError, match="whole groups of 3"):
         first_turn(objective, {"generator": gaussian(2)}, batch_at(0, 8), Clock())
 
 
 def test_parts_that_would_be_unequal_are_refused():
     """Three groups in two parts: means over one and two groups, or over none, which is no number."""
-    objective = GRPO(policy(2), Polynomial(1.0), group=4, kl=0.0, parts=2)
+    objective = grpo(policy(2), Polynomial(1.0), group=4, kl=0.0, minibatches_per_epoch=2)
     with pytest.raises(UserError, match=r"12 samples .* do not make 2 equal parts of whole groups of 4"):
         first_turn(objective, {"generator": gaussian(2)}, batch_at(0, 12), Clock())
 
@@ -274,7 +274,7 @@ def test_failing_rewards_leave_the_model_alone_and_end_a_run_that_has_nothing_el
 
     def grad(function, group):
         model = gaussian(STEPS)
-        objective = GRPO(policy(STEPS), Function(function), group=group, kl=0.0, patience=3)
+        objective = grpo(policy(STEPS), Function(function), group=group, kl=0.0, patience=3)
         found, _ = gradients(objective, model, 16, 2)
         return found, objective
 

@@ -4,13 +4,13 @@ import warnings
 
 import pytest
 import torch
+from tiny_methods import ddpo, dpo, draft, drawn, grpo, nft
 from tiny_players import TinyClock, tiny_batch, tiny_players
 
-from lmsd.objectives import DDPO, DPO, GRPO, NFT, DRaFT
 from lmsd.process.times import Uniform
 from lmsd.rewards import Function
 from lmsd.rng import Rng
-from lmsd.sampling import Policy, Tau
+from lmsd.sampling import Tau
 
 
 def flat(images, captions):
@@ -31,14 +31,14 @@ def reward(function, *, slope=False):
 
 POLICY = {"steps": 3, "last_std": 0.1}
 METHODS = {
-    "ddpo": lambda r: DDPO(Policy(**POLICY), reward(r), kl=1.0),
-    "ddpo, global": lambda r: DDPO(Policy(**POLICY), reward(r), normalize="global", kl=1.0),
-    "ddpo, group": lambda r: DDPO(Policy(**POLICY), reward(r), normalize="group", kl=1.0, kl_form="step"),
-    "ddpo, center": lambda r: DDPO(Policy(**POLICY), reward(r), normalize="center", kl=1.0),
-    "grpo": lambda r: GRPO(Policy(**POLICY), reward(r), group=4, kl=1.0),
-    "nft": lambda r: NFT(Tau(1), reward(r), times=Uniform(), steps=3, group=4, pull=1.0),
-    "dpo": lambda r: DPO(Uniform(), reward=reward(r), sampler=Tau(1), steps=3, group=4),
-    "draft": lambda r: DRaFT(Policy(**POLICY), reward(r, slope=True), pull=1.0),
+    "ddpo": lambda r: ddpo(drawn(**POLICY), reward(r), kl=1.0),
+    "ddpo, global": lambda r: ddpo(drawn(**POLICY), reward(r), normalize="global", kl=1.0),
+    "ddpo, group": lambda r: ddpo(drawn(**POLICY), reward(r), normalize="group", kl=1.0, form="step"),
+    "ddpo, center": lambda r: ddpo(drawn(**POLICY), reward(r), normalize="center", kl=1.0),
+    "grpo": lambda r: grpo(drawn(**POLICY), reward(r), group=4, kl=1.0),
+    "nft": lambda r: nft(Tau(1), reward(r), times=Uniform(), steps=3, group=4, reference_weight=1.0),
+    "dpo": lambda r: dpo(Uniform(), reward=reward(r), sampler=Tau(1), steps=3, group=4),
+    "draft": lambda r: draft(drawn(**POLICY), reward(r, slope=True), reference_weight=1.0),
 }
 
 
@@ -96,7 +96,7 @@ def test_a_reward_that_differs_teaches(name, parts):
 @pytest.mark.parametrize("normalize", ["global", "group"])
 def test_groups_of_one_stand_against_the_batch(normalize):
     """A_i = (r_i − mean)/(std + δ) over the batch: an update that goes up, where all was 0 before."""
-    objective = DDPO(Policy(**POLICY), reward(bright), normalize=normalize, bound=None)
+    objective = ddpo(drawn(**POLICY), reward(bright), normalize=normalize, bound=None)
     players, batch = tiny_players(), tiny_batch(8)
     with torch.no_grad():
         turn = next(objective.turns(players, batch, TinyClock(), Rng(3, batch.position)))

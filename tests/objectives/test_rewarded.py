@@ -4,16 +4,16 @@ import copy
 
 import pytest
 import torch
+from tiny_methods import drawn, grpo
 from tiny_players import TinyClock, split, tiny_batch, tiny_players
 
 from lmsd.errors import UserError
-from lmsd.objectives import GRPO, Refresh
+from lmsd.objectives import Refresh
 from lmsd.objectives.advantages import Normalizer, Round, Table, prompt_keys
 from lmsd.objectives.base import trained
 from lmsd.objectives.rewarded import diversity
 from lmsd.rewards import DiscriminatorReward, Function
 from lmsd.rng import Rng
-from lmsd.sampling import Policy
 from lmsd.types import Batch
 
 BRIGHT = Function(lambda images, captions: images.flatten(1).mean(1))
@@ -60,11 +60,11 @@ def test_a_group_with_a_failure_has_weight_zero_and_leaves_the_statistics_alone(
 
 
 def test_a_prompts_own_past_is_its_baseline_from_enough_rewards_on():
-    rule = Normalizer("prompt", memory=4, least=4, bound=None)
+    rule = Normalizer("prompt", history=4, min_history=4, bound=None)
     first = rule(table([1.0, 2.0, 11.0, 12.0], size=1, key=[7, 7, 8, 8]))
     whole = torch.tensor([1.0, 2.0, 11.0, 12.0]).double()
     torch.testing.assert_close(first, (whole - whole.mean()) / (whole.std(correction=0) + 1e-4))
-    saved = Normalizer("prompt", memory=4, least=4, bound=None)
+    saved = Normalizer("prompt", history=4, min_history=4, bound=None)
     saved.load_state_dict(rule.state_dict())
     rows = table([3.0, 4.0, 13.0, 14.0], size=1, key=[7, 7, 8, 8])
     second = rule(rows)
@@ -106,8 +106,8 @@ def test_prompts_have_numbers_of_their_own():
 def judged(**options):
     players = tiny_players(marginal=True)
     players["reference"] = copy.deepcopy(players["generator"]).requires_grad_(False)
-    objective = GRPO(
-        Policy(2, last_std=0.1), DiscriminatorReward(), group=2, kl=0.1, refresh=Refresh(**options)
+    objective = grpo(
+        drawn(2, last_std=0.1), DiscriminatorReward(), group=2, kl=0.1, refresh=Refresh(**options)
     )
     objective.held_out = tiny_batch(16, start=10**6)
     return objective, players
@@ -136,14 +136,14 @@ def test_the_judge_keeps_up_every_so_many_updates():
     turns = [played(objective, players, clock, tiny_batch(4, start=4 * k)) for k in range(5)]
     often = ["discriminator", "discriminator", "generator"]
     assert turns == [often, ["generator"], ["generator"], often, ["generator"]]
-    frozen = GRPO(Policy(2), DiscriminatorReward(), group=2)
+    frozen = grpo(drawn(2), DiscriminatorReward(), group=2)
     assert list(frozen.cast) == ["discriminator", "generator", "reference"]
     assert trained(frozen.cast) == ("generator",)
 
 
 def test_a_refresh_without_a_judge_is_refused():
     with pytest.raises(UserError, match="asks no discriminator that could be refreshed"):
-        GRPO(Policy(2), BRIGHT, group=2, refresh=Refresh())
+        grpo(drawn(2), BRIGHT, group=2, refresh=Refresh())
 
 
 @pytest.mark.parametrize("group", [1, 2, 4])
@@ -196,7 +196,7 @@ def test_a_judge_learns_to_tell_data_from_the_policys_own():
 def test_gradients_do_not_depend_on_the_split_of_the_batch():
     def grad(parts):
         players = tiny_players()
-        objective = GRPO(Policy(2, last_std=0.1), BRIGHT, group=2, kl=0.0)
+        objective = grpo(drawn(2, last_std=0.1), BRIGHT, group=2, kl=0.0)
         scripts = [
             objective.turns(players, part, TinyClock(), Rng(3, part.position))
             for part in split(tiny_batch(8), parts)

@@ -8,11 +8,12 @@ from lmsd.errors import UserError
 from lmsd.process import Process
 from lmsd.process.schedules import Article, Flow
 from lmsd.rng import Rng
-from lmsd.sampling import Heun, Sampler, Tau, edit, first_knot
+from lmsd.sampling import Heun, Sampler, Settings, Tau, edit, first_knot
 from lmsd.types import Cond
 
 
 class Constant:
+    bound = 1.0
     """Always predicts the same image."""
 
     z_dim = 0
@@ -46,7 +47,7 @@ MASK[:, :, 1:3, 1:3] = 1
 def test_the_known_part_ends_as_it_was_and_the_rest_as_predicted(sampler: Sampler, schedule: object) -> None:
     generator = Constant(Process(schedule), 0.5)  # type: ignore[arg-type]
     numbers = Rng(0, torch.arange(6))
-    made = edit(generator, IMAGE, Cond(), sampler=sampler, steps=4, rng=numbers, mask=MASK)
+    made = edit(generator, IMAGE, Cond(), sampler=sampler, settings=Settings(4), rng=numbers, mask=MASK)
     torch.testing.assert_close(made[MASK == 0], IMAGE[MASK == 0], atol=1e-5, rtol=0)
     torch.testing.assert_close(made[MASK == 1], torch.full((24,), 0.5), atol=1e-5, rtol=0)
 
@@ -55,7 +56,9 @@ def test_less_strength_stays_closer() -> None:
     generator, numbers = Posterior(Process(Flow()), 0.0), Rng(0, torch.arange(6))
     far = []
     for strength in (0.02, 0.3, 0.6, 1.0):
-        made = edit(generator, IMAGE, Cond(), sampler=Tau(0.0), steps=50, rng=numbers, strength=strength)
+        made = edit(
+            generator, IMAGE, Cond(), sampler=Tau(0.0), settings=Settings(50), rng=numbers, strength=strength
+        )
         far.append(float((made - IMAGE).square().mean()))
     assert far == sorted(far)
     assert far[0] < 0.01
@@ -78,10 +81,10 @@ def test_an_edit_is_guided_where_the_interval_says_and_nowhere_else() -> None:
 
     def made(interval: tuple[float, float] | None, guidance: float = 3.0) -> float:
         numbers = Rng(0, torch.arange(6))
+        settings = Settings(4, guidance=guidance, interval=interval, bound=None)
         image = edit(
-            generator, IMAGE, cond, Cond(), sampler=Tau(), steps=4, rng=numbers, strength=0.5,
-            guidance=guidance, interval=interval,
-        )  # fmt: skip
+            generator, IMAGE, cond, Cond(), sampler=Tau(), settings=settings, rng=numbers, strength=0.5
+        )
         return float(image.mean())
 
     assert made(None) == pytest.approx(3.0)

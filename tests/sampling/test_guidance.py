@@ -6,13 +6,15 @@ import torch
 from lmsd.errors import UserError
 from lmsd.process import EDM, Article, Flow, Process
 from lmsd.rng import Rng
-from lmsd.sampling import DPMSolverPP2M, Heun, Tau, guided, sample
+from lmsd.sampling import DPMSolverPP2M, Heun, Settings, Tau, guided, sample
 from lmsd.types import Cond
 
 COND, NULL = Cond(pooled=torch.full((4, 1), 2.0)), Cond(pooled=torch.full((4, 1), -1.0))
 
 
 class Linearized:
+    bound = 1.0
+
     """x̂0 = x_t/2 + c + mean(z), with every call noted."""
 
     def __init__(self, process: Process, z_dim: int = 0) -> None:
@@ -31,8 +33,9 @@ class Linearized:
 def draw(generator, steps=4, sampler=None, **options):
     rng = Rng(1, torch.arange(4))
     return sample(
-        generator, COND, NULL, sampler=sampler or Tau(0), steps=steps, rng=rng, shape=(1,), **options
-    )
+        generator, COND, NULL, sampler=sampler or Tau(0), rng=rng, shape=(1,),
+        settings=Settings(steps, **{"bound": None, **options}),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 3.0, torch.tensor([0.0, 1.0, 2.0, 7.5])])
@@ -86,8 +89,8 @@ def test_interval_of_edm_is_in_sigma():
 def test_guidance_without_a_null_condition_is_refused():
     rng, generator = Rng(1, torch.arange(4)), Linearized(Process(Flow()))
     with pytest.raises(UserError, match="null condition"):
-        sample(generator, COND, sampler=Tau(0), steps=2, rng=rng, shape=(1,), guidance=2.0)
-    sample(generator, COND, sampler=Tau(0), steps=2, rng=rng, shape=(1,))
+        sample(generator, COND, sampler=Tau(0), settings=Settings(2, guidance=2.0), rng=rng, shape=(1,))
+    sample(generator, COND, sampler=Tau(0), settings=Settings(2), rng=rng, shape=(1,))
 
 
 @pytest.mark.parametrize("sampler", [Tau(1), Heun(), DPMSolverPP2M()], ids=lambda s: type(s).__name__)
@@ -114,7 +117,10 @@ def test_latents_are_fresh_in_each_step_and_shared_within_it():
 def test_sampling_builds_no_graph():
     w = torch.ones(4, 1, requires_grad=True)
     rng = Rng(1, torch.arange(4))
-    x = sample(Linearized(Process(Flow())), Cond(pooled=w), sampler=Tau(1), steps=2, rng=rng, shape=(1,))
+    settings = Settings(2)
+    x = sample(
+        Linearized(Process(Flow())), Cond(pooled=w), sampler=Tau(1), settings=settings, rng=rng, shape=(1,)
+    )
     assert not x.requires_grad
 
 
@@ -126,5 +132,6 @@ def test_clamp_bounds_every_prediction_in_the_loop():
         return (x / 2 + 2).clamp(-1.0, 1.0)
 
     expected = Tau(1)(clamped, rng.normal((1,), "x_T"), rng, process=process, steps=3)
-    assert torch.equal(draw(Linearized(process), steps=3, sampler=Tau(1), clamp=1.0), expected)
+    assert torch.equal(draw(Linearized(process), steps=3, sampler=Tau(1), bound=1.0), expected)
+    assert torch.equal(draw(Linearized(process), steps=3, sampler=Tau(1), bound="codec"), expected)
     assert not torch.equal(draw(Linearized(process), steps=3, sampler=Tau(1)), expected)

@@ -11,7 +11,7 @@ from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.process import EDM, Article, Flow, Linear, Process
 from lmsd.rng import Rng
-from lmsd.sampling import Policy, Tau, log_prob, path_kl, sample
+from lmsd.sampling import Policy, Sampler, Settings, Tau, log_prob, path_kl, sample, walk
 from lmsd.types import Cond
 
 SHAPE = (2, 3, 3)
@@ -47,9 +47,12 @@ def generator_of(schedule, z_dim=0, seed=0):
     )
 
 
-def rolled(policy, generator, count=6, **options):
+FREE = Settings(STEPS, bound=None)
+
+
+def rolled(policy, generator, count=6, *, settings=FREE, **options):
     rng = Rng(3, torch.arange(count))
-    return policy.rollout(generator, Cond(), rng=rng, shape=SHAPE, **options), rng
+    return policy.rollout(generator, Cond(), settings=settings, rng=rng, shape=SHAPE, **options), rng
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -58,7 +61,7 @@ def test_log_probabilities_are_those_of_torch_distributions(name, tau):
     """Mean and std of every step from the process itself (τ = 1) or the sampler's step, not from the path."""
     process = Process(SCHEDULES[name])
     generator = generator_of(SCHEDULES[name])
-    path, rng = rolled(Policy(STEPS, tau=tau, last_std=0.05), generator)
+    path, rng = rolled(Policy(tau=tau, last_std=0.05), generator)
     assert path.steps == tuple(range(STEPS))
     assert path.x.dtype == path.log_prob.dtype == torch.float32
     knots = process.schedule.knots(STEPS, torch.device("cpu"))
@@ -101,8 +104,9 @@ def test_kl_is_that_of_torch_distributions():
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_rollout_is_what_sampling_draws(name):
     generator = generator_of(SCHEDULES[name], z_dim=2)
-    path, rng = rolled(Policy(STEPS, tau=0.5, clamp=0.2), generator)
-    made = sample(generator, Cond(), sampler=Tau(0.5), steps=STEPS, rng=rng, shape=SHAPE, clamp=0.2)
+    settings = Settings(STEPS, bound=0.2)
+    path, rng = rolled(Policy(0.5), generator, settings=settings)
+    made = sample(generator, Cond(), sampler=Tau(0.5), settings=settings, rng=rng, shape=SHAPE)
     assert torch.equal(path.images, made)
     assert path.steps == (0, 1, 2)  # the last one has no noise
 
@@ -111,10 +115,10 @@ def test_a_rollout_is_what_sampling_draws(name):
 def test_the_ratio_begins_at_one(half):
     """Recomputed with gradients on: within 1e-4 in float32, and in bfloat16 with the same shape of batch."""
     generator = generator_of(Flow(), z_dim=2)
-    policy = Policy(STEPS, last_std=0.05)
+    policy = Policy(last_std=0.05)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         path, rng = rolled(policy, generator, 16)
-        means = policy.means(generator, Cond(), None, path=path, rng=rng)
+        means = policy.means(generator, Cond(), None, settings=FREE, path=path, rng=rng)
     for j, (k, mean) in enumerate(zip(path.steps, means, strict=True)):
         assert mean.requires_grad
         ratio = (log_prob(path.x[:, k + 1], mean.float(), path.std[j]) - path.log_prob[:, j]).exp()
@@ -125,8 +129,9 @@ def test_guidance_is_part_of_the_policy():
     generator = generator_of(Flow())
     generator.net.forward = lambda x, time, cond, z=None: cond.pooled[:, :, None, None].expand_as(x)
     one, two = (Cond(pooled=torch.full((6, 2), value)) for value in (1.0, 0.5))
-    path = Policy(1, last_std=0.1, guidance=3.0).rollout(
-        generator, one, two, rng=Rng(0, torch.arange(6)), shape=SHAPE
+    settings = Settings(1, guidance=3.0, bound=None)
+    path = Policy(last_std=0.1).rollout(
+        generator, one, two, settings=settings, rng=Rng(0, torch.arange(6)), shape=SHAPE
     )
     assert torch.allclose(path.mean, torch.tensor(0.5 + 3 * (1 - 0.5)))
 
@@ -139,10 +144,10 @@ def test_guidance_acts_in_a_rollout_where_it_does_in_sampling():
     one, two = (Cond(pooled=torch.full((6, 2), value)) for value in (1.0, 0.5))
 
     def drawn(interval):
-        options = {"guidance": 3.0, "interval": interval}
-        draw = {"rng": Rng(3, torch.arange(6)), "shape": SHAPE}
-        path = Policy(STEPS, tau=0.5, **options).rollout(generator, one, two, **draw)
-        made = sample(generator, one, two, sampler=Tau(0.5), steps=STEPS, **draw, **options)
+        settings = Settings(STEPS, guidance=3.0, interval=interval, bound=None)
+        draw = {"settings": settings, "rng": Rng(3, torch.arange(6)), "shape": SHAPE}
+        path = Policy(0.5).rollout(generator, one, two, **draw)
+        made = sample(generator, one, two, sampler=Tau(0.5), **draw)
         assert torch.equal(path.images, made)
         return made
 
@@ -152,51 +157,45 @@ def test_guidance_acts_in_a_rollout_where_it_does_in_sampling():
 def test_outside_the_window_steps_are_deterministic_where_asked():
     generator = generator_of(Flow())
     window = (1, 2)
-    mixed, _ = rolled(Policy(STEPS, ode=True), generator, window=window)
-    plain, _ = rolled(Policy(STEPS), generator, window=window)
+    mixed, _ = rolled(Policy(ode=True), generator, window=window)
+    plain, _ = rolled(Policy(), generator, window=window)
     assert mixed.steps == plain.steps == window
-    still = [
-        torch.equal(
-            path.x[:, 1],
-            Policy(STEPS, ode=True).mean(
-                generator,
-                Cond(),
-                None,
-                x_t=path.x[:, 0],
-                step=0,
-                kernel=Tau(0.0).kernel(*_ends(generator, 0)),
-                rng=Rng(3, torch.arange(6)),
-            ),
-        )
-        for path in (mixed, plain)
-    ]
-    assert still == [True, False]
-
-
-def _ends(generator, step):
-    from lmsd.sampling import levels
-
-    table = levels(generator.process.schedule, STEPS)
-    return table[step], table[step + 1]
+    rng = Rng(3, torch.arange(6))
+    for path, still in ((mixed, True), (plain, False)):
+        steps = walk(generator, Cond(), None, path.x[:, 0], sampler=Tau(0.0), settings=FREE, rng=rng)
+        assert torch.equal(path.x[:, 1], next(steps).x_s) == still
 
 
 def test_a_path_does_not_depend_on_its_micro_batch():
     generator = generator_of(Flow(), z_dim=2)
-    policy = Policy(STEPS)
+    policy = Policy()
     whole, _ = rolled(policy, generator, 12)
     index = torch.tensor([4, 5, 6, 7])
-    part = policy.rollout(generator, Cond(), rng=Rng(3, index), shape=SHAPE)
+    part = policy.rollout(generator, Cond(), settings=FREE, rng=Rng(3, index), shape=SHAPE)
     torch.testing.assert_close(part.x, whole.rows(index).x, rtol=0, atol=1e-6)
     torch.testing.assert_close(part.log_prob, whole.rows(index).log_prob, rtol=1e-5, atol=1e-4)
 
 
 def test_a_policy_without_noise_is_refused():
     with pytest.raises(UserError, match="none of the steps"):
-        rolled(Policy(STEPS, tau=0.0), generator_of(Flow()))
+        rolled(Policy(tau=0.0), generator_of(Flow()))
     with pytest.raises(UserError, match=r"none of the steps \[3\]"):
-        rolled(Policy(STEPS), generator_of(Flow()), window=(3,))
+        rolled(Policy(), generator_of(Flow()), window=(3,))
     with pytest.raises(UserError, match="last_std"):
-        Policy(2, last_std=-1.0)
+        Policy(last_std=-1.0)
+
+
+def test_a_policy_is_a_sampler():
+    """Its own loop, the same paths: steps with their means, deviations and states."""
+    generator = generator_of(Flow())
+    policy, rng = Policy(last_std=0.05), Rng(3, torch.arange(6))
+    path, _ = rolled(policy, generator)
+    steps = list(walk(generator, Cond(), None, path.x[:, 0], sampler=policy, settings=FREE, rng=rng))
+    for k, step in enumerate(steps):
+        assert torch.equal(step.x_s, path.x[:, k + 1])
+        assert torch.equal(step.mean, path.mean[:, k])
+        assert step.std == path.std[k] > 0
+    assert isinstance(policy, Sampler)
 
 
 @pytest.mark.parametrize("std", [0, 0.0, -1.0, float("nan")])

@@ -123,6 +123,11 @@ class ShardDataModule(pl.LightningDataModule):
         """How often the whole train split has been seen."""
         return self.position // len(self.index("train"))
 
+    @property
+    def samples(self) -> int:
+        """Samples that are trained on."""
+        return min(len(self.index("train")), self.first or len(self.index("train")))
+
     def index(self, split: Split) -> Index:
         """The index of a split; shards that have none are read and checked first.
 

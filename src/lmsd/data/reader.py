@@ -36,6 +36,10 @@ _NAMED = 20  # damaged samples that are told of, for each process
 log = logging.getLogger(__name__)
 
 
+class DamagedSample(UserError):
+    """A sample that cannot be used and has no substitute: what was trained so far is sound."""
+
+
 class Damaged(ValueError):
     """A sample whose bytes are not those that were indexed, or cannot be decoded."""
 
@@ -289,7 +293,7 @@ class Reader:
     ) -> tuple[list[str], int]:
         """Fill a damaged sample's place; captions and class of the substitute."""
         if substitute is None:
-            raise UserError(message + self._advice)
+            raise DamagedSample(message + self._advice)
         self._name(message)
         for attempt in range(1, _ATTEMPTS + 1):
             shard, sample = (np.asarray([number]) for number in substitute(slot, attempt))
@@ -298,7 +302,7 @@ class Reader:
                 return self._one(int(shard[0]), rows[0].tolist(), out), int(label[0])
             except Damaged as error:
                 self._name(self._tell(int(shard[0]), int(sample[0]), error))
-        raise UserError(f"{message}; so are the {_ATTEMPTS} samples after it")
+        raise DamagedSample(f"{message}; so are the {_ATTEMPTS} samples after it")
 
     def _name(self, message: str) -> None:
         """Tell of a damaged sample, once, and of the first few only."""

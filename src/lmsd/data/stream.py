@@ -60,8 +60,9 @@ class Stream(Dataset[Batch]):
     """Positions → Batch, augmented by position.
 
     flip: mirror half of the images; color: strength of the color change, 0 for none;
-    on_error: "skip" fills a damaged sample's place with the next position's sample, and the batch says
-    where in `extra["substituted"]` (bool [B]); ahead: told which shards come next.
+    on_error: "skip" fills a damaged sample's place with the next position's sample, and the batch says whose
+    place in `extra["substituted"]` (int64 [B]: one more than its number in the split, 0 for none);
+    ahead: told which shards come next.
     """
 
     def __init__(
@@ -106,8 +107,14 @@ class Stream(Dataset[Batch]):
         if self._color:
             x = jitter(x, rng, self._color)
         label = None if found.label is None else torch.from_numpy(found.label)
-        extra = {"substituted": torch.from_numpy(found.substituted)} if skip else {}
+        damaged = self._numbers(shard, sample) * found.substituted
+        extra = {"substituted": torch.from_numpy(damaged)} if skip else {}
         return Batch(x, position, found.text, label, extra)
+
+    def _numbers(self, shard: Integers, sample: Integers) -> Integers:
+        """One more than the number of each sample in the split."""
+        ends = np.cumsum(self.order.sizes)
+        return (ends - self.order.sizes)[shard] + sample + 1
 
     def _next(self, positions: Integers) -> Callable[[int, int], tuple[int, int]]:
         def place(slot: int, attempt: int) -> tuple[int, int]:

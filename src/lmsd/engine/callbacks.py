@@ -18,6 +18,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmsd.checkpoints import checkpoint_name, manifests
+from lmsd.data.reader import DamagedSample
 from lmsd.engine.checkpoint import first_not_finite, prune
 from lmsd.engine.clock import crossed
 from lmsd.engine.module import Engine
@@ -190,6 +191,12 @@ class Checkpoint(Callback):
         self.last = self.folder(trainer) / checkpoint_name(engine.clock.images)
         trainer.save_checkpoint(self.last, weights_only=False)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save what was trained before a damaged sample ended the run; other ranks may not know of it."""
+        engine = engine_of(pl_module)
+        if isinstance(exception, DamagedSample) and world_size() == 1 and engine.clock.images:
+            save_now(trainer, engine)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the writer, all ranks together: a scheduler may kill the others once one has left."""
         writer(trainer).wait()
@@ -209,6 +216,14 @@ class Checkpoint(Callback):
             return None
         pick = min if self.mode == "min" else max
         return pick(known, key=lambda path: known[path])
+
+
+def save_now(trainer: Trainer, engine: Engine) -> None:
+    """Have a checkpoint on the disk, by the run's own `Checkpoint`, before the run ends itself."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Checkpoint):
+            callback.save(trainer, engine)
+            writer(trainer).wait()
 
 
 def peak_memory() -> int:

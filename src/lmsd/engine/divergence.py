@@ -16,7 +16,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmsd.checkpoints import intact, manifests, read, set_aside
-from lmsd.engine.callbacks import Checkpoint, engine_of, not_finite, writer
+from lmsd.engine.callbacks import Checkpoint, engine_of, not_finite, save_now, writer
 from lmsd.engine.logging import rewind
 from lmsd.engine.module import Engine
 from lmsd.errors import UserError
@@ -32,14 +32,21 @@ class Guard(Callback):
 
     skipped: updates of a player in a row with a gradient that is not finite; collapsed: readings in a row of
     a collapsed game (`Objective.collapsed`), 0 to allow it; max_bad: share of damaged samples above which it
-    stops.
+    stops, after a checkpoint; samples: of the training set, where known, of which one may always be damaged.
     Raises UserError where there is no way back, or it has been taken too often, or too many are damaged.
     """
 
     def __init__(
-        self, *, skipped: int = 50, collapsed: int = 20, at_most: int = 3, max_bad: float = 1e-3
+        self,
+        *,
+        skipped: int = 50,
+        collapsed: int = 20,
+        at_most: int = 3,
+        max_bad: float = 1e-3,
+        samples: int | None = None,
     ) -> None:
         self.skipped, self.collapsed, self.at_most, self.max_bad = skipped, collapsed, at_most, max_bad
+        self.samples = samples
         self._useless: list[int] = []  # images at the readings in a row of a collapsed game
         self._read = -1
 
@@ -55,18 +62,21 @@ class Guard(Callback):
         if engine.run.read_at == self._read:
             return
         self._read = engine.run.read_at
-        self._check_samples(engine)
+        self._check_samples(trainer, engine)
         found = self._diagnose(trainer, engine)
         if found is not None:
             self._go_back(trainer, engine, *found)
 
-    def _check_samples(self, engine: Engine) -> None:
-        bad, images = engine.run.substituted, engine.clock.images
-        if bad >= 0.5 and bad > self.max_bad * images:
-            raise UserError(
-                f"{bad:.0f} of {images:,} samples were damaged, more than data.max_bad={self.max_bad:g}; the "
-                "first are named above: fetch or build their shards again, or raise data.max_bad="
-            )
+    def _check_samples(self, trainer: Trainer, engine: Engine) -> None:
+        bad, among = len(engine.run.damaged), self.samples or engine.clock.images
+        if bad <= self.max_bad * among or (self.samples is not None and bad == 1):
+            return
+        save_now(trainer, engine)
+        raise UserError(
+            f"{bad:,} of {among:,} samples were damaged, more than data.max_bad={self.max_bad:g}; the first "
+            "are named above: fetch or build their shards again, take the samples out, or raise "
+            "data.max_bad=, and resume the run"
+        )
 
     def _diagnose(self, trainer: Trainer, engine: Engine) -> tuple[str, str, int] | None:
         """What is wrong, the way out, and the number of images up to which it was not."""

@@ -32,7 +32,7 @@ from lmsd.engine.state import RunState
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Objective, trained
-from lmsd.ranks import shares, world_size
+from lmsd.ranks import shares, union, world_size
 from lmsd.rng import Rng, fold
 from lmsd.types import Batch, Loss, Turn
 
@@ -124,7 +124,9 @@ class Engine(LightningModule):
     # -- the loop ---------------------------------------------------------------------------------------
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a Batch; Lightning's own way refuses frozen dataclasses."""
+        """Move a Batch, its damaged samples noted; Lightning's own way refuses frozen dataclasses."""
+        if "substituted" in batch.extra:
+            self.run.damaged |= {int(number) for number in batch.extra["substituted"] if number}
         return batch.to(device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -135,7 +137,7 @@ class Engine(LightningModule):
         pieces, self._pending = self._pending, []
         self.flops.begin(measure=self.clock.images == self.run.read_at)
         if "substituted" in batch.extra:
-            shares = [piece.extra["substituted"].float().mean() for piece in pieces]
+            shares = [(piece.extra["substituted"] > 0).float().mean() for piece in pieces]
             self.meter.add({"data/substituted": torch.stack(shares).mean()})
         if self._dropout:
             torch.manual_seed(int(fold(self.seed, self.clock.images, self.global_rank).item()))
@@ -257,8 +259,9 @@ class Engine(LightningModule):
         run = self.run
         run.line = self.meter.read()
         self.flops.end()
-        elapsed, run.read_at = self.clock.images - run.read_at, self.clock.images
-        run.substituted += run.line.get("data/substituted", 0.0) * elapsed
+        run.read_at = self.clock.images
+        if "data/substituted" in run.line:
+            run.damaged = union(run.damaged)
         for name, optimizer in self._optimizers.items():
             run.line[f"{name}/lr"] = optimizer.param_groups[0]["lr"]
         counts = {f"{name}/updates": float(count) for name, count in self.clock.played.items()}

@@ -34,14 +34,15 @@ class Requests:
 class RunState:
     """How a run is going; the same on every rank, but for what is asked.
 
-    rollbacks: how often it went back; substituted: damaged samples so far, over all ranks; unscored: an
+    rollbacks: how often it went back; damaged: numbers of damaged samples, each once however often
+    it came, over all ranks at a reading; unscored: an
     evaluation was broken off, or not begun after a signal; read_at: images at the last line of metrics;
     line: that line; streaks: updates of each player up to now that were skipped in a row, on the device;
     scores: of the last evaluation; scored_at: images at it, -1 before the first.
     """
 
     rollbacks: int = 0
-    substituted: float = 0.0
+    damaged: set[int] = field(default_factory=set)
     unscored: bool = False
     read_at: int = 0
     line: dict[str, float] = field(default_factory=dict)
@@ -67,7 +68,7 @@ class RunState:
             "unscored": self.unscored,
             "streaks": self.skipped(),
             "rollbacks": self.rollbacks,
-            "substituted": self.substituted,
+            "damaged": sorted(self.damaged),
             "read_at": self.read_at,
         }
 
@@ -75,6 +76,6 @@ class RunState:
         """Go on from a checkpoint of `images` images."""
         self.scores, self.scored_at, self.line = dict(state["metrics"]), images, dict(state["line"])
         self.unscored, self.rollbacks = bool(state["unscored"]), int(state["rollbacks"])
-        self.substituted, self.read_at = float(state["substituted"]), int(state["read_at"])
+        self.damaged, self.read_at = set(state.get("damaged", ())), int(state["read_at"])
         streaks = state["streaks"].items()
         self.streaks = {name: torch.tensor(float(n), device=device) for name, n in streaks}

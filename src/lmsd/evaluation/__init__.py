@@ -8,21 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmsd.evaluation.evaluator import Checker, Evaluator, evaluate
-    from lmsd.evaluation.generate import Generate, Generation, make_generate
     from lmsd.evaluation.scores import Scores
 
 __all__ = [
     "Checker",
     "Evaluator",
-    "Generate",
-    "Generation",
     "Scores",
     "evaluate",
-    "make_generate",
 ]
 _PLACES = {
     "evaluator": ("Checker", "Evaluator", "evaluate"),
-    "generate": ("Generate", "Generation", "make_generate"),
     "scores": ("Scores",),
 }
 

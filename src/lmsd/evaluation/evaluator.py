@@ -27,7 +27,6 @@ from torch import Tensor
 import lmsd
 from lmsd.errors import UserError
 from lmsd.evaluation.features import Mirrored, cached_features, same_set, save_features
-from lmsd.evaluation.generate import Generate, Generation
 from lmsd.evaluation.grid import save_grid
 from lmsd.evaluation.measures import alignment, class_scores, clip_distance, measures
 from lmsd.evaluation.names import full_name, published
@@ -38,6 +37,7 @@ from lmsd.features.base import FeatureExtractor, ImageSet, captions_of, in_range
 from lmsd.metrics import Memorization, Score, matched_rows, memorization, prompts_score
 from lmsd.ranks import by_chunks, by_first, rank_and_world
 from lmsd.rng import Rng
+from lmsd.sampling import Generate, Generation
 from lmsd.types import Batch, levels
 
 Checker = Callable[[Tensor, Sequence[str]], Tensor]
@@ -348,8 +348,8 @@ def evaluate(
 
 
 def quantized(images: Tensor) -> Tensor:
-    """Images in [-1,1] rounded to the 256 levels that real images have."""
-    return in_range(levels(images))
+    """Images clamped to [-1,1], on the 256 levels that real images have. Raises UserError for NaN."""
+    return in_range(levels(in_range(images.clamp(-1.0, 1.0))))
 
 
 def _hits(made: Sequence[Made]) -> Tensor | None:

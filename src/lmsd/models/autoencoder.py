@@ -152,8 +152,8 @@ class TAEF2(Pretrained):
     """The tiny autoencoder of the FLUX.2 latents (Bohan): 32 channels, 8 times smaller.
 
     path: a folder with taef2_encoder and taef2_decoder, .pth or .safetensors, or one file of both, with names
-    that begin with encoder. and decoder.; scale, shift: of the latents, which have deviations of 0.7 to 0.9.
-    Raises UserError for files that are not exactly these layers.
+    that begin with encoder. and decoder.; scale, shift: z = (E(x) − shift) · scale, one number or one a
+    channel. E(x) has a deviation of 0.7 to 0.9. Raises UserError for files that are not exactly these layers.
     """
 
     def __init__(
@@ -204,19 +204,16 @@ def _read(file: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(file)
-        state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # whatever a damaged file makes its reader raise
         raise UserError(f"codec: {file} cannot be read as weights: {type(error).__name__}") from error
-    if not isinstance(state, dict):
-        raise UserError(f"codec: {file} holds a {type(state).__name__} and no weights by name")
-    return state
 
 
 class Autoencoder(Pretrained):
     """An AutoencoderKL of diffusers from a local folder: config.json and diffusion_pytorch_model.safetensors.
 
-    scale, shift: of the latents, None: scaling_factor and shift_factor of the folder's configuration.
-    Raises UserError for another folder, also for one of pickled weights.
+    path: the folder; scale, shift: z = (E(x) − shift) · scale, one number or one a channel, None: the
+    folder's scaling_factor and shift_factor. Raises UserError for another folder, and for pickled weights.
     """
 
     def __init__(

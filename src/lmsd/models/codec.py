@@ -62,9 +62,8 @@ class Codec(nn.Module):
         raise NotImplementedError
 
 
-def _refuse_others(codec: nn.Module, state: Mapping[str, Any], prefix: str, *_: object) -> None:
+def _refuse_others(codec: Codec, state: Mapping[str, Any], prefix: str, *_: object) -> None:
     """Before weights are taken over: raise UserError where their codec was another one."""
-    assert isinstance(codec, Codec)
     theirs: Mapping[str, Any] = state.get(f"{prefix}_extra_state", {})
     for name in [*codec.told, *theirs]:
         one, own = (told.get(name, "none, as of pixels") for told in (theirs, codec.told))

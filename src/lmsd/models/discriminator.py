@@ -62,7 +62,7 @@ def double_backward_obstacle(module: nn.Module) -> str | None:
     """Why gradients of gradients cannot be had through `module`; None when they can."""
     for name, child in module.named_modules():
         where = name or type(child).__name__
-        if getattr(child, "_compiled_call_impl", None) is not None or hasattr(child, "_orig_mod"):
+        if child._compiled_call_impl is not None or type(child).__name__ == "OptimizedModule":
             return f"{where} is compiled, and compiled code has no double backward"
         if hasattr(child, "processor") or isinstance(child, nn.MultiheadAttention):
             return f"{where} is fused attention, which has no double backward"

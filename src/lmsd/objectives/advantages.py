@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from lmsd.errors import one_of
+from lmsd.errors import UserError, one_of
 from lmsd.ranks import gather
 from lmsd.types import Batch
 
@@ -81,12 +81,16 @@ class Table:
 class Round:
     """What the micro-batches of one global batch put together; settled once the last has added its share.
 
-    images: the clock's when it began; flags: decisions that all micro-batches share.
+    images: the clock's when it began; size: of a group; refresh: whether judges learn in it; calibrated,
+    counted, blended: what has been done in it, once for all its micro-batches.
     """
 
     images: int
     size: int
-    flags: dict[str, bool] = field(default_factory=dict)
+    refresh: bool = False
+    calibrated: bool = False
+    counted: bool = False
+    blended: bool = False
     shares: list[tuple[Tensor, ...]] = field(default_factory=list)
     table: Table | None = None
     result: Tensor | None = None
@@ -133,15 +137,19 @@ def prompt_keys(batch: Batch) -> Tensor:
 class Normalizer:
     """Rewards → scores of mean 0 by one of the rules above.
 
-    bound: largest |score|; memory, least: of the rule "prompt", how many of a prompt's last rewards count,
-    and from how many on; before that the batch's own mean and deviation stand in.
+    normalize: the rule; bound: largest |score|, None: any; history, min_history: of the rule "prompt", how
+    many of a prompt's last rewards count, and from how many on; before that the batch's own mean and
+    deviation stand in.
     """
 
     def __init__(
-        self, rule: Normalization, *, bound: float | None = 5.0, memory: int = 32, least: int = 16
+        self, normalize: Normalization, *, bound: float | None = 5.0, history: int = 32, min_history: int = 16
     ) -> None:
-        one_of("advantages", "normalize", rule, Normalization)
-        self.rule, self.bound, self.memory, self.least = rule, bound, memory, least
+        one_of("advantages", "normalize", normalize, Normalization)
+        if bound is not None and bound <= 0:
+            raise UserError(f"advantages: bound={bound} must be above 0; null: none")
+        self.rule: Normalization = normalize
+        self.bound, self.history, self.min_history = bound, history, min_history
         self.seen: dict[int, list[float]] = {}
 
     def __call__(self, table: Table) -> Tensor:
@@ -178,13 +186,13 @@ class Normalizer:
         for key, reward in zip(table.key[kept].tolist(), table.reward[kept].tolist(), strict=True):
             past = self.seen.setdefault(key, [])
             past.append(reward)
-            del past[: -self.memory]
+            del past[: -self.history]
         mean = _mean(table.reward, weight)
         std = ((weight * (table.reward - mean).square()).sum() / weight.sum().clamp(min=1)).sqrt()
         means, stds = mean.expand_as(weight).clone(), std.expand_as(weight).clone()
         for row, key in enumerate(table.key.tolist()):
             past = self.seen.get(key, [])
-            if len(past) >= self.least:
+            if len(past) >= self.min_history:
                 values = torch.tensor(past, dtype=torch.float64)
                 means[row], stds[row] = values.mean(), values.std(correction=0)
         return (table.reward - means) / (stds + _DELTA)

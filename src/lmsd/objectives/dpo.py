@@ -23,6 +23,7 @@ from lmsd.objectives.rewarded import (
     Rewarded,
     conditions,
     diversity,
+    draw,
     reference_of,
     still,
 )
@@ -30,15 +31,16 @@ from lmsd.process.times import Times
 from lmsd.ranks import gather
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
-from lmsd.sampling import Sampler, sample
+from lmsd.sampling import Sampler, Settings
 from lmsd.types import Batch, Loss, Players, Turn
 
 
 class DPO(Rewarded):
     """Learn which of two images is preferred.
 
-    times: law of the times; beta: β; reward, sampler, steps, group, guidance, interval, clamp: how pairs are
-    made where the data have none; reward=None: the data must have them. updates: turns on one batch of pairs.
+    times: law of the times; beta: β; reward, sampler, settings, group: how pairs are made where the data have
+    none; reward=None: the data must have them. updates: turns on one batch of pairs; refresh: how a judge
+    keeps up; patience: batches in a row without one usable group that end the run.
 
     Logs: preference (share of pairs that the model gets right), margin; of pairs by a reward also reward,
     reward_failed, diversity and reward_gap, that of the pairs.
@@ -50,11 +52,8 @@ class DPO(Rewarded):
         *,
         reward: Reward | None = None,
         sampler: Sampler | None = None,
-        steps: int = 4,
+        settings: Settings | None = None,
         group: int = 4,
-        guidance: float = 1.0,
-        interval: tuple[float, float] | None = None,
-        clamp: float | None = 1.0,
         beta: float = 1000.0,
         updates: int = 1,
         refresh: Refresh | None = None,
@@ -65,9 +64,8 @@ class DPO(Rewarded):
             raise UserError(f"dpo: beta={beta} must be above 0 and updates={updates} at least 1")
         if reward is not None and (sampler is None or group < 2):
             raise UserError("dpo: pairs by a reward need a sampler and groups of two or more")
-        self.times, self.judged, self.sampler, self.steps = times, reward is not None, sampler, steps
-        self.guidance, self.clamp, self.beta, self.updates = guidance, clamp, beta, updates
-        self.interval = None if interval is None else (float(interval[0]), float(interval[1]))
+        self.times, self.judged, self.beta, self.updates = times, reward is not None, beta, updates
+        self.sampler, self.settings = sampler, settings or Settings(4)
 
     @property
     def cast(self) -> Cast:
@@ -88,19 +86,13 @@ class DPO(Rewarded):
             raise UserError('dpo: these data hold no pairs (extra["rejected"]): set a reward to make them')
         weight = weight.to(better)
         for turn in range(self.updates):
-            here = Rng(rng.seed, asked.position, turn=self.steps + turn)
+            here = Rng(rng.seed, asked.position, turn=self.settings.steps + turn)
             yield Turn("generator", partial(self._loss, players, better, worse, asked, here, weight, facts))
 
     def draw(self, generator: Generator, asked: Batch, rng: Rng) -> Tensor:
-        """Images of the policy."""
+        """What the policy makes of what is asked."""
         assert self.sampler is not None
-        cond, null = conditions(generator, asked, guided=self.guidance != 1)
-        with still(generator):
-            return sample(
-                generator, cond, null, sampler=self.sampler, steps=self.steps, rng=rng,
-                shape=asked.x.shape[1:], guidance=self.guidance, interval=self.interval, clamp=self.clamp,
-                dtype=asked.x.dtype,
-            )  # fmt: skip
+        return draw(generator, asked, rng, sampler=self.sampler, settings=self.settings)
 
     def _pairs(
         self, players: Players, asked: Batch, rng: Rng

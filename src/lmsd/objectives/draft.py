@@ -3,11 +3,12 @@
     x_{K−n} by sampling without gradients,     x₀ by the last n steps with them,     L = −E[r(x₀)]
 
 n = 1 is DRaFT-1, n = K AlignProp. Noise of the steps is a constant by counter. It climbs fastest of all and
-departs farthest: pull, a judge that is refreshed, or few updates hold it back.
+departs farthest: reference_weight, a judge that is refreshed, or few updates hold it back.
 """
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -16,19 +17,21 @@ from lmsd.errors import UserError
 from lmsd.models.codec import bounded
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Cast, Clock, Part, generator_of, mean_square
-from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, reference_of, still
+from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, draw, reference_of, still
 from lmsd.ranks import gather
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
-from lmsd.sampling import Policy
+from lmsd.sampling import Policy, Settings, Step, begin, walk
 from lmsd.types import Batch, Cond, Loss, Players, Turn
 
 
 class DRaFT(Rewarded):
     """Climb a differentiable reward.
 
-    policy: how images are drawn (tau = 0: DDIM); last: n steps with gradients; pull: weight of the squared
-    distance per pixel of their means from the reference's. Raises UserError for a reward without gradients.
+    policy, settings: how images are drawn (tau = 0: DDIM); last: n steps with gradients; reference_weight: of
+    the squared distance per pixel of their means from the reference's; group: samples of one caption;
+    refresh: how a judge keeps up; patience: batches in a row without one usable group that end the run.
+    Raises UserError for a reward without gradients.
 
     Logs: reward, reward_failed, diversity, pull.
     """
@@ -38,8 +41,9 @@ class DRaFT(Rewarded):
         policy: Policy,
         reward: Reward,
         *,
+        settings: Settings,
         last: int = 1,
-        pull: float = 0.0,
+        reference_weight: float = 0.0,
         group: int = 1,
         refresh: Refresh | None = None,
         patience: int = 25,
@@ -47,53 +51,56 @@ class DRaFT(Rewarded):
         super().__init__(reward, group=group, refresh=refresh, patience=patience)
         if not reward.differentiable:
             raise UserError(f"draft: reward {reward.name} has no gradient: use grpo, ddpo or nft")
-        if not 1 <= last <= policy.steps or pull < 0:
-            raise UserError(f"draft: last={last} of {policy.steps} steps, and pull={pull} not negative")
-        self.policy, self.last, self.pull = policy, last, pull
+        if not 1 <= last <= settings.steps or reference_weight < 0:
+            raise UserError(
+                f"draft: last={last} of {settings.steps} steps, and reference_weight={reference_weight} not "
+                "negative"
+            )
+        self.policy, self.settings, self.last, self.reference_weight = (
+            policy,
+            settings,
+            last,
+            reference_weight,
+        )
 
     @property
     def cast(self) -> Cast:
         """Judges, and the reference where it pulls."""
         return {
             **super().cast,
-            **({"reference": Part(trained=False, like="generator")} if self.pull > 0 else {}),
+            **({"reference": Part(trained=False, like="generator")} if self.reference_weight > 0 else {}),
         }
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; one turn of the generator."""
         generator, table, asked = generator_of(players), self.open(clock, batch.x), self.asked(batch)
         yield from self.keep_up(players, batch, table, partial(self.draw, generator), rng)
-        cond, null = conditions(generator, asked, guided=self.policy.guidance != 1)
+        cond, null = conditions(generator, asked, guided=self.settings.guided)
         with still(generator):
-            x = self.policy.start(generator, rng, batch.x.shape[1:]).to(batch.x.dtype)
-            x = self._walk(generator, cond, null, x, rng, range(self.policy.steps - self.last))[0]
+            x = begin(generator, self.settings, rng, batch.x.shape[1:], batch.x.dtype)
+            for step in islice(self._walk(generator, cond, null, x, rng), self.settings.steps - self.last):
+                x = step.x_s
         yield Turn("generator", partial(self._loss, players, x, asked, cond, null, rng))
 
     def draw(self, generator: Generator, asked: Batch, rng: Rng) -> Tensor:
-        """Images of the policy."""
-        cond, null = conditions(generator, asked, guided=self.policy.guidance != 1)
-        with still(generator), torch.no_grad():
-            x = self.policy.start(generator, rng, asked.x.shape[1:]).to(asked.x.dtype)
-            return self._walk(generator, cond, null, x, rng, range(self.policy.steps))[0]
+        """What the policy makes of what is asked."""
+        return draw(generator, asked, rng, sampler=self.policy, settings=self.settings)
 
     def _walk(
-        self, generator: Generator, cond: Cond, null: Cond | None, x: Tensor, rng: Rng, steps: range
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """X after `steps`, and (where a step began, its mean) of each."""
-        kernels, means = self.policy.kernels(generator.process), []
-        for k in steps:
-            mean = self.policy.mean(generator, cond, null, x_t=x, step=k, kernel=kernels[k], rng=rng)
-            means.append((x, mean))
-            x = mean + kernels[k].std * rng.at(k).normal(x.shape[1:], "step").to(x.dtype)
-        return x, means
+        self, generator: Generator, cond: Cond, null: Cond | None, x: Tensor, rng: Rng, start: int = 0
+    ) -> Iterator[Step]:
+        return walk(
+            generator, cond, null, x, sampler=self.policy, settings=self.settings, rng=rng, start=start
+        )
 
     def _loss(
         self, players: Players, x: Tensor, asked: Batch, cond: Cond, null: Cond | None, rng: Rng
     ) -> Loss:
         generator = generator_of(players)
-        steps = range(self.policy.steps - self.last, self.policy.steps)
+        first = self.settings.steps - self.last
         with still(generator):
-            x_0, means = self._walk(generator, cond, null, x, rng, steps)
+            steps = list(self._walk(generator, cond, null, x, rng, first))
+        x_0 = steps[-1].x_s
         verdict = self.verdict(players, self.pulse.through(x_0), asked)
         whole = verdict.valid.view(-1, self.group).all(1).repeat_interleave(self.group)
         self.count(bool(gather(whole).any()))
@@ -105,16 +112,14 @@ class DRaFT(Rewarded):
         reward = torch.where(whole, verdict.value, 0.0).to(x_0.dtype)
         reward = reward + 0.0 * x_0.flatten(1).sum(1)  # a graph where it failed
         value, logs = -reward.mean(), {}
-        if self.pull > 0:
-            kernels = self.policy.kernels(generator.process)
+        if self.reference_weight > 0:
             away = torch.zeros_like(reward)
-            for k, (start, mean) in zip(steps, means, strict=True):
+            starts = [x, *(step.x_s for step in steps)]
+            for k, (start, step) in enumerate(zip(starts, steps, strict=False), first):
                 with torch.no_grad():
-                    other = self.policy.mean(
-                        reference_of(players), cond, null, x_t=start, step=k, kernel=kernels[k], rng=rng
-                    )
-                away = away + mean_square(mean - other)
-            value, logs = value + self.pull * away.mean(), {"pull": away.mean()}
+                    other = next(self._walk(reference_of(players), cond, null, start, rng, k)).mean
+                away = away + mean_square(step.mean - other)
+            value, logs = value + self.reference_weight * away.mean(), {"pull": away.mean()}
         valid, count = verdict.valid.to(reward.dtype), whole.sum()
         mean = torch.where(count > 0, reward.sum() / count.clamp(min=1), torch.nan)
         logs |= {"reward": mean, "reward_failed": 1 - valid.mean(), **spread}

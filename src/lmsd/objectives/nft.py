@@ -22,25 +22,47 @@ from torch import Tensor, nn
 
 from lmsd.errors import UserError, one_of
 from lmsd.models.generator import Generator
-from lmsd.objectives.advantages import Normalization, Normalizer, Round, Table
+from lmsd.objectives.advantages import Normalizer, Round, Table
 from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
-from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, reference_of, still
+from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, draw, reference_of, still
 from lmsd.process.times import Times
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
-from lmsd.sampling import Sampler, sample
+from lmsd.sampling import Sampler, Settings
 from lmsd.types import Batch, Loss, Players, Turn
 
 Weighting: TypeAlias = Literal["none", "adaptive"]
 
 
+class OldPolicy:
+    """How the policy that draws follows the one that learns: old ← η old + (1 − η) θ after each batch.
+
+    decay, ramp: η = min(ramp · updates, decay). Raises UserError for values out of range.
+    """
+
+    def __init__(self, decay: float = 0.5, *, ramp: float = 0.001) -> None:
+        if not 0 <= decay <= 1 or ramp < 0:
+            raise UserError(f"nft: decay={decay} must be in [0, 1] and ramp={ramp} not negative")
+        self.decay, self.ramp = decay, ramp
+
+    @torch.no_grad()
+    def follow(self, old: nn.Module, new: nn.Module, updates: int) -> None:
+        """One step after the new policy; buffers are copied."""
+        eta = min(self.ramp * updates, self.decay)
+        for kept, fresh in zip(old.parameters(), new.parameters(), strict=True):
+            kept.lerp_(fresh, 1 - eta)
+        for held, current in zip(old.buffers(), new.buffers(), strict=True):
+            held.copy_(current)
+
+
 class NFT(Rewarded):
     """Contrast better with worse samples of the old policy, at any time of the forward process.
 
-    sampler, steps, guidance, interval, clamp: how the old policy draws; times: law of the times it is learned
-    at (Grid for few-step students). beta: β; bound: A_max; normalize: see `Normalizer`; updates: turns on one
-    batch of samples, each with its own times and noise. decay, ramp: after each batch old ← η old + (1 − η) θ
-    with η = min(ramp · updates, decay). pull: weight of ‖f_θ − f_ref‖²/D. weighting: as above.
+    sampler, settings: how the old policy draws; times: law of the times it is learned at (Grid for few-step
+    students); advantages: A, with A_max their bound; beta: β; weighting: as above; updates: turns on one
+    batch of samples, each with its own times and noise; old: how the old policy follows; reference_weight: of
+    ‖f_θ − f_ref‖²/D; group: samples of one caption; refresh: how a judge keeps up; patience: batches in a row
+    without one usable group that end the run.
 
     Logs: reward, reward_std, reward_failed, groups_without_spread, diversity, positive, negative, drift.
     """
@@ -51,41 +73,37 @@ class NFT(Rewarded):
         reward: Reward,
         *,
         times: Times,
-        steps: int,
-        group: int = 16,
-        guidance: float = 1.0,
-        interval: tuple[float, float] | None = None,
-        clamp: float | None = 1.0,
+        settings: Settings,
+        advantages: Normalizer | None = None,
         beta: float = 1.0,
-        bound: float = 5.0,
-        normalize: Normalization = "global",
-        updates: int = 1,
-        decay: float = 0.5,
-        ramp: float = 0.001,
-        pull: float = 1e-4,
         weighting: Weighting = "adaptive",
+        updates: int = 1,
+        old: OldPolicy | None = None,
+        reference_weight: float = 1e-4,
+        group: int = 16,
         refresh: Refresh | None = None,
         patience: int = 25,
     ) -> None:
         super().__init__(reward, group=group, refresh=refresh, patience=patience)
         one_of("nft", "weighting", weighting, Weighting)
-        if beta <= 0 or bound <= 0 or updates < 1 or not 0 <= decay <= 1 or ramp < 0:
+        self.normalizer = advantages or Normalizer("global")
+        if beta <= 0 or updates < 1 or self.normalizer.bound is None:
             raise UserError(
-                f"nft: beta={beta} and bound={bound} must be above 0, updates={updates} 1 or more, "
-                f"decay={decay} in [0, 1] and ramp={ramp} not negative"
+                f"nft: beta={beta} must be above 0, updates={updates} 1 or more, and advantages need a bound"
             )
-        self.sampler, self.times, self.steps = sampler, times, steps
-        self.guidance, self.clamp, self.beta, self.bound = guidance, clamp, beta, bound
-        self.interval = None if interval is None else (float(interval[0]), float(interval[1]))
-        self.normalizer = Normalizer(normalize, bound=None)
-        self.updates, self.decay, self.ramp = updates, decay, ramp
-        self.pull, self.weighting = pull, weighting
+        self.sampler, self.times, self.settings = sampler, times, settings
+        self.beta, self.weighting, self.updates = beta, weighting, updates
+        self.old, self.reference_weight, self.bound = (
+            old or OldPolicy(),
+            reference_weight,
+            self.normalizer.bound,
+        )
 
     @property
     def cast(self) -> Cast:
         """Judges, the old policy, and the reference where it pulls."""
         twin = Part(trained=False, like="generator")
-        return {**super().cast, "old": twin, **({"reference": twin} if self.pull > 0 else {})}
+        return {**super().cast, "old": twin, **({"reference": twin} if self.reference_weight > 0 else {})}
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; samples; `updates` turns of the generator; the old policy."""
@@ -98,21 +116,15 @@ class NFT(Rewarded):
         images = self.score(players, self.draw(old, asked, rng), asked, table)
         spread = diversity(images, self.group)
         for turn in range(self.updates):
-            here = rng.at(self.steps + turn)
+            here = rng.at(self.settings.steps + turn)
             yield Turn("generator", partial(self._loss, players, images, asked, here, table, spread))
-        if not table.flags.get("blended"):
-            table.flags["blended"] = True
-            blend(old, generator_of(players), min(self.ramp * clock.updates, self.decay))
+        if not table.blended:
+            table.blended = True
+            self.old.follow(old, generator_of(players), clock.updates)
 
     def draw(self, generator: Generator, asked: Batch, rng: Rng) -> Tensor:
-        """Images of a policy."""
-        cond, null = conditions(generator, asked, guided=self.guidance != 1)
-        with still(generator):
-            return sample(
-                generator, cond, null, sampler=self.sampler, steps=self.steps, rng=rng,
-                shape=asked.x.shape[1:], guidance=self.guidance, interval=self.interval, clamp=self.clamp,
-                dtype=asked.x.dtype,
-            )  # fmt: skip
+        """What a policy makes of what is asked."""
+        return draw(generator, asked, rng, sampler=self.sampler, settings=self.settings)
 
     def optimality(self, table: Table) -> Tensor:
         """The rewards r in [0, 1] of all samples, [n]."""
@@ -162,10 +174,10 @@ class NFT(Rewarded):
             plus, minus = (_adaptive(generator.to_x0(side, x_t, t) - images) for side in (positive, negative))
         value = good * plus + (1 - good) * minus
         logs = {"positive": plus, "negative": minus, "drift": mean_square(new - before)}
-        if self.pull > 0:
+        if self.reference_weight > 0:
             with torch.no_grad():
                 anchor = reference_of(players)(x_t, t, cond, z, output="native")
-            value = value + self.pull * mean_square(new - anchor)
+            value = value + self.reference_weight * mean_square(new - anchor)
         return value, logs
 
     def state_dict(self) -> Mapping[str, Any]:
@@ -182,12 +194,3 @@ def _adaptive(error: Tensor) -> Tensor:
     """‖error‖²/D over its own mean absolute size, which is not differentiated; [B,...] → [B]."""
     size = error.detach().abs().flatten(1).mean(1)
     return mean_square(error) / size.clamp(min=1e-5)
-
-
-@torch.no_grad()
-def blend(old: nn.Module, new: nn.Module, eta: float) -> None:
-    """Old ← η old + (1 − η) new; buffers are copied."""
-    for kept, fresh in zip(old.parameters(), new.parameters(), strict=True):
-        kept.lerp_(fresh, 1 - eta)
-    for held, current in zip(old.buffers(), new.buffers(), strict=True):
-        held.copy_(current)

@@ -93,7 +93,7 @@ class Phases:
         for phase, share, rate in zip(self.phases, self.shares, self.rates, strict=True):
             if rate.least < 0:
                 raise UserError(f"phases: rate={rate} must be 0 or more")
-            if any(not 0 <= wait <= share for wait in phase.waits.values()):
+            if any(not 0 <= wait <= share + 1e-9 for wait in phase.waits.values()):
                 raise UserError(f"phases: {dict(phase.waits)} are shares of the run within one of {share:g}")
         for index, phase in enumerate(self.phases):
             if phase.restart and not self._newcomers(index):

@@ -72,7 +72,7 @@ class Pulse:
         )
         self.sentence = (
             f"nothing was learned from the reward in the first {FIRST} updates: {why}; look at the reward, "
-            "objective.group and objective.normalize"
+            "objective.group and objective.advantages.normalize"
         )
         return self.sentence
 

@@ -42,6 +42,7 @@ from lmsd.objectives.terms import (
 )
 from lmsd.rewards import DiscriminatorReward, Reward, Verdict, WeightedSum, judge
 from lmsd.rng import Rng, fold
+from lmsd.sampling import Sampler, Settings, sample
 from lmsd.types import Batch, Cond, Loss, Players, Turn
 
 Draw = Callable[[Batch, Rng], Tensor]
@@ -56,6 +57,16 @@ _UNTRAINED = {
     "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh}, or take another reward"
 }
 """The ways out where a frozen judge has learned nothing."""
+
+
+def draw(generator: Generator, asked: Batch, rng: Rng, *, sampler: Sampler, settings: Settings) -> Tensor:
+    """What a policy makes of what is asked, in eval mode and without gradients; not decoded."""
+    cond, null = conditions(generator, asked, guided=settings.guided)
+    with still(generator):
+        return sample(
+            generator, cond, null, sampler=sampler, settings=settings, rng=rng, shape=asked.x.shape[1:],
+            dtype=asked.x.dtype,
+        )  # fmt: skip
 
 
 @contextmanager
@@ -133,7 +144,7 @@ class Refresh:
 
 
 class Rewarded(Method):
-    """Base of ddpo, grpo, nft, dpo and draft.
+    """Base of policy gradients, nft, dpo and draft.
 
     reward: see `lmsd.rewards`; group: N samples of one caption; refresh: how a discriminator keeps up, None:
     it is frozen; patience: so many batches in a row without one usable group end the run with a sentence.
@@ -196,8 +207,8 @@ class Rewarded(Method):
             self._round = Round(clock.images, self.group)
             last = self._refreshed
             due = last < 0 or (self.refresh is not None and clock.updates - last >= self.refresh.every)
-            self._round.flags["refresh"] = due and bool(self._discriminators())
-            if self._round.flags["refresh"]:
+            self._round.refresh = due and bool(self._discriminators())
+            if self._round.refresh:
                 self._refreshed = clock.updates
         return self._round
 
@@ -238,12 +249,13 @@ class Rewarded(Method):
 
         Raises UserError after `patience` batches that had none.
         """
-        flags = {} if self._round is None else self._round.flags
+        counted = self._round is not None and self._round.counted
         if usable:
             self._barren = 0
-        elif "counted" not in flags:
+        elif not counted:
             self._barren += 1
-        flags["counted"] = True
+        if self._round is not None:
+            self._round.counted = True
         if self._barren >= self.patience:
             raise UserError(
                 f"{self._barren} batches in a row had no group with a score; the last problem: "
@@ -258,7 +270,7 @@ class Rewarded(Method):
 
     def keep_up(self, players: Players, batch: Batch, table: Round, draw: Draw, rng: Rng) -> Iterator[Turn]:
         """Turns of the discriminator where they are due, then calibration and a renewed reference."""
-        if not table.flags["refresh"]:
+        if not table.refresh:
             return
         judges = self._discriminators()
         for turn in range(self.refresh.turns if self.refresh else 0):
@@ -267,9 +279,9 @@ class Rewarded(Method):
             fakes = bounded(draw(batch, here), generator_of(players).bound)
             loss = partial(self.refresh.loss, players, batch, fakes, levels=judges[0].levels, rng=here)
             yield Turn("discriminator", loss)
-        if table.flags.get("calibrated"):
+        if table.calibrated:
             return
-        table.flags["calibrated"] = True
+        table.calibrated = True
         if self.held_out is not None:
             generator = generator_of(players)
             if self._real is None:

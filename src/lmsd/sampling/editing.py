@@ -17,6 +17,7 @@ from lmsd.errors import UserError
 from lmsd.rng import Rng
 from lmsd.sampling.guidance import PredictsX0, denoisers
 from lmsd.sampling.sampler import Level, Sampler, levels
+from lmsd.sampling.settings import Settings
 from lmsd.types import Cond, Denoise
 
 
@@ -40,26 +41,24 @@ def edit(
     null: Cond | None = None,
     *,
     sampler: Sampler,
-    steps: int,
+    settings: Settings,
     rng: Rng,
     strength: float = 1.0,
     mask: Tensor | None = None,
-    guidance: float = 1.0,
-    interval: tuple[float, float] | None = None,
-    clamp: float | None = None,
 ) -> Tensor:
     """What is near `image` [B,C,H,W], as it is diffused, and of the condition; not decoded.
 
     strength: in (0, 1], how much of the way is sampled anew; 1 forgets the image but for its known part.
-    mask: [B,1,H,W] in [0, 1], 1 where the image may change; None: everywhere. guidance, interval, clamp and
-    random numbers: as in `sample`, whose x_T is here ε.
+    mask: [B,1,H,W] in [0, 1], 1 where the image may change; None: everywhere. Random numbers as in
+    `sample`, whose x_T is here ε.
     """
-    process, start = generator.process, first_knot(strength, steps)
+    process, steps = generator.process, settings.steps
+    start = first_knot(strength, steps)
     level = levels(process.schedule, steps)[start]
     noise = level.sigma * rng.normal(image.shape[1:], "x_T")
     x = noise if start == 0 else level.alpha * image + noise
 
-    denoise_at = denoisers(generator, cond, null, guidance=guidance, interval=interval, clamp=clamp)
+    denoise_at = denoisers(generator, cond, null, settings)
 
     def known_at(here: Level, numbers: Rng) -> Denoise:
         denoise = denoise_at(here, numbers)

@@ -5,7 +5,7 @@
 In x̂₀ it is the same for every prediction kind and needs no schedule.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 from lmsd.errors import UserError
 from lmsd.process import Process
 from lmsd.rng import Rng
-from lmsd.sampling.sampler import DenoiseAt, Level, Sampler, levels
+from lmsd.sampling.sampler import DenoiseAt, Level, Sampler, Step, levels
+from lmsd.sampling.settings import Settings, bound_of
 from lmsd.types import Cond, Denoise
 
 
@@ -29,6 +30,11 @@ class PredictsX0(Protocol):
     @property
     def z_dim(self) -> int:
         """Width of its noise latent z; 0: none."""
+        ...
+
+    @property
+    def bound(self) -> float | None:
+        """Bound on every |x₀| of the data as they are diffused; None: none is known."""
         ...
 
     def __call__(
@@ -71,22 +77,20 @@ def guided(
 def denoisers(
     generator: PredictsX0,
     cond: Cond,
-    null: Cond | None = None,
-    *,
-    guidance: float | Tensor = 1.0,
-    interval: tuple[float, float] | None = None,
-    clamp: float | None = None,
+    null: Cond | None,
+    settings: Settings,
 ) -> DenoiseAt:
     """(start of a step, its random numbers) → the denoiser of that step, with a z of its own.
 
-    guidance, interval, clamp: as for `sample`. The one way to x̂₀ of sampling and of policy gradients.
+    The one way to x̂₀ of sampling and of policy gradients.
     """
+    interval, bound = settings.interval, bound_of(settings.bound, generator)
 
     def denoise_at(start: Level, here: Rng) -> Denoise:
         z = here.normal((generator.z_dim,), "z") if generator.z_dim else None
         inside = interval is None or interval[0] <= start.time <= interval[1]
-        denoise = guided(generator, cond, null, scale=guidance if inside else 1.0, z=z)
-        return denoise if clamp is None else lambda x_t, t: denoise(x_t, t).clamp(-clamp, clamp)
+        denoise = guided(generator, cond, null, scale=settings.guidance if inside else 1.0, z=z)
+        return denoise if bound is None else lambda x_t, t: denoise(x_t, t).clamp(-bound, bound)
 
     return denoise_at
 
@@ -98,24 +102,39 @@ def sample(
     null: Cond | None = None,
     *,
     sampler: Sampler,
-    steps: int,
+    settings: Settings,
     rng: Rng,
     shape: Sequence[int],
-    guidance: float | Tensor = 1.0,
-    interval: tuple[float, float] | None = None,
-    clamp: float | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """x₀ [B, *shape] for the B positions of rng, float32 unless dtype says otherwise, not decoded.
 
-    guidance: w, one number or one for each sample [B]. interval (low, high): guide only the steps that start
-    at a time low ≤ t ≤ high of the schedule (σ for EDM; Kynkäänniemi et al. 2024). clamp: bound on every
-    |x̂₀|, the range of the data (Ho et al. 2020); None: no bound. Random numbers: x_T from
-    rng ("x_T"); z and the step's noise from rng.at(k) ("z", "step") at step k = 0, 1, ...
+    Random numbers: x_T from rng ("x_T"); z and the noise of step k = 0, 1, ... from rng.at(k) ("z", "step").
     """
-    process = generator.process
-    denoise_at = denoisers(generator, cond, null, guidance=guidance, interval=interval, clamp=clamp)
-    x = levels(process.schedule, steps)[0].sigma * rng.normal(shape, "x_T").to(dtype)
-    for step in sampler.path(denoise_at, x, rng=rng, process=process, steps=steps):
+    x = begin(generator, settings, rng, shape, dtype)
+    for step in walk(generator, cond, null, x, sampler=sampler, settings=settings, rng=rng):
         x = step.x_s
     return x
+
+
+def begin(
+    generator: PredictsX0, settings: Settings, rng: Rng, shape: Sequence[int], dtype: torch.dtype
+) -> Tensor:
+    """The noise x_T [B, *shape] that a path begins with."""
+    return levels(generator.process.schedule, settings.steps)[0].sigma * rng.normal(shape, "x_T").to(dtype)
+
+
+def walk(
+    generator: PredictsX0,
+    cond: Cond,
+    null: Cond | None,
+    x: Tensor,
+    *,
+    sampler: Sampler,
+    settings: Settings,
+    rng: Rng,
+    start: int = 0,
+) -> Iterator[Step]:
+    """The steps of a path from x at knot `start`, with gradients where they are on."""
+    denoise_at = denoisers(generator, cond, null, settings)
+    return sampler.path(denoise_at, x, rng=rng, process=generator.process, steps=settings.steps, start=start)

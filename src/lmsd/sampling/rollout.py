@@ -15,6 +15,7 @@ is given a std of its own, `last_std`.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -22,10 +23,11 @@ from torch import Tensor
 from lmsd.errors import UserError
 from lmsd.process import Process
 from lmsd.rng import Rng
-from lmsd.sampling.guidance import PredictsX0, denoisers
-from lmsd.sampling.sampler import Level, levels
-from lmsd.sampling.samplers import Kernel, Tau
-from lmsd.types import Cond, Trajectory
+from lmsd.sampling.guidance import PredictsX0, begin, denoisers, walk
+from lmsd.sampling.sampler import Knot, Level, Sampler, State, Step, knots, levels
+from lmsd.sampling.samplers import Tau, Transition
+from lmsd.sampling.settings import Settings
+from lmsd.types import Cond, Denoise, Trajectory
 
 
 def log_prob(x_s: Tensor, mean: Tensor, std: float) -> Tensor:
@@ -55,80 +57,54 @@ def _check_std(std: float) -> None:
         )
 
 
-class Policy:
-    """How paths are drawn, the same in rollouts and in learning.
+class Policy(Sampler):
+    """How a path is drawn, the same in rollouts and in learning: the τ-family, with noise in its last step.
 
-    steps: K of the chain; tau: of the τ-family; last_std: of the last step, which has none of its own; 0: it
-    is deterministic; guidance, interval, clamp: as for `sample`; ode: outside the window of steps that
-    are learned from, deterministic ones (τ = 0; Li et al. 2025, MixGRPO), else random ones, not learned from.
+    tau: of the τ-family; last_std: of the last step, which has none of its own; 0: it is deterministic; ode:
+    outside the window of steps that are learned from, deterministic ones (τ = 0; Li et al. 2025, MixGRPO),
+    else random ones, not learned from.
     """
 
-    def __init__(
-        self,
-        steps: int,
-        *,
-        tau: float = 1.0,
-        last_std: float = 0.0,
-        guidance: float = 1.0,
-        interval: tuple[float, float] | None = None,
-        clamp: float | None = None,
-        ode: bool = False,
-    ) -> None:
-        if steps < 1 or last_std < 0:
-            raise UserError(f"policy: steps={steps} must be 1 or more and last_std={last_std} not negative")
-        self.steps, self.tau, self.last_std, self.guidance = steps, tau, last_std, guidance
-        self.interval = None if interval is None else (float(interval[0]), float(interval[1]))
-        self.clamp, self.ode = clamp, ode
+    def __init__(self, tau: float = 1.0, *, last_std: float = 0.0, ode: bool = False) -> None:
+        if last_std < 0:
+            raise UserError(f"policy: last_std={last_std} must not be negative")
+        self.tau, self.last_std, self.ode = tau, last_std, ode
         self._noisy, self._still = Tau(tau), Tau(0.0)
 
-    def kernels(self, process: Process, window: Sequence[int] | None = None) -> list[Kernel]:
-        """The K transitions in order; outside `window` deterministic ones where `ode` is set."""
-        table = levels(process.schedule, self.steps)
-        found = []
-        for k in range(self.steps):
-            inside = window is None or k in window or not self.ode
-            kernel = (self._noisy if inside else self._still).kernel(table[k], table[k + 1])
-            last = inside and self.tau > 0 and kernel.std == 0
-            std = self.last_std if last else kernel.std
-            found.append(Kernel(kernel.keep, kernel.push, std))
-        return found
+    def transition(self, start: Level, to: Level, *, learned: bool = True) -> Transition:
+        """The coefficients of one step, in the window of those that are learned from or outside of it."""
+        inside = learned or not self.ode
+        own = (self._noisy if inside else self._still).transition(start, to)
+        last = inside and self.tau > 0 and own.std == 0
+        return Transition(own.keep, own.push, self.last_std if last else own.std)
 
-    def actions(self, process: Process, window: Sequence[int] | None = None) -> tuple[int, ...]:
+    def step(self, denoise: Denoise, x_t: Tensor, t: Knot, s: Knot, rng: Rng, state: State | None) -> Step:
+        """x_s from N(mean, std²), in the type of x_t; the state is not used."""
+        return self.transition(t.level, s.level).draw(denoise, x_t, t, rng)
+
+    def within(self, window: Sequence[int] | None) -> Sampler:
+        """The same with a window, None: of all steps."""
+        return self if window is None else _Within(self, window)
+
+    def transitions(
+        self, process: Process, steps: int, window: Sequence[int] | None = None
+    ) -> list[Transition]:
+        """The coefficients of all steps in order."""
+        pairs = enumerate(pairwise(levels(process.schedule, steps)))
+        return [self.transition(*pair, learned=window is None or k in window) for k, pair in pairs]
+
+    def actions(
+        self, process: Process, settings: Settings, window: Sequence[int] | None = None
+    ) -> tuple[int, ...]:
         """The steps of `window` (None: all) that are random. Raises UserError where none is."""
-        wanted = range(self.steps) if window is None else window
-        kernels = self.kernels(process, window)
-        steps = tuple(k for k in wanted if kernels[k].std > 0)
+        table = self.transitions(process, settings.steps, window)
+        wanted = range(settings.steps) if window is None else window
+        steps = tuple(k for k in wanted if table[k].std > 0)
         if not steps:
             raise UserError(
-                f"policy: none of the steps {list(wanted)} of {self.steps} is random: set tau or last_std"
+                f"policy: none of the steps {list(wanted)} of {settings.steps} is random: set tau or last_std"
             )
         return steps
-
-    def mean(
-        self,
-        generator: PredictsX0,
-        cond: Cond,
-        null: Cond | None,
-        *,
-        x_t: Tensor,
-        step: int,
-        kernel: Kernel,
-        rng: Rng,
-    ) -> Tensor:
-        """The mean of transition `step` from x_t [B,...], differentiable; z comes from rng.at(step)."""
-        denoise_at = denoisers(
-            generator, cond, null, guidance=self.guidance, interval=self.interval, clamp=self.clamp
-        )
-        start = self._level(generator.process, step)
-        t = generator.process.schedule.knots(self.steps, x_t.device)[step].expand(len(x_t))
-        return kernel.mean(x_t, denoise_at(start, rng.at(step))(x_t, t))
-
-    def start(self, generator: PredictsX0, rng: Rng, shape: Sequence[int]) -> Tensor:
-        """The noise x_T [B, *shape] that a path begins with."""
-        return self._level(generator.process, 0).sigma * rng.normal(shape, "x_T")
-
-    def _level(self, process: Process, step: int) -> Level:
-        return levels(process.schedule, self.steps)[step]
 
     @torch.no_grad()
     def rollout(
@@ -137,6 +113,7 @@ class Policy:
         cond: Cond,
         null: Cond | None = None,
         *,
+        settings: Settings,
         rng: Rng,
         shape: Sequence[int],
         window: Sequence[int] | None = None,
@@ -147,37 +124,51 @@ class Policy:
         shape: of one image; window: steps to be learned from, None: all; dtype: of what is stored, float32
         at least: a path in half precision has other log-probabilities than its own.
         """
-        kernels = self.kernels(generator.process, window)
-        steps = self.actions(generator.process, window)
-        x = self.start(generator, rng, shape).to(dtype)
-        path, means, logs = [x], [], []
-        for k, kernel in enumerate(kernels):
-            mean = self.mean(generator, cond, null, x_t=x, step=k, kernel=kernel, rng=rng).to(dtype)
-            x = mean
-            if kernel.std > 0:
-                x = mean + kernel.std * rng.at(k).normal(shape, "step").to(dtype)
-            if k in steps:
-                means.append(mean)
-                logs.append(log_prob(x, mean, kernel.std))
-            path.append(x)
+        learned = self.actions(generator.process, settings, window)
+        x = begin(generator, settings, rng, shape, dtype)
+        walked = list(walk(generator, cond, null, x, sampler=self.within(window), settings=settings, rng=rng))
+        steps = [walked[k] for k in learned]
         return Trajectory(
-            x=torch.stack(path, 1),
-            steps=steps,
-            mean=torch.stack(means, 1),
-            std=tuple(kernels[k].std for k in steps),
-            log_prob=torch.stack(logs, 1),
+            x=torch.stack([x, *(step.x_s for step in walked)], 1),
+            steps=learned,
+            mean=torch.stack([step.mean for step in steps], 1),
+            std=tuple(step.std for step in steps),
+            log_prob=torch.stack([log_prob(step.x_s, step.mean, step.std) for step in steps], 1),
         )
 
     def means(
-        self, generator: PredictsX0, cond: Cond, null: Cond | None, *, path: Trajectory, rng: Rng
+        self,
+        generator: PredictsX0,
+        cond: Cond,
+        null: Cond | None,
+        *,
+        settings: Settings,
+        path: Trajectory,
+        rng: Rng,
     ) -> list[Tensor]:
         """`generator`'s means of a path's random steps, [B,...] each, differentiable.
 
         One call of the net a step with the rollout's own batch: in half precision another shape of batch
         rounds otherwise, and the ratio of new to old probability would not begin at 1.
         """
-        kernels = self.kernels(generator.process, path.steps)
-        return [
-            self.mean(generator, cond, null, x_t=path.x[:, k], step=k, kernel=kernels[k], rng=rng)
-            for k in path.steps
-        ]
+        denoise_at = denoisers(generator, cond, null, settings)
+        table = knots(generator.process, settings.steps, path.x[:, 0])
+        found = []
+        for k in path.steps:
+            t, s = table[k], table[k + 1]
+            x_t = path.x[:, k]
+            found.append(
+                self.transition(t.level, s.level).mean(x_t, denoise_at(t.level, rng.at(k))(x_t, t.t))
+            )
+        return found
+
+
+class _Within(Sampler):
+    """A policy whose steps outside a window are not learned from."""
+
+    def __init__(self, policy: Policy, window: Sequence[int]) -> None:
+        self.policy, self.window = policy, window
+
+    def step(self, denoise: Denoise, x_t: Tensor, t: Knot, s: Knot, rng: Rng, state: State | None) -> Step:
+        learned = t.k in self.window
+        return self.policy.transition(t.level, s.level, learned=learned).draw(denoise, x_t, t, rng)

@@ -32,10 +32,11 @@ class Level:
 
 @dataclass(frozen=True)
 class Knot:
-    """One knot of a path: its level and the same time as a tensor [B], float32, for the denoiser."""
+    """Knot k of a path: its level and the same time as a tensor [B], float32, for the denoiser."""
 
     level: Level
     t: Tensor
+    k: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,15 @@ def levels(schedule: Schedule, steps: int) -> tuple[Level, ...]:
     return tuple(Level(*values) for values in zip(times, *rows, strict=True))
 
 
+def knots(process: Process, steps: int, x: Tensor) -> list[Knot]:
+    """The steps + 1 knots of a path of x [B, ...], noise first."""
+    times = process.schedule.knots(steps, x.device)
+    table = levels(process.schedule, steps)
+    return [
+        Knot(level, time.expand(len(x)), k) for k, (level, time) in enumerate(zip(table, times, strict=True))
+    ]
+
+
 class Sampler(ABC):
     """A rule for one step, and the loop over all of them.
 
@@ -93,12 +103,9 @@ class Sampler(ABC):
 
         x_T: the state at that knot. Raises UserError for too many steps.
         """
-        table = levels(process.schedule, steps)
-        times = process.schedule.knots(steps, x_T.device)
-        knots = [Knot(level, time.expand(len(x_T))) for level, time in zip(table, times, strict=True)]
         x, state = x_T, None
-        for k, (t, s) in enumerate(pairwise(knots[start:]), start):
-            here = rng.at(k)
+        for t, s in pairwise(knots(process, steps, x_T)[start:]):
+            here = rng.at(t.k)
             step = self.step(denoise_at(t.level, here), x, t, s, here, state)
             x, state = step.x_s, step.state
             yield step

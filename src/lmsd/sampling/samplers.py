@@ -19,8 +19,8 @@ from lmsd.types import Denoise
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """A transition N(keep · x_t + push · x̂₀, std²) in plain floats."""
+class Transition:
+    """N(keep · x_t + push · x̂₀, std²) in plain floats."""
 
     keep: float
     push: float
@@ -29,6 +29,13 @@ class Kernel:
     def mean(self, x_t: Tensor, x0: Tensor) -> Tensor:
         """The mean keep · x_t + push · x̂₀."""
         return self.keep * x_t + self.push * x0
+
+    def draw(self, denoise: Denoise, x_t: Tensor, t: Knot, rng: Rng) -> Step:
+        """The step from x_t at t, in the type of x_t; its noise, if any, is rng.normal(..., "step")."""
+        mean = self.mean(x_t, denoise(x_t, t.t)).to(x_t.dtype)
+        if self.std == 0:
+            return Step(mean, 0.0, mean)
+        return Step(mean, self.std, mean + self.std * rng.normal(x_t.shape[1:], "step").to(x_t.dtype))
 
 
 class Tau(Sampler):
@@ -45,21 +52,17 @@ class Tau(Sampler):
             raise UserError(f"tau must be a finite number ≥ 0, not {tau}: 0 is DDIM, 1 the posterior.")
         self.tau = tau
 
-    def kernel(self, start: Level, to: Level) -> Kernel:
+    def transition(self, start: Level, to: Level) -> Transition:
         """The coefficients of the transition from the level `start` to the cleaner `to`."""
         h = to.lam - start.lam
         extra = self.tau**2 * h if self.tau else 0.0
         keep = to.sigma / start.sigma * math.exp(-extra)
         push = to.alpha * -math.expm1(-h - extra)
-        return Kernel(keep, push, to.sigma * math.sqrt(-math.expm1(-2 * extra)))
+        return Transition(keep, push, to.sigma * math.sqrt(-math.expm1(-2 * extra)))
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Knot, s: Knot, rng: Rng, state: State | None) -> Step:
         """x_s from N(mean, std²); the state is not used."""
-        kernel = self.kernel(t.level, s.level)
-        mean = kernel.mean(x_t, denoise(x_t, t.t))
-        if kernel.std == 0:
-            return Step(mean, 0.0, mean)
-        return Step(mean, kernel.std, mean + kernel.std * rng.normal(x_t.shape[1:], "step"))
+        return self.transition(t.level, s.level).draw(denoise, x_t, t, rng)
 
 
 class Heun(Sampler):

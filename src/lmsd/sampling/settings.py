@@ -31,9 +31,9 @@ def bound_of(bound: Bound, generator: Bounded) -> float | None:
 class Settings:
     """Of sampling.
 
-    steps: K of the chain; guidance: w of x̂₀ = x̂₀(null) + w (x̂₀(cond) − x̂₀(null)), 1: off; interval
-    (low, high): guide only the steps that start at a time low ≤ t ≤ high of the schedule (σ for EDM;
-    Kynkäänniemi et al. 2024), None: all; bound: on every |x̂₀| (Ho et al. 2020).
+    steps: K of the chain; guidance: w of x̂₀ = x̂₀(null) + w (x̂₀(cond) − x̂₀(null)), 1: off; interval: low and
+    high, guide only the steps that start at a time low ≤ t ≤ high of the schedule (σ for EDM; Kynkäänniemi et
+    al. 2024), None: all; bound: on every |x̂₀| (Ho et al. 2020).
 
     Raises UserError for values out of range.
     """

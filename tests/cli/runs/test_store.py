@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from lmsd.checkpoints import find_run
 from lmsd.cli.runs import store
 from lmsd.cli.verbs.train import accept
 from lmsd.errors import UserError
@@ -62,22 +63,22 @@ def test_a_named_folder_is_never_used_twice() -> None:
 
 def test_runs_are_found_by_path_name_id_and_last() -> None:
     with pytest.raises(UserError, match="no run 'last' in outputs/; the newest: none yet"):
-        store.find("last")
+        find_run("last")
     first = store.create(CONFIG, [])
     last = store.create(
         OmegaConf.create({"name": "zzz", "run_dir": "outputs/2999-01-01_000000-zzz-00ff"}), []
     )
-    assert store.find(str(first)) == store.find(first.name) == store.find(first.name[-4:]) == first
-    assert store.find("last") == store.find("00ff") == last
+    assert find_run(str(first)) == find_run(first.name) == find_run(first.name[-4:]) == first
+    assert find_run("last") == find_run("00ff") == last
     named = store.create(OmegaConf.create({"name": "own", "run_dir": "outputs/1-own"}), [])
-    assert store.find("last") == named  # the newest by when it began, whatever its name
+    assert find_run("last") == named  # the newest by when it began, whatever its name
     with pytest.raises(
         UserError, match=rf"no run 'abc' in outputs/; the newest: {first.name}, {last.name}, 1-own"
     ):
-        store.find("abc")
+        find_run("abc")
     store.create(OmegaConf.create({"name": "yyy", "run_dir": "outputs/2999-01-01_000001-yyy-00ff"}), [])
     with pytest.raises(UserError, match="run '00ff' names 2 folders"):
-        store.find("00ff")
+        find_run("00ff")
 
 
 def test_unfinished_is_the_newest_that_is_not_done_and_has_a_checkpoint() -> None:
@@ -184,7 +185,7 @@ def test_a_run_is_as_old_as_its_beginning_whatever_is_written_later() -> None:
     for folder in (second, first):  # a resume writes it again
         store.write_config(folder, CONFIG)
     assert store.by_age("*") == [first, second]
-    assert store.find("last") == second
+    assert find_run("last") == second
     for folder in (first, second):  # of an older version, which did not say
         (folder / "env.json").unlink()
     assert store.by_age("*") == [first, second]
@@ -229,7 +230,7 @@ def test_a_run_of_one_folder_is_found_before_its_first_checkpoint() -> None:
     assert not store.has_checkpoint(folder)
     path.with_name(path.name + ".bad").touch()
     assert store.has_checkpoint(folder)  # damaged, but there: never begin anew
-    assert store.find(str(path)) == path
+    assert find_run(str(path)) == path
     assert store.folder_of(path) == store.folder_of(folder) == folder
 
 

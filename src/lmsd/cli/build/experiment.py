@@ -13,11 +13,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lmsd.checkpoints import WeightsRef as Source
-from lmsd.checkpoints import load_weights
-from lmsd.cli.build.instantiate import instantiate
+from lmsd.checkpoints import WeightsRef, find_run, load_weights
+from lmsd.cli.build.instantiate import instantiate, plain
 from lmsd.cli.config.compose import stored
-from lmsd.cli.runs import store
 from lmsd.data.module import ShardDataModule
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Checkpoint, Evaluate
@@ -27,17 +25,14 @@ from lmsd.engine.optim import Optimization
 from lmsd.engine.players import recompute
 from lmsd.engine.watchdog import Watchdog
 from lmsd.errors import UserError
-from lmsd.models.adapters import LabelTransformer
-from lmsd.models.codec import Codec
 from lmsd.models.conditioner import Conditioner, TextConditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Cast, Facts, Objective, Part
 from lmsd.objectives.base import trained as learners
-from lmsd.process import Process
 from lmsd.ranks import launched_rank
 from lmsd.sampling import Sampler
-from lmsd.spec import taken
+from lmsd.spec import build, taken
 from lmsd.types import Batch
 
 
@@ -67,37 +62,23 @@ def require(path: Path, source: str) -> None:
 
 def generator(config: DictConfig) -> Generator:
     """The generator, untrained, of the channels and size that the configuration's data have."""
-    process = Process(instantiate(config.schedule))
-    process.schedule.grid(config.steps)  # more steps than the chain has are refused here
-    conditioner: Conditioner = instantiate(config.conditioner)
-    codec: Codec = instantiate(config.codec)
-    channels, side, _ = codec.shape_of((config.data.channels, config.data.image_size, config.data.image_size))
-    given = {
-        "channels": channels,
-        "image_size": side,
-        "token_dim": conditioner.token_dim,
-        "pooled_dim": conditioner.pooled_dim,
-        "z_dim": config.generator.z_dim,
-    }
-    net = assemble(config.net, given)
-    check_labels(net, conditioner)
-    parts = {"net": net, "process": process, "conditioner": conditioner, "codec": codec}
-    built: Generator = instantiate(config.generator, **parts)
+    built: Generator = build(generator_spec(config))
+    built.process.schedule.grid(config.steps)  # more steps than the chain has are refused here
     return built
 
 
-def check_labels(net: nn.Module, conditioner: Conditioner) -> None:
-    """Refuse a net of class labels without them, or with another number of them."""
-    if not isinstance(net, LabelTransformer):
-        return
-    classes = getattr(conditioner, "classes", None)
-    if classes is None:
-        raise UserError(
-            "net=dit_label reads class labels only: add conditioner=label generator.z_dim=0, or take "
-            "net=transformer_text for captions"
-        )
-    if classes != net.classes:
-        raise UserError(f"net.classes={net.classes} and conditioner.classes={classes}: make them equal")
+def generator_spec(config: DictConfig) -> dict[str, Any]:
+    """The generator's own tree and, in it, the parts and sizes that it takes: alone it rebuilds it."""
+    parts = {
+        "schedule": plain(config.schedule),
+        "conditioner": plain(config.conditioner),
+        "codec": plain(config.codec),
+        "net": {**plain(config.net), "_partial_": True},  # the other parts say how large
+        "channels": config.data.channels,
+        "image_size": config.data.image_size,
+    }
+    own = plain(config.generator)
+    return {**taken(str(own["_target_"]), parts), **own}
 
 
 def check_condition(conditioner: Conditioner, data: ShardDataModule) -> None:
@@ -125,14 +106,13 @@ def own(config: DictConfig, role: str, part: Part, nets: Mapping[str, nn.Module]
             f"the objective plays {role!r}, and the configuration has no node {role} that says what it is: "
             f"add one with a _target_ beside the objective's"
         )
-    player = nets.get("generator")
-    size, channels = config.data.image_size, config.data.channels
-    if isinstance(player, Generator):
-        channels, size, _ = player.shape
-    seen = {"channels": channels, "image_size": size, "shape": (channels * part.stacked, size, size)}
-    given: dict[str, Any] = {**seen, **part.given}
-    if isinstance(player, Generator):
+    given: dict[str, Any] = {}
+    channels, *sides = config.data.channels, config.data.image_size, config.data.image_size
+    if isinstance(player := nets.get("generator"), Generator):
+        channels, *sides = player.shape
         given |= {"generator": player, "process": player.process, "cond_dim": player.conditioner.pooled_dim}
+    seen = {"channels": channels, "image_size": sides[0], "shape": (channels * part.stacked, *sides)}
+    given = {**seen, **part.given, **given}
     parts = {name: item for name, item in node.items() if OmegaConf.is_dict(item) and "_target_" in item}
     outer = OmegaConf.create({name: item for name, item in node.items() if name not in parts})
     inner = {str(name): assemble(item, seen) for name, item in parts.items()}
@@ -217,14 +197,14 @@ def fitted(net: nn.Module, config: DictConfig, data: ShardDataModule, captions: 
         print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
 
 
-def named_weights(config: DictConfig, parts: Cast) -> dict[str, Source]:
+def named_weights(config: DictConfig, parts: Cast) -> dict[str, WeightsRef]:
     """What `init_from=` names, by the role that takes it: a text, a list of them, or a mapping from roles."""
     named = OmegaConf.to_container(config.init_from) if OmegaConf.is_config(config.init_from) else None
     if isinstance(named, dict):
-        found = {str(role): Source.parse(str(text)) for role, text in named.items() if text}
+        found = {str(role): WeightsRef.parse(str(text)) for role, text in named.items() if text}
     else:
         texts = named if isinstance(named, list) else [config.init_from]
-        sources = [Source.parse(str(text)) for text in texts if text]
+        sources = [WeightsRef.parse(str(text)) for text in texts if text]
         found = {source.player: source for source in sources}
         if len(found) < len(sources):
             raise UserError("init_from= names one role twice: init_from={ROLE: RUN, ROLE: RUN:ROLE}")
@@ -253,9 +233,9 @@ def training_captions(config: DictConfig, data: ShardDataModule) -> list[str]:
     return sorted(set(train.captions(range(min(len(train), 100_000)))))
 
 
-def initialize(net: nn.Module, role: str, source: Source) -> None:
+def initialize(net: nn.Module, role: str, source: WeightsRef) -> None:
     """Weights of another run for one player; what did not match is named."""
-    path = source.path if source.path.exists() else store.find(str(source.path))
+    path = source.path if source.path.exists() else find_run(str(source.path))
     mismatch = load_weights(net, path, player=source.player, ema=source.ema)
     if launched_rank():
         return
@@ -310,7 +290,7 @@ def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objecti
         seed=config.seed,
         compile=config.compile,
         log_every=config.log_every,
-        record={"config": OmegaConf.to_yaml(stored(config))},
+        record={"config": OmegaConf.to_yaml(stored(config)), "spec": generator_spec(stored(config))},
     )
 
 
@@ -320,18 +300,7 @@ def sampler(config: DictConfig) -> Sampler:
     return built
 
 
-def trained(config: DictConfig, checkpoint: Path, *, ema: str | None) -> Generator:
-    """A run's generator with its weights, averaged unless `ema` is None, ready to sample."""
-    built = generator(config)
-    mismatch = load_weights(built, checkpoint, ema=ema)
-    if mismatch.missing:
-        raise UserError(
-            f"{checkpoint} lacks {', '.join(mismatch.missing[:5])}; it is of another configuration"
-        )
-    return built.eval().requires_grad_(False)
-
-
-def callbacks(config: DictConfig, validation: Any, objective: Objective) -> list[Any]:
+def callbacks(config: DictConfig, validation: Any, objective: Objective, *, samples: int) -> list[Any]:
     """Those that the configuration names, and those that every run has."""
     found = [instantiate(node) for node in config.callbacks.values()]
     if validation is not None:
@@ -353,6 +322,7 @@ def callbacks(config: DictConfig, validation: Any, objective: Objective) -> list
             collapsed=guard.collapsed,
             at_most=guard.at_most,
             max_bad=config.data.max_bad,
+            samples=samples,
         ),
         Watchdog(seconds=config.hang_seconds),
         saving,

@@ -15,7 +15,7 @@ from lmsd.data.module import ShardDataModule
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Progress
 from lmsd.errors import UserError
-from lmsd.evaluation import Checker, Evaluator, make_generate
+from lmsd.evaluation import Checker, Evaluator
 from lmsd.evaluation.grid import save_grid, to_picture
 from lmsd.evaluation.overlap import overlap, similarity_of
 from lmsd.files import cache_folder
@@ -23,6 +23,7 @@ from lmsd.models.generator import Generator
 from lmsd.objectives.base import generator_of
 from lmsd.ranks import rank_and_world
 from lmsd.rng import Rng
+from lmsd.sampling import Generation, Settings
 
 
 def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int | None) -> Evaluator:
@@ -95,13 +96,10 @@ class Validation:
         generator = averages.average() if averages.half_lives else engine.players[engine.lead]
         assert isinstance(generator, Generator)
         settings = self.config.evaluate
-        interval = None if settings.interval is None else (settings.interval[0], settings.interval[1])
-        generate = make_generate(
+        generate = Generation(
             generator,
             experiment.sampler(self.config),
-            steps=settings.steps,
-            guidance=settings.guidance,
-            interval=interval,
+            Settings(settings.steps, guidance=settings.guidance, interval=settings.interval),
         )
         half_life = str(averages.half_lives[0]) if averages.half_lives else "raw"
         scores = self.evaluator(

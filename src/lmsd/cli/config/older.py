@@ -28,6 +28,32 @@ COURSE = {
     "warm.drop": "warm.caption_dropout",
 }
 DENOISING = {"drop": "caption_dropout"}
+SETTINGS = {name: f"settings.{name}" for name in ("steps", "guidance", "interval")}
+SETTINGS["clamp"] = "settings.bound"
+POLICY = {f"policy.{old}": new for old, new in SETTINGS.items()}
+SCORES = {
+    "normalize": "advantages.normalize",
+    "bound": "advantages.bound",
+    "memory": "advantages.history",
+    "least": "advantages.min_history",
+}
+GRADIENT = {
+    **POLICY,
+    **SCORES,
+    "surrogate": "update.surrogate",
+    "clip": "update.clip",
+    "units": "update.units",
+    "epochs": "update.epochs",
+    "parts": "update.minibatches_per_epoch",
+    "kl": "reference.weight",
+    "kl_form": "reference.form",
+    "budget": "reference.budget",
+    "window": "windows.size",
+    "stride": "windows.stride",
+    "every": "windows.every",
+}
+PULL = {"pull": "reference_weight"}
+NFT = {**SETTINGS, **SCORES, **PULL, "decay": "old.decay", "ramp": "old.ramp"}
 
 _PARTS = "lmsd.objectives"
 _GAME = {
@@ -37,14 +63,31 @@ _GAME = {
     "game.anchor": f"{_PARTS}.anchor.Anchor",
     "game.mismatch": f"{_PARTS}.mismatch.Mismatch",
 }
+_DRAWN = {"settings": "lmsd.sampling.Settings"}
+_SCORED = {**_DRAWN, "advantages": f"{_PARTS}.advantages.Normalizer"}
+_GRADIENT = {
+    "": f"{_PARTS}.policy.PolicyGradient",
+    **_SCORED,
+    "update": f"{_PARTS}.policy.Update",
+    "reference": f"{_PARTS}.policy.Reference",
+    "windows": f"{_PARTS}.policy.Windows",
+}
 OBJECTIVES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
     f"{_PARTS}.adversarial.Adversarial": (COURSE, _GAME),
     f"{_PARTS}.denoising.Denoising": (DENOISING, {}),
+    f"{_PARTS}.ddpo.DDPO": (GRADIENT, _GRADIENT),
+    f"{_PARTS}.grpo.GRPO": (GRADIENT, _GRADIENT),
+    f"{_PARTS}.draft.DRaFT": ({**POLICY, **PULL}, {"": f"{_PARTS}.draft.DRaFT", **_DRAWN}),
+    f"{_PARTS}.dpo.DPO": (SETTINGS, {"": f"{_PARTS}.dpo.DPO", **_DRAWN}),
+    f"{_PARTS}.nft.NFT": (NFT, {"": f"{_PARTS}.nft.NFT", **_SCORED, "old": f"{_PARTS}.nft.OldPolicy"}),
 }
 """By the target that stood at the top: option to today's, and the targets of today's nodes."""
 
+_STILL = ("jumps", "pairing", "loss", "penalty", "anchor", "mismatch", "d_steps", "diversity_every")
+"""What a game of today is told as well, one without a warm start around it."""
+
 ANSWERED: dict[str, str] = {
-    **{f"objective.{old}": f"objective.{new}" for old, new in COURSE.items()},
+    **{f"objective.{old}": f"objective.{new}" for old, new in {**NFT, **GRADIENT, **COURSE}.items()},
     "objective.clamp": "objective.game.bound; of objectives with a reward objective.settings.bound: codec, a "
     "number or null",
     "objective.drop": "objective.game.caption_dropout; of denoising objective.caption_dropout",
@@ -59,7 +102,7 @@ def objective(tree: dict[str, Any]) -> None:
     if not isinstance(node, dict) or node.get("_target_") not in OBJECTIVES:
         return
     names, targets = OBJECTIVES[node["_target_"]]
-    if not any(_at(node, old) for old in names):
+    if not any(_at(node, old) for old in names if old not in _STILL):
         return
     flat = {key: value for key, value in node.items() if key != "_target_"}
     found: dict[str, Any] = {} if targets else {"_target_": node["_target_"]}
@@ -78,7 +121,7 @@ def objective(tree: dict[str, Any]) -> None:
 def parts(tree: dict[str, Any]) -> None:
     """Name what makes the generator, and the codec of pixels, in place; what is named stays."""
     if isinstance(generator := tree.get("generator"), dict):
-        generator.setdefault("_target_", "lmsd.models.generator.Generator")
+        generator.setdefault("_target_", "lmsd.models.parts.from_parts")
         tree.setdefault("codec", {"_target_": "lmsd.models.codec.Identity"})
 
 

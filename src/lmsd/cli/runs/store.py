@@ -22,13 +22,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lmsd import __version__
+from lmsd.checkpoints import OUTPUTS as OUTPUTS
+from lmsd.checkpoints import by_age as by_age
+from lmsd.checkpoints import find_run
+from lmsd.checkpoints import folder_of as folder_of
 from lmsd.cli.config.compose import stored
 from lmsd.cli.config.renamed import today
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 from lmsd.files import write_text
 from lmsd.ranks import launched_rank
 
-OUTPUTS = Path("outputs")
 FOLDERS = ("checkpoints", "samples", "eval")
 LIBRARIES = ("torch", "lightning", "hydra-core", "diffusers", "transformers", "webdataset", "numpy", "pillow")
 
@@ -159,11 +162,6 @@ def has_checkpoint(folder: Path) -> bool:
     return any(any((folder / "checkpoints").glob(f"step_*.ckpt{end}")) for end in ("", ".bad"))
 
 
-def folder_of(source: Path) -> Path:
-    """The run folder of itself, or of one of its checkpoints."""
-    return source.parent.parent if source.suffix == ".ckpt" else source
-
-
 def point_latest(folder: Path) -> None:
     """Let outputs/latest name the newest run, where links can be made."""
     link = OUTPUTS / "latest"
@@ -175,45 +173,12 @@ def point_latest(folder: Path) -> None:
             print(f"lmsd: cannot make the link {link}", file=sys.stderr)
 
 
-def by_age(pattern: str) -> list[Path]:
-    """The runs in outputs/ whose names match, oldest first by when they were begun."""
-    found = [path.parent for path in OUTPUTS.glob(f"{pattern}/config.yaml") if not path.parent.is_symlink()]
-    return sorted(found, key=lambda folder: (begun(folder), folder.name))
-
-
-def begun(folder: Path) -> float:
-    """When a run was begun, in seconds since 1970; a resume does not change it."""
-    try:
-        return float(json.loads((folder / "env.json").read_text())["begun"])
-    except (OSError, ValueError, KeyError, TypeError):  # of an older version
-        first = folder / "overrides.txt"
-        return (first if first.is_file() else folder / "config.yaml").stat().st_mtime
-
-
 def find_folder(name: str) -> Path:
-    """The folder of a run, for verbs that name its checkpoint apart; see `find`."""
-    found = find(name)
+    """The folder of a run, for verbs that name its checkpoint apart; see `find_run`."""
+    found = find_run(name)
     if folder_of(found) != found:
         raise UserError(f"run={name} is a checkpoint: write run={folder_of(found)} checkpoint={found.name}")
     return found
-
-
-def find(name: str) -> Path:
-    """The folder of a run by its path, its id, or `last` for the newest one; or one of its checkpoints."""
-    if (folder_of(Path(name)) / "config.yaml").is_file():
-        return Path(name)
-    known = by_age("*")
-    if name == "last" and known:
-        return known[-1]
-    found = [path for path in known if path.name == name or path.name.endswith(f"-{name}")]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(
-            f"run '{name}' names {len(found)} folders: {', '.join(map(str, found))}; give the whole name"
-        )
-    listed = ", ".join(path.name for path in known[-5:]) or "none yet"
-    raise UserError(f"no run '{name}' in {OUTPUTS}/; the newest: {listed}")
 
 
 def unfinished(name: str, run_dir: str | None = None) -> Path | None:

@@ -61,30 +61,32 @@ def edit(chosen: EditOptions) -> Path:
     import torch
     from PIL import Image
 
-    from lmsd.cli.build.trained import open_run
+    from lmsd.cli.build.trained import facts, generation, note_unknown_words, open_run
     from lmsd.data.transforms import scale
+    from lmsd.rng import Rng
     from lmsd.types import levels
 
-    trained = open_run(folder, chosen)
-    trained.note_unknown_words([chosen.prompt])
-    channels, size, _ = trained.generator.image_shape
+    model = open_run(folder, checkpoint=chosen.checkpoint, ema=chosen.ema)
+    generate = generation(model, chosen)
+    note_unknown_words(model, [chosen.prompt])
+    channels, size, _ = model.generator.image_shape
     pixels = read_image(chosen.image, size=size, channels=channels)
     mask = None
     if chosen.mask is not None:
         mask = read_image(chosen.mask, size=size, channels=1) >= 128
         if not mask.any():
             raise UserError(f"mask={chosen.mask} is black all over: paint white where the image may change")
-    made = trained.edited(
-        scale(pixels[None]),
-        chosen.prompt,
-        seed=chosen.seed,
+    batch = model.batch([chosen.prompt], scale(pixels[None]))
+    made = generate.edit(
+        batch,
+        Rng(chosen.seed, batch.position),
         strength=1.0 if chosen.strength is None else chosen.strength,
         mask=None if mask is None else torch.from_numpy(mask[None].transpose(0, 3, 1, 2)).float(),
     )
     found = levels(made[0]).permute(1, 2, 0).numpy()
     if mask is not None:
         found = np.where(mask, found, pixels)
-    record = {**asdict(chosen), "run": folder.name, "out": out.name, **trained.facts()}
+    record = {**asdict(chosen), "run": folder.name, "out": out.name, **facts(model, generate)}
     with writing(out):
         Image.fromarray(found if channels == 3 else found[:, :, 0]).save(out, format="PNG")
         out.with_suffix(".json").write_text(json.dumps(record, indent=1, default=str) + "\n")

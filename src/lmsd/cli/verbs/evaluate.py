@@ -20,8 +20,8 @@ from lmsd.ranks import launched_rank
 if TYPE_CHECKING:
     import torch
 
-    from lmsd.cli.build.trained import Trained
     from lmsd.evaluation import Evaluator, Scores
+    from lmsd.sampling import Generation, Model
 
 HELP = """lmsd evaluate run=RUN [option=value ...]
 
@@ -89,25 +89,25 @@ def ranks() -> Iterator[None]:
 
 def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
     """Score a run on a split at every combination of settings, write the records, return them as text."""
-    from lmsd.cli.build.trained import open_run
+    from lmsd.cli.build.trained import generation, open_run
 
     commit = store.environment()["commit"]
     scorer: Evaluator | None = None
     said = []
-    for ema, steps, guidance in product(chosen.ema, chosen.steps or (None,), chosen.guidance or (None,)):
-        told = SamplingOptions(
-            run=chosen.run,
-            sampler=chosen.sampler,
-            checkpoint=chosen.checkpoint,
-            steps=steps,
-            guidance=guidance,
-            interval=chosen.interval,
-            ema=ema,
-        )
-        trained = open_run(folder, told)
-        trained.generator.to(device())
-        scorer = scorer or scorer_of(trained.config, chosen)
-        said.append(str(score(folder, trained, scorer, chosen, commit)))
+    for ema in chosen.ema:
+        model = open_run(folder, checkpoint=chosen.checkpoint, ema=ema)
+        model.generator.to(device())
+        for steps, guidance in product(chosen.steps or (None,), chosen.guidance or (None,)):
+            told = SamplingOptions(
+                run=chosen.run,
+                sampler=chosen.sampler,
+                steps=steps,
+                guidance=guidance,
+                interval=chosen.interval,
+            )
+            generate = generation(model, told)
+            scorer = scorer or scorer_of(store.config_of(folder), chosen)
+            said.append(str(score(folder, model, generate, scorer, chosen, commit)))
     return "\n\n".join(said)
 
 
@@ -168,32 +168,37 @@ def asked(chosen: EvaluateOptions) -> str | None:
 
 
 def score(
-    folder: Path, trained: "Trained", scorer: "Evaluator", chosen: EvaluateOptions, commit: str | None
+    folder: Path,
+    model: "Model",
+    generate: "Generation",
+    scorer: "Evaluator",
+    chosen: EvaluateOptions,
+    commit: str | None,
 ) -> "Scores":
     """Scores at one setting, with its record and the picture of closest pairs."""
     from lmsd.cli.bar import Bar
 
     kept = folder / "eval" / chosen.split / "kept"
-    record = trained.generate.record()
+    record = generate.record()
     settings = [
         chosen.sampler or record["sampler"],
         f"steps{record['steps']}",
         f"guidance{record['guidance']}",
         *(["interval{:g}-{:g}".format(*chosen.interval)] if chosen.interval else []),
     ]
-    name = "-".join(map(str, [trained.checkpoint.stem, trained.ema, *settings, f"n{scorer.n}"]))
+    name = "-".join(map(str, [model.checkpoint.stem, model.ema, *settings, f"n{scorer.n}"]))
     if chosen.shards is not None:
         name += f"-data{(scorer.held_out.hash or '')[:8]}"
     drawn = "_".join(map(str, chosen.seeds))
     features = f"{name}-seeds{drawn}-{scorer.extractor.name}.safetensors".replace("/", "_")
     with Bar() as bar:
         scores = scorer(
-            trained.generate,
+            generate,
             seeds=list(chosen.seeds),
             split=chosen.split,
-            ema=trained.ema,
+            ema=model.ema,
             setup={
-                "checkpoint": trained.checkpoint.name,
+                "checkpoint": model.checkpoint.name,
                 "run": folder.name,
                 "commit": commit,
                 "options": asked(chosen),
@@ -204,5 +209,5 @@ def score(
         )
     if launched_rank() == 0:
         path = scores.write(folder)
-        scorer.closest(trained.generate, scores, path.with_suffix(".png"))
+        scorer.closest(generate, scores, path.with_suffix(".png"))
     return scores

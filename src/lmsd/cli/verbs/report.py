@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lmsd.checkpoints import find_run
 from lmsd.cli.runs import store
 from lmsd.cli.runs.written import check_out
 from lmsd.errors import UserError
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> int:
     for name in names:
         if "=" in name and not Path(name).exists():
             raise UserError(f"lmsd report has no option {name.partition('=')[0]}=; its one option is out=")
-    folders = [store.folder_of(store.find(name)) for name in names]
+    folders = [store.folder_of(find_run(name)) for name in names]
     if not folders or (out and len(folders) < 2):
         raise UserError("out= is the page of a comparison: lmsd report A B out=FILE.html")
     if out:

@@ -98,19 +98,22 @@ def sample(chosen: SampleOptions) -> Path:
     out = chosen.out or free_name(folder / "samples")
     check_out(out)
     from lmsd.cli.bar import Bar
-    from lmsd.cli.build.trained import open_run
+    from lmsd.cli.build.trained import facts, generation, note_unknown_words, open_run
     from lmsd.evaluation.grid import save_grid
+    from lmsd.rng import Rng
 
-    trained = open_run(folder, chosen)
-    trained.note_unknown_words(list(chosen.prompts))
+    model = open_run(folder, checkpoint=chosen.checkpoint, ema=chosen.ema)
+    generate = generation(model, chosen)
+    note_unknown_words(model, chosen.prompts)
+    batch = model.batch(chosen.prompts)
     images: list[Tensor] = []
     with Bar() as bar:
         for row, seed in enumerate(chosen.seeds):
-            images += list(trained.images(list(chosen.prompts), seed=seed))
+            images += list(generate(batch, Rng(seed, batch.position)))
             bar.update(row + 1, len(chosen.seeds), "rows of images")
     captions = list(chosen.prompts) * len(chosen.seeds)
-    settings = replace(chosen, run=str(folder), checkpoint=trained.checkpoint.name, out=None)
-    record = {**asdict(chosen), "run": folder.name, "out": out.name, **trained.facts()}
+    settings = replace(chosen, run=str(folder), checkpoint=model.checkpoint.name, out=None)
+    record = {**asdict(chosen), "run": folder.name, "out": out.name, **facts(model, generate)}
     record["options"] = asdict(settings)
     with writing(out):
         save_grid(images, captions, out, columns=len(chosen.prompts))

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd import stops
+from lmsd.checkpoints import find_run
 from lmsd.cli.config.compose import check_value, flatten, groups, load, parse, require_secrets, written
 from lmsd.cli.config.limits import check_limits, check_tasks
 from lmsd.cli.runs import store
@@ -52,6 +53,7 @@ SAFE = (
     "data.memory_gb",
     "data.on_error",
     "data.on_change",
+    "data.decode",
     "data.max_bad",
     "rollback.",
     "run_dir",
@@ -140,7 +142,7 @@ def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]
             return fresh, None
         given = flatten(fresh)
     else:
-        source = store.find(str(wanted))
+        source = find_run(str(wanted))
         given = {key: override.value() for key, override in overrides.items()}
     folder = store.folder_of(source)
     other = given.get("run_dir") if wanted != "auto" else None
@@ -230,7 +232,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             if resumed and chief:
                 with tolerated("config.yaml"):
                     store.save_config(folder, config)
-            callbacks = experiment.callbacks(config, validation, objective)
+            callbacks = experiment.callbacks(config, validation, objective, samples=data.samples)
             play(config, engine, data, folder=folder, callbacks=callbacks, resumed=resumed)
         if chief:
             report(folder)

@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from lmsd.evaluation import make_generate
 from lmsd.models.backbones import mlp
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.generator import Generator
 from lmsd.process import Flow, Process
 from lmsd.rng import Rng
-from lmsd.sampling import Heun, Tau
+from lmsd.sampling import Generation, Heun, Settings, Tau
 from lmsd.types import Batch
 
 
@@ -32,7 +31,7 @@ def prompts(n: int) -> Batch:
 )
 def test_evaluations_are_counted(generator, sampler, guidance, nfe):
     """Heun's last of three steps needs one evaluation, guidance two for each."""
-    generate = make_generate(generator, sampler, steps=3, guidance=guidance)
+    generate = Generation(generator, sampler, Settings(3, guidance=guidance))
     for _ in range(2):
         generate(prompts(5), Rng(0, torch.arange(5)))
     record = generate.record()
@@ -40,7 +39,7 @@ def test_evaluations_are_counted(generator, sampler, guidance, nfe):
 
 
 def test_a_sample_does_not_depend_on_its_batch(generator):
-    generate = make_generate(generator, Tau(1), steps=4, guidance=1.5)
+    generate = Generation(generator, Tau(1), Settings(4, guidance=1.5))
     together = generate(prompts(6), Rng(3, torch.arange(6)))
     batch = Batch(x=prompts(1).x, position=torch.tensor([4]), label=torch.tensor([0]))
     torch.testing.assert_close(generate(batch, Rng(3, batch.position)), together[4:5], rtol=1e-4, atol=1e-5)
@@ -49,7 +48,7 @@ def test_a_sample_does_not_depend_on_its_batch(generator):
 
 def test_the_generator_is_left_as_it_was(generator):
     state = {name: value.clone() for name, value in generator.state_dict().items() if torch.is_tensor(value)}
-    images = make_generate(generator, Tau(0), steps=2)(prompts(3), Rng(0, torch.arange(3)))
+    images = Generation(generator, Tau(0), Settings(2))(prompts(3), Rng(0, torch.arange(3)))
     assert generator.training
     assert not generator._forward_hooks
     assert all(torch.equal(generator.state_dict()[name], value) for name, value in state.items())
@@ -59,6 +58,6 @@ def test_the_generator_is_left_as_it_was(generator):
 
 def test_guidance_moves_the_samples(generator):
     rng = Rng(0, torch.arange(4))
-    plain = make_generate(generator, Tau(0), steps=2)(prompts(4), rng)
-    guided = make_generate(generator, Tau(0), steps=2, guidance=4.0)(prompts(4), rng)
+    plain = Generation(generator, Tau(0), Settings(2))(prompts(4), rng)
+    guided = Generation(generator, Tau(0), Settings(2, guidance=4.0))(prompts(4), rng)
     assert (plain - guided).abs().mean() > 1e-3

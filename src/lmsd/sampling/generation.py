@@ -9,7 +9,10 @@ from torch.nn import functional
 
 from lmsd.models.generator import Generator
 from lmsd.rng import Rng
-from lmsd.sampling import Sampler, edit, sample
+from lmsd.sampling.editing import edit
+from lmsd.sampling.guidance import sample
+from lmsd.sampling.sampler import Sampler
+from lmsd.sampling.settings import Settings
 from lmsd.types import Batch
 
 Generate: TypeAlias = Callable[[Batch, Rng], Tensor]
@@ -22,17 +25,8 @@ class Generation:
     Every x̂₀ keeps the bound of what is diffused, where there is one; what is decoded lies in [-1, 1].
     """
 
-    def __init__(
-        self,
-        generator: Generator,
-        sampler: Sampler,
-        *,
-        steps: int,
-        guidance: float = 1.0,
-        interval: tuple[float, float] | None = None,
-    ) -> None:
-        self.generator, self.sampler, self.steps = generator, sampler, steps
-        self.guidance, self.interval = guidance, interval
+    def __init__(self, generator: Generator, sampler: Sampler, settings: Settings) -> None:
+        self.generator, self.sampler, self.settings = generator, sampler, settings
         self._evaluated = 0
         self._made = 0
 
@@ -54,17 +48,15 @@ class Generation:
         try:
             cond = net.condition(batch)
             everything = torch.ones(len(batch), dtype=torch.bool, device=device)
-            null = None if self.guidance == 1.0 else net.condition(batch, everything)
+            null = net.condition(batch, everything) if self.settings.guided else None
             if strength is None:
                 images = sample(
-                    net, cond, null, sampler=self.sampler, steps=self.steps, rng=rng, shape=net.shape,
-                    guidance=self.guidance, interval=self.interval, clamp=net.bound,
-                )  # fmt: skip
+                    net, cond, null, sampler=self.sampler, settings=self.settings, rng=rng, shape=net.shape
+                )
             else:
                 images = edit(
-                    net, net.encode(batch).x, cond, null, sampler=self.sampler, steps=self.steps, rng=rng,
-                    strength=strength, mask=None if mask is None else self._scaled(mask.to(device)),
-                    guidance=self.guidance, interval=self.interval, clamp=net.bound,
+                    net, net.encode(batch).x, cond, null, sampler=self.sampler, settings=self.settings,
+                    rng=rng, strength=strength, mask=None if mask is None else self._scaled(mask.to(device)),
                 )  # fmt: skip
             images = net.decode(images.float())
         finally:
@@ -84,19 +76,8 @@ class Generation:
         """Sampler, steps, guidance and NFE: evaluations of the net for one image, counted, not derived."""
         nfe = self._evaluated / self._made if self._made else float("nan")
         name = type(self.sampler).__name__
+        own = self.settings
         where = {}
-        if self.interval is not None and self.guidance != 1.0:
-            where = {"interval": "{:g} to {:g}".format(*self.interval)}
-        return {"sampler": name, "steps": self.steps, "guidance": self.guidance, **where, "nfe": nfe}
-
-
-def make_generate(
-    generator: Generator,
-    sampler: Sampler,
-    *,
-    steps: int,
-    guidance: float = 1.0,
-    interval: tuple[float, float] | None = None,
-) -> Generation:
-    """What evaluation and sample grids call, from a generator (its EMA, say), a sampler and its settings."""
-    return Generation(generator, sampler, steps=steps, guidance=guidance, interval=interval)
+        if own.interval is not None and own.guided:
+            where = {"interval": "{:g} to {:g}".format(*own.interval)}
+        return {"sampler": name, "steps": own.steps, "guidance": own.guidance, **where, "nfe": nfe}

@@ -1,0 +1,83 @@
+"""A generator from its parts, each told what it must know of the others.
+
+    codec         image shape → what is diffused (C, H, W)        the net's channels and image_size
+    conditioner   widths of its condition                         the net's token_dim and pooled_dim
+
+A net is handed, by name, those of them that its constructor takes. So the tree that names the parts and the
+size of the images is all that rebuilds a generator (`lmsd.spec.build`); a checkpoint holds that tree.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from lmsd.errors import UserError
+from lmsd.models.adapters import LabelTransformer
+from lmsd.models.codec import Codec, Identity
+from lmsd.models.conditioner import Conditioner, LabelConditioner, NullConditioner
+from lmsd.models.generator import Generator, Precondition
+from lmsd.process import Process
+from lmsd.process.schedules import Schedule
+from lmsd.types import Net, Prediction
+
+
+def from_parts(
+    net: Callable[..., Net],
+    schedule: Schedule,
+    *,
+    channels: int,
+    image_size: int,
+    conditioner: Conditioner | None = None,
+    codec: Codec | None = None,
+    prediction: Prediction = "v",
+    z_dim: int = 0,
+    precondition: Precondition = "none",
+    sigma_data: float = 0.5,
+) -> Generator:
+    """A generator whose net is made to measure; see `Generator`.
+
+    net: its constructor, bound but for what is handed over; channels, image_size: C and H = W of the images.
+    Raises UserError where the net was given what follows from the other parts, and where they do not fit.
+    """
+    conditioner = conditioner if conditioner is not None else NullConditioner()
+    codec = codec if codec is not None else Identity()
+    depth, side, _ = codec.shape_of((channels, image_size, image_size))
+    sizes: dict[str, Any] = {
+        "channels": depth,
+        "image_size": side,
+        "token_dim": conditioner.token_dim,
+        "pooled_dim": conditioner.pooled_dim,
+        "z_dim": z_dim,
+    }
+    bound = net.keywords.keys() & sizes.keys() if isinstance(net, partial) else ()
+    for name in bound:
+        raise UserError(f"net.{name} follows from the data, the codec and the conditioner: leave it out")
+    parameters = inspect.signature(net).parameters
+    built = net(**{name: value for name, value in sizes.items() if name in parameters})
+    _check_labels(built, conditioner)
+    return Generator(
+        built,
+        Process(schedule),
+        conditioner=conditioner,
+        codec=codec,
+        prediction=prediction,
+        z_dim=z_dim,
+        precondition=precondition,
+        sigma_data=sigma_data,
+    )
+
+
+def _check_labels(net: Net, conditioner: Conditioner) -> None:
+    """Refuse a net of class labels without them, or with another number of them."""
+    if not isinstance(net, LabelTransformer):
+        return
+    if not isinstance(conditioner, LabelConditioner):
+        raise UserError(
+            "net=dit_label reads class labels only: add conditioner=label generator.z_dim=0, or take "
+            "net=transformer_text for captions"
+        )
+    if conditioner.classes != net.classes:
+        raise UserError(
+            f"net.classes={net.classes} and conditioner.classes={conditioner.classes}: make them equal"
+        )

@@ -1,0 +1,145 @@
+"""A trained run, opened without what trained it: `lmsd.load`.
+
+    model = lmsd.load("last")
+    images = model.sample(["a red circle", "a blue star"], seed=0)        uint8 [2,H,W,C]
+
+All of it comes from one checkpoint: the generator's spec and weights, and the text of the configuration, for
+the sampler and its settings.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lmsd.checkpoints import KEY, averages, find, find_run, put, read, spec_of, weights
+from lmsd.errors import UserError
+from lmsd.models.conditioner import TextConditioner
+from lmsd.models.generator import Generator
+from lmsd.models.tokenizer import unknown_words
+from lmsd.rng import Rng
+from lmsd.sampling.generation import Generation
+from lmsd.sampling.sampler import Sampler
+from lmsd.sampling.settings import Settings
+from lmsd.spec import build, plain
+from lmsd.types import Batch, levels
+
+
+@dataclass(frozen=True)
+class Model:
+    """A run's generator, in eval mode and without gradients, and how the run samples it.
+
+    checkpoint: the file that was opened; images: seen by then; ema: "ema", a half-life, or "raw"; config: of
+    the run, plain data; text: the same as it was written, YAML.
+    """
+
+    generator: Generator
+    checkpoint: Path
+    images: int
+    ema: str
+    text: str
+    config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return str(self.config["name"])
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> NDArray[np.uint8]:
+        """One image for each prompt, uint8 [n,H,W,C]; image i is a function of (seed, i, its prompt).
+
+        prompts: captions, or class numbers for a model of labels; steps, guidance: None for the run's own.
+        The same images as `lmsd sample`. Raises UserError for settings that the run cannot sample with.
+        """
+        batch = self.batch(prompts)
+        made = self.generation(steps=steps, guidance=guidance)(batch, Rng(seed, batch.position))
+        found: NDArray[np.uint8] = levels(made).permute(0, 2, 3, 1).contiguous().numpy()
+        return found
+
+    def generation(
+        self,
+        *,
+        sampler: Sampler | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        interval: tuple[float, float] | None = None,
+    ) -> Generation:
+        """(batch, rng) → images in [-1,1], with the run's own settings where none are given."""
+        own = self.config["evaluate"]
+        guidance = own["guidance"] if guidance is None else guidance
+        if guidance != 1.0 and not _learned_without(self.config["objective"]):
+            raise UserError(
+                f"guidance={guidance:g} needs a generator that was trained without captions too, and this "
+                "one was not (caption_dropout=0 in its objective): take guidance=1, or train with "
+                "caption_dropout=0.1"
+            )
+        settings = Settings(steps or own["steps"], guidance=guidance, interval=interval or own["interval"])
+        return Generation(self.generator, sampler or build(self.config["sampler"]), settings)
+
+    def batch(self, prompts: Sequence[str], x: torch.Tensor | None = None) -> Batch:
+        """What the generator is asked for; x [n,C,H,W]: images to begin with, None: there are none."""
+        words = [str(prompt) for prompt in prompts]
+        labels = [int(word) if word.isdecimal() else -1 for word in words]
+        return Batch(
+            x=torch.zeros(len(words), *self.generator.image_shape) if x is None else x,
+            position=torch.arange(len(words)),
+            text=words,
+            label=torch.tensor(labels) if min(labels, default=-1) >= 0 else None,
+        )
+
+    def unknown_words(self, prompts: Sequence[str]) -> list[str]:
+        """The words of prompts that the run's own tokenizer never learned whole."""
+        conditioner = self.generator.conditioner
+        if not isinstance(conditioner, TextConditioner) or conditioner.tokenizer is None:
+            return []
+        return unknown_words(conditioner.tokenizer, prompts)
+
+
+def load(run: str | Path, *, ema: str | int = "ema") -> Model:
+    """A trained model, ready to sample, on the CPU.
+
+    run: `last`, an id, a run's folder or one of its checkpoints, whose newest intact one is opened. ema:
+    "ema" for the first average, or the raw weights where the run keeps none; a half-life in images; "raw".
+    Raises UserError where there is no such run, checkpoint or average, and where one is damaged.
+    """
+    path = Path(run)
+    checkpoint = find(path if path.exists() else find_run(str(run)))
+    content = read(checkpoint)
+    half_life = None if ema == "raw" or not averages(content, "generator") else str(ema)
+    try:
+        built = build(spec_of(content))
+        if not isinstance(built, Generator):
+            raise UserError(f"its spec builds a {type(built).__name__} and no Generator")
+        mismatch = put(built, weights(content, "generator", half_life))
+    except UserError as error:
+        raise UserError(f"{checkpoint}: {error}") from error
+    if mismatch.missing:
+        raise UserError(f"{checkpoint} lacks {', '.join(mismatch.missing[:5])}: its spec is of another net")
+    text = str(content[KEY]["config"])
+    return Model(
+        generator=built.eval().requires_grad_(False),
+        checkpoint=checkpoint,
+        images=int(content[KEY]["clock"]["images"]),
+        ema=half_life or "raw",
+        text=text,
+        config=plain(text),
+    )
+
+
+def _learned_without(objective: Any) -> bool:
+    """Whether images without a condition were learned: some are dropped, or rewards begin elsewhere."""
+    if not isinstance(objective, Mapping):
+        return False
+    dropped = objective.get("caption_dropout") or objective.get("drop")  # the latter in version 2
+    return bool("reward" in objective or dropped) or any(map(_learned_without, objective.values()))

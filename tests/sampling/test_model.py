@@ -1,0 +1,170 @@
+"""A run opened from one checkpoint: its spec, its weights, its settings, and nothing of what trained it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import lmsd
+from lmsd.checkpoints import KEY, checkpoint_name
+from lmsd.engine.checkpoint import save
+from lmsd.errors import UserError
+from lmsd.rng import Rng
+from lmsd.sampling import DPMSolverPP2M
+from lmsd.spec import build
+from lmsd.types import levels
+
+PARTS: dict[str, Any] = {
+    "schedule": {"_target_": "lmsd.process.schedules.Article", "steps": 4},
+    "conditioner": {"_target_": "lmsd.models.conditioner.LabelConditioner", "classes": 3, "dim": 8},
+    "net": {"_target_": "lmsd.models.backbones.mlp", "width": 16, "depth": 1, "time_dim": 16},
+}
+SPEC = {
+    "_target_": "lmsd.models.parts.from_parts",
+    **PARTS,
+    "net": {**PARTS["net"], "_partial_": True},
+    "channels": 1,
+    "image_size": 4,
+    "z_dim": 2,
+}
+CONFIG = {
+    "name": "tiny",
+    "steps": 3,
+    "evaluate": {"steps": "${steps}", "guidance": 1.0, "interval": None},
+    "sampler": {"_target_": "lmsd.sampling.Tau", "tau": 1.0},
+    "objective": {"drop": 0.0, "warm": {"drop": 0.1}},
+    "data": {"channels": 1, "image_size": 4},
+    "generator": {"z_dim": 2},
+    **PARTS,
+}
+
+
+def written(folder: Path, config: dict[str, Any] = CONFIG, images: int = 64, **own: Any) -> Path:
+    """A run's folder with one checkpoint: raw weights, and an average of twice as much."""
+    torch.manual_seed(images)
+    state = {name: torch.randn(value.shape) / 4 for name, value in build(SPEC).state_dict().items()}
+    weights = {f"players.generator.{name}": value for name, value in state.items()}
+    mean = {f"ema.generator.16.{name}": 2 * value for name, value in state.items()}
+    clock = {"images": images, "updates": 2}
+    text = yaml.safe_dump(config)
+    own = {"version": 3, "clock": clock, "config": text, "spec": SPEC, "players": ["generator"], **own}
+    path = folder / "checkpoints" / checkpoint_name(images)
+    save({"state_dict": {**weights, **mean}, KEY: own}, path)
+    (folder / "config.yaml").write_text(text)
+    (folder / "env.json").write_text(json.dumps({"begun": images}))
+    return path
+
+
+def test_a_model_comes_with_what_made_it(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    model = lmsd.load(tmp_path)
+    assert (model.checkpoint, model.images, model.ema, model.name) == (path, 64, "ema", "tiny")
+    assert model.config["evaluate"]["steps"] == 3
+    assert yaml.safe_load(model.text) == CONFIG
+    assert not model.generator.training
+    assert not any(parameter.requires_grad for parameter in model.generator.parameters())
+    assert model.generator.image_shape == (1, 4, 4)
+
+
+def test_images_are_what_the_runs_own_sampling_makes(tmp_path: Path) -> None:
+    written(tmp_path)
+    model = lmsd.load(str(tmp_path))
+    images = model.sample(["2", "0"], seed=5)
+    assert (images.dtype, images.shape) == (np.uint8, (2, 4, 4, 1))
+    generate = model.generation()
+    batch = model.batch(["2", "0"])
+    made = levels(generate(batch, Rng(5, batch.position)))
+    assert generate.record() == {"sampler": "Tau", "steps": 3, "guidance": 1.0, "nfe": 3.0}
+    assert np.array_equal(images, made.permute(0, 2, 3, 1).numpy())
+    assert np.array_equal(images[1:], model.sample(["1", "0"], seed=5)[1:]), "an image is its own place's"
+    assert not np.array_equal(images, model.sample(["2", "0"], seed=6))
+    assert not np.array_equal(images, model.sample(["2", "0"], seed=5, steps=1))
+    assert not np.array_equal(images, model.sample(["2", "0"], seed=5, guidance=3.0))
+    other = model.generation(sampler=DPMSolverPP2M(), steps=2, guidance=2.0, interval=(0.5, 1.0))
+    other(batch, Rng(5, batch.position))
+    assert other.record()["interval"] == "0.5 to 1"
+    assert other.record()["sampler"] == "DPMSolverPP2M"
+
+
+def test_weights_are_the_ones_that_are_asked_for(tmp_path: Path) -> None:
+    written(tmp_path)
+    raw, mean = lmsd.load(tmp_path, ema="raw"), lmsd.load(tmp_path, ema=16)
+    assert (raw.ema, mean.ema) == ("raw", "16")
+    for first, second in zip(raw.generator.parameters(), mean.generator.parameters(), strict=True):
+        assert torch.equal(2 * first, second)
+    with pytest.raises(UserError, match=r"step_000000064\.ckpt: .*no EMA '7' of 'generator'; there are 16"):
+        lmsd.load(tmp_path, ema=7)
+
+
+def test_runs_are_found_by_id_last_folder_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = written(Path("outputs/2026-01-01_000000-tiny-00aa"), images=8)
+    second = written(Path("outputs/2026-01-01_000000-tiny-00bb"), images=16)
+    assert lmsd.load("00aa").checkpoint == lmsd.load(first).checkpoint == first
+    assert lmsd.load("last").checkpoint == lmsd.load(str(second.parent)).checkpoint == second
+    with pytest.raises(UserError, match="no run 'nowhere' in outputs/"):
+        lmsd.load("nowhere")
+
+
+def test_settings_that_the_run_cannot_sample_with_are_refused(tmp_path: Path) -> None:
+    written(tmp_path, {**CONFIG, "objective": {"drop": 0.0}})
+    model = lmsd.load(tmp_path)
+    with pytest.raises(UserError, match="guidance=2 needs a generator that was trained without captions"):
+        model.sample(["1"], guidance=2.0)
+    with pytest.raises(UserError, match=r"interval=\[0\.5, 0\.2\] is no \[low, high\]"):
+        model.generation(interval=(0.5, 0.2))
+    with pytest.raises(UserError, match="9 steps"):
+        model.sample(["1"], steps=9)
+
+
+def test_what_a_checkpoint_must_hold(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    state = torch.load(path, weights_only=True)
+    foreign = {**state, KEY: {"clock": state[KEY]["clock"], "version": 3}}
+    save(foreign, path)
+    with pytest.raises(UserError, match="holds no spec of a generator"):
+        lmsd.load(path)
+    save({**state, KEY: {**state[KEY], "spec": {**SPEC, "net": {**SPEC["net"], "depth": 2}}}}, path)
+    with pytest.raises(UserError, match=r"lacks net.model.*its spec is of another net"):
+        lmsd.load(path)
+    save({**state, KEY: {**state[KEY], "spec": PARTS["schedule"]}}, path)
+    with pytest.raises(UserError, match="its spec builds a Article and no Generator"):
+        lmsd.load(path)
+    save(
+        {**state, KEY: {**state[KEY], "spec": {"_target_": "os.mkdir", "path": str(tmp_path / "ran")}}}, path
+    )
+    with pytest.raises(UserError, match=r"'os\.mkdir' may not be built"):
+        lmsd.load(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_neither_hydra_nor_omegaconf_nor_lightning_is_needed(tmp_path: Path) -> None:
+    written(tmp_path)
+    code = (
+        "import sys, lmsd\n"
+        "assert 'torch' not in sys.modules\n"
+        f"images = lmsd.load({str(tmp_path)!r}).sample(['1', '2'])\n"
+        "assert images.shape == (2, 4, 4, 1)\n"
+        "sys.exit(', '.join({name.split('.')[0] for name in sys.modules} "
+        "& {'hydra', 'omegaconf', 'lightning', 'lightning_fabric'}) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif("LMSD_TEST_DATA" not in os.environ, reason="LMSD_TEST_DATA names no folder of cases")
+def test_a_run_of_version_2_opens() -> None:
+    model = lmsd.load(Path(os.environ["LMSD_TEST_DATA"], "cases", "run-v2"))
+    assert (model.images, model.ema, model.generator.prediction) == (20032, "ema", "v")
+    images = model.sample(["a handwritten three", "a handwritten seven"], seed=1)
+    assert images.shape == (2, 8, 8, 1)
+    ink = images.astype(int).sum((1, 2, 3)) / 255
+    assert (ink > 5).all()
+    assert (ink < 40).all(), "digits, and no noise"
