@@ -31,8 +31,8 @@ class Distances:
     """What FD has to be compared with.
 
     floor: FD of two label-matched real halves, mean over random halvings; infinity_floor: that without
-    its 1/n bias (None: halves smaller than twice the features do not show it); matched: the same with one half
-    generated from its captions; ratio: matched / floor, 1 for a perfect model.
+    its 1/n bias (None: halves smaller than twice the features do not show it); matched: the same with one
+    half generated from its captions; ratio: matched / floor, 1 for a perfect model.
     """
 
     infinity_floor: Score | None
