@@ -129,7 +129,20 @@ class Evaluator:
         if keep_features is not None and rank_and_world()[0] == 0:
             kept = {f"seed_{seed}": each.features for seed, each in zip(seeds, made, strict=True)}
             save_features(keep_features, kept | {"real": real.features, "rows": torch.tensor(self.rows)})
-        return by_first(lambda: self._scores(made, real, training, tuple(seeds), record))
+        cut = self._cut(generate)
+        return by_first(lambda: self._scores(made, real, training, tuple(seeds), record, cut))
+
+    def _cut(self, generate: Generate) -> list[str]:
+        """What to say of captions that the generator, or the extractor of texts, reads only in part."""
+        captions = self.captions or []
+        readers = {f"the captions' extractor {self.extractor.name}": self.extractor.cut(captions)}
+        if isinstance(generate, Generation):
+            readers["the generator"] = generate.generator.conditioner.cut(captions)
+        return [
+            f"{count:,} of {self.n:,} captions are longer than the context of {who}, and cut"
+            for who, count in readers.items()
+            if count
+        ]
 
     def _scores(
         self,
@@ -138,6 +151,7 @@ class Evaluator:
         training: Tensor | None,
         seeds: tuple[int, ...],
         setup: dict[str, Scalar],
+        cut: Sequence[str],
     ) -> Scores:
         fakes = [each.features for each in made]
         beside, refused = (None, None) if training is None else self._beside(training)
@@ -163,7 +177,7 @@ class Evaluator:
                 fakes, real.features, hits, self._slices, extractor=self.extractor.name, real_right=real.right
             ),
             memorization=copied,
-            notes=(*notes, *leak),
+            notes=(*notes, *cut, *leak),
             setup=setup | {"in_training_set": shared},
         )
 
