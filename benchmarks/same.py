@@ -4,7 +4,8 @@
 
 OLD and NEW (default: this tree) are commits or folders. Of each, every experiment of configs/experiment is
 run by its own command line in a process of its own, on one thread, cut so that each of its phases plays 20
-updates or more (warm start, head start, game; for rewards 20 updates with a refresh) and is scored once.
+updates or more (warm start, head start, game; for rewards 20 updates with a refresh) and is scored once; then
+every other objective on digits, for some updates, not scored.
 Compared bit by bit: every number of metrics.jsonl (losses, gradient norms, rates, val scores), the scores
 with their parts and intervals, and digests of all weights, averages and optimizer states, by role. Names of
 tensors and the checkpoint's layout may differ.
@@ -72,7 +73,23 @@ RUNS: dict[str, list[str]] = {
 }
 """The runs by name; one may begin from the weights of another by its name."""
 
-NEEDS = {"digits_reward": "digits", "shapes_reward": "denoising"}
+RUNS |= {
+    name: ["experiment=digits", f"objective={name}", "data.shards=DIGITS", *cut(64, 20), "evaluate.n=0"]
+    for name in ("cgan", "ddgan", "r3gan")
+}
+RUNS |= {
+    name: [
+        *("experiment=digits", f"objective={name}", "data.shards=DIGITS", "init_from=digits@ema"),
+        *("reward@objective.reward=sharpness", "objective.group=8", "sampler=ancestral"),
+        *(*cut(64, 12), "evaluate.n=0"),
+    ]
+    for name in ("ddpo", "grpo", "nft", "dpo", "draft")
+}
+NEEDS = {
+    "digits_reward": "digits",
+    "shapes_reward": "denoising",
+    **dict.fromkeys(("ddpo", "grpo", "nft", "dpo", "draft"), "digits"),
+}
 BUILT = {
     "DIGITS": ["digits"],
     "SHAPES": ["shapes", "image_size=16", "train_count=2000", "val_count=300", "test_count=100"],
@@ -120,7 +137,7 @@ class Tree:
             return found
         if run in NEEDS:
             self.record(NEEDS[run], renamed=renamed)
-        words = [self._translated(word, renamed) for word in [*RUNS[run], *SHARED, f"run_dir={run}"]]
+        words = [self._translated(word, renamed) for word in [*SHARED, *RUNS[run], f"run_dir={run}"]]
         words = [word for word in words if not word.startswith("=")]
         shutil.rmtree(self.work / run, ignore_errors=True)
         failed = self._data() or self.command(["train", *words])
@@ -180,8 +197,9 @@ def lines(run: Path) -> Iterator[dict[str, float]]:
 
 
 def scores(run: Path) -> dict[str, Any]:
-    """The record of the evaluation on val."""
-    found: dict[str, Any] = json.loads((run / "eval" / "val" / "metrics.json").read_text())["scores"]
+    """The record of the evaluation on val, if there was one."""
+    path = run / "eval" / "val" / "metrics.json"
+    found: dict[str, Any] = json.loads(path.read_text())["scores"] if path.is_file() else {}
     return found
 
 

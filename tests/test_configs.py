@@ -1,18 +1,18 @@
 """Every YAML of configs/: it composes, builds at a tiny size and plays two batches; every option is read."""
 
 import inspect
-import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli.build import experiment
 from lmsd.cli.config.compose import config_dir, groups, load
-from lmsd.cli.config.limits import check_limits
+from lmsd.cli.config.schema import check_limits, options
 from lmsd.cli.verbs import demo
 from lmsd.engine.trainer import fit
 from lmsd.spec import locate, targets
@@ -117,7 +117,7 @@ def test_a_choice_composes_builds_and_plays(choice: str, shards: Path, tmp_path:
     if choice == "trainer=gpu":
         assert (config.precision, config.micro_batches) == ("bf16-mixed", 1)
     data = experiment.data_module(config)
-    nets, objective = experiment.players(config, data)
+    nets, objective = experiment.players(config, data.shards)
     engine = experiment.engine(config, nets, objective)
     before = [p.detach().clone() for p in nets["generator"].parameters()]
     loggers = []
@@ -155,38 +155,38 @@ def test_an_experiment_composes_and_builds(name: str, shards: Path) -> None:
     config = load("train", [f"experiment={name}"])
     assert config.name == name
     check_limits(config)
-    assert config.data.source.startswith("lmsd data ")
-    assert "build" not in config.data.source or f"out={config.data.shards}" in config.data.source
-    config.data.shards, config.data.source = str(shards), None
-    data = experiment.data_module(config)
+    assert config.source.startswith("lmsd data ")
+    assert "build" not in config.source or f"out={config.data.shards}" in config.source
+    config.data.shards, config.source = str(shards), None
+    data = experiment.shard_set(config)
     nets, objective = experiment.players(config, data)
     experiment.engine(config, nets, objective)
     assert set(objective.cast) == set(nets)
 
 
-def test_every_option_of_train_is_read() -> None:
-    """Plain options are read by name in the command line; a node's are arguments of its constructor."""
-    config = load("train", [])
-    code = "\n".join(path.read_text() for path in (ROOT.parent / "src" / "lmsd" / "cli").rglob("*.py"))
-    code += "\n".join(path.read_text() for path in ROOT.rglob("*.yaml")).replace("${", "config.")
-    unread, roles = [], experiment.instantiate(config.objective).cast  # whose nodes are read by name
-    for key, value in config.items():
-        inside = list(value) if OmegaConf.is_dict(value) and "_target_" not in value else []
-        if not re.search(rf"\b(config|fresh)\.{key}\b", code) and key not in ("resume", *roles):
-            unread.append(key)
-        if key in ("optim", "evaluate"):
-            handle = rf"(settings|optim|config\.{key})"
-            unread += [f"{key}.{k}" for k in inside if not re.search(rf"\b{handle}(\.{k}\b|\[)", code)]
-    assert unread == []
-    plain = OmegaConf.to_container(config)
-    built = ("schedule", "codec", "conditioner", "net", "generator", "discriminator")
-    for key in (*built, "objective", "optim", "sampler", "data"):
-        node = dict(plain[key])
-        trunk = node.pop("trunk", None)
-        for name in ("source", "max_bad"):  # read by the command line, not by the data module
-            assert node.pop(name, None) is None or f"config.data.{name}" in code
-        check_arguments(node)
-        check_arguments(trunk)
+def test_every_option_of_train_is_read(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that no constructor takes: one tiny run, up to its report, reads them all."""
+    from lmsd.cli.verbs.train import begin
+
+    read: set[str] = set()
+    plain = DictConfig._get_impl
+
+    def noting(self: DictConfig, key: Any, *args: Any, **options: Any) -> Any:
+        if sys._getframe(2).f_globals["__name__"].startswith("lmsd."):  # not omegaconf, which copies
+            read.add(self._get_full_key(key))
+        return plain(self, key, *args, **options)
+
+    monkeypatch.chdir(tmp_path)
+    words = [*words_for("reward=sharpness"), f"data.shards={shards}", "evaluate.n=16", "evaluate.grid=2"]
+    words += ["evaluate.extractor.images=32", "objective.group=4"]
+    tree: Any = OmegaConf.to_container(load("train", words))
+    monkeypatch.setattr(DictConfig, "_get_impl", noting)
+    begin(words)
+    sections = ("optim.", "evaluate.")
+    own = {key for key, *_ in options(tree) if "." not in key or key.startswith(sections)}
+    built = {"optim.generator", "optim.discriminator", "optim.clip"}
+    unread = {key for key in own - read if key.rpartition(".")[0] not in built}
+    assert unread == {"resume"}  # read off the command line, before there is a configuration
 
 
 def test_every_target_in_every_file_is_allowed() -> None:

@@ -7,15 +7,16 @@ import shlex
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from lmsd import cli
-from lmsd.cli import VERBS
 from lmsd.cli.config import options
-from lmsd.cli.config.compose import flatten, load
-from lmsd.cli.config.folders import groups
-from lmsd.cli.config.limits import check_limits
+from lmsd.cli.config.compose import load
 from lmsd.cli.config.listing import listing
+from lmsd.cli.config.schema import check_limits, groups
+from lmsd.cli.config.schema import options as option_rows
 from lmsd.cli.sweeps import space
+from lmsd.cli.verbs import VERBS
 from lmsd.cli.verbs.edit import EditOptions
 from lmsd.cli.verbs.evaluate import EvaluateOptions
 from lmsd.cli.verbs.sample import Again, SampleOptions
@@ -83,19 +84,22 @@ def test_a_command_is_accepted(
 def test_verbs_that_are_told_of_exist_and_options_in_the_text_too() -> None:
     text = " ".join(page.read_text() for page in PAGES)
     names = {
-        key for choice in groups()["objective"] for key in flatten(load("train", [f"objective={choice}"]))
+        key
+        for choice in groups()["objective"]
+        for key, *_ in option_rows(OmegaConf.to_container(load("train", [f"objective={choice}"])))
     }
     for option in re.findall(r"`((?:data|optim|objective|evaluate|callbacks|generator)\.[a-z_.]+)[=`]", text):
         assert option in names or any(name.startswith(f"{option}.") for name in names), option
 
 
 def write_examples(folder: Path) -> None:
-    """The files of docs/extending.md, each named in its first line."""
+    """The files of docs/extending.md, each named in the line before its first."""
     for language, text in BLOCK.findall((ROOT / "docs" / "extending.md").read_text()):
         if language:
-            path = folder / text.splitlines()[0].removeprefix("# ")
+            name, _, content = text.partition("\n")
+            path = folder / name.removeprefix("# ")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(content)
 
 
 @pytest.fixture

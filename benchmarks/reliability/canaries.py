@@ -50,7 +50,7 @@ def run() -> tuple[int, list[str]]:
     """One run, and one that fails; the canaries in a file of the first one's folder, or in what they said."""
     assert cli.run(DATA) == 0
     plant()
-    source = f"data.source='https://u:{CANARIES['user']}@h/x?Signature={CANARIES['query']}'"
+    source = f"source='https://u:{CANARIES['user']}@h/x?Signature={CANARIES['query']}'"
     done = train("images=640", "evaluate.n=0", "logger=own", "run_dir=run", source)
     shards = f"data.test=[data/digits,'https://u:{CANARIES['list']}@h.invalid/test-0.tar']"
     said = [

@@ -1,8 +1,10 @@
-"""What a user did wrong, told in one sentence that gives no secret away."""
+"""What a user did wrong, told in one sentence that gives no secret away; and what options may be."""
 
 import os
 import re
-from typing import Any, get_args
+from dataclasses import dataclass
+from math import inf
+from typing import Annotated, Any, get_args
 
 HIDDEN = "***"
 """Stands where a secret was."""
@@ -50,3 +52,27 @@ def one_of(owner: str, name: str, value: object, choices: Any) -> None:
     allowed = get_args(choices)
     if value not in allowed:
         raise UserError(f"{owner}: {name}={value!r} is none of {', '.join(map(str, allowed))}")
+
+
+@dataclass(frozen=True)
+class Number:
+    """The range of an option, both ends within, as a part of its annotation: Annotated[int, Number(1)]."""
+
+    low: float = -inf
+    high: float = inf
+
+
+@dataclass(frozen=True)
+class Word:
+    """The form of an option that is a word: a regular expression, and how a message calls it."""
+
+    pattern: str
+    said: str
+
+
+Count = Annotated[int, Number(1)]
+Amount = Annotated[int, Number(0)]
+Share = Annotated[float, Number(0, 1)]
+Measure = Annotated[float, Number(0)]
+Seed = Annotated[int, Number(0, 9223372036854775807)]
+Guidance = Annotated[float, Number(-1000, 1000)]

@@ -36,9 +36,9 @@ def stop_at(images: int, patch: pytest.MonkeyPatch) -> None:
 
     advance = Engine._advance
 
-    def advanced(self: Engine, played: bool) -> None:
+    def advanced(self: Engine, played: set[str]) -> None:
         advance(self, played)
-        self.request = 143 if self.clock.images >= images else 0
+        self.run.asked.code = 143 if self.clock.images >= images else 0
 
     patch.setattr(Engine, "_advance", advanced)
 
@@ -83,7 +83,7 @@ def test_sampling_twice_gives_the_same_bytes_and_a_record(home: Home) -> None:
     assert (record["checkpoint"], record["ema"], record["sampler"]) == (
         "step_000000192.ckpt",
         "ema",
-        "FewStep",
+        "Tau",
     )
     other = Path(spoken([*words, "ema=raw", "sampler=ddim", "steps=2", "out=made/x.png"]).strip())
     assert other == Path("made/x.png")
@@ -285,7 +285,7 @@ def test_two_runs_are_compared(home: Home, scored: str) -> None:
     spoken(["evaluate", "run=outputs/second", "split=test", "n=32", "seeds=[0,1]", "steps=1"])
     said = spoken(["report", "outputs/first", "outputs/second"])
     assert "first against second: test, n=32, paired over the same prompts, images and noise" in said
-    assert said.count("sampler=FewStep, tau=1, steps=4") == 2, "not the newer record of one step"
+    assert said.count("sampler=Tau, tau=1, steps=4") == 2, "not the newer record of one step"
     assert re.search(r"  right +[\d.]+.%? +[\d.]+.% +(different|not told apart) \(p = ", said)
     assert "Comparison: outputs/first/comparison.html" in said
     assert "<html" in Path("outputs/first/comparison.html").read_text()
@@ -358,13 +358,13 @@ def test_resume_auto_repeats_the_first_command(
     assert "images: 128 -> 256" in refused("train", *words, "images=256")
     assert "net.width: 16 -> 32" in refused("train", *words, "net.width=32")
     assert "data.seed" not in refused("train", *words, "seed=1")
-    said = spoken(["train", *words, "keep=2", "data.on_change=new_epoch"])
+    said = spoken(["train", *words, "keep=2", "data.train.on_change=new_epoch"])
     assert "changed by you: keep 3 -> 2" in said
     assert f"Resuming {folder}" in said
     assert lines_of(folder)[: len(lines)] == lines
     assert [line["images"] for line in lines_of(folder)] == [32, 64, 96, 128]
     kept = store.config_of(folder)
-    assert (kept.keep, kept.data.on_change) == (2, "error")  # leave to take other data counts once
+    assert (kept.keep, kept.data.train.on_change) == (2, "error")  # leave to take other data counts once
     (folder / "report.html").unlink()
     said = spoken(["train", *words])  # once more: there is nothing left to do
     assert f"{folder} is done, after 128 images" in said
@@ -465,9 +465,9 @@ def test_lightnings_own_word_for_sigterm_is_143(tmp_path: Path) -> None:
 def test_a_signal_while_data_are_indexed_ends_it_with_143(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmsd.data.module import ShardDataModule
+    from lmsd.data.shardset import ShardSet
 
-    monkeypatch.setattr(ShardDataModule, "index", lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    monkeypatch.setattr(ShardSet, "index", lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     with pytest.raises(SystemExit) as stop:
         cli.run(["train", *TINY, DATA, "run_dir=outputs/early", "evaluate.n=0"])
     assert stop.value.code == 143
@@ -592,7 +592,7 @@ def test_a_guided_run_of_rewards_is_trained_scored_and_reported(home: Home) -> N
         (["run=outputs/first", "prompts=a", "sampler=hein"], "did you mean heun?"),
         (["run=outputs/first", "prompts=a", "steps=9"], "9 steps on a chain of 4"),
         (["run=outputs/first", "prompts=a", "ema=77"], "holds no EMA"),
-        (["run=outputs/first", "prompts=a", "seeds=a"], "seeds=a is not an integer"),
+        (["run=outputs/first", "prompts=a", "seeds=a"], "seeds=a is not a whole number from 0 to"),
         (["run=outputs/first", "prompts=a", "interval=[3,1]"], "interval=[3.0, 1.0] is no [low, high]"),
         (["run=outputs/first", "prompts=a", "interval=[3]"], "give two times, the lower one first"),
     ],

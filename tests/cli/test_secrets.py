@@ -41,7 +41,7 @@ def planted(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list
         "logger=own",
         f"++logger.own.token={CANARIES['option']}",
         f"data.test=[data/shapes,'https://u:{CANARIES['list']}@example.invalid/test-0.tar']",
-        f"data.source='https://u:{CANARIES['user']}@h/x?Signature={CANARIES['query']}'",
+        f"source='https://u:{CANARIES['user']}@h/x?Signature={CANARIES['query']}'",
         f"init_from='https://u:{CANARIES['line']}@h/weights'",
     ]
 

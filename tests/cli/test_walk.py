@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tiny_home import spoken
 
-FILES = 49
-CLI = 10
+FILES = 48
+CLI = 8
 BACK = 17
 
 ROOT = Path(__file__).parents[2]

@@ -12,10 +12,10 @@ import importlib
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from lmsd import __version__
+from lmsd.cli.verbs import VERBS
 from lmsd.errors import UserError, redact
 
 Verb = Callable[[list[str]], int]
@@ -23,23 +23,9 @@ Verb = Callable[[list[str]], int]
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """What the system says of a file that the user named wrongly, or may not touch."""
 
-VERBS = {
-    "train": "train an experiment, or resume a run",
-    "sample": "prompts to a captioned grid of images",
-    "edit": "change an image by a prompt, all of it or what a mask marks",
-    "evaluate": "score a run on held-out data",
-    "sweep": "many runs over some options, ranked by their scores on val",
-    "runs": "list runs: state, how far, best score",
-    "report": "write report.html of a run again",
-    "data": "build data sets, index shards, train the feature extractor",
-    "doctor": "look at versions, devices, disk and shards; say what to fix",
-    "verify-resume": "kill and resume your own configuration, and compare it to a run that was not",
-    "demo": "the whole chain on handwritten digits, in minutes",
-}
-
 FLAGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("sample", "edit", "evaluate", "runs", "report", "data", "doctor", "verify-resume"), ()),
-    "train": ("--options", "--cfg"),
+    "train": ("--options", "--schema", "--cfg"),
     "demo": ("--ablation",),
     "sweep": ("--dry-run",),
 }
@@ -181,33 +167,7 @@ def verb(name: str) -> Verb:
         from lmsd.cli.config.suggest import nearest
 
         raise UserError(f"unknown verb '{name}'{nearest(name, VERBS)}; verbs: {', '.join(VERBS)}")
-    with uncollected(), unasked("attr"):
-        module = importlib.import_module(f"lmsd.cli.verbs.{name.replace('-', '_')}")
+    gc.disable()  # nearly all that an import makes stays: a tenth of a short answer's time
+    module = importlib.import_module(f"lmsd.cli.verbs.{name.replace('-', '_')}")
+    gc.enable()
     return module.main  # type: ignore[no-any-return]
-
-
-@contextmanager
-def unasked(name: str) -> Iterator[None]:
-    """Hide a library that omegaconf imports where there is one, for classes of a kind that we do not use.
-
-    Afterwards it can be imported; a twentieth of a short answer's time.
-    """
-    known = name in sys.modules
-    sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # raises ImportError where it is imported
-    try:
-        yield
-    finally:
-        if not known:
-            del sys.modules[name]
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """No search for garbage where nearly everything that is made stays: a tenth of an answer's time."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,9 @@ from lmsd.data.scan import scan
 from lmsd.data.urls import name_of
 from lmsd.errors import UserError, redact
 from lmsd.files import cache_folder
-from lmsd.types import Progress
+
+if TYPE_CHECKING:  # torch is imported where it is used
+    from lmsd.types import Progress
 
 _KEPT = 64  # shard indexes held in memory
 T = TypeVar("T")
@@ -130,7 +132,7 @@ def build_index(
     *,
     refresh: bool = False,
     decoding: bool = False,
-    progress: Progress | None = None,
+    progress: "Progress | None" = None,
 ) -> Index:
     """Read and check every local shard that has no valid index, write its index, and open them all.
 
@@ -145,7 +147,7 @@ def build_index(
 def ensure(path: Path, *, refresh: bool = False, decoding: bool = False) -> Path:
     """The file that holds the valid index of one local shard; made where there is none."""
     if not path.is_file():
-        raise UserError(f"the shard {path} is missing: check data.shards=, or fetch the file again")
+        raise UserError(f"the shard {path} is missing: check its name, or fetch the file again")
     found = None if refresh or decoding else _valid(path)
     if found is not None:
         return found
@@ -204,7 +206,7 @@ def _valid(path: Path) -> Path | None:
     return None
 
 
-def counted(items: Iterable[T], total: int, progress: Progress | None) -> Iterator[T]:
+def counted(items: Iterable[T], total: int, progress: "Progress | None") -> Iterator[T]:
     """The items, progress being told how many of the shards are indexed."""
     for done, item in enumerate(items, 1):
         yield item

@@ -128,7 +128,7 @@ def _local(name: str) -> list[str]:
         if not found:
             raise UserError(f"no file matches {name}: check the pattern, or name the folder")
         return found
-    raise UserError(f"the shard {name} is missing: check data.shards=, or fetch the file again")
+    raise UserError(f"the shard {name} is missing: check its name, or fetch the file again")
 
 
 def _refuse_folder(name: str, entries: list[str]) -> NoReturn:

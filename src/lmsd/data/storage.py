@@ -5,12 +5,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmsd.data.index import Index, build_index, counted, ensure
 from lmsd.data.remote import Cache
 from lmsd.data.urls import is_remote
+from lmsd.errors import Measure
 from lmsd.files import cache_folder
-from lmsd.types import Progress
+
+if TYPE_CHECKING:  # torch is imported where it is used
+    from lmsd.types import Progress
 
 _THREADS = 8  # questions to the server at a time
 
@@ -21,11 +25,11 @@ class Storage:
     folder, gigabytes: the cache of remote shards; the user's own by default.
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None = None, gigabytes: float = 20.0) -> None:
+    def __init__(self, folder: str | os.PathLike[str] | None = None, gigabytes: Measure = 20.0) -> None:
         self._cache = Cache(Path(folder) if folder else cache_folder() / "shards", int(gigabytes * 1e9))
 
     def index(
-        self, shards: Sequence[str], *, decoding: bool = False, progress: Progress | None = None
+        self, shards: Sequence[str], *, decoding: bool = False, progress: "Progress | None" = None
     ) -> Index:
         """The index of shards from anywhere; remote ones without an index are fetched once to make it.
 

@@ -239,7 +239,10 @@ def peak_memory() -> int:
 
 
 class Progress(Callback):
-    """One bar on a terminal, refreshed four times a second; elsewhere a line every `seconds` seconds."""
+    """One bar on a terminal, refreshed four times a second; elsewhere a line now and then.
+
+    seconds: between two lines where there is no terminal.
+    """
 
     def __init__(self, *, seconds: float = 30.0) -> None:
         self.seconds = seconds

@@ -19,7 +19,7 @@ from lmsd.checkpoints import intact, manifests, read, set_aside
 from lmsd.engine.callbacks import Checkpoint, engine_of, not_finite, save_now, writer
 from lmsd.engine.logging import rewind
 from lmsd.engine.module import Engine
-from lmsd.errors import UserError
+from lmsd.errors import Amount, Count, Share, UserError
 from lmsd.ranks import world_size
 
 CALMER = "lower the learning rates (optim.*.lr), clip gradients (optim.clip.*)"
@@ -28,21 +28,22 @@ ALLOWED = "lower the learning rate of the player that wins (optim.*.lr), set rol
 
 
 class Guard(Callback):
-    """Rolls a diverged run back, at most `at_most` times in all; a run's count outlives restarts.
+    """Rolls a diverged run back to a checkpoint from before, and on with later data.
 
-    skipped: updates of a player in a row with a gradient that is not finite; collapsed: readings in a row of
-    a collapsed game (`Objective.collapsed`), 0 to allow it; max_bad: share of damaged samples above which it
-    stops, after a checkpoint; samples: of the training set, where known, of which one may always be damaged.
-    Raises UserError where there is no way back, or it has been taken too often, or too many are damaged.
+    at_most: rollbacks in all, over restarts too, then the run stops; skipped: updates of a player in a row
+    with a gradient that is not finite; collapsed: readings in a row of a collapsed game
+    (`Objective.collapsed`), 0 to allow it; max_bad: share of damaged samples above which it stops, after a
+    checkpoint; samples: of the training set, where known, of which one may always be damaged. Raises
+    UserError where there is no way back, or it has been taken too often, or too many are damaged.
     """
 
     def __init__(
         self,
         *,
-        skipped: int = 50,
-        collapsed: int = 20,
-        at_most: int = 3,
-        max_bad: float = 1e-3,
+        skipped: Count = 50,
+        collapsed: Amount = 20,
+        at_most: Amount = 3,
+        max_bad: Share = 1e-3,
         samples: int | None = None,
     ) -> None:
         self.skipped, self.collapsed, self.at_most, self.max_bad = skipped, collapsed, at_most, max_bad
@@ -73,9 +74,9 @@ class Guard(Callback):
             return
         save_now(trainer, engine)
         raise UserError(
-            f"{bad:,} of {among:,} samples were damaged, more than data.max_bad={self.max_bad:g}; the first "
-            "are named above: fetch or build their shards again, take the samples out, or raise "
-            "data.max_bad=, and resume the run"
+            f"{bad:,} of {among:,} samples were damaged, more than rollback.max_bad={self.max_bad:g}; the "
+            "first are named above: fetch or build their shards again, take the samples out, or raise "
+            "rollback.max_bad=, and resume the run"
         )
 
     def _diagnose(self, trainer: Trainer, engine: Engine) -> tuple[str, str, int] | None:

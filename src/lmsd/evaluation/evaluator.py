@@ -38,12 +38,11 @@ from lmsd.metrics import Memorization, Score, matched_rows, memorization, prompt
 from lmsd.ranks import by_chunks, by_first, rank_and_world
 from lmsd.rng import Rng
 from lmsd.sampling import Generate, Generation
-from lmsd.types import Batch, levels
+from lmsd.types import Batch, Progress, levels
 
 Checker = Callable[[Tensor, Sequence[str]], Tensor]
 """(images [k,C,H,W] in [-1,1], captions) → bool [k]: does the image show what the caption says?"""
 
-Progress = Callable[[int, int], None]
 """(images made, images in all)."""
 
 
@@ -209,7 +208,7 @@ class Evaluator:
             if keep is not None:
                 _save(images, batch.position.tolist(), keep / f"seed_{seed}")
             if progress is not None and rank_and_world()[0] == 0:
-                progress(done * self.n + part.stop, seeds * self.n)
+                progress(done * self.n + part.stop, seeds * self.n, "sampling")
             return found, logits, self._right(images, logits, part)
 
         return _joined(by_chunks(self.n, self.chunk, work))

@@ -13,9 +13,9 @@ pooled vector and of the latent noise, 0 for what the net shall not take. heads,
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from lmsd.errors import UserError
+from lmsd.errors import Count, Number, UserError
 from lmsd.models.adapters import (
     LabelTransformer,
     MLPBackbone,
@@ -30,14 +30,18 @@ def mlp(
     channels: int,
     image_size: int,
     *,
-    width: int = 384,
-    depth: int = 4,
-    hidden: float = 1.0,
-    time_dim: int = 128,
+    width: Count = 384,
+    depth: Count = 4,
+    hidden: Annotated[float, Number(0.01)] = 1.0,
+    time_dim: Count = 128,
     pooled_dim: int = 0,
     z_dim: int = 0,
 ) -> MLPBackbone:
-    """The article's MLP, residual and modulated, for images up to about 16x16."""
+    """The article's MLP, residual and modulated, for images up to about 16x16.
+
+    width: of the residual stream; depth: blocks of two layers; hidden: inner width over width; time_dim:
+    width of the modulating vector.
+    """
     return MLPBackbone(
         channels,
         image_size,
@@ -101,19 +105,21 @@ def unet_text(
     channels: int,
     image_size: int,
     *,
-    widths: Sequence[int] = (64, 128),
-    blocks: int = 1,
+    widths: Sequence[Count] = (64, 128),
+    blocks: Count = 1,
     attention: Sequence[bool] | None = None,
-    heads: int = 4,
-    patch: int = 1,
+    heads: Count = 4,
+    patch: Count = 1,
     token_dim: int = 0,
     pooled_dim: int = 0,
     z_dim: int = 0,
-    z_tokens: int = 2,
+    z_tokens: Count = 2,
 ) -> TextUNet:
     """The UNet2DConditionModel of diffusers; text and z are cross-attention tokens, pooled joins the time.
 
-    widths: channels a level, multiples of 16; blocks: residual blocks a level; attention: where.
+    widths: channels a level, multiples of 16; blocks: residual blocks a level; attention: which levels
+    attend, true or false for each, null for all but the first; heads: of the attention; patch: side of the
+    patches that pixels are folded into; z_tokens: tokens that z is spread over.
     """
     from diffusers import UNet2DConditionModel
 
@@ -144,17 +150,19 @@ def unet_pooled(
     channels: int,
     image_size: int,
     *,
-    widths: Sequence[int] = (64, 128),
-    blocks: int = 1,
+    widths: Sequence[Count] = (64, 128),
+    blocks: Count = 1,
     attention: Sequence[bool] | None = None,
-    head_dim: int = 32,
-    patch: int = 1,
+    head_dim: Count = 32,
+    patch: Count = 1,
     pooled_dim: int = 0,
     z_dim: int = 0,
 ) -> PooledUNet:
     """The UNet2DModel of diffusers; pooled condition and z enter through its class embedding.
 
-    widths: channels a level, multiples of 16; blocks: residual blocks a level; attention: where.
+    widths: channels a level, multiples of 16; blocks: residual blocks a level; attention: which levels
+    attend, true or false for each, null for all but the first; head_dim: width of a head; patch: side of the
+    patches that pixels are folded into.
     """
     from diffusers import UNet2DModel
 
@@ -186,15 +194,19 @@ def transformer_text(
     channels: int,
     image_size: int,
     *,
-    patch: int = 2,
-    layers: int = 6,
-    heads: int = 4,
-    head_dim: int = 48,
+    patch: Count = 2,
+    layers: Count = 6,
+    heads: Count = 4,
+    head_dim: Count = 48,
     token_dim: int = 0,
     z_dim: int = 0,
-    z_tokens: int = 2,
+    z_tokens: Count = 2,
 ) -> TextTransformer:
-    """The PixArtTransformer2DModel of diffusers (SD3's has no mask); text and z are its captions."""
+    """The PixArtTransformer2DModel of diffusers (SD3's has no mask); text and z are its captions.
+
+    patch: side of the patches that pixels are folded into; layers: transformer blocks; heads: of the
+    attention; head_dim: width of a head; z_tokens: tokens that z is spread over.
+    """
     from diffusers import PixArtTransformer2DModel
 
     _check_sides(image_size, patch, 1)
@@ -219,13 +231,17 @@ def dit_label(
     channels: int,
     image_size: int,
     *,
-    classes: int,
-    patch: int = 2,
-    layers: int = 6,
-    heads: int = 4,
-    head_dim: int = 48,
+    classes: Count,
+    patch: Count = 2,
+    layers: Count = 6,
+    heads: Count = 4,
+    head_dim: Count = 48,
 ) -> LabelTransformer:
-    """The DiTTransformer2DModel of diffusers; label `classes` is the null label. It refuses text; no z."""
+    """The DiTTransformer2DModel of diffusers; label `classes` is the null label. It refuses text; no z.
+
+    classes: labels 0 to classes - 1; patch: side of the patches that pixels are folded into; layers:
+    transformer blocks; heads: of the attention; head_dim: width of a head.
+    """
     from diffusers import DiTTransformer2DModel
 
     _check_sides(image_size, patch, 1)

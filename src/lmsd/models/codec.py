@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsd.errors import UserError
+from lmsd.errors import Count, UserError
 
 Shape: TypeAlias = tuple[int, int, int]
 """(C, H, W) of one sample."""
@@ -126,7 +126,7 @@ class Unshuffle(Latents):
     units, without one: the same process on another grid.
     """
 
-    def __init__(self, factor: int = 2, *, scale: float = 1.0, shift: float = 0.0) -> None:
+    def __init__(self, factor: Count = 2, *, scale: float = 1.0, shift: float = 0.0) -> None:
         super().__init__()
         if factor < 1 or scale <= 0:
             raise UserError(f"codec: factor={factor} must be 1 or more and scale={scale} above 0")

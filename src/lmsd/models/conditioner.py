@@ -7,12 +7,12 @@ A conditioner is a submodule of its generator and learns in its turns; a discrim
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lmsd.errors import UserError
+from lmsd.errors import Count, Number, UserError
 from lmsd.models.frozen import fingerprint, freeze
 from lmsd.models.precision import at_least_float32
 from lmsd.models.tokenizer import SMALLEST, encode_caption, kept_of, train_tokenizer
@@ -55,11 +55,14 @@ class NullConditioner(Conditioner):
 
 
 class LabelConditioner(Conditioner):
-    """Cond.pooled = E[label] [B,dim] and Cond.label, with one more row for the null label `classes`."""
+    """Cond.pooled = E[label] [B,dim] and Cond.label, with one more row for the null label `classes`.
+
+    classes: labels 0 to classes - 1; dim: width of the condition.
+    """
 
     reads = "label"
 
-    def __init__(self, classes: int, dim: int = 128) -> None:
+    def __init__(self, classes: Count, dim: Count = 128) -> None:
         super().__init__()
         self.classes = classes
         self.pooled_dim = dim
@@ -125,8 +128,9 @@ class TextConditioner(_CaptionConditioner):
     """A small CLIP text transformer with a tokenizer of its own, both learned from the training captions.
 
     dim: width of tokens and of pooled, which is their mean; vocab: room in the table, at least 514 (bytes);
-    length: tokens a caption, begin and end included, longer captions are cut; std: of the words' rows at the
-    start, 0.02 as CLIP's or larger: at high rates words with small rows may become one.
+    layers: transformer blocks; heads: of the attention; length: tokens a caption, begin and end included,
+    longer captions are cut; std: of the words' rows at the start, 0.02 as CLIP's or larger: at high rates
+    words with small rows may become one.
 
     The tables have their full size from the start, so a new run calls `fit(captions)` once before its first
     batch, and a restored one calls nothing: the tokenizer travels in the state as text (extra state).
@@ -134,12 +138,12 @@ class TextConditioner(_CaptionConditioner):
 
     def __init__(
         self,
-        dim: int = 128,
+        dim: Count = 128,
         *,
-        vocab: int = 1024,
-        layers: int = 2,
-        heads: int = 4,
-        length: int = 16,
+        vocab: Count = 1024,
+        layers: Count = 2,
+        heads: Count = 4,
+        length: Annotated[int, Number(3)] = 16,
         std: float = 1.0,
     ) -> None:
         from transformers import CLIPTextConfig, CLIPTextModel
@@ -209,10 +213,19 @@ class PretrainedText(_CaptionConditioner):
     """A frozen CLIP or T5 text encoder and its tokenizer from a local folder in the format of transformers.
 
     Its weights are no part of checkpoints; their fingerprint is, and another encoder is refused on loading.
-    pooled: CLIP's own (the end token), T5's mean of real tokens. length: tokens a caption, longer ones cut.
+    pooled: CLIP's own (the end token), T5's mean of real tokens.
+
+    path: folder of the encoder with its tokenizer; kind: clip or t5; length: tokens a caption, longer ones
+    cut.
     """
 
-    def __init__(self, path: str | Path, *, kind: Literal["clip", "t5"] = "clip", length: int = 77) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        kind: Literal["clip", "t5"] = "clip",
+        length: Annotated[int, Number(3)] = 77,
+    ) -> None:
         super().__init__()
         if not (Path(path) / "config.json").is_file():
             raise UserError(f"text: {path} is no folder with a pretrained encoder (config.json is not there)")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsd.errors import UserError
+from lmsd.errors import Count, UserError
 from lmsd.models.adapters import Backbone
 from lmsd.models.frozen import freeze
 from lmsd.models.generator import Generator, edm_coefficients
@@ -101,8 +101,8 @@ class Discriminator(_Judge):
         *,
         process: "Process",
         cond_dim: int,
-        features: int | None = None,
-        heads: int = 1,
+        features: Count | None = None,
+        heads: Count = 1,
         marginal: bool = False,
     ) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class TrunkDiscriminator(_Judge):
         generator: Generator,
         *,
         cond_dim: int,
-        width: int = 128,
+        width: Count = 128,
         taps: Sequence[str] | None = None,
         frozen: bool = True,
     ) -> None:

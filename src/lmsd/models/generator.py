@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lmsd.errors import UserError
+from lmsd.errors import Amount, UserError
 from lmsd.models.codec import Codec, Identity, Shape, bounded
 from lmsd.models.conditioner import Conditioner, NullConditioner
 from lmsd.models.precision import at_least_float32
@@ -42,8 +42,8 @@ class Generator(nn.Module):
     """A net f over a process, the one differentiable way from x_t to x̂₀.
 
     net: f(x [B,C,H,W], τ [B], cond, z [B,z_dim]|None) → like x; see `models.backbones`. prediction: what f
-    predicts when precondition is "none". codec: between images and x, None: x is the image. z_dim: width of
-    the latent noise, 0 for none. sigma_data: σ_d.
+    predicts when precondition is "none"; codec: between images and x, None: x is the image; z_dim: width of
+    the latent noise, 0 for none; precondition: none or edm; sigma_data: σ_d.
 
     Raises UserError when the parts do not fit: a net of another z_dim or condition width, or a process whose
     inputs (α² + σ² ≫ 1) need precondition="edm".
@@ -59,7 +59,7 @@ class Generator(nn.Module):
         prediction: Prediction = "v",
         conditioner: Conditioner | None = None,
         codec: Codec | None = None,
-        z_dim: int = 0,
+        z_dim: Amount = 0,
         precondition: Precondition = "none",
         sigma_data: float = 0.5,
     ) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from lmsd.errors import UserError
+from lmsd.errors import Amount, UserError
 from lmsd.models.adapters import LabelTransformer
 from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import Conditioner, LabelConditioner, NullConditioner
@@ -31,14 +31,15 @@ def from_parts(
     conditioner: Conditioner | None = None,
     codec: Codec | None = None,
     prediction: Prediction = "v",
-    z_dim: int = 0,
+    z_dim: Amount = 0,
     precondition: Precondition = "none",
     sigma_data: float = 0.5,
 ) -> Generator:
     """A generator whose net is made to measure; see `Generator`.
 
-    net: its constructor, bound but for what is handed over; channels, image_size: C and H = W of the images.
-    Raises UserError where the net was given what follows from the other parts, and where they do not fit.
+    net: its constructor, bound but for what is handed over; channels, image_size: C and H = W of the images;
+    prediction: what the net predicts; z_dim: width of the latent noise, 0 for none; precondition: none or
+    edm; sigma_data: σ_d. Raises UserError where the parts do not fit, or the net was given what they decide.
     """
     conditioner = conditioner if conditioner is not None else NullConditioner()
     codec = codec if codec is not None else Identity()

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from lmsd.errors import UserError
+from lmsd.errors import Count, UserError
 
 
 class MLPAutoencoder(nn.Module):
@@ -21,7 +21,7 @@ class MLPAutoencoder(nn.Module):
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], width: int = 256, *, depth: int = 2, code: int = 16
+        self, shape: tuple[int, int, int], width: Count = 256, *, depth: Count = 2, code: int = 16
     ) -> None:
         super().__init__()
         if min(width, depth, code) < 1:

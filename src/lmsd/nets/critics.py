@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsd.errors import UserError
+from lmsd.errors import Count, UserError
 from lmsd.nets.embed import Context, modulate
 
 _SLOPE = 0.2
@@ -58,16 +58,17 @@ class _LinearBlock(nn.Module):
 class MLPCritic(nn.Module):
     """Residual MLP critic for shape (C',H,W): x [B,C',H,W], time [B], vec [B,cond_dim]|None → [B,features].
 
-    width: of the residual stream and of the features; depth: blocks of two layers.
+    width: of the residual stream and of the features; depth: blocks of two layers; time_dim: width of the
+    modulating vector; cond_dim: width that times and text are embedded in.
     """
 
     def __init__(
         self,
         shape: tuple[int, int, int],
-        width: int = 384,
+        width: Count = 384,
         *,
-        depth: int = 3,
-        time_dim: int = 128,
+        depth: Count = 3,
+        time_dim: Count = 128,
         cond_dim: int = 0,
     ) -> None:
         super().__init__()
@@ -106,18 +107,20 @@ class ConvCritic(nn.Module):
     """Residual convolutional critic: x [B,C',H,W], time [B], vec [B,cond_dim]|None → [B,features].
 
     widths: channels of each stage, the side halves between stages (mean of 2x2); blocks: residual blocks a
-    stage; patch: pixel_unshuffle factor before the stem. The last stage is flattened, so positions count.
+    stage; patch: pixel_unshuffle factor before the stem; features: width of the judged vector; time_dim:
+    width of the modulating vector; cond_dim: width that times and text are embedded in. The last stage is
+    flattened, so positions count.
     """
 
     def __init__(
         self,
         shape: tuple[int, int, int],
-        widths: Sequence[int] = (64, 128),
+        widths: Sequence[Count] = (64, 128),
         *,
-        blocks: int = 1,
-        patch: int = 1,
-        features: int = 256,
-        time_dim: int = 128,
+        blocks: Count = 1,
+        patch: Count = 1,
+        features: Count = 256,
+        time_dim: Count = 128,
         cond_dim: int = 0,
     ) -> None:
         super().__init__()

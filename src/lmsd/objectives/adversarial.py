@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from lmsd.errors import UserError, one_of
+from lmsd.errors import Count, UserError, one_of
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.objectives.anchor import Anchor
@@ -71,7 +71,7 @@ class Adversarial(Method):
         penalty: Penalty | None = None,
         anchor: Anchor | None = None,
         mismatch: Mismatch | None = None,
-        d_steps: int = 1,
+        d_steps: Count = 1,
         bound: Bound = None,
         caption_dropout: float = 0.1,
         diversity_every: int = 50,

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lmsd.errors import UserError, one_of
+from lmsd.errors import Count, UserError, one_of
 from lmsd.models.discriminator import double_backward_obstacle
 from lmsd.objectives.base import standard_normal
 from lmsd.objectives.terms import Annealed, difference_penalty, exact_penalty
@@ -47,7 +47,7 @@ class Penalty:
         sigma: float = 0.05,
         r1: bool = True,
         r2: bool = True,
-        lazy: int = 1,
+        lazy: Count = 1,
     ) -> None:
         one_of("penalty", "kind", kind, PenaltyKind)
         self.kind, self.gamma, self.sigma, self.lazy = kind, Annealed(gamma), sigma, lazy

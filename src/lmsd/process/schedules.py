@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lmsd.errors import UserError
+from lmsd.errors import Count, UserError
 
 _log = logging.getLogger(__name__)
 
@@ -127,25 +127,34 @@ class Discrete(Schedule):
 
 
 class Linear(Discrete):
-    """β from beta_start to beta_end in a straight line (DDPM, Ho et al. 2020, section 4)."""
+    """β from beta_start to beta_end in a straight line (DDPM, Ho et al. 2020, section 4).
 
-    def __init__(self, steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> None:
+    steps: T of the chain; beta_start: first noise variance; beta_end: last one.
+    """
+
+    def __init__(self, steps: Count = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> None:
         _check_steps(steps)
         super().__init__(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64))
 
 
 class ScaledLinear(Discrete):
-    """√β in a straight line (latent diffusion, Rombach et al. 2022): ᾱ_T = .0047, not quite noise."""
+    """√β in a straight line (latent diffusion, Rombach et al. 2022): ᾱ_T = .0047, not quite noise.
 
-    def __init__(self, steps: int = 1000, *, beta_start: float = 0.00085, beta_end: float = 0.012) -> None:
+    steps: T of the chain; beta_start: first noise variance; beta_end: last one.
+    """
+
+    def __init__(self, steps: Count = 1000, *, beta_start: float = 0.00085, beta_end: float = 0.012) -> None:
         _check_steps(steps)
         super().__init__(torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2)
 
 
 class Cosine(Discrete):
-    """ᾱ_t ∝ cos²((t/T + .008)/1.008 · π/2), β ≤ .999 (Nichol and Dhariwal 2021, eq. 17)."""
+    """ᾱ_t ∝ cos²((t/T + .008)/1.008 · π/2), β ≤ .999 (Nichol and Dhariwal 2021, eq. 17).
 
-    def __init__(self, steps: int = 1000) -> None:
+    steps: T of the chain.
+    """
+
+    def __init__(self, steps: Count = 1000) -> None:
         _check_steps(steps)
         u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         abar = torch.cos((u + 0.008) / 1.008 * (math.pi / 2)) ** 2
@@ -156,12 +165,14 @@ class Article(Discrete):
     """β_t = t / T: ᾱ_t = ∏_{k≤t} (1 − k/T), the product of the birthday problem.
 
     At T = 4 a good grid for an adversarial chain: ᾱ = .75, .375, .09375, 0, its end exactly noise. At
-    T = 1000 the signal is gone (SNR < 1e-4) after 132 steps. on_vanish tells what to do when more steps than
-    the last one carry no signal: "truncate" keeps those that do (`steps` is then their number) and warns;
-    "error" raises UserError.
+    T = 1000 the signal is gone (SNR < 1e-4) after 132 steps.
+
+    steps: T of the chain; on_vanish: what happens where more steps than the last one carry no signal,
+    truncate (keep those that do, `steps` is then their number, and warn) or error. Raises UserError for
+    error.
     """
 
-    def __init__(self, steps: int = 4, *, on_vanish: Literal["truncate", "error"] = "truncate") -> None:
+    def __init__(self, steps: Count = 4, *, on_vanish: Literal["truncate", "error"] = "truncate") -> None:
         _check_steps(steps)
         betas = torch.arange(1, steps + 1, dtype=torch.float64) / steps
         abar = torch.cumprod(1 - betas, 0)
@@ -176,7 +187,10 @@ class Article(Discrete):
 
 
 class EDM(Schedule):
-    """α = 1, σ = t (Karras et al. 2022); the knots of eq. 5 with exponent rho, then 0."""
+    """α = 1, σ = t (Karras et al. 2022); the knots of eq. 5 with exponent rho, then 0.
+
+    sigma_min: smallest noise level; sigma_max: largest one; rho: bend of the grid of levels.
+    """
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, *, rho: float = 7.0) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from lmsd.errors import UserError
+from lmsd.errors import Count, UserError
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import EDM
 from lmsd.rng import Rng
@@ -38,7 +38,9 @@ class LogitNormal:
     """logit u ~ N(mean, std²) (Esser et al. 2024, eq. 19): more of the middle of the way."""
 
     mean: float = 0.0
+    """of logit u"""
     std: float = 1.0
+    """of logit u"""
 
     def __call__(self, rng: Rng, process: Process) -> Tensor:
         """Times t, float32 [B]."""
@@ -52,7 +54,9 @@ class LogNormal:
     """ln σ ~ N(mean, std²) (Karras et al. 2022, table 1), for EDM, whose time is σ."""
 
     mean: float = -1.2
+    """of ln sigma"""
     std: float = 1.2
+    """of ln sigma"""
 
     def __call__(self, rng: Rng, process: Process) -> Tensor:
         """Times t = σ, float32 [B]. Raises UserError for a schedule whose time is not σ."""
@@ -66,7 +70,8 @@ class LogNormal:
 class Grid:
     """A knot of the `steps`-step sampling grid, each as often; never the clean end."""
 
-    steps: int
+    steps: Count
+    """of the sampling grid"""
 
     def __call__(self, rng: Rng, process: Process) -> Tensor:
         """Times t, float32 [B]."""
@@ -82,7 +87,7 @@ class Jumps:
     the rest equally. None: each jump as often.
     """
 
-    steps: int
+    steps: Count
     last: float | None = None
 
     def __post_init__(self) -> None:

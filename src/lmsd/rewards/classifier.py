@@ -22,7 +22,7 @@ from lmsd.types import Batch, Players
 class ClassifierLogProb(Reward):
     """log p(asked | image) under the lmsd-cnn in folder `path` (lmsd data features makes one).
 
-    bound: smallest value; a classifier is only sure of its own kind of image.
+    path: of that folder; bound: smallest value, since a classifier is only sure of its own kind of image.
     """
 
     differentiable = True

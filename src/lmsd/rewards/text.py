@@ -63,7 +63,8 @@ class _CLIP:
 class TextAlignment(Reward):
     """CLIPScore of image and caption, in [0, weight]; with clip=false the cosine, in [-1, 1].
 
-    path: a local folder with a CLIP model and its tokenizer.
+    path: a local folder with a CLIP model and its tokenizer; weight: of the cosine; clip: negative ones count
+    0.
     """
 
     differentiable = True

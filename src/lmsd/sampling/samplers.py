@@ -45,6 +45,8 @@ class Tau(Sampler):
     q(x_s|x_t,x̂₀), which is ancestral sampling (DDPM, alg. 2), and on the knots of Jumps(steps) the chain that
     an adversarial generator is trained on, whose last jump gives x̂₀ itself (DDGAN, Xiao et al. 2022). Between
     and above them the noise is scaled.
+
+    tau: noise of a step, 0 for none, 1 for the posterior's.
     """
 
     def __init__(self, tau: float = 1.0) -> None:

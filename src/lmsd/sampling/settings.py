@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from lmsd.errors import UserError
+from lmsd.errors import Count, UserError
 
 Bound: TypeAlias = float | Literal["codec"] | None
 """Bound on every |x̂₀|: a number; "codec": that of what is diffused, where it has one; None: none."""
@@ -38,7 +38,7 @@ class Settings:
     Raises UserError for values out of range.
     """
 
-    steps: int
+    steps: Count
     guidance: float = 1.0
     interval: tuple[float, float] | None = None
     bound: Bound = "codec"

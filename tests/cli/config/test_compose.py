@@ -14,6 +14,37 @@ def test_values_and_choices_reach_the_configuration() -> None:
     assert config.optim.discriminator._target_ == "torch.optim.AdamW"
 
 
+def test_every_argument_of_a_constructor_is_an_option() -> None:
+    words = ["generator.sigma_data=0.6", "objective=grpo", "objective.reward.seed=3", "net.time_dim=64"]
+    words += [
+        "conditioner=clip",
+        "conditioner.path=x",
+        "conditioner.length=64",
+        "optim.generator.amsgrad=true",
+    ]
+    config = load("train", [*words, "logger=csv", "logger.csv.prefix=a", "objective.patience=3"])
+    assert (config.generator.sigma_data, config.objective.reward.seed, config.net.time_dim) == (0.6, 3, 64)
+    assert (config.conditioner.length, config.optim.generator.amsgrad) == (64, True)
+    assert (config.logger.csv.prefix, config.objective.patience) == ("a", 3)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("generator.sigma_data=a", "generator.sigma_data=a is not a number"),
+        ("optim.generator.amsgrad=3", "optim.generator.amsgrad=3 is not true or false"),
+        ("net.channels=3", "unknown option 'net.channels'"),  # which follows from the data
+        ("data.seed=3", "unknown option 'data.seed'"),
+        ("rollback.max_bad=2", "rollback.max_bad=2 is not a number from 0 to 1"),
+        ("data.max_bad=0.1", "data.max_bad has another name now: write rollback.max_bad=..."),
+    ],
+)
+def test_arguments_are_checked_though_no_file_repeats_them(word: str, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        load("train", [word])
+    assert said in str(error.value)
+
+
 def test_interpolations_are_resolved() -> None:
     config = load("train", ["steps=7"])
     assert config.objective.game.jumps.steps == config.evaluate.steps == 7

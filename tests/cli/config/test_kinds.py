@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from lmsd.cli.config.kinds import Anything, Kind, kind_of, like
+from lmsd.cli.config.kinds import ANYTHING, Kind, fits, kind_of, like, words
 
 ALIASES = {"Mode": "Literal['soft', 'hard']"}
 
@@ -17,7 +17,7 @@ def kind(annotation: str) -> Kind:
 
 
 @pytest.mark.parametrize(
-    ("annotation", "fits", "refuses", "words"),
+    ("annotation", "takes", "refuses", "said"),
     [
         ("int", [0, -3], [1.5, True, "3", None], "a whole number, e.g. 1000"),
         ("float", [1, 1e-4], [True, "x", [1.0]], "a number, e.g. 1e-4"),
@@ -27,10 +27,23 @@ def kind(annotation: str) -> Kind:
         ("'int | None'", [3, None], ["a"], "a whole number or null"),
         ("Literal['fd', 'exact']", ["fd"], ["f", None], "one of fd, exact"),
         ("Mode | None", ["soft", None], ["loud"], "one of soft, hard or null"),
-        ("Sequence[int]", [[1, 2], []], [1, [1.5], ["a"]], "a list, each a whole number"),
-        ("tuple[float, float]", [[0.9, 0.99]], [[0.9], 0.9], "a list of 2, each a number"),
-        ("tuple[int, ...]", [[1], [1, 2, 3]], [1], "a list, each a whole number"),
-        ("float | Sequence[float]", [0.5, [0.5, 0.1]], ["a", ["a"]], "a number or a list, each a number"),
+        ("Sequence[int]", [[1, 2], []], [1, [1.5], ["a"]], "a list of whole numbers, e.g. [1, 2]"),
+        ("tuple[float, float]", [[0.9, 0.99]], [[0.9], 0.9], "a list of 2 numbers, e.g. [1, 2]"),
+        ("tuple[int, ...]", [[1], [1, 2, 3]], [1], "a list of whole numbers, e.g. [1, 2]"),
+        ("float | Sequence[float]", [0.5, [0.5, 0.1]], ["a", ["a"]], "a number or a list of numbers"),
+        ("Sequence[str]", [["a"], []], ["a", [["a"]]], "a list, each one word"),
+        ("Annotated[int, Number(1)]", [1, 7], [0, 1.5], "a whole number of at least 1"),
+        ("Annotated[float, Number(0, high=1)]", [0, 1], [1.1, -0.1], "a number from 0 to 1"),
+        ("Annotated[float, Number(high=0.5)]", [-3], [0.6, float("nan")], "a number of at most 0.5"),
+        (
+            "Sequence[Annotated[int, Number(1)]]",
+            [[1]],
+            [[0]],
+            "a list of whole numbers of at least 1, e.g. [1, 2]",
+        ),
+        ("Annotated[str, Word('^[^/]+$', 'a name')]", ["a", 3], ["a/b", ""], "a name"),
+        ("Mapping[str, float]", [{"a": 1}], [[1], 3], "a mapping, each a number"),
+        ("Literal[1, 3]", [1], [True, 2], "one of 1, 3"),
         ("float | Tensor", [0.5], ["a"], "a number, e.g. 1e-4"),
         ("Denoising | None", [None, {"_target_": "x"}], ["a", 3], "a node with _target_ or null"),
         ("Callable[[int], float]", [{"_target_": "x"}], ["a"], "a node with _target_"),
@@ -38,18 +51,18 @@ def kind(annotation: str) -> Kind:
         ("Any", ["a", None, 3], [], "anything"),
     ],
 )
-def test_an_annotation_says_what_fits(annotation: str, fits: list, refuses: list, words: str) -> None:
+def test_an_annotation_says_what_fits(annotation: str, takes: list, refuses: list, said: str) -> None:
     found = kind(annotation)
-    assert all(found.fits(value) for value in fits)
-    assert not any(found.fits(value) for value in refuses)
-    assert found.words() == words
+    assert all(fits(found, value) for value in takes)
+    assert not any(fits(found, value) for value in refuses)
+    assert words(found) == said
 
 
-def test_without_an_annotation_the_default_says_it() -> None:
-    assert like(3).fits(4)
-    assert not like(3).fits("a")
-    assert not like(True).fits(1)
-    assert like(0.5).fits(1)
-    assert not like([1, 2]).fits(["a"])
-    assert not like("a").fits(["a"])
-    assert like(None) == like({}) == Anything()
+def test_without_an_annotation_the_value_says_it() -> None:
+    assert fits(like(3), 4)
+    assert not fits(like(3), "a")
+    assert not fits(like(True), 1)
+    assert fits(like(0.5), 1)
+    assert not fits(like([1, 2]), ["a"])
+    assert not fits(like("a"), ["a"])
+    assert like(None) == like({}) == ANYTHING

@@ -1,28 +1,26 @@
-"""Ranges and choices: every rule speaks of an option that exists, takes its default and refuses the rest."""
-
-import copy
+"""Ranges and choices, and what must go together."""
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.limits import RULES, Choice, check_limits, check_tasks
+from lmsd.cli.config.kinds import fits
+from lmsd.cli.config.schema import check_limits, check_tasks, complete, kind_at, options
 from lmsd.errors import UserError
 
-
-@pytest.fixture(scope="module")
-def defaults() -> DictConfig:
-    return load("train", [])
+DEFAULTS = complete({"evaluate": {}, "optim": {}})
+PLAIN = {key: (kind, value) for key, kind, value, _ in options(DEFAULTS)}
 
 
-@pytest.mark.parametrize("key", RULES)
-def test_a_rule_takes_the_default_and_refuses_a_wrong_value(key: str, defaults: DictConfig) -> None:
-    config = copy.deepcopy(defaults)
-    assert OmegaConf.select(config, key, default="absent") != "absent"
-    check_limits(config)
-    OmegaConf.update(config, key, "nonsense" if isinstance(RULES[key], Choice) else [[]], force_add=True)
+@pytest.mark.parametrize("key", PLAIN)
+def test_an_option_takes_its_default_and_refuses_a_wrong_value(key: str) -> None:
+    """Of the options that no constructor takes: settings.Train and what it names."""
+    kind, default = PLAIN[key]
+    assert kind_at(DEFAULTS, key) == kind
+    assert fits(kind, default)
+    assert kind
+    assert not fits(kind, [[]])
     with pytest.raises(UserError, match=f"^{key}="):
-        check_limits(config)
+        load("train", [f"{key}=[[]]"])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from lmsd.cli.config.options import read
-from lmsd.errors import UserError
+from lmsd.errors import Seed, UserError
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Some:
     n: int | None = 5
     scale: float = 1.0
     flag: bool = False
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     names: tuple[str, ...] = ()
     split: Literal["test", "val"] = "test"
     channels: Literal[1, 3] | None = None
@@ -40,13 +40,13 @@ def test_a_single_value_is_a_sequence_of_one() -> None:
     [
         (["n=3"], "lmsd try needs run=...; options: run, n"),
         (["run=a", "seed=3"], "unknown option 'seed' of lmsd try; did you mean seeds?"),
-        (["run=a", "n=x"], "n=x is not an integer"),
-        (["run=a", "n=1.5"], "n=1.5 is not an integer"),
-        (["run=a", "n=true"], "n=True is not an integer"),
+        (["run=a", "n=x"], "n=x is not a whole number"),
+        (["run=a", "n=1.5"], "n=1.5 is not a whole number"),
+        (["run=a", "n=true"], "n=True is not a whole number"),
         (["run=a", "scale=x"], "scale=x is not a number"),
         (["run=a", "flag=maybe"], "flag=maybe is not true or false"),
-        (["run=a", "seeds=a"], "seeds=a is not an integer"),
-        (["run=a", "seeds=[1,a]"], "seeds=a is not an integer"),
+        (["run=a", "seeds=a"], "seeds=a is not a whole number"),
+        (["run=a", "seeds=[1,a]"], "seeds=a is not a whole number"),
         (["run=a", "split=tets"], "split=tets is not one of test, val; did you mean test?"),
         (["run=a", "channels=2"], "channels=2 is not one of 1, 3"),
         (["run=a", "n=1,2"], "'n=1,2' gives several values; n takes one"),

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.folders import config_dir, groups
-from lmsd.cli.config.listing import about, comments, listing, table
+from lmsd.cli.config.kinds import ANYTHING
+from lmsd.cli.config.listing import listing
+from lmsd.cli.config.schema import groups, options
 from lmsd.errors import UserError
 
 EVERYTHING = [
@@ -52,13 +54,17 @@ def test_a_typo_in_a_file_is_refused(
 
 @pytest.mark.parametrize("words", [[], ["experiment=digits"], ["experiment=shapes"], *EVERYTHING], ids=str)
 def test_every_option_has_a_kind_and_a_line(words: list[str]) -> None:
-    """An option without a line: write `# what it is` beside it in its YAML."""
-    rows = table(load("train", words))
-    assert [
-        key for key, (_, _, said) in rows.items() if not said and key not in ("logger", "callbacks")
-    ] == []
-    loose = {key for key, (kind, _, _) in rows.items() if kind == "anything"}
-    assert loose <= {"logger", "callbacks"}
+    """An option without a line: write "name: what it is" into its constructor's docstring."""
+    tree = OmegaConf.to_container(load("train", words))
+    rows = {key: (kind, about) for key, kind, _, about in options(tree)}
+    ours = {
+        key: row
+        for key, row in rows.items()
+        if not key.startswith(("logger", "callbacks", "optim.", "objective"))
+    }
+    told = {key for key, (kind, about) in ours.items() if about or "enum" in kind}
+    assert sorted(set(ours) - told) == []
+    assert [key for key, (kind, _) in ours.items() if kind == ANYTHING] == []
 
 
 def test_the_listing_is_the_configuration() -> None:
@@ -72,15 +78,6 @@ def test_the_listing_is_the_configuration() -> None:
     assert listing(["seed"]).startswith("seed  a whole number")
     with pytest.raises(UserError, match=r"no options 'nets'; did you mean net\?"):
         listing(["nets"])
-
-
-def test_lines_come_from_comments_first() -> None:
-    found = comments(config_dir() / "train.yaml")
-    assert found["optim.decay"] == "cosine or constant"
-    assert found["name"] == "of the run's folder"
-    tree = {"net": {"_target_": "lmsd.models.backbones.unet_text", "heads": 4, "widths": [1]}}
-    assert about(tree, "net.heads") == "heads of the attention"
-    assert about(tree, "net.widths").startswith("channels a level")
 
 
 def test_named_entries_come_and_go() -> None:
@@ -97,7 +94,7 @@ def test_named_entries_come_and_go() -> None:
 
 
 def test_a_preconditioned_net_wants_its_schedule() -> None:
-    from lmsd.cli.config.limits import check_limits
+    from lmsd.cli.config.schema import check_limits
 
     with pytest.raises(UserError, match=r"generator\.precondition=edm is for schedule=edm"):
         check_limits(load("train", ["generator.precondition=edm"]))

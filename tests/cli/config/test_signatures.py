@@ -8,7 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from lmsd.cli.config.compose import config_dir
-from lmsd.cli.config.signatures import arguments, described
+from lmsd.cli.config.kinds import words
+from lmsd.cli.config.signatures import Unread, described, signature
 from lmsd.spec import locate, targets
 
 TARGETS = sorted(
@@ -21,14 +22,21 @@ TARGETS = sorted(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_names_are_those_of_the_running_code(target: str) -> None:
+def test_names_and_defaults_are_those_of_the_running_code(target: str) -> None:
     live = inspect.signature(locate(target)).parameters
-    found = arguments(target)
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in live.values()):
-        assert found is None
-    else:
-        assert found is not None
-        assert list(found) == list(live)
+    found = signature(target)
+    assert found is not None
+    if list(live) == ["args", "kwargs"]:  # of nn.Module, which takes neither
+        assert found.arguments == {}
+        return
+    assert found.more == any(parameter.kind is parameter.VAR_KEYWORD for parameter in live.values())
+    assert list(found.arguments) == [name for name, p in live.items() if p.kind is not p.VAR_KEYWORD]
+    for name, argument in found.arguments.items():
+        default = live[name].default
+        if argument.default is not Unread:
+            assert argument.default == (list(default) if isinstance(default, tuple) else default)
+        elif target.startswith("lmsd."):  # every default of ours is plain, and so an option's
+            assert default is inspect.Parameter.empty, f"{target}: {name}={default}"
 
 
 def test_a_package_of_the_users_is_read_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,16 +53,19 @@ def test_a_package_of_the_users_is_read_and_not_run(tmp_path: Path, monkeypatch:
         "def loose(**options): ...\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = arguments("package_of_tests.Net")
+    found = signature("package_of_tests.Net")
     assert found is not None
-    assert {name: (a.kind.words(), a.about) for name, a in found.items()} == {
+    assert {name: (words(a.kind), a.about) for name, a in found.arguments.items()} == {
         "width": ("a whole number, e.g. 1000", "of it"),
         "depth": ("a whole number, e.g. 1000", "of it"),
         "mode": ("one of soft, hard", "how"),
     }
-    assert arguments("package_of_tests.Child") == found
-    assert arguments("package_of_tests.nets.loose") is None
-    assert arguments("package_of_tests.absent") is arguments("nowhere_at_all.Net") is arguments("Net") is None
+    assert [argument.default for argument in found.arguments.values()] == [Unread, 1, "soft"]
+    assert signature("package_of_tests.Child") == found
+    loose = signature("package_of_tests.nets.loose")
+    assert loose is not None
+    assert (loose.arguments, loose.more) == ({}, True)
+    assert signature("package_of_tests.absent") is signature("nowhere_at_all.Net") is signature("Net") is None
     assert "package_of_tests" not in sys.modules
 
 

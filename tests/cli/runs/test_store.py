@@ -8,16 +8,23 @@ import signal
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lmsd.checkpoints import find_run
+from lmsd.cli.config.schema import complete
 from lmsd.cli.runs import store
 from lmsd.cli.verbs.train import accept
 from lmsd.errors import UserError
 
 CONFIG = OmegaConf.create({"name": "small", "run_dir": None})
+
+
+def whole(config: DictConfig) -> Any:
+    """A configuration as it is read again: with the defaults of what it does not say."""
+    return complete(OmegaConf.to_container(config))
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +55,7 @@ def test_two_runs_of_one_second_get_two_folders(monkeypatch: pytest.MonkeyPatch)
     assert first.name == "2030-01-02_030405-small-aaaa"
     assert second.name == "2030-01-02_030405-small-bbbb"
     assert (first / "overrides.txt").read_text() == "seed=1\n"
-    assert store.config_of(first) == CONFIG
+    assert store.config_of(first) == whole(CONFIG)
     assert store.status(first)["state"] == "created"
     assert store.status(first)["id"] != ""
     assert Path("outputs/latest").resolve() == second.resolve()
@@ -243,7 +250,8 @@ def test_a_folder_without_a_configuration_is_made_again() -> None:
     (folder / "config.yaml").unlink()
     assert store.unfinished("small", "outputs/mine") is None
     assert store.create(config, ["seed=1"]) == folder
-    assert (store.config_of(folder), (folder / "overrides.txt").read_text()) == (config, "seed=1\n")
+    assert store.config_of(folder) == whole(config)
+    assert (folder / "overrides.txt").read_text() == "seed=1\n"
     Path("letters").mkdir()
     Path("letters/to_a_friend").touch()
     with pytest.raises(UserError, match="run_dir=letters exists"):
@@ -252,18 +260,18 @@ def test_a_folder_without_a_configuration_is_made_again() -> None:
 
 def test_a_resume_writes_the_configuration_whole_and_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY_NAME", "canary-5f3a")
-    values = {"name": "small", "run_dir": "it", "keep": 3, "data": {"on_change": "error"}}
+    values = {"name": "small", "run_dir": "it", "keep": 3, "data": {"train": {"on_change": "error"}}}
     logger = {"group": "${oc.env:CANARY_NAME}", "token": "canary-5f3a"}
     folder = store.create(OmegaConf.create({**values, "logger": {"own": logger}}), [])
     config = store.config_of(folder)
-    given = {"keep": 2, "data.on_change": "new_epoch", "logger.own.token": "canary-5f3a"}
+    given = {"keep": 2, "data.train.on_change": "new_epoch", "logger.own.token": "canary-5f3a"}
     accept(config, given, folder)
     assert config.logger.own.token == config.logger.own.group == "canary-5f3a"  # as this process needs them
     store.save_config(folder, config)
     text = (folder / "config.yaml").read_text()
     assert "canary" not in text
     kept = OmegaConf.to_container(store.config_of(folder))
-    assert kept == {**values, "keep": 2, "logger": {"own": {**logger, "token": "***"}}}
+    assert kept == complete({**values, "keep": 2, "logger": {"own": {**logger, "token": "***"}}})
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):

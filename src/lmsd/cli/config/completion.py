@@ -6,10 +6,8 @@ Verbs, then options and groups ("optim.generator.lr=", "net="), then choices ("n
 What is not known here is left to the shell, which completes file names.
 """
 
-from collections.abc import Iterable
-from dataclasses import fields
-from importlib import import_module
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from lmsd.errors import UserError
 
@@ -36,11 +34,20 @@ SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 CONFIGURED = ("train", "sweep", "verify-resume")
 """Verbs whose options are those of the configuration."""
 
-OPTIONS = {"sample": "SampleOptions", "edit": "EditOptions", "evaluate": "EvaluateOptions"}
+OPTIONS = {
+    "sample": "lmsd.cli.verbs.sample.SampleOptions",
+    "edit": "lmsd.cli.verbs.edit.EditOptions",
+    "evaluate": "lmsd.cli.verbs.evaluate.EvaluateOptions",
+    "sweep": "lmsd.cli.verbs.sweep.SweepOptions",
+    "data build": "lmsd.data.builders.options.BuildOptions",
+    "data features": "lmsd.cli.verbs.data.FeatureOptions",
+}
+"""The classes whose fields are the options of the other verbs."""
+
 WORDS = {
     "data": ("build", "index", "features"),
     "data build": ("digits", "shapes", "folder", "cifar10"),
-    "train": ("--help", "--options", "--cfg"),
+    "train": ("--help", "--options", "--schema", "--cfg"),
     "sweep": ("--help", "--dry-run"),
     "verify-resume": ("--help", "kills=", "kill_seed=", "out="),
 }
@@ -61,7 +68,7 @@ def main(arguments: list[str]) -> int:
 
 def candidates(line: str) -> list[str]:
     """What the last word of a command line, which may be empty, can become."""
-    from lmsd.cli import VERBS
+    from lmsd.cli.verbs import VERBS
 
     *before, word = line.split(" ")
     given = [part for part in before if part][1:]
@@ -70,14 +77,18 @@ def candidates(line: str) -> list[str]:
     verb, rest = given[0], given[1:]
     if word.startswith(("run=", "resume=", "init_from=")):
         return starting(word, (f"{word.partition('=')[0]}={run}" for run in known_runs()))
-    plain = WORDS.get(" ".join([verb, *rest[:1]]), ()) or (WORDS.get(verb, ()) if verb != "data" else ())
+    if verb == "data":
+        verb = " ".join(given[:2])
+    plain = WORDS.get(verb, ()) if len(given) < 3 else ()
     if verb in CONFIGURED:
-        return starting(word, [*plain, *configured(word, rest, swept=verb == "sweep")])
+        own = fields(OPTIONS[verb], word, "sweep.") if verb == "sweep" else []
+        return starting(word, [*plain, *own, *configured(word, rest)])
     if verb in ("runs", "report"):
         return starting(word, known_runs())
-    if verb == "data":
-        return starting(word, [*(WORDS["data"] if not rest else plain), *of_data(rest)])
-    return starting(word, of_class(f"lmsd.cli.verbs.{verb}", OPTIONS[verb], word) if verb in OPTIONS else ())
+    if verb.startswith("data ") and len(given) < 3:
+        return starting(word, plain)
+    out = ["out="] * verb.startswith("data ")
+    return starting(word, [*plain, *out, *(fields(OPTIONS[verb], word) if verb in OPTIONS else ())])
 
 
 def starting(word: str, names: Iterable[str]) -> list[str]:
@@ -92,62 +103,48 @@ def known_runs() -> list[str]:
     return ["last", *(path.name for path in store.by_age("*"))]
 
 
-def configured(word: str, rest: list[str], *, swept: bool) -> list[str]:
+def configured(word: str, rest: list[str]) -> list[str]:
     """Groups, options, and the choices of the one that is being typed, under what else stands in the line."""
-    from lmsd.cli.config.folders import groups
+    from lmsd.cli.config.schema import groups, kind_at, options
 
-    key = word.partition("=")[0]
-    group = key.partition("@")[0]
-    if "=" in word and group in groups():
-        return [f"{key}={choice}" for choice in groups()[group]]
-    from lmsd.cli.config.compose import group_of, load, parse
-    from lmsd.cli.config.kinds import Flag
-    from lmsd.cli.config.schema import leaves, rule
-
-    try:
-        chosen = [part for part in rest if "=" in part and group_of(parse(part)) in groups()]
-        tree: Any = load("train", chosen)
-    except UserError:
-        tree = load("train", [])
+    key, equals, _ = word.partition("=")
+    choices = groups()
+    if equals and key.partition("@")[0] in choices:
+        return [f"{key}={choice}" for choice in choices[key.partition("@")[0]]]
     from omegaconf import OmegaConf
 
-    tree = OmegaConf.to_container(tree)
-    if "=" in word:
-        kind = rule(tree, key)
-        words = ("true", "false") if isinstance(kind, Flag) else getattr(kind, "options", ())
-        return [f"{key}={value}" for value in words]
-    own = of_class("lmsd.cli.verbs.sweep", "SweepOptions", "") if swept else []
-    names = [name for name, _ in leaves(tree) if not name.rsplit(".", 1)[-1].startswith("_")]
-    return [*(f"{name}=" for name in [*groups(), *names]), *(f"sweep.{name}" for name in own)]
+    from lmsd.cli.config.compose import group_of, load, parse
 
-
-def of_data(rest: list[str]) -> list[str]:
-    """Options of `lmsd data build SOURCE` and `lmsd data features SHARDS`."""
-    if len(rest) < 2 or rest[0] == "index":
-        return []
-    from lmsd.cli.config.signatures import arguments
-
-    named = {
-        "build": "lmsd.data.builders.options.BuildOptions",
-        "features": "lmsd.cli.verbs.data.FeatureOptions",
-    }
-    return ["out=", *(f"{name}=" for name in arguments(named.get(rest[0], "")) or ())]
-
-
-def of_class(module: str, name: str, word: str) -> list[str]:
-    """The options of a small verb's dataclass, or the words that the one being typed takes."""
-    kind = getattr(import_module(module), name)
-    key, equals, _ = word.partition("=")
-    hints = get_type_hints(kind)
+    try:
+        chosen = [part for part in rest if "=" in part and group_of(parse(part)) in choices]
+        config = load("train", chosen)
+    except UserError:
+        config = load("train", [])
+    tree: Any = OmegaConf.to_container(config)
     if equals:
-        from lmsd.cli.config.folders import groups
-
-        return [f"{key}={value}" for value in groups().get(key) or literals(hints.get(key))]
-    return [f"{field.name}=" for field in fields(kind)]
+        return values(key, kind_at(tree, key) or {})
+    return [*(f"{name}=" for name in choices), *(f"{name}=" for name, *_ in options(tree))]
 
 
-def literals(hint: Any) -> list[str]:
-    """The words of a Literal, also inside an optional one or a tuple."""
-    if get_origin(hint) is Literal:
-        return [str(value) for value in get_args(hint)]
-    return [word for inner in get_args(hint) for word in literals(inner)]
+def fields(target: str, word: str, prefix: str = "") -> list[str]:
+    """The options of a class, or the words that the one being typed takes."""
+    from lmsd.cli.config.schema import groups
+    from lmsd.cli.config.signatures import signature
+
+    found = signature(target)
+    known = found.arguments if found else {}
+    key, equals, _ = word.partition("=")
+    name = key.removeprefix(prefix)
+    if not equals:
+        return [f"{prefix}{name}=" for name in known]
+    choices = [f"{key}={choice}" for choice in groups().get(key, ())]
+    return choices or (values(key, known[name].kind) if name in known else [])
+
+
+def values(key: str, kind: Mapping[str, Any]) -> list[str]:
+    """The words that an option of a kind takes, in a list too, each after its name."""
+    from lmsd.cli.config.kinds import parts
+
+    each = [part.get("items", part) for part in parts(kind)]
+    words = ["true", "false"] * any(part.get("type") == "boolean" for part in each)
+    return [f"{key}={word}" for word in [*words, *(word for part in each for word in part.get("enum", ()))]]

@@ -4,9 +4,11 @@ Hydra composes the groups; this module refuses what Hydra lets pass or explains 
 with '+'), unknown choices of a group, a word where a number belongs, several values outside a sweep.
 """
 
+import gc
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -19,21 +21,27 @@ from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lmsd.cli import uncollected
-from lmsd.cli.config.folders import config_dir, groups, own_configs
-from lmsd.cli.config.kinds import optional, textual
+from lmsd.cli.config.kinds import NULL, fits, parts, textual
 from lmsd.cli.config.renamed import renamed
 from lmsd.cli.config.schema import (
-    OPEN,
-    branches,
-    check_config,
+    ENTRIES,
+    at,
+    check,
+    check_node,
+    complete,
+    config_dir,
+    files,
+    groups,
+    inside,
+    is_node,
+    kind_at,
     leaves,
-    plain,
+    options,
+    own_configs,
     refuse,
-    rule,
     strangers,
     unknown,
 )
@@ -41,41 +49,47 @@ from lmsd.cli.config.suggest import nearest
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 from lmsd.ranks import launched_rank
 
-yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # type: ignore[misc]  # what omegaconf reads with
-
-__all__ = ["check_choice", "check_value", "config_dir", "flatten", "groups", "load", "own_configs", "parse"]
-
-PLACES = {
-    "optimizer": ("optim.generator", "optim.discriminator"),
-    "times": ("objective.times",),
-    "reward": ("objective.reward",),
-}
-"""Groups that are chosen for a place, not once: optimizer@optim.generator=sgd."""
+if yaml.__with_libyaml__:  # what omegaconf reads with, ten times as fast
+    yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc]
 
 WAYS = {"data": "; name your shards with data.shards=FOLDER"}
 """What those who look for a choice may look for."""
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for garbage where nearly everything that is made stays: a tenth of an answer's time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
 @uncollected()
 def load(name: str, overrides: list[str]) -> DictConfig:
-    """Compose `name`.yaml with overrides, all of them checked, and resolve it."""
+    """Compose `name`.yaml with overrides, all of them checked, fill in the defaults and resolve it."""
     parsed = [parse(override) for override in overrides]
     choices = groups()
     for override in parsed:
         check_choice(override, choices)
     picked = [o for o in parsed if group_of(o) in choices and not isinstance(o.value(), dict)]
     check_once(picked)
-    config = composed(name, [str(override.input_line) for override in picked])
-    note = leave_out(name, picked, config)
+    tree = composed(name, [str(override.input_line) for override in picked])
+    note = leave_out(picked, tree)
     for override in parsed:
         if override not in picked:
-            apply(override, config, groups=list(choices))
-    references = {key: value for key, value in flatten(config).items() if "${oc.env:" in str(value)}
+            apply(override, tree, groups=choices)
+    tree = complete(tree)
+    references = {key: value for key, value in leaves(tree) if "${oc.env:" in str(value)}
+    config: DictConfig = OmegaConf.create(tree)
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
-    check_config(config)
+    check(OmegaConf.to_container(config))  # type: ignore[arg-type]
     for key, value in references.items():  # looked up at each use, so that no file holds what they stand for
         OmegaConf.update(config, key, value)
     if note and launched_rank() == 0:
@@ -83,34 +97,34 @@ def load(name: str, overrides: list[str]) -> DictConfig:
     return config
 
 
-def leave_out(name: str, picked: list[Override], config: DictConfig) -> str:
+def leave_out(picked: list[Override], tree: dict[str, Any]) -> str:
     """Take out what a recipe sets for its own net (or other choice) where another one was picked.
 
-    experiment=shapes net=unet_pooled: the recipe's net.width and net.depth are those of its MLP. What neither
-    choice takes stays, to be refused. A note of what is gone, for a configuration that stands; or nothing.
+    experiment=shapes net=unet_pooled: the recipe's net.width and net.depth are those of its MLP. What no
+    choice of the group takes stays, to be refused. A note of what is gone; or nothing.
     """
-    if not picked:
-        return ""
-    tree: Any = OmegaConf.to_container(config)
-    strange = list(strangers(tree))
-    places = [(override, f"{override.package or group_of(override)}.") for override in picked]
-    moved = [override for override, place in places if any(key.startswith(place) for key in strange)]
-    if not moved:
-        return ""
-    kept = [str(override.input_line) for override in picked if override not in moved]
-    before: Any = OmegaConf.to_container(composed(name, kept))
-    refused, known = set(strangers(before)), dict(leaves(before))
-    gone = [key for key in strange if key not in refused and (key in known or key in branches(known))]
-    for key in gone:
-        path, _, leaf = key.rpartition(".")
-        with open_dict(config):
-            del OmegaConf.select(config, path)[leaf]
-    words = " ".join(str(override.input_line) for override in moved)
+    gone, moved = [], []
+    for key in list(strangers(tree)) if picked else ():
+        for override in picked:
+            place = override.package or group_of(override)
+            if key.startswith(f"{place}.") and _elsewhere(group_of(override), key.removeprefix(f"{place}.")):
+                path, _, name = key.rpartition(".")
+                del at(tree, path)[name]
+                gone.append(key)
+                moved.append(str(override.input_line))
+    words = " ".join(dict.fromkeys(moved))
     return f"note: left out for {words}, which takes none: {', '.join(gone)}" if gone else ""
 
 
+def _elsewhere(group: str, key: str) -> bool:
+    """Whether any choice of a group takes an option."""
+    path, _, name = key.rpartition(".")
+    nodes = (at(yaml.safe_load(file.read_text(encoding="utf-8")) or {}, path) for file in files(group))
+    found = (inside(node, {}, "", name) for node in nodes if isinstance(node, dict) and "_target_" in node)
+    return any(kind is not None for kind in found)
+
+
 _REFERENCE = re.compile(r"\$\{[^{}]*\}")
-_LOGIN = re.compile(r"[^/\s@'\"]*\$\{[^{}]*\}@")  # user and password, if the password is a reference
 
 
 def stored(config: DictConfig) -> DictConfig:
@@ -125,15 +139,11 @@ def _public(value: Any, name: str = "") -> Any:
         return {key: _public(item, str(key)) for key, item in value.items()}
     if isinstance(value, list):
         return [_public(item, name) for item in value]
-    if value is None or not is_secret(name):
-        return _redacted(value) if isinstance(value, str) else value
-    return value if isinstance(value, str) and _REFERENCE.fullmatch(value) else HIDDEN
-
-
-def _redacted(text: str) -> str:
-    """Redacted, unless what looks like a secret is a reference to one."""
-    bare = _REFERENCE.sub("", _LOGIN.sub("", text))
-    return text if _REFERENCE.search(text) and redact(bare) == bare else redact(text)
+    text = value if isinstance(value, str) else ""
+    if value is not None and is_secret(name):
+        return value if _REFERENCE.fullmatch(text) else HIDDEN
+    kept = iter(_REFERENCE.findall(text))  # a blank in place of a reference: no part of a login or a query
+    return re.sub("\0 ", lambda _: next(kept), redact(_REFERENCE.sub("\0 ", text))) if text else value
 
 
 def require_secrets(config: DictConfig) -> None:
@@ -196,34 +206,49 @@ def check_choice(override: Override, choices: dict[str, list[str]]) -> None:
     if value is None or override.is_delete():
         way = f"write {group}=none" if "none" in choices[group] else f"leave {group}= out"
         raise UserError(f"'{override.input_line}' is no choice: {way}, or take one of {listed}")
-    if (override.is_add() or override.is_force_add()) and (override.package or group) in plain()[0]:
+    places = chosen()
+    if (override.is_add() or override.is_force_add()) and (override.package or group) in places:
         bare = str(override.input_line).lstrip("+")
         raise UserError(f"'{override.input_line}': {group} has a choice to replace, write {bare}")
     for item in value if isinstance(value, list) else [value]:
         if item not in choices[group]:
-            told = renamed(group, item)
-            if told is not None:
-                raise told
             hint = nearest(str(item), choices[group]) or makers(group, str(item)) or WAYS.get(group, "")
-            raise UserError(f"{group} '{item}' not found{hint}; available: {listed}")
-    if group in PLACES and override.package is None:
-        ways = " or ".join(f"{group}@{place}={value}" for place in PLACES[group])
-        raise UserError(f"{group}={value} does not say for what: write {ways}")
+            refusal = UserError(f"{group} '{item}' not found{hint}; available: {listed}")
+            raise renamed(group, item) or refusal
+    if override.package is None and places.get(group, group) == group and group not in places:
+        ways = [f"{group}@{place}={value}" for place, name in places.items() if name == group]
+        if ways:
+            raise UserError(f"{group}={value} does not say for what: write {' or '.join(ways)}")
+
+
+_CHOSEN = re.compile(r"^ *- (?:override |optional )?(/?)([\w/]+?)(?:@([\w.]+))?: ?[\w\[$]", re.M)
+
+
+@cache
+def chosen() -> dict[str, str]:
+    """The places at which defaults choose from a group, with the group: optim.generator, optimizer."""
+    found: dict[str, str] = {}
+    for path in (config_dir() / "train.yaml", *files()):
+        text = path.read_text(encoding="utf-8")
+        plain = path.stem == "train" or "@package _global_" in text
+        for _, group, place in _CHOSEN.findall(text.partition("\ndefaults:")[2].partition("\n\n")[0]):
+            inside_of = "" if plain or not place else f"{path.parent.name}."
+            found.setdefault(f"{inside_of}{place or group}", group)
+    return found
 
 
 def makers(group: str, name: str) -> str:
     """A clause with the choices of a group that build the class `name`: sampler=Tau is ddim or ancestral."""
-    paths = [path for root in (config_dir(), *own_configs()) for path in root.glob(f"{group}/*.yaml")]
     line = re.compile(rf"^_target_: (.*\.)?{re.escape(name)}$", re.M)
-    found = sorted(path.stem for path in paths if line.search(path.read_text(encoding="utf-8")))
+    found = sorted(path.stem for path in files(group) if line.search(path.read_text(encoding="utf-8")))
     return f"; did you mean {', '.join(found)}?" if found else ""
 
 
 def check_once(picked: list[Override]) -> None:
     """Refuse two choices of one group for one place."""
-    chosen: dict[str, Override] = {}
+    first: dict[str, Override] = {}
     for override in picked:
-        before = chosen.setdefault(override.get_key_element().lstrip("+"), override)
+        before = first.setdefault(override.get_key_element().lstrip("+"), override)
         if written(before) != written(override):
             raise UserError(
                 f"{before.input_line} and {override.input_line}: one run has one {group_of(override)}, leave "
@@ -231,81 +256,81 @@ def check_once(picked: list[Override]) -> None:
             )
 
 
-def apply(override: Override, config: DictConfig, *, groups: Iterable[str] = ()) -> None:
-    """Set an option of a composed configuration, or take a named entry away (~callbacks.progress)."""
-    key = group_of(override)
-    value = check_value(override, config, groups=groups)
-    with open_dict(config):
-        if override.is_delete():
-            path, _, name = key.rpartition(".")
-            del OmegaConf.select(config, path)[name]
-        else:
-            OmegaConf.update(config, key, value, merge=True, force_add=True)
+def apply(override: Override, tree: dict[str, Any], *, groups: Iterable[str] = ()) -> None:
+    """Set an option of a composed tree, or take a named entry away (~callbacks.progress)."""
+    path, _, name = group_of(override).rpartition(".")
+    value = check_value(override, tree, groups=groups)
+    node = tree
+    for part in path.split(".") if path else ():
+        if not isinstance(node.get(part), dict):
+            node[part] = {}
+        node = node[part]
+    if override.is_delete():
+        del node[name]
+    else:
+        node[name] = merged(node.get(name), value)
 
 
-def check_value(override: Override, base: DictConfig, *, groups: Iterable[str] = ()) -> Any:
+def merged(before: Any, value: Any) -> Any:
+    """A mapping's entries over those that were there; anything else takes their place."""
+    if not isinstance(before, dict) or not isinstance(value, dict):
+        return value
+    return before | {key: merged(before.get(key), item) for key, item in value.items()}
+
+
+def check_value(override: Override, tree: dict[str, Any], *, groups: Iterable[str] = ()) -> Any:
     """The value to set; refuses an unknown option, and a value of another type than the option's.
 
     1e6 becomes a whole number where one belongs.
     """
     key, value = group_of(override), override.value()
-    tree: Any = OmegaConf.to_container(base)
-    known = dict(leaves(tree))
-    inner = branches(known)
-    opened = key.count(".") and key.startswith(tuple(f"{name}." for name in OPEN))
-    if key not in known and key not in inner and (override.is_delete() or not opened):
-        raise unknown(key, [*groups, *known])
+    kind, there = kind_at(tree, key), at(complete(tree) if override.is_delete() else tree, key)
+    path = key.rpartition(".")[0]
+    if kind is None or (override.is_delete() and there is None):
+        raise unknown(key, [*groups, *(found[0] for found in options(complete(tree)))])
     if override.is_delete():
-        if opened and key.count(".") == 1:
+        if path in ENTRIES:
             return None
         raise UserError(f"'{override.input_line}': options cannot be taken away; write {key}=null")
-    if key in inner and not isinstance(value, dict):
-        if value is None and optional(rule(tree, key)):
-            return None
-        raise whole(key, value, known)
-    if key in inner:
-        for name, item in leaves(value, key):
-            check_leaf(name, item, tree, known)
+    if isinstance(value, dict) and is_node(kind):
+        check_node(tree, merged(there, value), kind, key)
         return value
-    kind = rule(tree, key)
+    described = isinstance(there, dict)
+    if described or (kind and all(is_node(part) or part == NULL for part in parts(kind))):
+        if value is None and NULL in parts(kind):
+            return None
+        if described or not fits(kind, value):
+            raise whole(key, value, tree)
     value = written(override) if textual(kind) else value
-    if isinstance(value, float) and value.is_integer() and not kind.fits(value) and kind.fits(int(value)):
+    if isinstance(value, float) and value.is_integer() and not fits(kind, value) and fits(kind, int(value)):
         return int(value)
-    check_leaf(key, value, tree, known if not opened else {key: None})
+    if not (isinstance(value, str) and value.startswith("${")):  # looked at when it is resolved
+        refuse(key, value, kind)
     return value
 
 
-def whole(key: str, value: Any, known: Iterable[str]) -> UserError:
+def whole(key: str, value: Any, tree: dict[str, Any]) -> UserError:
     """The sentence on one value for what has options of its own."""
-    if value is None and key.rpartition(".")[0] in OPEN:
+    if value is None and key.rpartition(".")[0] in ENTRIES:
         return UserError(f"{key}=null: take it away with '~{key}'")
-    group = next((group for group, places in PLACES.items() if key in places), None)
-    if group is not None:
+    group = chosen().get(key)
+    if group is not None and group != key:
         listed = ", ".join(groups().get(group, ()))
         return UserError(f"{key}={value}: choose with {group}@{key}=, one of {listed}")
-    inside = [name for name in known if name.startswith(f"{key}.") and "._" not in name]
+    names = [found[0] for found in options(complete(tree)) if found[0].startswith(f"{key}.")]
     said = "null" if value is None else value
-    return UserError(f"{key}={said}: {key} has options of its own, {', '.join(inside[:4])}")
+    return UserError(f"{key}={said}: {key} has options of its own, {', '.join(names[:4])}")
 
 
-def check_leaf(key: str, value: Any, tree: dict[str, Any], known: dict[str, Any]) -> None:
-    """Refuse an unknown name or a wrong type; a reference is looked at when it is resolved."""
-    if key not in known:
-        if key.rsplit(".", 1)[-1].startswith("_"):
-            return
-        raise unknown(key, known)
-    if not (isinstance(value, str) and value.startswith("${")):
-        refuse(key, value, rule(tree, key))
-
-
-def composed(name: str, overrides: list[str]) -> DictConfig:
-    """Hydra's composition with its errors in one line."""
+def composed(name: str, overrides: list[str]) -> dict[str, Any]:
+    """Hydra's composition as plain data, unresolved, with its errors in one line."""
     bare_hydra()
     added = ",".join(f"file://{folder}" for folder in own_configs())
     searched = [f"hydra.searchpath=[{added}]"] if added else []
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return compose(name, overrides=[*searched, *overrides])
+            found: Any = OmegaConf.to_container(compose(name, overrides=[*searched, *overrides]))
+            return dict(found)
     except yaml.YAMLError as error:  # says which file and line, over several lines
         said = " ".join(str(error).split())
         raise UserError(f"the configuration cannot be composed: {said}") from error

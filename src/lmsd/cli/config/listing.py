@@ -1,106 +1,113 @@
-"""`lmsd train --options [group]`: every option with its kind, default and one line, read off the schema."""
+"""What `lmsd train` takes, told: `--options [group]` as a table, `--schema` as JSON Schema for editors."""
 
-import re
-from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
+import json
+from collections.abc import Iterator
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import OmegaConf
 
-from lmsd.cli.config.compose import load
-from lmsd.cli.config.folders import config_dir, groups, own_configs
-from lmsd.cli.config.schema import leaves, parent, rule
-from lmsd.cli.config.signatures import arguments
+from lmsd.cli.config.compose import chosen, composed, load
+from lmsd.cli.config.kinds import NODE, Kind, parts, words
+from lmsd.cli.config.schema import WHOLE, files, groups, handed, options
+from lmsd.cli.config.signatures import DEFINED, ROOT, Argument, Unread, signature
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError
 
-_LINE = re.compile(r"^(\s*)([\w.]+):([^#]*?)(?:\s#\s(.*))?$")
+REFERENCE: Kind = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
+"""What may stand in a file in place of any value: ${...}, and ??? for one that is to be given."""
 
 
-def listing(words: list[str]) -> str:
-    """The options of the groups among `words` (all without one), under the overrides among them."""
-    names = [word for word in words if "=" not in word]
-    config = load("train", [word for word in words if "=" in word])
-    rows = table(config)
-    tops = sorted({key.partition(".")[0] for key in rows})
+def listing(typed: list[str]) -> str:
+    """The options of the groups among the words (all without one), under the overrides among them."""
+    names = [word for word in typed if "=" not in word]
+    tree = OmegaConf.to_container(load("train", [word for word in typed if "=" in word]))
+    rows = [
+        (key, f"{words(kind, example=False)}; default {written(value)}", about)
+        for key, kind, value, about in options(tree)
+    ]
+    tops = sorted({key.partition(".")[0] for key, _, _ in rows})
     for name in names:
-        if not any(key == name or key.startswith(f"{name}.") for key in rows) and name not in groups():
+        if not any(f"{key}.".startswith(f"{name}.") for key, _, _ in rows) and name not in groups():
             raise UserError(f"no options '{name}'{nearest(name, tops)}; groups of options: {', '.join(tops)}")
-    shown = {
-        key: row
-        for key, row in rows.items()
-        if not names or any(key == n or key.startswith(f"{n}.") for n in names)
-    }
-    return "\n".join([*_choices(names), *_aligned(shown)])
+    shown = [row for row in rows if not names or any(f"{row[0]}.".startswith(f"{name}.") for name in names)]
+    chosen = [(group, found) for group, found in groups().items() if not names or group in names]
+    width = max((len(key) for key, _, _ in shown), default=0)
+    return "\n".join(
+        [f"{group}=  one of {', '.join(found)}" for group, found in chosen]
+        + [f"{key:{width}}  {kind:46}  {about}".rstrip() for key, kind, about in shown]
+    )
 
 
-def _choices(names: list[str]) -> list[str]:
-    return [
-        f"{group}=  one of {', '.join(found)}"
-        for group, found in groups().items()
-        if not names or group in names
-    ]
-
-
-def _aligned(rows: Mapping[str, tuple[str, str, str]]) -> list[str]:
-    width = max((len(key) for key in rows), default=0)
-    return [
-        f"{key:{width}}  {f'{kind}; default {default}':46}  {about}"
-        for key, (kind, default, about) in rows.items()
-    ]
-
-
-def table(config: DictConfig) -> dict[str, tuple[str, str, str]]:
-    """Kind, default and meaning of every option of a configuration, by name."""
-    tree: Any = OmegaConf.to_container(config)
-    return {
-        key: (rule(tree, key).words().partition(", e.g.")[0], _short(value), about(tree, key))
-        for key, value in leaves(tree)
-        if not key.rsplit(".", 1)[-1].startswith("_")
-    }
-
-
-def _short(value: Any) -> str:
+def written(value: Any) -> str:
     """A value as it is written on the command line."""
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 
-def about(tree: Mapping[str, Any], key: str) -> str:
-    """One line on an option: the comment beside it in the YAML, or what the constructor's docstring says."""
-    plain = comments(config_dir() / "train.yaml")
-    name = key.rsplit(".", 1)[-1]
-    _, target = parent(tree, key)
-    taken = (arguments(target) if target else None) or {}
-    said = plain.get(key) or noted().get((target, name)) or (taken[name].about if name in taken else "")
-    return said or plain.get(key.rpartition(".")[0], "")
+def schema() -> str:
+    """The JSON Schema of the whole configuration, which a file in configs/experiment/ keeps to as well."""
+    places: dict[str, str] = {ROOT: ""}
+    for group, found in sorted((group, place) for place, group in chosen().items()):
+        for file in files(group):
+            text = file.read_text(encoding="utf-8")
+            for place, target in _targets(yaml.safe_load(text), "" if "@package _global_" in text else found):
+                places.setdefault(target, place)
+    for place, target in _targets(composed("train", []), ""):
+        places.setdefault(target, place)
+    nodes = [name for name in places if name != ROOT and signature(name) is not None]
+    defined: dict[str, Any] = {}
+    for name in (ROOT, *nodes):
+        _define(name, places[name], defined)
+    defined["node"] = {
+        "type": ["object", "array"],
+        "allOf": [
+            {"if": {"properties": {"_target_": {"const": name}}, "required": ["_target_"]}, "then": _to(name)}
+            for name in nodes
+        ],
+    }
+    defined["part"] = {**_to("node"), "type": "object", "required": ["_target_"]}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "lmsd train"}
+    return json.dumps({**head, **WHOLE, "$defs": defined}, indent=1, ensure_ascii=False)
 
 
-@cache
-def comments(path: Path) -> dict[str, str]:
-    """The comments at the ends of the lines of a YAML file, by dotted name."""
-    found: dict[str, str] = {}
-    stack: list[tuple[int, str]] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        match = _LINE.match(line)
-        if match is None:
-            continue
-        indent, key, _, said = match.groups()
-        stack = [(depth, name) for depth, name in stack if depth < len(indent)]
-        stack.append((len(indent), key))
-        if said:
-            found[".".join(name for _, name in stack)] = said.strip()
-    return found
+def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    """The constructors in a tree, each with the dotted name of its node."""
+    if isinstance(node, dict) and "_target_" in node:
+        yield path, str(node["_target_"])
+    for name, value in node.items() if isinstance(node, dict) else ():
+        yield from _targets(value, f"{path}.{name}" if path else str(name))
 
 
-@cache
-def noted() -> dict[tuple[str | None, str], str]:
-    """The comments of all groups' files by constructor and argument."""
-    found: dict[tuple[str | None, str], str] = {}
-    for root in (config_dir(), *own_configs()):
-        for path in sorted(root.glob("*/*.yaml")):
-            tree: Any = OmegaConf.to_container(OmegaConf.load(path))
-            for key, said in comments(path).items():
-                _, target = parent(tree, key)
-                found.setdefault((target, key.rsplit(".", 1)[-1]), said)
-    return found
+def _to(name: str) -> Kind:
+    return {"$ref": f"{DEFINED}{name}"}
+
+
+def _define(name: str, place: str, defined: dict[str, Any]) -> None:
+    """Add the schema of a constructor, and of the classes that its annotations name."""
+    found = signature(name)
+    assert found is not None
+    section = name.startswith(ROOT.rpartition(".")[0])  # which may hold the nodes of further roles
+    more = _to("part") if section else found.more
+    private: dict[str, Any] = {"_target_": {"type": "string"}, "_partial_": {"type": "boolean"}}
+    taken = {key: argument for key, argument in found.arguments.items() if key not in handed(place)}
+    properties = {key: _property(argument) for key, argument in taken.items()}
+    own = properties | ({"defaults": {"type": "array"}} if section else private)
+    defined[name] = {"type": "object", "properties": own, "additionalProperties": more}
+    for part in (part for argument in taken.values() for part in parts(argument.kind) if "$ref" in part):
+        _define(str(part["$ref"]).removeprefix(DEFINED), "", defined)
+
+
+def _property(argument: Argument) -> dict[str, Any]:
+    """The schema of one option, with its meaning; a word may be a number, and anything a reference."""
+    kind: dict[str, Any] = {"anyOf": [*map(_editors, parts(argument.kind)), REFERENCE]}
+    kind |= {"description": argument.about} if argument.about else {}
+    return kind if argument.default is Unread else {**kind, "default": argument.default}
+
+
+def _editors(kind: Kind) -> Kind:
+    if kind in (NODE, {"type": "object", "additionalProperties": {}}):
+        return _to("node")
+    if kind.get("type") == "string":
+        return {**kind, "type": ["string", "number"]}
+    inner = {key: _editors(kind[key]) for key in ("items", "additionalProperties") if kind.get(key)}
+    return {**kind, **inner} if inner else kind

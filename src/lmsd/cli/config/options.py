@@ -1,34 +1,20 @@
 """Options of the small verbs: `key=value` words checked against a dataclass, in the grammar of `train`."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.types import Override
 
 from lmsd.cli.config.compose import as_list, check_choice, parse, parse_sweep
-from lmsd.cli.config.folders import groups
-from lmsd.cli.config.kinds import Kind, Number
-from lmsd.cli.config.schema import refuse
+from lmsd.cli.config.kinds import NULL, Kind, fits, parts
+from lmsd.cli.config.schema import groups, refuse
+from lmsd.cli.config.signatures import Argument, signature
 from lmsd.cli.config.suggest import nearest
-from lmsd.errors import UserError
+from lmsd.errors import Count, Guidance, Measure, UserError
 
 Options = TypeVar("Options")
-
-LIMITS: Mapping[str, Kind] = {
-    "steps": Number(1),
-    "guidance": Number(-1000, 1000, whole=False),
-    "interval": Number(0, whole=False),
-    "seed": Number(0, 2**63 - 1),
-    "seeds": Number(0, 2**63 - 1),
-    "strength": Number(0.01, 1, whole=False),
-    "n": Number(2),
-    "images": Number(1),
-    "image_size": Number(1),
-}
-"""What the options of that name may be, whichever verb has them; of a list, each item."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +36,16 @@ class SamplingOptions(RunOptions):
     interval: the times (low, high) of the schedule at which guidance acts; empty: the run's own.
     """
 
-    steps: int | None = None
-    guidance: float | None = None
-    interval: tuple[float, ...] = ()
+    steps: Count | None = None
+    guidance: Guidance | None = None
+    interval: tuple[Measure, ...] = ()
     ema: str = "ema"
+
+
+def known(kind: type) -> Mapping[str, Argument]:
+    """The options that a dataclass stands for, by name."""
+    found = signature(f"{kind.__module__}.{kind.__qualname__}")
+    return found.arguments if found else {}
 
 
 def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") -> Options:
@@ -61,36 +53,30 @@ def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") 
 
     prefix: what stands before every name on the command line.
     """
-    known: dict[str, Field[Any]] = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    hints = get_type_hints(kind)
-    values: dict[str, Any] = {}
+    names, values = known(kind), dict[str, Any]()
     for word in words:
         if "=" not in word:
-            named = next((name for name in (word, "run") if name in known), None)
+            named = next((name for name in (word, "run") if name in names), None)
             ways = "" if named is None else f", e.g. {named}={'...' if named == word else word}"
             raise UserError(f"cannot read '{word}': write option=value{ways}")
-        raw = as_typed(word, hints, prefix)
+        raw = as_typed(word, get_type_hints(kind), prefix)
         if raw is not None:
             values.update(raw)
             continue
         override = parse_sweep(word)
         name = str(override.key_or_group).removeprefix(prefix)
-        if name not in known:
-            listed = f"{nearest(name, known)}; options: {', '.join(known)}"
+        if name not in names:
+            listed = f"{nearest(name, names)}; options: {', '.join(names)}"
             raise UserError(f"unknown option '{prefix}{name}' of lmsd {verb}{listed}")
         if override.is_sweep_override():
-            raise UserError(f"'{word}' gives several values; {_one_way(override, hints[name])}")
+            raise UserError(f"'{word}' gives several values; {_one_way(override, names[name].kind)}")
         text = word.partition("=")[2]
-        values[name] = convert(f"{prefix}{name}", override.value(), hints[name], text=text)
-        if values[name] == () and known[name].default != ():
+        values[name] = convert(f"{prefix}{name}", override.value(), names[name].kind, text=text)
+        if values[name] == () and names[name].default != []:
             raise UserError(f"{prefix}{name}=[] is empty: give at least one")
-    missing = [
-        name
-        for name, field in known.items()
-        if field.default is MISSING and field.default_factory is MISSING and name not in values
-    ]
+    missing = [name for name, argument in names.items() if argument.value is None and name not in values]
     if missing:
-        raise UserError(f"lmsd {verb} needs {missing[0]}=...; options: {', '.join(known)}")
+        raise UserError(f"lmsd {verb} needs {missing[0]}=...; options: {', '.join(names)}")
     if values.get("sampler") is not None:
         check_choice(parse(f"sampler={values['sampler']}"), groups())
     return kind(**values)
@@ -132,53 +118,33 @@ def _quoted(key: str, text: str) -> str:
     return f'quote every item, {key}="[{listed}]", or write them into a text file: {key}=FILE.txt'
 
 
-def _one_way(override: Override, hint: Any) -> str:
+def _one_way(override: Override, kind: Kind) -> str:
     """What to write in place of values by commas."""
     key, _, value = str(override.input_line).partition("=")
-    if get_origin(hint) is tuple:
+    if any(part.get("type") == "array" for part in parts(kind)):
         return f"write {as_list(override)}"
-    worded = {str, Path} & {hint, *get_args(hint)}
+    worded = any(part.get("type") == "string" for part in parts(kind))
     return f"{key} takes one" + (f"; commas within it are quoted: {key}=\"'{value}'\"" if worded else "")
 
 
-def convert(name: str, value: Any, hint: Any, *, text: str | None = None) -> Any:
-    """A parsed value as the option's type: X | None, tuple[X, ...], Literal, or a plain type.
+def convert(name: str, value: Any, kind: Kind, *, text: str | None = None) -> Any:
+    """A parsed value as the option's type; a single one is a sequence of one.
 
-    text: as it was typed.
+    text: as it was typed, which a word that looks like a number stays.
     """
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        kind = next(kind for kind in inner if kind is not type(None))
-        return None if value is None else convert(name, value, kind, text=text)
-    if origin is tuple:  # a single value is a sequence of one
-        one = not isinstance(value, list)
-        return tuple(
-            convert(name, item, inner[0], text=text if one else None) for item in ([value] if one else value)
-        )
-    if origin is Literal:
-        if value not in inner:
-            hint = nearest(str(value), map(str, inner))
-            raise UserError(f"{name}={value} is not one of {', '.join(map(str, inner))}{hint}")
-        return value
-    return scalar(name, value, hint, text=text)
-
-
-def scalar(name: str, value: Any, kind: type, *, text: str | None = None) -> Any:
-    """A parsed value as bool, int, float, Path or text; a word that looks like a number stays as typed."""
+    if value is None and NULL in parts(kind):
+        return None
+    kind = parts(kind)[0]
+    if kind.get("type") == "array":
+        items, typed = (value, None) if isinstance(value, list) else ([value], text)
+        return tuple(convert(name, item, kind["items"], text=typed) for item in items)
     if value is None or isinstance(value, list | dict):
         shown = "null" if value is None else text or value
         raise UserError(f"{name}={shown} is not one value: give {name}=...")
-    if kind is bool and not isinstance(value, bool):
-        raise UserError(f"{name}={value} is not true or false")
-    if kind is int and isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and not fits(kind, value):
         value = int(value)  # 1e5
-    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
-        raise UserError(f"{name}={value} is not an integer, e.g. 1000")
-    if kind is float and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise UserError(f"{name}={value} is not a number, e.g. 0.5")
-    limit = LIMITS.get(name.rpartition(".")[2])
-    if limit is not None:
-        refuse(name, value, limit)
-    if kind in (bool, int, float):
-        return kind(value)
-    return kind(value if isinstance(value, str) else text or str(value))
+    refuse(name, value, kind)
+    if kind.get("type") == "string":
+        word = value if isinstance(value, str) else text or str(value)
+        return Path(word) if "format" in kind else word
+    return float(value) if kind.get("type") == "number" else value

@@ -7,14 +7,17 @@ from typing import Any
 from lmsd.cli.config import older
 from lmsd.errors import UserError
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "data.source": "source",
+    "data.max_bad": "rollback.max_bad",
+}
 """Old name to new, of an option with all below it (objective.warm) or of a choice (sampler=few_step).
 
 A part may be `*`. The new name may be followed by a remark after a semicolon: "objective.bound; codec, a
 number or null". What a move alone cannot mend in a stored configuration is one of CHANGES.
 """
 
-CHANGES: list[Callable[[dict[str, Any]], None]] = [older.objective, older.parts]
+CHANGES: list[Callable[[dict[str, Any]], None]] = [older.objective, older.parts, older.shards]
 """What else a stored configuration of an older version needs after the moves, in this order, in place."""
 
 

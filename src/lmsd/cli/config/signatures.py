@@ -1,8 +1,8 @@
-"""What constructors take, read from their source without running it: the schema of the config groups.
+"""What constructors take, read from their source without running it: the schema of every option.
 
-A group's YAML names a constructor (`_target_`) and its arguments. Their types stand once, as annotations
-beside the code that reads them, and their meaning in its docstring ("width: of the residual stream; depth:
-blocks"). Parsing that source costs milliseconds where importing it would cost seconds of torch.
+A node names a constructor (`_target_`) and its arguments. Their types, ranges and defaults stand once, beside
+the code that reads them, and their meaning in its docstring ("width: of the residual stream; depth: blocks").
+Parsing that source costs milliseconds where importing it would cost seconds of torch.
 """
 
 import ast
@@ -12,10 +12,22 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from lmsd.cli.config.kinds import Kind, kind_of
 from lmsd.errors import UserError
 from lmsd.spec import RENAMED, allowed_names, forbidden
+
+ROOT = "lmsd.cli.config.settings.Train"
+"""What stands for the configuration itself: a class whose fields are its options."""
+
+
+DEFINED = "#/$defs/"
+"""What the reference of a kind to a class begins with: {"$ref": "#/$defs/lmsd.cli.config.settings.Clip"}."""
+
+
+class Unread:
+    """Stands for a default that is no plain value, or for none at all."""
 
 
 @dataclass(frozen=True)
@@ -25,46 +37,87 @@ class Found:
     node: ast.stmt
     module: str
 
+    @cached_property
+    def doc(self) -> str:
+        """Its docstring, also one that is set after it: AdamW.__doc__ = ..."""
+        name = getattr(self.node, "name", "")
+        said = ast.get_docstring(self.node) if isinstance(self.node, ast.ClassDef | ast.FunctionDef) else ""
+        for node in () if said else (tree(self.module) or ast.Module([], [])).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == f"{name}.__doc__":
+                return "".join(
+                    str(part.value) for part in ast.walk(node.value) if isinstance(part, ast.Constant)
+                )
+        return said or ""
+
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a constructor: its name, its annotation, where; worked out when it is asked for."""
+    """One argument of a constructor: its name, annotation and default, and where it stands."""
 
     name: str
     annotation: ast.expr | None
+    value: ast.expr | None
     found: Found
+    said: str = ""
 
     @cached_property
     def kind(self) -> Kind:
         """What values it takes."""
         return kind_of(self.annotation, self._alias)
 
-    def _alias(self, name: str) -> ast.expr | None:
+    @cached_property
+    def default(self) -> Any:
+        """The default as plain data; Unread where it has none, or one that is no plain value."""
+        value = self.value
+        if isinstance(value, ast.Name):
+            value = self._alias(value.id)
+        try:
+            plain = Unread if value is None else ast.literal_eval(value)
+        except ValueError:
+            return Unread
+        return list(plain) if isinstance(plain, tuple) else plain
+
+    def _alias(self, name: str) -> Any:
         there = find(self.found.module, name, ours=True)
+        if there and isinstance(there.node, ast.ClassDef) and there.module == ROOT.rpartition(".")[0]:
+            return {"$ref": f"{DEFINED}{there.module}.{name}"}
         return getattr(there.node, "value", None) if there else None
 
     @property
     def about(self) -> str:
-        """What the docstring says of it, or nothing."""
-        return described(ast.get_docstring(self.found.node) or "", self.name)  # type: ignore[arg-type]
+        """What the line below a field says of it, or the docstring; or nothing."""
+        return self.said or described(self.found.doc, self.name)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The arguments of a constructor by name; more: whether it takes others too."""
+
+    arguments: Mapping[str, Argument]
+    more: bool = False
 
 
 @cache
 def tree(module: str) -> ast.Module | None:
     """The parsed source of a module, None where there is none."""
+    path = source(module)
+    return None if path is None else ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def source(module: str) -> Path | None:
+    """The file of a module, without importing anything."""
     top, *rest = module.split(".")
     try:
-        spec = find_spec(top)  # of a top-level name: imports nothing
+        spec = find_spec(top)
     except (ImportError, ValueError):
         return None
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder, *rest)
-        for file in (path / "__init__.py", path.with_suffix(".py")):
-            if file.is_file():
-                return ast.parse(file.read_text(encoding="utf-8"))
-    if spec and spec.origin and not rest and spec.origin.endswith(".py"):
-        return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    return None
+    folders = (spec.submodule_search_locations or []) if spec else []
+    places = [Path(folder, *rest) for folder in folders]
+    files = [file for path in places for file in (path / "__init__.py", path.with_suffix(".py"))]
+    if spec and spec.origin and not rest:
+        files.append(Path(spec.origin))
+    return next((file for file in files if file.suffix == ".py" and file.is_file()), None)
 
 
 LARGE = ("torch", "lightning")
@@ -92,16 +145,10 @@ def _origin(node: ast.ImportFrom, module: str) -> str:
     """The absolute name of the module that an import reads from."""
     if not node.level:
         return node.module or ""
-    package = module.split(".") if _is_package(module) else module.split(".")[:-1]
+    path = source(module)
+    package = module.split(".")[: None if path is not None and path.name == "__init__.py" else -1]
     base = package[: len(package) - node.level + 1]
     return ".".join([*base, *([node.module] if node.module else [])])
-
-
-def _is_package(module: str) -> bool:
-    top, *rest = module.split(".")
-    spec = find_spec(top)
-    folders = (spec.submodule_search_locations or []) if spec else []
-    return any(Path(folder, *rest, "__init__.py").is_file() for folder in folders)
 
 
 def check_target(target: str) -> None:
@@ -119,41 +166,61 @@ def check_target(target: str) -> None:
 
 
 @cache
-def arguments(target: str) -> Mapping[str, Argument] | None:
-    """The arguments of a constructor by name; None where its source is not there or it takes any name."""
+def signature(target: str) -> Signature | None:
+    """What a constructor takes; None where its source is not there."""
     module, _, name = RENAMED.get(target, target).rpartition(".")
     found = find(module, name) if module else None
-    if found is None:
-        return None
-    if isinstance(found.node, ast.FunctionDef):
-        return _of(found.node, found)
+    if found is None or isinstance(found.node, ast.FunctionDef):
+        return _of(found.node, found) if found else None  # type: ignore[arg-type]
     if not isinstance(found.node, ast.ClassDef):
         return None
     own = [node for node in found.node.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
     if own:
         return _of(own[0], found)
-    fields = [node for node in found.node.body if isinstance(node, ast.AnnAssign)]
-    if fields and any("dataclass" in ast.dump(item) for item in found.node.decorator_list):
-        named = {node.target.id: node.annotation for node in fields if isinstance(node.target, ast.Name)}
-        return _table(named, found)
     bases = [ast.unparse(base).partition("[")[0] for base in found.node.bases]
-    inherited = [base for base in bases if base not in ("ABC", "Protocol", "Generic", "object")]
-    return arguments(f"{found.module}.{inherited[0]}") if inherited else {}
+    inherited = [base for base in bases if base not in ("ABC", "Protocol", "Generic", "object", "nn.Module")]
+    above = signature(f"{found.module}.{inherited[0]}") if inherited else Signature({})
+    section = found.module == ROOT.rpartition(".")[0]
+    if above is not None and (
+        section or any("dataclass" in ast.unparse(item) for item in found.node.decorator_list)
+    ):
+        own_ones = {
+            node.target.id: Argument(node.target.id, node.annotation, node.value, found, _line(below))
+            for node, below in zip(found.node.body, [*found.node.body[1:], ast.Pass()], strict=True)
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        }
+        return Signature({**above.arguments, **own_ones}, above.more)
+    return above
 
 
-def _of(function: ast.FunctionDef, found: Found) -> Mapping[str, Argument] | None:
-    if function.args.kwarg is not None:
-        return None
-    given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-    return _table({arg.arg: arg.annotation for arg in given if arg.arg != "self"}, found)
+def _line(node: ast.stmt) -> str:
+    """The text of a statement that is nothing else."""
+    match node:
+        case ast.Expr(value=ast.Constant(value=str(text))):
+            return " ".join(text.split())
+    return ""
 
 
-def _table(named: Mapping[str, ast.expr | None], found: Found) -> Mapping[str, Argument]:
-    return {name: Argument(name, node, found) for name, node in named.items()}
+def _of(function: ast.FunctionDef, found: Found) -> Signature:
+    given = function.args
+    ordered = [*given.posonlyargs, *given.args]
+    defaults = [*([None] * (len(ordered) - len(given.defaults))), *given.defaults, *given.kw_defaults]
+    named = zip([*ordered, *given.kwonlyargs], defaults, strict=True)
+    return Signature(
+        {
+            arg.arg: Argument(arg.arg, arg.annotation, value, found)
+            for arg, value in named
+            if arg.arg != "self"
+        },
+        given.kwarg is not None,
+    )
 
 
 def described(text: str, name: str) -> str:
-    """What a docstring in our form says of an argument: "width, depth: of the net; heads: how many"."""
+    """What a docstring says of an argument, in our form or another: "lr: rate;", "lr (float): rate"."""
     flat = " ".join(text.split())
     match = re.search(rf"(?:^|[;.:] )(?:\w+, )*{re.escape(name)}(?:, \w+)*: (.+?)(?:;|[.:](?= |$)|$)", flat)
+    match = match or re.search(
+        rf"(?:^| ){re.escape(name)} \([^)]*\): (.+?)(?: \(default|[.;:](?= |$)|$)", flat
+    )
     return match.group(1) if match else ""

@@ -28,6 +28,7 @@ from lmsd.checkpoints import find_run
 from lmsd.checkpoints import folder_of as folder_of
 from lmsd.cli.config.compose import stored
 from lmsd.cli.config.renamed import today
+from lmsd.cli.config.schema import complete
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 from lmsd.files import write_text
 from lmsd.ranks import launched_rank
@@ -123,7 +124,7 @@ def set_status(folder: Path, **values: Any) -> None:
 def save_config(folder: Path, config: DictConfig) -> None:
     """Write a run's configuration again, without its secrets; leave to take other data counts once."""
     kept = stored(config)
-    kept.data.on_change = "error"
+    kept.data.train.on_change = "error"
     write_config(folder, kept)
 
 
@@ -248,9 +249,9 @@ def config_of(folder: Path) -> DictConfig:
 
 
 def _today(config: DictConfig) -> DictConfig:
-    """A stored configuration under today's names."""
+    """A stored configuration under today's names, with what has been an option since."""
     tree: Any = OmegaConf.to_container(config)
-    moved: DictConfig = OmegaConf.create(today(tree))
+    moved: DictConfig = OmegaConf.create(complete(today(tree)))
     return moved
 
 

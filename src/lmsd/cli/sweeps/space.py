@@ -10,10 +10,9 @@ from math import inf, prod
 from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
-from omegaconf import DictConfig
 
 from lmsd.cli.config.compose import apply, check_choice, composed, group_of, parse_sweep
-from lmsd.cli.config.folders import groups
+from lmsd.cli.config.schema import complete, groups
 from lmsd.errors import UserError
 
 
@@ -124,7 +123,7 @@ def _axis(override: Override, word: str) -> Axis:
     raise UserError(f"{word}: give values, range(...), interval(...) or tag(log,interval(...))")
 
 
-def _check(space: Space) -> DictConfig:
+def _check(space: Space) -> dict[str, Any]:
     """Refuse a wrong value of any axis; one composition, returned, serves for all values of plain options."""
     choices = groups()
     picked: list[str] = []
@@ -142,19 +141,20 @@ def _check(space: Space) -> DictConfig:
             check_choice(parse_sweep(word), choices)
             plain.remove(word)
             picked.append(word)
-    config = composed("train", picked)
+    tree = composed("train", picked)
     for word in plain:
-        apply(parse_sweep(word), config, groups=list(choices))
-    if config.evaluate.n == 0:
+        apply(parse_sweep(word), tree, groups=choices)
+    tree = dict(complete(tree))
+    if tree["evaluate"]["n"] == 0:
         raise UserError("evaluate.n=0: a sweep ranks its trials by their scores on val; give evaluate.n=1000")
-    return config
+    return tree
 
 
-def _devices(space: Space, config: DictConfig) -> int | None:
+def _devices(space: Space, tree: Mapping[str, Any]) -> int | None:
     """GPUs of the trial that needs most."""
     swept = next((axis for axis in space.axes if axis.key == "devices"), None)
     if swept is None:
-        asked: Sequence[Any] = (config.devices,)
+        asked: Sequence[Any] = (tree["devices"],)
     else:
         asked = swept.choices or (swept.high,)
     return None if "auto" in asked else max(map(int, asked))

@@ -1,1 +1,15 @@
-"""One file a verb of the command line."""
+"""The verbs of the command line, one module each."""
+
+VERBS = {
+    "train": "train an experiment, or resume a run",
+    "sample": "prompts to a captioned grid of images",
+    "edit": "change an image by a prompt, all of it or what a mask marks",
+    "evaluate": "score a run on held-out data",
+    "sweep": "many runs over some options, ranked by their scores on val",
+    "runs": "list runs: state, how far, best score",
+    "report": "write report.html of a run again",
+    "data": "build data sets, index shards, train the feature extractor",
+    "doctor": "look at versions, devices, disk and shards; say what to fix",
+    "verify-resume": "kill and resume your own configuration, and compare it to a run that was not",
+    "demo": "the whole chain on handwritten digits, in minutes",
+}

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from lmsd.cli.bar import Bar
 from lmsd.cli.config import options
 from lmsd.cli.config.suggest import nearest
-from lmsd.errors import UserError
+from lmsd.errors import Count, Seed, UserError
 
 HELP = """lmsd data build SOURCE out=DIR [option=value ...]   check, crop, split, write shards
 lmsd data index SHARDS [decode=true]                check shards from elsewhere and write their index
@@ -59,9 +59,13 @@ def build(arguments: list[str]) -> int:
 
     source, words = operand(arguments, "the source")
     if source not in SOURCES:
-        raise UserError(
-            f"there is no source '{source}'{nearest(source, SOURCES)}; sources: {', '.join(SOURCES)}"
+        place = "/" in source or Path(source).exists()
+        way = (
+            f"; images of your own: lmsd data build folder path={source}"
+            if place
+            else nearest(source, SOURCES)
         )
+        raise UserError(f"there is no source '{source}'{way}; sources: {', '.join(SOURCES)}")
     out = [word.partition("=")[2] for word in words if word.startswith("out=")]
     if not out or not out[-1]:
         raise UserError("where to? lmsd data build needs out=DIR")
@@ -127,11 +131,11 @@ def index(arguments: list[str]) -> int:
 class FeatureOptions:
     """Options of `lmsd data features`; see HELP."""
 
-    image_size: int = 32
+    image_size: Count = 32
     channels: Literal[1, 3] = 3
-    images: int | None = None
+    images: Count | None = None
     augment: Literal["none", "shift", "shift_flip"] = "shift"
-    seed: int = 0
+    seed: Seed = 0
     out: Path | None = None
 
 
@@ -140,9 +144,9 @@ def features(arguments: list[str]) -> int:
     source, words = operand(arguments, "the shards")
     chosen = options.read(FeatureOptions, words, verb="data features")
     from lmsd.cli.build.extractors import find_or_train
-    from lmsd.data.module import ShardDataModule
+    from lmsd.data.shardset import ShardSet
 
-    data = ShardDataModule(source, batch_size=1, image_size=chosen.image_size, channels=chosen.channels)
+    data = ShardSet(source, image_size=chosen.image_size, channels=chosen.channels)
     extractor, folder = find_or_train(
         data, augment=chosen.augment, images=chosen.images, seed=chosen.seed, folder=chosen.out
     )

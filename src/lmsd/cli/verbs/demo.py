@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 def check(words: list[str]) -> None:
     """Refuse wrong options of `lmsd train`, and those that a demo has no use for, before data are built."""
     from lmsd.cli.config.compose import load
-    from lmsd.cli.config.limits import check_limits
+    from lmsd.cli.config.schema import check_limits
 
     config = load("train", ["experiment=digits", *words])
     check_limits(config)

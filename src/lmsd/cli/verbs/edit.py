@@ -4,14 +4,14 @@ import json
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from lmsd.cli.config import options
 from lmsd.cli.config.options import SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.cli.runs.written import check_out, writing
 from lmsd.cli.verbs.sample import free_name
-from lmsd.errors import UserError
+from lmsd.errors import Number, Seed, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,8 +40,8 @@ class EditOptions(SamplingOptions):
     image: Path
     prompt: str
     mask: Path | None = None
-    strength: float | None = None
-    seed: int = 0
+    strength: Annotated[float, Number(0.01, 1)] | None = None
+    seed: Seed = 0
     out: Path | None = None
 
 

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from lmsd.cli.config import options
 from lmsd.cli.config.options import RunOptions, SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.cli.verbs import report
-from lmsd.errors import UserError
+from lmsd.errors import Count, Guidance, Measure, Number, Seed, UserError
 from lmsd.ranks import launched_rank
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ class EvaluateOptions(RunOptions):
     """Options of `lmsd evaluate`; see HELP."""
 
     split: Literal["test", "val", "train"] = "test"
-    n: int | None = None
-    seeds: tuple[int, ...] = (0, 1, 2)
-    steps: tuple[int, ...] = ()
-    guidance: tuple[float, ...] = ()
-    interval: tuple[float, ...] = ()
+    n: Annotated[int, Number(2)] | None = None
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    steps: tuple[Count, ...] = ()
+    guidance: tuple[Guidance, ...] = ()
+    interval: tuple[Measure, ...] = ()
     ema: tuple[str, ...] = ("ema",)
     extractor: Literal["lmsd-cnn", "inception", "clip", "dinov2"] | None = None
     weights: Path | None = None
@@ -123,7 +123,7 @@ def device() -> "torch.device":
 
 def scorer_of(config: Any, chosen: EvaluateOptions) -> "Evaluator":
     """The scorer of the chosen split; refused where the training set holds much of it."""
-    from lmsd.cli.build.experiment import data_module
+    from lmsd.cli.build.experiment import shard_set
     from lmsd.cli.build.validate import evaluator
     from lmsd.ranks import by_first, first_alone
 
@@ -136,7 +136,7 @@ def scorer_of(config: Any, chosen: EvaluateOptions) -> "Evaluator":
     if chosen.weights is not None:
         config.evaluate.extractor.path = str(chosen.weights)
     with first_alone():
-        scorer = evaluator(config, data_module(config), chosen.split, n=chosen.n)
+        scorer = evaluator(config, shard_set(config), chosen.split, n=chosen.n)
     scorer.extractor.net.to(device())
     by_first(lambda: refuse_overlap(scorer, chosen))
     return scorer
@@ -204,7 +204,7 @@ def score(
                 "commit": commit,
                 "options": asked(chosen),
             },
-            progress=lambda done, total: bar.update(done, total, "sampling"),
+            progress=bar.update,
             keep_images=kept / name if "images" in chosen.keep else None,
             keep_features=kept / features if "features" in chosen.keep else None,
         )

@@ -11,7 +11,7 @@ from lmsd.cli.config import options
 from lmsd.cli.config.options import SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.cli.runs.written import check_out, writing
-from lmsd.errors import UserError
+from lmsd.errors import Seed, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ class SampleOptions(SamplingOptions):
     """Options of `lmsd sample`; see HELP."""
 
     prompts: tuple[str, ...]
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     out: Path | None = None
 
 

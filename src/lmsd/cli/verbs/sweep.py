@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from lmsd import stops
 from lmsd.cli.config import options
-from lmsd.cli.config.kinds import Name
+from lmsd.cli.config.settings import Name
 from lmsd.cli.runs import store
 from lmsd.cli.sweeps import ranking
 from lmsd.cli.sweeps.jobs import Job, born, held, lives, notice_of, places
@@ -29,7 +29,7 @@ from lmsd.cli.sweeps.monitors import better
 from lmsd.cli.sweeps.proposals import Method, hopeless, propose
 from lmsd.cli.sweeps.space import Space, read
 from lmsd.cli.sweeps.trials import Ledger, Trial
-from lmsd.errors import UserError
+from lmsd.errors import Amount, Count, Seed, UserError
 from lmsd.evaluation.catalog import Direction
 
 HELP = """lmsd sweep OPTION=VALUE,VALUE ... [option=value ...]
@@ -61,27 +61,22 @@ class SweepOptions:
     """Options of `lmsd sweep` itself, each written sweep.NAME=; see HELP."""
 
     method: Method | None = None
-    trials: int | None = None
+    trials: Count | None = None
     monitor: str = "fd"
     direction: Direction | None = None
     prune: bool | None = None
-    jobs: int | None = None
-    gpus: tuple[int, ...] = ()
+    jobs: Count | None = None
+    gpus: tuple[Amount, ...] = ()
     prefix: tuple[str, ...] = ()
     retry: bool = False
-    seed: int = 0
-    name: str | None = None
+    seed: Seed = 0
+    name: Name | None = None
 
     def check(self) -> None:
         """Raise UserError for what cannot be, before anything is read or made."""
         better(self.monitor)
-        if self.name is not None and (not Name().fits(self.name) or self.name in (".", "..")):
-            raise UserError(f"sweep.name={self.name} is not {Name().words()}")
-        for name, value, example in (("jobs", self.jobs, 2), ("trials", self.trials, 20)):
-            if value is not None and value < 1:
-                raise UserError(
-                    f"sweep.{name}={value} must be at least 1, e.g. sweep.{name}={example}; or leave it out"
-                )
+        if self.name in (".", ".."):
+            raise UserError(f"sweep.name={self.name} is a folder's own name: give another")
 
 
 def main(arguments: list[str]) -> int:

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmsd import stops
 from lmsd.checkpoints import find_run
-from lmsd.cli.config.compose import check_value, flatten, groups, load, parse, require_secrets, written
-from lmsd.cli.config.limits import check_limits, check_tasks
+from lmsd.cli.config.compose import check_value, flatten, load, parse, require_secrets, written
+from lmsd.cli.config.schema import check_limits, check_tasks, groups
 from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
 from lmsd.cli.runs.transcript import transcript
@@ -48,14 +48,14 @@ SAFE = (
     "data.shards",
     "data.val",
     "data.test",
-    "data.num_workers",
+    "data.train.num_workers",
     "data.cache",
-    "data.memory_gb",
-    "data.on_error",
-    "data.on_change",
+    "data.train.memory_gb",
+    "data.train.on_error",
+    "data.train.on_change",
     "data.decode",
-    "data.max_bad",
     "rollback.",
+    "source",
     "run_dir",
 )
 """What may change when a run is resumed: neither the weights nor the samples depend on it.
@@ -81,6 +81,7 @@ Groups and their choices
 
   lmsd train --cfg job [overrides]           print the whole configuration
   lmsd train --options [group] [overrides]   every option with its kind, default and meaning
+  lmsd train --schema                        the same as JSON Schema, for editors
 """
 
 
@@ -94,10 +95,11 @@ def main(arguments: list[str]) -> int:
         words = [word for word in arguments if word not in ("--cfg", "job")]
         print(OmegaConf.to_yaml(load("train", words)), end="")
         return 0
-    if "--options" in arguments:
-        from lmsd.cli.config.listing import listing
+    if "--options" in arguments or "--schema" in arguments:
+        from lmsd.cli.config.listing import listing, schema
 
-        print(listing([word for word in arguments if word != "--options"]))
+        words = [word for word in arguments if word != "--options"]
+        print(schema() if "--schema" in arguments else listing(words))
         return 0
     with stops.preparing():
         return begin(arguments)
@@ -152,9 +154,10 @@ def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]
             f"new run there from its weights: lmsd train init_from={folder} run_dir={other} ..."
         )
     config = store.config_again(folder)
+    tree: Any = OmegaConf.to_container(config)
     for key, override in overrides.items():
         if key in flatten(config):
-            check_value(override, config)
+            check_value(override, tree)
     accept(config, given, folder)
     if wanted != "auto" and finished(source, config):
         raise UserError(
@@ -212,17 +215,17 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     if resumed and resumed.suffix == ".ckpt":
         find(resumed)  # before anything is built, or written down
     data = experiment.data_module(config)
-    data.index("train")
-    nets, objective = experiment.players(config, data)
+    data.shards.index("train")
+    nets, objective = experiment.players(config, data.shards)
     engine = experiment.engine(config, nets, objective)
     chief = launched_rank() == 0
     if config.dry:
         announce(config, None, nets, resumed=resumed)
         engine.configure_optimizers()
-        count = len(data.split_set("train"))
+        count = len(data.shards.split_set("train"))
         print(f"{count:,} train samples; everything is built. To train, leave out debug=dry")
         return Path()
-    validation = Validation(config, data, active=chief) if config.evaluate.n else None
+    validation = Validation(config, data.shards, active=chief) if config.evaluate.n else None
     folder = store.folder_of(resumed) if resumed else shared_folder(config, list(overrides))
     if validation is not None:
         validation.folder = folder
@@ -232,7 +235,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             if resumed and chief:
                 with tolerated("config.yaml"):
                     store.save_config(folder, config)
-            callbacks = experiment.callbacks(config, validation, objective, samples=data.samples)
+            callbacks = experiment.callbacks(config, validation, objective, samples=data.shards.samples)
             play(config, engine, data, folder=folder, callbacks=callbacks, resumed=resumed)
         if chief:
             report(folder)

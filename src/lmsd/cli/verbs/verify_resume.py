@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from lmsd.cli.config.compose import load, parse
-from lmsd.cli.config.limits import check_limits
+from lmsd.cli.config.schema import check_limits
 from lmsd.cli.runs import store
 from lmsd.errors import UserError
 

@@ -8,20 +8,22 @@ cifar10   the official binary archive, cifar-10-binary.tar.gz, from a local path
 
 import tempfile
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from lmsd.data.builders.cifar10 import cifar10_source
 from lmsd.data.builders.digits import digits_source
 from lmsd.data.builders.folder import folder_source
 from lmsd.data.builders.options import BuildOptions
-from lmsd.data.builders.prepare import Progress, prepare_source
-from lmsd.data.builders.scenes import shapes_source
+from lmsd.data.builders.prepare import prepare_source
 from lmsd.data.builders.source import Source
 from lmsd.data.builders.write import MANIFEST, fresh_folder, write_manifest, write_shards
 from lmsd.data.index import build_index
 from lmsd.errors import UserError
 
-__all__ = ["SOURCES", "BuildOptions", "Progress", "SourceName", "build"]
+if TYPE_CHECKING:  # torch is imported where it is used
+    from lmsd.types import Progress
+
+__all__ = ["SOURCES", "BuildOptions", "SourceName", "build"]
 
 SourceName: TypeAlias = Literal["digits", "shapes", "folder", "cifar10"]
 SOURCES: tuple[SourceName, ...] = get_args(SourceName)
@@ -32,7 +34,7 @@ def build(
     out: Path | str,
     *,
     options: BuildOptions | None = None,
-    progress: Progress | None = None,
+    progress: "Progress | None" = None,
 ) -> Path:
     """Prepare `source`, write shards with their index into the folder `out`, return its manifest's path.
 
@@ -58,6 +60,8 @@ def _open(source: SourceName, options: BuildOptions) -> Source:
     if source == "digits":
         return digits_source()
     if source == "shapes":
+        from lmsd.data.builders.scenes import shapes_source  # with torch
+
         return shapes_source(options)
     if source == "folder":
         return folder_source(options.path, options.captions, options.lines)

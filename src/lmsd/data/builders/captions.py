@@ -39,8 +39,6 @@ class Row:
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a caption file. Raises UserError naming the line that cannot be read."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"captions={path} is neither .csv nor .jsonl")
     if not path.is_file():
         raise UserError(f"captions={path} is not there")
     try:

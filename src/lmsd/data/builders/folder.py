@@ -12,7 +12,7 @@ import os
 import posixpath
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from lmsd.data.builders.captions import SUFFIXES as CAPTION_FILES
 from lmsd.data.builders.captions import Row, read_rows
@@ -57,6 +57,11 @@ def folder_source(path: Path | None, listed: Path | None, lines: Lines = "join")
         raise UserError("the source folder needs path=, the folder of the images")
     if not path.is_dir():
         raise UserError(f"path={path} is no folder")
+    if listed is not None and listed.suffix.lower() not in CAPTION_FILES:
+        raise UserError(
+            f"captions={listed} is neither .csv nor .jsonl, nor one of {', '.join(get_args(Lines))} (what "
+            "several lines of a caption give)"
+        )
     dropped: list[Dropped] = []
     notes, used = Notes(), set[_File]()
     files = _files(path, dropped)

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from lmsd.data.builders.source import NearDuplicates
 from lmsd.data.text import Lines
-from lmsd.errors import UserError
+from lmsd.errors import Count, UserError
 
 ONLY_FOR: dict[str, tuple[str, ...]] = {
     "path": ("folder", "cifar10"),
@@ -45,7 +45,7 @@ class BuildOptions:
     path: Path | None = None
     captions: Path | None = None
     lines: Lines = "join"
-    image_size: int | None = None
+    image_size: Count | None = None
     channels: Literal[1, 3] | None = None
     val: float | None = None
     test: float | None = None

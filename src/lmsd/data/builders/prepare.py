@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,9 @@ from lmsd.data.notes import Note, Notes
 from lmsd.data.shards import Split
 from lmsd.errors import UserError
 
-Progress: TypeAlias = Callable[[int, int, str], None]
-"""(done, total, stage) → None."""
+if TYPE_CHECKING:  # torch is imported where it is used
+    from lmsd.types import Progress
+
 
 OTHER_CAPTION = (
     "near duplicates with another caption, kept in one split (near_duplicates=drop leaves them out)"
@@ -77,7 +78,7 @@ def split_of(key: str, *, val: float, test: float) -> Split:
 
 
 def prepare_source(
-    source: Source, options: BuildOptions, *, spool: BinaryIO, progress: Progress | None = None
+    source: Source, options: BuildOptions, *, spool: BinaryIO, progress: "Progress | None" = None
 ) -> Prepared:
     """Prepare every picture of `source`, encoded bytes going to `spool`, and give each kept one its split."""
     notes = Notes(source.notes)
@@ -93,7 +94,7 @@ def prepare_source(
 
 
 def _read(
-    source: Source, options: BuildOptions, notes: Notes, *, spool: BinaryIO, progress: Progress | None
+    source: Source, options: BuildOptions, notes: Notes, *, spool: BinaryIO, progress: "Progress | None"
 ) -> tuple[list[Sample], list[NDArray[np.float32]], list[Dropped]]:
     """Decode, check, fit, hash and encode every picture; exact duplicates are dropped here."""
     samples: list[Sample] = []
@@ -155,7 +156,7 @@ def _near_duplicates(
     signatures: list[NDArray[np.float32]],
     *,
     notes: Notes,
-    progress: Progress | None,
+    progress: "Progress | None",
 ) -> tuple[list[int], dict[int, int]]:
     """The group of kin of every sample, and who goes as a near duplicate of whom."""
     way = options.near_duplicates or source.near_duplicates

@@ -15,17 +15,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy
 import PIL
 
 import lmsd
 from lmsd.data.builders.options import ONLY_FOR, BuildOptions
-from lmsd.data.builders.prepare import Prepared, Progress, Sample
+from lmsd.data.builders.prepare import Prepared, Sample
 from lmsd.data.builders.source import Source
 from lmsd.data.shards import SPLITS, Split
 from lmsd.errors import UserError
+
+if TYPE_CHECKING:  # torch is imported where it is used
+    from lmsd.types import Progress
 
 MANIFEST = "manifest.json"
 KEY_DIGITS = 20
@@ -106,7 +109,7 @@ def write_shards(
     folder: Path,
     *,
     spool: BinaryIO,
-    progress: Progress | None = None,
+    progress: "Progress | None" = None,
 ) -> list[Path]:
     """Write every split's shards, `options.shard_size` samples each, into `folder`; their paths in order."""
     total = len(prepared.samples)

@@ -1,0 +1,148 @@
+"""The options of `lmsd train` that no constructor takes: their types, ranges, defaults and meanings.
+
+Nothing here is built: a field is an option, its annotation what it may be, the line below it what it means.
+Groups (net, objective, ...) are nodes, whose constructors say what they take.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from lmsd.errors import Amount, Count, Measure, Seed, Word
+
+Name = Annotated[str, Word(r"^[^/]{1,100}$", "a name of 1 to 100 characters without a slash")]
+Node = Mapping[str, Any]
+"""What a constructor makes."""
+
+
+class Extractor:
+    """The features that images are scored in."""
+
+    kind: Literal["lmsd-cnn", "inception", "clip", "dinov2"] = "lmsd-cnn"
+    """lmsd-cnn, or inception, clip, dinov2 with their weights"""
+    path: str | None = None
+    """a file (inception) or folder; null: the data set's own lmsd-cnn, trained once and kept"""
+    augment: Literal["none", "shift", "shift_flip"] = "shift"
+    """what the images that lmsd-cnn learns from go through"""
+    images: Count | None = None
+    """to train lmsd-cnn on; null: six passes, at least 60,000"""
+
+
+class Evaluate:
+    """When and how a run is scored on val."""
+
+    every: Amount = 100_000
+    """images between two evaluations on val; there is always one at the end"""
+    at_start: bool = True
+    """also before the first update"""
+    n: Amount = 1_000
+    """held-out images and as many generated ones; at most the split's"""
+    seeds: Sequence[Amount] = (0,)
+    """of the generated images"""
+    steps: Count = 4
+    """of sampling"""
+    guidance: float = 1.0
+    """w of x_hat = null + w (cond - null); 1: off"""
+    interval: tuple[Measure, Measure] | None = None
+    """the times [low, high] of the schedule at which guidance acts; null: all"""
+    grid: Amount = 32
+    """images of the sample grid"""
+    neighbors: bool = True
+    """distance to the nearest training image, beside that of held-out images"""
+    stop_hacking: Amount = 3
+    """learning from rewards: end after so many evaluations in a row with more reward and worse FD; 0: no"""
+    checker: Literal["shapes"] | None = None
+    """shapes: the exact reader of its captions, in place of the classifier"""
+    extractor: Extractor
+    """the features"""
+
+
+class Optim:
+    """How the players learn."""
+
+    generator: Node
+    """its optimizer"""
+    discriminator: Node
+    """its optimizer"""
+    warmup_images: Amount = 10_000
+    """over which the learning rate rises"""
+    decay: Literal["cosine", "constant"] = "cosine"
+    """of the learning rate after it"""
+    clip: Mapping[str, Measure | None]
+    """largest gradient norm of each role; null: any"""
+    ema: Sequence[Count] = (5_000,)
+    """half-lives of the averages in images, of which the first one is sampled and scored"""
+    averages: Mapping[str, Sequence[Count]]
+    """half-lives of further players' averages, by role: {discriminator: [5_000]}"""
+
+
+class Train:
+    """One run."""
+
+    name: Name = "custom"
+    """of the run's folder"""
+    source: str | None = None
+    """the command that makes the data, for the message where they are missing"""
+    seed: Seed = 0
+    """of weights, data order and all noise"""
+    images: Count = 1_000_000
+    """to see in all, over all ranks, as in all counts"""
+    batch_size: Count = 64
+    """global: over all ranks and micro-batches"""
+    micro_batches: Count = 1
+    """gradient accumulation: parts of a rank's share of the batch"""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # the engine says why not the last
+    """of the nets' arithmetic"""
+    devices: Count | Literal["auto"] = 1
+    """processes on each machine, one a device; auto: all GPUs there are"""
+    num_nodes: Count = 1
+    """machines"""
+    fsdp: bool = False
+    """cut the generator, its averages and moments over the devices, where one cannot hold them"""
+    accelerator: Literal["auto", "cpu", "gpu", "cuda"] = "auto"
+    """kind of the devices"""
+    compile: bool = False
+    """torch.compile of the nets"""
+    checkpointing: bool = False
+    """recompute the generator's activations in the backward pass"""
+    threads: Count | None = None
+    """CPU threads a process; null: torch's choice"""
+    run_dir: str | None = None
+    """null: outputs/<date_time>-<name>-<id>"""
+    resume: str | None = None
+    """auto, last, a run's id, folder or checkpoint"""
+    dry: bool = False
+    """build everything, train and write nothing (debug=dry)"""
+    profiler: Literal["simple", "pytorch"] | None = None
+    """tables of where the time goes, in the run's folder (debug=profile)"""
+    init_from: str | Sequence[str] | Mapping[str, str] | None = None
+    """RUN|PATH[:player][@ema], a list of them, or one for each role: weights only, a new clock"""
+    log_every: Count = 10_000
+    """images between two lines of metrics"""
+    checkpoint_every: Amount = 100_000
+    """images between two checkpoints; 0: a tenth of the run"""
+    checkpoint_async: bool = True
+    """written in the background, from one copy in memory"""
+    keep: Count = 3
+    """how many of the newest checkpoints, beside the best by val"""
+    keep_every: Amount = 0
+    """images: also the first checkpoint past each multiple; 0: none"""
+    hang_seconds: Measure = 1800
+    """without a batch (ten times as long within an evaluation) until the run ends; 0: never"""
+    steps: Count = 4
+    """jumps of the chain in few-step training, and steps of sampling"""
+    data: Node
+    schedule: Node
+    conditioner: Node
+    codec: Node
+    net: Node
+    generator: Node
+    discriminator: Node
+    sampler: Node
+    objective: Node
+    optim: Optim
+    rollback: Node
+    logger: Mapping[str, Any]
+    """loggers by name, beside metrics.jsonl"""
+    callbacks: Mapping[str, Any]
+    """Lightning's callbacks by name"""
+    evaluate: Evaluate
