@@ -27,7 +27,8 @@ from harness import codes, count, fork, report
 from PIL import Image
 
 from lmsd.data.members import SUFFIX
-from lmsd.data.module import ShardDataModule
+from lmsd.data.shardset import ShardSet, Streaming
+from lmsd.engine.datamodule import ShardDataModule
 from lmsd.errors import UserError
 
 MEMORY = 256 << 10  # KiB
@@ -130,7 +131,7 @@ def kinds() -> Iterator[tuple[str, bytes, bool]]:
 
 
 def module(path: Path) -> ShardDataModule:
-    return ShardDataModule(str(path), batch_size=4, image_size=16, memory_gb=0.0)
+    return ShardDataModule(ShardSet(str(path), image_size=16, train=Streaming(memory_gb=0.0)), batch_size=4)
 
 
 def captions(path: Path) -> list[str]:
@@ -195,7 +196,7 @@ def flips(n: int) -> tuple[int, list[str]]:
         whole = tar(GOOD)
         path.write_bytes(whole)
         expected, times = captions(path), path.stat()
-        members = module(path).index("train").shard(0).members
+        members = module(path).shards.index("train").shard(0).members
         spans = [(start, start + length) for _, start, length, _ in members.tolist()]
         for at in sorted(draw.sample(range(len(whole) - 10240), n)):
             flipped = bytearray(whole)

@@ -23,7 +23,8 @@ ALLOWED = (
     "lmsd.sampling.",
     "lmsd.rewards.",
     "lmsd.objectives.",
-    "lmsd.data.module.",
+    "lmsd.data.shardset.",
+    "lmsd.data.storage.",
     "torch.optim.",
     "torch.nn.",
     "lmsd.engine.callbacks.",
@@ -33,6 +34,7 @@ ALLOWED = (
 )
 
 RENAMED: dict[str, str] = {
+    "lmsd.data.module.ShardDataModule": "lmsd.data.shardset.ShardSet",
     "lmsd.sampling.FewStep": "lmsd.sampling.Tau",  # of tau = 1, the default
 }
 """Targets that earlier versions wrote into configurations → where the same thing stands today."""

@@ -260,11 +260,11 @@ def test_a_folder_without_a_configuration_is_made_again() -> None:
 
 def test_a_resume_writes_the_configuration_whole_and_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY_NAME", "canary-5f3a")
-    values = {"name": "small", "run_dir": "it", "keep": 3, "data": {"on_change": "error"}}
+    values = {"name": "small", "run_dir": "it", "keep": 3, "data": {"train": {"on_change": "error"}}}
     logger = {"group": "${oc.env:CANARY_NAME}", "token": "canary-5f3a"}
     folder = store.create(OmegaConf.create({**values, "logger": {"own": logger}}), [])
     config = store.config_of(folder)
-    given = {"keep": 2, "data.on_change": "new_epoch", "logger.own.token": "canary-5f3a"}
+    given = {"keep": 2, "data.train.on_change": "new_epoch", "logger.own.token": "canary-5f3a"}
     accept(config, given, folder)
     assert config.logger.own.token == config.logger.own.group == "canary-5f3a"  # as this process needs them
     store.save_config(folder, config)

@@ -71,6 +71,8 @@ class Optim:
     """largest gradient norm of each role; null: any"""
     ema: Sequence[Count] = (5_000,)
     """half-lives of the averages in images, of which the first one is sampled and scored"""
+    averages: Mapping[str, Sequence[Count]]
+    """half-lives of further players' averages, by role: {discriminator: [5_000]}"""
 
 
 class Train:

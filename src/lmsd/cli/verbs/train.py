@@ -48,11 +48,11 @@ SAFE = (
     "data.shards",
     "data.val",
     "data.test",
-    "data.num_workers",
+    "data.train.num_workers",
     "data.cache",
-    "data.memory_gb",
-    "data.on_error",
-    "data.on_change",
+    "data.train.memory_gb",
+    "data.train.on_error",
+    "data.train.on_change",
     "data.decode",
     "rollback.",
     "source",
@@ -215,17 +215,17 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     if resumed and resumed.suffix == ".ckpt":
         find(resumed)  # before anything is built, or written down
     data = experiment.data_module(config)
-    data.index("train")
-    nets, objective = experiment.players(config, data)
+    data.shards.index("train")
+    nets, objective = experiment.players(config, data.shards)
     engine = experiment.engine(config, nets, objective)
     chief = launched_rank() == 0
     if config.dry:
         announce(config, None, nets, resumed=resumed)
         engine.configure_optimizers()
-        count = len(data.split_set("train"))
+        count = len(data.shards.split_set("train"))
         print(f"{count:,} train samples; everything is built. To train, leave out debug=dry")
         return Path()
-    validation = Validation(config, data, active=chief) if config.evaluate.n else None
+    validation = Validation(config, data.shards, active=chief) if config.evaluate.n else None
     folder = store.folder_of(resumed) if resumed else shared_folder(config, list(overrides))
     if validation is not None:
         validation.folder = folder
@@ -235,7 +235,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             if resumed and chief:
                 with tolerated("config.yaml"):
                     store.save_config(folder, config)
-            callbacks = experiment.callbacks(config, validation, objective, samples=data.samples)
+            callbacks = experiment.callbacks(config, validation, objective, samples=data.shards.samples)
             play(config, engine, data, folder=folder, callbacks=callbacks, resumed=resumed)
         if chief:
             report(folder)
