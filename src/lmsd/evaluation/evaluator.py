@@ -28,13 +28,13 @@ import lmsd
 from lmsd.errors import UserError
 from lmsd.evaluation.features import Mirrored, cached_features, same_set, save_features
 from lmsd.evaluation.grid import save_grid
-from lmsd.evaluation.measures import alignment, class_scores, clip_distance, measures, prompts_score
+from lmsd.evaluation.measures import alignment, class_scores, clip_distance, measures
 from lmsd.evaluation.names import full_name, published
 from lmsd.evaluation.overlap import Overlap
 from lmsd.evaluation.scores import Scalar, Scores
 from lmsd.evaluation.slices import rows_by_slice, sliced
 from lmsd.features.base import FeatureExtractor, ImageSet, captions_of, in_range
-from lmsd.metrics import Memorization, Score, matched_rows, memorization
+from lmsd.metrics import Memorization, Score, matched_rows, memorization, prompts_score
 from lmsd.ranks import by_chunks, by_first, rank_and_world
 from lmsd.rng import Rng
 from lmsd.sampling import Generate, Generation
@@ -128,7 +128,20 @@ class Evaluator:
         if keep_features is not None and rank_and_world()[0] == 0:
             kept = {f"seed_{seed}": each.features for seed, each in zip(seeds, made, strict=True)}
             save_features(keep_features, kept | {"real": real.features, "rows": torch.tensor(self.rows)})
-        return by_first(lambda: self._scores(made, real, training, tuple(seeds), record))
+        cut = self._cut(generate)
+        return by_first(lambda: self._scores(made, real, training, tuple(seeds), record, cut))
+
+    def _cut(self, generate: Generate) -> list[str]:
+        """What to say of captions that the generator, or the extractor of texts, reads only in part."""
+        captions = self.captions or []
+        readers = {f"the captions' extractor {self.extractor.name}": self.extractor.cut(captions)}
+        if isinstance(generate, Generation):
+            readers["the generator"] = generate.generator.conditioner.cut(captions)
+        return [
+            f"{count:,} of {self.n:,} captions are longer than the context of {who}, and cut"
+            for who, count in readers.items()
+            if count
+        ]
 
     def _scores(
         self,
@@ -137,6 +150,7 @@ class Evaluator:
         training: Tensor | None,
         seeds: tuple[int, ...],
         setup: dict[str, Scalar],
+        cut: Sequence[str],
     ) -> Scores:
         fakes = [each.features for each in made]
         beside, refused = (None, None) if training is None else self._beside(training)
@@ -162,7 +176,7 @@ class Evaluator:
                 fakes, real.features, hits, self._slices, extractor=self.extractor.name, real_right=real.right
             ),
             memorization=copied,
-            notes=(*notes, *leak),
+            notes=(*notes, *cut, *leak),
             setup=setup | {"in_training_set": shared},
         )
 
