@@ -1,6 +1,7 @@
 """The article's objective as it is written, with the other sign, and LMSD beside it, on digits.
 
-    python benchmarks/article.py [seeds]        three unless told otherwise; results/article.json
+    python benchmarks/article.py           every arm, 100,000 images, three seeds; results/article.json
+    python benchmarks/article.py game      lmsd with and without L_KL in the game, the experiment's 400,000
 
 Every arm has the same data, generator, number of images and steps (4). Scores are on test, at the end: FD and
 the share of prompts whose digit is right. What D makes of images is measured as well: `energy_real` and
@@ -17,7 +18,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 LMSD = [sys.executable, "-m", "lmsd.cli"]
-IMAGES = 100_000
+SEEDS = 3
 WRITTEN = ["objective=article", "sampler=ancestral"]
 ARMS: dict[str, list[str]] = {
     "as written": WRITTEN,
@@ -43,18 +44,19 @@ LOGS = (
 
 def main(arguments: list[str]) -> int:
     """Train and score every arm with every seed; the record is written after each."""
-    seeds = int(arguments[0]) if arguments else 3
-    results, rows = HERE / "results" / "article.json", list[dict[str, Any]]()
+    game = arguments == ["game"]
+    arms = {name: ARMS[name] for name in ("lmsd", "lmsd, L_KL 1 in the game")} if game else ARMS
+    images, rows = 400_000 if game else 100_000, list[dict[str, Any]]()
+    results = HERE / "results" / ("article_game.json" if game else "article.json")
     with tempfile.TemporaryDirectory() as place:
-        for seed in range(seeds):
-            for arm, words in ARMS.items():
+        for seed in range(SEEDS):
+            for arm, words in arms.items():
                 folder = Path(place) / f"{len(rows)}"
-                rows.append({"arm": arm, "seed": seed, **trained(words, seed, folder)})
+                rows.append({"arm": arm, "seed": seed, **trained([*words, f"images={images}"], seed, folder)})
                 print(json.dumps(rows[-1]), flush=True)
-                results.write_text(
-                    json.dumps({"images": IMAGES, "arms": ARMS, "rows": rows}, indent=1) + "\n"
-                )
-                if seed == 0:
+                record = {"images": images, "arms": arms, "rows": rows}
+                results.write_text(json.dumps(record, indent=1) + "\n")
+                if seed == 0 and not game:
                     keep(folder, arm)
     print(table(rows))
     return 0
@@ -62,7 +64,7 @@ def main(arguments: list[str]) -> int:
 
 def trained(words: list[str], seed: int, folder: Path) -> dict[str, Any]:
     """One run's scores on test, and the last line of its training metrics."""
-    own = ["experiment=digits", f"images={IMAGES}", f"seed={seed}", f"run_dir={folder}", "evaluate.n=200"]
+    own = ["experiment=digits", f"seed={seed}", f"run_dir={folder}", "evaluate.n=200"]
     own += ["log_every=5000", "checkpoint_every=1000000000", "evaluate.every=0", *words]
     subprocess.run([*LMSD, "train", *own], check=True, capture_output=True)
     score = ["evaluate", f"run={folder}", "split=test", "seeds=[0,1,2]"]

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from lmsd.cli.build.extractors import find_or_train
-from lmsd.data.module import ShardDataModule
+from lmsd.data.shardset import ShardSet
 from lmsd.evaluation import Evaluator
 from lmsd.evaluation.overlap import overlap
 from lmsd.models.backbones import unet_pooled
@@ -70,7 +70,7 @@ def generator(image_size: int) -> Generator:
     return Generator(net, Process(Article(4)), prediction="x0", conditioner=conditioner)
 
 
-def run(data: ShardDataModule, n: int, image_size: int) -> dict[str, float]:
+def run(data: ShardSet, n: int, image_size: int) -> dict[str, float]:
     """CPU seconds of everything and of its parts; reading is part of the overlap too."""
     held_out, train = Timed(data.split_set("test"), "images"), Timed(data.split_set("train"), "images")
     extractor, _ = find_or_train(data, augment="shift_flip")
@@ -113,7 +113,7 @@ def peak(what: str, n: int, shards: str, image_size: int) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
-def held(what: str, data: ShardDataModule, n: int, image_size: int) -> float:
+def held(what: str, data: ShardSet, n: int, image_size: int) -> float:
     """Peak memory in MiB of this process after its work."""
     if what == "overlap":
         overlap(First(data.split_set("train"), n), data.split_set("test"), mirrored=True)  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     n, size = options.n, options.image_size
-    data = ShardDataModule(options.shards, batch_size=1, image_size=size)
+    data = ShardSet(options.shards, image_size=size)
     if options.peak:
         print(held(options.peak, data, n, size))
         return 0

@@ -26,7 +26,8 @@ import webdataset
 from PIL import Image
 
 from lmsd.data.index import build_index
-from lmsd.data.module import ShardDataModule
+from lmsd.data.shardset import ShardSet, Streaming
+from lmsd.engine.datamodule import ShardDataModule
 
 BATCH = 512
 MOST = 1.5
@@ -60,8 +61,10 @@ def read_jpegs(paths: list[str], count: int) -> list[bytes]:
 
 def measure(shards: Path, images: int, size: int) -> dict[str, list[float]]:
     """Microseconds of processor time an image of the three, batch by batch."""
-    module = ShardDataModule(shards, batch_size=BATCH, image_size=size, memory_gb=0.0)
-    index = module.index("train")
+    module = ShardDataModule(
+        ShardSet(shards, image_size=size, train=Streaming(memory_gb=0.0)), batch_size=BATCH
+    )
+    index = module.shards.index("train")
     rounds = min(images, len(index)) // BATCH
     jpegs = read_jpegs(list(index.shards), rounds * BATCH)
     shuffled = (jpegs[k] for k in np.random.default_rng(0).permutation(len(jpegs)))

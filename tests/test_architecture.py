@@ -21,7 +21,7 @@ FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in 
 ALLOWED = {
     "hydra": {"cli"},
     "omegaconf": {"cli"},
-    "lightning": {"engine", "data/module.py"},
+    "lightning": {"engine"},
     "webdataset": {"data"},
     "diffusers": {"models", "tuning", "rewards", "evaluation", "export"},
     "transformers": {"models", "features", "tuning", "rewards", "evaluation", "export"},

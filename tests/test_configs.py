@@ -117,7 +117,7 @@ def test_a_choice_composes_builds_and_plays(choice: str, shards: Path, tmp_path:
     if choice == "trainer=gpu":
         assert (config.precision, config.micro_batches) == ("bf16-mixed", 1)
     data = experiment.data_module(config)
-    nets, objective = experiment.players(config, data)
+    nets, objective = experiment.players(config, data.shards)
     engine = experiment.engine(config, nets, objective)
     before = [p.detach().clone() for p in nets["generator"].parameters()]
     loggers = []
@@ -158,7 +158,7 @@ def test_an_experiment_composes_and_builds(name: str, shards: Path) -> None:
     assert config.source.startswith("lmsd data ")
     assert "build" not in config.source or f"out={config.data.shards}" in config.source
     config.data.shards, config.source = str(shards), None
-    data = experiment.data_module(config)
+    data = experiment.shard_set(config)
     nets, objective = experiment.players(config, data)
     experiment.engine(config, nets, objective)
     assert set(objective.cast) == set(nets)

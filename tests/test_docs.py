@@ -93,12 +93,13 @@ def test_verbs_that_are_told_of_exist_and_options_in_the_text_too() -> None:
 
 
 def write_examples(folder: Path) -> None:
-    """The files of docs/extending.md, each named in its first line."""
+    """The files of docs/extending.md, each named in the line before its first."""
     for language, text in BLOCK.findall((ROOT / "docs" / "extending.md").read_text()):
         if language:
-            path = folder / text.splitlines()[0].removeprefix("# ")
+            name, _, content = text.partition("\n")
+            path = folder / name.removeprefix("# ")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(content)
 
 
 @pytest.fixture

@@ -46,8 +46,8 @@ def die() -> None:
 
 def sabotage(kind: str, draw: random.Random) -> None:
     """Have this process kill itself in a certain place, sooner or later."""
-    from lmsd.data.module import ShardDataModule
     from lmsd.engine.callbacks import Evaluate
+    from lmsd.engine.datamodule import ShardDataModule
 
     if kind == "save":
         left = iter(range(draw.randrange(24), -1, -1))

@@ -77,7 +77,8 @@ def epochs() -> tuple[int, list[str]]:
 def costs() -> tuple[int, list[str], dict[str, object]]:
     """A position among 1e8 samples in 1e4 shards under 50 ms; the first batch after a resume under 2 s."""
     from lmsd.data.builders import build
-    from lmsd.data.module import ShardDataModule
+    from lmsd.data.shardset import ShardSet
+    from lmsd.engine.datamodule import ShardDataModule
 
     began = time.perf_counter()
     Order(np.full(10_000, 10_000), seed=1)(np.arange(90_000_000, 90_000_064))
@@ -86,7 +87,7 @@ def costs() -> tuple[int, list[str], dict[str, object]]:
         folder = Path(name) / "digits"
         build("digits", folder)
         began = time.perf_counter()
-        module = ShardDataModule(folder, batch_size=64, image_size=8, channels=1)
+        module = ShardDataModule(ShardSet(folder, image_size=8, channels=1), batch_size=64)
         module.load_state_dict(module.state_dict() | {"position": 64_000})
         next(iter(module.train_dataloader()))
         first = time.perf_counter() - began
@@ -139,9 +140,9 @@ def part(own: int, words: list[str], until: int) -> None:
         seen.extend(batch.position.tolist())
         return pieces(self, batch)
 
-    def advanced(self: Engine, played: bool) -> None:
+    def advanced(self: Engine, played: set[str]) -> None:
         advance(self, played)
-        self.request = 143 if until and self.clock.images >= until else 0
+        self.run.asked.code = 143 if until and self.clock.images >= until else 0
         Path(f"positions{own}").write_text(" ".join(map(str, seen)))
 
     Engine._pieces, Engine._advance = taken, advanced  # type: ignore[method-assign]

@@ -149,7 +149,7 @@ def _train(room: Path, limit: bool) -> None:
         else:
             filler.unlink(missing_ok=True)
 
-    def advanced(self: Engine, played: bool) -> None:
+    def advanced(self: Engine, played: set[str]) -> None:
         advance(self, played)
         if self.clock.images == 256:
             fill(True)

@@ -59,7 +59,7 @@ class Timing(Callback):
         self.copies.append(time.perf_counter() - began)
         self.held, self.written = writer(trainer)._snapshot.bytes, path.stat().st_size
         if len(self.saves) == self.n:
-            engine_of(pl_module).stopping = trainer.should_stop = True
+            engine_of(pl_module).run.asked.stop = trainer.should_stop = True
 
 
 def trial(n: int) -> tuple[int, list[str], dict[str, object]]:

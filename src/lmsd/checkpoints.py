@@ -181,7 +181,7 @@ def migrated(content: dict[str, Any]) -> dict[str, Any]:
 
     Raises UserError for a version that is too old, or of a later lmsd.
     """
-    while isinstance(own := content.get(KEY), dict) and own.get("version") != VERSION:
+    while (own := content.get(KEY)) is not None and own.get("version") != VERSION:
         version = own.get("version", 0)
         if version not in MIGRATIONS:
             way = "a later lmsd" if version > VERSION else "the lmsd that wrote it"

@@ -23,7 +23,8 @@ ALLOWED = (
     "lmsd.sampling.",
     "lmsd.rewards.",
     "lmsd.objectives.",
-    "lmsd.data.module.",
+    "lmsd.data.shardset.",
+    "lmsd.data.storage.",
     "torch.optim.",
     "torch.nn.",
     "lmsd.engine.callbacks.",
@@ -33,6 +34,7 @@ ALLOWED = (
 )
 
 RENAMED: dict[str, str] = {
+    "lmsd.data.module.ShardDataModule": "lmsd.data.shardset.ShardSet",
     "lmsd.sampling.FewStep": "lmsd.sampling.Tau",  # of tau = 1, the default
 }
 """Targets that earlier versions wrote into configurations → where the same thing stands today."""
@@ -154,13 +156,16 @@ def _referred(node: Any, tree: Mapping[str, Any]) -> Any:
         return {key: _referred(value, tree) for key, value in node.items()}
     if isinstance(node, list):
         return [_referred(item, tree) for item in node]
-    match = _REFERENCE.fullmatch(node) if isinstance(node, str) else None
+    match = _REFERENCE.fullmatch(str(node))
     if match is None:
         return node
     there: Any = tree
-    for part in match[1].split("."):
-        there = there.get(part, node) if isinstance(there, dict) else node
-    return there if there == node else _referred(there, tree)
+    try:
+        for part in match[1].split("."):
+            there = there[part]
+    except (KeyError, TypeError):
+        return node
+    return _referred(there, tree)
 
 
 def check_arguments(

@@ -49,7 +49,7 @@ def test_slurm_queues_a_job_again_that_it_asked_to_stop(home: Home, tmp_path: Pa
     (run,) = re.findall(r"^    (srun .*?) lmsd train", text, re.MULTILINE)
     (again,) = re.findall(r"^    (.*scontrol requeue.*)$", text, re.MULTILINE)
     folder, job = Path("outputs/queued"), tmp_path / "job.sh"
-    words = [*TINY, "data.shards=data/shapes", "images=200_000", "evaluate.n=0", "data.num_workers=1"]
+    words = [*TINY, "data.shards=data/shapes", "images=200_000", "evaluate.n=0", "data.train.num_workers=1"]
     words += ["devices=2", f"run_dir={folder}", "resume=auto", "log_every=320", "checkpoint_every=100_000"]
     command = shlex.join([sys.executable, "-m", "lmsd.cli", "train", *words])
     job.write_text(f"#!/bin/bash\n{run} {command}\ncode=$?; echo $code >> codes; (exit $code)\n{again}\n")

@@ -36,7 +36,7 @@ def stop_at(images: int, patch: pytest.MonkeyPatch) -> None:
 
     advance = Engine._advance
 
-    def advanced(self: Engine, played: bool) -> None:
+    def advanced(self: Engine, played: set[str]) -> None:
         advance(self, played)
         self.run.asked.code = 143 if self.clock.images >= images else 0
 
@@ -358,13 +358,13 @@ def test_resume_auto_repeats_the_first_command(
     assert "images: 128 -> 256" in refused("train", *words, "images=256")
     assert "net.width: 16 -> 32" in refused("train", *words, "net.width=32")
     assert "data.seed" not in refused("train", *words, "seed=1")
-    said = spoken(["train", *words, "keep=2", "data.on_change=new_epoch"])
+    said = spoken(["train", *words, "keep=2", "data.train.on_change=new_epoch"])
     assert "changed by you: keep 3 -> 2" in said
     assert f"Resuming {folder}" in said
     assert lines_of(folder)[: len(lines)] == lines
     assert [line["images"] for line in lines_of(folder)] == [32, 64, 96, 128]
     kept = store.config_of(folder)
-    assert (kept.keep, kept.data.on_change) == (2, "error")  # leave to take other data counts once
+    assert (kept.keep, kept.data.train.on_change) == (2, "error")  # leave to take other data counts once
     (folder / "report.html").unlink()
     said = spoken(["train", *words])  # once more: there is nothing left to do
     assert f"{folder} is done, after 128 images" in said
@@ -465,9 +465,9 @@ def test_lightnings_own_word_for_sigterm_is_143(tmp_path: Path) -> None:
 def test_a_signal_while_data_are_indexed_ends_it_with_143(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmsd.data.module import ShardDataModule
+    from lmsd.data.shardset import ShardSet
 
-    monkeypatch.setattr(ShardDataModule, "index", lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    monkeypatch.setattr(ShardSet, "index", lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     with pytest.raises(SystemExit) as stop:
         cli.run(["train", *TINY, DATA, "run_dir=outputs/early", "evaluate.n=0"])
     assert stop.value.code == 143

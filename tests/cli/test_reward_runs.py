@@ -10,7 +10,7 @@ from lmsd.cli.build import experiment
 from lmsd.cli.config.compose import load
 from lmsd.data.builders import BuildOptions
 from lmsd.data.builders import build as build_data
-from lmsd.data.module import ShardDataModule
+from lmsd.data.shardset import ShardSet
 from lmsd.engine.trainer import fit
 from lmsd.errors import UserError
 
@@ -30,15 +30,20 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def opened(words: list[str], shards: Path) -> tuple[DictConfig, ShardDataModule]:
+def opened(words: list[str], shards: Path) -> tuple[DictConfig, ShardSet]:
     config = load("train", [*words, *SMALL, f"data.shards={shards}"])
-    return config, experiment.data_module(config)
+    return config, experiment.shard_set(config)
 
 
 def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> None:
     config, data = opened(["recipe=lmsd_digits", "objective.warmup=0", "objective.head_start=0"], shards)
     first, objective = experiment.players(config, data)
-    fit(experiment.engine(config, first, objective), data, run_dir=tmp_path / "first", accelerator="cpu")
+    fit(
+        experiment.engine(config, first, objective),
+        experiment.data_module(config),
+        run_dir=tmp_path / "first",
+        accelerator="cpu",
+    )
 
     sources = f"init_from=[{tmp_path / 'first'},{tmp_path / 'first'}:discriminator]"
     config, data = opened(["objective=grpo", "objective.group=4", sources], shards)
@@ -53,7 +58,7 @@ def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> 
     assert len(set(objective.held_out.position.tolist())) == 256
     judge = [p.clone() for p in nets["discriminator"].parameters()]
     subject = experiment.engine(config, nets, objective)
-    fit(subject, data, run_dir=tmp_path / "second", accelerator="cpu")
+    fit(subject, experiment.data_module(config), run_dir=tmp_path / "second", accelerator="cpu")
     assert objective.reward.temperature != 1.0  # calibrated on val
     assert all(torch.equal(a, b) for a, b in zip(judge, nets["discriminator"].parameters(), strict=True))
     moved = zip(nets["generator"].net.parameters(), nets["reference"].net.parameters(), strict=True)

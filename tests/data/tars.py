@@ -3,12 +3,29 @@
 import io
 import tarfile
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
 import webdataset
 from PIL import Image
+
+from lmsd.data.shardset import ShardSet, Streaming
+from lmsd.data.storage import Storage
+from lmsd.engine.datamodule import ShardDataModule
+
+
+def data_module(source: Any, **options: Any) -> ShardDataModule:
+    """A DataModule of a shard set: options of either, of its cache and of its train split, by name alone."""
+    streamed = {field.name for field in fields(Streaming)}
+    train = {name: options.pop(name) for name in list(options) if name in streamed}
+    loop = ("batch_size", "micro_batches", "seed", "world", "rank")
+    own = {name: options.pop(name) for name in loop if name in options}
+    cache = Storage(options.pop("cache_dir", None), options.pop("cache_gb", 20.0))
+    shards = ShardSet(source, cache=cache, train=Streaming(**train), **options)
+    return ShardDataModule(shards, **own)
 
 
 def picture(number: int, size: int = 8, channels: int = 3) -> np.ndarray:

@@ -12,11 +12,11 @@ import torch
 import webdataset
 from PIL import Image
 from profiles import SWAPPED, matrix
-from tars import encoded, flip_byte, jpeg, members_of, picture, write_shards, write_tar
+from tars import data_module, encoded, flip_byte, jpeg, members_of, picture, write_shards, write_tar
 
-from lmsd.data.module import ShardDataModule
 from lmsd.data.reader import DamagedSample
 from lmsd.data.stream import Stream
+from lmsd.engine.datamodule import ShardDataModule
 from lmsd.errors import UserError
 
 SIZES = [17, 5, 13, 2, 11]  # 48 samples in 5 shards
@@ -32,7 +32,7 @@ def shards(tmp_path_factory):
 
 def module_of(folder, **options) -> ShardDataModule:
     options = {"batch_size": 24, "image_size": 8, "window": 2, "seed": 3} | options
-    return ShardDataModule(folder, **options)
+    return data_module(folder, **options)
 
 
 def take(module: ShardDataModule, batches: int) -> list:
@@ -80,7 +80,7 @@ def test_each_sample_comes_once_an_epoch_for_three_epochs(tmp_path):
 def test_memory_and_whole_reading_do_not_change_what_comes(shards, monkeypatch):
     kept = take(module_of(shards), 8)
     unkept = take(module_of(shards, memory_gb=0.0), 8)
-    monkeypatch.setattr("lmsd.data.module._HELD", 0)
+    monkeypatch.setattr("lmsd.data.shardset._HELD", 0)
     offsets = take(module_of(shards, memory_gb=0.0), 8)
     for a, b, c in zip(kept, unkept, offsets, strict=True):
         assert torch.equal(a.x, b.x)
@@ -91,7 +91,7 @@ def test_memory_and_whole_reading_do_not_change_what_comes(shards, monkeypatch):
 
 def test_members_equal_plain_webdataset(shards):
     module = module_of(shards)
-    data = webdataset.WebDataset(list(module.index("train").shards), shardshuffle=False).decode("rgb8")
+    data = webdataset.WebDataset(list(module.shards.index("train").shards), shardshuffle=False).decode("rgb8")
     expected = {s["txt"]: (s["jpg"], s["cls"]) for s in data}
     for batch in take(module, 2):
         for x, text, label in zip(batch.x, batch.text, batch.label, strict=True):
@@ -203,10 +203,10 @@ def test_later_batches_do_not_overwrite_earlier_ones(shards):
 
 def test_a_damaged_sample_stops_or_is_replaced_alike_on_every_rank(tmp_path):
     paths = write_shards(tmp_path, [12, 12])
-    module_of(tmp_path).index("train")
+    module_of(tmp_path).shards.index("train")
     start, _ = members_of(Path(paths[0]))["000005.jpg"]
     flip_byte(Path(paths[0]), start + 40)
-    with pytest.raises(UserError, match=r"'000005' of the shard .*data\.on_error=skip"):
+    with pytest.raises(UserError, match=r"'000005' of the shard .*data\.train\.on_error=skip"):
         take(module_of(tmp_path), 1)
     alone = take(module_of(tmp_path, on_error="skip"), 1)[0]
     assert (alone.extra["substituted"] > 0).sum() == 1
@@ -223,7 +223,7 @@ def test_a_damaged_sample_stops_or_is_replaced_alike_on_every_rank(tmp_path):
 
 
 def test_split_sets_give_every_sample_by_number(shards):
-    held = module_of(shards).split_set("val")
+    held = module_of(shards).shards.split_set("val")
     assert len(held) == 7
     assert held.captions(range(7)) == [f"picture {k}" for k in range(7)]
     assert held.labels([6, 2]).tolist() == [6, 2]
@@ -241,21 +241,21 @@ def test_split_sets_give_every_sample_by_number(shards):
 
 
 def test_the_hash_of_a_split_names_data_and_preparation(shards):
-    first = module_of(shards).split_set("val").hash
-    assert module_of(shards, seed=9, batch_size=8).split_set("val").hash == first
-    assert module_of(shards, image_size=16).split_set("val").hash != first
-    assert module_of(shards, channels=1).split_set("val").hash != first
-    assert module_of(shards).split_set("train").hash != first
+    first = module_of(shards).shards.split_set("val").hash
+    assert module_of(shards, seed=9, batch_size=8).shards.split_set("val").hash == first
+    assert module_of(shards, image_size=16).shards.split_set("val").hash != first
+    assert module_of(shards, channels=1).shards.split_set("val").hash != first
+    assert module_of(shards).shards.split_set("train").hash != first
 
 
 def test_absent_splits_are_asked_for(shards, tmp_path):
     with pytest.raises(UserError, match=r"give data\.test=SHARDS"):
-        module_of(shards).split_set("test")
+        module_of(shards).shards.split_set("test")
     write_shards(tmp_path, [2], split="val")
     with pytest.raises(UserError, match="names no train shard"):
         module_of(tmp_path).train_dataloader()
     elsewhere = module_of(shards, test=tmp_path)
-    assert len(elsewhere.split_set("test")) == 2
+    assert len(elsewhere.shards.split_set("test")) == 2
     with pytest.raises(UserError, match="both train and val"):
         module_of(shards, val=str(shards / "train-000000.tar"))
 
@@ -266,7 +266,7 @@ def test_grey_images_have_one_channel(tmp_path):
         members += [(f"{number}.png", encoded(picture(number, 8, 1))), (f"{number}.txt", b"x")]
     write_tar(tmp_path / "digits.tar", members)
     module = module_of(tmp_path, batch_size=4, channels=1)
-    x = module.split_set("train").images(range(4))
+    x = module.shards.split_set("train").images(range(4))
     assert x.shape == (4, 1, 8, 8)
     assert np.array_equal(((x[2, 0] + 1) * 127.5).round().byte().numpy(), picture(2, 8, 1)[..., 0])
     assert take(module, 1)[0].x.shape == (4, 1, 8, 8)
@@ -278,12 +278,12 @@ def test_what_the_data_lack_is_none(tmp_path):
         write_tar(tmp_path / folder / "a.tar", [("a.png", encoded(picture(1))), (f"a.{suffix}", content)])
     words, classes = (module_of(tmp_path / name, batch_size=1) for name in ("words", "classes"))
     assert take(words, 1)[0].label is None
-    assert words.split_set("train").labels([0]) is None
+    assert words.shards.split_set("train").labels([0]) is None
     batch = take(classes, 1)[0]
     assert batch.text is None
     assert batch.label.tolist() == [3]
     with pytest.raises(UserError, match="no captions, only classes"):
-        classes.split_set("train").captions([0])
+        classes.shards.split_set("train").captions([0])
 
 
 def test_caption_fields_are_checked_at_the_start(tmp_path):
@@ -303,7 +303,7 @@ def test_a_sampler_of_someone_else_is_refused(shards):
 def test_options_are_checked(shards):
     with pytest.raises(UserError, match=r"data\.channels=4"):
         module_of(shards, channels=4)
-    with pytest.raises(UserError, match="data: on_error='ignore' is none of stop, skip"):
+    with pytest.raises(UserError, match=r"data\.train: on_error='ignore' is none of stop, skip"):
         module_of(shards, on_error="ignore")
 
 
@@ -313,7 +313,7 @@ def test_real_photographs_stream(test_data):
     assert batch.x.shape == (64, 3, 32, 32)
     assert all(text.startswith("an emoji of") for text in batch.text)
     assert batch.x[:, :, 0, 0].mean() > 0.9  # on white
-    assert len(module.index("train")) == 3256
+    assert len(module.shards.index("train")) == 3256
 
 
 @pytest.fixture
@@ -358,7 +358,7 @@ def test_a_run_that_began_with_the_old_decoder_continues_only_when_told_how(mean
         text for text, x in zip(after.text, after.x, strict=True) if not torch.equal(x, stored.get(text, x))
     }
     assert differs == {"picture 0", "picture 1"}
-    hashes = {module_of(meaning, decode=word).split_set("train").hash for word in ("old", "new", None)}
+    hashes = {module_of(meaning, decode=word).shards.split_set("train").hash for word in ("old", "new", None)}
     assert len(hashes) == 2  # statistics of the one are none of the other
 
 
@@ -374,7 +374,7 @@ def test_of_several_lines_one_is_drawn_anew_in_every_epoch_and_alike_on_every_ra
     assert min(drawn.count(word) for word in ("one", "two", "three")) >= 25
     assert sequence(tmp_path, 3, 20, batch_size=6, captions="draw")[1] == drawn
     assert sequence(tmp_path, 1, 20, batch_size=6, captions="draw", memory_gb=0.0)[1] == drawn
-    assert module_of(tmp_path, captions="draw").split_set("train").captions([0]) == ["one"]
+    assert module_of(tmp_path, captions="draw").shards.split_set("train").captions([0]) == ["one"]
 
 
 def test_the_advice_for_a_damaged_sample_helps_where_it_is_given(tmp_path, caplog):
@@ -384,14 +384,14 @@ def test_the_advice_for_a_damaged_sample_helps_where_it_is_given(tmp_path, caplo
     for path, key in ((Path(paths[0]), "000005.jpg"), (tmp_path / "val-000000.tar", "000001.jpg")):
         flip_byte(path, members_of(path)[key][0] + 40)
     with pytest.raises(DamagedSample) as held:
-        module_of(tmp_path, on_error="skip").split_set("val").images([0, 1])
+        module_of(tmp_path, on_error="skip").shards.split_set("val").images([0, 1])
     assert "on_error" not in str(held.value)  # it is about training
     take(module_of(tmp_path, on_error="skip", batch_size=12), 1)
     assert "'000005'" in caplog.text
     assert "on_error" not in caplog.text  # it was followed already
     command = re.search(r"\((tar --wildcards --delete -f val-000000\.tar '000001\.\*')\)", str(held.value))
     subprocess.run(["bash", "-c", command.group(1)], cwd=tmp_path, check=True)
-    assert len(module_of(tmp_path).split_set("val").images([0])) == 1
+    assert len(module_of(tmp_path).shards.split_set("val").images([0])) == 1
 
 
 def test_what_is_worth_telling_is_told_when_data_are_prepared(tmp_path, caplog):

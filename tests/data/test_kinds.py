@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin, feat
 from profiles import ADOBE, P3, SRGB, SWAPPED, grey, matrix
 
 from lmsd.data.builders import BuildOptions, build
-from lmsd.data.module import ShardDataModule
+from lmsd.data.shardset import ShardSet
 
 SIZE = 16
 PROFILES = {
@@ -190,7 +190,7 @@ def through_both(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Case], 
 
 
 def seen(folder: Path) -> dict[str, np.ndarray]:
-    held = ShardDataModule(folder, batch_size=1, image_size=SIZE).split_set("train")
+    held = ShardSet(folder, image_size=SIZE).split_set("train")
     pixels = ((held.images(range(len(held))) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     return dict(zip(held.captions(range(len(held))), pixels, strict=True))
 

@@ -11,13 +11,13 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tars import write_shards, write_tar
+from tars import data_module, write_shards, write_tar
 from test_index import make_older
 
 from lmsd.data.index import build_index
-from lmsd.data.module import ShardDataModule
 from lmsd.data.remote import Cache
 from lmsd.data.storage import Storage
+from lmsd.engine.datamodule import ShardDataModule
 from lmsd.errors import UserError
 
 
@@ -67,7 +67,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def module_of(server: Server, shards: int, cache: Path, **options) -> ShardDataModule:
     source = f"{server.url}/train-{{000000..{shards - 1:06d}}}.tar"
     options = {"batch_size": 4, "image_size": 8, "window": 1, "memory_gb": 0.0} | options
-    return ShardDataModule(source, cache_dir=cache, **options)
+    return data_module(source, cache_dir=cache, **options)
 
 
 def texts(module: ShardDataModule, batches: int) -> list[str]:
@@ -93,7 +93,7 @@ def used(folder: Path) -> int:
 @pytest.mark.parametrize("indexed", [True, False])
 def test_remote_shards_stream_as_local_ones(server, tmp_path, indexed):
     paths = write_shards(server.folder, [4] * 3)
-    local = ShardDataModule(server.folder, batch_size=4, image_size=8, window=1)
+    local = data_module(server.folder, batch_size=4, image_size=8, window=1)
     expected = texts(local, 6)
     if not indexed:
         for path in server.folder.glob("*.idx.npz"):
@@ -112,9 +112,9 @@ def test_making_indexes_is_resumed_where_it_stopped(server, tmp_path):
     good = (server.folder / "train-000002.tar").read_bytes()
     (server.folder / "train-000002.tar").write_bytes(good[:-11_000])
     with pytest.raises(UserError, match=r"train-000002\.tar.*cut off"):
-        module_of(server, 3, tmp_path / "cache").index("train")
+        module_of(server, 3, tmp_path / "cache").shards.index("train")
     (server.folder / "train-000002.tar").write_bytes(good)
-    assert len(module_of(server, 3, tmp_path / "cache").index("train")) == 12
+    assert len(module_of(server, 3, tmp_path / "cache").shards.index("train")) == 12
     assert server.fetched["train-000000.tar"] == 1
     assert server.fetched["train-000002.tar"] == 2
 
@@ -125,7 +125,7 @@ def test_the_cache_stays_below_its_bound_and_evicts_the_oldest(server, tmp_path)
     size = Path(paths[0]).stat().st_size
     cache = tmp_path / "cache"
     module = module_of(server, 6, cache, cache_gb=3.5 * size / 1e9)
-    expected = texts(ShardDataModule(server.folder, batch_size=4, image_size=8, window=1), 12)
+    expected = texts(data_module(server.folder, batch_size=4, image_size=8, window=1), 12)
     loader, seen = iter(module.train_dataloader()), []
     for _ in range(12):
         seen += next(loader).text
@@ -139,7 +139,7 @@ def test_a_cache_too_small_for_two_windows_is_refused(server, tmp_path):
     build_index(paths)
     size = Path(paths[0]).stat().st_size
     module = module_of(server, 4, tmp_path / "cache", window=2, cache_gb=3.5 * size / 1e9)
-    with pytest.raises(UserError, match=r"raise data\.cache_gb="):
+    with pytest.raises(UserError, match=r"raise data\.cache\.gigabytes="):
         module.train_dataloader()
 
 
@@ -173,21 +173,21 @@ def test_a_corrupt_download_is_refused_and_does_not_stay(server, tmp_path):
 
 def test_a_shard_that_changed_on_the_server_is_indexed_anew(server, tmp_path):
     write_shards(server.folder, [4])
-    first = module_of(server, 1, tmp_path / "cache").index("train")
+    first = module_of(server, 1, tmp_path / "cache").shards.index("train")
     write_shards(server.folder, [40])
-    second = module_of(server, 1, tmp_path / "cache").index("train")
+    second = module_of(server, 1, tmp_path / "cache").shards.index("train")
     assert (len(first), len(second)) == (4, 40)
     assert first.hash != second.hash
 
 
 def test_missing_shards_and_servers_are_told(server, tmp_path):
     with pytest.raises(UserError, match=r"train-000000\.tar is missing"):
-        module_of(server, 1, tmp_path / "cache").index("train")
-    module = ShardDataModule(
+        module_of(server, 1, tmp_path / "cache").shards.index("train")
+    module = data_module(
         "http://127.0.0.1:9/train-0.tar", batch_size=1, image_size=8, cache_dir=tmp_path / "cache"
     )
     with pytest.raises(UserError, match=r"train-0\.tar is missing, or its server is"):
-        module.index("train")
+        module.shards.index("train")
 
 
 def test_names_in_the_cache_are_hashes(server, tmp_path):
@@ -247,7 +247,7 @@ def test_local_and_remote_shards_may_be_mixed(server, tmp_path):
 def test_a_presigned_url_streams_and_its_index_is_asked_for_in_the_path(server, tmp_path):
     build_index(write_shards(server.folder, [4]))
     url = f"{server.url}/train-000000.tar?X-Amz-Signature=abc&download=true"
-    module = ShardDataModule(url, cache_dir=tmp_path / "cache", batch_size=4, image_size=8, memory_gb=0.0)
+    module = data_module(url, cache_dir=tmp_path / "cache", batch_size=4, image_size=8, memory_gb=0.0)
     assert sorted(texts(module, 1)) == [f"picture {k}" for k in range(4)]
     asked = set(server.fetched)
     assert asked == {f"train-000000.tar{end}?X-Amz-Signature=abc&download=true" for end in ("", ".idx.npz")}
@@ -258,7 +258,7 @@ def test_an_older_index_beside_a_remote_shard_is_made_again_in_the_cache(server,
     build_index([path])
     make_older(Path(f"{path}.idx.npz"))
     for _ in range(2):
-        assert len(module_of(server, 1, tmp_path / "cache").index("train")) == 4
+        assert len(module_of(server, 1, tmp_path / "cache").shards.index("train")) == 4
     assert server.fetched == {"train-000000.tar.idx.npz": 1, "train-000000.tar": 1}
     assert caplog.text.count("older version") == 1
 

@@ -10,11 +10,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import fsspec.config
 import pytest
-from tars import write_shards
+from tars import data_module, write_shards
 
 from lmsd.data.index import build_index
-from lmsd.data.module import ShardDataModule
 from lmsd.data.urls import filesystem
+from lmsd.engine.datamodule import ShardDataModule
 from lmsd.errors import UserError
 
 BUCKET = "s3://pictures/set"
@@ -100,7 +100,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
 
 def module_of(cache: Path, shards: str = "train-{000000..000002}.tar", **options) -> ShardDataModule:
     options = {"batch_size": 4, "image_size": 8, "window": 1, "memory_gb": 0.0} | options
-    return ShardDataModule(f"{BUCKET}/{shards}", cache_dir=cache, **options)
+    return data_module(f"{BUCKET}/{shards}", cache_dir=cache, **options)
 
 
 def texts(module: ShardDataModule, batches: int) -> list[str]:
@@ -112,7 +112,7 @@ def texts(module: ShardDataModule, batches: int) -> list[str]:
 def test_a_bucket_streams_as_local_shards_do(bucket, tmp_path, indexed, workers):
     folder = bucket.folder / "set"
     write_shards(folder, [4] * 3)
-    local = ShardDataModule(folder, batch_size=4, image_size=8, window=1)
+    local = data_module(folder, batch_size=4, image_size=8, window=1)
     expected = texts(local, 6)
     if not indexed:
         for path in folder.glob("*.idx.npz"):
@@ -132,20 +132,20 @@ def test_a_public_bucket_is_read_without_keys(bucket, tmp_path, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     with pytest.raises(UserError, match=r"cannot be reached \(.*credentials.*AWS_ACCESS_KEY_ID"):
-        module_of(tmp_path / "cache").index("train")
+        module_of(tmp_path / "cache").shards.index("train")
     monkeypatch.setitem(fsspec.config.conf, "s3", {})
     fsspec.config.set_conf_env(fsspec.config.conf, {"FSSPEC_S3_ANON": "1"})  # as a new process does
-    assert len(module_of(tmp_path / "cache").index("train")) == 12
+    assert len(module_of(tmp_path / "cache").shards.index("train")) == 12
     assert bucket.signed == {False}
 
 
 def test_refused_missing_and_unreachable_are_told_with_the_way_out(bucket, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"train-000000\.tar is missing"):
-        module_of(tmp_path / "cache", "train-000000.tar").index("train")
+        module_of(tmp_path / "cache", "train-000000.tar").shards.index("train")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "stranger")
     type(filesystem(BUCKET)).clear_instance_cache()
     with pytest.raises(UserError, match=r"train-000000\.tar cannot be reached.*AWS_ACCESS_KEY_ID"):
-        module_of(tmp_path / "cache", "train-000000.tar").index("train")
+        module_of(tmp_path / "cache", "train-000000.tar").shards.index("train")
 
 
 def test_a_damaged_object_is_refused_and_does_not_stay(bucket, tmp_path):

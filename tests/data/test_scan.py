@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
-from tars import encoded, flip_byte, jpeg, members_of, picture, sample, write_shards, write_tar
+from tars import data_module, encoded, flip_byte, jpeg, members_of, picture, sample, write_shards, write_tar
 
 from lmsd.data.decode import SUFFIXES
-from lmsd.data.members import load
+from lmsd.data.members import CLEAN, load
 from lmsd.data.scan import APART, EMPTY, HIDDEN, SEVERAL, scan
 from lmsd.errors import UserError
 
@@ -64,7 +64,7 @@ def test_real_shards_are_indexed(test_data, tmp_path):
     assert len(index) == 203
     assert index.header.captions == ("txt",)
     assert not index.header.labels
-    assert set(map(tuple, index.picture.tolist())) == {(128, 128, 0)}
+    assert set(map(tuple, index.picture.tolist())) == {(128, 128, CLEAN)}
 
 
 def test_a_stored_index_is_the_same_and_needs_no_pickle(tmp_path):
@@ -220,16 +220,15 @@ class _Payload:
 
 
 def test_pickles_are_never_loaded(tmp_path, monkeypatch):
-    from lmsd.data.module import ShardDataModule
 
     trap = tmp_path / "trap"
     monkeypatch.setenv("LMSD_PICKLE_TRAP", str(trap))
     bomb = pickle.dumps(_Payload())
     extra = [(f"a.{suffix}", bomb) for suffix in ("pyd", "pkl", "pth", "npy")]
     path = write_tar(tmp_path / "train-0.tar", [*GOOD, *extra])
-    module = ShardDataModule(str(path), batch_size=1, image_size=8)
+    module = data_module(str(path), batch_size=1, image_size=8)
     assert next(iter(module.train_dataloader())).text == ["one"]
-    assert module.split_set("train").captions([0]) == ["one"]
+    assert module.shards.split_set("train").captions([0]) == ["one"]
     assert not trap.exists()
 
 

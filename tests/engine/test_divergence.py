@@ -13,6 +13,7 @@ from test_signals import SendAt
 from tiny_run import Stream, engine, run
 
 from lmsd import checkpoints
+from lmsd.data.reader import DamagedSample
 from lmsd.engine import checkpoint as disk
 from lmsd.engine.callbacks import Checkpoint
 from lmsd.engine.divergence import Guard
@@ -227,6 +228,26 @@ def test_damaged_samples_are_counted_and_too_many_stop_the_run(tmp_path: Path) -
         )
     saved = tmp_path / "many" / "checkpoints" / "step_000000016.ckpt"
     assert checkpoints.read(saved)[checkpoints.KEY]["damaged"] == [1]  # who ends itself saves first
+
+
+class Broken(Stream):
+    """A sample that cannot be read and has no substitute, after three batches."""
+
+    def train_dataloader(self) -> object:
+        for k, batch in enumerate(super().train_dataloader()):
+            if k == 3:
+                raise DamagedSample("its bytes have changed")
+            yield batch
+
+
+def test_what_was_trained_before_a_damaged_sample_is_saved(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its bytes have changed"):
+        run(engine("denoising", batches=10, log_every=16), tmp_path, datamodule=Broken(8))
+    saved = list(checkpoints.manifests(tmp_path / "checkpoints").values())
+    assert [one["images"] for one in saved] == [
+        8,
+        16,
+    ]  # the third batch was read, one ahead, and not yet used
 
 
 def test_a_damaged_sample_counts_once_however_often_it_comes(tmp_path: Path) -> None:

@@ -60,6 +60,10 @@ class Hand:
     def progress(self) -> float:
         return self.images / self.total_images
 
+    @property
+    def furthest(self) -> float:
+        return self.progress
+
 
 def by_hand(name: str, *, batches: int, autocast: bool = False, clip: float | None = None) -> Players:
     """A GAN loop as one writes it: all gradients on, each turn its own autocast, lr in place."""

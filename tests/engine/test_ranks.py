@@ -87,7 +87,12 @@ def play(case: str, folder: Path) -> dict[str, Any]:
         makers = dict.fromkeys(trained(inner.cast), adamw)
     pieces = 2 if case == "accumulating" else 1
     subject = engine(
-        objective=objective, players=cast, optimizers=makers, batches=3, micro_batches=pieces, ema=(9,)
+        objective=objective,
+        players=cast,
+        optimizers=makers,
+        batches=3,
+        micro_batches=pieces,
+        ema=dict.fromkeys(makers, (9,)),
     )
     scores = Evaluate(lambda _: {"val/rank": float(rank)}, every_images=8)
     trainer = run(subject, folder / case, devices=int(os.environ.get("WORLD_SIZE", "1")), callbacks=[scores])

@@ -190,8 +190,8 @@ def test_progress_reaches_the_end():
 @pytest.mark.slow
 def test_photographs(test_data):
     """At least 70 % of CIFAR-10's val images after six passes over train, mirrored and shifted."""
-    from lmsd.data.module import ShardDataModule
+    from lmsd.data.shardset import ShardSet
 
-    data = ShardDataModule(str(test_data / "data" / "cifar10"), batch_size=100, image_size=32)
+    data = ShardSet(str(test_data / "data" / "cifar10"), image_size=32)
     found = train_extractor(data.split_set("train"), data.split_set("val"), augment="shift_flip")
     assert found.recipe.accuracy >= 0.70

@@ -31,6 +31,10 @@ class TinyClock:
     def progress(self):
         return self.images / self.total_images
 
+    @property
+    def furthest(self):
+        return self.progress
+
 
 class Words(Conditioner):
     """A table with one row for each caption and one for none; remembers the captions it was asked for."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lmsd.errors import UserError
-from lmsd.rewards import Function, Reward, Sharpness, WeightedSum, base, captions_of, judge
+from lmsd.rewards import Function, Reward, RewardError, Sharpness, WeightedSum, base, captions_of, judge
 from lmsd.types import Batch
 
 BATCH = Batch(torch.zeros(4, 1, 8, 8), torch.arange(4), text=["a", "b", "a", "c"])
@@ -36,7 +36,7 @@ class Named(Reward):
         (torch.ones(4, 1), [False] * 4, r"returned \[4, 1\]"),
         ([1.0, 2.0, 3.0, 4.0], [False] * 4, "returned list"),
         (torch.ones(4, dtype=torch.complex64), [False] * 4, "returned complex numbers where real ones"),
-        (KeyError("score"), [False] * 4, "raised KeyError: 'score'"),
+        (RewardError.of(KeyError("score")), [False] * 4, "raised KeyError: 'score'"),
     ],
 )
 def test_a_failure_is_named_once_and_has_no_score(answer, valid, words):
@@ -67,8 +67,8 @@ def test_a_sum_is_weighted_and_names_the_term_that_fails():
     terms = {"one": Named(torch.arange(4.0)), "two": Named(torch.ones(4))}
     total = WeightedSum(terms, {"one": 2.0, "two": -1.0})
     assert total(IMAGES, BATCH).tolist() == [-1.0, 1.0, 3.0, 5.0]
-    terms["two"].answer = ValueError("no")
-    with pytest.warns(UserWarning, match="term two: ValueError: no"):
+    terms["two"].answer = RewardError("raised ValueError: no")
+    with pytest.warns(UserWarning, match="term two: raised ValueError: no"):
         assert not judge(total, IMAGES, BATCH).valid.any()
     assert WeightedSum({"one": Sharpness()}).differentiable
     assert not WeightedSum({"one": Sharpness(), "two": terms["two"]}).differentiable
@@ -122,6 +122,23 @@ def test_a_function_that_works_in_place_has_its_own_copy(slope):
 
 @pytest.mark.parametrize("wrap", [lambda reward: reward, lambda reward: WeightedSum({"it": reward})])
 def test_what_has_a_way_out_is_no_failure_of_a_reward(wrap):
+    def raising(images, captions):
+        raise error
+
     for error in (UserError("captions of other data"), torch.OutOfMemoryError("full")):
-        with pytest.raises(type(error)):
-            judge(wrap(Named(error)), IMAGES, BATCH)
+        for reward in (Named(error), Function(raising)):
+            with pytest.raises(type(error)):
+                judge(wrap(reward), IMAGES, BATCH)
+
+
+@pytest.mark.parametrize("wrap", [lambda reward: reward, lambda reward: WeightedSum({"it": reward})])
+def test_a_fault_of_ours_is_not_swallowed_and_one_of_a_function_is_told(wrap):
+    error = AttributeError("'NoneType' object has no attribute 'x'")
+    with pytest.raises(AttributeError):
+        judge(wrap(Named(error)), IMAGES, BATCH)
+
+    def raising(images, captions):
+        raise error
+
+    with pytest.warns(UserWarning, match="raised AttributeError: 'NoneType' object"):
+        assert not judge(wrap(Function(raising)), IMAGES, BATCH).valid.any()

@@ -26,15 +26,14 @@ class Bar:
     def __exit__(self, *error: object) -> None:
         self.progress.__exit__(None, None, None)
 
-    def update(self, done: int, total: int, what: str | float = "training lmsd-cnn") -> None:
+    def update(self, done: int, total: int, what: str) -> None:
         """Show how far `what` is."""
-        name = what if isinstance(what, str) else f"lmsd-cnn, loss {what:.3f}"
         if self.progress.disable:
             if time.monotonic() > self.told + EVERY:
                 self.told = time.monotonic()
-                print(f"{name}  {done:,}/{total:,}", file=sys.stderr, flush=True)
+                print(f"{what}  {done:,}/{total:,}", file=sys.stderr, flush=True)
             return
-        key = name.split(",")[0]
+        key = what.split(",")[0]
         if key not in self.tasks:
-            self.tasks[key] = self.progress.add_task(name, total=total)
-        self.progress.update(self.tasks[key], completed=done, total=total, description=name)  # type: ignore[arg-type]
+            self.tasks[key] = self.progress.add_task(what, total=total)
+        self.progress.update(self.tasks[key], completed=done, total=total, description=what)  # type: ignore[arg-type]

@@ -84,7 +84,7 @@ class Order:
         self.total = int(self.sizes.sum())
         if window < 1:
             raise UserError(
-                f"data.window={window}: the window of shards shuffled together must be at least 1"
+                f"data.train.window={window}: the window of shards shuffled together must be at least 1"
             )
         if self.total == 0:
             raise UserError("the shards hold no samples: build them with `lmsd data build`, or name others")

@@ -40,8 +40,8 @@ class Cache:
         """Raise UserError when the cache is smaller than two windows of shards."""
         if needed > self.max_bytes:
             raise UserError(
-                f"data.cache_gb={self.max_bytes / 1e9:g} holds less than two windows of {window} shards "
-                f"({needed / 1e9:.3g} GB): raise data.cache_gb= or lower data.window="
+                f"data.cache.gigabytes={self.max_bytes / 1e9:g} holds less than two windows of {window} "
+                f"shards ({needed / 1e9:.3g} GB): raise data.cache.gigabytes= or lower data.train.window="
             )
 
     def index(self, url: str, *, decoding: bool = False) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lmsd.data.index import Index, build_index, counted, ensure
 from lmsd.data.remote import Cache
 from lmsd.data.urls import is_remote
+from lmsd.errors import Measure
 from lmsd.files import cache_folder
 
 if TYPE_CHECKING:  # torch is imported where it is used
@@ -24,7 +25,7 @@ class Storage:
     folder, gigabytes: the cache of remote shards; the user's own by default.
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None = None, gigabytes: float = 20.0) -> None:
+    def __init__(self, folder: str | os.PathLike[str] | None = None, gigabytes: Measure = 20.0) -> None:
         self._cache = Cache(Path(folder) if folder else cache_folder() / "shards", int(gigabytes * 1e9))
 
     def index(

@@ -14,7 +14,8 @@ class Clock:
     """How far a run is; the same on every rank.
 
     total_images: images to see in all; lead: the player that leads; images: seen by all ranks together;
-    updates: of the lead, skipped ones included; played: updates of every player.
+    updates: of the lead, skipped ones included; played: updates of every player; reached: the progress of the
+    run that this one extends, 0 for none.
     """
 
     total_images: int
@@ -22,11 +23,17 @@ class Clock:
     images: int = 0
     updates: int = 0
     played: dict[str, int] = field(default_factory=dict)
+    reached: float = 0.0
 
     @property
     def progress(self) -> float:
         """Share of the run that is done, images / total_images, in [0, 1]."""
         return min(1.0, self.images / self.total_images)
+
+    @property
+    def furthest(self) -> float:
+        """The progress by which phases begin: that of the run which this one extends, where it is more."""
+        return max(self.progress, self.reached)
 
     @property
     def done(self) -> bool:
@@ -40,7 +47,8 @@ class Clock:
 
     def state_dict(self) -> dict[str, Any]:
         """What has been counted; the total is the config's to say."""
-        return {"images": self.images, "updates": self.updates, "played": dict(self.played)}
+        counts = {"images": self.images, "updates": self.updates, "played": dict(self.played)}
+        return counts | ({"reached": self.reached} if self.reached else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The reverse of `state_dict`."""
@@ -49,6 +57,7 @@ class Clock:
             int(state["updates"]),
             dict(state["played"]),
         )
+        self.reached = float(state.get("reached", 0.0))
 
 
 def crossed(before: int, after: int, every: int) -> bool:

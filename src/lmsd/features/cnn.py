@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,11 +29,10 @@ from torch import Tensor, nn
 from lmsd.errors import UserError
 from lmsd.features.base import ImageSet, captions_of, in_range
 from lmsd.files import replacing, write_text
-from lmsd.types import levels, scale
+from lmsd.types import Progress, levels, scale
 
 FEATURES = 64
 Augment = Literal["none", "shift", "shift_flip"]
-Progress = Callable[[int, int, float], None]
 """(images seen, images in all, loss), called a few times a second."""
 
 _CHUNK = 500
@@ -154,6 +153,10 @@ class Extractor:
 
     def texts(self, captions: Sequence[str]) -> None:
         """It reads no texts."""
+
+    def cut(self, captions: Sequence[str]) -> int:
+        """None: it reads no texts."""
+        return 0
 
     def target(self, labels: Tensor | None, captions: Sequence[str] | None) -> Tensor:
         """What the logits should say: class indices [n], or 0/1 for every word [n,classes]."""
@@ -293,7 +296,8 @@ def _fit(recipe: Recipe, pixels: Tensor, goal: Tensor, progress: Progress | None
         loss.backward()
         optimizer.step()
         if progress is not None and (step % 25 == 0 or step == steps - 1):
-            progress((step + 1) * recipe.batch_size, steps * recipe.batch_size, float(loss.detach()))
+            told = f"lmsd-cnn, loss {float(loss.detach()):.3f}"
+            progress((step + 1) * recipe.batch_size, steps * recipe.batch_size, told)
     return _normalized(net.to(memory_format=torch.contiguous_format), pixels)  # type: ignore[call-overload]
 
 

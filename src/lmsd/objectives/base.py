@@ -55,6 +55,10 @@ class Clock(Protocol):
     def progress(self) -> float:
         """The share images / total_images, in [0, 1]."""
 
+    @property
+    def furthest(self) -> float:
+        """`progress`, or that of the run which this one extends, where it is more: phases begin by it."""
+
 
 @dataclass(frozen=True)
 class Part:

@@ -69,7 +69,12 @@ class PhaseClock:
     @property
     def progress(self) -> float:
         """The share of the phase that is done."""
-        return (self.run.progress - self.start) / (self.share or 1.0)
+        return max(0.0, self.run.progress - self.start) / (self.share or 1.0)
+
+    @property
+    def furthest(self) -> float:
+        """The furthest share of the phase."""
+        return (self.run.furthest - self.start) / (self.share or 1.0)
 
 
 class Phases:
@@ -129,13 +134,13 @@ class Phases:
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The turns of the phase that the run is in, of those who have joined."""
-        index = max(i for i, start in enumerate(self.starts) if start <= clock.progress or i == 0)
+        index = max(i for i, start in enumerate(self.starts) if start <= clock.furthest or i == 0)
         phase, start = self.phases[index], self.starts[index]
         inner = PhaseClock(clock, start, self.shares[index])
         rate = self.rates[index](inner.progress)
         begins = bool(phase.restart) and not any(clock.played.get(role) for role in self._newcomers(index))
         for turn in phase.objective.turns(players, batch, inner, rng):
-            if clock.progress < start + phase.waits.get(turn.player, 0.0):
+            if clock.furthest < start + phase.waits.get(turn.player, 0.0):
                 continue
             restart = phase.restart if begins else ()
             loss = turn.loss

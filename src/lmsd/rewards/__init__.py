@@ -1,6 +1,6 @@
 """Rewards: (images, what was asked for) → scores, higher is better."""
 
-from lmsd.rewards.base import Function, Reward, Verdict, WeightedSum, captions_of, judge
+from lmsd.rewards.base import Function, Reward, RewardError, Verdict, WeightedSum, captions_of, judge
 from lmsd.rewards.classifier import ClassifierLogProb
 from lmsd.rewards.discriminator import DiscriminatorReward, fit_temperature
 from lmsd.rewards.pixels import JPEGSize, Sharpness
@@ -16,6 +16,7 @@ __all__ = [
     "HTTPService",
     "JPEGSize",
     "Reward",
+    "RewardError",
     "SceneWords",
     "Sharpness",
     "TextAlignment",

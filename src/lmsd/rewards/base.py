@@ -3,9 +3,10 @@
     r = reward(images [B,C,H,W] in [-1,1], batch, judges)    [B], higher is better, any range
 
 The batch carries what was asked for: captions, labels, and in extra["group"] which samples compare. A
-reward is somebody else's code as often as not: it gets a copy of the images, to do with as it likes; where it
-raises, returns another shape or numbers that are not finite, the samples in question have no score, the
-reason is told once, and the run goes on. A `UserError`, and a full device, end the run.
+reward gets a copy of the images, to do with as it likes; where it returns another shape or numbers that are
+not finite, the samples in question have no score, the reason is told once, and the run continues. So it does
+where the code of somebody else raises, a function or a service, told by a `RewardError`; any other exception
+of a reward is a fault of ours and ends the run.
 """
 
 import warnings
@@ -19,6 +20,15 @@ from lmsd.errors import UserError
 from lmsd.types import Batch, Players
 
 NOBODY: Players = {}
+
+
+class RewardError(Exception):
+    """Somebody else's code failed to judge a batch, which then has no scores."""
+
+    @classmethod
+    def of(cls, error: Exception) -> "RewardError":
+        """What it raised, in one line."""
+        return cls(f"raised {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 class Reward:
@@ -57,18 +67,12 @@ class Verdict:
 
 
 def judge(reward: Reward, images: Tensor, batch: Batch, players: Players = NOBODY) -> Verdict:
-    """The scores of a reward that may fail.
-
-    Raises UserError and OutOfMemoryError alone of what a reward raises: those have a way out.
-    """
+    """The scores of a reward that may fail; its own exceptions but RewardError pass."""
     count = len(images)
     try:
         value = reward(images.clone(), batch, players)
-    except (UserError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        reason = f"raised {type(error).__name__}: {' '.join(str(error).split())}"
-        return _failed(reward, count, reason, images)
+    except RewardError as error:
+        return _failed(reward, count, str(error), images)
     if not isinstance(value, Tensor) or value.shape != (count,):
         got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         return _failed(reward, count, f"returned {got} where scores [{count}] belong", images)
@@ -128,14 +132,12 @@ class WeightedSum(Reward):
         for name, term in self.terms.items():
             try:
                 value = term(images.clone(), batch, players)
-            except (UserError, torch.OutOfMemoryError):
-                raise
-            except Exception as error:
-                raise RuntimeError(f"term {name}: {type(error).__name__}: {error}") from error
+            except RewardError as error:
+                raise RewardError(f"term {name}: {error}") from error
             if value.shape != total.shape:
-                raise RuntimeError(f"term {name}: returned {list(value.shape)}, not [{len(images)}]")
+                raise RewardError(f"term {name}: returned {list(value.shape)}, not [{len(images)}]")
             if value.is_complex():
-                raise RuntimeError(f"term {name}: returned complex numbers")
+                raise RewardError(f"term {name}: returned complex numbers")
             total = total + self.weights[name] * value.to(total.device)
         return total
 
@@ -178,9 +180,14 @@ class Function(Reward):
         return str(getattr(inner, "__qualname__", type(inner).__name__))
 
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
-        """What the function says; numbers become a tensor."""
-        scores = self.function(images, captions_of(batch))
-        return scores if isinstance(scores, Tensor) else torch.as_tensor(scores, dtype=torch.float32)
+        """What the function says; numbers become a tensor. Raises RewardError where it fails."""
+        try:
+            scores = self.function(images, captions_of(batch))
+            return scores if isinstance(scores, Tensor) else torch.as_tensor(scores, dtype=torch.float32)
+        except (UserError, torch.OutOfMemoryError):  # these have a way out
+            raise
+        except Exception as error:
+            raise RewardError.of(error) from error
 
 
 def captions_of(batch: Batch) -> list[str]:

@@ -32,7 +32,7 @@ class JPEGSize(Reward):
         import simplejpeg
 
         if images.shape[1] not in (1, 3):
-            raise ValueError(f"JPEG has 1 or 3 channels, not {images.shape[1]}")
+            raise UserError(f"jpeg reward: JPEG has 1 or 3 channels, not {images.shape[1]}")
         space = "GRAY" if images.shape[1] == 1 else "RGB"
         sizes = [
             len(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lmsd.errors import UserError
-from lmsd.rewards.base import NOBODY, Reward, captions_of
+from lmsd.rewards.base import NOBODY, Reward, RewardError, captions_of
 from lmsd.types import Batch, Players, levels
 
 
@@ -43,27 +43,26 @@ class HTTPService(Reward):
         return self.url
 
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
-        """[B]; raises what the last try raised when none was answered in time and in form."""
+        """[B]; raises RewardError of the last try when none was answered in time and in form."""
         body = {"images": [_png(image) for image in images], "captions": captions_of(batch)}
         data = json.dumps(body).encode()
         for attempt in range(self.retries + 1):
             try:
                 scores = self._ask(data)
                 break
-            except (OSError, ValueError, http.client.HTTPException):
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 if attempt == self.retries:
-                    raise
+                    raise RewardError.of(error) from error
                 time.sleep(self.wait * 2**attempt)
-        return torch.tensor([math.nan if score is None else float(score) for score in scores])
+        return torch.tensor(scores)
 
-    def _ask(self, data: bytes) -> list[float | None]:
+    def _ask(self, data: bytes) -> list[float]:
         request = urllib.request.Request(self.url, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=self.timeout) as answer:
             found = json.loads(answer.read())
         if not isinstance(found, dict) or not isinstance(found.get("scores"), list):
             raise ValueError('the service did not answer {"scores": [...]}')
-        scores: list[float | None] = found["scores"]
-        return scores
+        return [math.nan if score is None else float(score) for score in found["scores"]]
 
 
 def _png(image: Tensor) -> str:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmsd.checkpoints import find_run
 from lmsd.cli.config.schema import complete
 from lmsd.cli.runs import store
-from lmsd.cli.verbs.train import accept
+from lmsd.cli.runs.resuming import accept
 from lmsd.errors import UserError
 
 CONFIG = OmegaConf.create({"name": "small", "run_dir": None})
@@ -260,11 +260,11 @@ def test_a_folder_without_a_configuration_is_made_again() -> None:
 
 def test_a_resume_writes_the_configuration_whole_and_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY_NAME", "canary-5f3a")
-    values = {"name": "small", "run_dir": "it", "keep": 3, "data": {"on_change": "error"}}
+    values = {"name": "small", "run_dir": "it", "keep": 3, "data": {"train": {"on_change": "error"}}}
     logger = {"group": "${oc.env:CANARY_NAME}", "token": "canary-5f3a"}
     folder = store.create(OmegaConf.create({**values, "logger": {"own": logger}}), [])
     config = store.config_of(folder)
-    given = {"keep": 2, "data.on_change": "new_epoch", "logger.own.token": "canary-5f3a"}
+    given = {"keep": 2, "data.train.on_change": "new_epoch", "logger.own.token": "canary-5f3a"}
     accept(config, given, folder)
     assert config.logger.own.token == config.logger.own.group == "canary-5f3a"  # as this process needs them
     store.save_config(folder, config)

@@ -16,16 +16,17 @@ from torch import nn
 from lmsd.checkpoints import WeightsRef, find_run, load_weights
 from lmsd.cli.build.instantiate import instantiate, plain
 from lmsd.cli.config.compose import stored
-from lmsd.data.module import ShardDataModule
+from lmsd.data.shardset import ShardSet
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Checkpoint, Evaluate
+from lmsd.engine.datamodule import ShardDataModule
 from lmsd.engine.hacking import HackingGuard
 from lmsd.engine.optim import Optimization
 from lmsd.engine.players import recompute
 from lmsd.engine.trainer import check_callbacks
 from lmsd.engine.watchdog import Watchdog
 from lmsd.errors import UserError
-from lmsd.models.conditioner import Conditioner, TextConditioner
+from lmsd.models.conditioner import Conditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Cast, Facts, Objective, Part
@@ -41,16 +42,25 @@ def assemble(node: DictConfig, given: Mapping[str, Any]) -> Any:
     return instantiate(node, **taken(str(node._target_), given))
 
 
-def data_module(config: DictConfig) -> ShardDataModule:
-    """The stream of the configuration's shards."""
+def shard_set(config: DictConfig) -> ShardSet:
+    """The configuration's shards."""
     shards = config.data.shards
     if shards is None:
         raise UserError("which shards? data.shards=FOLDER; lmsd data build makes them, see lmsd data --help")
     if isinstance(shards, str) and "://" not in shards and config.source:
         require(Path(shards), config.source)
-    shared = {"batch_size": config.batch_size, "micro_batches": config.micro_batches, "seed": config.seed}
-    built: ShardDataModule = instantiate(config.data, **shared)
+    built: ShardSet = instantiate(config.data)
     return built
+
+
+def data_module(config: DictConfig) -> ShardDataModule:
+    """The stream of the configuration's shards."""
+    return ShardDataModule(
+        shard_set(config),
+        batch_size=config.batch_size,
+        micro_batches=config.micro_batches,
+        seed=config.seed,
+    )
 
 
 def require(path: Path, source: str) -> None:
@@ -80,7 +90,7 @@ def generator_spec(config: DictConfig) -> dict[str, Any]:
     return {**taken(str(own["_target_"]), parts), **own}
 
 
-def check_condition(conditioner: Conditioner, data: ShardDataModule) -> None:
+def check_condition(conditioner: Conditioner, data: ShardSet) -> None:
     """Refuse a conditioner that reads what the training shards do not hold."""
     index = data.index("train")
     if conditioner.reads == "label" and not index.labels:
@@ -119,7 +129,7 @@ def own(config: DictConfig, role: str, part: Part, nets: Mapping[str, nn.Module]
     return built
 
 
-def players(config: DictConfig, data: ShardDataModule) -> tuple[dict[str, nn.Module], Objective]:
+def players(config: DictConfig, data: ShardSet) -> tuple[dict[str, nn.Module], Objective]:
     """The nets, seeded and fitted to the training captions, and the objective that trains them."""
     torch.manual_seed(config.seed)
     objective: Objective = instantiate(config.objective)
@@ -129,17 +139,17 @@ def players(config: DictConfig, data: ShardDataModule) -> tuple[dict[str, nn.Mod
     return nets, objective
 
 
-def cast(config: DictConfig, parts: Cast, data: ShardDataModule, captions: list[str]) -> dict[str, nn.Module]:
+def cast(config: DictConfig, parts: Cast, data: ShardSet, captions: list[str]) -> dict[str, nn.Module]:
     """Every role of a cast: from its own node, as a twin of another, and from the weights of `init_from=`.
 
     The generator is the first, since others judge what it makes; twins are made of what has its weights.
     """
-    sources = named_weights(config, parts)
+    order, sources = in_order(parts), named_weights(config, parts)
     for role, part in parts.items():
-        if part.needs is not None and not part.trained and role not in sources:
+        if part.needs is not None and not part.trained and not {role, origin(parts, role)} & set(sources):
             raise UserError(part.needs)
     nets: dict[str, nn.Module] = {}
-    for role in in_order(parts):
+    for role in order:
         part = parts[role]
         if part.like is None:
             nets[role] = own(config, role, part, nets)
@@ -184,13 +194,13 @@ def anew(like: nn.Module, drawn: nn.Module) -> nn.Module:
     return made
 
 
-def fitted(net: nn.Module, config: DictConfig, data: ShardDataModule, captions: list[str]) -> None:
+def fitted(net: nn.Module, config: DictConfig, data: ShardSet, captions: list[str]) -> None:
     """Let a generator's conditioner learn its words from the captions."""
     if not isinstance(net, Generator):
         return
     check_condition(net.conditioner, data)
     net.conditioner.fit(captions)
-    cut = net.conditioner.cut(captions) if isinstance(net.conditioner, TextConditioner) else 0
+    cut = net.conditioner.cut(captions)
     if cut and not launched_rank():
         length = config.conditioner.length
         print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
@@ -213,7 +223,7 @@ def named_weights(config: DictConfig, parts: Cast) -> dict[str, WeightsRef]:
     return found
 
 
-def held_out(data: ShardDataModule, count: int = 256) -> Batch | None:
+def held_out(data: ShardSet, count: int = 256) -> Batch | None:
     """Some of val, in a fixed random order, to calibrate a judge on; None, and a note, without val."""
     if not data.has("val"):
         if not launched_rank():
@@ -224,7 +234,7 @@ def held_out(data: ShardDataModule, count: int = 256) -> Batch | None:
     return split.batch(rows)
 
 
-def training_captions(config: DictConfig, data: ShardDataModule) -> list[str]:
+def training_captions(config: DictConfig, data: ShardSet) -> list[str]:
     """The distinct captions of the train split's first 100,000 samples, sorted; empty without captions."""
     if not data.index("train").captions:
         return []
@@ -254,21 +264,24 @@ def try_optimizer(player: str, node: DictConfig) -> None:
 
 
 def half_lives(config: DictConfig, lead: str) -> dict[str, list[int]]:
-    """What `optim.ema=` asks for by role: a list is the lead's."""
-    found: Any = OmegaConf.to_container(config.optim.ema)
-    return found if isinstance(found, dict) else {lead: found}
+    """The averages to keep by role: the lead's, `optim.ema`, and those of others."""
+    others: Any = OmegaConf.to_container(config.optim.get("averages") or OmegaConf.create())
+    if lead in others:
+        raise UserError(f"optim.averages.{lead}: those of the {lead}, which leads, are optim.ema")
+    return {lead: list(config.optim.ema), **others}
 
 
 def optimization(config: DictConfig, objective: Objective) -> Optimization:
-    """How each role that learns is updated, clipped and averaged."""
-    optim, roles = config.optim, learners(objective.cast)
-    for role in roles:
-        if role not in optim:
-            raise UserError(f"{role!r} learns and has no optimizer: add one, optimizer@optim.{role}=adamw")
-        try_optimizer(role, optim[role])
+    """How each role that learns is updated, clipped and averaged; as the lead, where nothing else is said."""
+    optim, lead, roles = config.optim, objective.lead, learners(objective.cast)
+    if lead not in optim:
+        raise UserError(f"the {lead} leads and has no optimizer: optimizer@optim.{lead}=adamw")
+    nodes = {role: optim[role if role in optim else lead] for role in roles}
+    for role, node in nodes.items():
+        try_optimizer(role, node)
     return Optimization(
-        makers={role: instantiate(optim[role]) for role in roles},
-        clips={role: optim.clip.get(role) for role in roles},
+        makers={role: instantiate(node) for role, node in nodes.items()},
+        clips={role: optim.clip.get(role if role in optim.clip else lead) for role in roles},
         averages=half_lives(config, objective.lead),
         warmup_images=optim.warmup_images,
         decay=optim.decay,

@@ -6,14 +6,14 @@ from typing import Literal, cast
 from omegaconf import DictConfig
 
 from lmsd.cli.bar import Bar
-from lmsd.data.module import ShardDataModule
+from lmsd.data.shardset import ShardSet
 from lmsd.errors import UserError
 from lmsd.features.base import FeatureExtractor
 from lmsd.features.cnn import Extractor, load_extractor, save_extractor, train_extractor
 from lmsd.files import cache_folder
 
 
-def extractor_of(settings: DictConfig, data: ShardDataModule) -> FeatureExtractor:
+def extractor_of(settings: DictConfig, data: ShardSet) -> FeatureExtractor:
     """What `evaluate.extractor` describes: kind and path, or lmsd-cnn of these data."""
     kind = settings.get("kind") or "lmsd-cnn"
     path = None if settings.path is None else Path(settings.path)
@@ -33,7 +33,7 @@ def extractor_of(settings: DictConfig, data: ShardDataModule) -> FeatureExtracto
 
 
 def find_or_train(
-    data: ShardDataModule,
+    data: ShardSet,
     *,
     augment: str = "shift",
     images: int | None = None,

@@ -1,17 +1,18 @@
 """Scores on val and a sample grid while a run trains."""
 
-from collections.abc import Callable, Mapping
-from functools import cached_property, partial
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
+from lmsd import types
 from lmsd.cli.build import experiment
 from lmsd.cli.build.extractors import extractor_of
 from lmsd.cli.runs import store
-from lmsd.data.module import ShardDataModule
+from lmsd.data.shardset import ShardSet
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Progress
 from lmsd.errors import UserError
@@ -26,7 +27,7 @@ from lmsd.rng import Rng
 from lmsd.sampling import Generation, Settings
 
 
-def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int | None) -> Evaluator:
+def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) -> Evaluator:
     """The scorer of one split by the chosen extractor; lmsd-cnn is trained first where there is none."""
     settings = config.evaluate
     if settings.checker == "shapes" and config.data.channels != 3:
@@ -36,7 +37,7 @@ def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int |
     train, cache, shared = data.split_set("train"), cache_folder() / "features", None
     if split != "train" and rank_and_world()[0] == 0:
         bound = similarity_of(config.data.shards)
-        shared = overlap(train, held_out, similarity=bound, mirrored=config.data.flip, cache=cache)
+        shared = overlap(train, held_out, similarity=bound, mirrored=config.data.train.flip, cache=cache)
     return Evaluator(
         held_out,
         extractor,
@@ -45,7 +46,7 @@ def evaluator(config: DictConfig, data: ShardDataModule, split: Any, *, n: int |
         checker=checker(settings.checker),
         cache=cache,
         shared=shared,
-        mirrored=config.data.flip,
+        mirrored=config.data.train.flip,
     )
 
 
@@ -68,7 +69,7 @@ class Validation:
     folder: the run's, set once it is known. monitor: the score that the best checkpoint is chosen by.
     """
 
-    def __init__(self, config: DictConfig, data: ShardDataModule, *, active: bool) -> None:
+    def __init__(self, config: DictConfig, data: ShardSet, *, active: bool) -> None:
         self.config, self.data, self.active, self.folder = config, data, active, Path()
         self.monitor: str | None = None
         if not data.has("val"):
@@ -165,7 +166,7 @@ class Validation:
                     logger.log_image("samples", pictures, step=images, caption=captions)
 
 
-def shown(engine: Engine) -> Callable[[int, int], None] | None:
+def shown(engine: Engine) -> types.Progress | None:
     """What shows in the run's own bar how many images are sampled; None without a bar."""
     bar = next((c for c in engine.trainer.callbacks if isinstance(c, Progress)), None)  # type: ignore[attr-defined]
-    return None if bar is None else partial(bar.tell, what="sampling")
+    return None if bar is None else bar.tell

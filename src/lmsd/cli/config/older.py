@@ -83,6 +83,10 @@ OBJECTIVES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
 }
 """By the target that stood at the top: option to today's, and the targets of today's nodes."""
 
+STREAMED = ("first", "window", "flip", "color", "num_workers", "memory_gb", "on_error", "on_change")
+CACHE = {"cache_dir": "folder", "cache_gb": "gigabytes"}
+"""Of data: what went below train, and below cache under another name."""
+
 _STILL = ("jumps", "pairing", "loss", "penalty", "anchor", "mismatch", "d_steps", "diversity_every")
 """What a game of today is told as well, one without a warm start around it."""
 
@@ -91,6 +95,8 @@ ANSWERED: dict[str, str] = {
     "objective.clamp": "objective.game.bound; of objectives with a reward objective.settings.bound: codec, a "
     "number or null",
     "objective.drop": "objective.game.caption_dropout; of denoising objective.caption_dropout",
+    **{f"data.{name}": f"data.train.{name}" for name in STREAMED},
+    **{f"data.{old}": f"data.cache.{new}" for old, new in CACHE.items()},
     **{f"objective=lmsd_{name}": f"recipe=lmsd_{name}" for name in ("cifar10", "digits", "shapes")},
 }
 """What a command may still say, to what it is told."""
@@ -118,11 +124,25 @@ def objective(tree: dict[str, Any]) -> None:
     tree["objective"] = found
 
 
+def shards(tree: dict[str, Any]) -> None:
+    """Group what stood flat under data, in place; data of today stay."""
+    node = tree.get("data")
+    if not isinstance(node, dict) or node.get("_target_") != "lmsd.data.module.ShardDataModule":
+        return
+    train = {name: node.pop(name) for name in STREAMED if name in node}
+    cache = {new: node.pop(old) for old, new in CACHE.items() if old in node}
+    node["_target_"] = "lmsd.data.shardset.ShardSet"
+    node["train"] = {"_target_": "lmsd.data.shardset.Streaming", **train}
+    node["cache"] = {"_target_": "lmsd.data.storage.Storage", **cache}
+
+
 def parts(tree: dict[str, Any]) -> None:
-    """Name what makes the generator, and the codec of pixels, in place; what is named stays."""
+    """Name what makes the generator and the guard, and the codec of pixels, in place; what is named stays."""
     if isinstance(generator := tree.get("generator"), dict):
         generator.setdefault("_target_", "lmsd.models.parts.from_parts")
         tree.setdefault("codec", {"_target_": "lmsd.models.codec.Identity"})
+    if isinstance(guard := tree.get("rollback"), dict):
+        guard.setdefault("_target_", "lmsd.engine.divergence.Guard")
 
 
 def _at(node: Mapping[str, Any], path: str) -> bool:

@@ -17,7 +17,7 @@ A part may be `*`. The new name may be followed by a remark after a semicolon: "
 number or null". What a move alone cannot mend in a stored configuration is one of CHANGES.
 """
 
-CHANGES: list[Callable[[dict[str, Any]], None]] = [older.objective, older.parts]
+CHANGES: list[Callable[[dict[str, Any]], None]] = [older.objective, older.parts, older.shards]
 """What else a stored configuration of an older version needs after the moves, in this order, in place."""
 
 

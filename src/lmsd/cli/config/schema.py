@@ -27,7 +27,6 @@ HANDED: Mapping[str, tuple[str, ...]] = {
     "generator": ("net", "schedule", "process", "conditioner", "codec", "channels", "image_size"),
     "discriminator": ("process", "generator", "cond_dim", "features", "marginal"),
     "discriminator.trunk": ("shape",),
-    "data": ("batch_size", "micro_batches", "seed", "world", "rank"),
     "rollback": ("samples",),
     "objective": ("captions",),
     "optim.*": ("params",),

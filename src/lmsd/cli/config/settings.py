@@ -71,6 +71,8 @@ class Optim:
     """largest gradient norm of each role; null: any"""
     ema: Sequence[Count] = (5_000,)
     """half-lives of the averages in images, of which the first one is sampled and scored"""
+    averages: Mapping[str, Sequence[Count]]
+    """half-lives of further players' averages, by role: {discriminator: [5_000]}"""
 
 
 class Train:
@@ -108,6 +110,8 @@ class Train:
     """null: outputs/<date_time>-<name>-<id>"""
     resume: str | None = None
     """auto, last, a run's id, folder or checkpoint"""
+    extend: str | None = None
+    """a run or checkpoint to train longer in a new run, to images= in all"""
     dry: bool = False
     """build everything, train and write nothing (debug=dry)"""
     profiler: Literal["simple", "pytorch"] | None = None

@@ -127,7 +127,7 @@ def set_status(folder: Path, **values: Any) -> None:
 def save_config(folder: Path, config: DictConfig) -> None:
     """Write a run's configuration again, without its secrets; leave to take other data counts once."""
     kept = stored(config)
-    kept.data.on_change = "error"
+    kept.data.train.on_change = "error"
     write_config(folder, kept)
 
 

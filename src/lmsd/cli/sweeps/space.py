@@ -112,7 +112,7 @@ def _refuse(override: Override, word: str) -> None:
             f"{word}: a sweep chooses on val, and test stays unseen; score the winner alone: "
             "lmsd evaluate run=WINNER split=test"
         )
-    if key in ("run_dir", "resume", "dry"):
+    if key in ("run_dir", "resume", "extend", "dry"):
         raise UserError(
             f"{word}: a sweep names the folders of its runs itself; the same command continues it"
         )

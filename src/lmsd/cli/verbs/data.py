@@ -144,9 +144,9 @@ def features(arguments: list[str]) -> int:
     source, words = operand(arguments, "the shards")
     chosen = options.read(FeatureOptions, words, verb="data features")
     from lmsd.cli.build.extractors import find_or_train
-    from lmsd.data.module import ShardDataModule
+    from lmsd.data.shardset import ShardSet
 
-    data = ShardDataModule(source, batch_size=1, image_size=chosen.image_size, channels=chosen.channels)
+    data = ShardSet(source, image_size=chosen.image_size, channels=chosen.channels)
     extractor, folder = find_or_train(
         data, augment=chosen.augment, images=chosen.images, seed=chosen.seed, folder=chosen.out
     )

@@ -98,12 +98,13 @@ def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
         model = open_run(folder, checkpoint=chosen.checkpoint, ema=ema)
         model.generator.to(device())
         for steps, guidance in product(chosen.steps or (None,), chosen.guidance or (None,)):
+            unguided = guidance == 1 and max(chosen.guidance) != 1  # of several, for comparison
             told = SamplingOptions(
                 run=chosen.run,
                 sampler=chosen.sampler,
                 steps=steps,
                 guidance=guidance,
-                interval=chosen.interval,
+                interval=() if unguided else chosen.interval,
             )
             generate = generation(model, told)
             scorer = scorer or scorer_of(store.config_of(folder), chosen)
@@ -122,7 +123,7 @@ def device() -> "torch.device":
 
 def scorer_of(config: Any, chosen: EvaluateOptions) -> "Evaluator":
     """The scorer of the chosen split; refused where the training set holds much of it."""
-    from lmsd.cli.build.experiment import data_module
+    from lmsd.cli.build.experiment import shard_set
     from lmsd.cli.build.validate import evaluator
     from lmsd.ranks import by_first, first_alone
 
@@ -135,7 +136,7 @@ def scorer_of(config: Any, chosen: EvaluateOptions) -> "Evaluator":
     if chosen.weights is not None:
         config.evaluate.extractor.path = str(chosen.weights)
     with first_alone():
-        scorer = evaluator(config, data_module(config), chosen.split, n=chosen.n)
+        scorer = evaluator(config, shard_set(config), chosen.split, n=chosen.n)
     scorer.extractor.net.to(device())
     by_first(lambda: refuse_overlap(scorer, chosen))
     return scorer
@@ -184,7 +185,7 @@ def score(
         chosen.sampler or record["sampler"],
         f"steps{record['steps']}",
         f"guidance{record['guidance']}",
-        *(["interval{:g}-{:g}".format(*chosen.interval)] if chosen.interval else []),
+        *([f"interval{record['interval']}".replace(" to ", "-")] if "interval" in record else []),
     ]
     name = "-".join(map(str, [model.checkpoint.stem, model.ema, *settings, f"n{scorer.n}"]))
     if chosen.shards is not None:
@@ -203,7 +204,7 @@ def score(
                 "commit": commit,
                 "options": asked(chosen),
             },
-            progress=lambda done, total: bar.update(done, total, "sampling"),
+            progress=bar.update,
             keep_images=kept / name if "images" in chosen.keep else None,
             keep_features=kept / features if "features" in chosen.keep else None,
         )

@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd import stops
-from lmsd.checkpoints import find_run
-from lmsd.cli.config.compose import check_value, flatten, load, parse, require_secrets, written
+from lmsd.cli.config.compose import load
 from lmsd.cli.config.schema import check_limits, check_tasks, groups
 from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
+from lmsd.cli.runs.resuming import continued, extended, finished
 from lmsd.cli.runs.transcript import transcript
-from lmsd.errors import HIDDEN, UserError, redact, shown
+from lmsd.errors import UserError, redact
 from lmsd.files import write_text
 from lmsd.ranks import launched_rank
 
@@ -31,39 +31,6 @@ _PRIVATE = {
 }
 """What wandb would else upload beside the metrics: output, code, the remote's URL, the command line."""
 
-SAFE = (
-    "log_every",
-    "checkpoint_every",
-    "checkpoint_async",
-    "keep",
-    "keep_every",
-    "hang_seconds",
-    "evaluate.",
-    "devices",
-    "num_nodes",
-    "fsdp",
-    "micro_batches",
-    "threads",
-    "accelerator",
-    "logger.",
-    "data.shards",
-    "data.val",
-    "data.test",
-    "data.num_workers",
-    "data.cache",
-    "data.memory_gb",
-    "data.on_error",
-    "data.on_change",
-    "data.decode",
-    "rollback.",
-    "source",
-    "run_dir",
-)
-"""What may change when a run is resumed: neither the weights nor the samples depend on it.
-
-Not `images`: warm start, decay and annealing are shares of it, so another total would play phases again.
-"""
-
 HELP = """lmsd train [group=choice ...] [option=value ...]
 
   experiment=digits|shapes|cifar10|emoji     where to begin
@@ -71,6 +38,7 @@ HELP = """lmsd train [group=choice ...] [option=value ...]
   data.shards=FOLDER|GLOB|LIST|URL           what to learn from
   resume=auto|last|ID|FOLDER|CHECKPOINT      go on with a run, exactly; auto: if there is one;
                                              last: the one that was begun last
+  extend=RUN|CHECKPOINT images=MORE          a new run, all that the other one had, longer
   init_from=RUN|PATH[:player][@ema]          weights of another run, a new clock
   run_dir=FOLDER devices=2 precision=bf16-mixed
 
@@ -108,7 +76,8 @@ def main(arguments: list[str]) -> int:
 
 def begin(arguments: list[str]) -> int:
     """Begin a run, or go on with one."""
-    config, source = continued(arguments)
+    longer = extended(arguments)
+    config, source = longer or continued(arguments)
     if config is None:
         config = load("train", arguments)
     if source is not None and finished(source, config):
@@ -120,80 +89,6 @@ def begin(arguments: list[str]) -> int:
         return 0
     train(config, overrides=arguments, resumed=source)
     return 0
-
-
-def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]:
-    """Configuration of the run that `resume=` names, and its folder or checkpoint; (None, None) for none.
-
-    auto compares the whole configuration with the run's, so that a scheduler may repeat the first command; it
-    alone may name a run that is done.
-    """
-    overrides = {str(override.key_or_group): override for override in map(parse, arguments)}
-    wanted = written(overrides.pop("resume")) if "resume" in overrides else None
-    if wanted is None:
-        return None, None
-    if wanted == "auto":
-        fresh = load("train", [word for word in arguments if not word.startswith("resume=")])
-        if fresh.run_dir is None:  # which other processes hold may change: rank 0 looks
-            told = agreed("resume", lambda: str(store.unfinished(fresh.name) or "nothing"))
-            source = None if told == "nothing" else Path(told)
-        else:
-            source = store.unfinished(fresh.name, fresh.run_dir)
-        if source is None:
-            if launched_rank() == 0:
-                print(f"nothing to resume for {fresh.name}: a new run")
-            return fresh, None
-        given = flatten(fresh)
-    else:
-        source = find_run(str(wanted))
-        given = {key: override.value() for key, override in overrides.items()}
-    folder = store.folder_of(source)
-    other = given.get("run_dir") if wanted != "auto" else None
-    if other is not None and Path(other).resolve() != folder.resolve():
-        raise UserError(
-            f"resume={wanted} goes on in {folder}, not in run_dir={other}: leave run_dir= out, or begin a "
-            f"new run there from its weights: lmsd train init_from={folder} run_dir={other} ..."
-        )
-    config = store.config_again(folder)
-    tree: Any = OmegaConf.to_container(config)
-    for key, override in overrides.items():
-        if key in flatten(config):
-            check_value(override, tree)
-    accept(config, given, folder)
-    if wanted != "auto" and finished(source, config):
-        raise UserError(
-            f"{folder} is done, after {config.images:,} images, and so are its schedules; train on from its "
-            f"weights in a new run: lmsd train init_from={folder} ..."
-        )
-    return config, source
-
-
-def finished(source: Path, config: DictConfig) -> bool:
-    """Whether a run has seen all of its images."""
-    state = store.status(store.folder_of(source))
-    return state.get("state") == "done" and bool(config.images <= state.get("images", 0))
-
-
-def accept(config: DictConfig, given: Mapping[str, Any], folder: Path) -> None:
-    """Take options that touch neither weights nor samples into a run's configuration; refuse others."""
-    known, refused = flatten(config), []
-    for key, value in given.items():
-        if key in ("resume", "run_dir") or (key == "experiment" and value == config.name):
-            continue
-        hidden = HIDDEN in str(known.get(key))
-        if key not in known or (known[key] != value and not hidden and not key.startswith(SAFE)):
-            was = shown(key, known[key]) if key in known else "as it was"
-            refused.append(f"{key}: {was} -> {shown(key, value)}")
-        elif known[key] != value:
-            if launched_rank() == 0 and not hidden:
-                print(redact(f"  changed by you: {key} {shown(key, known[key])} -> {shown(key, value)}"))
-            OmegaConf.update(config, key, value)
-    if refused:
-        raise UserError(
-            f"cannot resume {folder.name} with these changes: {'; '.join(refused)}; leave them out, or start "
-            f"a new run from its weights: lmsd train init_from={folder} ..."
-        )
-    require_secrets(config)
 
 
 def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | None = None) -> Path:
@@ -216,18 +111,18 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     if resumed and resumed.suffix == ".ckpt":
         find(resumed)  # before anything is built, or written down
     data = experiment.data_module(config)
-    data.index("train")
-    nets, objective = experiment.players(config, data)
+    data.shards.index("train")
+    nets, objective = experiment.players(config, data.shards)
     own = experiment.own_callbacks(config, objective)
     engine = experiment.engine(config, nets, objective)
     chief = launched_rank() == 0
     if config.dry:
         announce(config, None, nets, resumed=resumed)
         engine.configure_optimizers()
-        count = len(data.split_set("train"))
+        count = len(data.shards.split_set("train"))
         print(f"{count:,} train samples; everything is built. To train, leave out debug=dry")
         return Path()
-    validation = Validation(config, data, active=chief) if config.evaluate.n else None
+    validation = Validation(config, data.shards, active=chief) if config.evaluate.n else None
     folder = store.folder_of(resumed) if resumed else shared_folder(config, list(overrides))
     if validation is not None:
         validation.folder = folder
@@ -237,7 +132,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             if resumed and chief:
                 with tolerated("config.yaml"):
                     store.save_config(folder, config)
-            callbacks = own + experiment.callbacks(config, validation, objective, samples=data.samples)
+            callbacks = own + experiment.callbacks(config, validation, objective, samples=data.shards.samples)
             play(config, engine, data, folder=folder, callbacks=callbacks, resumed=resumed)
         if chief:
             report(folder)

@@ -64,7 +64,7 @@ def whole(name: str, text: str) -> int:
 def shortened(words: list[str]) -> list[str]:
     """The words of `lmsd train` for a run that is short, but for what they say themselves."""
     given = {str(parse(word).key_or_group) for word in words}
-    for name in ("resume", "run_dir"):
+    for name in ("resume", "extend", "run_dir"):
         if name in given:
             raise UserError(f"{name}= makes no sense here: verify-resume makes both of its runs itself")
     config = load("train", words)

@@ -1,0 +1,190 @@
+"""A shard set: which shards there are, split, indexed and read; plain Python, no matter who trains on it."""
+
+import logging
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from lmsd.data.heldout import HeldOut
+from lmsd.data.index import Index
+from lmsd.data.order import Order
+from lmsd.data.reader import Reader
+from lmsd.data.shards import Source, Split, by_split, chosen, resolve
+from lmsd.data.storage import Storage
+from lmsd.data.stream import OnError, Stream
+from lmsd.data.text import Lines
+from lmsd.errors import Amount, Count, Measure, Share, UserError, one_of
+from lmsd.types import Progress
+
+OnChange: TypeAlias = Literal["error", "new_epoch"]
+Decode: TypeAlias = Literal["old", "new"]
+
+_SKIP = ", or train without such samples by data.train.on_error=skip"
+_HELD = 256 << 20  # bytes of shards that a loader may hold, so that a sample costs no system call
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streaming:
+    """How the train split is streamed.
+
+    first: train on the first so many images of the stream, over and over; window: shards shuffled together;
+    flip: mirror at random; color: strength of random brightness, contrast and saturation; num_workers:
+    processes that decode, 0 for none; memory_gb: a train split that takes less when decoded is held in memory
+    (without workers); on_error: what a damaged sample does, skip fills its place, counted and named;
+    on_change: what a resume does where the shards have changed, refuse or begin an epoch of the new ones.
+    """
+
+    first: Count | None = None
+    window: Count = 8
+    flip: bool = False
+    color: Share = 0.0
+    num_workers: Amount = 0
+    memory_gb: Measure = 0.5
+    on_error: OnError = "stop"
+    on_change: OnChange = "error"
+
+    def __post_init__(self) -> None:
+        one_of("data.train", "on_error", self.on_error, OnError)
+        one_of("data.train", "on_change", self.on_change, OnChange)
+
+
+class ShardSet:
+    """Images and captions in webdataset shards, by split.
+
+    shards: folder, glob, brace range, list, or http and s3 URLs; splits by file prefix train-|val-|test-;
+    val, test: shards of these splits that lie elsewhere; image_size: images are cropped and resized to this
+    square; channels: 3 or 1; caption_key: a text field of KEY.json, instead of KEY.txt or "caption";
+    captions: what several lines of a caption give, all joined, the first, or one drawn anew each time;
+    decode: "old" reads images and captions as before version 2 of the index (no color profiles, no
+    orientation by XMP, captions as they stand), "new" as today, and says yes to that where a resumed run
+    began with the old one; cache: where remote shards are kept; train: how the train split is streamed.
+
+    Raises UserError for shards that are missing or damaged.
+    """
+
+    def __init__(
+        self,
+        shards: Source,
+        *,
+        image_size: Count,
+        channels: Literal[1, 3] = 3,
+        val: Source | None = None,
+        test: Source | None = None,
+        caption_key: str | None = None,
+        captions: Lines = "join",
+        decode: Decode | None = None,
+        cache: Storage | None = None,
+        train: Streaming | None = None,
+    ) -> None:
+        if channels not in (1, 3):
+            raise UserError(f"data.channels={channels}: images have 3 channels (RGB) or 1 (grey)")
+        one_of("data", "captions", captions, Lines)
+        if decode is not None:
+            one_of("data", "decode", decode, Decode)
+        self._shards = by_split(resolve(shards))
+        named: dict[Split, Source | None] = {"val": val, "test": test}
+        for split, source in named.items():
+            if source is not None:
+                self._shards[split] = chosen(source, split)
+        self._refuse_overlap()
+        self.image_size, self.channels = image_size, channels
+        self.decode, self.train = decode, train or Streaming()
+        self._storage, self._caption_key, self._lines = cache or Storage(), caption_key, captions
+        self.progress: Progress | None = None
+        self._indexes: dict[Split, Index] = {}
+
+    def index(self, split: Split) -> Index:
+        """The index of a split; shards that have none are read and checked first.
+
+        Raises UserError when the split has no shards.
+        """
+        if split not in self._indexes:
+            shards = self._shards[split]
+            if not shards:
+                raise UserError(_absent(split))
+            self._indexes[split] = self._storage.index(shards, progress=self.progress)
+        return self._indexes[split]
+
+    def has(self, split: Split) -> bool:
+        """Whether there are shards of a split."""
+        return bool(self._shards[split])
+
+    @property
+    def samples(self) -> int:
+        """Samples that are trained on."""
+        return min(len(self.index("train")), self.train.first or len(self.index("train")))
+
+    def prepare(self) -> None:
+        """Index every split that is there."""
+        for split, shards in self._shards.items():
+            if shards:
+                for what, count, name in self.index(split).notes():
+                    log.warning("%s: %s %s (%s)", split, f"{count:,}", what, name)
+
+    def split_set(self, split: Split) -> HeldOut:
+        """A split as a sequence, without augmentation. Raises UserError when the split has no shards."""
+        return HeldOut(split, self._reader(split))
+
+    def stream(self, *, seed: int) -> Stream:
+        """The train split, endless and by position, augmented; seed: of the order."""
+        index, train = self.index("train"), self.train
+        order = Order(index.sizes, window=train.window, seed=seed, first=train.first)
+        bytes_decoded = order.total * self.image_size**2 * self.channels
+        keep = train.num_workers == 0 and bytes_decoded <= train.memory_gb * 1e9
+        largest = sorted(header.size for header in index.headers)[-2 * train.window :]
+        whole = len(largest) if sum(largest) <= _HELD else 0
+        return Stream(
+            order,
+            self._reader("train", keep=keep, whole=whole),
+            flip=train.flip,
+            color=train.color,
+            on_error=train.on_error,
+            ahead=self._storage.ahead(index, train.window),
+        )
+
+    def _reader(self, split: Split, *, keep: bool = False, whole: int = 0) -> Reader:
+        index = self.index(split)
+        return Reader(
+            index,
+            self._storage.locate(index),
+            image_size=self.image_size,
+            channels=self.channels,
+            caption=_caption(index, self._caption_key),
+            lines=self._lines,
+            old=self.decode == "old",
+            keep=keep,
+            whole=whole,
+            advice=_SKIP if split == "train" else "",
+        )
+
+    def _refuse_overlap(self) -> None:
+        for split in ("val", "test"):
+            both = set(self._shards["train"]) & set(self._shards[split])
+            if both:
+                raise UserError(
+                    f"{min(both)} is named for both train and {split}: give data.{split}= other shards"
+                )
+
+
+def _absent(split: Split) -> str:
+    if split == "train":
+        return "data.shards= names no train shard (every name begins with val- or test-): add train-*.tar"
+    return (
+        f"there are no {split} shards: give data.{split}=SHARDS, or name shards {split}-000000.tar and so on "
+        "among data.shards= (`lmsd data build` makes the split)"
+    )
+
+
+def _caption(index: Index, key: str | None) -> str | None:
+    """Where captions are read: the key asked for, else KEY.txt, else "caption" of KEY.json, else nowhere."""
+    if key is not None and key not in index.captions:
+        known = ", ".join(sorted(index.captions)) or "none"
+        raise UserError(
+            f"data.caption_key={key!r} is not in every sample of {index.shards[0]} ...; there are: {known}"
+        )
+    if key is None and index.captions and not index.captions & {"txt", "caption"}:
+        raise UserError(
+            f"no 'caption' in KEY.json: give data.caption_key= one of {', '.join(sorted(index.captions))}"
+        )
+    return key or next((name for name in ("txt", "caption") if name in index.captions), None)
