@@ -17,6 +17,8 @@ from tiny_home import TINY, Home, spoken
 from lmsd import cli
 from lmsd.checkpoints import find_run
 from lmsd.cli.runs import store
+from lmsd.engine.clock import Clock
+from lmsd.engine.state import RunState
 
 Refused = Callable[..., str]
 DATA = "data.shards=data/shapes"
@@ -412,7 +414,7 @@ def test_a_full_disk_changes_neither_the_exit_code_nor_the_message(
         "mistake": UserError("make room"),
         "failure": ZeroDivisionError("by nothing"),
     }.get(end)
-    subject = SimpleNamespace(clock=SimpleNamespace(images=8, updates=1))
+    subject = SimpleNamespace(clock=Clock(8, "generator", images=8, updates=1), run=RunState())
 
     def attempt() -> None:
         with recorded(tmp_path, subject, active=True):
@@ -441,7 +443,10 @@ def test_the_begin_of_every_session_is_kept(tmp_path: Path) -> None:
 
     from lmsd.cli.verbs.train import recorded
 
-    subject, before = SimpleNamespace(clock=SimpleNamespace(images=8, updates=1)), time.time()
+    subject, before = (
+        SimpleNamespace(clock=Clock(8, "generator", images=8, updates=1), run=RunState()),
+        time.time(),
+    )
     for _ in range(2):
         with recorded(tmp_path, subject, active=True):
             pass
@@ -456,7 +461,7 @@ def test_lightnings_own_word_for_sigterm_is_143(tmp_path: Path) -> None:
 
     from lmsd.cli.verbs.train import recorded
 
-    subject = SimpleNamespace(clock=SimpleNamespace(images=8, updates=1))
+    subject = SimpleNamespace(clock=Clock(8, "generator", images=8, updates=1), run=RunState())
     with pytest.raises(SystemExit) as stop, recorded(tmp_path, subject, active=True):
         raise SIGTERMException
     assert stop.value.code == 143
@@ -497,7 +502,7 @@ def test_a_run_that_a_callback_ends_is_saved_scored_and_goes_on(
     said, folder = capsys.readouterr().err, Path("outputs/timed")
     assert "Stopped by a callback at 32 of 192 images. Resume with: lmsd train resume=outputs/timed" in said
     assert (store.status(folder)["state"], store.status(folder)["images"]) == ("stopped", 32)
-    assert [line["images"] for line in store.scored(folder, '"val/fd[')] == [0, 32]
+    assert [line["images"] for line in store.scored(folder, '"val/right"')] == [0, 32]
     assert (folder / "report.html").is_file()
     spoken(["train", "resume=outputs/timed", "~callbacks.my"])
     assert (store.status(folder)["state"], store.status(folder)["images"]) == ("done", 192)

@@ -1,7 +1,6 @@
 """What screens say is what it is: numbers, verbs and advice, and a run without any program beside it."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -97,11 +96,13 @@ def test_a_callbacks_folder_is_a_path() -> None:
     assert load("train", words).callbacks.my.dirpath == "x"
 
 
-def test_compiling_without_a_compiler_is_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_without_a_compiler_is_refused_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in ("CXX", "CC"):
         monkeypatch.delenv(name, raising=False)
     config = load("train", ["compile=true", "accelerator=cpu"])
     train.require_device(config)
-    monkeypatch.setenv("PATH", os.devnull)
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler and there is none in PATH"):
         train.require_device(config)

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from lmsd.engine.callbacks import Checkpoint
 from lmsd.engine.divergence import Guard
 from lmsd.engine.logging import read_metrics
 from lmsd.engine.module import Engine
+from lmsd.engine.optim import adamw
 from lmsd.errors import UserError
 from lmsd.objectives import Adversarial, warm_start
 from lmsd.process.times import Jumps
@@ -264,3 +266,30 @@ def test_a_damaged_sample_counts_once_however_often_it_comes(tmp_path: Path) -> 
             datamodule=Damaged(2),
             callbacks=[Guard(samples=40)],
         )
+
+
+@pytest.mark.parametrize("role", ["discriminator", "generator"])
+def test_a_player_that_does_not_move_is_named(
+    tmp_path: Path, role: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its rate is 0: told after three readings, and the end after five, since nothing is from before that."""
+    rates = {"discriminator": 1e-3, "generator": 1e-3, role: 0.0}
+    optimizers = {name: partial(adamw, lr=rate) for name, rate in rates.items()}
+    subject = engine(objective=Adversarial(Jumps(4)), batches=10, optimizers=optimizers)
+    said = f"the weights of the {role} have not changed for 5 lines of metrics.*optim"
+    with pytest.raises(UserError, match=said):
+        run(subject, tmp_path, callbacks=guarded(collapsed=5))
+    assert subject.run.notes == [
+        f"at 32 images: the weights of the {role} have not changed for 3 lines of metrics"
+    ]
+    assert f"note: {subject.run.notes[0]}" in capsys.readouterr().out
+
+
+def test_what_is_no_game_is_told_at_both_ends() -> None:
+    from lmsd.objectives.base import useless_discriminator
+
+    line = {"generator/grad_norm": 1.0, "discriminator/grad_norm": 1.0, "generator/diversity": 0.2}
+    assert useless_discriminator({**line, "discriminator/d_accuracy": 0.5}) is None
+    assert "wrong on everything" in str(useless_discriminator({**line, "discriminator/d_accuracy": 0.0}))
+    assert "right on everything" in str(useless_discriminator({**line, "discriminator/d_accuracy": 1.0}))
+    assert "same of every noise" in str(useless_discriminator({**line, "generator/diversity": 0.0}))

@@ -1,7 +1,8 @@
 """Divergence: a run that has gone bad goes back to a checkpoint from before that, and on with later data.
 
     bad     a player's last n updates were all skipped, since ‖g‖ was not finite; or the state is not finite;
-            or the game has been of no use in the last m readings, as the objective tells
+            or the game has been of no use in the last m readings, as the objective tells; or a player that
+            plays has kept its weights, to the last bit, over as many
     back    weights, averages, optimizers, clock and objective of the newest checkpoint from before it began
     on      the stream of data stays where it is, past what may have been the cause
 
@@ -12,6 +13,7 @@ reduction of gradients and of metrics, so all ranks find the same and go back al
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -19,12 +21,17 @@ from lmsd.checkpoints import intact, manifests, read, set_aside
 from lmsd.engine.callbacks import Checkpoint, engine_of, not_finite, save_now, writer
 from lmsd.engine.logging import rewind
 from lmsd.engine.module import Engine
+from lmsd.engine.parts import all_of
 from lmsd.errors import Amount, Count, Share, UserError
 from lmsd.ranks import world_size
 
 CALMER = "lower the learning rates (optim.*.lr), clip gradients (optim.clip.*)"
 ALLOWED = "lower the learning rate of the player that wins (optim.*.lr), set rollback.collapsed=0 to allow it"
-"""The ways out of a gradient or state that is not finite, and of a collapse."""
+UNMOVED = "look at its learning rate (optim.*.lr), set rollback.collapsed=0 to allow it"
+"""The ways out of what is not finite, of a collapse, and of a player that does not move."""
+
+NOTED = 3
+"""Readings in a row after which what is of no use is told."""
 
 
 class Guard(Callback):
@@ -48,6 +55,7 @@ class Guard(Callback):
     ) -> None:
         self.skipped, self.collapsed, self.at_most, self.max_bad = skipped, collapsed, at_most, max_bad
         self.samples = samples
+        self._seen: dict[str, tuple[int, float]] = {}  # updates, sum of the weights at the last reading
         self._useless: list[int] = []  # images at the readings in a row of a collapsed game
         self._read = -1
 
@@ -91,11 +99,35 @@ class Guard(Callback):
             place = not_finite(trainer, engine)
             if place is not None:
                 return f"{place} is not finite", CALMER, clock.images
-        useless = engine.objective.collapsed(engine.run.line)
+        still = self._still(engine)
+        useless = still or engine.objective.collapsed(engine.run.line)
         self._useless = [*self._useless, clock.images] if useless else []
-        if self.collapsed and len(self._useless) >= self.collapsed:
-            return f"{useless} for {self.collapsed} lines of metrics", ALLOWED, self._useless[0] - 1
+        count = len(self._useless)
+        if count == NOTED or (clock.done and count == NOTED - 1):
+            self._note(trainer, engine, f"{useless} for {count} lines of metrics")
+        if self.collapsed and count >= self.collapsed:
+            way = UNMOVED if still else ALLOWED
+            return f"{useless} for {self.collapsed} lines of metrics", way, self._useless[0] - 1
         return None
+
+    def _still(self, engine: Engine) -> str | None:
+        """Who has had updates since the last reading and the same weights as then, as a clause."""
+        before, self._seen = self._seen, {}
+        for name in engine.learners:
+            sums = [all_of(p.detach().double().sum()) for p in engine.seats.trainable[name]]
+            self._seen[name] = engine.clock.played.get(name, 0), float(torch.stack(sums).sum())
+        for name, (updates, weights) in before.items():
+            if self._seen[name][0] > updates and self._seen[name][1] == weights:
+                return f"the weights of the {name} have not changed"
+        return None
+
+    def _note(self, trainer: Trainer, engine: Engine, what: str) -> None:
+        """Say it in the log, and in the report by the run's status."""
+        if any(said.endswith(what) for said in engine.run.notes):
+            return
+        engine.run.notes.append(f"at {engine.clock.images:,} images: {what}")
+        if trainer.is_global_zero:
+            print(f"note: {engine.run.notes[-1]}", flush=True)
 
     def _go_back(self, trainer: Trainer, engine: Engine, why: str, way: str, before: int) -> None:
         count, images = engine.run.rollbacks + 1, engine.clock.images
@@ -116,10 +148,12 @@ class Guard(Callback):
             for later in manifests(path.parent):
                 if later > path:
                     set_aside(later)
+        notes = engine.run.notes
         engine.on_load_checkpoint(content)
+        engine.run.notes = notes
         trainer.strategy.load_model_state_dict(content)
         trainer.strategy.load_optimizer_state_dict(content)
-        engine.run.rollbacks, engine.run.asked.save, self._useless = count, True, []
+        engine.run.rollbacks, engine.run.asked.save, self._useless, self._seen = count, True, [], {}
         self._read = engine.run.read_at
         trainer.should_stop = engine.run.asked.stop
         rewind(trainer.loggers, engine.clock.images, scored=not engine.run.unscored)
@@ -144,8 +178,9 @@ class Guard(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The streak of readings, so that a resumed run goes back where the unbroken one does."""
-        return {"useless": list(self._useless)}
+        return {"useless": list(self._useless), "seen": dict(self._seen)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The reverse of `state_dict`."""
         self._useless = [int(images) for images in state_dict["useless"]]
+        self._seen = {name: (int(n), float(value)) for name, (n, value) in state_dict.get("seen", {}).items()}

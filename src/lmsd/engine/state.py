@@ -40,7 +40,8 @@ class RunState:
     it came, over all ranks at a reading; unscored: an
     evaluation was broken off, or not begun after a signal; read_at: images at the last line of metrics;
     line: that line; streaks: updates of each player up to now that were skipped in a row, on the device;
-    scores: of the last evaluation; scored_at: images at it, -1 before the first.
+    notes: what the report shall say of it; scores: of the last evaluation; scored_at: images at it, -1 before
+    the first.
     """
 
     rollbacks: int = 0
@@ -49,6 +50,7 @@ class RunState:
     read_at: int = 0
     line: dict[str, float] = field(default_factory=dict)
     streaks: dict[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
     scored_at: int = -1
     asked: Requests = field(default_factory=Requests)
@@ -72,6 +74,7 @@ class RunState:
             "rollbacks": self.rollbacks,
             "damaged": sorted(self.damaged),
             "read_at": self.read_at,
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], images: int, device: torch.device) -> None:
@@ -79,5 +82,6 @@ class RunState:
         self.scores, self.scored_at, self.line = dict(state["metrics"]), images, dict(state["line"])
         self.unscored, self.rollbacks = bool(state["unscored"]), int(state["rollbacks"])
         self.damaged, self.read_at = set(state.get("damaged", ())), int(state["read_at"])
+        self.notes = list(state.get("notes", ()))
         streaks = state["streaks"].items()
         self.streaks = {name: torch.tensor(float(n), device=device) for name, n in streaks}

@@ -324,6 +324,7 @@ def _facts(
     """State, images, updates, time and speed, as far as they are known."""
     env = read_json(folder / "env.json")
     facts = [("state", str(status["state"]))] if "state" in status else []
+    facts += [("note", str(said)) for said in status.get("notes", ())]
     if records:
         facts.append(("images seen", f"{int(records[-1]['images']):,}"))
         facts += _updates({name: value for record in records for name, value in record.items()})

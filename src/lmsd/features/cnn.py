@@ -175,7 +175,7 @@ def train_extractor(
     data: str = "",
     progress: Progress | None = None,
 ) -> Extractor:
-    """Train lmsd-cnn with AdamW in one cycle of `images` images (None: six passes, at least 60,000).
+    """Train lmsd-cnn with AdamW in one cycle of `images` images (None: by `budget`).
 
     augment: random shifts by H/8, with or without mirroring (not for digits or captions that say "left");
     seed: the only source of randomness (the caller's generators stay untouched); data: hash of the split, for
@@ -185,16 +185,21 @@ def train_extractor(
     pixels, labels, captions = _load(train)
     target, classes = _vocabulary(labels, captions)
     goal = _targets(target, classes, labels, captions)
-    budget = images if images is not None else max(6 * len(pixels), 60_000)
+    count = budget(len(pixels)) if images is None else images
     size = min(batch_size, len(pixels))
     recipe = Recipe(
-        channels=pixels.shape[1], image_size=pixels.shape[2], target=target, classes=classes, images=budget,
+        channels=pixels.shape[1], image_size=pixels.shape[2], target=target, classes=classes, images=count,
         batch_size=size, learning_rate=learning_rate, augment=augment, seed=seed, train_images=len(pixels),
         data=data, torch=torch.__version__,
     )  # fmt: skip
     net = _fit(recipe, pixels, goal, progress)
     extractor = Extractor(net, recipe, hashlib.sha256(_weights(net)).hexdigest())
     return extractor if held_out is None else _with_accuracy(extractor, held_out)
+
+
+def budget(images: int) -> int:
+    """How many images to learn from of so many: six passes, at least 60,000, at most a hundred passes."""
+    return max(6 * images, min(60_000, 100 * images))
 
 
 def save_extractor(extractor: Extractor, folder: Path) -> Path:

@@ -185,14 +185,18 @@ SURE, STILL = 0.9995, 1e-7
 
 
 def useless_discriminator(metrics: Mapping[str, float]) -> str | None:
-    """`Objective.collapsed` of a game with a discriminator: it is right on all it sees, or has no gradient.
+    """`Objective.collapsed` of a game with a discriminator: it is right or wrong on all it sees, or has no
+    gradient, or the generator makes the same whatever its noise.
 
     One that plays alone (a head start) is meant to be right on all, so such readings do not count.
     """
     if "generator/grad_norm" not in metrics:
         return None
-    if metrics.get("discriminator/d_accuracy", 0.0) >= SURE:
-        return "the discriminator has been right on everything"
+    accuracy = metrics.get("discriminator/d_accuracy", 0.5)
+    if accuracy >= SURE or accuracy <= 1 - SURE:
+        return f"the discriminator has been {'right' if accuracy > 0.5 else 'wrong'} on everything"
+    if metrics.get("generator/diversity", 1.0) < STILL:
+        return "the generator has made the same of every noise"
     if metrics.get("discriminator/grad_norm", 1.0) < STILL:
         return "the discriminator has had no gradient"
     return None

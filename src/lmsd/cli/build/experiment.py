@@ -16,6 +16,7 @@ from torch import nn
 from lmsd.checkpoints import WeightsRef, find_run, load_weights
 from lmsd.cli.build.instantiate import instantiate, plain
 from lmsd.cli.config.compose import stored
+from lmsd.data.shards import Split
 from lmsd.data.shardset import ShardSet
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Checkpoint, Evaluate
@@ -26,9 +27,10 @@ from lmsd.engine.players import recompute
 from lmsd.engine.trainer import check_callbacks
 from lmsd.engine.watchdog import Watchdog
 from lmsd.errors import UserError
-from lmsd.models.conditioner import Conditioner
+from lmsd.models.conditioner import Conditioner, LabelConditioner, TextConditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
+from lmsd.models.tokenizer import unknown_words
 from lmsd.objectives.base import Cast, Facts, Objective, Part
 from lmsd.objectives.base import trained as learners
 from lmsd.ranks import launched_rank
@@ -99,6 +101,23 @@ def check_condition(conditioner: Conditioner, data: ShardSet) -> None:
     if conditioner.reads == "text" and not index.captions:
         ways = "conditioner=label for their classes" if index.labels else "conditioner=none"
         raise UserError(f"conditioner: these shards have no captions (KEY.txt, KEY.json); take {ways}")
+    splits: tuple[Split, ...] = ("train", "val")
+    for split in splits:
+        if isinstance(conditioner, LabelConditioner) and data.has(split):
+            check_labels(conditioner, data, split)
+
+
+def check_labels(conditioner: LabelConditioner, data: ShardSet, split: Split) -> None:
+    """Refuse classes that the table of labels has no row for: its last one stands for no class."""
+    held = data.split_set(split)
+    labels = held.labels(range(len(held)))
+    low, high = (0, 0) if labels is None or not len(labels) else (int(labels.min()), int(labels.max()))
+    if low < 0 or high >= conditioner.classes:
+        way = f"take conditioner.classes={high + 1}" if low >= 0 else "classes count from 0: build them again"
+        raise UserError(
+            f"conditioner.classes={conditioner.classes}: the {split} shards have classes {low} to {high}; "
+            f"{way}"
+        )
 
 
 def own(config: DictConfig, role: str, part: Part, nets: Mapping[str, nn.Module]) -> nn.Module:
@@ -160,6 +179,8 @@ def cast(config: DictConfig, parts: Cast, data: ShardSet, captions: list[str]) -
             nets[role] = twin(nets[part.like])
         if role in sources:
             initialize(nets[role], role, sources[role])
+        if part.like is None:
+            note_words(nets[role], config, captions, foreign=role in sources)
     for role, part in parts.items():
         if not part.trained:
             nets[role].requires_grad_(False).eval()
@@ -196,14 +217,27 @@ def anew(like: nn.Module, drawn: nn.Module) -> nn.Module:
 
 def fitted(net: nn.Module, config: DictConfig, data: ShardSet, captions: list[str]) -> None:
     """Let a generator's conditioner learn its words from the captions."""
-    if not isinstance(net, Generator):
+    if isinstance(net, Generator):
+        check_condition(net.conditioner, data)
+        net.conditioner.fit(captions)
+
+
+def note_words(net: nn.Module, config: DictConfig, captions: list[str], *, foreign: bool) -> None:
+    """Say how many captions lose their ends in the vocabulary that there is by now.
+
+    foreign: it came with the weights of another run; then also which words it knows in pieces only.
+    """
+    if launched_rank() or not isinstance(net, Generator):
         return
-    check_condition(net.conditioner, data)
-    net.conditioner.fit(captions)
-    cut = net.conditioner.cut(captions)
-    if cut and not launched_rank():
+    reader = net.conditioner
+    if cut := reader.cut(captions):
         length = config.conditioner.length
         print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
+    if foreign and isinstance(reader, TextConditioner):
+        strange = unknown_words(reader.tokenizer, captions)
+        if strange:
+            listed = f"{', '.join(strange[:5])}{' ...' * (len(strange) > 5)}"
+            print(f"note: {len(strange):,} words of the captions are new to the weights, in pieces: {listed}")
 
 
 def named_weights(config: DictConfig, parts: Cast) -> dict[str, WeightsRef]:
@@ -319,7 +353,7 @@ def own_callbacks(config: DictConfig, objective: Objective) -> list[Any]:
     return found
 
 
-def callbacks(config: DictConfig, validation: Any, objective: Objective, *, samples: int) -> list[Any]:
+def callbacks(config: DictConfig, validation: Any, objective: Objective, samples: int) -> list[Any]:
     """Those that every run has."""
     found: list[Any] = []
     if validation is not None:

@@ -24,7 +24,7 @@ class Extractor:
     augment: Literal["none", "shift", "shift_flip"] = "shift"
     """what the images that lmsd-cnn learns from go through"""
     images: Count | None = None
-    """to train lmsd-cnn on; null: six passes, at least 60,000"""
+    """to train lmsd-cnn on; null: six passes, at least 60,000, at most 100 passes"""
 
 
 class Evaluate:

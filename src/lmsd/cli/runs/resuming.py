@@ -94,7 +94,7 @@ def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]
         source = find_run(str(wanted))
         given = {}
     folder = store.folder_of(source)
-    other = given.get("run_dir") if wanted != "auto" else None
+    other = written(overrides["run_dir"]) if wanted != "auto" and "run_dir" in overrides else None
     if other is not None and Path(other).resolve() != folder.resolve():
         raise UserError(
             f"resume={wanted} goes on in {folder}, not in run_dir={other}: leave run_dir= out, or begin a "

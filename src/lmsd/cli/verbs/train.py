@@ -132,11 +132,20 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             if resumed and chief:
                 with tolerated("config.yaml"):
                     store.save_config(folder, config)
-            callbacks = own + experiment.callbacks(config, validation, objective, samples=data.shards.samples)
+            callbacks = own + experiment.callbacks(config, validation, objective, data.shards.samples)
             play(config, engine, data, folder=folder, callbacks=callbacks, resumed=resumed)
         if chief:
-            report(folder)
+            tell_end(folder, engine)
     return folder
+
+
+def tell_end(folder: Path, engine: Any) -> None:
+    """The report, and how to go on with a run that somebody's callback ended."""
+    report(folder)
+    clock = engine.clock
+    if store.status(folder).get("state") == "stopped":
+        at = f"{clock.images:,} of {clock.total_images:,} images"
+        print(f"Stopped by a callback at {at}. Resume with: lmsd train resume={folder}", file=sys.stderr)
 
 
 def play(
@@ -220,11 +229,13 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
     before, started = store.status(folder).get("seconds", 0.0), time.monotonic()
 
     def ended(state: str) -> None:
+        if not active:
+            return
         clock, seconds = engine.clock, round(before + time.monotonic() - started, 1)
-        if active:
-            counts = {"images": clock.images, "updates": clock.updates, "seconds": seconds}
-            with tolerated("status.json"):
-                store.set_status(folder, state=state, **counts, peak_memory_mb=peak_memory())
+        counts = {"images": clock.images, "updates": clock.updates, "seconds": seconds}
+        counts |= {"notes": engine.run.notes} if engine.run.notes else {}
+        with tolerated("status.json"):
+            store.set_status(folder, state=state, **counts, peak_memory_mb=peak_memory())
 
     if active:
         lock = store.lock(folder)
@@ -235,16 +246,16 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
         yield
     except (SystemExit, KeyboardInterrupt) as stop:
         ended("interrupted")
-        if active:
-            with suppress(OSError):
-                print(f"Resume with: lmsd train resume={folder}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"Resume with: lmsd train resume={folder}\n" * active, end="", file=sys.stderr)
         asked = type(stop).__name__ == "SIGTERMException"  # Lightning's, which has no code
         code = 143 if asked else stop.code if isinstance(stop, SystemExit) else 130
         sys.exit(code if code in (0, 143) else 130)
+    except UserError:
+        ended("failed")
+        raise
     except Exception as error:
         ended("failed")
-        if isinstance(error, UserError):
-            raise
         if type(error).__name__ == "MisconfigurationException":  # Lightning's word for a user's mistake
             raise UserError(f"Lightning refuses: {' '.join(str(error).split())}") from error
         if active:
@@ -255,9 +266,6 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
     stopped = not engine.clock.done and not engine.run.asked.stop
     ended("stopped" if stopped else "done")
     if active:
-        if stopped:
-            at = f"{engine.clock.images:,} of {engine.clock.total_images:,} images"
-            print(f"Stopped by a callback at {at}. Resume with: lmsd train resume={folder}", file=sys.stderr)
         lock.close()
 
 
