@@ -23,6 +23,7 @@ from lmsd.metrics import (
     wilson,
 )
 from lmsd.metrics import streaming as s
+from lmsd.metrics.shares import Share
 
 
 def draw(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -91,7 +92,7 @@ def test_alignment_and_shares():
     assert float(clip.compute()) == float(clip_scores(FAKE, TEXTS).mean())
     assert float(precise.compute()) == float(r_precision(FAKE, TEXTS, candidates=20).double().mean())
     assert clip.scores()["clip_score"].interval.low < float(clip.compute())
-    share = s.Share()
+    share = Share()
     for part in (FAKE[:, 0] > 0).split(33):
         share.update(part)
     hits = int((FAKE[:, 0] > 0).sum())
@@ -189,7 +190,7 @@ def rank(number, address, path):
     for name in METRICS:
         metric = fed(METRICS[name][0](), mine, size=11)
         found[name] = (metric.compute(), {k: v.interval for k, v in metric.scores().items()})
-    share = s.Share()
+    share = Share()
     share.update(FAKE[mine, 0] > 0)
     found["share"] = share.compute()
     with open(f"{path}.{number}", "wb") as file:

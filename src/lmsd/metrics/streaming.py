@@ -5,7 +5,7 @@
 
 States are float64 rows with their places, gathered from all ranks and put in order of (seed, position) before
 anything is computed: the result depends neither on the number of ranks nor on who saw what. Where an estimate
-and its interval need sums alone (`Share`), sums are kept. Without positions rows are numbered as they come.
+and its interval need sums alone (`shares.Share`), sums are kept. Without positions rows are numbered in turn.
 
 `compute` gives the value; `scores` gives every score that the same rows tell, with intervals. Row i of real
 and generated ones belong together (a caption in common) where their positions are the same.
@@ -25,7 +25,7 @@ from lmsd.errors import UserError
 from lmsd.metrics.alignment import clip_scores, r_precision
 from lmsd.metrics.frechet import frechet_by_rows, frechet_distance, frechet_infinity
 from lmsd.metrics.inception import inception_score_by_seed, inception_scores
-from lmsd.metrics.intervals import GROUPS, Interval, Score, jackknife_groups, prompts_score, wilson
+from lmsd.metrics.intervals import GROUPS, Interval, Score, jackknife_groups, prompts_score
 from lmsd.metrics.kernel import (
     clip_mmd,
     gaussian,
@@ -384,37 +384,3 @@ class CT(NeighborRatio):
 
     kind = "c_t"
     higher_is_better = None
-
-
-class Share(Metric):
-    """The share of right answers among independent ones, with Wilson's interval: hits and trials are sums."""
-
-    is_differentiable = False
-    full_state_update = False
-    higher_is_better = True
-    hits: Tensor
-    trials: Tensor
-
-    def __init__(self, *, sync: bool = True) -> None:
-        super().__init__(sync_on_compute=sync)
-        for name in ("hits", "trials"):
-            self.add_state(name, default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, right: Tensor) -> None:  # type: ignore[override]
-        """Whether each answer is right, bool of any shape."""
-        self.hits = self.hits + right.bool().sum()
-        self.trials = self.trials + right.numel()
-
-    def compute(self) -> Tensor:
-        """The share, float64."""
-        return torch.tensor(self._share().value, dtype=torch.float64)
-
-    def scores(self) -> dict[str, Score]:
-        """{"share": ...} with its interval."""
-        with self.sync_context(
-            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
-        ):
-            return {"share": Score(self._share())}
-
-    def _share(self) -> Interval:
-        return wilson(int(self.hits), int(self.trials))
