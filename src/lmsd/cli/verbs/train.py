@@ -366,7 +366,9 @@ def loggers(config: DictConfig, folder: Path) -> list[Any]:
     return made
 
 
-def announce(config: DictConfig, folder: Path | None, nets: dict[str, Any], *, resumed: Path | None) -> None:
+def announce(
+    config: DictConfig, folder: Path | None, nets: Mapping[str, Any], *, resumed: Path | None
+) -> None:
     """Say what runs, where, and how large it is."""
     if launched_rank() == 0:
         sizes = ", ".join(
