@@ -199,7 +199,8 @@ def _from_2(content: dict[str, Any]) -> dict[str, Any]:
     state = {re.sub(r"^ema\.", "ema.generator.", key): value for key, value in content["state_dict"].items()}
     optimizers = dict(zip(own["players"], content["optimizer_states"], strict=True))
     rest = {key: value for key, value in content.items() if key != "optimizer_states"}
-    mine = {"line": {}, **own, "version": 3, "spec": _spec_of_2(plain(str(own["config"])))}
+    spec = {"spec": _spec_of_2(plain(own["config"]))} if own.get("config") else {}  # some have no words
+    mine = {"line": {}, **own, **spec, "version": 3}
     return {**rest, "state_dict": state, "optimizers": optimizers, KEY: mine}
 
 
