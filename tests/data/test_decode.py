@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 from profiles import SRGB, SWAPPED, grey, matrix
 from tars import encoded, jpeg, picture
 
@@ -209,3 +209,11 @@ def test_a_gamma_of_png_that_is_not_srgbs_is_noted():
     info = PngImagePlugin.PngInfo()
     info.add(b"gAMA", struct.pack(">I", 100_000))
     assert probe(encoded(picture(7), "PNG", pnginfo=info)).note == "gamma that is not followed"
+
+
+def test_lab_is_a_color_by_itself():
+    lab = ImageCms.createProfile("LAB")
+    image = Image.fromarray(picture(8, 16))
+    there = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), lab, "RGB", "LAB").apply(image)
+    apart = np.abs(decode(encoded(there, "TIFF")).astype(int) - picture(8, 16))
+    assert apart.mean() < 2  # 8 bits of Lab are coarse

@@ -247,7 +247,7 @@ def test_local_and_remote_shards_may_be_mixed(server, tmp_path):
 def test_a_presigned_url_streams_and_its_index_is_asked_for_in_the_path(server, tmp_path):
     build_index(write_shards(server.folder, [4]))
     url = f"{server.url}/train-000000.tar?X-Amz-Signature=abc&download=true"
-    module = ShardDataModule(url, cache_dir=tmp_path / "cache", batch_size=4, image_size=8, memory_gb=0.0)
+    module = data_module(url, cache_dir=tmp_path / "cache", batch_size=4, image_size=8, memory_gb=0.0)
     assert sorted(texts(module, 1)) == [f"picture {k}" for k in range(4)]
     asked = set(server.fetched)
     assert asked == {f"train-000000.tar{end}?X-Amz-Signature=abc&download=true" for end in ("", ".idx.npz")}
@@ -258,7 +258,7 @@ def test_an_older_index_beside_a_remote_shard_is_made_again_in_the_cache(server,
     build_index([path])
     make_older(Path(f"{path}.idx.npz"))
     for _ in range(2):
-        assert len(module_of(server, 1, tmp_path / "cache").index("train")) == 4
+        assert len(module_of(server, 1, tmp_path / "cache").shards.index("train")) == 4
     assert server.fetched == {"train-000000.tar.idx.npz": 1, "train-000000.tar": 1}
     assert caplog.text.count("older version") == 1
 

@@ -14,7 +14,7 @@ import webdataset
 from tars import data_module, encoded, flip_byte, jpeg, members_of, picture, sample, write_shards, write_tar
 
 from lmsd.data.decode import SUFFIXES
-from lmsd.data.members import load
+from lmsd.data.members import CLEAN, load
 from lmsd.data.scan import APART, EMPTY, HIDDEN, SEVERAL, scan
 from lmsd.errors import UserError
 
@@ -64,7 +64,7 @@ def test_real_shards_are_indexed(test_data, tmp_path):
     assert len(index) == 203
     assert index.header.captions == ("txt",)
     assert not index.header.labels
-    assert set(map(tuple, index.picture.tolist())) == {(128, 128, 0)}
+    assert set(map(tuple, index.picture.tolist())) == {(128, 128, CLEAN)}
 
 
 def test_a_stored_index_is_the_same_and_needs_no_pickle(tmp_path):

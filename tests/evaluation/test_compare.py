@@ -11,9 +11,10 @@ import torch
 from lmsd.errors import UserError
 from lmsd.evaluation import Scores
 from lmsd.evaluation.compare import labels, write_comparison
-from lmsd.evaluation.measures import measures, prompts_score
+from lmsd.evaluation.measures import measures
 from lmsd.evaluation.records import read_record, read_records, records_by_age
 from lmsd.evaluation.versus import holm
+from lmsd.metrics import prompts_score
 
 SETUP = {"split": "test", "data": "d", "extractor_sha256": "e", "sampler": "FewStep", "steps": 4, "nfe": 4.0}
 SETUP |= {"guidance": 1.0, "ema": "ema", "right_by": "x@1", "checkpoint": "step_9.ckpt"}

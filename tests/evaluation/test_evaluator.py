@@ -360,6 +360,9 @@ class Pixels:
     def right(self, logits, labels, captions):
         return None
 
+    def cut(self, captions):
+        return sum(len(each) > 16 for each in captions)
+
     def texts(self, captions):
         return torch.nn.functional.one_hot(torch.tensor([len(each) for each in captions]) % 8, 8).float()
 
@@ -373,6 +376,8 @@ def test_clip_gives_cmmd_with_its_floors_and_alignment_where_there_are_captions(
     assert scores["cmmd_paired"].low < 0.0 < scores["cmmd_paired"].high
     assert "right" not in scores
     assert "cmmd[clip@ab12]" in str(scores)
+    said = "120 captions are longer than the context of the captions' extractor clip@ab12, and cut"
+    assert any(note.endswith(said) for note in scores.notes) is captions
 
 
 def test_sets_without_labels_or_captions(extractor):

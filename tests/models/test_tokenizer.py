@@ -3,7 +3,7 @@ import json
 import pytest
 
 from lmsd.errors import UserError
-from lmsd.models.tokenizer import SMALLEST, encode_caption, train_tokenizer, unknown_words
+from lmsd.models.tokenizer import SMALLEST, encode_caption, kept_of, train_tokenizer, unknown_words
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 CAPTIONS = [f"a handwritten {word}" for word in WORDS] * 3
@@ -74,3 +74,11 @@ def test_words_never_learned_are_named() -> None:
         "elephant",
     ]
     assert unknown_words(train_tokenizer(["a red circle"], vocab=514), ["a purple elephant"]) == []
+
+
+def test_what_is_kept_of_a_caption_that_is_too_long():
+    text = train_tokenizer(["a red circle and a blue ring"] * 3, vocab=600)
+    assert kept_of(text, "a red circle", 16) == "a red circle"
+    assert kept_of(text, "a red circle and a blue ring", 5) == "a red circle"
+    whole = encode_caption(text, "a red circle", 16)
+    assert encode_caption(text, "a red circle and a blue ring", 5) == whole

@@ -33,6 +33,8 @@ def profile_of(image: Image.Image) -> Profile:
     content = image.info.get("icc_profile")
     if content:
         return _profile(bytes(content), image.mode)
+    if image.mode == "LAB":
+        return Profile(_lab(), "LAB")
     gamma = image.info.get("gamma")  # of PNG: 1 / 2.2 means what sRGB does
     if gamma and "srgb" not in image.info and abs(gamma * 2.2 - 1) > 0.05:
         return Profile(None, note="gamma that is not followed")
@@ -51,6 +53,13 @@ def to_srgb(image: Image.Image) -> Image.Image:
     whole = found.transform.apply(colors)
     whole.putalpha(layer.getchannel("A"))
     return whole
+
+
+@lru_cache(maxsize=1)
+def _lab() -> ImageCms.ImageCmsTransform:
+    """CIE Lab, whose numbers mean colors by themselves."""
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
 
 
 @lru_cache(maxsize=64)

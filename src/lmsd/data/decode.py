@@ -106,16 +106,17 @@ def decode(data: bytes, *, channels: int = 3, old: bool = False) -> Pixels:
 
 def decode_plain(data: bytes, out: Pixels, *, old: bool = False) -> None:
     """A plain JPEG (see `Picture`) of exactly out's height and width, into out [H,W,C]. Raises BadImage."""
+    shape = out.shape
     try:
-        pixels = simplejpeg.decode_jpeg(data, "RGB" if out.shape[2] == 3 else "GRAY", buffer=out)
+        pixels = simplejpeg.decode_jpeg(data, "RGB" if shape[2] == 3 else "GRAY", buffer=out)
     except ValueError as error:
         if old:
             raise BadImage(f"it cannot be decoded ({error})") from error
-        pixels = decode_slowly(data, channels=out.shape[2], luma=True)
-        if pixels.shape == out.shape:
+        pixels = decode_slowly(data, channels=shape[2], luma=True)
+        if pixels.shape == shape:
             out[:] = pixels
-    if pixels.shape != out.shape:
-        raise BadImage(f"its height and width are {pixels.shape[:2]}, and in the index {out.shape[:2]}")
+    if pixels.shape != shape:
+        raise BadImage(f"its height and width are {pixels.shape[:2]}, and in the index {shape[:2]}")
 
 
 def decode_slowly(data: bytes, *, channels: int, old: bool = False, luma: bool = False) -> Pixels:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmsd.data.members import SUFFIX, ShardIndex, is_older, load, load_header
+from lmsd.data.names import printable
 from lmsd.data.notes import Note, Notes
 from lmsd.data.scan import scan
 from lmsd.data.urls import name_of
@@ -76,7 +77,7 @@ class Index:
         found = Notes()
         for header, name in zip(self.headers, self.shards, strict=True):
             for kind, count, key in header.notes:
-                found.add(kind, f"{name_of(name)}: {key}", count)
+                found.add(kind, f"{printable(name_of(name))}: {key}", count)
         return list(found)
 
     def shard(self, number: int) -> ShardIndex:

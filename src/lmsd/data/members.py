@@ -2,7 +2,7 @@
 
     members   int64 [M,4]   suffix number, offset, length, crc32 of each member, in the order of the file
     first     int64 [n+1]   sample i has the members first[i] … first[i+1] − 1
-    picture   int32 [n,3]   height, width, and what of `PLAIN`, `OLD_PLAIN` and `CHANGED` holds
+    picture   int32 [n,3]   height, width, and what of `PLAIN`, `OLD_PLAIN`, `CHANGED`, `CLEAN` holds
     labels    int64 [n]     the classes of KEY.cls, or nothing
     keys, key_ends          the keys' UTF-8 bytes end to end
     header    JSON          version, the shard's size, mtime and sha256, suffixes, JSON fields
@@ -27,8 +27,9 @@ SUFFIX = ".idx.npz"
 """What an index is called after its shard."""
 
 VERSION = 2
-PLAIN, OLD_PLAIN, CHANGED = 1, 2, 4
-"""The fast path may decode it; so did it before version 2; pixels or caption were others before version 2."""
+PLAIN, OLD_PLAIN, CHANGED, CLEAN = 1, 2, 4, 8
+"""The fast path may decode it; so did it before version 2; pixels or caption were others before version 2;
+KEY.txt is its caption as it stands."""
 COLUMNS = 9  # of `ShardIndex.table`
 
 # what numpy raises for a file that is not, or no longer, an archive of plain arrays

@@ -21,7 +21,10 @@ _WORDS = frozenset((*TEXTS, "json", "cls"))
 
 def printable(name: str) -> str:
     """A name whose bytes are not UTF-8 with these written out, so that it can be shown and saved."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character from JSON, which no file name holds
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def composed(name: str) -> str:

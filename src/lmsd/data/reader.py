@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lmsd.data.decode import BadImage, Pixels, decode_plain, decode_slowly
 from lmsd.data.index import Index
-from lmsd.data.members import COLUMNS, OLD_PLAIN, PLAIN
+from lmsd.data.members import CLEAN, COLUMNS, OLD_PLAIN, PLAIN
 from lmsd.data.text import Lines, caption_of, captions, decoded
 from lmsd.data.transforms import fit
 from lmsd.data.urls import name_of
@@ -195,7 +195,7 @@ class Reader:
         lines = []
         for number, each, row in zip(shard.tolist(), sample.tolist(), rows.tolist(), strict=True):
             try:
-                lines.append(self._text(self._files[number][row[3] : row[4]], row[5]))
+                lines.append(self._text(self._files[number][row[3] : row[4]], row[5], row[8]))
             except Damaged as error:
                 raise UserError(self._tell(number, each, error)) from error
         return self._drawn(lines, None)
@@ -260,7 +260,7 @@ class Reader:
                 out[:] = fit(self._decoded(image, row), self.image_size)
         except BadImage as error:
             raise Damaged(str(error)) from error
-        return self._text(content[text_start:text_end], text_crc) if text_end else []
+        return self._text(content[text_start:text_end], text_crc, flags) if text_end else []
 
     def _decoded(self, image: bytes, row: list[int]) -> Pixels:
         if not row[8] & self._plain:
@@ -269,9 +269,11 @@ class Reader:
         decode_plain(image, pixels, old=self.old)
         return pixels
 
-    def _text(self, content: bytes, crc: int) -> list[str]:
+    def _text(self, content: bytes, crc: int, flags: int) -> list[str]:
         if crc32(content) != crc:
             raise Damaged("the caption's bytes have changed since it was indexed")
+        if flags & CLEAN and self.caption == "txt":
+            return [content.decode()]
         if self.old:
             text = content.decode()
             return [(text if self.caption == "txt" else str(json.loads(text)[self.caption])).strip()]

@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn, TypeAlias
 import numpy as np
 
 from lmsd.data.decode import SUFFIXES, BadImage, decode, probe
-from lmsd.data.members import CHANGED, OLD_PLAIN, PLAIN, Header, ShardIndex
+from lmsd.data.members import CHANGED, CLEAN, OLD_PLAIN, PLAIN, Header, ShardIndex
 from lmsd.data.names import TEXTS, grouped, hidden, printable
 from lmsd.data.notes import Notes
 from lmsd.data.text import BadText, caption_of, captions, decoded
@@ -187,8 +187,7 @@ class _Gathered:
         self.first.append(len(self.members))
         flags = self._image(sample[images[0]], content[images[0]])
         fields = self._conditions(key, sample, content)
-        if self._words(key, content, fields):
-            flags[2] |= CHANGED
+        flags[2] |= self._words(key, content, fields)
         self.picture.append((flags[0], flags[1], flags[2]))
 
     def _image(self, member: _Member, content: bytes) -> list[int]:
@@ -228,17 +227,19 @@ class _Gathered:
             )
         return fields
 
-    def _words(self, key: str, content: Mapping[str, bytes], fields: _Captions) -> bool:
-        """Note what is worth telling of the caption taken by default; whether it was another before."""
+    def _words(self, key: str, content: Mapping[str, bytes], fields: _Captions) -> int:
+        """Note what is worth telling of the caption taken by default; `CHANGED` or `CLEAN` where it is."""
         name = next((name for name in ("txt", "caption") if name in fields), None)
         if name is None:
-            return False
+            return 0
         lines = fields[name]
         if len(lines) != 1:
             self.notes.add(SEVERAL if lines else EMPTY, key)
         if name == "txt":
-            return content["txt"].decode().strip() != caption_of(lines)
-        return str(json.loads(content["json"])[name]).strip() != caption_of(lines)
+            text = content["txt"].decode()
+            clean = CLEAN if [text] == lines else 0
+            return clean if text.strip() == caption_of(lines) else CHANGED
+        return CHANGED * (str(json.loads(content["json"])[name]).strip() != caption_of(lines))
 
     def finish(self, status: os.stat_result, sha256: str) -> ShardIndex:
         """The index of the whole shard."""

@@ -24,11 +24,11 @@ class BadText(ValueError):
 
 def decoded(content: bytes) -> str:
     """UTF-8 text without its byte order mark. Raises BadText naming what it is instead."""
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise BadText("it is not UTF-8 text but UTF-16: save it as UTF-8")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode().removeprefix(_MARK)
     except UnicodeDecodeError as error:
+        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise BadText("it is not UTF-8 text but UTF-16: save it as UTF-8") from error
         raise BadText(
             f"it is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
         ) from error
@@ -36,15 +36,15 @@ def decoded(content: bytes) -> str:
 
 def captions(value: object) -> list[str]:
     """The captions of a text, one a line, or of a list of texts; nothing for None. Raises BadText."""
+    if isinstance(value, str) and value.isprintable() and len(value) < MAX_CAPTION // 4:  # nearly all
+        line = " ".join(value.split()) if "  " in value else value.strip()
+        return [line] if line else []
     if value is None:
         return []
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return [line for item in value for line in captions(item)]
     if not isinstance(value, str):
         raise BadText(f"the caption is {value!r}, not a text")
-    if value.isprintable() and len(value) < MAX_CAPTION // 4:
-        line = " ".join(value.split())
-        return [line] if line else []
     _check(value)
     lines = value.replace(_MARK, "").replace("\r", "\n").split("\n")
     return [line for line in (" ".join(line.split()) for line in lines) if line]

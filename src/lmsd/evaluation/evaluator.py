@@ -16,25 +16,26 @@ the scores are the same as with one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
+from torchmetrics import Metric
 
 import lmsd
 from lmsd.errors import UserError
 from lmsd.evaluation.features import Mirrored, cached_features, same_set, save_features
-from lmsd.evaluation.grid import save_grid
-from lmsd.evaluation.measures import alignment, class_scores, clip_distance, measures, prompts_score
+from lmsd.evaluation.foreign import Foreign, as_levels, scored
+from lmsd.evaluation.grid import save_grid, save_images
+from lmsd.evaluation.measures import alignment, class_scores, clip_distance, measures
 from lmsd.evaluation.names import full_name, published
 from lmsd.evaluation.overlap import Overlap
 from lmsd.evaluation.scores import Scalar, Scores
 from lmsd.evaluation.slices import rows_by_slice, sliced
 from lmsd.features.base import FeatureExtractor, ImageSet, captions_of, in_range
-from lmsd.metrics import Memorization, Score, matched_rows, memorization
+from lmsd.metrics import Memorization, Score, matched_rows, memorization, prompts_score
 from lmsd.ranks import by_chunks, by_first, rank_and_world
 from lmsd.rng import Rng
 from lmsd.sampling import Generate, Generation
@@ -48,11 +49,15 @@ Checker = Callable[[Tensor, Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class Made:
-    """What is kept of the images of one seed: features [n,d], logits [n,classes], right [n]."""
+    """What is kept of the images of one seed: features [n,d], logits [n,classes], right [n].
+
+    images: uint8 [n,C,H,W], for others' metrics alone.
+    """
 
     features: Tensor
     logits: Tensor
     right: Tensor | None
+    images: Tensor | None = None
 
 
 class Evaluator:
@@ -110,17 +115,21 @@ class Evaluator:
         progress: Progress | None = None,
         keep_images: Path | None = None,
         keep_features: Path | None = None,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> Scores:
         """Scores of `generate` over every prompt and seed; every rank calls it, and gets them.
 
         split, ema: what the record calls them; setup: more for the record (checkpoint, images seen, commit).
-        keep_images: a folder for every image, as seed_S/ROW.png; keep_features: a safetensors file.
+        keep_images: a folder for every image, as seed_S/ROW.png; keep_features: a safetensors file. metrics:
+        of torchmetrics, by the names of their scores (`lmsd.evaluation.foreign`), for which the images of all
+        seeds are held as uint8. Raises UserError for a metric of pairs.
         """
+        foreign = [Foreign(name, metric) for name, metric in (metrics or {}).items()]
         if not seeds or len(set(seeds)) != len(seeds):
             raise UserError(f"seeds={list(seeds)}: give at least one, each once")
         count = len(seeds)
         made = [
-            self._made(generate, seed, number, count, progress, keep_images)
+            self._made(generate, seed, number, count, progress, keep_images, bool(foreign))
             for number, seed in enumerate(seeds)
         ]
         real, training = self._real, self._training
@@ -128,7 +137,30 @@ class Evaluator:
         if keep_features is not None and rank_and_world()[0] == 0:
             kept = {f"seed_{seed}": each.features for seed, each in zip(seeds, made, strict=True)}
             save_features(keep_features, kept | {"real": real.features, "rows": torch.tensor(self.rows)})
-        return by_first(lambda: self._scores(made, real, training, tuple(seeds), record))
+        cut = self._cut(generate)
+        scores = by_first(lambda: self._scores(made, real, training, tuple(seeds), record, cut))
+        return by_first(lambda: self._with_foreign(scores, foreign, made))
+
+    def _with_foreign(self, scores: Scores, foreign: Sequence[Foreign], made: Sequence[Made]) -> Scores:
+        """Scores with those of others' metrics, by their own names."""
+        if not foreign:
+            return scores
+        chunks = range(0, self.n, self.chunk)
+        real = [as_levels(self.held_out.images(self.rows[at : at + self.chunk])) for at in chunks]
+        own = scored(foreign, [each.images for each in made], real, self.captions, self.chunk)
+        return replace(scores, scores={**scores.scores, **own})
+
+    def _cut(self, generate: Generate) -> list[str]:
+        """What to say of captions that the generator, or the extractor of texts, reads only in part."""
+        captions = self.captions or []
+        readers = {f"the captions' extractor {self.extractor.name}": self.extractor.cut(captions)}
+        if isinstance(generate, Generation):
+            readers["the generator"] = generate.generator.conditioner.cut(captions)
+        return [
+            f"{count:,} of {self.n:,} captions are longer than the context of {who}, and cut"
+            for who, count in readers.items()
+            if count
+        ]
 
     def _scores(
         self,
@@ -137,6 +169,7 @@ class Evaluator:
         training: Tensor | None,
         seeds: tuple[int, ...],
         setup: dict[str, Scalar],
+        cut: Sequence[str],
     ) -> Scores:
         fakes = [each.features for each in made]
         beside, refused = (None, None) if training is None else self._beside(training)
@@ -150,7 +183,8 @@ class Evaluator:
             scores |= clip_distance(fakes, real.features, self._keys, training=beside)
         protocol = published(self.extractor, setup["split"], self.n)
         named = {full_name(kind, self.extractor.name, protocol): score for kind, score in scores.items()}
-        hits = _hits(made)
+        told = [each.right for each in made if each.right is not None]
+        hits = torch.stack(told, dim=1) if told else None
         copied = None if training is None else memorization(fakes, training, real.features)
         leak, shared = self._leak(copied, str(setup["split"]))
         return Scores(
@@ -162,7 +196,7 @@ class Evaluator:
                 fakes, real.features, hits, self._slices, extractor=self.extractor.name, real_right=real.right
             ),
             memorization=copied,
-            notes=(*notes, *leak),
+            notes=(*notes, *cut, *leak),
             setup=setup | {"in_training_set": shared},
         )
 
@@ -184,18 +218,19 @@ class Evaluator:
         seeds: int,
         progress: Progress | None,
         keep: Path | None,
+        images_too: bool,
     ) -> Made:
         """One seed's n images, each kept as features only (and as a file, if asked)."""
 
-        def work(part: slice) -> tuple[Tensor, Tensor, Tensor | None]:
+        def work(part: slice) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
             batch = self._prompts(part)
             images = quantized(generate(batch, Rng(seed, batch.position)))
             found, logits = self.extractor(images)
             if keep is not None:
-                _save(images, batch.position.tolist(), keep / f"seed_{seed}")
+                save_images(images, batch.position.tolist(), keep / f"seed_{seed}")
             if progress is not None and rank_and_world()[0] == 0:
                 progress(done * self.n + part.stop, seeds * self.n, "sampling")
-            return found, logits, self._right(images, logits, part)
+            return found, logits, self._right(images, logits, part), as_levels(images) if images_too else None
 
         return _joined(by_chunks(self.n, self.chunk, work))
 
@@ -291,9 +326,9 @@ class Evaluator:
         return self.extractor.right(logits, labels, captions)
 
     def closest(self, generate: Generate, scores: Scores, path: Path) -> Path | None:
-        """A picture of the most copy-like samples, each with its nearest training image; None without any.
+        """A picture of the most copy-like samples, made again, each with its nearest training image.
 
-        The samples are made again from their seeds and rows. For rank 0 alone.
+        None without any. For rank 0 alone.
         """
         if scores.memorization is None or self.train is None:
             return None
@@ -351,12 +386,6 @@ def quantized(images: Tensor) -> Tensor:
     return in_range(levels(in_range(images.clamp(-1.0, 1.0))))
 
 
-def _hits(made: Sequence[Made]) -> Tensor | None:
-    """Whether each image is right, bool [n,s]; None where nobody can tell."""
-    found = [each.right for each in made if each.right is not None]
-    return torch.stack(found, dim=1) if found else None
-
-
 def _rights(hits: Tensor | None, real: Made) -> dict[str, Score]:
     found = {} if hits is None else {"right": prompts_score(hits, share=True)}
     if real.right is not None:
@@ -364,14 +393,8 @@ def _rights(hits: Tensor | None, real: Made) -> dict[str, Score]:
     return found
 
 
-def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Made:
+def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]) -> Made:
     features, logits = (torch.cat([part[place] for part in parts]) for place in (0, 1))  # type: ignore[misc]
     right = [part[2] for part in parts if part[2] is not None]
-    return Made(features, logits, torch.cat(right) if right else None)
-
-
-def _save(images: Tensor, rows: Sequence[int], folder: Path) -> None:
-    """One PNG for each image, called after its row in the split."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for image, row in zip(levels(images).permute(0, 2, 3, 1).numpy(), rows, strict=True):
-        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(folder / f"{row:06d}.png")
+    images = [part[3] for part in parts if part[3] is not None]
+    return Made(features, logits, torch.cat(right) if right else None, torch.cat(images) if images else None)

@@ -92,3 +92,10 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wi
     while body and font.getlength(body + "…") > width:
         body = body[:-1]
     return body.rstrip() + "…"
+
+
+def save_images(images: Tensor, rows: Sequence[int], folder: Path) -> None:
+    """One PNG for each image, called after its row in the split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for image, row in zip(levels(images).permute(0, 2, 3, 1).numpy(), rows, strict=True):
+        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(folder / f"{row:06d}.png")

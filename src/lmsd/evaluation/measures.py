@@ -7,40 +7,18 @@ name_train    as many training images, of the same labels, against the held-out 
 name_real     of the held-out images themselves (the ceiling); name_shuffled: with the captions of others
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from statistics import fmean
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lmsd.evaluation.distances import distance_of, distances, row_groups
-from lmsd.metrics import (
-    GROUPS,
-    Interval,
-    Kernel,
-    Manifold,
-    Score,
-    batch_means,
-    clip_scores,
-    clustered_share,
-    divided,
-    divided_share,
-    gaussian,
-    inception_scores,
-    kernel_distance_by_rows,
-    manifolds,
-    matched_halves,
-    mean_interval,
-    polynomial,
-    r_precision,
-    stretched,
-    unit_rows,
-)
+from lmsd.evaluation.distances import distances, row_groups
+from lmsd.metrics import GROUPS, Score, clip_scores, matched_halves, prompts_score, r_precision
+from lmsd.metrics.streaming import CLIPMMD, FrechetDistance, InceptionScore, KernelDistance, Precision, Rows
 
 K = 5
 """Neighbors behind precision, recall, density and coverage."""
-_SHARES = tuple(field.name for field in fields(Manifold))
 LEAST_PAIRS = 2 * GROUPS
 LEAST_ROWS = 400
 """Rows from which neighborhoods of five are local enough to tell precision from recall."""
@@ -77,72 +55,60 @@ def measures(
     groups = row_groups(n, pairs)
     found: dict[str, Score] = {}
     notes: list[str] = []
+    sets = {"": list(fakes)} | ({} if training is None else {"_train": [training]})
     if n >= 2 * d:
+        for suffix, arrays in sets.items():
+            found |= _named(_fed(FrechetDistance(sync=False), arrays, real).scores(groups), suffix)
         far = distances(fakes, real, pairs, groups, halvings=halvings)
-        found |= {"fd": far.fd, "fd_infinity": far.infinity, "fd_matched": far.matched}
-        found |= {"fd_floor": far.floor, "fd_ratio": far.ratio}
+        found |= {"fd_matched": far.matched, "fd_floor": far.floor, "fd_ratio": far.ratio}
         if far.infinity_floor is not None:
             found["fd_infinity_floor"] = far.infinity_floor
-        if training is not None:
-            found["fd_train"], found["fd_infinity_train"] = distance_of(training, real, groups)
     else:
         notes.append(
             f"no fd: n={n} is below {2 * d}, twice the number of features; take a larger n, an extractor "
             "with fewer features, or read kid_paired, which has no bias in n"
         )
-    found |= _kernel(fakes, real, pairs, groups, training)
+    found |= _kernel(KernelDistance(sync=False), fakes, real, pairs, groups, training)
     if n >= LEAST_ROWS:
-        found |= _shares(fakes, real, pairs, training)
+        for suffix, arrays in sets.items():
+            found |= _named(_fed(Precision(k=K, sync=False), arrays, real).scores(), suffix)
+        found |= _named(_fed(Precision(k=K, sync=False), [real[pairs[0]]], real[pairs[1]]).scores(), "_floor")
     else:
         notes.append(f"no precision, recall, density and coverage: n={n} is below {LEAST_ROWS}")
     return Measures(found, tuple(notes))
 
 
+def _fed(metric: Rows, fakes: Sequence[Tensor], real: Tensor | None = None) -> Rows:
+    """A metric that has seen the generated rows of every seed, and the real ones, and no others.
+
+    It is one process's own (sync=False): the rows of all ranks have been put together already.
+    """
+    metric.reset()
+    for seed, fake in enumerate(fakes):
+        metric.update(fake, seed=seed)
+    if real is not None:
+        metric.update(real, real=True)
+    return metric
+
+
+def _named(scores: Mapping[str, Score], suffix: str) -> dict[str, Score]:
+    return {f"{name}{suffix}": score for name, score in scores.items()}
+
+
 def _kernel(
+    metric: Rows,
     fakes: Sequence[Tensor],
     real: Tensor,
     pairs: tuple[Tensor, Tensor],
     groups: Tensor,
     training: Tensor | None,
-    *,
-    name: str = "kid",
-    kernel: Kernel = polynomial,
 ) -> dict[str, Score]:
-    sets = {"": (fakes, real, groups), "_floor": ([real[pairs[0]]], real[pairs[1]], groups[pairs[0]])}
+    """A kernel distance, usual and paired, with its floors."""
+    found = _named(_fed(metric, fakes, real).scores(groups), "")
+    found |= _named(_fed(metric, [real[pairs[0]]], real[pairs[1]]).scores(groups[pairs[0]]), "_floor")
     if training is not None:
-        sets["_train"] = ([training], real, groups)
-    found: dict[str, Score] = {}
-    for suffix, (ours, theirs, own) in sets.items():
-        usual, paired = kernel_distance_by_rows(ours, theirs, own, kernel=kernel)
-        found |= {f"{name}{suffix}": usual, f"{name}_paired{suffix}": paired}
+        found |= _named(_fed(metric, [training], real).scores(groups), "_train")
     return found
-
-
-def _shares(
-    fakes: Sequence[Tensor],
-    real: Tensor,
-    pairs: tuple[Tensor, Tensor],
-    training: Tensor | None,
-) -> dict[str, Score]:
-    """Precision, recall, density and coverage, their intervals from thirds of the rows."""
-    sets = {"": list(fakes)} | ({} if training is None else {"_train": [training]})
-    found: dict[str, Score] = {}
-    for suffix, arrays in sets.items():
-        every = [manifolds(array, real, k=K) for array in arrays]
-        found |= {f"{name}{suffix}": _share(name, every, len(real)) for name in _SHARES}
-    halves = manifolds(real[pairs[0]], real[pairs[1]], k=K)
-    return found | {f"{name}_floor": _share(name, [halves], len(pairs[0])) for name in _SHARES}
-
-
-def _share(name: str, every: Sequence[Sequence[Manifold]], rows: int) -> Score:
-    """One of the four, of each seed's [whole, first third, ...], as the mean over the seeds."""
-    values = [[float(getattr(each, name)) for each in one] for one in every]
-    whole, *parts = (fmean(column) for column in zip(*values, strict=True))
-    by_seed = tuple(one[0] for one in values)
-    if name == "density":
-        return Score(divided(whole, parts), tuple(parts), "thirds", by_seed)
-    parts = stretched(whole, parts)
-    return Score(divided_share(whole, parts, rows), tuple(parts), "thirds", by_seed)
 
 
 def clip_distance(
@@ -154,29 +120,14 @@ def clip_distance(
 ) -> dict[str, Score]:
     """CMMD of CLIP embeddings, the kernel distance of unit vectors times 1000, with the floors of KID."""
     pairs = matched_halves(keys, 0)
-    units = [unit_rows(fake) for fake in fakes]
-    trained = None if training is None else unit_rows(training)
-    groups = row_groups(len(real), pairs)
-    found = _kernel(units, unit_rows(real), pairs, groups, trained, name="cmmd", kernel=gaussian)
-    return {name: _thousandfold(score) for name, score in found.items()}
-
-
-def _thousandfold(score: Score) -> Score:
-    ends = score.interval
-    interval = Interval(1000 * ends.value, 1000 * ends.low, 1000 * ends.high, ends.level)
-    parts, by_seed = (tuple(1000 * value for value in values) for values in (score.parts, score.by_seed))
-    return Score(interval, parts, score.method, by_seed)
+    return _kernel(CLIPMMD(sync=False), fakes, real, pairs, row_groups(len(real), pairs), training)
 
 
 def class_scores(fakes: Sequence[Tensor], real: Tensor, *, splits: int = 10) -> dict[str, Score]:
     """The Inception Score's formula on a classifier's logits [n,classes], of generated and of real images."""
-    found = {}
-    for name, arrays in (("class_score", fakes), ("class_score_real", [real])):
-        by_split = [inception_scores(array, splits=splits) for array in arrays]
-        scores = torch.tensor(by_split, dtype=torch.float64)
-        means = tuple(scores.mean(dim=0).tolist())
-        by_seed = tuple(scores.mean(dim=1).tolist())
-        found[name] = Score(batch_means(fmean(by_seed), means), means, "batches", by_seed)
+    found: dict[str, Score] = {}
+    for suffix, arrays in (("", fakes), ("_real", [real])):
+        found |= _named(_fed(InceptionScore(splits=splits, sync=False), arrays).scores(), suffix)
     return found
 
 
@@ -217,14 +168,3 @@ def _others(captions: Tensor) -> Tensor:
         next_ones = (waiting + step) % len(rows)
         found[waiting] = torch.where(captions[next_ones] != captions[waiting], next_ones, waiting)
     return found
-
-
-def prompts_score(values: Tensor, *, share: bool) -> Score:
-    """Mean of values [n,s], s for each of n prompts; 0/1 where it is a share. Groups: rows in turn."""
-    rows = values.double()
-    by_seed = tuple(rows.mean(dim=0).tolist())
-    parts = tuple(
-        float(part.mean()) for part in (rows[group::GROUPS] for group in range(GROUPS)) if len(part)
-    )
-    interval = clustered_share(values) if share else mean_interval(values)
-    return Score(interval, parts, "batches", by_seed)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmsd.evaluation.measures import prompts_score
-from lmsd.metrics import GROUPS, Score, kernel_distance_by_rows
+from lmsd.metrics import GROUPS, Score, kernel_distance_by_rows, prompts_score
 
 LEAST, MOST = 2 * GROUPS, 30
 """Rows that a slice needs, and slices at most, the largest ones."""

@@ -69,6 +69,9 @@ class FeatureExtractor(Protocol):
     def texts(self, captions: Sequence[str]) -> Tensor | None:
         """Captions → embeddings [n,d] in the space of the images' features; None: it reads none."""
 
+    def cut(self, captions: Sequence[str]) -> int:
+        """How many of the captions `texts` reads only in part."""
+
 
 def captions_of(split: ImageSet, rows: Sequence[int]) -> list[str] | None:
     """Captions of these rows, or None where the set has none."""

@@ -154,6 +154,10 @@ class Extractor:
     def texts(self, captions: Sequence[str]) -> None:
         """It reads no texts."""
 
+    def cut(self, captions: Sequence[str]) -> int:
+        """None: it reads no texts."""
+        return 0
+
     def target(self, labels: Tensor | None, captions: Sequence[str] | None) -> Tensor:
         """What the logits should say: class indices [n], or 0/1 for every word [n,classes]."""
         return _targets(self.recipe.target, self.recipe.classes, labels, captions)

@@ -268,6 +268,10 @@ class InceptionExtractor:
     def texts(self, captions: Sequence[str]) -> None:
         """It reads no texts."""
 
+    def cut(self, captions: Sequence[str]) -> int:
+        """None: it reads no texts."""
+        return 0
+
 
 def _is_torchscript(file: Path) -> bool:
     if not zipfile.is_zipfile(file):

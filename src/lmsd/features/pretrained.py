@@ -90,6 +90,10 @@ class _Pretrained:
         """It reads no texts."""
         return None
 
+    def cut(self, captions: Sequence[str]) -> int:
+        """None: it reads no texts."""
+        return 0
+
 
 class CLIPExtractor(_Pretrained):
     """Projected image embeddings [n,d] of a CLIP model, and its captions' in the same space."""
@@ -109,6 +113,14 @@ class CLIPExtractor(_Pretrained):
         pooled = self.net.vision_model(pixel_values=pixels).pooler_output
         out: Tensor = self.net.visual_projection(pooled)
         return out
+
+    def cut(self, captions: Sequence[str]) -> int:
+        """How many have more tokens than the model's length."""
+        length = self.net.config.text_config.max_position_embeddings
+        ids = (
+            self._tokenizer(list(captions), truncation=False, verbose=False)["input_ids"] if captions else []
+        )
+        return sum(len(each) > length for each in ids)
 
     @torch.no_grad()
     def texts(self, captions: Sequence[str]) -> Tensor:

@@ -14,6 +14,8 @@ FD is biased: E FD_n ≈ FD_∞ + C/n with C of the model's own (Chong and Forsy
 compared at the same n only, or without it (`frechet_infinity`).
 """
 
+from collections.abc import Sequence
+from statistics import fmean
 from typing import TypeAlias
 
 import numpy as np
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmsd.errors import UserError
-from lmsd.metrics.intervals import GROUPS, Interval, extrapolated, jackknife_groups
+from lmsd.metrics.intervals import GROUPS, Interval, Score, extrapolated, jackknife, jackknife_groups
 
 Features: TypeAlias = Tensor | NDArray[np.floating]
 """A feature array [n,d], one row a sample."""
@@ -86,6 +88,52 @@ def frechet_infinity(x: Features, y: Features, *, seed: int = 0) -> Interval:
     parts = [without_groups(each - shift, jackknife_groups(len(each), seed=seed)) for each in (a, b)]
     without = [frechet_from_statistics(*one, *other) for one, other in zip(*parts, strict=True)]
     return extrapolated(frechet_distance(a, b), without)
+
+
+def frechet_by_rows(
+    fakes: Sequence[Tensor], real: Tensor, groups: Tensor, others: Tensor | None = None
+) -> tuple[Score, Score]:
+    """FD of every fake array [n,d] and the real one, mean over them, and the same without its 1/n bias.
+
+    groups [n]: of the jackknife, of both where row i belongs to row i; others [m]: of the real rows, where
+    they do not belong together.
+    """
+    center = real.double().mean(dim=0)
+    theirs = real.double() - center
+    found = [
+        frechet_without(fake.double() - center, theirs, groups, groups if others is None else others)
+        for fake in fakes
+    ]
+    mean = means_of(found)
+    return jackknifed(mean, found), infinity(mean, found)
+
+
+def frechet_without(x: Tensor, y: Tensor, groups_x: Tensor, groups_y: Tensor) -> list[float]:
+    """FD of two arrays, roughly centered: of all rows, then without each group."""
+    pairs = zip(without_groups(x, groups_x), without_groups(y, groups_y), strict=True)
+    return [frechet_distance(x, y), *(frechet_from_statistics(*one, *other) for one, other in pairs)]
+
+
+def jackknifed(found: list[float], seeds: Sequence[list[float]] = ()) -> Score:
+    """The value of all rows, then without each group; of each seed likewise."""
+    return Score(jackknife(found[0], found[1:]), tuple(found[1:]), "jackknife", firsts(seeds))
+
+
+def infinity(found: list[float], seeds: Sequence[list[float]] = ()) -> Score:
+    """FD_∞ of such values with the pseudo-values that it is the mean of."""
+    by_seed = tuple(extrapolated(each[0], each[1:]).value for each in seeds)
+    pseudo = tuple(GROUPS * found[0] - (GROUPS - 1) * other for other in found[1:])
+    return Score(extrapolated(found[0], found[1:]), pseudo, "batches", by_seed)
+
+
+def means_of(found: Sequence[list[float]]) -> list[float]:
+    """Column by column."""
+    return [fmean(column) for column in zip(*found, strict=True)]
+
+
+def firsts(found: Sequence[list[float]]) -> tuple[float, ...]:
+    """The values of all rows."""
+    return tuple(each[0] for each in found)
 
 
 def without_groups(x: Tensor, groups: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -7,11 +7,14 @@ mean reported; the splits are disjoint, hence independent, and t of their spread
 expected score at that size. It knows no real data: a classifier's favorite images score highest.
 """
 
+from collections.abc import Sequence
+from statistics import fmean
+
 import torch
 
 from lmsd.errors import UserError
 from lmsd.metrics.frechet import Features, as_features
-from lmsd.metrics.intervals import Interval, batch_means
+from lmsd.metrics.intervals import Interval, Score, batch_means
 
 
 def inception_scores(logits: Features, *, splits: int = 10) -> list[float]:
@@ -32,6 +35,13 @@ def inception_scores(logits: Features, *, splits: int = 10) -> list[float]:
         terms = torch.where(p == 0.0, 0.0, p * (log_p - marginal))  # 0 log 0 = 0
         found.append(float(terms.sum(dim=1).mean().exp()))
     return found
+
+
+def inception_score_by_seed(arrays: Sequence[Features], *, splits: int = 10) -> Score:
+    """The score of several arrays of logits [n,classes], one a seed: mean, and interval over the splits."""
+    scores = torch.tensor([inception_scores(each, splits=splits) for each in arrays], dtype=torch.float64)
+    means, by_seed = tuple(scores.mean(dim=0).tolist()), tuple(scores.mean(dim=1).tolist())
+    return Score(batch_means(fmean(by_seed), means), means, "batches", by_seed)
 
 
 def inception_score(logits: Features, *, splits: int = 10) -> Interval:

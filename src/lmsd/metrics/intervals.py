@@ -212,6 +212,17 @@ def mean_interval(values: Tensor, *, level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, level)
 
 
+def prompts_score(values: Tensor, *, share: bool) -> Score:
+    """Mean of values [n,s], s for each of n prompts; 0/1 where it is a share. Groups: rows in turn."""
+    rows = values.double()
+    by_seed = tuple(rows.mean(dim=0).tolist())
+    parts = tuple(
+        float(part.mean()) for part in (rows[group::GROUPS] for group in range(GROUPS)) if len(part)
+    )
+    interval = clustered_share(values) if share else mean_interval(values)
+    return Score(interval, parts, "batches", by_seed)
+
+
 def batch_means(value: float, batches: Sequence[float], *, level: float = 0.95) -> Interval:
     """Interval of `value`, of all rows, from its values on disjoint batches of equal size (module text).
 

@@ -11,14 +11,15 @@ different n do not compare.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from lmsd.errors import UserError
 from lmsd.metrics.frechet import Features, as_features
-from lmsd.metrics.intervals import thirds
+from lmsd.metrics.intervals import Score, divided, divided_share, stretched, thirds
 
 _CELLS = 1 << 23
 _SPARE = 8
@@ -67,6 +68,23 @@ def manifolds(generated: Features, real: Features, *, k: int = 5) -> list[Manifo
     if rows.shape[1] <= k:
         raise UserError(f"{len(x)} samples are too few for k={k} with an interval: take n ≥ {3 * k + 3}")
     return [manifold(y, x, k=k), *_manifolds(y[rows], x[rows], k)]
+
+
+def manifold_by_rows(fakes: Sequence[Features], real: Features, *, k: int = 5) -> dict[str, Score]:
+    """All four by name, mean over the fake arrays [n,d], with intervals from thirds of the rows of all."""
+    every = [manifolds(fake, real, k=k) for fake in fakes]
+    return {field.name: _share(field.name, every, len(real)) for field in fields(Manifold)}
+
+
+def _share(name: str, every: Sequence[Sequence[Manifold]], rows: int) -> Score:
+    """One of the four, of each array's [whole, first third, ...], as the mean over the arrays."""
+    values = [[float(vars(each)[name]) for each in one] for one in every]
+    whole, *parts = (fmean(column) for column in zip(*values, strict=True))
+    by_seed = tuple(one[0] for one in values)
+    if name == "density":
+        return Score(divided(whole, parts), tuple(parts), "thirds", by_seed)
+    parts = stretched(whole, parts)
+    return Score(divided_share(whole, parts, rows), tuple(parts), "thirds", by_seed)
 
 
 def _checked(generated: Features, real: Features, k: int) -> tuple[Tensor, Tensor]:

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from lmsd.errors import Count, Number, UserError
 from lmsd.models.frozen import fingerprint, freeze
 from lmsd.models.precision import at_least_float32
-from lmsd.models.tokenizer import SMALLEST, encode_caption, train_tokenizer
+from lmsd.models.tokenizer import SMALLEST, encode_caption, kept_of, train_tokenizer
 from lmsd.types import Batch, Cond
-
-_UNCUT = 1_000_000
 
 
 class Conditioner(nn.Module):
@@ -38,6 +36,14 @@ class Conditioner(nn.Module):
 
     def fit(self, captions: list[str]) -> None:
         """Learn from the training captions what is no parameter (a tokenizer); nothing here."""
+
+    def kept(self, caption: str) -> str:
+        """The part of a caption that is read: all of it, unless it is longer than the context."""
+        return caption
+
+    def cut(self, captions: list[str]) -> int:
+        """How many of the captions are longer than the context, and lose the rest."""
+        return sum(self.kept(caption) != caption for caption in captions)
 
 
 class NullConditioner(Conditioner):
@@ -190,9 +196,9 @@ class TextConditioner(_CaptionConditioner):
         tokens = at_least_float32(self.encoder(input_ids=padded).last_hidden_state)
         return tokens, mask, _mean(tokens, mask)
 
-    def cut(self, captions: list[str]) -> int:
-        """How many of the captions have more than `length` tokens, and lose the rest."""
-        return sum(len(encode_caption(self.tokenizer, text, _UNCUT)) > self.length for text in captions)
+    def kept(self, caption: str) -> str:
+        """What the first `length` tokens are of a caption that has more; begin and end are two of them."""
+        return kept_of(self.tokenizer, caption, self.length)
 
     def get_extra_state(self) -> dict[str, str]:
         """The tokenizer's text, for the state dict."""
@@ -241,6 +247,14 @@ class PretrainedText(_CaptionConditioner):
         super().train(mode)
         self.encoder.eval()
         return self
+
+    def kept(self, caption: str) -> str:
+        """What the first `length` tokens are of a caption that has more."""
+        whole = self.tokenizer(caption, truncation=False, verbose=False)["input_ids"]
+        if len(whole) <= self.length:
+            return caption
+        ids = self.tokenizer(caption, truncation=True, max_length=self.length)["input_ids"]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     @torch.no_grad()
     def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:

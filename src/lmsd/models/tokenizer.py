@@ -103,6 +103,15 @@ def encode_caption(text: str, caption: str, length: int) -> tuple[int, ...]:
     return tuple(ids if len(ids) <= length else [*ids[: length - 1], ids[-1]])
 
 
+@lru_cache(maxsize=65_536)
+def kept_of(text: str, caption: str, length: int) -> str:
+    """The part of a caption that its first `length` tokens by the tokenizer `text` hold, or all."""
+    found = _open(text).encode(caption)
+    if len(found.ids) <= length:
+        return caption
+    return caption[: max(end for _, end in found.offsets[: length - 1])]
+
+
 def unknown_words(text: str, captions: Iterable[str]) -> list[str]:
     """The words of captions that the tokenizer `text` has no entry of their own for, in order, each once.
 

@@ -7,6 +7,7 @@ All of it comes from one checkpoint: the generator's spec and weights, and the t
 the sampler and its settings.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,9 @@ class Model:
         The same images as `lmsd sample`. Raises UserError for settings that the run cannot sample with.
         """
         batch = self.batch(prompts)
+        cut = self.generator.conditioner.cut(list(batch.text or ()))
+        if cut:
+            warnings.warn(f"{cut} of {len(batch)} prompts are longer than the context and cut", stacklevel=2)
         made = self.generation(steps=steps, guidance=guidance)(batch, Rng(seed, batch.position))
         found: NDArray[np.uint8] = levels(made).permute(0, 2, 3, 1).contiguous().numpy()
         return found
@@ -83,6 +87,10 @@ class Model:
                 f"guidance={guidance:g} needs a generator that was trained without captions too, and this "
                 "one was not (caption_dropout=0 in its objective): take guidance=1, or train with "
                 "caption_dropout=0.1"
+            )
+        if interval is not None and guidance == 1.0:
+            raise UserError(
+                f"interval={list(interval)} says where guidance acts, and guidance=1 is none: give another"
             )
         settings = Settings(steps or own["steps"], guidance=guidance, interval=interval or own["interval"])
         return Generation(self.generator, sampler or build(self.config["sampler"]), settings)

@@ -192,6 +192,8 @@ def test_tables_written_elsewhere_find_their_pictures(tmp_path):
         ('file,caption\na.png,"a "big" dog"\nb.png,x\n', r'line 2 is not CSV .*is written ""'),
         ('file,caption\n\n"a.png","two\nlines"\nb.png,"a "big" dog"\n', "line 5 is not CSV"),
         ("file,caption,label\na.png,one,cat\nb.png,two,1\n", r"labels in words \(cat\) and in numbers \(1\)"),
+        ("file,caption,label\na.png,one,1700000000\n", "line 2: label 1700000000 is too large for a class"),
+        ("file,caption,label\na.png,one,c\x07t\n", "line 2: the label .* the control character"),
         ("file,caption,label\na.png,one,1.5\n", r"line 2: label '1\.5' is not an integer from 0, nor a word"),
     ],
 )
@@ -254,3 +256,16 @@ def test_near_duplicates_with_other_captions_stay_in_one_split(tmp_path):
             lights[split] = sum(sample["txt"].startswith(b"the light") for sample in shard)
     assert sorted(lights.values())[-1] == 4
     assert sum(lights.values()) == 4  # all in one split
+
+
+def test_a_folder_and_rows_with_names_that_cannot_be_written_do_not_end_a_build(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/in\xff"))
+    put(folder, "a.png")
+    table = folder / os.fsdecode(b"c\xfe.jsonl")
+    table.write_text('{"file":"a.png","caption":"x"}\n{"file":"\\ud83d.png","caption":"y"}\n')
+    options = BuildOptions(path=folder, captions=table, image_size=16)
+    facts = json.loads(build("folder", tmp_path / "out", options=options).read_text(encoding="utf-8"))
+    assert facts["options"]["path"] == "in\\xff"
+    [entry] = facts["dropped"]["pictures"]
+    assert entry["name"] == "\\ud83d.png"
+    assert entry["reason"].startswith("c\\xfe.jsonl line 2 names it")

@@ -25,7 +25,7 @@ from lmsd.engine.optim import Optimization
 from lmsd.engine.players import recompute
 from lmsd.engine.watchdog import Watchdog
 from lmsd.errors import UserError
-from lmsd.models.conditioner import Conditioner, TextConditioner
+from lmsd.models.conditioner import Conditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Cast, Facts, Objective, Part
@@ -199,7 +199,7 @@ def fitted(net: nn.Module, config: DictConfig, data: ShardSet, captions: list[st
         return
     check_condition(net.conditioner, data)
     net.conditioner.fit(captions)
-    cut = net.conditioner.cut(captions) if isinstance(net.conditioner, TextConditioner) else 0
+    cut = net.conditioner.cut(captions)
     if cut and not launched_rank():
         length = config.conditioner.length
         print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")

@@ -39,8 +39,17 @@ def sampler(name: str) -> Sampler:
     return found
 
 
-def note_unknown_words(model: Model, prompts: Sequence[str]) -> None:
-    """Name on stderr the words that the run's own tokenizer never learned whole."""
+def note_prompts(model: Model, prompts: Sequence[str]) -> None:
+    """Name on stderr the words that the run's own tokenizer never learned whole, and prompts that are cut."""
+    conditioner = model.generator.conditioner
+    cut = [prompt for prompt in prompts if conditioner.kept(prompt) != prompt]
+    if cut:
+        more = f", and so with {len(cut) - 1} more" if len(cut) > 1 else ""
+        kept = conditioner.kept(cut[0])
+        print(
+            f"note: a prompt is longer than the model's context: '{cut[0]}' is read as '{kept}'{more}",
+            file=sys.stderr,
+        )
     strange = model.unknown_words(prompts)
     if strange:
         named = ", ".join(f"'{word}'" for word in strange[:5])

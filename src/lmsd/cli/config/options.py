@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.types import Override
 
@@ -59,6 +59,10 @@ def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") 
             named = next((name for name in (word, "run") if name in names), None)
             ways = "" if named is None else f", e.g. {named}={'...' if named == word else word}"
             raise UserError(f"cannot read '{word}': write option=value{ways}")
+        raw = as_typed(word, get_type_hints(kind), prefix)
+        if raw is not None:
+            values.update(raw)
+            continue
         override = parse_sweep(word)
         name = str(override.key_or_group).removeprefix(prefix)
         if name not in names:
@@ -76,6 +80,42 @@ def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") 
     if values.get("sampler") is not None:
         check_choice(parse(f"sampler={values['sampler']}"), groups())
     return kind(**values)
+
+
+_TEXTS = (str, Path)
+
+
+def as_typed(word: str, hints: Mapping[str, Any], prefix: str) -> dict[str, Any] | None:
+    """A text that the grammar does not take (it has 。 # % @ and the like), as it stands; None: it takes it.
+
+    Lists and quoted texts are the grammar's, and what it says of them stands, with the quotes that mend it.
+    """
+    key, _, text = word.partition("=")
+    name = key.removeprefix(prefix)
+    hint = hints.get(name)
+    kinds = {hint, *get_args(hint)}
+    try:
+        parse_sweep(word)
+    except UserError as error:
+        kind = next((kind for kind in _TEXTS if kind in kinds), None)
+        if kind is None:
+            raise
+        listed = text.startswith("[") and text.endswith("]")
+        if listed and get_origin(hint) is tuple:
+            raise UserError(f"cannot read '{word}': {_quoted(key, text)}") from error
+        if text[:1] in ("'", '"', "[", "{"):
+            raise
+        return {name: (kind(text),) if get_origin(hint) is tuple else kind(text)}
+    return None
+
+
+def _quoted(key: str, text: str) -> str:
+    """How to write a list whose items the grammar does not take, for any shell."""
+    items = [item.strip().strip("'\"") for item in text[1:-1].split(",")]
+    if any(char in text for char in "'\"$`!\\"):
+        return f"write them into a text file, one a line, and give {key}=FILE.txt"
+    listed = ", ".join(f"'{item}'" for item in items)
+    return f'quote every item, {key}="[{listed}]", or write them into a text file: {key}=FILE.txt'
 
 
 def _one_way(override: Override, kind: Kind) -> str:

@@ -1,6 +1,7 @@
 """`lmsd edit`: an image and a prompt to a changed image, all of it or what a mask marks."""
 
 import json
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,14 +14,19 @@ from lmsd.cli.verbs.sample import free_name
 from lmsd.errors import Number, Seed, UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from lmsd.data.decode import Pixels
 
 HELP = """lmsd edit run=RUN image=FILE prompt=PROMPT [option=value ...]
 
   image=FILE             JPEG, PNG or WebP; cropped and resized to the run's square
   prompt='a blue star'   what it shall become
-  strength=0.6           in (0, 1]: how far from the image; default 0.6, with a mask 1
-  mask=FILE              white where it may change; every other pixel stays as it is, bit for bit
+  strength=0.6           in (0, 1]: how far from the image; default 0.6, with a mask 1; of S steps the
+                         nearest number to strength x S is done (halves up, at least one)
+  mask=FILE              white where it may change, gray: how much; of the image's shape; every black
+                         pixel stays as it is, bit for bit
   seed=0
   steps= guidance= interval= sampler= ema= checkpoint=      as in lmsd sample
   out=FILE.png           default: RUN/samples/edit-NNN.png, with a .json beside it
@@ -61,32 +67,34 @@ def edit(chosen: EditOptions) -> Path:
     import torch
     from PIL import Image
 
-    from lmsd.cli.build.trained import facts, generation, note_unknown_words, open_run
-    from lmsd.data.transforms import scale
+    from lmsd.cli.build.trained import facts, generation, note_prompts, open_run
+    from lmsd.data.transforms import fit, scale
     from lmsd.rng import Rng
+    from lmsd.sampling import first_knot
     from lmsd.types import levels
 
     model = open_run(folder, checkpoint=chosen.checkpoint, ema=chosen.ema)
     generate = generation(model, chosen)
-    note_unknown_words(model, [chosen.prompt])
+    note_prompts(model, [chosen.prompt])
     channels, size, _ = model.generator.image_shape
-    pixels = read_image(chosen.image, size=size, channels=channels)
-    mask = None
-    if chosen.mask is not None:
-        mask = read_image(chosen.mask, size=size, channels=1) >= 128
-        if not mask.any():
-            raise UserError(f"mask={chosen.mask} is black all over: paint white where the image may change")
+    whole = open_image(chosen.image, channels=channels)
+    pixels = fit(whole, size)
+    mask = None if chosen.mask is None else read_mask(chosen.mask, whole.shape[:2], size)
     batch = model.batch([chosen.prompt], scale(pixels[None]))
+    strength, steps = 1.0 if chosen.strength is None else chosen.strength, generate.settings.steps
+    done = steps - first_knot(strength, steps)
+    print(f"note: {done} of {steps} steps are done (strength={strength:g})", file=sys.stderr)
     made = generate.edit(
         batch,
         Rng(chosen.seed, batch.position),
-        strength=1.0 if chosen.strength is None else chosen.strength,
-        mask=None if mask is None else torch.from_numpy(mask[None].transpose(0, 3, 1, 2)).float(),
+        strength=strength,
+        mask=None if mask is None else torch.from_numpy(mask[None].transpose(0, 3, 1, 2)),
     )
     found = levels(made[0]).permute(1, 2, 0).numpy()
     if mask is not None:
-        found = np.where(mask, found, pixels)
-    record = {**asdict(chosen), "run": folder.name, "out": out.name, **facts(model, generate)}
+        found = np.where(mask > 0, found, pixels)
+    record = {**asdict(chosen), "run": folder.name, "out": out.name, "steps_done": done}
+    record |= facts(model, generate)
     with writing(out):
         Image.fromarray(found if channels == 3 else found[:, :, 0]).save(out, format="PNG")
         out.with_suffix(".json").write_text(json.dumps(record, indent=1, default=str) + "\n")
@@ -104,12 +112,51 @@ def check(chosen: EditOptions) -> None:
         check_out(chosen.out)
 
 
-def read_image(path: Path, *, size: int, channels: int) -> "Pixels":
-    """An image file as the run's data are prepared: uint8 [size,size,channels]."""
+def open_image(path: Path, *, channels: int) -> "Pixels":
+    """An image file as uint8 [H,W,channels], upright."""
     from lmsd.data.decode import BadImage, decode
-    from lmsd.data.transforms import fit
 
     try:
-        return fit(decode(path.read_bytes(), channels=channels), size)
+        return decode(path.read_bytes(), channels=channels)
     except BadImage as error:
         raise UserError(f"{path}: {error}") from error
+
+
+WHITE = 128
+"""A level from which a pixel of a mask counts as white, where all of it is black or white."""
+
+
+def read_mask(path: Path, shape: tuple[int, ...], size: int) -> "NDArray[np.float32]":
+    """How much each pixel may change, in [0, 1], float32 [size,size,1]; shape: (H, W) of the image.
+
+    Prepared as the image is. A mask of black and white stays one; grays are kept. Raises UserError for one of
+    another shape than the image's, and for one with nothing to change.
+    """
+    import numpy as np
+
+    from lmsd.data.transforms import fit
+
+    whole = open_image(path, channels=1)
+    (height, width), (rows, columns) = shape[:2], whole.shape[:2]
+    if rows * width != columns * height:
+        raise UserError(
+            f"mask={path} is {columns}x{rows} and the image {width}x{height}: they are cropped alike, so "
+            "give a mask of the image's shape"
+        )
+    small = fit(whole, size)
+    white, gray = int((whole >= WHITE).sum()), bool(((whole > 4) & (whole < 251)).any())
+    left = int((small >= WHITE).sum())
+    if not (whole > 4).any():
+        raise UserError(f"mask={path} is black all over: paint white where the image may change")
+    if (white and not left) or not (small > 4).any():
+        raise UserError(
+            f"mask={path}: {white:,} of its {whole.size:,} pixels are white, and of the {size}x{size} that "
+            f"the net sees {left} are: paint a larger area"
+        )
+    if (whole > 250).all():
+        print(f"note: mask={path} is white all over: the whole image may change", file=sys.stderr)
+    shown = small if gray else np.where(small >= WHITE, 255, 0)
+    levels: NDArray[np.float32] = np.divide(shown, 255, dtype=np.float32)
+    levels[levels < 5 / 255] = 0.0
+    levels[levels > 250 / 255] = 1.0
+    return levels

@@ -98,12 +98,13 @@ def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
         model = open_run(folder, checkpoint=chosen.checkpoint, ema=ema)
         model.generator.to(device())
         for steps, guidance in product(chosen.steps or (None,), chosen.guidance or (None,)):
+            unguided = guidance == 1 and max(chosen.guidance) != 1  # of several, for comparison
             told = SamplingOptions(
                 run=chosen.run,
                 sampler=chosen.sampler,
                 steps=steps,
                 guidance=guidance,
-                interval=chosen.interval,
+                interval=() if unguided else chosen.interval,
             )
             generate = generation(model, told)
             scorer = scorer or scorer_of(store.config_of(folder), chosen)
@@ -184,7 +185,7 @@ def score(
         chosen.sampler or record["sampler"],
         f"steps{record['steps']}",
         f"guidance{record['guidance']}",
-        *(["interval{:g}-{:g}".format(*chosen.interval)] if chosen.interval else []),
+        *([f"interval{record['interval']}".replace(" to ", "-")] if "interval" in record else []),
     ]
     name = "-".join(map(str, [model.checkpoint.stem, model.ema, *settings, f"n{scorer.n}"]))
     if chosen.shards is not None:

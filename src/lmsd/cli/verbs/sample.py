@@ -1,6 +1,8 @@
 """`lmsd sample`: prompts to a captioned grid of images, with a JSON that remakes it."""
 
+import codecs
 import json
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,12 +84,31 @@ def prompts(words: tuple[str, ...]) -> list[str]:
     if path.suffix != ".txt":
         raise UserError(f"prompts={path}: prompts are read from a .txt file, one a line")
     try:
-        found = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = decoded(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"prompts={path} cannot be read as text: {error}") from error
+        raise UserError(f"prompts={path} cannot be read as text: {error}; save it as UTF-8") from error
+    found = [line for line in re.split("\r\n|\n|\r", text) if line.strip()]
     if not found:
         raise UserError(f"prompts={path} holds none: write one a line")
+    for line in found:
+        if "\0" in line:
+            raise UserError(f"prompts={path} holds NUL characters and is no text: save it as UTF-8")
     return found
+
+
+def decoded(content: bytes) -> str:
+    """The text of a file in UTF-8, or in what the mark at its beginning says; without that mark.
+
+    Lines end at line ends alone: U+2028, U+0085 and form feeds are part of a prompt.
+    """
+    for mark, name in (
+        (codecs.BOM_UTF8, "utf-8-sig"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
+        if content.startswith(mark):
+            return content.decode(name)
+    return content.decode("utf-8")
 
 
 def sample(chosen: SampleOptions) -> Path:
@@ -98,13 +119,13 @@ def sample(chosen: SampleOptions) -> Path:
     out = chosen.out or free_name(folder / "samples")
     check_out(out)
     from lmsd.cli.bar import Bar
-    from lmsd.cli.build.trained import facts, generation, note_unknown_words, open_run
+    from lmsd.cli.build.trained import facts, generation, note_prompts, open_run
     from lmsd.evaluation.grid import save_grid
     from lmsd.rng import Rng
 
     model = open_run(folder, checkpoint=chosen.checkpoint, ema=chosen.ema)
     generate = generation(model, chosen)
-    note_unknown_words(model, chosen.prompts)
+    note_prompts(model, chosen.prompts)
     batch = model.batch(chosen.prompts)
     images: list[Tensor] = []
     with Bar() as bar:

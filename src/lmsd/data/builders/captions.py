@@ -23,6 +23,8 @@ FILE = ("file", "file_name", "image", "path")
 CAPTION = ("caption", "text")
 SUFFIXES = (".csv", ".jsonl", ".ndjson")
 
+MOST_CLASSES = 1_000_000
+
 _NUMBER = re.compile(r"[-+\d.,\s]*\d[-+\d.,\s]*")
 
 
@@ -124,8 +126,19 @@ def _label(value: object, path: Path, line: int) -> int | str | None:
         return None
     if isinstance(value, int | str) and not isinstance(value, bool):
         word = str(value).strip()
-        if word.isdecimal():
+        if word.isdecimal() and int(word) < MOST_CLASSES:
             return int(word)
+        if word.isdecimal():
+            raise UserError(
+                f"{path} line {line}: label {word} is too large for a class: number them from 0 without gaps"
+            )
         if not _NUMBER.fullmatch(word):
-            return word
+            return _word(word, path, line)
     raise UserError(f"{path} line {line}: label {value!r} is not an integer from 0, nor a word")
+
+
+def _word(word: str, path: Path, line: int) -> str:
+    try:
+        return " ".join(captions(word))
+    except BadText as error:
+        raise UserError(f"{path} line {line}: the label {word!r} cannot be used: {error}") from error

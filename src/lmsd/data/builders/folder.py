@@ -14,8 +14,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+from lmsd.data.builders.captions import MOST_CLASSES, Row, read_rows
 from lmsd.data.builders.captions import SUFFIXES as CAPTION_FILES
-from lmsd.data.builders.captions import Row, read_rows
 from lmsd.data.builders.source import Dropped, Raw, Source
 from lmsd.data.decode import SUFFIXES
 from lmsd.data.names import TEXTS, composed, grouped, hidden, is_image, printable
@@ -191,7 +191,7 @@ def _class(file: _File) -> tuple[int | None, str]:
         word = file.path.read_bytes().strip()
     except OSError as error:
         return None, f"its class cannot be read ({error.strerror})"
-    if word.isdigit():
+    if word.isdigit() and int(word) < MOST_CLASSES:
         return int(word), ""
     return None, f"its class {posixpath.basename(file.name)} is no integer from 0"
 
@@ -203,7 +203,7 @@ def _listed(path: Path, images: list[_File], listed: Path, dropped: list[Dropped
     for row in read_rows(listed):
         name = names.find(row.file)
         if name is None:
-            why = f"{listed.name} line {row.line} names it, and it is no image under the folder"
+            why = f"{printable(listed.name)} line {row.line} names it, and it is no image under the folder"
             dropped.append(Dropped(printable(row.file), f"{why}{_hint(row.file)}"))
         elif name in rows:
             raise UserError(

@@ -24,6 +24,7 @@ import lmsd
 from lmsd.data.builders.options import ONLY_FOR, BuildOptions
 from lmsd.data.builders.prepare import Prepared, Sample
 from lmsd.data.builders.source import Source
+from lmsd.data.names import printable
 from lmsd.data.shards import SPLITS, Split
 from lmsd.errors import UserError
 
@@ -206,7 +207,7 @@ def write_manifest(
         },
     }
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
-    (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _chosen(source: Source, options: BuildOptions) -> dict[str, object]:
@@ -219,7 +220,11 @@ def _chosen(source: Source, options: BuildOptions) -> dict[str, object]:
             name, (source.name,)
         ):
             chosen[name] = (
-                value.name if isinstance(value, Path) else own.get(name) if value is None else value
+                printable(value.name)
+                if isinstance(value, Path)
+                else own.get(name)
+                if value is None
+                else value
             )
     return {**chosen, "kinship": source.kinship}
 
