@@ -309,7 +309,7 @@ def test_mismatches_teach_the_critic_to_read(loss):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4, 1.0])
 def test_a_mismatch_counts_only_where_there_is_a_caption(dropout):
-    """D that reads nothing gives a mismatch the logit of its real: ln 2 each, of those with captions alone."""
+    """D that reads nothing gives a mismatch the logit of its real: ln 2 for each that has a caption."""
     players, batch = constant_players(), tiny_batch(40)
     objective = game(
         Jumps(4), penalty="none", mismatch=0.5, captions=CAPTIONS, caption_dropout=dropout, diversity_every=0
