@@ -28,7 +28,12 @@ SECOND = {
         "ema._extra_state": {"images": 8},
     },
     "optimizer_states": [{"state": "of the discriminator"}, {"state": "of the generator"}],
-    KEY: {"version": 2, "players": ["discriminator", "generator"], "config": yaml.safe_dump(CONFIG)},
+    KEY: {
+        "version": 2,
+        "players": ["discriminator", "generator"],
+        "config": yaml.safe_dump(CONFIG),
+        "clock": {"images": 8},
+    },
 }
 
 
@@ -53,7 +58,23 @@ def test_version_2_is_read_as_today_s() -> None:
         "z_dim": 2,
         "precondition": "none",
     }
+    assert content[KEY]["clock"] == {"images": 8}
     assert SECOND[KEY]["version"] == 2, "what was given stays"  # type: ignore[index]
+    assert migrated(content) == content, "what is of today's version is left as it is"
+
+
+def test_weights_of_version_2_without_a_configuration_are_read(tmp_path: Path) -> None:
+    """Of a run that was begun from Python: nothing says how its generator is built."""
+    for number, config in enumerate(({"config": ""}, {"config": "seed: 3\n"}, {})):
+        path = tmp_path / str(number) / "step_000000001.ckpt"
+        path.parent.mkdir()
+        torch.save({**SECOND, KEY: {"version": 2, "players": SECOND[KEY]["players"], **config}}, path)  # type: ignore[index]
+        content = read(path)
+        assert content[KEY]["version"] == VERSION
+        assert weights(content, "generator", "ema")["w"].tolist() == [3.0, 3.0]
+        assert set(content["optimizers"]) == {"generator", "discriminator"}
+        with pytest.raises(UserError, match="holds no spec of a generator"):
+            spec_of(content)
 
 
 def test_names_of_players_and_averages() -> None:

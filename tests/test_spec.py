@@ -1,5 +1,6 @@
 """Targets: only classes and functions of the allow-list are built, whatever way leads to them."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,25 @@ def test_other_targets_are_refused_wherever_they_lie(target: str) -> None:
     ):
         with pytest.raises(UserError, match="_target_"):
             build(node)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "lmsd.models.codec.UserError",
+        "lmsd.sampling.model.find_run",
+        "lmsd.engine.callbacks.prune",
+        "lmsd.rewards.pixels.levels",
+        "lmsd.data.storage.ThreadPoolExecutor",
+    ],
+)
+def test_what_an_allowed_module_merely_imports_is_refused(target: str) -> None:
+    module, _, name = target.rpartition(".")
+    imported = vars(importlib.import_module(module))[name]
+    assert callable(imported)
+    assert imported.__module__ != module
+    with pytest.raises(UserError, match=rf"^_target_ '{target}' may not be built"):
+        locate(target)
 
 
 def test_nothing_is_called_before_every_target_is_checked(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from tiny_players import CAPTIONS, SHAPE, TinyClock, Words, game, play, split, tiny_batch, tiny_players
@@ -303,6 +305,20 @@ def test_mismatches_teach_the_critic_to_read(loss):
         return loss_of.logs["mismatch_gap"].item()
 
     assert gap(1.0) > 1.0 + abs(gap(1e-9))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4, 1.0])
+def test_a_mismatch_counts_only_where_there_is_a_caption(dropout):
+    """D that reads nothing gives a mismatch the logit of its real: ln 2 for each that has a caption."""
+    players, batch = constant_players(), tiny_batch(40)
+    objective = game(
+        Jumps(4), penalty="none", mismatch=0.5, captions=CAPTIONS, caption_dropout=dropout, diversity_every=0
+    )
+    found = next(objective.turns(players, batch, TinyClock(), Rng(3, batch.position))).loss()
+    _, dropped = players["generator"].conditioner.asked[0]
+    told = 1.0 if dropped is None else float((~dropped).double().mean())
+    assert told == (1.0 - dropout if dropout in (0.0, 1.0) else pytest.approx(0.6, abs=0.2))
+    assert (found.value - found.logs["adversary"]).item() == pytest.approx(0.5 * math.log(2) * told, rel=1e-6)
 
 
 def test_diversity_over_z():

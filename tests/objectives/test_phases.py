@@ -52,6 +52,14 @@ def test_the_generator_starts_anew_when_the_adversary_joins():
     assert [turn.restart for turn in [*later, *cold]] == [()] * 4
 
 
+def test_a_phase_restarts_once_and_not_at_each_of_its_first_turns():
+    """Else G would lose its first updates in the phase: it plays after D in the same step."""
+    objective = game(Jumps(4), anchor="energy", warmup=0.4, d_steps=2)
+    turns = script(objective, 400, played={"generator": 7})
+    assert [turn.player for turn in turns] == ["discriminator", "discriminator", "generator"]
+    assert [turn.restart for turn in turns] == [("generator",), (), ()]
+
+
 def test_clamped_images_reach_the_critic_and_whole_gradients_the_generator():
     def gradient(clamp):
         players = constant_players(1.7)

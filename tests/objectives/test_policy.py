@@ -70,6 +70,25 @@ def test_the_gradient_with_path_kl_is_that_of_the_whole_objective():
     assert ((other - want).abs() > 8 * error).any()
 
 
+@pytest.mark.parametrize("learned", [1, 2])
+def test_an_action_answers_for_the_kl_of_the_steps_after_it_and_not_of_its_own(learned):
+    """Its own step's KL is known before it acts: with nothing after it both forms are one, sample by sample.
+
+    To charge it would change no mean, only the noise, so that no test of expectations can see it.
+    """
+    found = []
+    for form in ("path", "step"):
+        model, reference = model_of(1), model_of(2).requires_grad_(False)
+        objective = grpo(
+            policy(STEPS), Polynomial(0.7), group=8, normalize="center", kl=0.5, form=form, window=learned
+        )
+        turn = first_turn(objective, {"generator": model, "reference": reference}, batch_at(0, 8), Clock())
+        turn.loss().value.backward()
+        found.append(torch.cat([model.a.grad, model.b.grad]))
+    assert found[0].abs().max() > 0.01
+    assert torch.equal(*found) == (learned == 1)
+
+
 def test_grpo_reaches_the_tilted_model():
     """p₀ exp(c x/β): the same std and a mean that is moved by c std²/β. τ = 1 from α_T = 0."""
     reward, beta = 0.8, 0.5

@@ -164,9 +164,9 @@ class NFT(Rewarded):
             new = generator(x_t, t, cond, z, output="native")
         with torch.no_grad():
             before = old(x_t, t, cond, z, output="native")
-        own = self.pulse.through(new)
-        positive = (1 - self.beta) * before + self.beta * own
-        negative = (1 + self.beta) * before - self.beta * own
+        # Noted side by side, so that the slopes of new are summed in the order of before.
+        positive = self.pulse.through((1 - self.beta) * before + self.beta * new)
+        negative = self.pulse.through((1 + self.beta) * before - self.beta * new)
         if self.weighting == "none":
             target = generator.target(images, eps, t)
             plus, minus = mean_square(positive - target), mean_square(negative - target)

@@ -1,4 +1,4 @@
-"""What a run begins with fits its data: classes have rows, and borrowed weights are told what they do not know."""
+"""What a run begins with fits its data: classes have rows, borrowed weights tell what they do not know."""
 
 from pathlib import Path
 
