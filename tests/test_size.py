@@ -29,6 +29,7 @@ NEW = {
     "checkpoints.py": "a run opens without us",
     "cli/config/older.py": "older versions' objectives under today's names",
     "cli/config/settings.py": "one schema",
+    "cli/runs/resuming.py": "a run goes on as itself, or longer",
     "cli/config/renamed.py": "older versions' options answered with today's names",
     "data/builders/captions.py": "captions that are never silently wrong",
     "data/color.py": "color profiles",

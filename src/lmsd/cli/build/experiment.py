@@ -141,12 +141,10 @@ def check_labels(conditioner: LabelConditioner, data: ShardSet, split: Split) ->
     held = data.split_set(split)
     labels = held.labels(range(len(held)))
     low, high = (0, 0) if labels is None or not len(labels) else (int(labels.min()), int(labels.max()))
-    if low < 0 or high >= conditioner.classes:
-        way = f"take conditioner.classes={high + 1}" if low >= 0 else "classes count from 0: build them again"
-        raise UserError(
-            f"conditioner.classes={conditioner.classes}: the {split} shards have classes {low} to {high}; "
-            f"{way}"
-        )
+    if not 0 <= low <= high < conditioner.classes:
+        way = f"take conditioner.classes={high + 1}" if low >= 0 else "they count from 0: build them again"
+        said = f"the {split} shards have classes {low} to {high}"
+        raise UserError(f"conditioner.classes={conditioner.classes}: {said}; {way}")
 
 
 def own(config: DictConfig, role: str, part: Part, nets: Mapping[str, nn.Module]) -> nn.Module:

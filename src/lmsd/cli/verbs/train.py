@@ -96,10 +96,11 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
 
     resumed: a run folder to go on with, or one of its checkpoints.
     """
+    check_limits(config)
     import torch
 
     require_device(config)
-    check_limits(config)
+    check_limits(config)  # again, for devices=auto
     check_tasks(config)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -216,9 +217,7 @@ def tolerated(what: str) -> Iterator[None]:
 
 @contextmanager
 def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
-    """Keep status.json true: running, then done, interrupted, failed, or stopped by somebody's callback.
-
-    A failure of ours goes into error.txt.
+    """Keep status.json true: running, then done, interrupted, failed, or stopped; error.txt has a failure.
 
     seconds: of training, over all sessions; sessions: when each began. Only one process is active.
     """
@@ -230,8 +229,12 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
         if not active:
             return
         clock, seconds = engine.clock, round(before + time.monotonic() - started, 1)
-        counts = {"images": clock.images, "updates": clock.updates, "seconds": seconds}
-        counts |= {"notes": engine.run.notes} if engine.run.notes else {}
+        counts = {
+            "images": clock.images,
+            "updates": clock.updates,
+            "seconds": seconds,
+            "notes": engine.run.notes,
+        }
         with tolerated("status.json"):
             store.set_status(folder, state=state, **counts, peak_memory_mb=peak_memory())
 
@@ -246,23 +249,21 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
         ended("interrupted")
         with suppress(OSError):
             print(f"Resume with: lmsd train resume={folder}\n" * active, end="", file=sys.stderr)
-        asked = type(stop).__name__ == "SIGTERMException"  # Lightning's, which has no code
-        code = 143 if asked else stop.code if isinstance(stop, SystemExit) else 130
-        sys.exit(code if code in (0, 143) else 130)
-    except UserError:
-        ended("failed")
-        raise
+        if type(stop).__name__ == "SIGTERMException":  # Lightning's, which has no code
+            sys.exit(143)
+        sys.exit(stop.code if isinstance(stop, SystemExit) and stop.code in (0, 143) else 130)
     except Exception as error:
         ended("failed")
+        if isinstance(error, UserError):
+            raise
         if type(error).__name__ == "MisconfigurationException":  # Lightning's word for a user's mistake
             raise UserError(f"Lightning refuses: {' '.join(str(error).split())}") from error
-        if active:
-            with tolerated("error.txt"):
+        with tolerated("error.txt"):
+            if active:
                 write_text(folder / "error.txt", redact(traceback.format_exc()))
                 error.add_note(f"traceback in {folder / 'error.txt'};")
         raise
-    stopped = not engine.clock.done and not engine.run.asked.stop
-    ended("stopped" if stopped else "done")
+    ended("done" if engine.clock.done or engine.run.asked.stop else "stopped")
     if active:
         lock.close()
 
