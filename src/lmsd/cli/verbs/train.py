@@ -215,28 +215,27 @@ def tolerated(what: str) -> Iterator[None]:
             print(f"lmsd: could not write {what}: {redact(str(error))}", file=sys.stderr)
 
 
+def conclude(folder: Path, engine: Any, state: str, *, seconds: float) -> None:
+    """Write down how a session ended."""
+    from lmsd.engine.callbacks import peak_memory
+
+    counts = {"images": engine.clock.images, "updates": engine.clock.updates, "seconds": seconds}
+    told = {"notes": engine.run.notes} if engine.run.notes else {}
+    with tolerated("status.json"):
+        store.set_status(folder, state=state, **counts, **told, peak_memory_mb=peak_memory())
+
+
 @contextmanager
 def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
     """Keep status.json true: running, then done, interrupted, failed, or stopped; error.txt has a failure.
 
     seconds: of training, over all sessions; sessions: when each began. Only one process is active.
     """
-    from lmsd.engine.callbacks import peak_memory
-
-    before, started = store.status(folder).get("seconds", 0.0), time.monotonic()
+    began = time.monotonic() - store.status(folder).get("seconds", 0.0)
 
     def ended(state: str) -> None:
-        if not active:
-            return
-        clock, seconds = engine.clock, round(before + time.monotonic() - started, 1)
-        counts = {
-            "images": clock.images,
-            "updates": clock.updates,
-            "seconds": seconds,
-            "notes": engine.run.notes,
-        }
-        with tolerated("status.json"):
-            store.set_status(folder, state=state, **counts, peak_memory_mb=peak_memory())
+        if active:
+            conclude(folder, engine, state, seconds=round(time.monotonic() - began, 1))
 
     if active:
         lock = store.lock(folder)
