@@ -134,7 +134,7 @@ def players(config: DictConfig, data: ShardSet) -> tuple[dict[str, nn.Module], O
     objective: Objective = instantiate(config.objective)
     captions = training_captions(config, data)
     nets = cast(config, objective.cast, data, captions)
-    objective.prepare(Facts(captions, partial(held_out, data)))
+    objective.prepare(Facts(captions, partial(held_out, data), nets))
     return nets, objective
 
 
@@ -276,6 +276,8 @@ def optimization(config: DictConfig, objective: Objective) -> Optimization:
     if lead not in optim:
         raise UserError(f"the {lead} leads and has no optimizer: optimizer@optim.{lead}=adamw")
     nodes = {role: optim[role if role in optim else lead] for role in roles}
+    if strange := sorted(optim.clip.keys() - set(roles) - optim.keys()):
+        raise UserError(f"optim.clip names {strange}; those who learn are {list(roles)}")
     for role, node in nodes.items():
         try_optimizer(role, node)
     return Optimization(
