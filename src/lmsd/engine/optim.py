@@ -70,7 +70,9 @@ class Optimization:
             if strange := sorted(named.keys() - set(known)):
                 raise UserError(f"{what} names {strange}; the players are {known}")
         if still := sorted(self.averages.keys() - set(learners)):
-            raise UserError(f"optim.averages names {still}, who do not learn: an average of them is what they are")
+            raise UserError(
+                f"optim.averages names {still}, who do not learn: an average of them is what they are"
+            )
 
     def rate(self, images: float, total_images: int) -> float:
         """The factor on the learning rates after `images` images."""

@@ -57,7 +57,7 @@ class Article(Method):
     jumps: law (rng, process) → (s, t), neighbors on the chain; distance: L_rec; predict, sign: see the
     module; kl: weight of L_KL, 1 as written; kappa: κ; caption_dropout: share of captions dropped.
 
-    Logs of D: reconstruction, matching; of G: matching, kl. Raises UserError for values out of range, and players that it cannot play with.
+    Logs of D: reconstruction, matching; of G: matching, kl. Raises UserError for values out of range.
     """
 
     def __init__(

@@ -91,12 +91,12 @@ class Model:
                 "one was not (caption_dropout=0 in its objective): take guidance=1, or train with "
                 "caption_dropout=0.1"
             )
-        if interval is not None and guidance == 1.0:
+        steps = own["steps"] if steps is None else steps
+        settings = Settings(steps, guidance=guidance, interval=interval or own["interval"])
+        if interval is not None and not settings.guided:
             raise UserError(
                 f"interval={list(interval)} says where guidance acts, and guidance=1 is none: give another"
             )
-        steps = own["steps"] if steps is None else steps
-        settings = Settings(steps, guidance=guidance, interval=interval or own["interval"])
         return Generation(self.generator, sampler or build(self.config["sampler"]), settings)
 
     def batch(self, prompts: Sequence[str], x: torch.Tensor | None = None) -> Batch:

@@ -121,6 +121,8 @@ def test_a_mistake_is_one_sentence(words: list[str], said: str) -> None:
         ),
         (["experiment=shapes", "discriminator=trunk"], "discriminator.trunk"),
         (["experiment=digits", "optimizer@optim.generator=sgd"], "optim.generator.betas"),
+        (["experiment=digits_reward", "objective=nft"], "objective.policy, objective.reference"),
+        (["experiment=digits_reward", "objective=draft"], "objective.advantages, objective.reference"),
     ],
 )
 def test_another_choice_drops_what_the_recipe_sets_for_its_own(words, gone, capsys) -> None:

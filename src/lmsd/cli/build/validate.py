@@ -61,29 +61,39 @@ def checker(name: str | None) -> Checker | None:
     return lambda images, captions: torch.from_numpy(check(images, captions)["all"])
 
 
+def on_val(config: DictConfig, data: ShardSet) -> Evaluator:
+    """The scorer on val. Raises UserError where there are no val shards."""
+    require_val(data)
+    return evaluator(config, data, "val", n=min(config.evaluate.n, len(data.split_set("val"))))
+
+
+def require_val(data: ShardSet) -> None:
+    """Refuse to score without val shards."""
+    if not data.has("val"):
+        raise UserError(
+            "there are no val shards to score on: give data.val=SHARDS, or evaluate.n=0 to train unscored"
+        )
+
+
 class Validation:
     """What the engine calls at its cadence: scores of the first EMA on val, D on held-out reals, a grid.
 
-    Every rank makes its share of the images. active: whether this process prepares the scorer now (training
-    the extractor, if need be) and writes the files; the others take up what it prepared at their first call.
-    folder: the run's, set once it is known. monitor: the score that the best checkpoint is chosen by.
+    Every rank makes its share of the images. folder: the run's; scorer: prepared by the process that writes
+    the files; the others, given None, take up what it prepared at their first call. monitor: the score that
+    the best checkpoint is chosen by.
     """
 
-    def __init__(self, config: DictConfig, data: ShardSet, *, active: bool) -> None:
-        self.config, self.data, self.active, self.folder = config, data, active, Path()
-        self.monitor: str | None = None
-        if not data.has("val"):
-            raise UserError(
-                "there are no val shards to score on: give data.val=SHARDS, or evaluate.n=0 to train unscored"
-            )
-        if active:
-            self.monitor = f"val/fd[{self.evaluator.extractor.name}]"
+    def __init__(self, config: DictConfig, data: ShardSet, folder: Path, scorer: Evaluator | None) -> None:
+        self.config, self.data, self.folder, self.active = config, data, folder, scorer is not None
+        self.monitor = None if scorer is None else f"val/fd[{scorer.extractor.name}]"
+        self._scorer = scorer
 
-    @cached_property
+    @property
     def evaluator(self) -> Evaluator:
         """The scorer on val."""
-        count = min(self.config.evaluate.n, len(self.data.split_set("val")))
-        return evaluator(self.config, self.data, "val", n=count)
+        if self._scorer is None:
+            self._scorer = on_val(self.config, self.data)
+        return self._scorer
 
     @cached_property
     def commit(self) -> str | None:
