@@ -200,11 +200,11 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
 
     resumed: a run folder to go on with, or one of its checkpoints.
     """
-    import torch
-
     require_device(config)
     check_limits(config)
     check_tasks(config)
+    import torch  # a mistake is told of without waiting for it
+
     if config.threads:
         torch.set_num_threads(config.threads)
     from lmsd.checkpoints import find
