@@ -200,10 +200,14 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
 
     resumed: a run folder to go on with, or one of its checkpoints.
     """
-    require_device(config)
-    check_limits(config)
+    if config.devices == "auto":
+        require_device(config)
+        check_limits(config)
+    else:  # a mistake is told of without waiting for torch
+        check_limits(config)
+        require_device(config)
     check_tasks(config)
-    import torch  # a mistake is told of without waiting for it
+    import torch
 
     if config.threads:
         torch.set_num_threads(config.threads)
