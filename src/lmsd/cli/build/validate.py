@@ -1,22 +1,26 @@
 """Scores on val and a sample grid while a run trains."""
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torchmetrics import Metric
 
-from lmsd import types
+from lmsd import spec, types
 from lmsd.cli.build import experiment
 from lmsd.cli.build.extractors import extractor_of
+from lmsd.cli.build.instantiate import plain
+from lmsd.cli.config.schema import METRICS, also_at
 from lmsd.cli.runs import store
 from lmsd.data.shardset import ShardSet
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Progress
 from lmsd.errors import UserError
 from lmsd.evaluation import Checker, Evaluator
+from lmsd.evaluation.foreign import opened
 from lmsd.evaluation.grid import save_grid, to_picture
 from lmsd.evaluation.overlap import overlap, similarity_of
 from lmsd.files import cache_folder
@@ -50,6 +54,15 @@ def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) 
     )
 
 
+def metrics(config: DictConfig) -> dict[str, Metric]:
+    """The metrics of `evaluate.metrics` by the names of their scores; a run of before has none."""
+    nodes = config.evaluate.get("metrics") or {}
+    return {
+        name: opened(name, partial(spec.build, plain(node), also_at(f"{METRICS}.{name}")))
+        for name, node in nodes.items()
+    }
+
+
 def checker(name: str | None) -> Checker | None:
     """An exact reader of images, by name: "shapes", or none."""
     if name is None:
@@ -72,6 +85,7 @@ class Validation:
     def __init__(self, config: DictConfig, data: ShardSet, *, active: bool) -> None:
         self.config, self.data, self.active, self.folder = config, data, active, Path()
         self.monitor: str | None = None
+        self.metrics = metrics(config)
         if not data.has("val"):
             raise UserError(
                 "there are no val shards to score on: give data.val=SHARDS, or evaluate.n=0 to train unscored"
@@ -114,6 +128,7 @@ class Validation:
                 "commit": self.commit,
             },
             progress=shown(engine),
+            metrics=self.metrics,
         )
         found = scores.scalars("val/")
         if self.active:

@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -19,6 +19,7 @@ from lmsd.ranks import launched_rank
 
 if TYPE_CHECKING:
     import torch
+    from torchmetrics import Metric
 
     from lmsd.evaluation import Evaluator, Scores
     from lmsd.sampling import Generation, Model
@@ -90,9 +91,11 @@ def ranks() -> Iterator[None]:
 def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
     """Score a run on a split at every combination of settings, write the records, return them as text."""
     from lmsd.cli.build.trained import generation, open_run
+    from lmsd.cli.build.validate import metrics
 
     commit = store.environment()["commit"]
-    scorer: Evaluator | None = None
+    config = store.config_of(folder)
+    scorer, others = None, metrics(config)
     said = []
     for ema in chosen.ema:
         model = open_run(folder, checkpoint=chosen.checkpoint, ema=ema)
@@ -107,8 +110,8 @@ def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
                 interval=() if unguided else chosen.interval,
             )
             generate = generation(model, told)
-            scorer = scorer or scorer_of(store.config_of(folder), chosen)
-            said.append(str(score(folder, model, generate, scorer, chosen, commit)))
+            scorer = scorer or scorer_of(config, chosen)
+            said.append(str(score(folder, model, generate, scorer, chosen, commit, others)))
     return "\n\n".join(said)
 
 
@@ -175,6 +178,7 @@ def score(
     scorer: "Evaluator",
     chosen: EvaluateOptions,
     commit: str | None,
+    metrics: "Mapping[str, Metric]",
 ) -> "Scores":
     """Scores at one setting, with its record and the picture of closest pairs."""
     from lmsd.cli.bar import Bar
@@ -206,6 +210,7 @@ def score(
             },
             progress=bar.update,
             keep_images=kept / name if "images" in chosen.keep else None,
+            metrics=metrics,
             keep_features=kept / features if "features" in chosen.keep else None,
         )
     if launched_rank() == 0:
