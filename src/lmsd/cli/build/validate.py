@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from lmsd import spec, types
 from lmsd.cli.build import experiment
 from lmsd.cli.build.extractors import extractor_of
-from lmsd.cli.build.instantiate import plain
+from lmsd.cli.config.compose import plain
 from lmsd.cli.config.schema import METRICS, also_at
 from lmsd.cli.runs import store
 from lmsd.data.shardset import ShardSet
@@ -74,30 +74,46 @@ def checker(name: str | None) -> Checker | None:
     return lambda images, captions: torch.from_numpy(check(images, captions)["all"])
 
 
+def on_val(config: DictConfig, data: ShardSet) -> Evaluator:
+    """The scorer on val. Raises UserError where there are no val shards."""
+    require_val(data)
+    return evaluator(config, data, "val", n=min(config.evaluate.n, len(data.split_set("val"))))
+
+
+def require_val(data: ShardSet) -> None:
+    """Refuse to score without val shards."""
+    if not data.has("val"):
+        raise UserError(
+            "there are no val shards to score on: give data.val=SHARDS, or evaluate.n=0 to train unscored"
+        )
+
+
 class Validation:
     """What the engine calls at its cadence: scores of the first EMA on val, D on held-out reals, a grid.
 
-    Every rank makes its share of the images. active: whether this process prepares the scorer now (training
-    the extractor, if need be) and writes the files; the others take up what it prepared at their first call.
-    folder: the run's, set once it is known. monitor: the score that the best checkpoint is chosen by.
+    Every rank makes its share of the images. folder: the run's; scorer: prepared by the process that writes
+    the files; the others, given None, take up what it prepared at their first call. monitor: the score that
+    the best checkpoint is chosen by; others: metrics of torchmetrics.
     """
 
-    def __init__(self, config: DictConfig, data: ShardSet, *, active: bool) -> None:
-        self.config, self.data, self.active, self.folder = config, data, active, Path()
-        self.monitor: str | None = None
-        self.metrics = metrics(config)
-        if not data.has("val"):
-            raise UserError(
-                "there are no val shards to score on: give data.val=SHARDS, or evaluate.n=0 to train unscored"
-            )
-        if active:
-            self.monitor = f"val/fd[{self.evaluator.extractor.name}]"
+    def __init__(
+        self,
+        config: DictConfig,
+        data: ShardSet,
+        folder: Path,
+        scorer: Evaluator | None,
+        others: Mapping[str, Metric],
+    ) -> None:
+        self.config, self.data, self.folder, self.active = config, data, folder, scorer is not None
+        self.monitor = None if scorer is None else f"val/fd[{scorer.extractor.name}]"
+        self._scorer, self.others = scorer, others
 
-    @cached_property
+    @property
     def evaluator(self) -> Evaluator:
         """The scorer on val."""
-        count = min(self.config.evaluate.n, len(self.data.split_set("val")))
-        return evaluator(self.config, self.data, "val", n=count)
+        if self._scorer is None:
+            self._scorer = on_val(self.config, self.data)
+        return self._scorer
 
     @cached_property
     def commit(self) -> str | None:
@@ -128,7 +144,7 @@ class Validation:
                 "commit": self.commit,
             },
             progress=shown(engine),
-            metrics=self.metrics,
+            metrics=self.others,
         )
         found = scores.scalars("val/")
         if self.active:

@@ -84,12 +84,9 @@ def load(name: str, overrides: list[str]) -> DictConfig:
             apply(override, tree, groups=choices)
     tree = complete(tree)
     references = {key: value for key, value in leaves(tree) if "${oc.env:" in str(value)}
-    config: DictConfig = OmegaConf.create(tree)
-    try:
-        OmegaConf.resolve(config)
-    except OmegaConfBaseException as error:
-        raise UserError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
-    check(OmegaConf.to_container(config))  # type: ignore[arg-type]
+    resolved = plain(OmegaConf.create(tree))
+    check(resolved)
+    config: DictConfig = OmegaConf.create(resolved)
     for key, value in references.items():  # looked up at each use, so that no file holds what they stand for
         OmegaConf.update(config, key, value)
     if note and launched_rank() == 0:
@@ -352,6 +349,15 @@ def bare_hydra() -> None:
     """Take Hydra's own groups (launcher, logging, help) out of what it composes: half of the work."""
     ConfigStore.instance().repo["hydra"]["config.yaml"].node.defaults = []
     Plugins.instance().register(OurFolders)
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A node as plain data, its references resolved once. Raises UserError where one leads nowhere."""
+    try:
+        tree: Any = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
+    return dict(tree)
 
 
 def flatten(config: DictConfig) -> dict[str, Any]:
