@@ -194,20 +194,17 @@ def score(
     name = "-".join(map(str, [model.checkpoint.stem, model.ema, *settings, f"n{scorer.n}"]))
     if chosen.shards is not None:
         name += f"-data{(scorer.held_out.hash or '')[:8]}"
-    drawn = "_".join(map(str, chosen.seeds))
-    features = f"{name}-seeds{drawn}-{scorer.extractor.name}.safetensors".replace("/", "_")
+    features = f"{name}-seeds{'_'.join(map(str, chosen.seeds))}-{scorer.extractor.name}.safetensors".replace(
+        "/", "_"
+    )
+    setup = {"checkpoint": model.checkpoint.name, "run": folder.name, "commit": commit}
     with Bar() as bar:
         scores = scorer(
             generate,
             seeds=list(chosen.seeds),
             split=chosen.split,
             ema=model.ema,
-            setup={
-                "checkpoint": model.checkpoint.name,
-                "run": folder.name,
-                "commit": commit,
-                "options": asked(chosen),
-            },
+            setup=setup | {"options": asked(chosen)},
             progress=bar.update,
             keep_images=kept / name if "images" in chosen.keep else None,
             metrics=metrics,
