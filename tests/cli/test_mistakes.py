@@ -204,7 +204,9 @@ MISTAKES = [
     ("data features image_size=32", "name the shards before the options"),
     ("data features . size=64", "unknown option 'size' of lmsd data features; options: image_size"),
     ("train data.captions=last", "data.captions=last is not one of join, first, draw"),
-    ("train data.decode=true", "data.decode=True is not one of old, new or null"),
+    ("train data.decode=true", "data.decode=true is not one of old, new or null"),
+    ("train optim.generator.lr=null", "optim.generator.lr=null is not a number"),
+    ("train objective=ddgan recipe=lmsd_digits", "objective.warm gives times and no _target_"),
 ]
 
 

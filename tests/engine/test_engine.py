@@ -348,7 +348,7 @@ def test_the_bar_shows_what_holds_training_up(
     def score(subject: Engine) -> dict[str, float]:
         told = shown(subject)
         assert told is not None
-        told(1_000, 2_000)
+        told(1_000, 2_000, "sampling")
         time.sleep(0.5 if terminal else 0.0)  # a bar is drawn four times a second
         return {"val/fd": 1.0}
 

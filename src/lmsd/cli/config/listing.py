@@ -7,7 +7,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from lmsd.cli.config.compose import chosen, composed, load
-from lmsd.cli.config.kinds import NODE, Kind, parts, words
+from lmsd.cli.config.kinds import NODE, Kind, parts, words, written
 from lmsd.cli.config.schema import WHOLE, files, groups, handed, options
 from lmsd.cli.config.signatures import DEFINED, ROOT, Argument, Unread, signature
 from lmsd.cli.config.suggest import nearest
@@ -37,11 +37,6 @@ def listing(typed: list[str]) -> str:
         [f"{group}=  one of {', '.join(found)}" for group, found in chosen]
         + [f"{key:{width}}  {kind:46}  {about}".rstrip() for key, kind, about in shown]
     )
-
-
-def written(value: Any) -> str:
-    """A value as it is written on the command line."""
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 
 def schema() -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lmsd.cli.config.kinds import ANYTHING, Kind, fits, like, parts, words
+from lmsd.cli.config.kinds import ANYTHING, NODE, NULL, Kind, fits, like, parts, words, written
 from lmsd.cli.config.renamed import renamed
 from lmsd.cli.config.signatures import DEFINED, LARGE, ROOT, Signature, Unread, check_target, signature
 from lmsd.cli.config.suggest import nearest
@@ -204,7 +204,7 @@ def refuse(key: str, value: Any, kind: Kind) -> None:
         hint = ", but a list" if isinstance(value, list) else ", but a mapping"
     if any(part.get("type") == "array" and fits(part, [value]) for part in parts(kind)):
         hint = f": write {key}=[{shown(key, value)}]"
-    raise UserError(f"{key}={shown(key, value)} is not {words(kind)}{hint}")
+    raise UserError(f"{key}={written(shown(key, value))} is not {words(kind)}{hint}")
 
 
 def check(tree: dict[str, Any]) -> None:
@@ -246,6 +246,11 @@ def check_node(tree: dict[str, Any], node: Any, kind: Kind, path: str) -> None:
             near = taken(node, kind)
             ours = [_below(path, other) for other in near.arguments] if near else []
             raise unknown(key, ours if path else [*ours, *(found[0] for found in options(tree))])
+        if isinstance(value, dict) and "_target_" not in value and is_object(within):
+            raise UserError(
+                f"{key} gives {', '.join(map(str, value)) or 'nothing'} and no _target_, so that nothing can "
+                f"be built of it: add {key}._target_=MODULE.CLASS, or leave {key} out"
+            )
         left = value is None and "_target_" in node  # not given, which its constructor speaks of
         if not left and not (isinstance(value, dict) and is_node(within)):
             refuse(key, value, within)
@@ -255,6 +260,11 @@ def check_node(tree: dict[str, Any], node: Any, kind: Kind, path: str) -> None:
 def is_node(kind: Kind) -> bool:
     """Whether an object may stand there, with options of its own."""
     return any(not part or "$ref" in part or "object" in part.get("type", ()) for part in parts(kind))
+
+
+def is_object(kind: Kind) -> bool:
+    """Whether nothing may stand there but an object that names its constructor."""
+    return NODE in parts(kind) and all(part in (NODE, NULL) for part in parts(kind))
 
 
 def strangers(node: Any, kind: Kind = WHOLE, path: str = "") -> Iterator[str]:

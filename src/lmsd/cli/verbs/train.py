@@ -200,11 +200,15 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
 
     resumed: a run folder to go on with, or one of its checkpoints.
     """
+    if config.devices == "auto":
+        require_device(config)
+        check_limits(config)
+    else:  # a mistake is told of without waiting for torch
+        check_limits(config)
+        require_device(config)
+    check_tasks(config)
     import torch
 
-    require_device(config)
-    check_limits(config)
-    check_tasks(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     from lmsd.checkpoints import find
