@@ -1,7 +1,6 @@
 """What `lmsd train` takes, told: `--options [group]` as a table, `--schema` as JSON Schema for editors."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -13,6 +12,7 @@ from lmsd.cli.config.schema import WHOLE, files, groups, handed, options
 from lmsd.cli.config.signatures import DEFINED, ROOT, Argument, Unread, signature
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError
+from lmsd.spec import targets
 
 REFERENCE: Kind = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
 """What may stand in a file in place of any value: ${...}, and ??? for one that is to be given."""
@@ -45,9 +45,9 @@ def schema() -> str:
     for group, found in sorted((group, place) for place, group in chosen().items()):
         for file in files(group):
             text = file.read_text(encoding="utf-8")
-            for place, target in _targets(yaml.safe_load(text), "" if "@package _global_" in text else found):
+            for target, place in targets(yaml.safe_load(text), "" if "@package _global_" in text else found):
                 places.setdefault(target, place)
-    for place, target in _targets(composed("train", []), ""):
+    for target, place in targets(composed("train", [])):
         places.setdefault(target, place)
     nodes = [name for name in places if name != ROOT and signature(name) is not None]
     defined: dict[str, Any] = {}
@@ -63,14 +63,6 @@ def schema() -> str:
     defined["part"] = {**_to("node"), "type": "object", "required": ["_target_"]}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "lmsd train"}
     return json.dumps({**head, **WHOLE, "$defs": defined}, indent=1, ensure_ascii=False)
-
-
-def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    """The constructors in a tree, each with the dotted name of its node."""
-    if isinstance(node, dict) and "_target_" in node:
-        yield path, str(node["_target_"])
-    for name, value in node.items() if isinstance(node, dict) else ():
-        yield from _targets(value, f"{path}.{name}" if path else str(name))
 
 
 def _to(name: str) -> Kind:

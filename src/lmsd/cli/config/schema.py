@@ -34,8 +34,12 @@ HANDED: Mapping[str, tuple[str, ...]] = {
 }
 """Arguments by which parts learn of each other, at the places of their nodes: no options."""
 
-ENTRIES = ("callbacks", "logger")
+METRICS = "evaluate.metrics"
+ENTRIES = ("callbacks", "logger", METRICS)
 """Nodes of named objects: any may be added, any taken away."""
+
+THERE: Mapping[str, tuple[str, ...]] = {METRICS: ("torchmetrics.",)}
+"""What constructors may begin with at one place alone, beside the allow-list."""
 
 WHOLE: Kind = {"$ref": f"{DEFINED}{ROOT}"}
 
@@ -205,11 +209,16 @@ def refuse(key: str, value: Any, kind: Kind) -> None:
 
 def check(tree: dict[str, Any]) -> None:
     """Refuse forbidden constructors, unknown names and wrong values in a composed, resolved configuration."""
-    for target in targets(tree):
-        check_target(target)
+    for target, place in targets(tree):
+        check_target(target, also_at(place))
     for group in ENTRIES:
-        _check_entries(group, tree.get(group))
+        _check_entries(group, at(tree, group))
     check_node(tree, tree, WHOLE, "")
+
+
+def also_at(path: str) -> tuple[str, ...]:
+    """What constructors may begin with at a dotted name, beside the allow-list."""
+    return next((also for place, also in THERE.items() if path.startswith(f"{place}.")), ())
 
 
 def _check_entries(group: str, entries: Any) -> None:
@@ -287,7 +296,7 @@ def check_limits(config: DictConfig) -> None:
     devices = config.devices * config.num_nodes
     shares(config.batch_size, devices, config.micro_batches)
     check_guidance(config, config.evaluate.guidance)
-    check_interval("evaluate.interval", config.evaluate.interval)
+    check_interval(config.evaluate.interval, config.evaluate.guidance)
 
 
 def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ) -> None:
@@ -331,7 +340,15 @@ def check_guidance(config: DictConfig, guidance: float) -> None:
         )
 
 
-def check_interval(name: str, interval: Sequence[float] | None) -> None:
-    """Refuse times of guidance that are no (low, high): nothing would be guided."""
-    if interval is not None and (len(interval) != 2 or interval[0] > interval[1]):
-        raise UserError(f"{name}={list(interval)} is no [low, high]: give two times, the lower one first")
+def check_interval(interval: Sequence[float] | None, guidance: float) -> None:
+    """Refuse times of guidance at which nothing would be guided: no (low, high), or guidance=1."""
+    if interval is None:
+        return
+    said = f"evaluate.interval={list(interval)}"
+    if len(interval) != 2 or interval[0] > interval[1]:
+        raise UserError(f"{said} is no [low, high]: give two times, the lower one first")
+    if guidance == 1.0:
+        raise UserError(
+            f"{said} says where guidance acts, and evaluate.guidance=1 is none: give another guidance, or "
+            "evaluate.interval=null"
+        )
