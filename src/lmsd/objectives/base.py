@@ -195,9 +195,9 @@ def useless_discriminator(metrics: Mapping[str, float]) -> str | None:
     return None
 
 
-def generator_of(players: Players) -> Generator:
-    """The player "generator", typed."""
-    return cast(Generator, players["generator"])
+def generator_of(players: Players, role: str = "generator") -> Generator:
+    """The player of a role that is a generator, typed."""
+    return cast(Generator, players[role])
 
 
 def discriminator_of(players: Players) -> Discriminator:
