@@ -7,7 +7,7 @@ as one on the command line is.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -272,12 +272,16 @@ def check_limits(config: DictConfig) -> None:
             "generator.precondition=edm is for schedule=edm, where alpha = 1; take schedule=edm with it, or "
             "generator.precondition=none"
         )
-    if config.devices == "auto":
-        return  # looked at once the devices are counted
-    devices = config.devices * config.num_nodes
-    shares(config.batch_size, devices, config.micro_batches)
+    interval = config.evaluate.interval
+    if interval is not None and interval[0] > interval[1]:
+        raise UserError(f"evaluate.interval={interval} is no [low, high]: give the lower time first")
     check_guidance(config, config.evaluate.guidance)
-    check_interval("evaluate.interval", config.evaluate.interval)
+
+
+def check_batch(config: DictConfig) -> None:
+    """Refuse a batch that does not divide by the devices; those of devices=auto are not counted yet."""
+    if config.devices != "auto":
+        shares(config.batch_size, config.devices * config.num_nodes, config.micro_batches)
 
 
 def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ) -> None:
@@ -319,9 +323,3 @@ def check_guidance(config: DictConfig, guidance: float) -> None:
             f"guidance={guidance:g} needs a generator that was trained without captions too, and this one "
             "was not (caption_dropout=0 in its objective): take guidance=1, or train with caption_dropout=0.1"
         )
-
-
-def check_interval(name: str, interval: Sequence[float] | None) -> None:
-    """Refuse times of guidance that are no (low, high): nothing would be guided."""
-    if interval is not None and (len(interval) != 2 or interval[0] > interval[1]):
-        raise UserError(f"{name}={list(interval)} is no [low, high]: give two times, the lower one first")
