@@ -14,7 +14,7 @@ from lmsd import cli
 from lmsd.cli.config import options
 from lmsd.cli.config.compose import load
 from lmsd.cli.config.listing import listing, schema
-from lmsd.cli.config.schema import check_batch, check_limits, groups
+from lmsd.cli.config.schema import check_limits, groups
 from lmsd.cli.config.schema import options as option_rows
 from lmsd.cli.sweeps import space
 from lmsd.cli.verbs import VERBS
@@ -62,9 +62,7 @@ def test_a_command_is_accepted(
         assert json.loads(schema())["$defs"]
     elif verb in ("train", "verify-resume") and "--help" not in rest:
         chosen = [word for word in rest if not word.startswith(("resume=", "--cfg")) and word != "job"]
-        config = load("train", chosen)
-        check_limits(config)
-        check_batch(config)
+        check_limits(load("train", chosen))
     elif verb == "sweep":
         plain = [word for word in rest if word != "--dry-run"]
         tried = space.read([word for word in plain if not word.startswith("sweep.")])

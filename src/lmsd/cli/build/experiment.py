@@ -17,7 +17,6 @@ from torch import nn
 from lmsd import spec
 from lmsd.checkpoints import WeightsRef, find_run, load_weights
 from lmsd.cli.config.compose import plain, stored
-from lmsd.cli.config.schema import check_batch
 from lmsd.data.shardset import ShardSet
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Checkpoint, Evaluate
@@ -93,8 +92,7 @@ def check_shards(config: DictConfig) -> None:
 
 
 def data_module(config: DictConfig) -> ShardDataModule:
-    """The stream of the configuration's shards. Raises UserError for a batch that does not divide."""
-    check_batch(config)
+    """The stream of the configuration's shards."""
     return ShardDataModule(
         shard_set(config),
         batch_size=config.batch_size,

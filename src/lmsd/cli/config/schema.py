@@ -274,7 +274,10 @@ def check_limits(config: DictConfig) -> None:
         )
     interval = config.evaluate.interval
     if interval is not None and interval[0] > interval[1]:
-        raise UserError(f"evaluate.interval={interval} is no [low, high]: give the lower time first")
+        raise UserError(
+            f"evaluate.interval={interval} is no [low, high]: give two times, the lower one first"
+        )
+    check_batch(config)
     check_guidance(config, config.evaluate.guidance)
 
 

@@ -53,11 +53,10 @@ def main(arguments: list[str]) -> int:
 def check(words: list[str]) -> None:
     """Refuse wrong options of `lmsd train`, and those that a demo has no use for, before data are built."""
     from lmsd.cli.config.compose import load
-    from lmsd.cli.config.schema import check_batch, check_limits
+    from lmsd.cli.config.schema import check_limits
 
     config = load("train", ["experiment=digits", *words])
     check_limits(config)
-    check_batch(config)
     for name, word in {"resume": "resume=", "dry": "debug=dry"}.items():
         if config[name]:
             raise UserError(f"{word} makes no sense here: lmsd demo trains a run of its own, to its end")

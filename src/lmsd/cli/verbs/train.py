@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmsd import stops
 from lmsd.checkpoints import find_run
 from lmsd.cli.config.compose import check_value, flatten, load, parse, require_secrets, written
-from lmsd.cli.config.schema import check_limits, check_tasks, groups
+from lmsd.cli.config.schema import check_batch, check_limits, check_tasks, groups
 from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
 from lmsd.cli.runs.transcript import transcript
@@ -200,10 +200,10 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
 
     resumed: a run folder to go on with, or one of its checkpoints.
     """
+    check_limits(config)  # what torch is not needed for is told before it is imported
     import torch
 
     require_device(config)
-    check_limits(config)
     check_tasks(config)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -281,6 +281,7 @@ def require_device(config: DictConfig) -> None:
     count, kind = torch.cuda.device_count(), config.accelerator
     if config.devices == "auto":
         config.devices = count if count and kind in ("auto", "gpu", "cuda") else 1
+        check_batch(config)
     absent = (kind == "cuda" and not count) or (kind == "mps" and not torch.backends.mps.is_available())
     if absent or (kind == "gpu" and not (count or torch.backends.mps.is_available())):
         raise UserError(f"accelerator={kind}: this machine has none that torch can use; accelerator=cpu")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from lmsd.cli.config.compose import load, parse
-from lmsd.cli.config.schema import check_batch, check_limits
+from lmsd.cli.config.schema import check_limits
 from lmsd.cli.runs import store
 from lmsd.errors import UserError
 
@@ -63,7 +63,6 @@ def shortened(words: list[str]) -> list[str]:
             raise UserError(f"{name}= makes no sense here: verify-resume makes both of its runs itself")
     config = load("train", words)
     check_limits(config)
-    check_batch(config)
     batch = int(config.batch_size)
     short = {"images": 48 * batch, "checkpoint_every": 8 * batch, "log_every": 4 * batch, "evaluate.n": 0}
     return [*words, *(f"{name}={value}" for name, value in short.items() if name not in given)]
