@@ -188,7 +188,7 @@ def test_every_option_of_train_is_read(shards: Path, tmp_path: Path, monkeypatch
 
 def test_every_target_in_every_file_is_allowed() -> None:
     for path in ROOT.rglob("*.yaml"):
-        for target in targets(OmegaConf.to_container(OmegaConf.load(path))):
+        for target, _ in targets(OmegaConf.to_container(OmegaConf.load(path))):
             locate(target)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lmsd.cli.build.experiment import check_condition, instantiate
+from lmsd.cli.build.experiment import check_condition, instantiate, optimization
+from lmsd.cli.config.compose import load
 from lmsd.errors import UserError
 from lmsd.models.conditioner import Conditioner, LabelConditioner, NullConditioner
 from lmsd.process.schedules import Cosine
@@ -83,3 +84,18 @@ def test_what_a_reference_gives_is_not_read_again() -> None:
     node = {"_target_": "lmsd.process.schedules.Cosine", "_partial_": True, "steps": "\\${evil}"}
     root = OmegaConf.create({"evil": {"_target_": "os.getpid"}, "node": node})
     assert instantiate(root.node).keywords == {"steps": "${evil}"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("optim.clip.fake=1", r"optim\.clip names \['fake'\].*'discriminator', 'generator'"),
+        ("optim.averages={fake: [100]}", r"optim\.averages names \['fake'\]"),
+    ],
+)
+def test_what_is_said_of_nobody_is_refused(typed: str, said: str) -> None:
+    config = load("train", [typed])
+    with pytest.raises(UserError, match=said):
+        optimization(config, instantiate(config.objective)).check(
+            ("discriminator", "generator"), ("discriminator", "generator")
+        )

@@ -58,7 +58,7 @@ def build(config: DictConfig) -> Experiment:
     data = data_module(config)
     captions = training_captions(data.shards)
     nets = cast(config, objective.cast, lead, data.shards, captions)
-    objective.prepare(Facts(captions, partial(held_out, data.shards)))
+    objective.prepare(Facts(captions, partial(held_out, data.shards), nets))
     return Experiment(data, nets, objective, engine(config, nets, objective))
 
 
@@ -297,6 +297,8 @@ def optimization(config: DictConfig, objective: Objective) -> Optimization:
     if lead not in optim:
         raise UserError(f"the {lead} leads and has no optimizer: optimizer@optim.{lead}=adamw")
     nodes = {role: optim[role if role in optim else lead] for role in roles}
+    if strange := sorted(optim.clip.keys() - set(roles) - optim.keys()):
+        raise UserError(f"optim.clip names {strange}; those who learn are {list(roles)}")
     for role, node in nodes.items():
         try_optimizer(role, node)
     return Optimization(

@@ -1,22 +1,26 @@
 """Scores on val and a sample grid while a run trains."""
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torchmetrics import Metric
 
-from lmsd import types
+from lmsd import spec, types
 from lmsd.cli.build import experiment
 from lmsd.cli.build.extractors import extractor_of
+from lmsd.cli.config.compose import plain
+from lmsd.cli.config.schema import METRICS, also_at
 from lmsd.cli.runs import store
 from lmsd.data.shardset import ShardSet
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Progress
 from lmsd.errors import UserError
 from lmsd.evaluation import Checker, Evaluator
+from lmsd.evaluation.foreign import opened
 from lmsd.evaluation.grid import save_grid, to_picture
 from lmsd.evaluation.overlap import overlap, similarity_of
 from lmsd.files import cache_folder
@@ -50,6 +54,15 @@ def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) 
     )
 
 
+def metrics(config: DictConfig) -> dict[str, Metric]:
+    """The metrics of `evaluate.metrics` by the names of their scores; a run of before has none."""
+    nodes = config.evaluate.get("metrics") or {}
+    return {
+        name: opened(name, partial(spec.build, plain(node), also_at(f"{METRICS}.{name}")))
+        for name, node in nodes.items()
+    }
+
+
 def checker(name: str | None) -> Checker | None:
     """An exact reader of images, by name: "shapes", or none."""
     if name is None:
@@ -80,13 +93,20 @@ class Validation:
 
     Every rank makes its share of the images. folder: the run's; scorer: prepared by the process that writes
     the files; the others, given None, take up what it prepared at their first call. monitor: the score that
-    the best checkpoint is chosen by.
+    the best checkpoint is chosen by; others: metrics of torchmetrics.
     """
 
-    def __init__(self, config: DictConfig, data: ShardSet, folder: Path, scorer: Evaluator | None) -> None:
+    def __init__(
+        self,
+        config: DictConfig,
+        data: ShardSet,
+        folder: Path,
+        scorer: Evaluator | None,
+        others: Mapping[str, Metric],
+    ) -> None:
         self.config, self.data, self.folder, self.active = config, data, folder, scorer is not None
         self.monitor = None if scorer is None else f"val/fd[{scorer.extractor.name}]"
-        self._scorer = scorer
+        self._scorer, self.others = scorer, others
 
     @property
     def evaluator(self) -> Evaluator:
@@ -124,6 +144,7 @@ class Validation:
                 "commit": self.commit,
             },
             progress=shown(engine),
+            metrics=self.others,
         )
         found = scores.scalars("val/")
         if self.active:

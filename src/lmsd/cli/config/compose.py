@@ -116,7 +116,10 @@ def leave_out(picked: list[Override], tree: dict[str, Any]) -> str:
 def _elsewhere(group: str, key: str) -> bool:
     """Whether any choice of a group takes an option."""
     path, _, name = key.rpartition(".")
-    nodes = (at(yaml.safe_load(file.read_text(encoding="utf-8")) or {}, path) for file in files(group))
+    texts = [file.read_text(encoding="utf-8") for file in files(group)]
+    trees = [(yaml.safe_load(text) or {}, "@package _global_" in text) for text in texts]
+    choices = (at(tree, group) if whole else tree for tree, whole in trees)
+    nodes = (at(choice, path) for choice in choices)
     found = (inside(node, {}, "", name) for node in nodes if isinstance(node, dict) and "_target_" in node)
     return any(kind is not None for kind in found)
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmsd import stops
 from lmsd.checkpoints import find_run
 from lmsd.cli.config.compose import check_value, flatten, load, parse, require_secrets, written
-from lmsd.cli.config.schema import check_batch, check_limits, check_tasks, groups
+from lmsd.cli.config.schema import check_limits, check_tasks, groups
 from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
 from lmsd.cli.runs.transcript import transcript
@@ -200,22 +200,26 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
 
     resumed: a run folder to go on with, or one of its checkpoints.
     """
-    check_limits(config)  # what torch is not needed for is told before it is imported
+    if config.devices == "auto":
+        require_device(config)
+        check_limits(config)
+    else:  # a mistake is told of without waiting for torch
+        check_limits(config)
+        require_device(config)
+    check_tasks(config)
     import torch
 
-    require_device(config)
-    check_tasks(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     from lmsd.checkpoints import find
     from lmsd.cli.build import experiment
-    from lmsd.cli.build.validate import Validation, on_val, require_val
+    from lmsd.cli.build.validate import Validation, metrics, on_val, require_val
 
     if resumed and resumed.suffix == ".ckpt":
         find(resumed)  # before anything is built, or written down
     built = experiment.build(config)
     nets, data = built.cast, built.data.shards
-    chief = launched_rank() == 0
+    chief, others = launched_rank() == 0, metrics(config)
     if config.dry:
         announce(config, None, nets, resumed=resumed)
         built.engine.configure_optimizers()
@@ -226,7 +230,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
         require_val(data)
     scorer = on_val(config, data) if config.evaluate.n and chief else None
     folder = store.folder_of(resumed) if resumed else shared_folder(config, list(overrides))
-    validation = Validation(config, data, folder, scorer) if config.evaluate.n else None
+    validation = Validation(config, data, folder, scorer, others) if config.evaluate.n else None
     with transcript(folder, active=chief):
         announce(config, folder, nets, resumed=resumed)
         with recorded(folder, built.engine, active=chief):
@@ -281,7 +285,6 @@ def require_device(config: DictConfig) -> None:
     count, kind = torch.cuda.device_count(), config.accelerator
     if config.devices == "auto":
         config.devices = count if count and kind in ("auto", "gpu", "cuda") else 1
-        check_batch(config)
     absent = (kind == "cuda" and not count) or (kind == "mps" and not torch.backends.mps.is_available())
     if absent or (kind == "gpu" and not (count or torch.backends.mps.is_available())):
         raise UserError(f"accelerator={kind}: this machine has none that torch can use; accelerator=cpu")
