@@ -6,11 +6,13 @@ Text and z enter as cross-attention tokens where the net has any, else pooled, a
 Every net of diffusers starts at output 0, as ours do: its last layer is zero. `backbones` builds them.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsd.errors import UserError
+from lmsd.errors import Count, Number, UserError
 from lmsd.nets.mlp import ResidualMLP
 from lmsd.types import Cond
 
@@ -43,19 +45,23 @@ class Backbone(nn.Module):
 
 
 class MLPBackbone(Backbone):
-    """`nets.ResidualMLP` with the pooled condition and z in its modulation."""
+    """The article's MLP, residual and modulated by pooled condition and z, for images up to about 16x16.
+
+    width: of the residual stream; depth: blocks of two layers; hidden: inner width over width; time_dim:
+    width of the modulating vector.
+    """
 
     def __init__(
         self,
         channels: int,
         image_size: int,
         *,
-        width: int,
-        depth: int,
-        hidden: float,
-        time_dim: int,
-        pooled_dim: int,
-        z_dim: int,
+        width: Count = 384,
+        depth: Count = 4,
+        hidden: Annotated[float, Number(0.01)] = 1.0,
+        time_dim: Count = 128,
+        pooled_dim: int = 0,
+        z_dim: int = 0,
     ) -> None:
         super().__init__(channels, image_size, pooled_dim=pooled_dim, z_dim=z_dim)
         self.model = ResidualMLP(

@@ -13,45 +13,19 @@ pooled vector and of the latent noise, 0 for what the net shall not take. heads,
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from lmsd.errors import Count, Number, UserError
+from lmsd.errors import Count, UserError
 from lmsd.models.adapters import (
     LabelTransformer,
-    MLPBackbone,
     PooledUNet,
     TextTransformer,
     TextUNet,
     TokenContext,
 )
+from lmsd.models.adapters import MLPBackbone as mlp
 
-
-def mlp(
-    channels: int,
-    image_size: int,
-    *,
-    width: Count = 384,
-    depth: Count = 4,
-    hidden: Annotated[float, Number(0.01)] = 1.0,
-    time_dim: Count = 128,
-    pooled_dim: int = 0,
-    z_dim: int = 0,
-) -> MLPBackbone:
-    """The article's MLP, residual and modulated, for images up to about 16x16.
-
-    width: of the residual stream; depth: blocks of two layers; hidden: inner width over width; time_dim:
-    width of the modulating vector.
-    """
-    return MLPBackbone(
-        channels,
-        image_size,
-        width=width,
-        depth=depth,
-        hidden=hidden,
-        time_dim=time_dim,
-        pooled_dim=pooled_dim,
-        z_dim=z_dim,
-    )
+__all__ = ["dit_label", "mlp", "transformer_text", "unet_pooled", "unet_text"]
 
 
 def _check_sides(image_size: int, patch: int, levels: int) -> None:

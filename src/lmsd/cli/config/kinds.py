@@ -190,6 +190,11 @@ def _list(kind: Kind) -> str:
     return f"a list{f' of {count}' if count else ''}, each {words(item, example=False)}"
 
 
+def written(value: Any) -> str:
+    """A value as it is written on the command line."""
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
 def textual(kind: Kind) -> bool:
     """Whether it takes words, and no number: 12e4 is one too, then."""
     names = [part.get("type", "" if part else "anything") for part in parts(kind)]

@@ -120,7 +120,7 @@ def source(module: str) -> Path | None:
     return next((file for file in files if file.suffix == ".py" and file.is_file()), None)
 
 
-LARGE = ("torch", "lightning")
+LARGE = ("torch", "lightning", "torchmetrics")
 """Libraries whose type aliases are not looked up: that would parse them whole."""
 
 
@@ -151,12 +151,14 @@ def _origin(node: ast.ImportFrom, module: str) -> str:
     return ".".join([*base, *([node.module] if node.module else [])])
 
 
-def check_target(target: str) -> None:
+def check_target(target: str, also: tuple[str, ...] = ()) -> None:
     """What `lmsd.spec.locate` refuses, as far as that shows without importing anything."""
     target = RENAMED.get(target, target)
     module, _, name = target.rpartition(".")
-    if not target.startswith(allowed_names()) or not all(part.isidentifier() for part in target.split(".")):
-        raise forbidden(target)
+    if not target.startswith((*allowed_names(), *also)) or not all(
+        part.isidentifier() for part in target.split(".")
+    ):
+        raise forbidden(target, also)
     if target.startswith("lmsd."):
         found = find(module, name)
         if found is None:
