@@ -204,7 +204,7 @@ MISTAKES = [
     ("data features image_size=32", "name the shards before the options"),
     ("data features . size=64", "unknown option 'size' of lmsd data features; options: image_size"),
     ("train data.captions=last", "data.captions=last is not one of join, first, draw"),
-    ("train data.decode=true", "data.decode=True is not one of old, new or null"),
+    ("train data.decode=true", "data.decode=true is not one of old, new or null"),
     ("data build folder path=. path=x out=y", "path= is given twice: give it once"),
     ("data build folder out=x path=", "path= is empty: name a file or folder, or leave path= out"),
     ("data build digits out=x shard_size=0", "shard_size=0 is too small; take 1 or more"),

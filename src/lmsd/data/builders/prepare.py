@@ -129,7 +129,8 @@ def _read(
 def _pixels(raw: Raw, source: Source, options: BuildOptions) -> tuple[Pixels, tuple[str, ...]]:
     """The fitted pixels of one picture, and what is worth telling of it; BadImage when it cannot be used."""
     channels = options.channels or source.channels
-    picture, notes = raw.picture, ()
+    picture = raw.picture
+    notes: tuple[str, ...] = ()
     if isinstance(picture, Path):
         picture, notes = read_picture(picture, channels=channels)
     size = options.image_size or source.image_size
