@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmsd.models.backbones import mlp
+from lmsd.models.backbones import MLPBackbone
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.generator import Generator
 from lmsd.process import Flow, Process
@@ -16,7 +16,7 @@ from lmsd.types import Batch
 def generator():
     torch.manual_seed(0)
     conditioner = LabelConditioner(4, 16)
-    net = mlp(1, 8, width=32, depth=1, pooled_dim=conditioner.pooled_dim)
+    net = MLPBackbone(1, 8, width=32, depth=1, pooled_dim=conditioner.pooled_dim)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return Generator(net, Process(Flow()), prediction="velocity", conditioner=conditioner).train()
