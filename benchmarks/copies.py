@@ -25,11 +25,12 @@ import torch
 from torch import Tensor
 
 from lmsd.data.builders.shapes import parse_caption, random_scene, render
-from lmsd.evaluation import Evaluator, Generate
+from lmsd.evaluation import Evaluator
 from lmsd.evaluation.report import write_report
 from lmsd.features.cnn import train_extractor
 from lmsd.metrics import FALSE_ALARM
 from lmsd.rng import Rng
+from lmsd.sampling import Generate
 from lmsd.types import Batch
 
 SIZE, TRAIN, TEST, SEEDS, SHARE = 16, 1000, 300, (0, 1), 0.1

@@ -65,7 +65,7 @@ def test_version_2_is_read_as_today_s() -> None:
 
 def test_weights_of_version_2_without_a_configuration_are_read(tmp_path: Path) -> None:
     """Of a run that was begun from Python: nothing says how its generator is built."""
-    for number, config in enumerate(({"config": ""}, {})):
+    for number, config in enumerate(({"config": ""}, {"config": "seed: 3\n"}, {})):
         path = tmp_path / str(number) / "step_000000001.ckpt"
         path.parent.mkdir()
         torch.save({**SECOND, KEY: {"version": 2, "players": SECOND[KEY]["players"], **config}}, path)  # type: ignore[index]

@@ -116,16 +116,15 @@ def test_a_choice_composes_builds_and_plays(choice: str, shards: Path, tmp_path:
     check_limits(config)
     if choice == "trainer=gpu":
         assert (config.precision, config.micro_batches) == ("bf16-mixed", 1)
-    data = experiment.data_module(config)
-    nets, objective = experiment.players(config, data.shards)
-    engine = experiment.engine(config, nets, objective)
+    built = experiment.build(config)
+    engine, nets = built.engine, built.cast
     before = [p.detach().clone() for p in nets["generator"].parameters()]
     loggers = []
     if choice not in ("logger=wandb", "logger=none"):  # wandb starts a service
         from lmsd.cli.verbs.train import loggers as make_loggers
 
         loggers = make_loggers(config, tmp_path)
-    fit(engine, data, run_dir=tmp_path, accelerator="cpu", loggers=loggers)
+    fit(engine, built.data, run_dir=tmp_path, accelerator="cpu", loggers=loggers)
     assert (engine.clock.images, engine.clock.updates) == (16, 2)
     assert any(not torch.equal(a, b) for a, b in zip(before, nets["generator"].parameters(), strict=True))
     experiment.sampler(config)
@@ -158,10 +157,8 @@ def test_an_experiment_composes_and_builds(name: str, shards: Path) -> None:
     assert config.source.startswith("lmsd data ")
     assert "build" not in config.source or f"out={config.data.shards}" in config.source
     config.data.shards, config.source = str(shards), None
-    data = experiment.shard_set(config)
-    nets, objective = experiment.players(config, data)
-    experiment.engine(config, nets, objective)
-    assert set(objective.cast) == set(nets)
+    built = experiment.build(config)
+    assert set(built.objective.cast) == set(built.cast)
 
 
 def test_every_option_of_train_is_read(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +188,7 @@ def test_every_option_of_train_is_read(shards: Path, tmp_path: Path, monkeypatch
 
 def test_every_target_in_every_file_is_allowed() -> None:
     for path in ROOT.rglob("*.yaml"):
-        for target in targets(OmegaConf.to_container(OmegaConf.load(path))):
+        for target, _ in targets(OmegaConf.to_container(OmegaConf.load(path))):
             locate(target)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import shlex
 from pathlib import Path
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 from lmsd import cli
 from lmsd.cli.config import options
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.listing import listing
+from lmsd.cli.config.listing import listing, schema
 from lmsd.cli.config.schema import check_limits, groups
 from lmsd.cli.config.schema import options as option_rows
 from lmsd.cli.sweeps import space
@@ -37,7 +38,7 @@ def commands(page: Path) -> list[list[str]]:
             if "lmsd.cli" in words:
                 words = ["lmsd", *words[words.index("lmsd.cli") + 1 :]]
             if words and words[0] == "lmsd":
-                found.append(words[1:])
+                found.append(words[1 : words.index(">") if ">" in words else None])
     return found
 
 
@@ -57,6 +58,8 @@ def test_a_command_is_accepted(
         monkeypatch.syspath_prepend(str(tmp_path))
     if verb == "train" and "--options" in rest:
         assert listing([word for word in rest if word != "--options"])
+    elif verb == "train" and "--schema" in rest:
+        assert json.loads(schema())["$defs"]
     elif verb in ("train", "verify-resume") and "--help" not in rest:
         chosen = [word for word in rest if not word.startswith(("resume=", "--cfg")) and word != "job"]
         check_limits(load("train", chosen))

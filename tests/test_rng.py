@@ -1,7 +1,9 @@
 """Counter-based numbers: their distributions, and each coordinate of the counter makes its own stream."""
 
+import ast
 import math
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import torch
@@ -156,3 +158,24 @@ def test_numbers_are_the_same_for_ever():
         [4842664680609576177, -6020037340107078680],
         [-9091890817722153772, -5660181777162638920],
     ]
+
+
+TAGS = (
+    *("data.color", "data.flip", "drop", "eps", "eps_fake", "eps_s", "eps_ts", "fd", "judge", "judge_eps"),
+    *("judge_fd", "jump", "last_jump", "level", "mismatch", "step", "t", "x_T", "z", "z_other"),
+)
+"""Names of random numbers in checkpoints of version 2 and before."""
+
+
+def test_no_name_of_random_numbers_goes():
+    """They are part of every result: under another name a resumed run draws others, and says nothing."""
+    drawn = ("uniform", "normal", "integer", "standard_normal", "latent")
+    found = set()
+    for path in (Path(__file__).parents[1] / "src" / "lmsd").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in drawn:
+                values = [*node.args, *(each.value for each in node.keywords)]
+                found |= {each.value for each in values if isinstance(each, ast.Constant)}
+            elif isinstance(node, ast.arguments) and any(each.arg == "tag" for each in node.args):
+                found |= {each.value for each in node.defaults if isinstance(each, ast.Constant)}
+    assert set(TAGS) - found == set()

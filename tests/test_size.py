@@ -56,7 +56,7 @@ NEW = {
     "spec.py": "a run opens without us",
 }
 """Files that are new since checkpoint version 2, with what wanted them; `STATEMENTS` bounds all others."""
-OPTIONS = ["cli/config/[!_]*.py", "cli/build/instantiate.py"]
+OPTIONS = ["cli/config/[!_]*.py"]
 NO_OPTIONS = ("settings.py", "older.py")
 """All that reads, checks, lists, completes or describes options: without annotations, at constructors or of
 the configuration's own options, and without how stored ones are migrated."""

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from lmsd import checkpoints
 from lmsd.checkpoints import load_weights
-from lmsd.cli.build.instantiate import instantiate
+from lmsd.cli.build.experiment import instantiate
 from lmsd.cli.config.compose import load
 from lmsd.cli.runs import store
 from lmsd.data.members import SUFFIX

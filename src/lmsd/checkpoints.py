@@ -199,14 +199,19 @@ def _from_2(content: dict[str, Any]) -> dict[str, Any]:
     state = {re.sub(r"^ema\.", "ema.generator.", key): value for key, value in content["state_dict"].items()}
     optimizers = dict(zip(own["players"], content["optimizer_states"], strict=True))
     rest = {key: value for key, value in content.items() if key != "optimizer_states"}
-    spec = {"spec": _spec_of_2(plain(own["config"]))} if own.get("config") else {}  # some have no words
-    mine = {"line": {}, **own, **spec, "version": 3}
+    mine = {"line": {}, **own, **_spec_of_2(str(own.get("config", ""))), "version": 3}
     return {**rest, "state_dict": state, "optimizers": optimizers, KEY: mine}
 
 
-def _spec_of_2(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The generator's tree out of the configuration of a run whose images were what it diffused."""
-    return {
+def _spec_of_2(text: str) -> dict[str, Any]:
+    """The generator's tree, as "spec", out of the configuration of a run that diffused its images.
+
+    Nothing for a run begun from Python, whose configuration is empty or says nothing of a generator.
+    """
+    config = plain(text) if text.strip() else {}
+    if not config.keys() >= {"schedule", "conditioner", "net", "data", "generator"}:
+        return {}
+    spec = {
         "_target_": "lmsd.models.parts.from_parts",
         "schedule": config["schedule"],
         "conditioner": config["conditioner"],
@@ -215,6 +220,7 @@ def _spec_of_2(config: Mapping[str, Any]) -> dict[str, Any]:
         "image_size": config["data"]["image_size"],
         **config["generator"],
     }
+    return {"spec": spec}
 
 
 MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {2: _from_2}

@@ -51,24 +51,25 @@ def allowed_names() -> tuple[str, ...]:
     return (*ALLOWED, *(f"{name.strip().rstrip('.')}." for name in own if name.strip()))
 
 
-def forbidden(target: str) -> UserError:
+def forbidden(target: str, also: tuple[str, ...] = ()) -> UserError:
     """The sentence on a target outside the list."""
     return UserError(
         f"_target_ '{target}' may not be built; allowed are classes and functions below "
-        f"{', '.join(allowed_names())} and in the packages that LMSD_ALLOW names"
+        f"{', '.join((*allowed_names(), *also))} and in the packages that LMSD_ALLOW names"
     )
 
 
-def locate(target: str) -> Any:
+def locate(target: str, also: tuple[str, ...] = ()) -> Any:
     """The class or function of a dotted name, by today's name or an earlier one.
 
-    Raises UserError for one outside the allow-list, also when an allowed module merely imports it, and for
-    one that is not there. Only modules of the list are imported to find out.
+    also: what it may begin with beside the allow-list. Raises UserError for one outside both, also when an
+    allowed module merely imports it, and for one that is not there. Only modules of the list are imported to
+    find out.
     """
-    target = RENAMED.get(target, target)
+    target, allowed = RENAMED.get(target, target), (*allowed_names(), *also)
     module, _, name = target.rpartition(".")
-    if not target.startswith(allowed_names()) or not all(part.isidentifier() for part in target.split(".")):
-        raise forbidden(target)
+    if not target.startswith(allowed) or not all(part.isidentifier() for part in target.split(".")):
+        raise forbidden(target, also)
     try:
         there = import_module(module)
     except ImportError as error:
@@ -78,21 +79,21 @@ def locate(target: str) -> Any:
         raise UserError(f"_target_ '{target}' is not there: {module} defines no {name}")
     # A class or a function itself: methods may be inherited from anywhere, and some unpickle.
     whole = (inspect.isclass(found) or inspect.isfunction(found)) and "." not in found.__qualname__
-    if not (whole and f"{found.__module__}.".startswith(allowed_names())):
-        raise forbidden(target)
+    if not (whole and f"{found.__module__}.".startswith(allowed)):
+        raise forbidden(target, also)
     return found
 
 
-def targets(node: Any) -> Iterator[str]:
-    """Every `_target_` in a tree of plain data."""
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every `_target_` in a tree of plain data, and the dotted name of its node."""
     if isinstance(node, Mapping):
         if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from targets(value)
+            yield str(node["_target_"]), path
+        for name, value in node.items():
+            yield from targets(value, f"{path}.{name}" if path else str(name))
     elif isinstance(node, list | tuple):
         for value in node:
-            yield from targets(value)
+            yield from targets(value, path)
 
 
 def taken(target: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,35 +102,36 @@ def taken(target: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name in parameters}
 
 
-def build(node: Mapping[str, Any], **given: Any) -> Any:
+def build(node: Mapping[str, Any], also: tuple[str, ...] = (), /, **given: Any) -> Any:
     """What `node` describes, with further keyword arguments for its own constructor.
 
-    Every target in it is looked up before the first constructor runs. Raises UserError for a target that may
-    not be built and for arguments that do not fit its signature; what a constructor itself raises passes.
+    also: what targets may begin with beside the allow-list. Every target in it is looked up before the first
+    constructor runs. Raises UserError for a target that may not be built and for arguments that do not fit
+    its signature; what a constructor itself raises passes.
     """
-    for target in targets(node):
-        locate(target)
+    for target, _ in targets(node):
+        locate(target, also)
     if "_target_" not in node:
         raise UserError(f"a node without _target_, with {', '.join(map(str, node)) or 'nothing'}: name one")
-    return _made(node, given)
+    return _made(node, given, also)
 
 
-def _built(node: Any) -> Any:
+def _built(node: Any, also: tuple[str, ...]) -> Any:
     if isinstance(node, list | tuple):
-        return [_built(item) for item in node]
+        return [_built(item, also) for item in node]
     if not isinstance(node, Mapping):
         return node
     if "_target_" in node:
-        return _made(node, {})
-    return {key: _built(value) for key, value in node.items()}
+        return _made(node, {}, also)
+    return {key: _built(value, also) for key, value in node.items()}
 
 
-def _made(node: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+def _made(node: Mapping[str, Any], given: Mapping[str, Any], also: tuple[str, ...]) -> Any:
     target = str(node["_target_"])
     options = {str(key): value for key, value in node.items() if key not in ("_target_", "_partial_")}
-    make, later = locate(target), bool(node.get("_partial_"))
+    make, later = locate(target, also), bool(node.get("_partial_"))
     check_arguments(target, make, options, given, later=later)
-    arguments = {**{key: _built(value) for key, value in options.items()}, **given}
+    arguments = {**{key: _built(value, also) for key, value in options.items()}, **given}
     return partial(make, **arguments) if later else make(**arguments)
 
 

@@ -131,6 +131,7 @@ MISTAKES = [
     ("sample run=last prompts=a steps=0", "steps=0 is not a whole number of at least 1"),
     ("sample run=last prompts=a steps=1,2", "'steps=1,2' gives several values; steps takes one"),
     ("train evaluate.interval=[0.8,0.2]", "evaluate.interval=[0.8, 0.2] is no [low, high]: give two times"),
+    ("train evaluate.interval=[0.2,0.8]", "says where guidance acts, and evaluate.guidance=1 is none"),
     ("sample run=last prompts=a interval=[-1,2]", "interval=-1 is not a number of at least 0"),
     ("sample run=last prompts=a guidance=nan", "guidance=nan is not a number from -1000 to 1000"),
     (
@@ -203,7 +204,9 @@ MISTAKES = [
     ("data features image_size=32", "name the shards before the options"),
     ("data features . size=64", "unknown option 'size' of lmsd data features; options: image_size"),
     ("train data.captions=last", "data.captions=last is not one of join, first, draw"),
-    ("train data.decode=true", "data.decode=True is not one of old, new or null"),
+    ("train data.decode=true", "data.decode=true is not one of old, new or null"),
+    ("train optim.generator.lr=null", "optim.generator.lr=null is not a number"),
+    ("train objective=ddgan recipe=lmsd_digits", "objective.warm gives times and no _target_"),
 ]
 
 

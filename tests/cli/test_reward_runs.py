@@ -30,24 +30,20 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def opened(words: list[str], shards: Path) -> tuple[DictConfig, ShardSet]:
-    config = load("train", [*words, *SMALL, f"data.shards={shards}"])
-    return config, experiment.shard_set(config)
+def opened(words: list[str], shards: Path) -> DictConfig:
+    return load("train", [*words, *SMALL, f"data.shards={shards}"])
 
 
 def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> None:
-    config, data = opened(["recipe=lmsd_digits", "objective.warmup=0", "objective.head_start=0"], shards)
-    first, objective = experiment.players(config, data)
-    fit(
-        experiment.engine(config, first, objective),
-        experiment.data_module(config),
-        run_dir=tmp_path / "first",
-        accelerator="cpu",
-    )
+    config = opened(["recipe=lmsd_digits", "objective.warmup=0", "objective.head_start=0"], shards)
+    built = experiment.build(config)
+    first = built.cast
+    fit(built.engine, built.data, run_dir=tmp_path / "first", accelerator="cpu")
 
     sources = f"init_from=[{tmp_path / 'first'},{tmp_path / 'first'}:discriminator]"
-    config, data = opened(["objective=grpo", "objective.group=4", sources], shards)
-    nets, objective = experiment.players(config, data)
+    config = opened(["objective=grpo", "objective.group=4", sources], shards)
+    built = experiment.build(config)
+    nets, objective = built.cast, built.objective
     assert sorted(nets) == ["discriminator", "generator", "reference"]
     for name, source in (("generator", "generator"), ("reference", "generator"), ("discriminator",) * 2):
         for ours, theirs in zip(nets[name].parameters(), first[source].parameters(), strict=True):
@@ -57,8 +53,7 @@ def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> 
     assert len(objective.held_out) == 256
     assert len(set(objective.held_out.position.tolist())) == 256
     judge = [p.clone() for p in nets["discriminator"].parameters()]
-    subject = experiment.engine(config, nets, objective)
-    fit(subject, experiment.data_module(config), run_dir=tmp_path / "second", accelerator="cpu")
+    fit(built.engine, built.data, run_dir=tmp_path / "second", accelerator="cpu")
     assert objective.reward.temperature != 1.0  # calibrated on val
     assert all(torch.equal(a, b) for a, b in zip(judge, nets["discriminator"].parameters(), strict=True))
     moved = zip(nets["generator"].net.parameters(), nets["reference"].net.parameters(), strict=True)
@@ -70,9 +65,9 @@ def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> 
 
 
 def test_a_judge_that_learned_nothing_is_refused(shards: Path) -> None:
-    config, data = opened(["objective=grpo", "objective.group=4"], shards)
+    config = opened(["objective=grpo", "objective.group=4"], shards)
     with pytest.raises(UserError, match=r"init_from=\[RUN@ema,RUN:discriminator\], let it learn"):
-        experiment.players(config, data)
+        experiment.build(config)
 
 
 def test_a_judge_without_held_out_images_is_told_of(
@@ -80,15 +75,15 @@ def test_a_judge_without_held_out_images_is_told_of(
 ) -> None:
     """One that learns as it goes may begin with nothing; without val it has no temperature and no cap."""
     refresh = "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh}"
-    config, data = opened(["objective=grpo", "objective.group=4", refresh], shards)
-    assert experiment.players(config, data)[1].held_out is not None
+    config = opened(["objective=grpo", "objective.group=4", refresh], shards)
+    assert experiment.build(config).objective.held_out is not None
     assert "no val shards" not in capsys.readouterr().out
-    monkeypatch.setattr(data, "has", lambda split: split != "val")
-    assert experiment.players(config, data)[1].held_out is None
+    monkeypatch.setattr(ShardSet, "has", lambda self, split: split != "val")
+    assert experiment.build(config).objective.held_out is None
     assert "note: no val shards to calibrate the discriminator on" in capsys.readouterr().out
 
 
 def test_a_player_that_is_not_there_is_refused(shards: Path, tmp_path: Path) -> None:
-    config, data = opened(["objective=denoising", f"init_from=[{tmp_path}:discriminator]"], shards)
+    config = opened(["objective=denoising", f"init_from=[{tmp_path}:discriminator]"], shards)
     with pytest.raises(UserError, match="no player 'discriminator'"):
-        experiment.players(config, data)
+        experiment.build(config)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tiny_home import spoken
 
-FILES = 48
-CLI = 8
-BACK = 17
+FILES = 19
+CLI = 7
+BACK = 6
 
 ROOT = Path(__file__).parents[2]
 

@@ -63,6 +63,17 @@ def test_flip_mirrors_half_and_depends_on_the_position_only():
     assert not torch.equal(flip(x, Rng(4, position)), out)
 
 
+def test_what_is_mirrored_and_colored_stays_from_version_to_version():
+    """A run that is resumed by a later version goes on with the same images: numbers of lmsd 0.1."""
+    position, x = torch.arange(24), torch.tensor([0.0, 1.0]).view(1, 1, 1, 2).expand(24, 1, 1, 2)
+    mirrored = flip(x, Rng(3, position))[:, 0, 0, 0]
+    assert "".join(str(int(value)) for value in mirrored) == "101100010000000110100010"
+    y = torch.linspace(-0.5, 0.5, 12).view(1, 3, 2, 2).expand(2, 3, 2, 2)
+    colored = jitter(y, Rng(3, position[:2]), 0.5)[:, :, 0, 0]
+    golden = [[-0.2151610, 0.0945861, 0.4043332], [-0.3249886, 0.0155294, 0.3560474]]
+    torch.testing.assert_close(colored, torch.tensor(golden), rtol=0, atol=1e-6)
+
+
 def test_color_changes_are_keyed_bounded_and_leave_black_and_grey_alone():
     position = torch.arange(500)
     x = scale(np.stack([picture(int(k), 6) for k in position]))

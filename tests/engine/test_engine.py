@@ -14,6 +14,7 @@ from tiny_run import OBJECTIVES, SEED, Stream, cast_for, engine, players, run, s
 from torch import nn
 from torch.optim import SGD, AdamW
 
+from lmsd.checkpoints import KEY
 from lmsd.engine.callbacks import Evaluate, Progress
 from lmsd.engine.logging import read_metrics
 from lmsd.engine.module import Engine
@@ -348,7 +349,7 @@ def test_the_bar_shows_what_holds_training_up(
     def score(subject: Engine) -> dict[str, float]:
         told = shown(subject)
         assert told is not None
-        told(1_000, 2_000)
+        told(1_000, 2_000, "sampling")
         time.sleep(0.5 if terminal else 0.0)  # a bar is drawn four times a second
         return {"val/fd": 1.0}
 
@@ -385,3 +386,10 @@ def test_frozen_players_stay_as_they_are(tmp_path: Path) -> None:
     run(subject, tmp_path)
     assert_same(cast["reference"], players()["generator"])
     assert_same(cast["discriminator"], players()["discriminator"])
+
+
+def test_what_another_program_or_another_cast_wrote_is_no_run_to_go_on_with() -> None:
+    with pytest.raises(UserError, match="not written by lmsd: use init_from="):
+        engine().on_load_checkpoint({"state_dict": {}})
+    with pytest.raises(UserError, match=r"players are \['generator', 'fake'\] and this run's .*'generator'"):
+        engine().on_load_checkpoint({KEY: {"players": ["generator", "fake"]}})

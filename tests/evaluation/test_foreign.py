@@ -1,14 +1,19 @@
 """Real classes of torchmetrics as scores: what each kind gets, and which are refused."""
 
+import socket
+import time
+
 import pytest
 import torch
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure, TotalVariation
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
+from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+from torchmetrics.multimodal.clip_score import CLIPScore
 
 from lmsd.errors import UserError
-from lmsd.evaluation.foreign import Foreign, as_levels
+from lmsd.evaluation.foreign import Foreign, as_levels, opened, taken
 
 
 class Means(torch.nn.Module):
@@ -61,7 +66,7 @@ def test_captions_go_with_their_images():
     Foreign("words", metric).score(MADE[:1], REAL, captions)
     assert metric.words == captions
     with pytest.raises(UserError, match=r"metrics.words reads captions, and the held-out set has none"):
-        Foreign("words", Words()).score(MADE[:1], REAL, None)
+        taken({"words": Words()}, (3, 8, 8), None)
 
 
 @pytest.mark.parametrize("make", [lambda: PeakSignalNoiseRatio(1.0), StructuralSimilarityIndexMeasure])
@@ -70,6 +75,35 @@ def test_pairs_are_refused(make):
         UserError, match=r"metrics.it: .* takes \(preds, target\), an image and its own original"
     ):
         Foreign("it", make())
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "said"),
+    [
+        ("theirs", FrechetInceptionDistance, r"needs a package or weights .* nothing is downloaded: Frechet"),
+        ("theirs", lambda: CLIPScore("openai/clip-vit-base-patch16"), "nothing is downloaded: .*connect"),
+        ("theirs", lambda: torch.hub.load_state_dict_from_url("https://example.com/no.pt"), "downloaded: "),
+        ("theirs", lambda: LearnedPerceptualImagePatchSimilarity(), "torchvision is installed"),
+        ("theirs", lambda: TotalVariation(reduktion="sum"), "cannot be made: .*reduktion"),
+        ("theirs", lambda: torch.nn.Flatten(), "makes a Flatten, no torchmetrics.Metric"),
+        ("theirs", lambda: PeakSignalNoiseRatio(1.0), "an image and its own original"),
+        *((name, TotalVariation, "take another name") for name in ("fid", "theirs_real", "a-b")),
+    ],
+)
+def test_what_cannot_be_made_here_is_refused_at_once(name, make, said, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    began, found = time.perf_counter(), socket.getaddrinfo
+    with pytest.raises(UserError, match=f"evaluate.metrics.{name}.*{said}"):
+        opened(name, make)
+    assert time.perf_counter() - began < 10.0, "no retries"
+    assert socket.getaddrinfo is found
+
+
+def test_images_that_a_metric_does_not_take_are_told_before_any_is_made():
+    with pytest.raises(UserError, match=r"metrics.it does not take images \[2, 1, 8, 8\]: "):
+        taken({"it": FrechetInceptionDistance(feature=Means(), input_img_size=(3, 8, 8))}, (1, 8, 8), None)
+    (metric,) = taken({"it": TotalVariation()}, (1, 8, 8), None)
+    assert int(metric.metric.num_elements) == 0, "as new"
 
 
 def test_levels_are_the_images_own():

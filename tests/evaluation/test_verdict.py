@@ -99,6 +99,9 @@ def test_where_all_held_out_images_were_trained_on_nothing_is_told():
             "FD is 0.80 × the real-vs-real floor on test",
         ),
         ({"fd_ratio": (0.8, 0.7, 0.9)}, "nearer than fresh real data, so with less variety"),
+        ({"fd_ratio": (1.2, 0.9, 1.5)}, "at this n not told apart from held-out data."),
+        ({"fd_ratio": (0.9, 0.7, 1.1)}, "at this n not told apart from held-out data."),
+        ({"fd_ratio": (1.2, 1.1, 1.3)}, "(95 % interval 1.10 to 1.30): told apart from held-out data."),
         (
             {"kid_paired": (0.1, 0.05, 0.2)},
             "Paired KID is 0.1 on test (95 % interval 0.05 to 0.2): told apart from",

@@ -34,6 +34,14 @@ def test_the_same_caption_twice_does_not_count_against_an_image():
         r_precision(texts, texts, candidates=20)
 
 
+def test_an_image_that_is_as_near_to_another_caption_is_not_right():
+    """A model that makes one image for everything must not score."""
+    texts = torch.eye(12, dtype=torch.float64)
+    nowhere = torch.ones(12, 12, dtype=torch.float64)
+    assert not r_precision(nowhere, texts, candidates=10).any()
+    assert r_precision(nowhere + 0.01 * texts, texts, candidates=10).all()
+
+
 def test_chance_is_one_in_so_many_where_captions_repeat():
     """4,000 images of 20 captions among 10: a tenth by chance, within the binomial error."""
     texts = draw(20, 8).repeat(200, 1)

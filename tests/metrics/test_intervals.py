@@ -99,6 +99,8 @@ def test_a_clustered_share_knows_how_many_prompts_there_are():
     assert free.high - free.low == pytest.approx(width.high - width.low, rel=0.1)
     every = clustered_share(torch.ones(50, 3, dtype=torch.bool))
     assert (every.low, every.high) == (wilson(50, 50).low, 1.0), "three times the same 50 prompts"
+    shared = clustered_share(torch.tensor([[True, False]] * 49 + [[True, True]]))
+    assert (shared.low, shared.high) == (wilson(51, 100).low, wilson(51, 100).high), "no more than 100 trials"
 
 
 def test_the_interval_of_a_mean_is_students():

@@ -32,6 +32,13 @@ def test_free_captions_are_paired_with_neighbors():
     assert pairs == {frozenset(pair) for pair in (("ant", "apple"), ("mood", "moon"), ("x", "zebra"))}
 
 
+def test_partners_are_drawn_and_not_the_next_rows():
+    """Data sorted by content would give halves that are nearer to each other than fresh images are."""
+    a, b = matched_halves([0] * 400, 0)
+    assert ((a - b).abs() == 1).sum() < 10, "by chance one pair in 200"
+    assert (a - b).abs().double().mean() == pytest.approx(400 / 3, rel=0.15)
+
+
 def test_every_row_is_as_often_on_one_side_as_on_the_other():
     labels = [0] * 6 + [1] * 6
     first = torch.zeros(12)

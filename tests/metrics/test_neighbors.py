@@ -160,3 +160,6 @@ def test_seeds_of_one_prompt_are_no_more_rows():
     one, three = (memorization([model] * seeds, train, held_out) for seeds in (1, 3))
     assert three.near.ratio == one.near.ratio
     assert three.copies.high == pytest.approx(one.copies.high, rel=0.02)
+    least, of_three = (memorization([draw(300, 8, 7)] * seeds, train, held_out).p for seeds in (1, 3))
+    assert 0 < least < 1 / 3
+    assert of_three == pytest.approx(3 * least), "the least of three is small three times as often"

@@ -138,6 +138,7 @@ def test_output_is_float32_under_autocast(data):
     [
         ("precondition=edm", lambda: Generator(MLPBackbone(1, 4), Process(EDM()))),
         ("eps", lambda: Generator(MLPBackbone(1, 4), Process(Article()), prediction="eps")),
+        ("sigma_data=0", lambda: Generator(MLPBackbone(1, 4), Process(Article()), sigma_data=0.0)),
         ("z_dim=0", lambda: Generator(MLPBackbone(1, 4), Process(Article()), z_dim=2)),
         ("z_dim=3", lambda: Generator(MLPBackbone(1, 4, z_dim=3), Process(Article()))),
         (

@@ -6,12 +6,15 @@ from tiny_players import CAPTIONS, SHAPE, TinyClock, Words, game, play, split, t
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from lmsd.errors import UserError
 from lmsd.models.generator import Generator
+from lmsd.objectives.adversarial import Adversarial
 from lmsd.objectives.denoising import Denoising
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import EDM, Article, Flow
 from lmsd.process.times import Jumps, Uniform
 from lmsd.rng import Rng
+from lmsd.sampling import Settings
 
 CONFIGS = {
     "lmsd": ({}, {}),
@@ -349,3 +352,11 @@ def test_jumps_of_a_variance_exploding_process():
     for half in ((x_s - 0.1)[noisy] / s[noisy].double()[:, None, None, None]).chunk(2):
         assert half.std().item() == pytest.approx(1.0, rel=0.05)
     assert s.unique().tolist() == pytest.approx(sorted(players["generator"].process.schedule.grid(3)[1:]))
+
+
+@pytest.mark.parametrize("make", [lambda b: Adversarial(Jumps(4), bound=b), lambda b: Settings(4, bound=b)])
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.nan, "pixels"])
+def test_a_bound_that_is_none_is_refused_before_anything_is_drawn(make, bound):
+    make("codec"), make(None), make(0.5)
+    with pytest.raises(UserError, match="a number above 0; codec"):
+        make(bound)

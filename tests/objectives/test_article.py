@@ -10,6 +10,7 @@ from lmsd.errors import UserError
 from lmsd.models.discriminator import AutoencoderDiscriminator
 from lmsd.nets.autoencoder import MLPAutoencoder
 from lmsd.objectives import Article, warm_start
+from lmsd.objectives.base import Facts
 from lmsd.process import Article as Chain
 from lmsd.process.times import Jumps
 from lmsd.rng import Rng
@@ -163,12 +164,10 @@ def test_it_plays_after_a_warm_start_only_with_one():
 
 
 def test_what_does_not_fit_is_refused():
-    batch = tiny_batch(4)
-    rng = Rng(0, batch.position)
     with pytest.raises(UserError, match="discriminator=autoencoder"):
-        next(Article(Jumps(4)).turns(tiny_players(), batch, TinyClock(), rng))
+        Article(Jumps(4)).prepare(Facts([], lambda: None, tiny_players()))
     with pytest.raises(UserError, match=r"generator\.prediction=x0.*sampler=direct"):
-        next(Article(Jumps(4), predict="previous").turns(players_of(), batch, TinyClock(), rng))
+        warm_start(Article(Jumps(4), predict="previous")).prepare(Facts([], lambda: None, players_of()))
     with pytest.raises(UserError, match="objective=article"):
         AutoencoderDiscriminator(nn.Identity(), marginal=True)
     for options, said in (

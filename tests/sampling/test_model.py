@@ -120,8 +120,12 @@ def test_settings_that_the_run_cannot_sample_with_are_refused(tmp_path: Path) ->
         model.sample(["1"], guidance=2.0)
     with pytest.raises(UserError, match=r"interval=\[0\.5, 0\.2\] is no \[low, high\]"):
         model.generation(interval=(0.5, 0.2))
-    with pytest.raises(UserError, match="9 steps"):
-        model.sample(["1"], steps=9)
+    for steps in (0, 9):
+        with pytest.raises(UserError, match=f"(steps=|9 steps).*{'1 or more' if not steps else 'chain'}"):
+            model.sample(["1"], steps=steps)
+    for prompts in ("a red circle", []):
+        with pytest.raises(UserError, match="no list of texts"):
+            model.sample(prompts)
 
 
 def test_what_a_checkpoint_must_hold(tmp_path: Path) -> None:

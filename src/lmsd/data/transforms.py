@@ -2,7 +2,7 @@
 
     fit      center crop to a square, antialiased bicubic resize to S x S (uint8)
     scale    x = u / 127.5 − 1, float32 [B,C,S,S] in [-1,1]
-    flip     mirrored where u(seed, position, "data.train.flip") < ½
+    flip     mirrored where u(seed, position, "data.flip") < ½
     color    brightness, contrast and saturation by factors 1 + c·(2u − 1), then clipped to [-1,1]
 
 The draws are `lmsd.rng.Rng`'s, keyed by the sample's position in the endless stream: the same for every
@@ -53,14 +53,14 @@ def scale(pixels: Pixels) -> Tensor:
 
 def flip(x: Tensor, rng: Rng) -> Tensor:
     """Mirror half of the images [B,C,H,W] left to right, chosen by position."""
-    mirrored = rng.uniform((), "data.train.flip") < 0.5
+    mirrored = rng.uniform((), "data.flip") < 0.5
     out: Tensor = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
     return out
 
 
 def jitter(x: Tensor, rng: Rng, strength: float) -> Tensor:
     """Change brightness, contrast and (for RGB) saturation of images [B,C,H,W] by up to ±strength each."""
-    factor = 1 + strength * (2 * rng.uniform((3,), "data.train.color") - 1)
+    factor = 1 + strength * (2 * rng.uniform((3,), "data.color") - 1)
     brightness, contrast, saturation = factor.T[:, :, None, None, None]
     y = (x + 1) * brightness  # in [0,2]: black stays black
     if x.shape[1] == 3:

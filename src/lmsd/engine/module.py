@@ -312,10 +312,10 @@ class Engine(LightningModule):
                 "this checkpoint was not written by lmsd: use init_from= for weights from elsewhere"
             )
         own = checkpoint[KEY]
-        if own["version"] != VERSION or set(own["players"]) != set(self.learners):
+        if set(own["players"]) != set(self.learners):
             raise UserError(
-                f"the checkpoint is of version {own['version']} with players {own['players']}, this run of "
-                f"version {VERSION} with {list(self.learners)}: use init_from= for its weights alone"
+                f"the checkpoint's players are {own['players']} and this run's {list(self.learners)}: use "
+                "init_from= for its weights alone"
             )
         checkpoint["optimizer_states"] = [checkpoint["optimizers"][name] for name in self.learners]
         self.clock.load_state_dict(own["clock"])

@@ -62,11 +62,17 @@ class Optimization:
         for name in learners:
             if name not in self.makers:
                 raise UserError(f"player {name!r} has no optimizer: add one under optim.{name}")
-        for what, named in (("optimizers", self.makers), ("clip", self.clips), ("ema", self.averages)):
+        for what, named in (
+            ("optim", self.makers),
+            ("optim.clip", self.clips),
+            ("optim.averages", self.averages),
+        ):
             if strange := sorted(named.keys() - set(known)):
                 raise UserError(f"{what} names {strange}; the players are {known}")
         if still := sorted(self.averages.keys() - set(learners)):
-            raise UserError(f"ema names {still}, who do not learn: an average of them is what they are")
+            raise UserError(
+                f"optim.averages names {still}, who do not learn: an average of them is what they are"
+            )
 
     def rate(self, images: float, total_images: int) -> float:
         """The factor on the learning rates after `images` images."""

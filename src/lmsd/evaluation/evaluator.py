@@ -27,7 +27,7 @@ from torchmetrics import Metric
 import lmsd
 from lmsd.errors import UserError
 from lmsd.evaluation.features import Mirrored, cached_features, same_set, save_features
-from lmsd.evaluation.foreign import Foreign, as_levels, scored
+from lmsd.evaluation.foreign import Foreign, as_levels, scored, taken
 from lmsd.evaluation.grid import save_grid, save_images
 from lmsd.evaluation.measures import alignment, class_scores, clip_distance, measures
 from lmsd.evaluation.names import full_name, published
@@ -122,9 +122,9 @@ class Evaluator:
         split, ema: what the record calls them; setup: more for the record (checkpoint, images seen, commit).
         keep_images: a folder for every image, as seed_S/ROW.png; keep_features: a safetensors file. metrics:
         of torchmetrics, by the names of their scores (`lmsd.evaluation.foreign`), for which the images of all
-        seeds are held as uint8. Raises UserError for a metric of pairs.
+        seeds are held as uint8. Raises UserError for a metric of pairs, and for one that does not take them.
         """
-        foreign = [Foreign(name, metric) for name, metric in (metrics or {}).items()]
+        foreign = taken(metrics or {}, self._shape, self.captions)
         if not seeds or len(set(seeds)) != len(seeds):
             raise UserError(f"seeds={list(seeds)}: give at least one, each once")
         count = len(seeds)

@@ -11,7 +11,9 @@ option and reads no captions.
 
 import inspect
 import math
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from statistics import fmean
 from typing import Any, Literal
 
@@ -20,10 +22,58 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lmsd.errors import UserError
+from lmsd.evaluation.catalog import BESIDE, CATALOG
 from lmsd.metrics import Interval, Score
 from lmsd.types import levels
 
 Way = Literal["images", "real", "captions"]
+
+
+def opened(name: str, make: Callable[[], Any]) -> Metric:
+    """The metric that `make` constructs without a network.
+
+    Raises UserError for a name that a score of ours has, for what is no metric or is one of pairs, and for
+    what its constructor refuses: arguments that it does not take, a package or weights that are not here.
+    """
+    about = f"evaluate.metrics.{name}"
+    if name in (*CATALOG, "neighbors") or name.rpartition("_")[2] in BESIDE or not name.isidentifier():
+        raise UserError(
+            f"{about}: take another name; it has letters, digits and _, does not end in {', '.join(BESIDE)}, "
+            "and is none of our own scores'"
+        )
+    try:
+        with offline():
+            metric = make()
+    except UserError as error:
+        lacking = "; what needs torchvision, torch-fidelity or piq is not there without them"
+        raise UserError(f"{about}: {error}{lacking if 'is not there' in str(error) else ''}") from error
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"{about} needs a package or weights that are not on this machine, and nothing is downloaded: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    except Exception as error:  # somebody else's code, given what the user wrote
+        raise UserError(f"{about} cannot be made: {' '.join(str(error).split())}") from error
+    if not isinstance(metric, Metric):
+        raise UserError(f"{about} makes a {type(metric).__name__}, no torchmetrics.Metric")
+    way_of(name, metric)
+    return metric
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """No name is looked up and no model hub asked: what wants a download fails at once, without retries."""
+    from huggingface_hub import constants
+
+    def refuse(*given: object, **named: object) -> Any:
+        raise OSError(f"it wants a download from {given[0]}")
+
+    found, before = socket.getaddrinfo, constants.HF_HUB_OFFLINE
+    socket.getaddrinfo, constants.HF_HUB_OFFLINE = refuse, True
+    try:
+        yield
+    finally:
+        socket.getaddrinfo, constants.HF_HUB_OFFLINE = found, before
 
 
 def way_of(name: str, metric: Metric) -> Way:
@@ -39,8 +89,8 @@ def way_of(name: str, metric: Metric) -> Way:
         return "captions"
     takes = ", ".join(each.name for each in needed)
     raise UserError(
-        f"metrics.{name}: {type(metric).__name__}.update takes ({takes}), an image and its own original: "
-        "that is for edits and autoencoders; generated images have none"
+        f"evaluate.metrics.{name}: {type(metric).__name__}.update takes ({takes}), an image and its own "
+        "original: that is for edits and autoencoders; generated images have none"
     )
 
 
@@ -62,8 +112,6 @@ class Foreign:
 
         What `compute` gives as several numbers are NAME_1, NAME_2, ...
         """
-        if self.way == "captions" and captions is None:
-            raise UserError(f"metrics.{self.name} reads captions, and the held-out set has none")
         found = [self._once(images, real, captions or ()) for images in made]
         columns = zip(*found, strict=True)
         names = [self.name, *(f"{self.name}_{place}" for place in range(1, len(found[0])))]
@@ -72,8 +120,26 @@ class Foreign:
             for name, column in zip(names, columns, strict=True)
         }
 
+    def try_out(self, shape: Sequence[int], captions: Sequence[str] | None) -> None:
+        """Show it two black images [C,H,W], so that what it does not take is told before any is made."""
+        if self.way == "captions" and captions is None:
+            raise UserError(f"evaluate.metrics.{self.name} reads captions, and the held-out set has none")
+        black = torch.zeros(2, *shape, dtype=torch.uint8)
+        try:
+            self._learn([black], [black], (captions or ())[:2])
+        except Exception as error:  # somebody else's code
+            raise UserError(
+                f"evaluate.metrics.{self.name} does not take images {list(black.shape)}: "
+                f"{' '.join(str(error).split())}"
+            ) from error
+        self.metric.reset()
+
     def _once(self, images: Sequence[Tensor], real: Sequence[Tensor], captions: Sequence[str]) -> list[float]:
         self.metric.reset()
+        self._learn(images, real, captions)
+        return numbers(self.name, self.metric.compute())
+
+    def _learn(self, images: Sequence[Tensor], real: Sequence[Tensor], captions: Sequence[str]) -> None:
         update: Any = self.metric.update
         start = 0
         for part in real if self.way == "real" else ():
@@ -86,7 +152,6 @@ class Foreign:
             else:
                 update(self._ready(part))
             start += len(part)
-        return numbers(self.name, self.metric.compute())
 
     def _ready(self, images: Tensor) -> Tensor:
         return images.float() / 255 if self.floats else images
@@ -99,12 +164,22 @@ def numbers(name: str, value: object) -> list[float]:
     if isinstance(value, tuple | list):
         return [number for each in value for number in numbers(name, each)]
     got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-    raise UserError(f"metrics.{name} computes {got}: a score is a number, or a tuple of them")
+    raise UserError(f"evaluate.metrics.{name} computes {got}: a score is a number, or a tuple of them")
 
 
 def as_levels(images: Tensor) -> Tensor:
     """Images in [-1,1] as a metric gets them, uint8 on the CPU."""
     return torch.as_tensor(levels(images)).cpu()
+
+
+def taken(
+    metrics: Mapping[str, Metric], shape: Sequence[int], captions: Sequence[str] | None
+) -> list[Foreign]:
+    """The metrics by the names of their scores, each tried on images [C,H,W]. Raises UserError."""
+    found = [Foreign(name, metric) for name, metric in metrics.items()]
+    for each in found:
+        each.try_out(shape, captions)
+    return found
 
 
 def scored(

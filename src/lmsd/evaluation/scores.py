@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lmsd.evaluation.catalog import CATALOG, kind_of
+from lmsd.evaluation.catalog import BESIDE, CATALOG, kind_of
 from lmsd.evaluation.slices import Slice
 from lmsd.files import write_text
 from lmsd.metrics import Interval, Memorization, Score
@@ -48,8 +48,9 @@ class Scores:
             found |= {"neighbor_ratio": self.memorization.near.ratio, "copies": self.memorization.copies}
         numbers: dict[str, float] = {}
         for name, value in found.items():
-            ends = {name: value.value, f"{name}/low": value.low, f"{name}/high": value.high}
-            numbers |= {prefix + key: number for key, number in ends.items()}
+            numbers[prefix + name] = value.value
+            if not math.isnan(value.low):
+                numbers |= {f"{prefix}{name}/low": value.low, f"{prefix}{name}/high": value.high}
         return numbers
 
     def as_json(self) -> dict[str, Any]:
@@ -133,8 +134,9 @@ class Scores:
 
 
 def _has_line(name: str) -> bool:
-    found = CATALOG.get(kind_of(name))
-    return found is not None and found.line
+    kind = kind_of(name)
+    found = CATALOG.get(kind)
+    return found.line if found is not None else kind.rpartition("_")[2] not in BESIDE
 
 
 def standing_beside(names: Iterable[str], kind: str, suffix: str) -> str | None:
@@ -146,7 +148,8 @@ def standing_beside(names: Iterable[str], kind: str, suffix: str) -> str | None:
 def _score_json(score: Score) -> dict[str, Any]:
     interval = score.interval
     found: dict[str, Any] = {
-        "value": interval.value, "low": interval.low, "high": interval.high, "level": interval.level,
+        "value": interval.value, "low": _finite(interval.low), "high": _finite(interval.high),
+        "level": interval.level,
     }  # fmt: skip
     if score.by_seed:
         found |= {"by_seed": list(score.by_seed), "seed_sd": score.seed_sd}
@@ -155,7 +158,8 @@ def _score_json(score: Score) -> dict[str, Any]:
 
 def score_of(content: Mapping[str, Any]) -> Score:
     """The Score that a record's entry was written from."""
-    interval = Interval(content["value"], content["low"], content["high"], content["level"])
+    low, high = (math.nan if content[end] is None else content[end] for end in ("low", "high"))
+    interval = Interval(content["value"], low, high, content["level"])
     method = content.get("method", "jackknife")
     return Score(interval, tuple(content.get("parts", ())), method, tuple(content.get("by_seed", ())))
 

@@ -44,7 +44,7 @@ def rows_of(content: Mapping[str, Any]) -> list[ScoreRow]:
             if other is not None and kind_of(other) not in _ALONE
         ]
         spread = [f"σ over seeds {show(score['seed_sd'])}"] if score.get("seed_sd") is not None else []
-        interval = f"{show(score['low'])} to {show(score['high'])}"
+        interval = "–" if score["low"] is None else f"{show(score['low'])} to {show(score['high'])}"
         meaning = CATALOG[kind].meaning if kind in CATALOG else ""
         rows.append(ScoreRow(name, show(score["value"]), interval, "; ".join(beside + spread), meaning))
     return rows

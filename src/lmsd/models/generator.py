@@ -72,6 +72,8 @@ class Generator(nn.Module):
         self.z_dim = z_dim
         self.precondition: Precondition = precondition
         self.sigma_data = sigma_data
+        if not sigma_data > 0:
+            raise UserError(f"generator: sigma_data={sigma_data} must be above 0: it is a deviation")
         self._check_parts()
         self._check_process()
 

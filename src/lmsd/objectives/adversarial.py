@@ -43,7 +43,7 @@ from lmsd.objectives.mismatch import Mismatch
 from lmsd.objectives.penalty import Critic, Penalty
 from lmsd.objectives.terms import Adversary, discriminator_loss, distance, generator_loss, sign_right
 from lmsd.rng import Rng
-from lmsd.sampling.settings import Bound, bound_of
+from lmsd.sampling.settings import Bound, bound_of, check_bound
 from lmsd.types import Batch, Cond, Loss, Players, Turn
 
 Pairing: TypeAlias = Literal["transition", "marginal"]
@@ -78,6 +78,7 @@ class Adversarial(Method):
     ) -> None:
         one_of("adversarial", "pairing", pairing, Pairing)
         one_of("adversarial", "loss", loss, Adversary)
+        check_bound(bound)
         if not 0 <= caption_dropout <= 1 or d_steps < 1 or diversity_every < 0:
             raise UserError(
                 f"adversarial: caption_dropout={caption_dropout} must be a share from 0 to 1, "

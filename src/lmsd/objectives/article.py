@@ -32,6 +32,7 @@ from lmsd.models.generator import Generator
 from lmsd.objectives.base import (
     Cast,
     Clock,
+    Facts,
     JumpLaw,
     Method,
     Part,
@@ -86,9 +87,9 @@ class Article(Method):
         """An autoencoder and the generator."""
         return {"discriminator": Part(), "generator": Part()}
 
-    def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
-        """One turn of D, one of G, each with jumps of its own."""
-        generator, discriminator = generator_of(players), players["discriminator"]
+    def prepare(self, facts: Facts) -> None:
+        """Refuse a discriminator without images, and an output that is no x_{t-1}."""
+        generator, discriminator = generator_of(facts.players), facts.players["discriminator"]
         if not isinstance(discriminator, AutoencoderDiscriminator):
             raise UserError(
                 f"article: the discriminator gives images back, and {type(discriminator).__name__} does "
@@ -99,6 +100,10 @@ class Article(Method):
                 f"article: predict=previous takes the net's output as it is, and this one predicts "
                 f"{generator.prediction}: set generator.prediction=x0, and sampler=direct to sample with it"
             )
+
+    def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
+        """One turn of D, one of G, each with jumps of its own."""
+        generator, discriminator = generator_of(players), players["discriminator"]
         yield Turn("discriminator", partial(self._d_loss, generator, discriminator, batch, rng.at(0)))
         yield Turn("generator", partial(self._g_loss, generator, discriminator, batch, rng.at(1)))
 

@@ -94,14 +94,15 @@ def trained(parts: Cast) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a method may know of the data before it begins.
+    """What a method may know before it begins.
 
     captions: the distinct ones of the train split, sorted, none where there are none; held_out: makes a batch
-    of images that no player is trained on, None without val shards.
+    of images that no player is trained on, None without val shards; players: its cast, as it was built.
     """
 
     captions: Sequence[str]
     held_out: Callable[[], Batch | None]
+    players: Players
 
 
 class Objective(Protocol):
@@ -120,7 +121,7 @@ class Objective(Protocol):
         """The training metric, higher is better, that it may raise at the cost of what it stands for."""
 
     def prepare(self, facts: Facts) -> None:
-        """Take in what it must know of the data, once, before the first batch."""
+        """Take in what it must know of data and players, and refuse what it cannot play with, once."""
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """Yield the updates that one micro-batch asks for, in order; `batch.x` is encoded already."""
@@ -194,9 +195,9 @@ def useless_discriminator(metrics: Mapping[str, float]) -> str | None:
     return None
 
 
-def generator_of(players: Players) -> Generator:
-    """The player "generator", typed."""
-    return cast(Generator, players["generator"])
+def generator_of(players: Players, role: str = "generator") -> Generator:
+    """The player of a role that is a generator, typed."""
+    return cast(Generator, players[role])
 
 
 def discriminator_of(players: Players) -> Discriminator:

@@ -108,7 +108,7 @@ class NFT(Rewarded):
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; samples; `updates` turns of the generator; the old policy."""
         old, table, asked = (
-            generator_of({"generator": players["old"]}),
+            generator_of(players, "old"),
             self.open(clock, batch.x),
             self.asked(batch),
         )
@@ -155,7 +155,7 @@ class NFT(Rewarded):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """L of each sample [B], and its parts; good: r [B] in [0, 1]."""
         generator = generator_of(players)
-        old = generator_of({"generator": players["old"]})
+        old = generator_of(players, "old")
         t = self.times(rng, generator.process)
         eps = standard_normal(rng, images, "eps")
         x_t, z = generator.process.noise(images, t, eps), latent(generator, rng, images)

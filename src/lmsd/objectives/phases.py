@@ -140,7 +140,7 @@ class Phases:
             restart = phase.restart if begins else ()
             loss = turn.loss
             if phase.freeze_text and turn.player == self.lead:
-                loss = _without_text(generator_of({"generator": players[self.lead]}).conditioner, loss)
+                loss = _without_text(generator_of(players, self.lead).conditioner, loss)
             yield replace(turn, loss=loss, rate=turn.rate * rate, restart=(*turn.restart, *restart))
             begins = False
 

@@ -97,7 +97,7 @@ def stream(rng: Rng, number: int) -> Rng:
 
 def reference_of(players: Players) -> Generator:
     """The frozen player "reference", typed."""
-    return generator_of({"generator": players["reference"]})
+    return generator_of(players, "reference")
 
 
 class Refresh:

@@ -61,8 +61,11 @@ class Model:
         """One image for each prompt, uint8 [n,H,W,C]; image i is a function of (seed, i, its prompt).
 
         prompts: captions, or class numbers for a model of labels; steps, guidance: None for the run's own.
-        The same images as `lmsd sample`. Raises UserError for settings that the run cannot sample with.
+        The same images as `lmsd sample`. Raises UserError for settings that the run cannot sample with, and
+        for no prompts or one that stands in no list.
         """
+        if isinstance(prompts, str) or not prompts:
+            raise UserError(f"prompts={prompts!r} is no list of texts: give one for each image, [text, ...]")
         batch = self.batch(prompts)
         cut = self.generator.conditioner.cut(list(batch.text or ()))
         if cut:
@@ -88,11 +91,12 @@ class Model:
                 "one was not (caption_dropout=0 in its objective): take guidance=1, or train with "
                 "caption_dropout=0.1"
             )
-        if interval is not None and guidance == 1.0:
+        steps = own["steps"] if steps is None else steps
+        settings = Settings(steps, guidance=guidance, interval=interval or own["interval"])
+        if interval is not None and not settings.guided:
             raise UserError(
                 f"interval={list(interval)} says where guidance acts, and guidance=1 is none: give another"
             )
-        settings = Settings(steps or own["steps"], guidance=guidance, interval=interval or own["interval"])
         return Generation(self.generator, sampler or build(self.config["sampler"]), settings)
 
     def batch(self, prompts: Sequence[str], x: torch.Tensor | None = None) -> Batch:

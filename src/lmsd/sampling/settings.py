@@ -18,13 +18,15 @@ class Bounded(Protocol):
         ...
 
 
-def bound_of(bound: Bound, generator: Bounded) -> float | None:
-    """The number that `bound` stands for with this generator. Raises UserError for a number not above 0."""
-    if bound == "codec":
-        return generator.bound
-    if isinstance(bound, str) or (bound is not None and bound <= 0):
+def check_bound(bound: Bound) -> None:
+    """Raise UserError for a bound that is none."""
+    if bound not in ("codec", None) and (isinstance(bound, str) or not bound > 0):
         raise UserError(f"bound={bound} is none of: a number above 0; codec, the range of the data; null")
-    return bound
+
+
+def bound_of(bound: Bound, generator: Bounded) -> float | None:
+    """The number that `bound` stands for with this generator."""
+    return generator.bound if bound == "codec" else bound
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"sampling: steps={self.steps} must be 1 or more")
+        check_bound(self.bound)
         if self.interval is not None:
             if len(self.interval) != 2 or self.interval[0] > self.interval[1]:
                 raise UserError(

@@ -81,7 +81,7 @@ def test_a_null_and_a_mapping_are_values() -> None:
         (["times=edm"], "write times@objective.times=edm"),
         (["seed=abc"], "seed=abc is not a whole number"),
         (["seed=1.5"], "seed=1.5 is not a whole number"),
-        (["seed=true"], "seed=True is not a whole number"),
+        (["seed=true"], "seed=true is not a whole number"),
         (["evaluate.guidance=a"], "evaluate.guidance=a is not a number"),
         (["compile=3"], "compile=3 is not true or false"),
         (["evaluate.seeds=3"], "write evaluate.seeds=[3]"),
@@ -121,6 +121,8 @@ def test_a_mistake_is_one_sentence(words: list[str], said: str) -> None:
         ),
         (["experiment=shapes", "discriminator=trunk"], "discriminator.trunk"),
         (["experiment=digits", "optimizer@optim.generator=sgd"], "optim.generator.betas"),
+        (["experiment=digits_reward", "objective=nft"], "objective.policy, objective.reference"),
+        (["experiment=digits_reward", "objective=draft"], "objective.advantages, objective.reference"),
     ],
 )
 def test_another_choice_drops_what_the_recipe_sets_for_its_own(words, gone, capsys) -> None:

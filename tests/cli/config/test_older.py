@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lmsd.cli.build.instantiate import instantiate
+from lmsd.cli.build.experiment import instantiate
 from lmsd.cli.config import older
 from lmsd.cli.config.compose import load
 from lmsd.cli.config.renamed import renamed

@@ -42,7 +42,7 @@ def test_a_single_value_is_a_sequence_of_one() -> None:
         (["run=a", "seed=3"], "unknown option 'seed' of lmsd try; did you mean seeds?"),
         (["run=a", "n=x"], "n=x is not a whole number"),
         (["run=a", "n=1.5"], "n=1.5 is not a whole number"),
-        (["run=a", "n=true"], "n=True is not a whole number"),
+        (["run=a", "n=true"], "n=true is not a whole number"),
         (["run=a", "scale=x"], "scale=x is not a number"),
         (["run=a", "flag=maybe"], "flag=maybe is not true or false"),
         (["run=a", "seeds=a"], "seeds=a is not a whole number"),

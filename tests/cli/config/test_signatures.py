@@ -16,7 +16,7 @@ TARGETS = sorted(
     {
         target
         for path in config_dir().rglob("*.yaml")
-        for target in targets(OmegaConf.to_container(OmegaConf.load(path)))
+        for target, _ in targets(OmegaConf.to_container(OmegaConf.load(path)))
     }
 )
 

@@ -309,12 +309,16 @@ def test_runs_are_listed_with_their_state_and_their_best(capsys: pytest.CaptureF
     store.set_status(
         store.create(OmegaConf.create({**whole, "run_dir": "outputs/2-own"}), []), state="done", images=7
     )
+    stopped = store.create(OmegaConf.create({**whole, "run_dir": "outputs/3-stopped"}), [])
+    (stopped / "metrics.jsonl").write_text('{"images": 500}\n')  # and a checkpoint after it
+    store.set_status(stopped, state="interrupted", images=707)
     assert cli.run(["runs"]) == 0
     said = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     assert [[cell.strip() for cell in row if cell] for row in said] == [
         ["run", "state", "images", "best on val"],
         ["1-small", "killed", "1,500 of 2,000", "fd[x] 4.25 at 1,000"],
         ["2-own", "done", "7 of 2,000", "-"],
+        ["3-stopped", "interrupted", "707 of 2,000", "-"],
     ]
     assert cli.run(["runs", "own"]) == 0
     assert "1-small" not in capsys.readouterr().out

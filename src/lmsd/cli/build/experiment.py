@@ -5,6 +5,7 @@ the condition, the process) is handed over here, by name, to whichever construct
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from lmsd import spec
 from lmsd.checkpoints import WeightsRef, find_run, load_weights
-from lmsd.cli.build.instantiate import instantiate, plain
-from lmsd.cli.config.compose import stored
+from lmsd.cli.config.compose import plain, stored
 from lmsd.data.shardset import ShardSet
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Checkpoint, Evaluate
@@ -32,24 +33,62 @@ from lmsd.objectives.base import Cast, Facts, Objective, Part
 from lmsd.objectives.base import trained as learners
 from lmsd.ranks import launched_rank
 from lmsd.sampling import Sampler
-from lmsd.spec import build, taken
 from lmsd.types import Batch
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a configuration describes: the data, the nets by role, the method that trains them, the engine."""
+
+    data: ShardDataModule
+    cast: Mapping[str, nn.Module]
+    objective: Objective
+    engine: Engine
+
+
+def build(config: DictConfig) -> Experiment:
+    """All of an experiment, seeded; conditioners have learned the words of the training captions.
+
+    The generator is built first: what does not fit in it is told before any data are read.
+    """
+    check_shards(config)
+    torch.manual_seed(config.seed)
+    lead = generator(config)
+    objective: Objective = instantiate(config.objective)
+    data = data_module(config)
+    captions = training_captions(data.shards)
+    nets = cast(config, objective.cast, lead, data.shards, captions)
+    objective.prepare(Facts(captions, partial(held_out, data.shards), nets))
+    return Experiment(data, nets, objective, engine(config, nets, objective))
+
+
+def instantiate(node: DictConfig, **given: Any) -> Any:
+    """What `node` describes, with further keyword arguments; what is built is the tree that was checked."""
+    return spec.build(plain(node), **given)
 
 
 def assemble(node: DictConfig, given: Mapping[str, Any]) -> Any:
     """Build `node`, handing over those of the given arguments that its constructor takes."""
-    return instantiate(node, **taken(str(node._target_), given))
+    return instantiate(node, **spec.taken(str(node._target_), given))
 
 
 def shard_set(config: DictConfig) -> ShardSet:
     """The configuration's shards."""
-    shards = config.data.shards
-    if shards is None:
-        raise UserError("which shards? data.shards=FOLDER; lmsd data build makes them, see lmsd data --help")
-    if isinstance(shards, str) and "://" not in shards and config.source:
-        require(Path(shards), config.source)
+    check_shards(config)
     built: ShardSet = instantiate(config.data)
     return built
+
+
+def check_shards(config: DictConfig) -> None:
+    """Refuse a configuration without shards; name the command that makes an experiment's where missing."""
+    shards, source = config.data.shards, config.source
+    if shards is None:
+        raise UserError("which shards? data.shards=FOLDER; lmsd data build makes them, see lmsd data --help")
+    if not isinstance(shards, str) or "://" in shards or not source:
+        return
+    path = Path(shards)
+    if not path.exists() and not any(char in path.name for char in "*{["):
+        raise UserError(f"no data at {path}; make them with: {source}, or name others with data.shards=")
 
 
 def data_module(config: DictConfig) -> ShardDataModule:
@@ -62,31 +101,21 @@ def data_module(config: DictConfig) -> ShardDataModule:
     )
 
 
-def require(path: Path, source: str) -> None:
-    """Name the command that makes an experiment's data where they are missing."""
-    if not path.exists() and not any(char in path.name for char in "*{["):
-        raise UserError(f"no data at {path}; make them with: {source}, or name others with data.shards=")
-
-
 def generator(config: DictConfig) -> Generator:
     """The generator, untrained, of the channels and size that the configuration's data have."""
-    built: Generator = build(generator_spec(config))
+    built: Generator = spec.build(generator_spec(config))
     built.process.schedule.grid(config.steps)  # more steps than the chain has are refused here
     return built
 
 
 def generator_spec(config: DictConfig) -> dict[str, Any]:
     """The generator's own tree and, in it, the parts and sizes that it takes: alone it rebuilds it."""
-    parts = {
-        "schedule": plain(config.schedule),
-        "conditioner": plain(config.conditioner),
-        "codec": plain(config.codec),
-        "net": {**plain(config.net), "_partial_": True},  # the other parts say how large
-        "channels": config.data.channels,
-        "image_size": config.data.image_size,
-    }
-    own = plain(config.generator)
-    return {**taken(str(own["_target_"]), parts), **own}
+    tree = plain(config)
+    parts = {name: tree[name] for name in ("schedule", "conditioner", "codec")}
+    parts["net"] = {**tree["net"], "_partial_": True}  # the other parts say how large
+    parts |= {name: tree["data"][name] for name in ("channels", "image_size")}
+    own = tree["generator"]
+    return {**spec.taken(str(own["_target_"]), parts), **own}
 
 
 def check_condition(conditioner: Conditioner, data: ShardSet) -> None:
@@ -128,20 +157,12 @@ def own(config: DictConfig, role: str, part: Part, nets: Mapping[str, nn.Module]
     return built
 
 
-def players(config: DictConfig, data: ShardSet) -> tuple[dict[str, nn.Module], Objective]:
-    """The nets, seeded and fitted to the training captions, and the objective that trains them."""
-    torch.manual_seed(config.seed)
-    objective: Objective = instantiate(config.objective)
-    captions = training_captions(config, data)
-    nets = cast(config, objective.cast, data, captions)
-    objective.prepare(Facts(captions, partial(held_out, data)))
-    return nets, objective
-
-
-def cast(config: DictConfig, parts: Cast, data: ShardSet, captions: list[str]) -> dict[str, nn.Module]:
+def cast(
+    config: DictConfig, parts: Cast, lead: Generator, data: ShardSet, captions: list[str]
+) -> dict[str, nn.Module]:
     """Every role of a cast: from its own node, as a twin of another, and from the weights of `init_from=`.
 
-    The generator is the first, since others judge what it makes; twins are made of what has its weights.
+    The generator, lead, is the first, since others judge what it makes; twins are made of what has weights.
     """
     order, sources = in_order(parts), named_weights(config, parts)
     for role, part in parts.items():
@@ -151,7 +172,7 @@ def cast(config: DictConfig, parts: Cast, data: ShardSet, captions: list[str]) -
     for role in order:
         part = parts[role]
         if part.like is None:
-            nets[role] = own(config, role, part, nets)
+            nets[role] = lead if role == "generator" else own(config, role, part, nets)
             fitted(nets[role], config, data, captions)
         elif part.fresh:
             nets[role] = anew(nets[part.like], own(config, origin(parts, role), part, nets))
@@ -233,7 +254,7 @@ def held_out(data: ShardSet, count: int = 256) -> Batch | None:
     return split.batch(rows)
 
 
-def training_captions(config: DictConfig, data: ShardSet) -> list[str]:
+def training_captions(data: ShardSet) -> list[str]:
     """The distinct captions of the train split's first 100,000 samples, sorted; empty without captions."""
     if not data.index("train").captions:
         return []
@@ -276,6 +297,8 @@ def optimization(config: DictConfig, objective: Objective) -> Optimization:
     if lead not in optim:
         raise UserError(f"the {lead} leads and has no optimizer: optimizer@optim.{lead}=adamw")
     nodes = {role: optim[role if role in optim else lead] for role in roles}
+    if strange := sorted(optim.clip.keys() - set(roles) - optim.keys()):
+        raise UserError(f"optim.clip names {strange}; those who learn are {list(roles)}")
     for role, node in nodes.items():
         try_optimizer(role, node)
     return Optimization(

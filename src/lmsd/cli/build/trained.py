@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from lmsd.checkpoints import manifests, newest
-from lmsd.cli.build.instantiate import instantiate
 from lmsd.cli.config.compose import load as load_config
+from lmsd.cli.config.compose import plain
 from lmsd.cli.config.options import SamplingOptions
 from lmsd.errors import UserError
 from lmsd.sampling import Generation, Model, Sampler, load
+from lmsd.spec import build
 
 
 def open_run(folder: Path, *, checkpoint: str | None, ema: str) -> Model:
@@ -35,7 +36,7 @@ def generation(model: Model, chosen: SamplingOptions) -> Generation:
 
 def sampler(name: str) -> Sampler:
     """The sampler of a configuration of that name."""
-    found: Sampler = instantiate(load_config("train", [f"sampler={name}"]).sampler)
+    found: Sampler = build(plain(load_config("train", [f"sampler={name}"]).sampler))
     return found
 
 

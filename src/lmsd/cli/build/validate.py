@@ -1,22 +1,26 @@
 """Scores on val and a sample grid while a run trains."""
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torchmetrics import Metric
 
-from lmsd import types
+from lmsd import spec, types
 from lmsd.cli.build import experiment
 from lmsd.cli.build.extractors import extractor_of
+from lmsd.cli.config.compose import plain
+from lmsd.cli.config.schema import METRICS, also_at
 from lmsd.cli.runs import store
 from lmsd.data.shardset import ShardSet
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Progress
 from lmsd.errors import UserError
 from lmsd.evaluation import Checker, Evaluator
+from lmsd.evaluation.foreign import opened
 from lmsd.evaluation.grid import save_grid, to_picture
 from lmsd.evaluation.overlap import overlap, similarity_of
 from lmsd.files import cache_folder
@@ -50,6 +54,15 @@ def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) 
     )
 
 
+def metrics(config: DictConfig) -> dict[str, Metric]:
+    """The metrics of `evaluate.metrics` by the names of their scores; a run of before has none."""
+    nodes = config.evaluate.get("metrics") or {}
+    return {
+        name: opened(name, partial(spec.build, plain(node), also_at(f"{METRICS}.{name}")))
+        for name, node in nodes.items()
+    }
+
+
 def checker(name: str | None) -> Checker | None:
     """An exact reader of images, by name: "shapes", or none."""
     if name is None:
@@ -61,29 +74,46 @@ def checker(name: str | None) -> Checker | None:
     return lambda images, captions: torch.from_numpy(check(images, captions)["all"])
 
 
+def on_val(config: DictConfig, data: ShardSet) -> Evaluator:
+    """The scorer on val. Raises UserError where there are no val shards."""
+    require_val(data)
+    return evaluator(config, data, "val", n=min(config.evaluate.n, len(data.split_set("val"))))
+
+
+def require_val(data: ShardSet) -> None:
+    """Refuse to score without val shards."""
+    if not data.has("val"):
+        raise UserError(
+            "there are no val shards to score on: give data.val=SHARDS, or evaluate.n=0 to train unscored"
+        )
+
+
 class Validation:
     """What the engine calls at its cadence: scores of the first EMA on val, D on held-out reals, a grid.
 
-    Every rank makes its share of the images. active: whether this process prepares the scorer now (training
-    the extractor, if need be) and writes the files; the others take up what it prepared at their first call.
-    folder: the run's, set once it is known. monitor: the score that the best checkpoint is chosen by.
+    Every rank makes its share of the images. folder: the run's; scorer: prepared by the process that writes
+    the files; the others, given None, take up what it prepared at their first call. monitor: the score that
+    the best checkpoint is chosen by; others: metrics of torchmetrics.
     """
 
-    def __init__(self, config: DictConfig, data: ShardSet, *, active: bool) -> None:
-        self.config, self.data, self.active, self.folder = config, data, active, Path()
-        self.monitor: str | None = None
-        if not data.has("val"):
-            raise UserError(
-                "there are no val shards to score on: give data.val=SHARDS, or evaluate.n=0 to train unscored"
-            )
-        if active:
-            self.monitor = f"val/fd[{self.evaluator.extractor.name}]"
+    def __init__(
+        self,
+        config: DictConfig,
+        data: ShardSet,
+        folder: Path,
+        scorer: Evaluator | None,
+        others: Mapping[str, Metric],
+    ) -> None:
+        self.config, self.data, self.folder, self.active = config, data, folder, scorer is not None
+        self.monitor = None if scorer is None else f"val/fd[{scorer.extractor.name}]"
+        self._scorer, self.others = scorer, others
 
-    @cached_property
+    @property
     def evaluator(self) -> Evaluator:
         """The scorer on val."""
-        count = min(self.config.evaluate.n, len(self.data.split_set("val")))
-        return evaluator(self.config, self.data, "val", n=count)
+        if self._scorer is None:
+            self._scorer = on_val(self.config, self.data)
+        return self._scorer
 
     @cached_property
     def commit(self) -> str | None:
@@ -114,6 +144,7 @@ class Validation:
                 "commit": self.commit,
             },
             progress=shown(engine),
+            metrics=self.others,
         )
         found = scores.scalars("val/")
         if self.active:

@@ -84,12 +84,9 @@ def load(name: str, overrides: list[str]) -> DictConfig:
             apply(override, tree, groups=choices)
     tree = complete(tree)
     references = {key: value for key, value in leaves(tree) if "${oc.env:" in str(value)}
-    config: DictConfig = OmegaConf.create(tree)
-    try:
-        OmegaConf.resolve(config)
-    except OmegaConfBaseException as error:
-        raise UserError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
-    check(OmegaConf.to_container(config))  # type: ignore[arg-type]
+    resolved = plain(OmegaConf.create(tree))
+    check(resolved)
+    config: DictConfig = OmegaConf.create(resolved)
     for key, value in references.items():  # looked up at each use, so that no file holds what they stand for
         OmegaConf.update(config, key, value)
     if note and launched_rank() == 0:
@@ -119,7 +116,10 @@ def leave_out(picked: list[Override], tree: dict[str, Any]) -> str:
 def _elsewhere(group: str, key: str) -> bool:
     """Whether any choice of a group takes an option."""
     path, _, name = key.rpartition(".")
-    nodes = (at(yaml.safe_load(file.read_text(encoding="utf-8")) or {}, path) for file in files(group))
+    texts = [file.read_text(encoding="utf-8") for file in files(group)]
+    trees = [(yaml.safe_load(text) or {}, "@package _global_" in text) for text in texts]
+    choices = (at(tree, group) if whole else tree for tree, whole in trees)
+    nodes = (at(choice, path) for choice in choices)
     found = (inside(node, {}, "", name) for node in nodes if isinstance(node, dict) and "_target_" in node)
     return any(kind is not None for kind in found)
 
@@ -352,6 +352,15 @@ def bare_hydra() -> None:
     """Take Hydra's own groups (launcher, logging, help) out of what it composes: half of the work."""
     ConfigStore.instance().repo["hydra"]["config.yaml"].node.defaults = []
     Plugins.instance().register(OurFolders)
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A node as plain data, its references resolved once. Raises UserError where one leads nowhere."""
+    try:
+        tree: Any = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
+    return dict(tree)
 
 
 def flatten(config: DictConfig) -> dict[str, Any]:

@@ -1,18 +1,18 @@
 """What `lmsd train` takes, told: `--options [group]` as a table, `--schema` as JSON Schema for editors."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 
 from lmsd.cli.config.compose import chosen, composed, load
-from lmsd.cli.config.kinds import NODE, Kind, parts, words
+from lmsd.cli.config.kinds import NODE, Kind, parts, words, written
 from lmsd.cli.config.schema import WHOLE, files, groups, handed, options
 from lmsd.cli.config.signatures import DEFINED, ROOT, Argument, Unread, signature
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError
+from lmsd.spec import targets
 
 REFERENCE: Kind = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
 """What may stand in a file in place of any value: ${...}, and ??? for one that is to be given."""
@@ -39,20 +39,15 @@ def listing(typed: list[str]) -> str:
     )
 
 
-def written(value: Any) -> str:
-    """A value as it is written on the command line."""
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
-
-
 def schema() -> str:
     """The JSON Schema of the whole configuration, which a file in configs/experiment/ keeps to as well."""
     places: dict[str, str] = {ROOT: ""}
     for group, found in sorted((group, place) for place, group in chosen().items()):
         for file in files(group):
             text = file.read_text(encoding="utf-8")
-            for place, target in _targets(yaml.safe_load(text), "" if "@package _global_" in text else found):
+            for target, place in targets(yaml.safe_load(text), "" if "@package _global_" in text else found):
                 places.setdefault(target, place)
-    for place, target in _targets(composed("train", []), ""):
+    for target, place in targets(composed("train", [])):
         places.setdefault(target, place)
     nodes = [name for name in places if name != ROOT and signature(name) is not None]
     defined: dict[str, Any] = {}
@@ -68,14 +63,6 @@ def schema() -> str:
     defined["part"] = {**_to("node"), "type": "object", "required": ["_target_"]}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "lmsd train"}
     return json.dumps({**head, **WHOLE, "$defs": defined}, indent=1, ensure_ascii=False)
-
-
-def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    """The constructors in a tree, each with the dotted name of its node."""
-    if isinstance(node, dict) and "_target_" in node:
-        yield path, str(node["_target_"])
-    for name, value in node.items() if isinstance(node, dict) else ():
-        yield from _targets(value, f"{path}.{name}" if path else str(name))
 
 
 def _to(name: str) -> Kind:

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lmsd.cli.config.kinds import ANYTHING, Kind, fits, like, parts, words
+from lmsd.cli.config.kinds import ANYTHING, NODE, NULL, Kind, fits, like, parts, words, written
 from lmsd.cli.config.renamed import renamed
 from lmsd.cli.config.signatures import DEFINED, LARGE, ROOT, Signature, Unread, check_target, signature
 from lmsd.cli.config.suggest import nearest
@@ -34,8 +34,12 @@ HANDED: Mapping[str, tuple[str, ...]] = {
 }
 """Arguments by which parts learn of each other, at the places of their nodes: no options."""
 
-ENTRIES = ("callbacks", "logger")
+METRICS = "evaluate.metrics"
+ENTRIES = ("callbacks", "logger", METRICS)
 """Nodes of named objects: any may be added, any taken away."""
+
+THERE: Mapping[str, tuple[str, ...]] = {METRICS: ("torchmetrics.",)}
+"""What constructors may begin with at one place alone, beside the allow-list."""
 
 WHOLE: Kind = {"$ref": f"{DEFINED}{ROOT}"}
 
@@ -200,16 +204,21 @@ def refuse(key: str, value: Any, kind: Kind) -> None:
         hint = ", but a list" if isinstance(value, list) else ", but a mapping"
     if any(part.get("type") == "array" and fits(part, [value]) for part in parts(kind)):
         hint = f": write {key}=[{shown(key, value)}]"
-    raise UserError(f"{key}={shown(key, value)} is not {words(kind)}{hint}")
+    raise UserError(f"{key}={written(shown(key, value))} is not {words(kind)}{hint}")
 
 
 def check(tree: dict[str, Any]) -> None:
     """Refuse forbidden constructors, unknown names and wrong values in a composed, resolved configuration."""
-    for target in targets(tree):
-        check_target(target)
+    for target, place in targets(tree):
+        check_target(target, also_at(place))
     for group in ENTRIES:
-        _check_entries(group, tree.get(group))
+        _check_entries(group, at(tree, group))
     check_node(tree, tree, WHOLE, "")
+
+
+def also_at(path: str) -> tuple[str, ...]:
+    """What constructors may begin with at a dotted name, beside the allow-list."""
+    return next((also for place, also in THERE.items() if path.startswith(f"{place}.")), ())
 
 
 def _check_entries(group: str, entries: Any) -> None:
@@ -237,6 +246,11 @@ def check_node(tree: dict[str, Any], node: Any, kind: Kind, path: str) -> None:
             near = taken(node, kind)
             ours = [_below(path, other) for other in near.arguments] if near else []
             raise unknown(key, ours if path else [*ours, *(found[0] for found in options(tree))])
+        if isinstance(value, dict) and "_target_" not in value and is_object(within):
+            raise UserError(
+                f"{key} gives {', '.join(map(str, value)) or 'nothing'} and no _target_, so that nothing can "
+                f"be built of it: add {key}._target_=MODULE.CLASS, or leave {key} out"
+            )
         left = value is None and "_target_" in node  # not given, which its constructor speaks of
         if not left and not (isinstance(value, dict) and is_node(within)):
             refuse(key, value, within)
@@ -246,6 +260,11 @@ def check_node(tree: dict[str, Any], node: Any, kind: Kind, path: str) -> None:
 def is_node(kind: Kind) -> bool:
     """Whether an object may stand there, with options of its own."""
     return any(not part or "$ref" in part or "object" in part.get("type", ()) for part in parts(kind))
+
+
+def is_object(kind: Kind) -> bool:
+    """Whether nothing may stand there but an object that names its constructor."""
+    return NODE in parts(kind) and all(part in (NODE, NULL) for part in parts(kind))
 
 
 def strangers(node: Any, kind: Kind = WHOLE, path: str = "") -> Iterator[str]:
@@ -277,7 +296,7 @@ def check_limits(config: DictConfig) -> None:
     devices = config.devices * config.num_nodes
     shares(config.batch_size, devices, config.micro_batches)
     check_guidance(config, config.evaluate.guidance)
-    check_interval("evaluate.interval", config.evaluate.interval)
+    check_interval(config.evaluate.interval, config.evaluate.guidance)
 
 
 def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ) -> None:
@@ -321,7 +340,15 @@ def check_guidance(config: DictConfig, guidance: float) -> None:
         )
 
 
-def check_interval(name: str, interval: Sequence[float] | None) -> None:
-    """Refuse times of guidance that are no (low, high): nothing would be guided."""
-    if interval is not None and (len(interval) != 2 or interval[0] > interval[1]):
-        raise UserError(f"{name}={list(interval)} is no [low, high]: give two times, the lower one first")
+def check_interval(interval: Sequence[float] | None, guidance: float) -> None:
+    """Refuse times of guidance at which nothing would be guided: no (low, high), or guidance=1."""
+    if interval is None:
+        return
+    said = f"evaluate.interval={list(interval)}"
+    if len(interval) != 2 or interval[0] > interval[1]:
+        raise UserError(f"{said} is no [low, high]: give two times, the lower one first")
+    if guidance == 1.0:
+        raise UserError(
+            f"{said} says where guidance acts, and evaluate.guidance=1 is none: give another guidance, or "
+            "evaluate.interval=null"
+        )

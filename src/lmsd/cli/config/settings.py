@@ -52,6 +52,8 @@ class Evaluate:
     """learning from rewards: end after so many evaluations in a row with more reward and worse FD; 0: no"""
     checker: Literal["shapes"] | None = None
     """shapes: the exact reader of its captions, in place of the classifier"""
+    metrics: Mapping[str, Any]
+    """of torchmetrics, by the names of their scores: {tv: {_target_: torchmetrics.image.TotalVariation}}"""
     extractor: Extractor
     """the features"""
 

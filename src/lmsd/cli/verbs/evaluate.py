@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -19,6 +19,7 @@ from lmsd.ranks import launched_rank
 
 if TYPE_CHECKING:
     import torch
+    from torchmetrics import Metric
 
     from lmsd.evaluation import Evaluator, Scores
     from lmsd.sampling import Generation, Model
@@ -90,9 +91,11 @@ def ranks() -> Iterator[None]:
 def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
     """Score a run on a split at every combination of settings, write the records, return them as text."""
     from lmsd.cli.build.trained import generation, open_run
+    from lmsd.cli.build.validate import metrics
 
     commit = store.environment()["commit"]
-    scorer: Evaluator | None = None
+    config = store.config_of(folder)
+    scorer, others = None, metrics(config)
     said = []
     for ema in chosen.ema:
         model = open_run(folder, checkpoint=chosen.checkpoint, ema=ema)
@@ -107,8 +110,8 @@ def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
                 interval=() if unguided else chosen.interval,
             )
             generate = generation(model, told)
-            scorer = scorer or scorer_of(store.config_of(folder), chosen)
-            said.append(str(score(folder, model, generate, scorer, chosen, commit)))
+            scorer = scorer or scorer_of(config, chosen)
+            said.append(str(score(folder, model, generate, scorer, chosen, commit, others)))
     return "\n\n".join(said)
 
 
@@ -175,6 +178,7 @@ def score(
     scorer: "Evaluator",
     chosen: EvaluateOptions,
     commit: str | None,
+    metrics: "Mapping[str, Metric]",
 ) -> "Scores":
     """Scores at one setting, with its record and the picture of closest pairs."""
     from lmsd.cli.bar import Bar
@@ -190,22 +194,20 @@ def score(
     name = "-".join(map(str, [model.checkpoint.stem, model.ema, *settings, f"n{scorer.n}"]))
     if chosen.shards is not None:
         name += f"-data{(scorer.held_out.hash or '')[:8]}"
-    drawn = "_".join(map(str, chosen.seeds))
-    features = f"{name}-seeds{drawn}-{scorer.extractor.name}.safetensors".replace("/", "_")
+    features = f"{name}-seeds{'_'.join(map(str, chosen.seeds))}-{scorer.extractor.name}.safetensors".replace(
+        "/", "_"
+    )
+    setup = {"checkpoint": model.checkpoint.name, "run": folder.name, "commit": commit}
     with Bar() as bar:
         scores = scorer(
             generate,
             seeds=list(chosen.seeds),
             split=chosen.split,
             ema=model.ema,
-            setup={
-                "checkpoint": model.checkpoint.name,
-                "run": folder.name,
-                "commit": commit,
-                "options": asked(chosen),
-            },
+            setup=setup | {"options": asked(chosen)},
             progress=bar.update,
             keep_images=kept / name if "images" in chosen.keep else None,
+            metrics=metrics,
             keep_features=kept / features if "features" in chosen.keep else None,
         )
     if launched_rank() == 0:

@@ -36,8 +36,10 @@ def progress(folder: Path) -> str:
         total = f"{store.config_of(folder).get('images', 0):,}"
     except UserError:
         total = "?"
-    lines = store.scored(folder, '"images"')
-    seen = lines[-1]["images"] if lines else store.status(folder).get("images", 0)
+    lines, status = store.scored(folder, '"images"'), store.status(folder)
+    logged = lines[-1]["images"] if lines else 0
+    # the line of metrics is older than the checkpoint of a run that was stopped between two of them
+    seen = logged if status.get("state") == "running" else status.get("images", logged)
     return f"{seen:,} of {total}"
 
 

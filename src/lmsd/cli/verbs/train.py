@@ -200,43 +200,45 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
 
     resumed: a run folder to go on with, or one of its checkpoints.
     """
-    check_limits(config)
+    if config.devices == "auto":
+        require_device(config)
+        check_limits(config)
+    else:  # a mistake is told of without waiting for torch
+        check_limits(config)
+        require_device(config)
+    check_tasks(config)
     import torch
 
-    require_device(config)
-    check_limits(config)  # again, for devices=auto
-    check_tasks(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     from lmsd.checkpoints import find
     from lmsd.cli.build import experiment
-    from lmsd.cli.build.validate import Validation
+    from lmsd.cli.build.validate import Validation, metrics, on_val, require_val
 
     if resumed and resumed.suffix == ".ckpt":
         find(resumed)  # before anything is built, or written down
-    data = experiment.data_module(config)
-    data.shards.index("train")
-    nets, objective = experiment.players(config, data.shards)
-    engine = experiment.engine(config, nets, objective)
-    chief = launched_rank() == 0
+    built = experiment.build(config)
+    nets, data = built.cast, built.data.shards
+    chief, others = launched_rank() == 0, metrics(config)
     if config.dry:
         announce(config, None, nets, resumed=resumed)
-        engine.configure_optimizers()
-        count = len(data.shards.split_set("train"))
+        built.engine.configure_optimizers()
+        count = len(data.split_set("train"))
         print(f"{count:,} train samples; everything is built. To train, leave out debug=dry")
         return Path()
-    validation = Validation(config, data.shards, active=chief) if config.evaluate.n else None
+    if config.evaluate.n:
+        require_val(data)
+    scorer = on_val(config, data) if config.evaluate.n and chief else None
     folder = store.folder_of(resumed) if resumed else shared_folder(config, list(overrides))
-    if validation is not None:
-        validation.folder = folder
+    validation = Validation(config, data, folder, scorer, others) if config.evaluate.n else None
     with transcript(folder, active=chief):
         announce(config, folder, nets, resumed=resumed)
-        with recorded(folder, engine, active=chief):
+        with recorded(folder, built.engine, active=chief):
             if resumed and chief:
                 with tolerated("config.yaml"):
                     store.save_config(folder, config)
-            callbacks = experiment.callbacks(config, validation, objective, samples=data.shards.samples)
-            play(config, engine, data, folder=folder, callbacks=callbacks, resumed=resumed)
+            callbacks = experiment.callbacks(config, validation, built.objective, samples=data.samples)
+            play(config, built.engine, built.data, folder=folder, callbacks=callbacks, resumed=resumed)
         if chief:
             report(folder)
     return folder
@@ -350,7 +352,7 @@ def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
 
 def loggers(config: DictConfig, folder: Path) -> list[Any]:
     """The Lightning loggers beside metrics.jsonl; wandb without a key writes offline and never asks."""
-    from lmsd.cli.build.instantiate import instantiate
+    from lmsd.cli.build.experiment import instantiate
     from lmsd.cli.verbs.doctor import wandb_key
 
     nodes = dict(config.logger)
@@ -368,7 +370,9 @@ def loggers(config: DictConfig, folder: Path) -> list[Any]:
     return made
 
 
-def announce(config: DictConfig, folder: Path | None, nets: dict[str, Any], *, resumed: Path | None) -> None:
+def announce(
+    config: DictConfig, folder: Path | None, nets: Mapping[str, Any], *, resumed: Path | None
+) -> None:
     """Say what runs, where, and how large it is."""
     if launched_rank() == 0:
         sizes = ", ".join(
