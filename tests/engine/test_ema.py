@@ -32,6 +32,7 @@ def test_average_is_the_weighted_sum_of_all_weights() -> None:
             total = total * beta
         expected += total * history[0]
         torch.testing.assert_close(ema.average(half_life)[0].weight, expected, rtol=1e-12, atol=1e-13)
+    assert ema.average() is ema.average(50), "the first half-life that is named"
 
 
 def test_after_its_half_life_half_of_the_past_is_left() -> None:

@@ -1,6 +1,7 @@
 """Rewards by nets: the lmsd-cnn and CLIP, from local folders made here."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -73,6 +74,18 @@ def test_alignment_is_clips_own_cosine(clip):
     leaf = images.clone().requires_grad_()
     (slope,) = torch.autograd.grad(TextAlignment(folder, clip=False)(leaf, asked(text)).sum(), leaf)
     assert slope.abs().amax((1, 2, 3)).min() > 0
+
+
+def test_captions_that_clip_cuts_are_told_once(clip):
+    reward = TextAlignment(clip[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reward(pictures(), asked(["a red ring"] * 3))
+    with pytest.warns(UserWarning, match="CLIP reads 8 tokens of a caption, and 'a a a a a a a' has more"):
+        found = reward(pictures()[:1], asked(["a " * 6 + "a"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(found, reward(pictures()[:1], asked(["a " * 7 + "a"])))
 
 
 def test_grey_images_of_another_size_are_fitted(clip):

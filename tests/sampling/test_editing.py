@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lmsd.errors import UserError
 from lmsd.process import Process
-from lmsd.process.schedules import Article, Flow
+from lmsd.process.schedules import EDM, Article, Flow
 from lmsd.rng import Rng
 from lmsd.sampling import Heun, Sampler, Settings, Tau, edit, first_knot
 from lmsd.types import Cond
@@ -63,6 +63,16 @@ def test_less_strength_stays_closer() -> None:
     assert far == sorted(far)
     assert far[0] < 0.01
     assert far[-1] > 0.1
+
+
+def test_strength_1_forgets_the_image_where_the_noisiest_knot_still_holds_it() -> None:
+    """Of a process that explodes, x_T = x_0 + sigma_T eps: the beginning is the noise alone."""
+    generator, numbers = Posterior(Process(EDM(sigma_max=5.0)), 0.0), Rng(0, torch.arange(6))
+    made, other = (
+        edit(generator, image, Cond(), sampler=Tau(0.0), settings=Settings(4), rng=numbers)
+        for image in (IMAGE, -IMAGE)
+    )
+    assert torch.equal(made, other)
 
 
 class Guided(Constant):

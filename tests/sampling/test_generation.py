@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lmsd.models.backbones import mlp
+from lmsd.models.backbones import MLPBackbone
+from lmsd.models.codec import Unshuffle
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.generator import Generator
 from lmsd.process import Flow, Process
@@ -16,7 +17,7 @@ from lmsd.types import Batch
 def generator():
     torch.manual_seed(0)
     conditioner = LabelConditioner(4, 16)
-    net = mlp(1, 8, width=32, depth=1, pooled_dim=conditioner.pooled_dim)
+    net = MLPBackbone(1, 8, width=32, depth=1, pooled_dim=conditioner.pooled_dim)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return Generator(net, Process(Flow()), prediction="velocity", conditioner=conditioner).train()
@@ -61,3 +62,18 @@ def test_guidance_moves_the_samples(generator):
     plain = Generation(generator, Tau(0), Settings(2))(prompts(4), rng)
     guided = Generation(generator, Tau(0), Settings(2, guidance=4.0))(prompts(4), rng)
     assert (plain - guided).abs().mean() > 1e-3
+
+
+def test_a_place_may_change_where_any_of_its_pixels_may(generator):
+    """What is diffused has squares of pixels in a place: one marked pixel frees all of it, as all four do."""
+    net = MLPBackbone(4, 4, width=32, depth=1, pooled_dim=16)
+    latent = Generator(
+        net, Process(Flow()), prediction="velocity", conditioner=generator.conditioner, codec=Unshuffle(2)
+    )
+    generate, numbers = Generation(latent, Tau(0.0), Settings(2)), Rng(0, torch.arange(3))
+    one, whole = torch.zeros(2, 3, 1, 8, 8)
+    one[:, :, 3, 4] = whole[:, :, 2:4, 4:6] = 1
+    made, other = (generate.edit(prompts(3), numbers, strength=1.0, mask=mask) for mask in (one, whole))
+    assert torch.equal(made, other)
+    assert (made + 1).abs()[whole == 1].max() > 0.1
+    assert torch.equal(made[whole == 0], prompts(3).x[whole == 0])

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from lmsd.errors import UserError
 from lmsd.features.base import in_range
+from lmsd.features.clip import CLIP, MEAN, STD, load
 
 _CHUNK = 64
 _READ = ("*.safetensors", "*.json", "merges.txt")
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -69,17 +69,6 @@ class _Pretrained:
         x = F.interpolate(unit, sides, mode="bicubic", antialias=True, align_corners=False).clamp(0.0, 1.0)
         return (x - self.mean) / self.std
 
-    def _load(self, kind: Any, path: str | Path) -> Any:
-        """A model whose every weight is in the folder; transformers would draw what is missing."""
-        net, told = kind.from_pretrained(path, local_files_only=True, output_loading_info=True)
-        missing = sorted(told["missing_keys"]) + sorted(str(each[0]) for each in told["mismatched_keys"])
-        if missing:
-            raise UserError(
-                f"the weights at {path} lack {len(missing)} tensors of this {self.kind} model, the first of "
-                f"them {missing[0]}: save the model again, or name another folder"
-            )
-        return net.eval().requires_grad_(False)
-
     def _embed(self, pixels: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -101,42 +90,23 @@ class CLIPExtractor(_Pretrained):
     kind = "clip"
 
     def __init__(self, path: str | Path) -> None:
-        from transformers import AutoTokenizer, CLIPModel
-
-        super().__init__(path, CLIP_MEAN, CLIP_STD, _configured(path, "vision_config"))
-        self.net = self._load(CLIPModel, path)
+        super().__init__(path, MEAN, STD, _configured(path, "vision_config"))
         if not any((Path(path) / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             raise UserError(f"no tokenizer at {path}: save the model's own there (tokenizer.json)")
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        self._clip = CLIP(path)
+        self.net = self._clip.net
 
     def _embed(self, pixels: Tensor) -> Tensor:
-        pooled = self.net.vision_model(pixel_values=pixels).pooler_output
-        out: Tensor = self.net.visual_projection(pooled)
-        return out
+        return self._clip.images(pixels)
 
     def cut(self, captions: Sequence[str]) -> int:
         """How many have more tokens than the model's length."""
-        length = self.net.config.text_config.max_position_embeddings
-        ids = (
-            self._tokenizer(list(captions), truncation=False, verbose=False)["input_ids"] if captions else []
-        )
-        return sum(len(each) > length for each in ids)
+        return self._clip.cut(captions)
 
-    @torch.no_grad()
     def texts(self, captions: Sequence[str]) -> Tensor:
         """Captions, cut to the model's length → embeddings [n,d] on the CPU."""
-        length = self.net.config.text_config.max_position_embeddings
-        parts = []
-        for start in range(0, len(captions), _CHUNK):
-            some = list(captions[start : start + _CHUNK])
-            words = self._tokenizer(
-                some, padding=True, truncation=True, max_length=length, return_tensors="pt"
-            ).to(self.net.device)
-            pooled = self.net.text_model(
-                input_ids=words["input_ids"], attention_mask=words["attention_mask"]
-            ).pooler_output
-            parts.append(self.net.text_projection(pooled).float().cpu())
-        return torch.cat(parts)
+        starts = range(0, len(captions), _CHUNK)
+        return torch.cat([self._clip.texts(captions[at : at + _CHUNK]).float().cpu() for at in starts])
 
 
 class DINOv2Extractor(_Pretrained):
@@ -148,7 +118,7 @@ class DINOv2Extractor(_Pretrained):
         from transformers import Dinov2Model
 
         super().__init__(path, IMAGENET_MEAN, IMAGENET_STD, None)
-        self.net = self._load(Dinov2Model, path)
+        self.net = load(Dinov2Model, path)
 
     def _embed(self, pixels: Tensor) -> Tensor:
         out: Tensor = self.net(pixel_values=pixels).last_hidden_state[:, 0]

@@ -7,21 +7,19 @@ Both are differentiable: images are resized to the encoder's side by bicubic int
 """
 
 import re
+import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lmsd.errors import UserError
+from lmsd.features.clip import CLIP, MEAN, STD
 from lmsd.models.frozen import freeze
 from lmsd.rewards.base import NOBODY, Reward, captions_of
 from lmsd.types import Batch, Players
-
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class _CLIP:
@@ -30,14 +28,10 @@ class _CLIP:
     def __init__(self, path: str | Path) -> None:
         if not (Path(path) / "config.json").is_file():
             raise UserError(f"reward: {path} is no folder with a CLIP (config.json is not there)")
-        from transformers import AutoTokenizer, CLIPModel
-
-        # Any: from_pretrained has no types.
-        loader: Any = CLIPModel
-        self.model = freeze(loader.from_pretrained(str(path), local_files_only=True), saved=False)
-        self.tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        self.clip = CLIP(path)
+        self.model = freeze(self.clip.net, saved=False)
         self.side = int(self.model.config.vision_config.image_size)
-        self.length = int(self.model.config.text_config.max_position_embeddings)
+        self.told = False
         self.text = lru_cache(maxsize=4096)(self._text)
 
     def images(self, images: Tensor) -> Tensor:
@@ -45,19 +39,19 @@ class _CLIP:
         self.model.to(images.device)
         x = images.clamp(-1, 1).float().expand(-1, 3, -1, -1)
         x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True, align_corners=False)
-        mean, std = (x.new_tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
+        mean, std = (x.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
         pixels = ((x.clamp(-1, 1) + 1) / 2 - mean) / std
-        hidden = self.model.vision_model(pixel_values=pixels).pooler_output
-        return F.normalize(self.model.visual_projection(hidden), dim=1)
+        return F.normalize(self.clip.images(pixels), dim=1)
 
-    @torch.no_grad()
     def _text(self, caption: str) -> Tensor:
-        rows = self.tokenizer([caption], truncation=True, max_length=self.length, return_tensors="pt")
-        device = next(self.model.buffers()).device
-        hidden = self.model.text_model(
-            input_ids=rows["input_ids"].to(device), attention_mask=rows["attention_mask"].to(device)
-        ).pooler_output
-        return F.normalize(self.model.text_projection(hidden), dim=1)[0]
+        if not self.told and self.clip.cut([caption]):
+            self.told = True
+            warnings.warn(
+                f"reward: CLIP reads {self.clip.length} tokens of a caption, and '{caption}' has more: what "
+                "is longer is cut",
+                stacklevel=2,
+            )
+        return F.normalize(self.clip.texts([caption]), dim=1)[0]
 
 
 class TextAlignment(Reward):

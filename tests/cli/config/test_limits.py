@@ -32,6 +32,7 @@ def test_an_option_takes_its_default_and_refuses_a_wrong_value(key: str) -> None
         ("precision=fp32", "is not one of 32-true, bf16-mixed"),
         ("accelerator=gpus", "did you mean gpu?"),
         ("evaluate.interval=[1]", "a list of 2 numbers"),
+        ("evaluate.interval=[0.5,0.2]", "is no [low, high]: give two times, the lower one first"),
         ("evaluate.seeds=[0,-1]", "a list of whole numbers of at least 0"),
         ("optim.ema=[a]", "optim.ema=['a'] is not"),
         ("conditioner=clip", "conditioner.path has no value of its own: give conditioner.path="),

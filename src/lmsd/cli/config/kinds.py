@@ -37,22 +37,28 @@ NAMES = {"integer": "whole number", "number": "number", "boolean": "true or fals
 
 def kind_of(node: ast.expr | None, alias: Alias) -> Kind:
     """The kind that an annotation names; a class that is none of Python's own is described by a node."""
-    if node is None:
-        return ANYTHING
-    if isinstance(node, ast.Constant):  # None, or an annotation in quotes
-        return NULL if node.value is None else kind_of(ast.parse(str(node.value), mode="eval").body, alias)
-    if isinstance(node, ast.BinOp):
-        return either([kind_of(node.left, alias), kind_of(node.right, alias)])
-    name = node.value if isinstance(node, ast.Subscript) else node
-    word = ast.unparse(name).rpartition(".")[2]
-    if isinstance(node, ast.Subscript):
-        return _generic(
-            word, list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice], alias
-        )
+    match node:
+        case None:
+            return ANYTHING
+        case ast.Constant(value=None):
+            return NULL
+        case ast.Constant(value=text):  # an annotation in quotes
+            return kind_of(ast.parse(str(text), mode="eval").body, alias)
+        case ast.BinOp(left=left, right=right):
+            return either([kind_of(left, alias), kind_of(right, alias)])
+        case ast.Subscript(value=name, slice=ast.Tuple(elts=inside)):
+            return _generic(_last(name), inside, alias)
+        case ast.Subscript(value=name, slice=inside):
+            return _generic(_last(name), [inside], alias)
+    word = _last(node)
     if word in PLAIN:
         return PLAIN[word]
     behind = alias(word)
     return kind_of(behind, alias) if isinstance(behind, ast.expr) else behind or NODE
+
+
+def _last(name: ast.expr) -> str:
+    return ast.unparse(name).rpartition(".")[2]
 
 
 def _generic(word: str, inside: Sequence[ast.expr], alias: Alias) -> Kind:
@@ -60,9 +66,7 @@ def _generic(word: str, inside: Sequence[ast.expr], alias: Alias) -> Kind:
         return {"enum": [ast.literal_eval(item) for item in inside]}
     if word == "Annotated":
         return {**kind_of(inside[0], alias), **{k: v for call in inside[1:] for k, v in _range(call).items()}}
-    kinds = [
-        kind_of(item, alias) for item in inside if not (isinstance(item, ast.Constant) and item.value is ...)
-    ]
+    kinds = [kind_of(item, alias) for item in inside if ast.unparse(item) != "..."]
     if word in ("Optional", "Union"):
         return either([*kinds, *([NULL] * (word == "Optional"))])
     if word.lower() in LISTS:
@@ -83,11 +87,12 @@ RANGES: Mapping[str, Mapping[str, str]] = {
 
 
 def _range(call: ast.expr) -> Kind:
-    if not isinstance(call, ast.Call):
-        return {}
-    names = RANGES.get(ast.unparse(call.func), {})
-    given = [*zip(names, call.args, strict=False), *((str(item.arg), item.value) for item in call.keywords)]
-    return {names[name]: ast.literal_eval(value) for name, value in given if name in names}
+    match call:
+        case ast.Call(func=ast.Name(id=word), args=args, keywords=more) if word in RANGES:
+            names = RANGES[word]
+            given = [*zip(names, args, strict=False), *((item.arg, item.value) for item in more)]
+            return {names[str(name)]: ast.literal_eval(value) for name, value in given}
+    return {}
 
 
 def either(kinds: Sequence[Kind]) -> Kind:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 from hydra.core.override_parser.types import Override
 
@@ -59,21 +59,21 @@ def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") 
             named = next((name for name in (word, "run") if name in names), None)
             ways = "" if named is None else f", e.g. {named}={'...' if named == word else word}"
             raise UserError(f"cannot read '{word}': write option=value{ways}")
-        given = word.partition("=")[0].removeprefix(prefix)
-        if given in values:
-            raise UserError(f"{prefix}{given}= is given twice: give it once")
-        raw = as_typed(word, get_type_hints(kind), prefix)
-        if raw is not None:
-            values.update(raw)
+        key, _, text = word.partition("=")
+        name = key.removeprefix(prefix)
+        if name in values:
+            raise UserError(f"{prefix}{name}= is given twice: give it once")
+        try:
+            override = parse_sweep(word)
+        except UserError as error:
+            values[name] = as_typed(key, text, names[name].kind if name in names else {}, error)
             continue
-        override = parse_sweep(word)
         name = str(override.key_or_group).removeprefix(prefix)
         if name not in names:
             listed = f"{nearest(name, names)}; options: {', '.join(names)}"
             raise UserError(f"unknown option '{prefix}{name}' of lmsd {verb}{listed}")
         if override.is_sweep_override():
             raise UserError(f"'{word}' gives several values; {_one_way(override, names[name].kind)}")
-        text = word.partition("=")[2]
         values[name] = convert(f"{prefix}{name}", override.value(), names[name].kind, text=text)
         if values[name] == () and names[name].default != []:
             raise UserError(f"{prefix}{name}=[] is empty: give at least one")
@@ -85,31 +85,19 @@ def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") 
     return kind(**values)
 
 
-_TEXTS = (str, Path)
-
-
-def as_typed(word: str, hints: Mapping[str, Any], prefix: str) -> dict[str, Any] | None:
-    """A text that the grammar does not take (it has 。 # % @ and the like), as it stands; None: it takes it.
+def as_typed(key: str, text: str, kind: Kind, error: UserError) -> Any:
+    """A text that the grammar does not take (it has 。 # % @ and the like), as it stands.
 
     Lists and quoted texts are the grammar's, and what it says of them stands, with the quotes that mend it.
     """
-    key, _, text = word.partition("=")
-    name = key.removeprefix(prefix)
-    hint = hints.get(name)
-    kinds = {hint, *get_args(hint)}
-    try:
-        parse_sweep(word)
-    except UserError as error:
-        kind = next((kind for kind in _TEXTS if kind in kinds), None)
-        if kind is None:
-            raise
-        listed = text.startswith("[") and text.endswith("]")
-        if listed and get_origin(hint) is tuple:
-            raise UserError(f"cannot read '{word}': {_quoted(key, text)}") from error
-        if text[:1] in ("'", '"', "[", "{"):
-            raise
-        return {name: (kind(text),) if get_origin(hint) is tuple else kind(text)}
-    return None
+    many = any(part.get("type") == "array" for part in parts(kind))
+    if not any(part.get("items", part).get("type") == "string" for part in parts(kind)):
+        raise error
+    if many and text.startswith("[") and text.endswith("]"):
+        raise UserError(f"cannot read '{key}={text}': {_quoted(key, text)}") from error
+    if text[:1] in ("'", '"', "[", "{"):
+        raise error
+    return convert(key, text, kind, text=text)
 
 
 def _quoted(key: str, text: str) -> str:

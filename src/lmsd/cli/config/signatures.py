@@ -40,14 +40,15 @@ class Found:
     @cached_property
     def doc(self) -> str:
         """Its docstring, also one that is set after it: AdamW.__doc__ = ..."""
-        name = getattr(self.node, "name", "")
-        said = ast.get_docstring(self.node) if isinstance(self.node, ast.ClassDef | ast.FunctionDef) else ""
-        for node in () if said else (tree(self.module) or ast.Module([], [])).body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == f"{name}.__doc__":
-                return "".join(
-                    str(part.value) for part in ast.walk(node.value) if isinstance(part, ast.Constant)
-                )
-        return said or ""
+        if not isinstance(self.node, ast.ClassDef | ast.FunctionDef):
+            return ""
+        own, parsed, later = ast.get_docstring(self.node), tree(self.module), f"{self.node.name}.__doc__"
+        for node in parsed.body if parsed and not own else []:
+            match node:
+                case ast.Assign(targets=[target], value=value) if ast.unparse(target) == later:
+                    texts = (part for part in ast.walk(value) if isinstance(part, ast.Constant))
+                    return "".join(str(part.value) for part in texts)
+        return own or ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,10 @@ class Argument:
         there = find(self.found.module, name, ours=True)
         if there and isinstance(there.node, ast.ClassDef) and there.module == ROOT.rpartition(".")[0]:
             return {"$ref": f"{DEFINED}{there.module}.{name}"}
-        return getattr(there.node, "value", None) if there else None
+        match there:
+            case Found(node=ast.AnnAssign(value=value) | ast.Assign(value=value)):
+                return value
+        return None
 
     @property
     def about(self) -> str:
@@ -129,15 +133,18 @@ def find(module: str, name: str, *, ours: bool = False) -> Found | None:
     """Where `name` of a module is defined, through imports that re-export it; ours: in no large library."""
     parsed = None if ours and module.split(".")[0] in LARGE else tree(module)
     for node in parsed.body if parsed else []:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            return Found(node, module)
-        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            return Found(node, module)
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    return find(_origin(node, module), alias.name, ours=ours)
+        match node:
+            case (
+                ast.ClassDef(name=said)
+                | ast.FunctionDef(name=said)
+                | ast.AnnAssign(target=ast.Name(id=said))
+                | ast.Assign(targets=[ast.Name(id=said)])
+            ) if said == name:
+                return Found(node, module)
+            case ast.ImportFrom(names=names):
+                for alias in names:
+                    if (alias.asname or alias.name) == name:
+                        return find(_origin(node, module), alias.name, ours=ours)
     return None
 
 
