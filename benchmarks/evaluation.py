@@ -26,7 +26,7 @@ from lmsd.cli.build.extractors import find_or_train
 from lmsd.data.shardset import ShardSet
 from lmsd.evaluation import Evaluator
 from lmsd.evaluation.overlap import overlap
-from lmsd.models.backbones import unet_pooled
+from lmsd.models.backbones import PooledUNet
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.generator import Generator
 from lmsd.process import Article, Process
@@ -66,7 +66,7 @@ class Timed:
 def generator(image_size: int) -> Generator:
     torch.manual_seed(0)
     conditioner = LabelConditioner(10, 32)
-    net = unet_pooled(3, image_size, widths=(32, 64), pooled_dim=32, z_dim=0)
+    net = PooledUNet(3, image_size, widths=(32, 64), pooled_dim=32, z_dim=0)
     return Generator(net, Process(Article(4)), prediction="x0", conditioner=conditioner)
 
 

@@ -29,7 +29,7 @@ from lmsd.engine.clock import Clock
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import Optimization, adamw
 from lmsd.engine.trainer import fit
-from lmsd.models.backbones import mlp
+from lmsd.models.backbones import MLPBackbone
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
@@ -48,7 +48,7 @@ BATCH, HALF_LIFE, CLIP, SEED, WARM = 64, 5_000, 1.0, 0, 10
 def build(width: int) -> dict[str, nn.Module]:
     torch.manual_seed(SEED)
     process = Process(Article(4))
-    net = mlp(1, 8, width=width, depth=4, pooled_dim=32, z_dim=16)
+    net = MLPBackbone(1, 8, width=width, depth=4, pooled_dim=32, z_dim=16)
     generator = Generator(net, process, prediction="x0", conditioner=LabelConditioner(10, 32), z_dim=16)
     trunk = MLPCritic((2, 8, 8), width, depth=3, cond_dim=32)
     critic = Discriminator(trunk, process=process, cond_dim=32, features=width)

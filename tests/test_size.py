@@ -20,10 +20,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
 STATEMENTS = 14435
 OPTION_LINES = 1604
 LONG = 2
-WIDE = 11
-WIDEST = 23
-PROBES = 34
-ISINSTANCE = 210
+WIDE = 10
+WIDEST = 19
+PROBES = 24
+ISINSTANCE = 200
 LONG_FILES = 0
 NEW = {
     "checkpoints.py": "a run opens without us",

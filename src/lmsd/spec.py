@@ -35,6 +35,11 @@ ALLOWED = (
 
 RENAMED: dict[str, str] = {
     "lmsd.data.module.ShardDataModule": "lmsd.data.shardset.ShardSet",
+    "lmsd.models.backbones.mlp": "lmsd.models.backbones.MLPBackbone",
+    "lmsd.models.backbones.unet_text": "lmsd.models.backbones.TextUNet",
+    "lmsd.models.backbones.unet_pooled": "lmsd.models.backbones.PooledUNet",
+    "lmsd.models.backbones.transformer_text": "lmsd.models.backbones.TextTransformer",
+    "lmsd.models.backbones.dit_label": "lmsd.models.backbones.LabelTransformer",
     "lmsd.sampling.FewStep": "lmsd.sampling.Tau",  # of tau = 1, the default
 }
 """Targets that earlier versions wrote into configurations → where the same thing stands today."""

@@ -201,14 +201,14 @@ def test_the_old_decoder_knows_neither_profiles_nor_xmp():
 def test_a_profile_that_cannot_be_followed_is_noted(profile):
     for form in ("JPEG", "PNG", "WEBP", "TIFF"):
         data = encoded(picture(6, 16), form, icc_profile=profile)
-        assert probe(data).note == UNREADABLE
+        assert probe(data).notes == (UNREADABLE,)
         assert np.array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 def test_a_gamma_of_png_that_is_not_srgbs_is_noted():
     info = PngImagePlugin.PngInfo()
     info.add(b"gAMA", struct.pack(">I", 100_000))
-    assert probe(encoded(picture(7), "PNG", pnginfo=info)).note == "gamma that is not followed"
+    assert probe(encoded(picture(7), "PNG", pnginfo=info)).notes == ("gamma that is not followed",)
 
 
 def test_lab_is_a_color_by_itself():

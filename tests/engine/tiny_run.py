@@ -13,7 +13,7 @@ from lmsd.engine.module import Engine
 from lmsd.engine.optim import Optimization, adamw
 from lmsd.engine.players import recompute
 from lmsd.engine.trainer import fit
-from lmsd.models.backbones import mlp
+from lmsd.models.backbones import MLPBackbone
 from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator
@@ -99,7 +99,7 @@ def players(
     torch.manual_seed(SEED)
     process = Process(Article(4))
     channels, side, _ = (codec or Identity()).shape_of(SHAPE)
-    net = mlp(channels, side, width=24, depth=2, time_dim=16, pooled_dim=8, z_dim=4)
+    net = MLPBackbone(channels, side, width=24, depth=2, time_dim=16, pooled_dim=8, z_dim=4)
     generator = Generator(
         net, process, prediction="x0", conditioner=LabelConditioner(3, 8), z_dim=4, codec=codec
     )

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from lmsd.errors import UserError
 from lmsd.models.autoencoder import TAEF2, Autoencoder, _decoder, _encoder
-from lmsd.models.backbones import mlp
+from lmsd.models.backbones import MLPBackbone
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
 from lmsd.process import Flow, Process
@@ -105,7 +105,7 @@ def test_statistics_are_given_by_hand(tiny):
 def test_it_is_frozen_shared_and_no_part_of_a_state_but_its_fingerprint(kind, tiny, random_taef2):
     codec = Autoencoder(tiny) if kind == "autoencoder" else TAEF2(random_taef2)
     channels, side, _ = codec.shape_of((3, 16, 16))
-    generator = Generator(mlp(channels, side, width=8, depth=1), Process(Flow()), codec=codec).train()
+    generator = Generator(MLPBackbone(channels, side, width=8, depth=1), Process(Flow()), codec=codec).train()
     assert not list(codec.parameters())
     assert not codec.training
     assert not codec.model.training
@@ -119,7 +119,7 @@ def test_it_is_frozen_shared_and_no_part_of_a_state_but_its_fingerprint(kind, ti
     assert z.grad.abs().max() > 0  # rewards climb through it
     generator.load_state_dict(state)
     other = Autoencoder(tiny, shift=0.5) if kind == "autoencoder" else TAEF2(random_taef2, scale=2.0)
-    strange = Generator(mlp(channels, side, width=8, depth=1), Process(Flow()), codec=other)
+    strange = Generator(MLPBackbone(channels, side, width=8, depth=1), Process(Flow()), codec=other)
     with pytest.raises(UserError, match="the weights were trained in latents of s"):
         strange.load_state_dict(state)
 
@@ -136,7 +136,7 @@ def test_other_weights_have_another_fingerprint(random_taef2, tmp_path):
 
 
 def test_it_works_in_float32_under_autocast(tiny):
-    generator = Generator(mlp(3, 8, width=8, depth=1), Process(Flow()), codec=Autoencoder(tiny))
+    generator = Generator(MLPBackbone(3, 8, width=8, depth=1), Process(Flow()), codec=Autoencoder(tiny))
     batch = Batch(IMAGES, torch.arange(2))
     plain = generator.encode(batch).x
     with torch.autocast("cpu", dtype=torch.bfloat16):

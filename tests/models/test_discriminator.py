@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lmsd.errors import UserError
-from lmsd.models.backbones import mlp
+from lmsd.models.backbones import MLPBackbone
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator, ProjectionHead, TrunkDiscriminator
 from lmsd.models.generator import Generator
@@ -40,7 +40,7 @@ def transition(trunk=MLPCritic, heads=1):
 
 
 def trunk_discriminator(frozen=True, schedule=None, precondition="none"):
-    net = mlp(1, 8, width=16, depth=2, time_dim=16, pooled_dim=6, z_dim=3)
+    net = MLPBackbone(1, 8, width=16, depth=2, time_dim=16, pooled_dim=6, z_dim=3)
     process = Process(schedule or Article())
     generator = randomized(
         Generator(net, process, conditioner=LabelConditioner(3, 6), z_dim=3, precondition=precondition)

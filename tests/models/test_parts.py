@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lmsd.errors import UserError
-from lmsd.models.backbones import dit_label, mlp
+from lmsd.models.backbones import LabelTransformer, MLPBackbone
 from lmsd.models.codec import Codec, Shape
 from lmsd.models.conditioner import LabelConditioner, TextConditioner
 from lmsd.models.parts import from_parts
@@ -26,7 +26,7 @@ class Halves(Codec):
 
 def test_a_net_is_told_what_it_must_know() -> None:
     conditioner = LabelConditioner(classes=3, dim=6)
-    net = partial(mlp, width=8, depth=1)
+    net = partial(MLPBackbone, width=8, depth=1)
     built = from_parts(
         net, Article(4), channels=3, image_size=8, conditioner=conditioner, codec=Halves(), z_dim=5
     )
@@ -37,7 +37,7 @@ def test_a_net_is_told_what_it_must_know() -> None:
 
 
 def test_what_follows_from_other_parts_is_not_given() -> None:
-    net = partial(mlp, width=8, depth=1, channels=3)
+    net = partial(MLPBackbone, width=8, depth=1, channels=3)
     with pytest.raises(UserError, match=r"net\.channels follows from the data, the codec"):
         from_parts(net, Article(4), channels=1, image_size=8)
 
@@ -53,7 +53,7 @@ def test_what_follows_from_other_parts_is_not_given() -> None:
 def test_a_net_of_labels_needs_them(
     conditioner: TextConditioner | LabelConditioner | None, said: str
 ) -> None:
-    net = partial(dit_label, layers=1, heads=2, head_dim=8, classes=3)
+    net = partial(LabelTransformer, layers=1, heads=2, head_dim=8, classes=3)
     with pytest.raises(UserError, match=said):
         from_parts(net, Article(4), channels=1, image_size=8, conditioner=conditioner)
 
@@ -62,7 +62,7 @@ def test_the_tree_alone_rebuilds_it() -> None:
     tree = {
         "_target_": "lmsd.models.parts.from_parts",
         "schedule": {"_target_": "lmsd.process.schedules.Article", "steps": 4},
-        "net": {"_target_": "lmsd.models.backbones.mlp", "_partial_": True, "width": 8, "depth": 1},
+        "net": {"_target_": "lmsd.models.backbones.MLPBackbone", "_partial_": True, "width": 8, "depth": 1},
         "channels": 1,
         "image_size": 8,
         "prediction": "x0",

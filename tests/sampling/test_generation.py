@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmsd.models.backbones import mlp
+from lmsd.models.backbones import MLPBackbone
 from lmsd.models.codec import Unshuffle
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.generator import Generator
@@ -17,7 +17,7 @@ from lmsd.types import Batch
 def generator():
     torch.manual_seed(0)
     conditioner = LabelConditioner(4, 16)
-    net = mlp(1, 8, width=32, depth=1, pooled_dim=conditioner.pooled_dim)
+    net = MLPBackbone(1, 8, width=32, depth=1, pooled_dim=conditioner.pooled_dim)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return Generator(net, Process(Flow()), prediction="velocity", conditioner=conditioner).train()
@@ -66,7 +66,7 @@ def test_guidance_moves_the_samples(generator):
 
 def test_a_place_may_change_where_any_of_its_pixels_may(generator):
     """What is diffused has squares of pixels in a place: one marked pixel frees all of it, as all four do."""
-    net = mlp(4, 4, width=32, depth=1, pooled_dim=16)
+    net = MLPBackbone(4, 4, width=32, depth=1, pooled_dim=16)
     latent = Generator(
         net, Process(Flow()), prediction="velocity", conditioner=generator.conditioner, codec=Unshuffle(2)
     )

@@ -24,7 +24,7 @@ from lmsd.types import levels
 PARTS: dict[str, Any] = {
     "schedule": {"_target_": "lmsd.process.schedules.Article", "steps": 4},
     "conditioner": {"_target_": "lmsd.models.conditioner.LabelConditioner", "classes": 3, "dim": 8},
-    "net": {"_target_": "lmsd.models.backbones.mlp", "width": 16, "depth": 1, "time_dim": 16},
+    "net": {"_target_": "lmsd.models.backbones.MLPBackbone", "width": 16, "depth": 1, "time_dim": 16},
 }
 SPEC = {
     "_target_": "lmsd.models.parts.from_parts",

@@ -11,13 +11,16 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 UNREADABLE = "color profile that cannot be followed"
+OTHER = "colors of another kind than sRGB by {}, which are not followed"
 
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 _GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I")
 _SAME = 2  # of 255
+_CICP = b"\x01\x0d"  # primaries and transfer of sRGB
+_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # white, red, green, blue
 
 
 class Profile(NamedTuple):
@@ -39,6 +42,26 @@ def profile_of(image: Image.Image) -> Profile:
     if gamma and "srgb" not in image.info and abs(gamma * 2.2 - 1) > 0.05:
         return Profile(None, note="gamma that is not followed")
     return Profile(None)
+
+
+def meant(image: Image.Image, data: bytes) -> str:
+    """What says, without a profile, that the colors are not sRGB's, or ""; data: the image's file."""
+    info = image.info
+    if image.format == "PNG":
+        at = data.find(b"cICP", 0, data.find(b"IDAT"))
+        if at >= 0 and data[at + 4 : at + 6] != _CICP:
+            return OTHER.format("cICP")
+        shape = info.get("chromaticity")
+        known = "srgb" in info or at >= 0 or "icc_profile" in info
+        if shape and not known and max(abs(a - b) for a, b in zip(shape, _PRIMARIES, strict=True)) > 0.01:
+            return OTHER.format("cHRM")
+    elif image.format in ("JPEG", "MPO") and not info.get("icc_profile") and b"R03" in data:
+        try:
+            found = image.getexif().get_ifd(ExifTags.IFD.Interop).get(1)
+        except Exception:  # damaged metadata; the picture may be sound
+            return ""
+        return OTHER.format("EXIF") if str(found).startswith("R03") else ""
+    return ""
 
 
 def to_srgb(image: Image.Image) -> Image.Image:

@@ -17,7 +17,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
-from lmsd.data.color import profile_of, to_srgb
+from lmsd.data.color import meant, profile_of, to_srgb
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 << 20
@@ -36,6 +36,8 @@ _SUFFIXES = {
 FORMATS = tuple(name for name, suffixes in _SUFFIXES.items() if suffixes)
 SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 """What the names of images end in, in lower case and without the dot."""
+
+LATER = "animations and files of several pages, of which the first is taken"
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -61,7 +63,7 @@ class Picture(NamedTuple):
     """What an image's header says.
 
     plain: the fast path may decode it, into just this height and width; old_plain: the old decoder did so;
-    changed: the old decoder gave other pixels; note: what of its metadata is not followed, or nothing.
+    changed: the old decoder gave other pixels; notes: what of its metadata and content is not followed.
     """
 
     height: int
@@ -69,7 +71,7 @@ class Picture(NamedTuple):
     plain: bool
     old_plain: bool
     changed: bool = False
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def probe(data: bytes) -> Picture:
@@ -90,7 +92,7 @@ def probe(data: bytes) -> Picture:
             plain=fast and turn == 1 and profile.transform is None,
             old_plain=size is not None or (fast and old == 1),
             changed=turn != old or profile.transform is not None,
-            note=profile.note,
+            notes=tuple(filter(None, (profile.note or meant(image, data), _later(image)))),
         )
 
 
@@ -138,6 +140,17 @@ def decode_slowly(data: bytes, *, channels: int, old: bool = False, luma: bool =
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
+def _later(image: Image.Image) -> str:
+    """A word for animations and files of several pages; a JPEG's further pictures are previews and maps."""
+    if image.format not in ("GIF", "PNG", "WEBP", "AVIF", "TIFF"):
+        return ""
+    try:
+        image.seek(1)
+    except Exception:  # there is no other one, or it is damaged, which is no matter here
+        return ""
+    return LATER
+
+
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Height and width of a JPEG in the colors that the fast path reads, else None."""
     try:
@@ -158,6 +171,8 @@ def _open(data: bytes) -> Image.Image:
         raise BadImage(f"it is no image that can be decoded ({', '.join(FORMATS)})") from error
     except Exception as error:
         raise BadImage(f"its header is broken ({error})") from error
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise BadImage(f"its values (mode {image.mode}) have no known white; save it as 8 bit")
     if image.width * image.height > MAX_PIXELS:
         raise BadImage(
             f"its {image.width}x{image.height} pixels are more than {MAX_PIXELS // 1_000_000} million"
@@ -185,13 +200,8 @@ def _turn(image: Image.Image, data: bytes, *, old: bool = False) -> int:
 
 def _eight_bits(image: Image.Image, info: dict[str | tuple[int, int], object]) -> Image.Image:
     """8 bits a channel, with its profile; greys of 16 are scaled, where Pillow's conversion clips at 255."""
-    if image.mode == "F" or image.mode.startswith("I"):
+    if image.mode.startswith("I"):
         grey = np.array(image, np.float32)
-        low, high = grey.min(), grey.max()
-        if image.mode == "F" or low < 0 or high > 65535:
-            raise BadImage(
-                f"its values {low:g} to {high:g} (mode {image.mode}) have no known white; save it as 8 bit"
-            )
         grey *= np.float32(255.0 / 65535.0)
         image = Image.fromarray(np.rint(grey, out=grey).astype(np.uint8))
     if "icc_profile" in info:
@@ -201,7 +211,7 @@ def _eight_bits(image: Image.Image, info: dict[str | tuple[int, int], object]) -
 
 def _opaque(image: Image.Image) -> Image.Image:
     """No transparency: laid on white."""
-    if image.mode.startswith("I") or image.mode == "F":
+    if image.mode.startswith("I"):
         image = _eight_bits(image, {})
     if not image.has_transparency_data:
         return image

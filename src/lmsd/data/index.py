@@ -98,9 +98,18 @@ class Index:
         if not common and any(kinds):
             pairs = zip(self.headers, self.shards, strict=True)
             missing = next((name for header, name in pairs if header.samples and not header.captions), None)
-            where = f"{missing} has none" if missing else "they are of different kinds (.txt, .json)"
+            where = f"{missing} has none" if missing else self._kinds()
             raise UserError(f"some shards have captions, but {where}: build the shards again, all alike")
         return frozenset(common)
+
+    def _kinds(self) -> str:
+        """Two shards whose captions stand in different places."""
+        pairs = [(h, name_of(n)) for h, n in zip(self.headers, self.shards, strict=True) if h.samples]
+        (one, first), (other, second) = next(
+            (a, b) for a in pairs for b in pairs if not {*a[0].captions} & {*b[0].captions}
+        )
+        words = [f"{name} in {', '.join(h.captions)}" for h, name in ((one, first), (other, second))]
+        return f"in different places ({words[0]}; {words[1]})"
 
     def _labels(self) -> bool:
         kinds = [header.labels for header in self.headers if header.samples]

@@ -4,7 +4,7 @@
 Unicode's composed form (a Mac writes é as two signs), and Windows' separators are read as `/`. A key may hold
 dots. What is no sample by itself (an image with words of its own) belongs to the shortest key that it extends
 and that has an image, as in webdataset: beside `KEY.jpg`, `KEY.mask.png` is the member `mask.png` of KEY.
-Hidden files (`.x`, and the `._x.jpg` of a Mac) belong to nothing.
+Alone, `KEY.jpg.txt` is the caption of `KEY.jpg`. Hidden files (`.x`, `._x.jpg` of a Mac) belong to nothing.
 """
 
 import unicodedata
@@ -61,7 +61,17 @@ def grouped(names: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
         owner = key if key in samples else next((k for k in _shorter(key) if k in images), key)
         rest = f"{key[len(owner) + 1 :]}.{suffix}" if owner != key else suffix
         groups.setdefault(owner, []).append((rest.lower(), number))
-    return groups
+    return {key: _plain(group) for key, group in groups.items()}
+
+
+def _plain(group: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """KEY.jpg.txt beside KEY.jpg is its caption, where it has no KEY.txt."""
+    there = {suffix for suffix, _ in group}
+    return [
+        (word if dot and image in there & _IMAGES and word in TEXTS and word not in there else suffix, number)
+        for suffix, number in group
+        for image, dot, word in [suffix.partition(".")]
+    ]
 
 
 def _shorter(key: str) -> Iterator[str]:

@@ -30,6 +30,7 @@ from lmsd.errors import UserError
 MAX_MEMBER = 256 << 20
 EMPTY = "empty captions, trained as no words at all"
 SEVERAL = "captions of several lines"
+SECOND = "samples with a second caption, which is not read (.txt is)"
 APART = "samples whose members lie apart, which plain webdataset does not read (tar --sort=name)"
 HIDDEN = "hidden files left out"
 
@@ -198,7 +199,8 @@ class _Gathered:
                 decode(content)
         except BadImage as error:
             _refuse(self.path, member.name, str(error))
-        self.notes.add(found.note, member.name)
+        for note in found.notes:
+            self.notes.add(note, member.name)
         flags = PLAIN * found.plain | OLD_PLAIN * found.old_plain | CHANGED * found.changed
         return [found.height, found.width, flags]
 
@@ -206,7 +208,7 @@ class _Gathered:
         """Captions and class: every sample of a shard must have the same kinds, and at least one."""
         fields: _Captions = {}
         if "json" in sample:
-            fields = _fields(self.path, sample["json"].name, content["json"])
+            fields = _fields(self.path, sample["json"].name, content["json"], alone="txt" not in sample)
         if "txt" in sample:
             fields["txt"] = _text(self.path, sample["txt"].name, content["txt"])
         if "cls" in sample:
@@ -233,6 +235,10 @@ class _Gathered:
         if name is None:
             return 0
         lines = fields[name]
+        if name == "txt" and any(
+            fields.get("caption", lines) != lines or other in content for other in TEXTS[1:]
+        ):
+            self.notes.add(SECOND, key)
         if len(lines) != 1:
             self.notes.add(SEVERAL if lines else EMPTY, key)
         if name == "txt":
@@ -279,8 +285,8 @@ def _text(path: Path, name: str, content: bytes) -> list[str]:
         _refuse(path, name, str(error))
 
 
-def _fields(path: Path, name: str, content: bytes) -> _Captions:
-    """The fields of KEY.json that are text, or none (null)."""
+def _fields(path: Path, name: str, content: bytes, *, alone: bool) -> _Captions:
+    """The fields of KEY.json that are text, or none (null); alone: no other caption stands beside it."""
     try:
         value = json.loads(decoded(content))
     except (ValueError, RecursionError) as error:
@@ -289,12 +295,12 @@ def _fields(path: Path, name: str, content: bytes) -> _Captions:
         _refuse(path, name, "it is no JSON object with a 'caption'")
     found: _Captions = {}
     for field_name, text in value.items():
-        if field_name == "txt" or not isinstance(text, str | list | None):
+        if field_name == "txt":
             continue
         try:
             found[field_name] = captions(text)
         except BadText as error:
-            if field_name == "caption":
+            if field_name == "caption" and alone:
                 _refuse(path, name, f"its 'caption' cannot be used, {error}")
     return found
 

@@ -152,6 +152,10 @@ def _refuse_folder(name: str, entries: list[str]) -> NoReturn:
 
 def _remote(url: str) -> list[str]:
     parts = urlsplit(url)
+    if not parts.netloc:
+        raise UserError(
+            f"{url!r} names no {'bucket' if parts.scheme == 's3' else 'server'}: check the address"
+        )
     if any(sign in parts.path for sign in "*?["):
         return _listed(url)
     if name_of(url).endswith(".tar"):

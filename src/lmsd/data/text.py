@@ -5,6 +5,7 @@ what UTF-16 without a mark leaves), halves of surrogate pairs, and more than `MA
 of any kind and length is one blank. Lines are captions of their own, joined by a blank unless told otherwise.
 """
 
+import codecs
 import unicodedata
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
@@ -16,6 +17,7 @@ MAX_CAPTION = 64 << 10
 
 _BLANKS = "\t\n\v\f\r\x85"  # control characters that are white space
 _MARK = "\ufeff"
+_UNSEEN = "\u200b\u200c\u200d\u200e\u200f\u2060\u00ad "  # a line of these alone is empty
 
 
 class BadText(ValueError):
@@ -27,6 +29,8 @@ def decoded(content: bytes) -> str:
     try:
         return content.decode().removeprefix(_MARK)
     except UnicodeDecodeError as error:
+        if content[:4] in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+            raise BadText("it is not UTF-8 text but UTF-32: save it as UTF-8") from error
         if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise BadText("it is not UTF-8 text but UTF-16: save it as UTF-8") from error
         raise BadText(
@@ -47,7 +51,7 @@ def captions(value: object) -> list[str]:
         raise BadText(f"the caption is {value!r}, not a text")
     _check(value)
     lines = value.replace(_MARK, "").replace("\r", "\n").split("\n")
-    return [line for line in (" ".join(line.split()) for line in lines) if line]
+    return [line for line in (" ".join(line.split()) for line in lines) if line.strip(_UNSEEN)]
 
 
 def caption_of(lines: Sequence[str], way: Lines = "join", *, u: float = 0.0) -> str:
@@ -70,5 +74,5 @@ def _check(text: str) -> None:
     for place, sign in enumerate(text):
         if unicodedata.category(sign) == "Cc" and sign not in _BLANKS:
             what = "a NUL character" if sign == "\0" else f"the control character {sign!r}"
-            told = ", as UTF-16 read as UTF-8 does: save it as UTF-8" if sign == "\0" else ""
+            told = ", as UTF-16 and UTF-32 read as UTF-8 do: save it as UTF-8" if sign == "\0" else ""
             raise BadText(f"it holds {what} at {place}{told}")

@@ -1,31 +1,142 @@
-"""Backbones: the generator's nets by name, with sizes that a laptop trains.
+"""Backbones: the generator's nets, of diffusers and our own, behind one call, in sizes that a laptop trains.
 
-    mlp                the article's residual MLP             pooled text, z      images up to about 16x16
-    unet_text          diffusers' UNet2DConditionModel        text and z tokens, pooled text
-    unet_pooled        diffusers' UNet2DModel                 pooled text, z
-    transformer_text   diffusers' PixArtTransformer2DModel    text and z tokens
-    dit_label          diffusers' DiTTransformer2DModel       labels only
+    f(x [B,C,H,W], τ [B], cond, z [B,z_dim] | None) → like x
 
-With `patch` p a U-Net works on [B, C·p², H/p, W/p] (pixel_unshuffle), which makes pixels affordable; the
-transformers have patches of their own. token_dim, pooled_dim, z_dim: widths of the conditioner's tokens and
-pooled vector and of the latent noise, 0 for what the net shall not take. heads, head_dim: of the attention.
+    MLPBackbone        the article's residual MLP              pooled text, z      images up to about 16x16
+    TextUNet           diffusers' UNet2DConditionModel         text and z tokens, pooled text
+    PooledUNet         diffusers' UNet2DModel                  pooled text, z
+    TextTransformer    diffusers' PixArtTransformer2DModel     text and z tokens
+    LabelTransformer   diffusers' DiTTransformer2DModel        labels only
+
+Text and z enter as cross-attention tokens where the net has any, else pooled, added to the time embedding.
+Every net of diffusers starts at output 0, as ours do: its last layer is zero. With `patch` p a U-Net works on
+[B, C·p², H/p, W/p] (pixel_unshuffle), which makes pixels affordable; the transformers have patches of their
+own. token_dim, pooled_dim, z_dim: widths of the conditioner's tokens and pooled vector and of the latent
+noise, 0 for what the net does not take.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from lmsd.errors import Count, UserError
-from lmsd.models.adapters import (
-    LabelTransformer,
-    PooledUNet,
-    TextTransformer,
-    TextUNet,
-    TokenContext,
-)
-from lmsd.models.adapters import MLPBackbone as mlp
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["dit_label", "mlp", "transformer_text", "unet_pooled", "unet_text"]
+from lmsd.errors import Count, Number, UserError
+from lmsd.nets.embed import TokenContext
+from lmsd.nets.mlp import ResidualMLP
+from lmsd.types import Cond
+
+
+class Backbone(nn.Module):
+    """Base of the nets: what a generator and a trunk discriminator know of a net.
+
+    token_dim, pooled_dim, z_dim: widths of what it takes, 0 for what it does not take. taps: names of the
+    submodules whose outputs serve as features, first to last.
+    """
+
+    def __init__(
+        self, channels: int, image_size: int, *, token_dim: int = 0, pooled_dim: int = 0, z_dim: int = 0
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.image_size = image_size
+        self.token_dim = token_dim
+        self.pooled_dim = pooled_dim
+        self.z_dim = z_dim
+        self.taps: tuple[str, ...] = ()
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
+        """What the net predicts."""
+        raise NotImplementedError
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute blocks in the backward pass instead of keeping their activations."""
+        raise NotImplementedError
+
+
+class MLPBackbone(Backbone):
+    """The article's MLP, residual and modulated by the pooled condition and z, for images up to about 16x16.
+
+    width: of the residual stream; depth: blocks of two layers; hidden: inner width over width; time_dim:
+    width of the modulating vector.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        image_size: int,
+        *,
+        width: Count = 384,
+        depth: Count = 4,
+        hidden: Annotated[float, Number(0.01)] = 1.0,
+        time_dim: Count = 128,
+        pooled_dim: int = 0,
+        z_dim: int = 0,
+    ) -> None:
+        super().__init__(channels, image_size, pooled_dim=pooled_dim, z_dim=z_dim)
+        self.model = ResidualMLP(
+            (channels, image_size, image_size),
+            width,
+            depth=depth,
+            hidden=hidden,
+            time_dim=time_dim,
+            cond_dim=pooled_dim,
+            z_dim=z_dim,
+        )
+        self.taps = tuple(f"model.blocks.{index}" for index in range(depth))
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
+        """What the MLP predicts."""
+        return self.model(x, time, _pooled(self.pooled_dim, cond), z)  # type: ignore[no-any-return]
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the blocks."""
+        self.model.gradient_checkpointing = True
+
+
+class DiffusersBackbone(Backbone):
+    """Base of the adapters around diffusers models; `model` is the plain diffusers object."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        channels: int,
+        image_size: int,
+        *,
+        last: str,
+        patch: int = 1,
+        token_dim: int = 0,
+        pooled_dim: int = 0,
+        z_dim: int = 0,
+    ) -> None:
+        super().__init__(channels, image_size, token_dim=token_dim, pooled_dim=pooled_dim, z_dim=z_dim)
+        self.model = model
+        self.patch = patch
+        for parameter in model.get_submodule(last).parameters():
+            nn.init.zeros_(parameter)
+
+    def fold(self, x: Tensor) -> Tensor:
+        """[B,C,H,W] → [B,C·p²,H/p,W/p]."""
+        return F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
+
+    def unfold(self, x: Tensor) -> Tensor:
+        """The reverse of `fold`."""
+        return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the model's blocks."""
+        self.model.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
+def _pooled(dim: int, cond: Cond) -> Tensor | None:
+    """cond.pooled for a net that takes one, None for a net that does not."""
+    if dim and cond.pooled is None:
+        raise UserError(
+            f"net: it takes a pooled condition of width {dim} and got none; use a conditioner, or 0"
+        )
+    return cond.pooled if dim else None
 
 
 def _check_sides(image_size: int, patch: int, levels: int) -> None:
@@ -47,7 +158,13 @@ def _flags(attention: Sequence[bool] | None, widths: Sequence[int]) -> Sequence[
     return attention
 
 
+def _levels(widths: Sequence[int]) -> tuple[str, ...]:
+    """The taps of a U-Net: its levels on the way down, and its middle."""
+    return (*(f"model.down_blocks.{level}" for level in range(len(widths))), "model.mid_block")
+
+
 def _unet(
+    attending: str,
     channels: int,
     image_size: int,
     widths: Sequence[int],
@@ -55,7 +172,6 @@ def _unet(
     blocks: int,
     patch: int,
     attention: Sequence[bool] | None,
-    attending: str,
 ) -> dict[str, Any]:
     """What both U-Nets of diffusers are told alike; attending: prefix of their blocks with attention."""
     if not widths:
@@ -75,158 +191,206 @@ def _unet(
     }
 
 
-def unet_text(
-    channels: int,
-    image_size: int,
-    *,
-    widths: Sequence[Count] = (64, 128),
-    blocks: Count = 1,
-    attention: Sequence[bool] | None = None,
-    heads: Count = 4,
-    patch: Count = 1,
-    token_dim: int = 0,
-    pooled_dim: int = 0,
-    z_dim: int = 0,
-    z_tokens: Count = 2,
-) -> TextUNet:
+class TextUNet(DiffusersBackbone):
     """The UNet2DConditionModel of diffusers; text and z are cross-attention tokens, pooled joins the time.
 
     widths: channels a level, multiples of 16; blocks: residual blocks a level; attention: which levels
     attend, true or false for each, null for all but the first; heads: of the attention; patch: side of the
     patches that pixels are folded into; z_tokens: tokens that z is spread over.
     """
-    from diffusers import UNet2DConditionModel
 
-    context = TokenContext(token_dim, z_dim=z_dim, count=z_tokens, dim=widths[0])
-    sizes = _unet(
-        channels, image_size, widths, blocks=blocks, patch=patch, attention=attention, attending="CrossAttn"
-    )
-    model: Any = UNet2DConditionModel(
-        **sizes,
-        attention_head_dim=heads,  # diffusers' name for the number of heads
-        cross_attention_dim=context.dim,
-        class_embed_type="simple_projection" if pooled_dim else None,
-        projection_class_embeddings_input_dim=pooled_dim or None,
-    )
-    return TextUNet(
-        model,
-        channels,
-        image_size,
-        context=context,
-        patch=patch,
-        token_dim=token_dim,
-        pooled_dim=pooled_dim,
-        z_dim=z_dim,
-    )
+    def __init__(
+        self,
+        channels: int,
+        image_size: int,
+        *,
+        widths: Sequence[Count] = (64, 128),
+        blocks: Count = 1,
+        attention: Sequence[bool] | None = None,
+        heads: Count = 4,
+        patch: Count = 1,
+        token_dim: int = 0,
+        pooled_dim: int = 0,
+        z_dim: int = 0,
+        z_tokens: Count = 2,
+    ) -> None:
+        from diffusers import UNet2DConditionModel
+
+        sizes = _unet(
+            "CrossAttn", channels, image_size, widths, blocks=blocks, patch=patch, attention=attention
+        )
+        context = TokenContext(token_dim, z_dim=z_dim, count=z_tokens, dim=widths[0])
+        model: Any = UNet2DConditionModel(
+            **sizes,
+            attention_head_dim=heads,  # diffusers' name for the number of heads
+            cross_attention_dim=context.dim,
+            class_embed_type="simple_projection" if pooled_dim else None,
+            projection_class_embeddings_input_dim=pooled_dim or None,
+        )
+        super().__init__(
+            model,
+            channels,
+            image_size,
+            last="conv_out",
+            patch=patch,
+            token_dim=token_dim,
+            pooled_dim=pooled_dim,
+            z_dim=z_dim,
+        )
+        self.context = context
+        self.taps = _levels(widths)
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
+        """What the U-Net predicts."""
+        tokens, mask = self.context(cond, z, len(x))
+        pooled = _pooled(self.pooled_dim, cond)
+        (out,) = self.model(
+            self.fold(x), time, tokens, class_labels=pooled, encoder_attention_mask=mask, return_dict=False
+        )
+        return self.unfold(out)
 
 
-def unet_pooled(
-    channels: int,
-    image_size: int,
-    *,
-    widths: Sequence[Count] = (64, 128),
-    blocks: Count = 1,
-    attention: Sequence[bool] | None = None,
-    head_dim: Count = 32,
-    patch: Count = 1,
-    pooled_dim: int = 0,
-    z_dim: int = 0,
-) -> PooledUNet:
-    """The UNet2DModel of diffusers; pooled condition and z enter through its class embedding.
+class PooledUNet(DiffusersBackbone):
+    """The UNet2DModel of diffusers; MLP([pooled, z]) stands in the place of its class embedding.
 
     widths: channels a level, multiples of 16; blocks: residual blocks a level; attention: which levels
     attend, true or false for each, null for all but the first; head_dim: width of a head; patch: side of the
     patches that pixels are folded into.
     """
-    from diffusers import UNet2DModel
 
-    for width, attends in zip(widths, _flags(attention, widths), strict=True):
-        if attends and width < head_dim:
-            raise UserError(
-                f"net: a level of width {width} attends in heads of {head_dim}: lower net.head_dim"
-            )
-    sizes = _unet(
-        channels, image_size, widths, blocks=blocks, patch=patch, attention=attention, attending="Attn"
-    )
-    model: Any = UNet2DModel(
-        **sizes,
-        attention_head_dim=head_dim,
-        class_embed_type="identity" if pooled_dim + z_dim else None,
-    )
-    return PooledUNet(
-        model,
-        channels,
-        image_size,
-        patch=patch,
-        pooled_dim=pooled_dim,
-        z_dim=z_dim,
-        time_dim=4 * widths[0],
-    )
+    def __init__(
+        self,
+        channels: int,
+        image_size: int,
+        *,
+        widths: Sequence[Count] = (64, 128),
+        blocks: Count = 1,
+        attention: Sequence[bool] | None = None,
+        head_dim: Count = 32,
+        patch: Count = 1,
+        pooled_dim: int = 0,
+        z_dim: int = 0,
+    ) -> None:
+        from diffusers import UNet2DModel
+
+        for width, attends in zip(widths, _flags(attention, widths), strict=True):
+            if attends and width < head_dim:
+                raise UserError(
+                    f"net: a level of width {width} attends in heads of {head_dim}: lower net.head_dim"
+                )
+        sizes = _unet("Attn", channels, image_size, widths, blocks=blocks, patch=patch, attention=attention)
+        embedding = "identity" if pooled_dim + z_dim else None
+        model: Any = UNet2DModel(**sizes, attention_head_dim=head_dim, class_embed_type=embedding)
+        super().__init__(
+            model, channels, image_size, last="conv_out", patch=patch, pooled_dim=pooled_dim, z_dim=z_dim
+        )
+        inputs, time = pooled_dim + z_dim, 4 * widths[0]
+        embed = nn.Sequential(nn.Linear(inputs, time), nn.SiLU(), nn.Linear(time, time)) if inputs else None
+        self.embed = embed
+        self.taps = _levels(widths)
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
+        """What the U-Net predicts."""
+        vector = None
+        if self.embed is not None:
+            parts = (_pooled(self.pooled_dim, cond), z if self.z_dim else None)
+            vector = self.embed(torch.cat([part.to(x.dtype) for part in parts if part is not None], dim=1))
+        return self.unfold(self.model(self.fold(x), time, vector, return_dict=False)[0])
 
 
-def transformer_text(
-    channels: int,
-    image_size: int,
-    *,
-    patch: Count = 2,
-    layers: Count = 6,
-    heads: Count = 4,
-    head_dim: Count = 48,
-    token_dim: int = 0,
-    z_dim: int = 0,
-    z_tokens: Count = 2,
-) -> TextTransformer:
+class TextTransformer(DiffusersBackbone):
     """The PixArtTransformer2DModel of diffusers (SD3's has no mask); text and z are its captions.
 
     patch: side of the patches that pixels are folded into; layers: transformer blocks; heads: of the
     attention; head_dim: width of a head; z_tokens: tokens that z is spread over.
     """
-    from diffusers import PixArtTransformer2DModel
 
-    _check_sides(image_size, patch, 1)
-    width = heads * head_dim
-    context = TokenContext(token_dim, z_dim=z_dim, count=z_tokens, dim=width)
-    model: Any = PixArtTransformer2DModel(
-        sample_size=image_size,
-        in_channels=channels,
-        out_channels=channels,
-        patch_size=patch,
-        num_layers=layers,
-        num_attention_heads=heads,
-        attention_head_dim=head_dim,
-        cross_attention_dim=width,
-        caption_channels=context.dim,
-        use_additional_conditions=False,
-    )
-    return TextTransformer(model, channels, image_size, context=context, token_dim=token_dim, z_dim=z_dim)
+    def __init__(
+        self,
+        channels: int,
+        image_size: int,
+        *,
+        patch: Count = 2,
+        layers: Count = 6,
+        heads: Count = 4,
+        head_dim: Count = 48,
+        token_dim: int = 0,
+        z_dim: int = 0,
+        z_tokens: Count = 2,
+    ) -> None:
+        from diffusers import PixArtTransformer2DModel
+
+        _check_sides(image_size, patch, 1)
+        width = heads * head_dim
+        context = TokenContext(token_dim, z_dim=z_dim, count=z_tokens, dim=width)
+        model: Any = PixArtTransformer2DModel(
+            sample_size=image_size,
+            in_channels=channels,
+            out_channels=channels,
+            patch_size=patch,
+            num_layers=layers,
+            num_attention_heads=heads,
+            attention_head_dim=head_dim,
+            cross_attention_dim=width,
+            caption_channels=context.dim,
+            use_additional_conditions=False,
+        )
+        super().__init__(model, channels, image_size, last="proj_out", token_dim=token_dim, z_dim=z_dim)
+        self.context = context
+        self.taps = tuple(f"model.transformer_blocks.{index}" for index in range(layers))
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
+        """What the transformer predicts."""
+        tokens, mask = self.context(cond, z, len(x))
+        (out,) = self.model(x, tokens, timestep=time, encoder_attention_mask=mask, return_dict=False)
+        return out  # type: ignore[no-any-return]
 
 
-def dit_label(
-    channels: int,
-    image_size: int,
-    *,
-    classes: Count,
-    patch: Count = 2,
-    layers: Count = 6,
-    heads: Count = 4,
-    head_dim: Count = 48,
-) -> LabelTransformer:
+class LabelTransformer(DiffusersBackbone):
     """The DiTTransformer2DModel of diffusers; label `classes` is the null label. It refuses text; no z.
 
     classes: labels 0 to classes - 1; patch: side of the patches that pixels are folded into; layers:
     transformer blocks; heads: of the attention; head_dim: width of a head.
     """
-    from diffusers import DiTTransformer2DModel
 
-    _check_sides(image_size, patch, 1)
-    model: Any = DiTTransformer2DModel(
-        sample_size=image_size,
-        in_channels=channels,
-        out_channels=channels,
-        patch_size=patch,
-        num_layers=layers,
-        num_attention_heads=heads,
-        attention_head_dim=head_dim,
-        num_embeds_ada_norm=classes,
-    )
-    return LabelTransformer(model, channels, image_size, classes=classes)
+    def __init__(
+        self,
+        channels: int,
+        image_size: int,
+        *,
+        classes: Count,
+        patch: Count = 2,
+        layers: Count = 6,
+        heads: Count = 4,
+        head_dim: Count = 48,
+    ) -> None:
+        from diffusers import DiTTransformer2DModel
+
+        _check_sides(image_size, patch, 1)
+        model: Any = DiTTransformer2DModel(
+            sample_size=image_size,
+            in_channels=channels,
+            out_channels=channels,
+            patch_size=patch,
+            num_layers=layers,
+            num_attention_heads=heads,
+            attention_head_dim=head_dim,
+            num_embeds_ada_norm=classes,
+        )
+        super().__init__(model, channels, image_size, last="proj_out_2")
+        self.classes = classes
+        self.taps = tuple(f"model.transformer_blocks.{index}" for index in range(layers))
+        for name, module in model.named_modules():
+            if name.endswith("class_embedder"):
+                # Its own label dropout draws from the global state; ours is the null label `classes`.
+                module.dropout_prob = 0.0
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
+        """What the transformer predicts."""
+        if cond.tokens is not None:
+            raise UserError(
+                "net: dit_label takes class labels only and cannot read text; use transformer_text"
+            )
+        if cond.label is None:
+            raise UserError("net: dit_label takes class labels and got none; use a LabelConditioner")
+        return self.model(x, time, cond.label, return_dict=False)[0]  # type: ignore[no-any-return]

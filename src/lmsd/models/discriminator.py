@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmsd.errors import Count, UserError
-from lmsd.models.adapters import Backbone
+from lmsd.models.backbones import Backbone
 from lmsd.models.frozen import freeze
 from lmsd.models.generator import Generator, edm_coefficients
 from lmsd.models.precision import at_least_float32

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from lmsd.errors import Amount, UserError
-from lmsd.models.adapters import LabelTransformer
+from lmsd.models.backbones import LabelTransformer
 from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import Conditioner, LabelConditioner, NullConditioner
 from lmsd.models.generator import Generator, Precondition

@@ -1,9 +1,9 @@
-"""How a net hears of time.
+"""How a net hears of time, and of text and noise.
 
     γ(τ) = [cos(ω_i τ), sin(ω_i τ)],   ω_i = P^(−i/h),   i = 0..h−1,  h = dim/2        Vaswani et al. 2017
 
 τ is the schedule's model time, O(0..1000); P = 10,000 is the longest wave over 2π. The embedding of a net
-is an MLP on γ.
+is an MLP on γ. Text and the latent noise are tokens for its cross-attention.
 """
 
 import math
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmsd.errors import UserError
+from lmsd.types import Cond
 
 
 def sinusoidal(time: Tensor, dim: int, *, period: float = 10_000.0) -> Tensor:
@@ -67,3 +68,31 @@ class Context(nn.Module):
 def modulate(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """FiLM (Perez et al. 2018): (1 + scale)·h + shift."""
     return torch.addcmul(h + shift, h, scale)
+
+
+class TokenContext(nn.Module):
+    """[text; A z] with its mask: what cross-attention reads, [B,L+count,dim] and [B,L+count].
+
+    token_dim: width of the text tokens, and of all; 0 for a net without text, which gets one learned token in
+    their place. count: tokens that z is spread over.
+    """
+
+    def __init__(self, token_dim: int, *, z_dim: int, count: int, dim: int) -> None:
+        super().__init__()
+        self.dim = token_dim or dim
+        self.none = None if token_dim else nn.Parameter(torch.randn(1, self.dim))
+        self.z = nn.Linear(z_dim, count * self.dim) if z_dim else None
+
+    def forward(self, cond: Cond, z: Tensor | None, size: int) -> tuple[Tensor, Tensor | None]:
+        """Tokens and mask (None: all are real) for `size` samples."""
+        if self.none is not None:
+            tokens, mask = self.none.expand(size, 1, self.dim), None
+        elif cond.tokens is None:
+            raise UserError("net: it reads text tokens and got none; use a text conditioner, or token_dim=0")
+        else:
+            tokens, mask = cond.tokens, cond.mask
+        if self.z is not None and z is not None:
+            extra = self.z(z.to(self.z.weight.dtype)).unflatten(1, (-1, self.dim))
+            tokens = torch.cat([tokens, extra.to(tokens.dtype)], dim=1)
+            mask = None if mask is None else F.pad(mask, (0, extra.shape[1]), value=True)
+        return tokens, mask

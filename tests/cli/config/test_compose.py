@@ -146,7 +146,7 @@ def test_what_neither_choice_takes_stays_a_mistake(tmp_path, monkeypatch, capsys
     with pytest.raises(UserError, match=r"unknown option 'net\.dpth'"):
         load("train", ["experiment=mine", "net=unet_pooled"])
     (tmp_path / "net").mkdir()
-    (tmp_path / "net" / "mine.yaml").write_text("_target_: lmsd.models.backbones.mlp\nwidht: 64\n")
+    (tmp_path / "net" / "mine.yaml").write_text("_target_: lmsd.models.backbones.MLPBackbone\nwidht: 64\n")
     with pytest.raises(UserError, match=r"unknown option 'net\.widht'"):
         load("train", ["experiment=shapes", "net=mine"])
 

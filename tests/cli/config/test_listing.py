@@ -73,8 +73,8 @@ def test_every_experiment_keeps_to_the_schema(name: str) -> None:
         ({"batch_size": 0}, ".batch_size"),
         ({"evaluate": {"evry": 3}}, ".evaluate"),
         ({"evaluate": {"extractor": {"kind": "incep"}}}, ".evaluate"),
-        ({"net": {"_target_": "lmsd.models.backbones.mlp", "width": 0}}, ".net"),
-        ({"net": {"_target_": "lmsd.models.backbones.mlp", "channels": 3}}, ".net"),
+        ({"net": {"_target_": "lmsd.models.backbones.MLPBackbone", "width": 0}}, ".net"),
+        ({"net": {"_target_": "lmsd.models.backbones.MLPBackbone", "channels": 3}}, ".net"),
         ({"objective": {"_target_": "lmsd.objectives.denoising.Denoising", "wighting": 3}}, ".objective"),
     ],
 )

@@ -52,7 +52,7 @@ def test_a_single_value_is_a_sequence_of_one() -> None:
         (["run=a", "n=1,2"], "'n=1,2' gives several values; n takes one"),
         (["run=a", "seeds=1,2"], "write a list as seeds=[1,2]"),
         (["run=a", "--n"], "write option=value"),
-        (["run=a", "run=b,c"], "run takes one; commas within it are quoted: run=\"'b,c'\""),
+        (["run=b,c"], "run takes one; commas within it are quoted: run=\"'b,c'\""),
         (["run=[a]"], "run=[a] is not one value: give run=..."),
         (["run=a", "seeds=[]"], "seeds=[] is empty: give at least one"),
         (["run=a", "seeds=[1,-1]"], "seeds=-1 is not a whole number from 0 to"),

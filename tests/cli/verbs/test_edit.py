@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmsd.cli.verbs.edit import read_mask
+from lmsd.cli.verbs.edit import main, read_mask
 from lmsd.errors import UserError
 
 
@@ -40,3 +40,21 @@ def test_a_mask_that_becomes_empty_says_what_was_white(tmp_path: Path) -> None:
         read_mask(path, (64, 64), 8)
     with pytest.raises(UserError, match="is black all over"):
         read_mask(saved(tmp_path / "b.png", np.zeros((64, 64))), (64, 64), 8)
+
+
+def test_the_picture_itself_is_never_written_over_and_a_file_is_no_prompt(tmp_path):
+    image, words = tmp_path / "a.png", tmp_path / "p.txt"
+    Image.new("RGB", (8, 8)).save(image)
+    words.write_text("a blue star")
+    before = image.read_bytes()
+    for given, said in (
+        (f"image={image} prompt=a out={image}", "is the picture that is edited, or its mask"),
+        (
+            f"image={image} prompt=a mask={image} out={tmp_path / '.' / 'a.png'}",
+            "is the picture that is edited",
+        ),
+        (f"image={image} prompt={words}", "is a file: lmsd edit takes one prompt in words"),
+    ):
+        with pytest.raises(UserError, match=said):
+            main(["run=last", *given.split()])
+    assert image.read_bytes() == before

@@ -63,3 +63,14 @@ def test_the_advice_for_a_list_works_as_it_stands(items: list[str]) -> None:
     advice = str(told.value).partition("quote every item, ")[2].rpartition(", or write")[0]
     (word,) = shlex.split(advice)
     assert options.read(SampleOptions, ["run=last", word], verb="sample").prompts == tuple(items)
+
+
+def test_a_file_of_prompts_is_one_in_capitals_too_and_never_a_prompt_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "P.TXT").write_text("a three\n")
+    (tmp_path / "bad.txt").write_text("a \x01 three\n")
+    assert prompts(("P.TXT",)) == ["a three"]
+    with pytest.raises(UserError, match=r"holds the file P\.TXT: give one file alone"):
+        prompts(("a", "P.TXT"))
+    with pytest.raises(UserError, match=r"holds the control character '\\x01'"):
+        prompts(("bad.txt",))

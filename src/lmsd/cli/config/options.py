@@ -61,6 +61,8 @@ def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") 
             raise UserError(f"cannot read '{word}': write option=value{ways}")
         key, _, text = word.partition("=")
         name = key.removeprefix(prefix)
+        if name in values:
+            raise UserError(f"{prefix}{name}= is given twice: give it once")
         try:
             override = parse_sweep(word)
         except UserError as error:
@@ -103,8 +105,9 @@ def _quoted(key: str, text: str) -> str:
     items = [item.strip().strip("'\"") for item in text[1:-1].split(",")]
     if any(char in text for char in "'\"$`!\\"):
         return f"write them into a text file, one a line, and give {key}=FILE.txt"
-    listed = ", ".join(f"'{item}'" for item in items)
-    return f'quote every item, {key}="[{listed}]", or write them into a text file: {key}=FILE.txt'
+    listed = ", ".join(f"'{item}'" for item in items if item)
+    file = f", or write them into a text file: {key}=FILE.txt" if key == "prompts" else ""
+    return f'quote every item, {key}="[{listed}]"{file}'
 
 
 def _one_way(override: Override, kind: Kind) -> str:
@@ -135,5 +138,7 @@ def convert(name: str, value: Any, kind: Kind, *, text: str | None = None) -> An
     refuse(name, value, kind)
     if kind.get("type") == "string":
         word = value if isinstance(value, str) else text or str(value)
+        if "format" in kind and not word.strip():
+            raise UserError(f"{name}= is empty: name a file or folder, or leave {name}= out")
         return Path(word) if "format" in kind else word
     return float(value) if kind.get("type") == "number" else value

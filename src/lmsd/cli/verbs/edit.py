@@ -10,7 +10,7 @@ from lmsd.cli.config import options
 from lmsd.cli.config.options import SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.cli.runs.written import check_out, writing
-from lmsd.cli.verbs.sample import free_name
+from lmsd.cli.verbs.sample import FILES, free_name
 from lmsd.errors import Number, Seed, UserError
 
 if TYPE_CHECKING:
@@ -105,9 +105,16 @@ def check(chosen: EditOptions) -> None:
     """Refuse what needs no run to be seen wrong."""
     if not chosen.prompt.strip():
         raise UserError("prompt= is empty: say what the image shall become, prompt='a blue star'")
+    words = Path(chosen.prompt)
+    if words.suffix.lower() in FILES and words.is_file():
+        raise UserError(
+            f"prompt={words} is a file: lmsd edit takes one prompt in words, prompt='a blue star'"
+        )
     for path in (chosen.image, chosen.mask):
         if path is not None and not path.is_file():
             raise UserError(f"{path}: there is no such image")
+        if path is not None and chosen.out is not None and chosen.out.exists() and chosen.out.samefile(path):
+            raise UserError(f"out={chosen.out} is the picture that is edited, or its mask: give another name")
     if chosen.out is not None:
         check_out(chosen.out)
 

@@ -77,11 +77,19 @@ FILES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".md")
 def prompts(words: tuple[str, ...]) -> list[str]:
     """The prompts themselves, or the lines of the one file that is named."""
     path = Path(words[0])
-    if len(words) > 1 or path.suffix not in FILES:
+    if len(words) > 1:
+        file = next(
+            (word for word in words if Path(word).suffix.lower() in FILES and Path(word).is_file()), None
+        )
+        if file is not None:
+            raise UserError(
+                f"prompts=[...] holds the file {file}: give one file alone, or the prompts themselves"
+            )
+    if len(words) > 1 or path.suffix.lower() not in FILES:
         return list(words)
     if not path.is_file():
         raise UserError(f"prompts={path}: there is no such file; give prompts='[a, b]', or a .txt of them")
-    if path.suffix != ".txt":
+    if path.suffix.lower() != ".txt":
         raise UserError(f"prompts={path}: prompts are read from a .txt file, one a line")
     try:
         text = decoded(path.read_bytes())
@@ -91,8 +99,10 @@ def prompts(words: tuple[str, ...]) -> list[str]:
     if not found:
         raise UserError(f"prompts={path} holds none: write one a line")
     for line in found:
-        if "\0" in line:
-            raise UserError(f"prompts={path} holds NUL characters and is no text: save it as UTF-8")
+        sign = next((s for s in line if s < " " and s not in "\t\v\f"), None)
+        if sign is not None:
+            what = "NUL characters" if sign == "\0" else f"the control character {sign!r}"
+            raise UserError(f"prompts={path} holds {what} and is no text: save it as UTF-8")
     return found
 
 

@@ -50,7 +50,9 @@ def read_rows(path: Path) -> list[Row]:
     except OSError as error:
         raise UserError(f"captions={path} cannot be read ({error.strerror})") from error
     if "\0" in text:
-        raise UserError(f"{path} holds NUL characters, as UTF-16 read as UTF-8 does: save it as UTF-8")
+        raise UserError(
+            f"{path} holds NUL characters, as UTF-16 and UTF-32 read as UTF-8 do: save it as UTF-8"
+        )
     lines = re.split(r"\r\n|\r|\n", text)
     rows = _csv_rows(path, lines) if path.suffix.lower() == ".csv" else _jsonl_rows(path, lines)
     return [_row(path, line, row) for line, row in rows]

@@ -177,7 +177,9 @@ def _lines(text: _File) -> tuple[list[str], str]:
         value: object = decoded(text.path.read_bytes())
         if text.name.lower().endswith(".json"):
             fields = json.loads(str(value))
-            value = fields.get("caption") if isinstance(fields, dict) else None
+            if not isinstance(fields, dict) or "caption" not in fields:
+                raise BadText("it is no JSON object with a 'caption'")
+            value = fields["caption"]
         lines = captions(value)
     except BadText as error:
         return [], f"its caption {base} cannot be used: {error}"

@@ -1,6 +1,6 @@
 """The options of `lmsd data build`, one frozen record; None leaves the choice to the source."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -64,15 +64,14 @@ class BuildOptions:
 
     def check(self, source: str) -> None:
         """Raise UserError for a value out of range, or an option that `source` does not read."""
-        defaults = BuildOptions()
-        for entry in fields(self):
-            readers = ONLY_FOR.get(entry.name, (source,))
-            if source not in readers and getattr(self, entry.name) != getattr(defaults, entry.name):
+        given, defaults = vars(self), vars(BuildOptions())
+        for name, readers in ONLY_FOR.items():
+            if source not in readers and given[name] != defaults[name]:
                 raise UserError(
-                    f"the source {source!r} has no option {entry.name}; it belongs to {' and '.join(readers)}"
+                    f"the source {source!r} has no option {name}; it belongs to {' and '.join(readers)}"
                 )
         for name in ("val", "test"):
-            part = getattr(self, name)
+            part = given[name]
             if part is not None and not 0 <= part < 1:
                 raise UserError(f"{name}={part} is not a part of the pictures; take a number in [0, 1)")
         if not 0 <= self.mismatch <= 1:
@@ -83,12 +82,12 @@ class BuildOptions:
             raise UserError(f"similarity={self.similarity} is no correlation; take a number in (0, 1]")
         lowest = {"image_size": 1, "shard_size": 1, "train_count": 1, "val_count": 0, "test_count": 0}
         for name, low in lowest.items():
-            value = getattr(self, name)
+            value = given[name]
             if value is not None and value < low:
                 raise UserError(f"{name}={value} is too small; take {low} or more")
         for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"{name}={getattr(self, name)!r} is unknown; take one of {allowed}")
+            if given[name] not in allowed:
+                raise UserError(f"{name}={given[name]!r} is unknown; take one of {allowed}")
 
 
 _CHOICES: dict[str, tuple[object, ...]] = {

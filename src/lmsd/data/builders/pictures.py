@@ -11,8 +11,8 @@ from lmsd.data.builders.source import Pixels
 from lmsd.data.decode import MAX_BYTES, BadImage, decode, probe
 
 
-def read_picture(path: Path, *, channels: Literal[1, 3] = 3) -> tuple[Pixels, str]:
-    """Decode a file to uint8 [H, W, C], upright and in sRGB, with what is worth telling of it, or "".
+def read_picture(path: Path, *, channels: Literal[1, 3] = 3) -> tuple[Pixels, tuple[str, ...]]:
+    """Decode a file to uint8 [H, W, C], upright and in sRGB, with what is worth telling of it.
 
     Raises BadImage, whose message is the reason that the manifest gives: it names no place.
     """
@@ -22,7 +22,7 @@ def read_picture(path: Path, *, channels: Literal[1, 3] = 3) -> tuple[Pixels, st
         data = path.read_bytes()
     except OSError as error:
         raise BadImage(f"it cannot be read ({error.strerror})") from error
-    return decode(data, channels=channels), probe(data).note
+    return decode(data, channels=channels), probe(data).notes
 
 
 def to_channels(pixels: Pixels, channels: Literal[1, 3]) -> Pixels:

@@ -105,11 +105,12 @@ def _read(
         if progress is not None and (done % 64 == 0 or done == source.total):
             progress(done, source.total, "pictures")
         try:
-            pixels, note = _pixels(raw, source, options)
+            pixels, told = _pixels(raw, source, options)
         except BadImage as reason:
             dropped.append(Dropped(raw.name, str(reason)))
             continue
-        notes.add(note, raw.name)
+        for note in told:
+            notes.add(note, raw.name)
         key = content_hash(pixels)
         if key in first:
             samples[first[key]], twin = _one_of(samples[first[key]], raw)
@@ -125,14 +126,15 @@ def _read(
     return samples, signatures, dropped
 
 
-def _pixels(raw: Raw, source: Source, options: BuildOptions) -> tuple[Pixels, str]:
+def _pixels(raw: Raw, source: Source, options: BuildOptions) -> tuple[Pixels, tuple[str, ...]]:
     """The fitted pixels of one picture, and what is worth telling of it; BadImage when it cannot be used."""
     channels = options.channels or source.channels
-    picture, note = raw.picture, ""
+    picture = raw.picture
+    notes: tuple[str, ...] = ()
     if isinstance(picture, Path):
-        picture, note = read_picture(picture, channels=channels)
+        picture, notes = read_picture(picture, channels=channels)
     size = options.image_size or source.image_size
-    return fit_picture(picture, size, channels=channels, denoise=options.denoise), note
+    return fit_picture(picture, size, channels=channels, denoise=options.denoise), notes
 
 
 def _one_of(old: Sample, raw: Raw) -> tuple[Sample, Dropped]:
