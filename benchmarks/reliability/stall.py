@@ -64,11 +64,11 @@ class Timing(Callback):
 
 def trial(n: int) -> tuple[int, list[str], dict[str, object]]:
     """So many saves after a first one, which allocates the buffer."""
-    from lmsd.cli.build import experiment
+    from lmsd.cli.build import callbacks
 
     assert cli.run(DATA) == 0
-    timing, made = Timing(n), experiment.callbacks
-    experiment.callbacks = lambda *arguments: [timing, *made(*arguments)]
+    timing, made = Timing(n), callbacks.standing
+    callbacks.standing = lambda *arguments: [timing, *made(*arguments)]
     cli.run(["train", *WORDS, *WIDE, f"run_dir={Path('stall')}"])
     stall, copy = median(timing.saves[1:]), median(timing.copies[1:])
     failures = []

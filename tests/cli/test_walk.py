@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_home import spoken
 
-FILES = 19
+FILES = 20
 CLI = 7
 BACK = 6
 

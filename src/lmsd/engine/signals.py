@@ -1,7 +1,7 @@
 """Signals end a run after the batch at hand, with a checkpoint, on all ranks at the same batch.
 
 A handler only notes the request (`lmsd.stops`); a second Ctrl-C ends the run at once. The ranks agree on the
-largest one over a CPU group of their own, a batch late and behind the training's back,
+largest one over a CPU group of their own, a batch late and in the background,
 
     r_n = max over ranks of the requests after batch n,   read by all after batch n + 1,
 

@@ -83,7 +83,7 @@ def fit(
     run_dir gets metrics.jsonl and checkpoints/. devices: processes on each of num_nodes machines. loggers:
     others beside metrics.jsonl. callbacks: a `Checkpoint` is added where there is none. resume_from: a
     checkpoint, or a run folder for its newest. profiler: its tables go into run_dir. asynchronous: write
-    checkpoints behind the training's back, from a copy in memory. fsdp: cut the generator over the ranks
+    checkpoints in the background, from a copy in memory. fsdp: cut the generator over the ranks
     (`engine.sharding`). Raises UserError for a precision or a batch size that cannot be and where checkpoints
     could not be written, SystemExit(130) after Ctrl-C, SystemExit(143) after SIGTERM or SIGUSR1.
     """

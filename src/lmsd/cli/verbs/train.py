@@ -91,31 +91,32 @@ def begin(arguments: list[str]) -> int:
     return 0
 
 
+def refuse_mistakes(config: DictConfig) -> None:
+    """Refuse what cannot be before anything is built; without torch, unless devices are to be counted."""
+    checks = (require_device, check_limits) if config.devices == "auto" else (check_limits, require_device)
+    for check in (*checks, check_tasks):
+        check(config)
+
+
 def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | None = None) -> Path:
     """Train what the configuration describes and return the run's folder; torch is imported here.
 
     resumed: a run folder to go on with, or one of its checkpoints.
     """
-    if config.devices == "auto":
-        require_device(config)
-        check_limits(config)
-    else:  # a mistake is told of without waiting for torch
-        check_limits(config)
-        require_device(config)
-    check_tasks(config)
+    refuse_mistakes(config)
     import torch
 
     if config.threads:
         torch.set_num_threads(config.threads)
     from lmsd.checkpoints import find
-    from lmsd.cli.build import experiment
+    from lmsd.cli.build import callbacks, experiment
     from lmsd.cli.build.validate import Validation, metrics, on_val, require_val
 
     if resumed and resumed.suffix == ".ckpt":
         find(resumed)  # before anything is built, or written down
     built = experiment.build(config)
     nets, data = built.cast, built.data.shards
-    own = experiment.own_callbacks(config, built.objective)
+    own = callbacks.own(config, built.objective)
     chief, others = launched_rank() == 0, metrics(config)
     if config.dry:
         announce(config, None, nets, resumed=resumed)
@@ -134,8 +135,8 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             if resumed and chief:
                 with tolerated("config.yaml"):
                     store.save_config(folder, config)
-            callbacks = own + experiment.callbacks(config, validation, built.objective, data.samples)
-            play(config, built.engine, built.data, folder=folder, callbacks=callbacks, resumed=resumed)
+            watching = own + callbacks.standing(config, validation, built.objective, data.samples)
+            play(config, built.engine, built.data, folder=folder, callbacks=watching, resumed=resumed)
         if chief:
             tell_end(folder, built.engine)
     return folder

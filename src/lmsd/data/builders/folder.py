@@ -47,12 +47,8 @@ class _Found(NamedTuple):
     label: int | str | None
 
 
-def folder_source(path: Path | None, listed: Path | None, lines: Lines = "join") -> Source:
-    """The images under `path` in the order of their names; those without a caption are dropped and named.
-
-    listed: a caption file; lines: what several lines of a caption give. UserError when the folder or the
-    caption file is missing or unreadable, or when nothing matches.
-    """
+def _checked(path: Path | None, listed: Path | None) -> Path:
+    """The folder, which is there; the file of captions is of a kind that is read."""
     if path is None:
         raise UserError("the source folder needs path=, the folder of the images")
     if not path.is_dir():
@@ -62,6 +58,16 @@ def folder_source(path: Path | None, listed: Path | None, lines: Lines = "join")
             f"captions={listed} is neither .csv nor .jsonl, nor one of {', '.join(get_args(Lines))} (what "
             "several lines of a caption give)"
         )
+    return path
+
+
+def folder_source(path: Path | None, listed: Path | None, lines: Lines = "join") -> Source:
+    """The images under `path` in the order of their names; those without a caption are dropped and named.
+
+    listed: a caption file; lines: what several lines of a caption give. UserError when the folder or the
+    caption file is missing or unreadable, or when nothing matches.
+    """
+    path = _checked(path, listed)
     dropped: list[Dropped] = []
     notes, used = Notes(), set[_File]()
     files = _files(path, dropped)
