@@ -22,8 +22,10 @@ def test_grey_and_rgb_come_in_the_channels_asked_for(tmp_path):
 
 def test_sixteen_bits_are_scaled_and_not_cut(tmp_path):
     levels = np.array([[0, 257, 32896, 65535]], np.uint16)
-    for image, name in ((levels, "x.png"), (levels, "x.tif"), (levels.astype(np.int32), "x.tiff")):
-        assert saved(tmp_path, Image.fromarray(image), name, 1).ravel().tolist() == [0, 1, 128, 255]
+    for name in ("x.png", "x.tif"):
+        assert saved(tmp_path, Image.fromarray(levels), name, 1).ravel().tolist() == [0, 1, 128, 255]
+    with pytest.raises(BadImage, match="no known white"):  # 32 bits: 0 to 255, to 65,535, or to anything
+        saved(tmp_path, Image.fromarray(levels.astype(np.int32)), "x.tiff", 1)
 
 
 def test_palette_cmyk_and_transparency(tmp_path):
