@@ -9,8 +9,8 @@ import pytest
 from tiny_home import spoken
 
 FILES = 20
-CLI = 7
-BACK = 6
+CLI = 8
+BACK = 7
 
 ROOT = Path(__file__).parents[2]
 

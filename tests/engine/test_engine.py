@@ -337,7 +337,7 @@ def test_progress_shows_speed_losses_and_time_left(
     run(engine(batches=3), tmp_path, callbacks=[Progress(seconds=0.0)])
     shown = capfd.readouterr().err
     assert "24/24" in shown
-    assert re.search(r"\d+ images/s +discriminator \d\S* +generator \d\S* +0\.\d GiB +0:00 left", shown)
+    assert re.search(r"\d+ images/s +discriminator \d\S* +generator \d\S* +\d+\.\d GiB +0:00 left", shown)
     assert ("8/24 images" in shown) is not terminal  # lines in a file, one bar on a terminal
 
 

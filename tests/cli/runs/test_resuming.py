@@ -38,7 +38,10 @@ def test_what_is_harmless_is_taken(word: str, key: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("net=unet_pooled", "net._target_: lmsd.models.backbones.mlp -> lmsd.models.backbones.unet_pooled"),
+        (
+            "net=unet_pooled",
+            "net._target_: lmsd.models.backbones.MLPBackbone -> lmsd.models.backbones.PooledUNet",
+        ),
         (
             "images=128",
             "images: 64 -> 128; leave them out, train longer (lmsd train extend=run images=MORE)",
@@ -115,7 +118,7 @@ def warm_plays(method, clock) -> set[str]:
     """Who has a turn at this moment."""
     import torch
 
-    from lmsd.models.backbones import mlp
+    from lmsd.models.backbones import MLPBackbone
     from lmsd.models.conditioner import LabelConditioner
     from lmsd.models.discriminator import Discriminator
     from lmsd.models.generator import Generator
@@ -126,7 +129,7 @@ def warm_plays(method, clock) -> set[str]:
     from lmsd.types import Batch
 
     process, position = Process(Article(4)), torch.arange(2)
-    net = mlp(1, 4, width=8, depth=1, time_dim=8, pooled_dim=8, z_dim=4)
+    net = MLPBackbone(1, 4, width=8, depth=1, time_dim=8, pooled_dim=8, z_dim=4)
     made = Generator(net, process, prediction="x0", conditioner=LabelConditioner(3, 8), z_dim=4)
     judge = Discriminator(MLPCritic((2, 4, 4), 8, depth=1, time_dim=8, cond_dim=8), process=process,
                           cond_dim=8, features=8)  # fmt: skip
