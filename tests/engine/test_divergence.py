@@ -268,6 +268,23 @@ def test_a_damaged_sample_counts_once_however_often_it_comes(tmp_path: Path) -> 
         )
 
 
+class Rewarding(Adversarial):
+    """A game that says it raises a reward."""
+
+    @property
+    def proxy(self) -> str:
+        return "generator/reward"
+
+
+def test_rewards_without_a_spread_end_no_run(tmp_path: Path) -> None:
+    """They move nothing for a while, rightly so: the method tells of it, and has a patience of its own."""
+    optimizers = {name: partial(adamw, lr=0.0) for name in ("discriminator", "generator")}
+    subject = engine(objective=Rewarding(Jumps(4)), batches=10, optimizers=optimizers)
+    run(subject, tmp_path, callbacks=guarded(collapsed=5))
+    assert subject.clock.done
+    assert not subject.run.notes
+
+
 @pytest.mark.parametrize("role", ["discriminator", "generator"])
 def test_a_player_that_does_not_move_is_named(
     tmp_path: Path, role: str, capsys: pytest.CaptureFixture[str]

@@ -99,7 +99,8 @@ class Guard(Callback):
             place = not_finite(trainer, engine)
             if place is not None:
                 return f"{place} is not finite", CALMER, clock.images
-        still = self._still(engine)
+        # Rewards without a spread move nothing, rightly so: the method tells of that itself.
+        still = self._still(engine) if engine.objective.proxy is None else None
         useless = still or engine.objective.collapsed(engine.run.line)
         self._useless = [*self._useless, clock.images] if useless else []
         count = len(self._useless)
