@@ -43,6 +43,7 @@ NEW = {
     "features/base.py": "an extractor says what it is",
     "files.py": "one place that writes whole or not at all",
     "models/autoencoder.py": "a generator owns its codec",
+    "models/conv_unet.py": "photographs on a CPU",
     "models/parts.py": "a run opens without us",
     "nets/autoencoder.py": "the article's own objective",
     "objectives/anchor.py": "methods on a screen",

@@ -1,4 +1,4 @@
-"""The nets of diffusers behind our call. One file, for diffusers costs seconds to import."""
+"""The nets, ours and those of diffusers, behind one call. One file, for diffusers costs seconds to import."""
 
 import copy
 import re
@@ -10,6 +10,7 @@ from torch import nn
 from lmsd.errors import UserError
 from lmsd.models import backbones
 from lmsd.models.conditioner import Conditioner, LabelConditioner
+from lmsd.models.conv_unet import ConvUNet
 from lmsd.models.discriminator import TrunkDiscriminator
 from lmsd.models.generator import Generator
 from lmsd.process.gaussian import Process
@@ -23,6 +24,9 @@ MAKERS = {
         3, 16, **SMALL, heads=2, token_dim=TEXT, pooled_dim=POOLED, z_dim=Z
     ),
     "unet_pooled": lambda: backbones.PooledUNet(3, 16, **SMALL, head_dim=8, pooled_dim=POOLED, z_dim=Z),
+    "unet_conv": lambda: ConvUNet(
+        3, 16, **SMALL, blocks=(1, 2), heads=2, context=16, pooled_dim=POOLED, z_dim=Z
+    ),
     "transformer_text": lambda: backbones.TextTransformer(
         3, 16, patch=4, layers=2, heads=2, head_dim=8, token_dim=TEXT, z_dim=Z
     ),
@@ -222,6 +226,7 @@ def test_nets_without_text_need_none():
     for net in (
         backbones.TextUNet(3, 16, **SMALL, heads=2),
         backbones.PooledUNet(3, 16, **SMALL, head_dim=8),
+        ConvUNet(3, 16, **SMALL, heads=2, context=16),
         backbones.TextTransformer(3, 16, patch=4, layers=1, heads=2, head_dim=8),
     ):
         assert randomized(net)(x, time, Cond(), None).abs().sum() > 0
@@ -232,6 +237,9 @@ def test_nets_without_text_need_none():
     [
         ("side 20 does not divide by patch 4 times 2^1", lambda: backbones.TextUNet(3, 20, patch=4)),
         ("side 18 does not divide by patch 4", lambda: backbones.LabelTransformer(3, 18, classes=2, patch=4)),
+        ("side 18 does not divide by patch 2 times 2^1", lambda: ConvUNet(3, 18)),
+        ("widths names 2 levels, blocks 1", lambda: ConvUNet(3, 16, blocks=[1])),
+        ("the last width, 128, does not divide by 3 heads", lambda: ConvUNet(3, 16, heads=3)),
         ("attention names 1 levels, widths 2", lambda: backbones.PooledUNet(3, 16, attention=[True])),
     ],
 )
@@ -240,7 +248,7 @@ def test_sizes_that_do_not_fit_are_refused(message, make):
         make()
 
 
-@pytest.mark.parametrize("name", ["unet_text", "transformer_text", "unet_pooled", "mlp"])
+@pytest.mark.parametrize("name", ["unet_text", "transformer_text", "unet_pooled", "unet_conv", "mlp"])
 def test_missing_text_is_refused(name):
     x, time, _, z = inputs(name)
     with pytest.raises(UserError, match="got none"):
