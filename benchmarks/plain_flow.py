@@ -1,4 +1,4 @@
-"""The plain script that photographs are compared with: flow matching with a U-Net of diffusers, as one writes it.
+"""The plain script that photographs are compared with: flow matching with a U-Net of diffusers.
 
     python benchmarks/plain_flow.py SHARDS OUT.pt [--seconds 1000] [--seed 0] [--arm velocity|x0]
                                     [--rate 1e-3] [--average 0.995] [--width 64]
@@ -6,8 +6,8 @@
 velocity    net → ε − x₀, plain mean square
 x0          net → x₀, weighted by min(SNR, 5) with SNR = ((1 − t)/t)²; the velocity is then (x − x̂₀)/t
 
-SHARDS: a folder with train-*.tar of KEY.jpg and KEY.cls. Trains for so many CPU seconds of one thread, at a rate that
-falls by a cosine to a twentieth, and writes the moving average of the weights.
+SHARDS: a folder with train-*.tar of KEY.jpg and KEY.cls. Trains for so many CPU seconds on one thread, at a
+rate that falls by a cosine to a twentieth, and writes the moving average of the weights.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class PlainNet(nn.Module):
         self.labels = nn.Embedding(CLASSES + 1, 128)  # the last one: none
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """x [B,3,H,W], t [B] in (0, 1], label [B] → like x."""
+        """The net's output for x [B,3,H,W], t [B] in (0, 1] and label [B]."""
         token = self.labels(label)[:, None]
         return F.pixel_shuffle(self.unet(F.pixel_unshuffle(x, 2), 1000 * t, token).sample, 2)
 
@@ -90,7 +90,9 @@ def train(images: Tensor, labels: Tensor, options: argparse.Namespace) -> tuple[
     torch.manual_seed(options.seed)
     net = PlainNet(options.width)
     average = copy.deepcopy(net).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(net.parameters(), options.rate, betas=(0.9, 0.99), weight_decay=0, fused=True)
+    optimizer = torch.optim.AdamW(
+        net.parameters(), options.rate, betas=(0.9, 0.99), weight_decay=0, fused=True
+    )
     start, step = time.process_time(), 0
     while (spent := time.process_time() - start) < options.seconds:
         rows = torch.randint(len(images), (BATCH,))

@@ -287,8 +287,9 @@ class PooledUNet(DiffusersBackbone):
             model, channels, image_size, last="conv_out", patch=patch, pooled_dim=pooled_dim, z_dim=z_dim
         )
         inputs, time = pooled_dim + z_dim, 4 * widths[0]
-        embed = nn.Sequential(nn.Linear(inputs, time), nn.SiLU(), nn.Linear(time, time)) if inputs else None
-        self.embed = embed
+        self.embed = (
+            nn.Sequential(nn.Linear(inputs, time), nn.SiLU(), nn.Linear(time, time)) if inputs else None
+        )
         self.taps = _levels(widths)
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
