@@ -9,8 +9,8 @@ import pytest
 from tiny_home import spoken
 
 FILES = 20
-CLI = 8
-BACK = 7
+CLI = 6
+BACK = 5
 
 ROOT = Path(__file__).parents[2]
 
