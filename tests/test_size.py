@@ -18,7 +18,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
 STATEMENTS = 15125
-OPTION_LINES = 1585
+OPTION_LINES = 1590
 LONG = 1
 WIDE = 10
 WIDEST = 19

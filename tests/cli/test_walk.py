@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_home import spoken
 
-FILES = 20
+FILES = 18
 CLI = 6
 BACK = 5
 

@@ -286,7 +286,7 @@ def check_node(tree: dict[str, Any], node: Any, kind: Kind, path: str) -> None:
     found = list(entries(node, kind, path))
     for option in found:
         key, within, value = option.key, option.kind, option.value
-        if not option.whole or str(option.name).startswith("_") or value == "???":
+        if not option.whole or str(option.name).startswith("_") or _unresolved(value):
             continue
         if within is None:
             near = [other.key for other in found if other.kind is not None]
@@ -302,6 +302,11 @@ def check_node(tree: dict[str, Any], node: Any, kind: Kind, path: str) -> None:
         ):  # nothing: its constructor speaks
             refuse(key, value, within)
         check_node(tree, value, within, key)
+
+
+def _unresolved(value: Any) -> bool:
+    """Whether it stands for a value: a reference, looked at when it is resolved, or one to be given."""
+    return value == "???" or str(value).startswith("${")
 
 
 def is_node(kind: Kind) -> bool:
