@@ -16,7 +16,7 @@ import pytest
 
 from lmsd import cli
 from lmsd.cli.runs import store
-from lmsd.cli.sweeps.jobs import Job, places
+from lmsd.cli.sweeps.jobs import Job, Placement
 from lmsd.cli.sweeps.space import Axis, Space, read
 from lmsd.cli.sweeps.trials import Ledger
 from lmsd.cli.verbs.sweep import Sweep, SweepOptions, chosen_by, refused_score
@@ -161,7 +161,7 @@ def test_what_becomes_of_a_trial(
     sweep._collect()
     assert (trial.state, trial.note) == found
     last = scores[-1] if scores else None
-    assert trial.value == (last if last == last else None)  # the last one or none
+    assert trial.result.value == (last if last == last else None)  # the last one or none
     assert not sweep.jobs
 
 
@@ -217,7 +217,7 @@ def test_a_run_that_somebody_trains_is_not_begun_again(words: list[str]) -> None
 def test_a_number_that_another_process_has_now_is_not_believed(words: list[str]) -> None:
     with subprocess.Popen(["sleep", "20"]) as other:
         ledger = Ledger(FOLDER)
-        ledger.add({"seed": "1"}).pid = other.pid
+        ledger.add({"seed": "1"}).process.pid = other.pid
         ledger.save()
         assert cli.run(["sweep", "seed=1,2", *words]) == 0
         assert other.poll() is None
@@ -239,7 +239,7 @@ def test_a_number_that_another_process_has_now_is_not_believed(words: list[str])
     ],
 )
 def test_each_job_has_gpus_of_its_own(gpus, jobs, devices, found) -> None:
-    assert places(gpus, jobs, devices) == found
+    assert Placement(jobs, gpus).places(devices) == found
 
 
 def test_a_job_has_as_many_gpus_as_its_devices() -> None:

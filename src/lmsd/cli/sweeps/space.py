@@ -4,15 +4,22 @@ seed=1,2,3        steps=range(1,5)        net=mlp,unet_text            a grid, t
 optim.generator.lr=tag(log,interval(1e-5,1e-3))                        proposed by Optuna
 """
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
+from io import StringIO
+from itertools import product
 from math import inf, prod
 from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from omegaconf import DictConfig, OmegaConf
 
-from lmsd.cli.config.compose import apply, check_choice, composed, group_of, parse_sweep
-from lmsd.cli.config.schema import complete, groups
+from lmsd.cli.config.compose import group_of, load, parse_sweep
+from lmsd.cli.config.kinds import parts
+from lmsd.cli.config.schema import check_limits, kind_at
+from lmsd.cli.sweeps.monitors import require
 from lmsd.errors import UserError
 
 
@@ -83,9 +90,43 @@ class Space:
         """The overrides of one trial."""
         return [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
 
+    def corners(self, *, apart: str = "") -> Iterator[dict[str, Any]]:
+        """Every combination, an interval standing as its two ends; of the option `apart` the first value."""
+        values = [axis.choices or (axis.low, axis.high) for axis in self.axes]
+        told = [row[:1] if axis.key == apart else row for axis, row in zip(self.axes, values, strict=True)]
+        for combination in product(*told):
+            yield {axis.key: value for axis, value in zip(self.axes, combination, strict=True)}
 
-def read(words: Sequence[str]) -> Space:
-    """Fixed words and axes, every value of them checked. Raises UserError."""
+    def verify(self, check: Callable[[DictConfig], object], *, apart: str = "") -> None:
+        """Call `check` with the configuration of every corner; raise UserError where it refuses any of them.
+
+        What compositions and checks note is said once, whichever combinations it is about.
+        """
+        refused: list[tuple[str, UserError]] = []
+        corners, notes = list(self.corners(apart=apart)), StringIO()
+        for values in corners:
+            try:
+                with redirect_stderr(notes):
+                    check(load("train", self.words(values)))
+            except UserError as error:
+                refused.append((" ".join(self.words(values)[len(self.fixed) :]), error))
+        for note in dict.fromkeys(notes.getvalue().splitlines()):
+            print(note, file=sys.stderr)
+        if refused:
+            which, first = refused[0]
+            if len(refused) == len(corners):
+                raise first
+            raise UserError(
+                f"{len(refused)} of {len(corners)} combinations cannot be trained, the first of them "
+                f"{which}: {first}"
+            )
+
+
+def read(words: Sequence[str], *, monitor: str = "fd") -> Space:
+    """Fixed words and axes, every combination composed and checked. Raises UserError.
+
+    monitor: the score that trials are ranked by, which all of them have to give.
+    """
     fixed, axes = [], []
     for word in words:
         override = parse_sweep(word)
@@ -100,8 +141,16 @@ def read(words: Sequence[str]) -> Space:
     for axis in axes:
         if named.count(axis.key) > 1:
             raise UserError(f"{axis.key}= is given twice: what is swept is given once, with all its values")
-    space = Space(tuple(fixed), tuple(axes))
-    return replace(space, devices=_devices(space, _check(space)))
+    devices: list[int | str] = []
+
+    def check(config: DictConfig) -> None:
+        check_limits(config)
+        require(monitor, config.evaluate)
+        devices.append(config.devices)
+
+    space = _counted(Space(tuple(fixed), tuple(axes)))
+    space.verify(check)
+    return replace(space, devices=None if "auto" in devices else max(map(int, devices)))
 
 
 def _refuse(override: Override, word: str) -> None:
@@ -130,38 +179,18 @@ def _axis(override: Override, word: str) -> Axis:
     raise UserError(f"{word}: give values, range(...), interval(...) or tag(log,interval(...))")
 
 
-def _check(space: Space) -> dict[str, Any]:
-    """Refuse a wrong value of any axis; one composition, returned, serves for all values of plain options."""
-    choices = groups()
-    picked: list[str] = []
-    plain: list[str] = list(space.fixed)
-    for axis in space.axes:
-        variants = [f"{axis.key}={value}" for value in axis.choices or (str(axis.low), str(axis.high))]
-        if axis.key.partition("@")[0] in choices:
-            for variant in variants:
-                check_choice(parse_sweep(variant), choices)
-            picked.append(variants[0])
-        else:
-            plain += variants
-    for word in list(plain):
-        if group_of(parse_sweep(word)) in choices and not isinstance(parse_sweep(word).value(), dict):
-            check_choice(parse_sweep(word), choices)
-            plain.remove(word)
-            picked.append(word)
-    tree = composed("train", picked)
-    for word in plain:
-        apply(parse_sweep(word), tree, groups=choices)
-    tree = dict(complete(tree))
-    if tree["evaluate"]["n"] == 0:
-        raise UserError("evaluate.n=0: a sweep ranks its trials by their scores on val; give evaluate.n=1000")
-    return tree
-
-
-def _devices(space: Space, tree: Mapping[str, Any]) -> int | None:
-    """GPUs of the trial that needs most."""
-    swept = next((axis for axis in space.axes if axis.key == "devices"), None)
-    if swept is None:
-        asked: Sequence[Any] = (tree["devices"],)
-    else:
-        asked = swept.choices or (swept.high,)
-    return None if "auto" in asked else max(map(int, asked))
+def _counted(space: Space) -> Space:
+    """The space with intervals of whole numbers where options take no others: net.width=interval(8,64)."""
+    axes = list(space.axes)
+    if all(axis.choices or axis.whole for axis in axes):
+        return space
+    tree: Any = OmegaConf.to_container(load("train", space.words(next(space.corners()))))
+    for place, axis in enumerate(axes):
+        kinds = [part.get("type") for part in parts(kind_at(tree, axis.key) or {})]
+        if axis.choices or "integer" not in kinds or "number" in kinds:
+            continue
+        low, high = int(axis.low), int(axis.high)
+        if (low, high) != (axis.low, axis.high):
+            raise UserError(f"{axis.key} takes whole numbers: write {axis.key}=int(interval({low},{high}))")
+        axes[place] = replace(axis, low=low, high=high)
+    return replace(space, axes=tuple(axes))

@@ -19,17 +19,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
+from omegaconf import DictConfig
+
 from lmsd import stops
 from lmsd.cli.config import options
 from lmsd.cli.config.settings import Name
 from lmsd.cli.runs import store
 from lmsd.cli.sweeps import ranking
-from lmsd.cli.sweeps.jobs import Job, born, held, lives, notice_of, places
-from lmsd.cli.sweeps.monitors import better
+from lmsd.cli.sweeps.jobs import Job, Placement, held
+from lmsd.cli.sweeps.monitors import better, require_data
 from lmsd.cli.sweeps.proposals import Method, hopeless, propose
 from lmsd.cli.sweeps.space import Space, read
-from lmsd.cli.sweeps.trials import Ledger, Trial
-from lmsd.errors import Amount, Count, Seed, UserError
+from lmsd.cli.sweeps.trials import Ledger, Process, Trial, born
+from lmsd.errors import Count, Seed, UserError
 from lmsd.evaluation.catalog import Direction
 
 HELP = """lmsd sweep OPTION=VALUE,VALUE ... [option=value ...]
@@ -57,7 +59,7 @@ PATIENCE = 60  # seconds that jobs which are told to stop have to save
 
 
 @dataclass(frozen=True)
-class SweepOptions:
+class SweepOptions(Placement):
     """Options of `lmsd sweep` itself, each written sweep.NAME=; see HELP."""
 
     method: Method | None = None
@@ -65,9 +67,6 @@ class SweepOptions:
     monitor: str = "fd"
     direction: Direction | None = None
     prune: bool | None = None
-    jobs: Count | None = None
-    gpus: tuple[Amount, ...] = ()
-    prefix: tuple[str, ...] = ()
     retry: bool = False
     seed: Seed = 0
     name: Name | None = None
@@ -87,17 +86,33 @@ def main(arguments: list[str]) -> int:
     dry = "--dry-run" in arguments
     words = [word for word in arguments if word != "--dry-run"]
     chosen = chosen_by([word for word in words if word.startswith("sweep.")])
-    space = read([word for word in words if not word.startswith("sweep.")])
+    space = read([word for word in words if not word.startswith("sweep.")], monitor=chosen.monitor)
     sweep = Sweep(space, chosen, folder_of(space, chosen))
     if dry:
         print(sweep.plan())
         return 0
+    if not chosen.prefix:  # what that starts may run elsewhere, with other data and devices
+        with stops.preparing():
+            rehearse(space, chosen.monitor)
     code = sweep.run()
     if code:
         print("lmsd: interrupted; the same command continues the sweep", file=sys.stderr)
         return code
     print(sweep.report())
     return 0 if any(trial.state == "done" for trial in sweep.ledger.trials) else 1
+
+
+def rehearse(space: Space, monitor: str) -> None:
+    """Build what every combination would train, and see that val gives the score; nothing is written.
+
+    Combinations that differ in their seed alone are one.
+    """
+    from lmsd.cli.verbs.train import prepared
+
+    def build(config: DictConfig) -> None:
+        require_data(monitor, config.evaluate, prepared(config).built.data.shards)
+
+    space.verify(build, apart="seed")
 
 
 def chosen_by(words: list[str]) -> SweepOptions:
@@ -158,8 +173,7 @@ class Sweep:
         whole = len(self.space.grid()) if self.method == "grid" else 20
         self.total = int(min(chosen.trials or whole, self.space.size()))
         self.prunes = self.method != "grid" if chosen.prune is None else chosen.prune
-        self.places = places(chosen.gpus, chosen.jobs, self.space.devices)
-        self.notice = notice_of(chosen.prefix)
+        self.places = chosen.places(self.space.devices)
         told = {
             "fixed": " ".join(self.space.fixed),
             "over": " ".join(map(str, self.space.axes)),
@@ -175,11 +189,17 @@ class Sweep:
     def plan(self) -> str:
         """What would run, and where."""
         tried = [trial.values for trial in self.ledger.trials if not self._open(trial)]
-        head = f"{self.folder}: {self._size()}, {len(tried)} of them finished"
-        if self.method != "grid":
-            return "\n".join([head, *(f"  {axis.shown()}" for axis in self.space.axes)])
-        rows = [f"  lmsd train {' '.join(self.space.words(v))}" for v in self.space.grid() if v not in tried]
-        return "\n".join([head, *rows[: max(0, self.total - len(tried))]])
+        first = "lowest" if self.direction == "min" else "highest"
+        lines = [
+            f"{self.folder}: {self._size()}, {len(tried)} of them finished",
+            f"ranked by {self.chosen.monitor} on val, the {first} first",
+        ]
+        if self.method == "grid":
+            left = [values for values in self.space.grid() if values not in tried]
+            rows = [f"  lmsd train {' '.join(self.space.words(values))}" for values in left]
+            return "\n".join([*lines, *rows[: max(0, self.total - len(tried))]])
+        each = f"each: lmsd train {' '.join(self.space.words({}))}".rstrip()
+        return "\n".join([*lines, f"{each}, and of", *(f"  {axis.shown()}" for axis in self.space.axes)])
 
     def _size(self) -> str:
         """How many trials there are, and whether they are all that there can be."""
@@ -211,16 +231,16 @@ class Sweep:
         for trial in filter(self._open, self.ledger.trials):
             folder = self.ledger.run_dir(trial)
             done = trial.state != "failed" and store.status(folder).get("state") == "done"
-            if done or lives(trial.pid, trial.born) or held(folder):
+            if done or trial.process.lives() or held(folder):
                 trial.state = "running"
-                self.jobs.append(Job(trial, folder, self.notice))
+                self.jobs.append(Job(trial, folder, self.chosen.notice))
             else:
                 self.waiting.append(trial)
 
     def _step(self) -> bool:
         """Collect what has ended, and fill the free places; whether anything runs."""
         self._collect()
-        taken = {job.trial.slot for job in self.jobs}
+        taken = {job.trial.process.slot for job in self.jobs}
         free = [slot for slot in range(len(self.places)) if slot not in taken]
         for slot in free[: max(0, len(self.places) - len(self.jobs))]:
             trial = self.waiting.pop(0) if self.waiting else self._next()
@@ -253,9 +273,9 @@ class Sweep:
             handle = subprocess.Popen(
                 self.command(trial), stdout=log, stderr=log, env=environment, start_new_session=True
             )
-        trial.state, trial.note, trial.slot = "running", "", slot
-        trial.pid, trial.born = handle.pid, born(handle.pid)
-        self.jobs.append(Job(trial, self.ledger.run_dir(trial), self.notice, handle, said))
+        trial.state, trial.note = "running", ""
+        trial.process = Process(handle.pid, born(handle.pid), slot)
+        self.jobs.append(Job(trial, self.ledger.run_dir(trial), self.chosen.notice, handle, said))
         self.ledger.save()
 
     def _log(self, trial: Trial) -> IO[bytes]:
@@ -288,7 +308,7 @@ class Sweep:
     def _finish(self, job: Job) -> None:
         trial, state = job.trial, store.status(job.folder).get("state")
         trial.read(job.folder, self.chosen.monitor)
-        if state == "done" and trial.value is not None:
+        if state == "done" and trial.result.value is not None:
             trial.state = "done"
         elif state != "done" and job.pruned:
             trial.state = "pruned"
@@ -298,10 +318,10 @@ class Sweep:
                 self.waiting.append(trial)
         else:
             trial.state, trial.note = "failed", self._why(job, state)
-        trial.pid = None
+        trial.process.pid = None
         self.ledger.save()
         note = f": {trial.note}" if trial.note else ""
-        print(f"#{trial.number}  {ranking.score(trial)}  {trial.state}{note}", flush=True)
+        print(f"#{trial.number}  {trial.result}  {trial.state}{note}", flush=True)
         self._write()
 
     def _why(self, job: Job, state: Any) -> str:

@@ -7,8 +7,9 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,6 +23,11 @@ from lmsd.cli.runs.transcript import transcript
 from lmsd.errors import UserError, redact
 from lmsd.files import write_text
 from lmsd.ranks import launched_rank
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+    from lmsd.cli.build.experiment import Experiment
 
 _PRIVATE = {
     "WANDB_CONSOLE": "off",
@@ -98,44 +104,63 @@ def refuse_mistakes(config: DictConfig) -> None:
         check(config)
 
 
-def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | None = None) -> Path:
-    """Train what the configuration describes and return the run's folder; torch is imported here.
+@dataclass(frozen=True)
+class Prepared:
+    """What a configuration describes, built: nets, method and data; what watches them; others' metrics."""
 
-    resumed: a run folder to go on with, or one of its checkpoints.
-    """
+    built: "Experiment"
+    callbacks: list[Any]
+    metrics: "dict[str, Metric]"
+
+
+def prepared(config: DictConfig) -> Prepared:
+    """Build a run without beginning it: whatever can be refused before there is a folder is refused here."""
     refuse_mistakes(config)
     import torch
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    from lmsd.checkpoints import find
     from lmsd.cli.build import callbacks, experiment
-    from lmsd.cli.build.validate import Validation, metrics, on_val, require_val
+    from lmsd.cli.build.validate import metrics, require_val
 
-    if resumed and resumed.suffix == ".ckpt":
-        find(resumed)  # before anything is built, or written down
     built = experiment.build(config)
-    nets, data = built.cast, built.data.shards
-    own = callbacks.own(config, built.objective)
-    chief, others = launched_rank() == 0, metrics(config)
+    found = Prepared(built, callbacks.own(config, built.objective), metrics(config))
+    if config.evaluate.n:
+        require_val(built.data.shards)
+    return found
+
+
+def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | None = None) -> Path:
+    """Train what the configuration describes and return the run's folder; torch is imported here.
+
+    resumed: a run folder to go on with, or one of its checkpoints.
+    """
+    if resumed and resumed.suffix == ".ckpt":
+        from lmsd.checkpoints import find
+
+        find(resumed)  # before anything is built, or written down
+    run = prepared(config)
+    built, data = run.built, run.built.data.shards
+    chief = launched_rank() == 0
     if config.dry:
-        announce(config, None, nets, resumed=resumed)
+        announce(config, None, built.cast, resumed=resumed)
         built.engine.configure_optimizers()
         count = len(data.split_set("train"))
         print(f"{count:,} train samples; everything is built. To train, leave out debug=dry")
         return Path()
-    if config.evaluate.n:
-        require_val(data)
+    from lmsd.cli.build.callbacks import standing
+    from lmsd.cli.build.validate import Validation, on_val
+
     scorer = on_val(config, data) if config.evaluate.n and chief else None
     folder = store.folder_of(resumed) if resumed else shared_folder(config, list(overrides))
-    validation = Validation(config, data, folder, scorer, others) if config.evaluate.n else None
+    validation = Validation(config, data, folder, scorer, run.metrics) if config.evaluate.n else None
     with transcript(folder, active=chief):
-        announce(config, folder, nets, resumed=resumed)
+        announce(config, folder, built.cast, resumed=resumed)
         with recorded(folder, built.engine, active=chief):
             if resumed and chief:
                 with tolerated("config.yaml"):
                     store.save_config(folder, config)
-            watching = own + callbacks.standing(config, validation, built.objective, data.samples)
+            watching = run.callbacks + standing(config, validation, built.objective, data.samples)
             play(config, built.engine, built.data, folder=folder, callbacks=watching, resumed=resumed)
         if chief:
             tell_end(folder, built.engine)
