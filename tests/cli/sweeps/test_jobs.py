@@ -16,6 +16,7 @@ import pytest
 
 from lmsd import cli
 from lmsd.cli.runs import store
+from lmsd.cli.sweeps.checks import checked
 from lmsd.cli.sweeps.jobs import Job, Placement
 from lmsd.cli.sweeps.space import Axis, Space, read
 from lmsd.cli.sweeps.trials import Ledger
@@ -217,7 +218,7 @@ def test_a_run_that_somebody_trains_is_not_begun_again(words: list[str]) -> None
 def test_a_number_that_another_process_has_now_is_not_believed(words: list[str]) -> None:
     with subprocess.Popen(["sleep", "20"]) as other:
         ledger = Ledger(FOLDER)
-        ledger.add({"seed": "1"}).process.pid = other.pid
+        ledger.add({"seed": "1"}).pid = other.pid
         ledger.save()
         assert cli.run(["sweep", "seed=1,2", *words]) == 0
         assert other.poll() is None
@@ -249,4 +250,4 @@ def test_a_job_has_as_many_gpus_as_its_devices() -> None:
         (["devices=1,4"], ["0,1,2,3"]),
         (["seed=1,2", "trainer=ddp"], ["0", "1", "2", "3"]),
     ):
-        assert Sweep(read(axes), gpus, Path("none")).places == found
+        assert Sweep(checked(read(axes)), gpus, Path("none")).places == found

@@ -17,6 +17,7 @@ import pytest
 
 from lmsd import cli
 from lmsd.cli.sweeps import monitors, ranking
+from lmsd.cli.sweeps.checks import checked
 from lmsd.cli.sweeps.proposals import hopeless, propose
 from lmsd.cli.sweeps.space import Axis, Space, read
 from lmsd.cli.sweeps.trials import Ledger, Result, Trial
@@ -278,7 +279,7 @@ def test_a_dry_search_says_what_of_each_trial_is_proposed(
 
 
 def test_an_interval_of_whole_numbers_proposes_them() -> None:
-    space = read(["net.width=interval(8,64)"])
+    space = checked(read(["net.width=interval(8,64)"]))
     assert space.size() == 57
     values = propose(space, [], method="tpe", direction="min", seed=0)
     assert values is not None
@@ -354,7 +355,7 @@ def test_every_combination_is_built_before_the_first_and_val_is_looked_at(home, 
             "net.width takes whole numbers: write net.width=int(interval(8,64))",
         ),
         (["net.width=interval(8.5,64)"], "net.width=8.5 is not a whole number of at least 1"),
-        (["name=interval(0,1)", "images=interval(0,10)"], "images=0 is not a whole number of at least 1"),
+        (["name=interval(0,1)", "images=interval(0,10)"], "images=0.0 is not a whole number of at least 1"),
         (
             ["batch_size=64,65", "devices=1,2"],
             "1 of 4 combinations cannot be trained, the first of them batch_s",
@@ -363,7 +364,7 @@ def test_every_combination_is_built_before_the_first_and_val_is_looked_at(home, 
             ["net=mlp,unet_text", "net.width=8,16"],
             "2 of 4 combinations cannot be trained, the first of them net",
         ),
-        (["seed=range(0,3)", "precision=interval(0,1)"], "precision=0 is not one of 32-true, bf16-mixed"),
+        (["seed=range(0,3)", "precision=interval(0,1)"], "precision=0.0 is not one of 32-true, bf16-mixed"),
     ],
 )
 def test_mistakes_in_a_sweep(sweep: list[str], said: str, refused, tmp_path: Path, monkeypatch) -> None:

@@ -54,14 +54,14 @@ class Job:
     def _leads(self) -> bool:
         if self.handle is not None:
             return self.handle.poll() is None
-        return self.trial.process.lives()
+        return self.trial.lives()
 
     def end(self) -> None:
         """Tell it, once, to save and stop."""
         if self.ended:
             return
         self.ended = True
-        leader = self.trial.process.pid
+        leader = self.trial.pid
         trainer: Any = store.status(self.folder).get("pid")
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if leader is not None and session(trainer) == leader:

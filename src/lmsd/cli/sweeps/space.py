@@ -4,22 +4,14 @@ seed=1,2,3        steps=range(1,5)        net=mlp,unet_text            a grid, t
 optim.generator.lr=tag(log,interval(1e-5,1e-3))                        proposed by Optuna
 """
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stderr
-from dataclasses import dataclass, field, replace
-from io import StringIO
-from itertools import product
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf, prod
 from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
-from omegaconf import DictConfig, OmegaConf
 
-from lmsd.cli.config.compose import group_of, load, parse_sweep
-from lmsd.cli.config.kinds import parts
-from lmsd.cli.config.schema import check_limits, kind_at
-from lmsd.cli.sweeps.monitors import require
+from lmsd.cli.config.compose import group_of, parse_sweep
 from lmsd.errors import UserError
 
 
@@ -90,43 +82,9 @@ class Space:
         """The overrides of one trial."""
         return [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
 
-    def corners(self, *, apart: str = "") -> Iterator[dict[str, Any]]:
-        """Every combination, an interval standing as its two ends; of the option `apart` the first value."""
-        values = [axis.choices or (axis.low, axis.high) for axis in self.axes]
-        told = [row[:1] if axis.key == apart else row for axis, row in zip(self.axes, values, strict=True)]
-        for combination in product(*told):
-            yield {axis.key: value for axis, value in zip(self.axes, combination, strict=True)}
 
-    def verify(self, check: Callable[[DictConfig], object], *, apart: str = "") -> None:
-        """Call `check` with the configuration of every corner; raise UserError where it refuses any of them.
-
-        What compositions and checks note is said once, whichever combinations it is about.
-        """
-        refused: list[tuple[str, UserError]] = []
-        corners, notes = list(self.corners(apart=apart)), StringIO()
-        for values in corners:
-            try:
-                with redirect_stderr(notes):
-                    check(load("train", self.words(values)))
-            except UserError as error:
-                refused.append((" ".join(self.words(values)[len(self.fixed) :]), error))
-        for note in dict.fromkeys(notes.getvalue().splitlines()):
-            print(note, file=sys.stderr)
-        if refused:
-            which, first = refused[0]
-            if len(refused) == len(corners):
-                raise first
-            raise UserError(
-                f"{len(refused)} of {len(corners)} combinations cannot be trained, the first of them "
-                f"{which}: {first}"
-            )
-
-
-def read(words: Sequence[str], *, monitor: str = "fd") -> Space:
-    """Fixed words and axes, every combination composed and checked. Raises UserError.
-
-    monitor: the score that trials are ranked by, which all of them have to give.
-    """
+def read(words: Sequence[str]) -> Space:
+    """Fixed words and axes; `checks.checked` looks at what they say. Raises UserError."""
     fixed, axes = [], []
     for word in words:
         override = parse_sweep(word)
@@ -141,16 +99,7 @@ def read(words: Sequence[str], *, monitor: str = "fd") -> Space:
     for axis in axes:
         if named.count(axis.key) > 1:
             raise UserError(f"{axis.key}= is given twice: what is swept is given once, with all its values")
-    devices: list[int | str] = []
-
-    def check(config: DictConfig) -> None:
-        check_limits(config)
-        require(monitor, config.evaluate)
-        devices.append(config.devices)
-
-    space = _counted(Space(tuple(fixed), tuple(axes)))
-    space.verify(check)
-    return replace(space, devices=None if "auto" in devices else max(map(int, devices)))
+    return Space(tuple(fixed), tuple(axes))
 
 
 def _refuse(override: Override, word: str) -> None:
@@ -177,20 +126,3 @@ def _axis(override: Override, word: str) -> Axis:
     if isinstance(value, ChoiceSweep | RangeSweep):
         return Axis(key, tuple(dict.fromkeys(str(item) for item in override.sweep_string_iterator())))
     raise UserError(f"{word}: give values, range(...), interval(...) or tag(log,interval(...))")
-
-
-def _counted(space: Space) -> Space:
-    """The space with intervals of whole numbers where options take no others: net.width=interval(8,64)."""
-    axes = list(space.axes)
-    if all(axis.choices or axis.whole for axis in axes):
-        return space
-    tree: Any = OmegaConf.to_container(load("train", space.words(next(space.corners()))))
-    for place, axis in enumerate(axes):
-        kinds = [part.get("type") for part in parts(kind_at(tree, axis.key) or {})]
-        if axis.choices or "integer" not in kinds or "number" in kinds:
-            continue
-        low, high = int(axis.low), int(axis.high)
-        if (low, high) != (axis.low, axis.high):
-            raise UserError(f"{axis.key} takes whole numbers: write {axis.key}=int(interval({low},{high}))")
-        axes[place] = replace(axis, low=low, high=high)
-    return replace(space, axes=tuple(axes))

@@ -21,20 +21,7 @@ from lmsd.files import write_text
 State = Literal["running", "done", "failed", "pruned", "interrupted"]
 
 
-@dataclass
-class Process:
-    """Who trains a trial: the process, when it began, and its place among those that run at a time."""
-
-    pid: int | None = None
-    born: str = ""
-    slot: int = 0
-
-    def lives(self) -> bool:
-        """Whether that very process is alive, and not another one that has its number now."""
-        return self.pid is not None and store.alive(self.pid) and born(self.pid) == self.born
-
-
-def born(pid: int) -> str:
+def began(pid: int) -> str:
     """When a process began, as no other of its number did, also before a reboot; empty without /proc."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -67,12 +54,18 @@ class Result:
 
 @dataclass
 class Trial:
-    """One run of a sweep: the values it tries, and what came of it; note: why it failed."""
+    """One run of a sweep: the values it tries, and what came of it.
+
+    pid, born, slot: its process, when that began, and its place among those that run at a time; note: why it
+    failed.
+    """
 
     number: int
     values: dict[str, Any]
     state: State = "running"
-    process: Process = field(default_factory=Process)
+    pid: int | None = None
+    born: str = ""
+    slot: int = 0
     result: Result = field(default_factory=Result)
     seconds: float = 0.0
     note: str = ""
@@ -89,10 +82,14 @@ class Trial:
                     found.points |= {int(line["images"]): value} if known else {}
         self.seconds = float(store.status(folder).get("seconds", self.seconds))
 
+    def lives(self) -> bool:
+        """Whether that very process is alive, and not another one that has its number now."""
+        return self.pid is not None and store.alive(self.pid) and began(self.pid) == self.born
+
     def row(self) -> dict[str, Any]:
         """All of it by name, without another mapping inside."""
         whole = asdict(self)
-        return {**whole.pop("process"), **whole.pop("result"), **whole}
+        return {**whole.pop("result"), **whole}
 
 
 class Ledger:
@@ -150,6 +147,4 @@ class Ledger:
 def _trial(row: dict[str, Any]) -> Trial:
     """The reverse of `Trial.row`."""
     row["points"] = {int(images): value for images, value in row["points"].items()}
-    process = Process(**{part.name: row.pop(part.name) for part in fields(Process)})
-    result = Result(**{part.name: row.pop(part.name) for part in fields(Result)})
-    return Trial(**row, process=process, result=result)
+    return Trial(result=Result(**{part.name: row.pop(part.name) for part in fields(Result)}), **row)

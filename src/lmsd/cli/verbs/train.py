@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmsd import stops
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.schema import check_limits, check_tasks, groups
+from lmsd.cli.config.schema import check_limits, check_tasks
 from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
 from lmsd.cli.runs.resuming import continued, extended, finished
@@ -61,11 +61,7 @@ Groups and their choices
 
 
 def main(arguments: list[str]) -> int:
-    """Train, or print help or the configuration."""
-    if "-h" in arguments or "--help" in arguments:
-        rows = [f"  {name:16}{', '.join(choices)}" for name, choices in groups().items()]
-        print(HELP.format(groups="\n".join(rows)))
-        return 0
+    """Train, or print the configuration or its options."""
     if "--cfg" in arguments:
         words = [word for word in arguments if word not in ("--cfg", "job")]
         print(OmegaConf.to_yaml(load("train", words)), end="")
@@ -84,8 +80,7 @@ def begin(arguments: list[str]) -> int:
     """Begin a run, or go on with one."""
     longer = extended(arguments)
     config, source = longer or continued(arguments)
-    if config is None:
-        config = load("train", arguments)
+    config = load("train", arguments) if config is None else config
     if source is not None and finished(source, config):
         folder = store.folder_of(source)
         if launched_rank() == 0:
@@ -152,7 +147,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     from lmsd.cli.build.validate import Validation, on_val
 
     scorer = on_val(config, data) if config.evaluate.n and chief else None
-    folder = store.folder_of(resumed) if resumed else shared_folder(config, list(overrides))
+    folder = store.folder_of(resumed) if resumed else made(config, overrides)
     validation = Validation(config, data, folder, scorer, run.metrics) if config.evaluate.n else None
     with transcript(folder, active=chief):
         announce(config, folder, built.cast, resumed=resumed)
@@ -244,27 +239,23 @@ def tolerated(what: str) -> Iterator[None]:
             print(f"lmsd: could not write {what}: {redact(str(error))}", file=sys.stderr)
 
 
-def conclude(folder: Path, engine: Any, state: str, *, seconds: float) -> None:
-    """Write down how a session ended."""
-    from lmsd.engine.callbacks import peak_memory
-
-    counts = {"images": engine.clock.images, "updates": engine.clock.updates, "seconds": seconds}
-    told = {"notes": engine.run.notes} if engine.run.notes else {}
-    with tolerated("status.json"):
-        store.set_status(folder, state=state, **counts, **told, peak_memory_mb=peak_memory())
-
-
 @contextmanager
 def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
     """Keep status.json true: running, then done, interrupted, failed, or stopped; error.txt has a failure.
 
     seconds: of training, over all sessions; sessions: when each began. Only one process is active.
     """
+    from lmsd.engine.callbacks import peak_memory
+
     began = time.monotonic() - store.status(folder).get("seconds", 0.0)
 
     def ended(state: str) -> None:
-        if active:
-            conclude(folder, engine, state, seconds=round(time.monotonic() - began, 1))
+        counts = {"images": engine.clock.images, "updates": engine.clock.updates}
+        told = counts | ({"notes": engine.run.notes} if engine.run.notes else {})
+        seconds = round(time.monotonic() - began, 1)
+        with tolerated("status.json"):
+            if active:
+                store.set_status(folder, state=state, seconds=seconds, **told, peak_memory_mb=peak_memory())
 
     if active:
         lock = store.lock(folder)
@@ -333,6 +324,6 @@ def announce(
         )
 
 
-def shared_folder(config: DictConfig, overrides: list[str]) -> Path:
+def made(config: DictConfig, overrides: Sequence[str]) -> Path:
     """The new run's folder, which rank 0 makes."""
     return Path(agreed("run_dir", lambda: str(store.create(config, overrides))))
