@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 15176
+STATEMENTS = 15165
 OPTION_LINES = 1698
 LONG = 1
 WIDE = 10
