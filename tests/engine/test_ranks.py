@@ -18,7 +18,7 @@ from torch.optim import SGD
 from lmsd.engine.callbacks import Evaluate
 from lmsd.engine.logging import read_metrics
 from lmsd.engine.optim import adamw
-from lmsd.objectives.base import Cast, Method, trained
+from lmsd.objectives.base import Cast, Objective, trained
 from lmsd.ranks import world_size
 from lmsd.rng import Rng
 from lmsd.types import Batch, Loss, Players, Turn
@@ -42,7 +42,7 @@ class Recorder(SGD):
         super().step()
 
 
-class Listening(Method):
+class Listening(Objective):
     """An objective that notes the positions it is given."""
 
     def __init__(self, inner: Any) -> None:
