@@ -118,19 +118,14 @@ def fit(
 ) -> Trainer:
     """Train until `engine.clock` has seen all images; returns the Trainer, which knows its rank and devices.
 
-    run_dir: receives metrics.jsonl and checkpoints/; loggers: further ones, beside metrics.jsonl; callbacks:
-    a `Checkpoint` is added if there is none; resume_from: a checkpoint, or a run folder for its newest one;
-    profiler: writes its tables to run_dir; asynchronous: write checkpoints in the background, from a copy in
-    memory. Raises UserError for a batch size that does not divide and if checkpoints could not be written,
-    SystemExit(130) after Ctrl-C, SystemExit(143) after SIGTERM or SIGUSR1.
+    run_dir: for metrics.jsonl, checkpoints/ and the profiler's tables; loggers: further ones; callbacks: a
+    `Checkpoint` is added if there is none; resume_from: a checkpoint, or a run folder for its newest one;
+    asynchronous: write checkpoints in the background, from a copy in memory. Raises UserError for a batch
+    size that does not divide and if checkpoints could not be written, SystemExit(130) after Ctrl-C,
+    SystemExit(143) after SIGTERM or SIGUSR1.
     """
-    if not isinstance(datamodule, Resumable):
-        raise UserError(
-            f"{type(datamodule).__name__} has no advance(images): the engine tells it how far the stream is"
-        )
-    shares(engine.batch_size, hardware.ranks, engine.micro_batches)
+    _check(engine, datamodule, hardware.ranks, callbacks)
     found = None if resume_from is None else str(_found(Path(resume_from)))
-    check_callbacks(callbacks, engine.learners)
     interrupt, disk = Interrupt(), AtomicCheckpointIO(asynchronous=asynchronous)
     _quiet()
     trainer = Trainer(
@@ -149,12 +144,21 @@ def fit(
     with _to_its_end(trainer, interrupt), interrupt.listening(trainer, engine):
         trainer.fit(engine, datamodule=datamodule, ckpt_path=found)
     if interrupt.code == REFUSED or disk.failures:
-        raise UserError(
-            f"checkpoints could not be written to {run_dir}: make room, then resume from the last one"
-        )
+        raise UserError(f"checkpoints could not be written to {run_dir}: make room and resume the run")
     if interrupt.code:
         sys.exit(interrupt.code if trainer.is_global_zero or _external(trainer) else 0)
     return trainer
+
+
+def _check(
+    engine: Engine, datamodule: LightningDataModule, ranks: int, callbacks: Sequence[Callback]
+) -> None:
+    if not isinstance(datamodule, Resumable):
+        raise UserError(
+            f"{type(datamodule).__name__} has no advance(images): the engine tells it how far the stream is"
+        )
+    shares(engine.batch_size, ranks, engine.micro_batches)
+    check_callbacks(callbacks, engine.learners)
 
 
 @contextmanager
