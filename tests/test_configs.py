@@ -14,7 +14,7 @@ from lmsd.cli.build import experiment
 from lmsd.cli.config.compose import config_dir, groups, load
 from lmsd.cli.config.schema import check_limits, options
 from lmsd.cli.verbs import demo
-from lmsd.engine.trainer import fit
+from lmsd.engine.trainer import Hardware, fit
 from lmsd.spec import locate, targets
 
 ROOT = config_dir()
@@ -124,7 +124,7 @@ def test_a_choice_composes_builds_and_plays(choice: str, shards: Path, tmp_path:
         from lmsd.cli.verbs.train import loggers as make_loggers
 
         loggers = make_loggers(config, tmp_path)
-    fit(engine, built.data, run_dir=tmp_path, accelerator="cpu", loggers=loggers)
+    fit(engine, built.data, run_dir=tmp_path, hardware=Hardware(accelerator="cpu"), loggers=loggers)
     assert (engine.clock.images, engine.clock.updates) == (16, 2)
     assert any(not torch.equal(a, b) for a, b in zip(before, nets["generator"].parameters(), strict=True))
     experiment.sampler(config)

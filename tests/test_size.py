@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 15118
+STATEMENTS = 15069
 OPTION_LINES = 1590
-LONG = 1
-WIDE = 10
+LONG = 0
+WIDE = 7
 WIDEST = 19
-PROBES = 24
-ISINSTANCE = 172
+PROBES = 18
+ISINSTANCE = 171
 LONG_FILES = 0
 NEW = {
     "checkpoints.py": "a run opens without us",

@@ -1,6 +1,7 @@
 """Objectives as version 2 stored them, under today's names: built, they are what today's commands build."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ def looks(thing: Any) -> Any:
     """All that an object was told, to compare by."""
     if isinstance(thing, list | tuple):
         return [looks(item) for item in thing]
+    if isinstance(thing, partial):
+        return thing.func, looks(thing.args), {name: looks(value) for name, value in thing.keywords.items()}
     if type(thing).__module__.startswith("lmsd."):
         return type(thing).__name__, {name: looks(value) for name, value in vars(thing).items()}
     return thing
@@ -80,6 +83,16 @@ def test_a_stored_nft_learns_as_it_did() -> None:
     assert looks(built(NFT)) == looks(instantiate(load("train", words).objective))
 
 
+def test_an_nft_of_the_version_before_learns_as_it_did() -> None:
+    words = ["objective=nft", "reward@objective.reward=sharpness"]
+    new = load("train", [*words, "objective.contrast.beta=0.5", "objective.contrast.updates=2"])
+    node: Any = OmegaConf.to_container(new.objective, resolve=True)
+    flat = {**node, **node.pop("contrast")}
+    flat["_target_"] = "lmsd.objectives.nft.NFT"
+    flat.pop("contrast")
+    assert looks(built(flat)) == looks(instantiate(new.objective))
+
+
 def test_an_objective_of_somebody_else_is_not_touched() -> None:
     mine = {"_target_": "mine.Method", "gamma": 3, "kl": 1}
     tree = {"objective": dict(mine)}
@@ -95,6 +108,8 @@ def test_an_objective_of_somebody_else_is_not_touched() -> None:
         ("objective.hold_text", "objective.freeze_text=..."),
         ("objective.kl", "objective.reference.weight=..."),
         ("objective.policy.steps", "objective.settings.steps=..."),
+        ("objective.updates", "objective.contrast.updates=... (of nft)"),
+        ("objective.pull", "objective.reference_weight=... (of nft objective.contrast.reference_weight)"),
         ("objective.clamp", "objective.game.bound=... (of objectives with a reward objective.settings.bound"),
     ],
 )

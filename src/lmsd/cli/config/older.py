@@ -64,7 +64,9 @@ GRADIENT = {
     "every": "windows.every",
 }
 PULL = {"pull": "reference_weight"}
-NFT = {**SETTINGS, **SCORES, **PULL, "decay": "old.decay", "ramp": "old.ramp"}
+CONTRAST = {name: f"contrast.{name}" for name in ("beta", "weighting", "updates", "reference_weight")}
+FOLLOWS = {"decay": "old.decay", "ramp": "old.ramp"}
+NFT = {**SETTINGS, **SCORES, **CONTRAST, **FOLLOWS, "pull": "contrast.reference_weight"}
 
 _PARTS = "lmsd.objectives"
 _GAME = {
@@ -83,6 +85,7 @@ _GRADIENT = {
     "reference": f"{_PARTS}.policy.Reference",
     "windows": f"{_PARTS}.policy.Windows",
 }
+_COMPARED = {"contrast": f"{_PARTS}.nft.Contrast", "old": f"{_PARTS}.nft.OldPolicy"}
 OBJECTIVES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
     f"{_PARTS}.adversarial.Adversarial": (COURSE, _GAME),
     f"{_PARTS}.denoising.Denoising": (DENOISING, {}),
@@ -90,7 +93,7 @@ OBJECTIVES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
     f"{_PARTS}.grpo.GRPO": (GRADIENT, _GRADIENT),
     f"{_PARTS}.draft.DRaFT": ({**POLICY, **PULL}, {"": f"{_PARTS}.draft.DRaFT", **_DRAWN}),
     f"{_PARTS}.dpo.DPO": (SETTINGS, {"": f"{_PARTS}.dpo.DPO", **_DRAWN}),
-    f"{_PARTS}.nft.NFT": (NFT, {"": f"{_PARTS}.nft.NFT", **_SCORED, "old": f"{_PARTS}.nft.OldPolicy"}),
+    f"{_PARTS}.nft.NFT": (NFT, {"": f"{_PARTS}.nft.NFT", **_SCORED, **_COMPARED}),
 }
 """By the target that stood at the top: option to today's, and the targets of today's nodes."""
 
@@ -106,6 +109,8 @@ ANSWERED: dict[str, str] = {
     **{f"objective.{old}": f"objective.{new}" for old, new in {**NFT, **GRADIENT, **COURSE}.items()},
     "objective.clamp": "objective.game.bound; of objectives with a reward objective.settings.bound: codec, a "
     "number or null",
+    **{f"objective.{old}": f"objective.{new}; of nft" for old, new in CONTRAST.items()},
+    "objective.pull": "objective.reference_weight; of nft objective.contrast.reference_weight",
     "objective.drop": "objective.game.caption_dropout; of denoising objective.caption_dropout",
     **{f"data.{name}": f"data.train.{name}" for name in STREAMED},
     **{f"data.{old}": f"data.cache.{new}" for old, new in CACHE.items()},

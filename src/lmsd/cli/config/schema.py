@@ -39,7 +39,7 @@ from lmsd.ranks import shares
 from lmsd.spec import RENAMED, allowed_names, forbidden, targets
 
 HANDED: Mapping[str, tuple[str, ...]] = {
-    "net": ("channels", "image_size", "token_dim", "pooled_dim", "z_dim"),
+    "net": ("sizes", "channels", "image_size", "token_dim", "pooled_dim", "z_dim"),
     "generator": ("net", "schedule", "process", "conditioner", "codec", "channels", "image_size"),
     "discriminator": ("process", "generator", "cond_dim", "features", "marginal"),
     "discriminator.trunk": ("shape",),

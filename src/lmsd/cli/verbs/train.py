@@ -176,22 +176,24 @@ def play(
     config: DictConfig, engine: Any, data: Any, *, folder: Path, callbacks: list[Any], resumed: Path | None
 ) -> None:
     """Train in a run's folder, from its checkpoint where there is one."""
-    from lmsd.engine.trainer import fit
+    from lmsd.engine.trainer import Hardware, fit
 
     fit(
         engine,
         data,
         run_dir=folder,
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        accelerator=config.accelerator,
-        precision=config.precision,
+        hardware=Hardware(
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            accelerator=config.accelerator,
+            precision=config.precision,
+            fsdp=config.fsdp,
+        ),
         loggers=loggers(config, folder),
         callbacks=callbacks,
         resume_from=resumed if resumed and store.has_checkpoint(folder) else None,
         profiler=config.profiler,
         asynchronous=config.checkpoint_async,
-        fsdp=config.fsdp,
     )
 
 
