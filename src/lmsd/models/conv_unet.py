@@ -16,6 +16,7 @@ costs what the way down does.
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from lmsd.errors import Count, UserError
 from lmsd.models.backbones import Backbone, check_sides, pooled_of
 from lmsd.nets.embed import Context, modulate
-from lmsd.types import Cond
+from lmsd.types import Cond, Sizes
 
 
 def _norm(width: int) -> nn.GroupNorm:
@@ -85,27 +86,24 @@ class ConvUNet(Backbone):
 
     def __init__(
         self,
-        channels: int,
-        image_size: int,
+        sizes: Sizes,
         *,
         widths: Sequence[Count] = (64, 128),
         blocks: Sequence[Count] = (1, 2),
         heads: Count = 4,
         patch: Count = 2,
         context: Count = 256,
-        pooled_dim: int = 0,
-        z_dim: int = 0,
     ) -> None:
         if len(widths) != len(blocks):
             raise UserError(f"net: widths names {len(widths)} levels, blocks {len(blocks)}; make them equal")
-        check_sides(image_size, patch, len(widths))
+        check_sides(sizes.image_size, patch, len(widths))
         if widths[-1] % heads:
             raise UserError(f"net: the last width, {widths[-1]}, does not divide by {heads} heads")
-        super().__init__(channels, image_size, pooled_dim=pooled_dim, z_dim=z_dim)
+        super().__init__(replace(sizes, token_dim=0), ())
         self.patch = patch
         self.gradient_checkpointing = False
-        self.context = Context(context, cond_dim=pooled_dim, z_dim=z_dim)
-        self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
+        self.context = Context(context, cond_dim=self.pooled_dim, z_dim=self.z_dim)
+        self.stem = nn.Conv2d(self.channels * patch**2, widths[0], 3, padding=1)
         levels = list(zip(widths, blocks, strict=True))
         self.down = nn.ModuleList(_level(width, count, context) for width, count in levels[:-1])
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths))
@@ -116,7 +114,7 @@ class ConvUNet(Backbone):
         self.mix = nn.ModuleList(nn.Conv2d(2 * width, width, 1) for width in widths[:-1])
         self.up = nn.ModuleList(_level(width, count, context) for width, count in levels[:-1])
         self.norm = _norm(widths[0])
-        self.head = nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
+        self.head = nn.Conv2d(widths[0], self.channels * patch**2, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
         self.taps = (*(f"down.{i}.{n - 1}" for i, n in enumerate(blocks[:-1])), f"after.{blocks[-1] - 1}")
