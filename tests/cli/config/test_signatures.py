@@ -15,7 +15,6 @@ from lmsd.cli.config.signatures import (
     Unread,
     described,
     kind_of,
-    like,
     signature,
 )
 from lmsd.spec import locate, targets
@@ -142,10 +141,10 @@ def test_an_annotation_says_what_fits(annotation: str, takes: list, refuses: lis
 
 
 def test_without_an_annotation_the_value_says_it() -> None:
-    assert like(3).fits(4)
-    assert not like(3).fits("a")
-    assert not like(True).fits(1)
-    assert like(0.5).fits(1)
-    assert not like([1, 2]).fits(["a"])
-    assert not like("a").fits(["a"])
-    assert like(None) == like({}) == ANYTHING
+    assert Kind.like(3).fits(4)
+    assert not Kind.like(3).fits("a")
+    assert not Kind.like(True).fits(1)
+    assert Kind.like(0.5).fits(1)
+    assert not Kind.like([1, 2]).fits(["a"])
+    assert not Kind.like("a").fits(["a"])
+    assert Kind.like(None) == Kind.like({}) == ANYTHING

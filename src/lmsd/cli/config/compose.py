@@ -14,13 +14,10 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -296,9 +293,10 @@ def check_value(override: Override, tree: dict[str, Any], *, groups: Iterable[st
 
 def composed(name: str, overrides: list[str]) -> dict[str, Any]:
     """Hydra's composition as plain data, unresolved, with its errors in one line."""
-    bare_hydra()
     added = ",".join(f"file://{folder}" for folder in schema.own_configs())
     searched = [f"hydra.searchpath=[{added}]"] if added else []
+    # without its own groups (launcher, logging, help), which would be half of the work
+    ConfigStore.instance().repo["hydra"]["config.yaml"].node.defaults = []
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             found: Any = OmegaConf.to_container(compose(name, overrides=[*searched, *overrides]))
@@ -308,22 +306,6 @@ def composed(name: str, overrides: list[str]) -> dict[str, Any]:
     except (ConfigCompositionException, HydraException, OmegaConfBaseException, ValueError) as error:
         said = str(error).splitlines()[0]
     raise UserError(f"the configuration cannot be composed: {said}")
-
-
-class OurFolders(SearchPathPlugin):
-    """Hydra looks for every choice in its own package first, opened as an archive might be."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Leave its package out of the path."""
-        entries = search_path.get_path()
-        entries[:] = [entry for entry in entries if entry.provider != "hydra"]
-
-
-@cache
-def bare_hydra() -> None:
-    """Take Hydra's own groups (launcher, logging, help) out of what it composes: half of the work."""
-    ConfigStore.instance().repo["hydra"]["config.yaml"].node.defaults = []
-    Plugins.instance().register(OurFolders)
 
 
 def plain(node: DictConfig) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli.config.signatures import (
     ANYTHING,
-    DEFINED,
     NODE,
     ROOT,
     Argument,
@@ -26,7 +25,6 @@ from lmsd.cli.config.signatures import (
     Signature,
     Unread,
     find,
-    like,
     signature,
 )
 from lmsd.cli.config.suggest import nearest, renamed
@@ -50,7 +48,7 @@ METRICS = "evaluate.metrics"
 ENTRIES = ("callbacks", "logger", METRICS)
 """Nodes of named objects: any may be added, any taken away."""
 
-WHOLE = Kind({"$ref": f"{DEFINED}{ROOT}"})
+WHOLE = Kind.of(ROOT)
 
 
 def config_dir() -> Path:
@@ -136,9 +134,7 @@ class Option:
     @cached_property
     def taken(self) -> Signature | None:
         """What a node takes: its constructor, or the class that its kind names; not what it is handed."""
-        kinds = (self.kind or NODE).parts
-        named = [str(part["$ref"]).removeprefix(DEFINED) for part in kinds if "$ref" in part]
-        targets = (held(self.value).get("_target_"), *named)
+        targets = (held(self.value).get("_target_"), *(self.kind or ANYTHING).sections)
         found = next((signature(str(target)) for target in targets if target), None)
         handed = next((names for place, names in HANDED.items() if fnmatchcase(self.key, place)), ())
         return found and Signature({k: v for k, v in found.arguments.items() if k not in handed}, found.more)
@@ -154,7 +150,7 @@ class Option:
         kind = argument.kind if argument else None
         if found is None and self.kind is not None:
             holds = [part for part in self.kind.parts if part.holds]
-            kind = holds[0].get("additionalProperties") or like(value) if holds else None
+            kind = holds[0].get("additionalProperties") or Kind.like(value) if holds else None
         role = "_target_" not in node and "_target_" in held(value)
         private = str(name).startswith("_") and self.kind is not None
         if private or (found and not argument and (found.more or role)):
@@ -291,10 +287,6 @@ def check_below(node: Option, tree: dict[str, Any]) -> None:
         check_below(option, tree)
 
 
-INTERACTIVE = ("bash", "interactive")
-"""Names of SLURM's jobs in which ranks are started by hand."""
-
-
 def check_limits(config: DictConfig) -> None:
     """Refuse options that do not go together, and a mandatory one that was not given."""
     for key in sorted(OmegaConf.missing_keys(config)):
@@ -326,23 +318,26 @@ def check_limits(config: DictConfig) -> None:
         )
 
 
+INTERACTIVE = ("bash", "interactive")
+"""Names of SLURM's jobs in which ranks are started by hand."""
+
+
 def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ) -> None:
     """Refuse a job of SLURM's whose tasks are not the ranks that the configuration asks for."""
-    if "SLURM_NTASKS" not in environment or "TORCHELASTIC_RUN_ID" in environment:
+    job = {name.removeprefix("SLURM_"): value for name, value in environment.items()}
+    if "NTASKS" not in job or "TORCHELASTIC_RUN_ID" in job:
         return
-    name = environment.get("SLURM_JOB_NAME")
-    if name in INTERACTIVE:
-        if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # srun in salloc
+    if job.get("JOB_NAME") in INTERACTIVE:
+        if int(job.get("STEP_NUM_TASKS", "1")) > 1:  # srun in salloc
             raise UserError(
-                f"the job's name, {name}, says that ranks are started by hand, and each task would train a "
-                "run of its own: start them by srun --job-name=train lmsd train ..."
+                f"the job's name, {job['JOB_NAME']}, says that ranks are started by hand, and each task "
+                "would train a run of its own: start them by srun --job-name=train lmsd train ..."
             )
         return
-    tasks, ranks = int(environment["SLURM_NTASKS"]), config.devices * config.num_nodes
-    per_node, nodes = environment.get("SLURM_NTASKS_PER_NODE"), environment.get("SLURM_NNODES")
-    srun = "SLURM_STEP_ID" in environment
-    alone = ranks == 1 and (tasks == 1 or (per_node is not None and not srun))
-    placed = per_node == str(config.devices) and nodes in (None, str(config.num_nodes))
+    tasks, ranks, srun = int(job["NTASKS"]), config.devices * config.num_nodes, "STEP_ID" in job
+    alone = ranks == 1 and (tasks == 1 or ("NTASKS_PER_NODE" in job and not srun))
+    nodes = job.get("NNODES", str(config.num_nodes))
+    placed = (job.get("NTASKS_PER_NODE"), nodes) == (str(config.devices), str(config.num_nodes))
     if not alone and not (tasks == ranks and srun and placed):
         raise UserError(
             f"SLURM_NTASKS={tasks}, and devices={config.devices} num_nodes={config.num_nodes} are {ranks} "

@@ -28,7 +28,7 @@ ROOT = "lmsd.cli.config.settings.Train"
 """What stands for the configuration itself: a class whose fields are its options."""
 SECTIONS = ROOT.rpartition(".")[0]
 DEFINED = "#/$defs/"
-"""What the reference of a kind to a class begins with: {"$ref": "#/$defs/lmsd.cli.config.settings.Clip"}."""
+"""What a kind names a class by: {"$ref": "#/$defs/lmsd.cli.config.settings.Optim"}."""
 LARGE = ("torch", "lightning", "torchmetrics")
 """Libraries whose defaults stay theirs, and whose type aliases are not looked up: each would be parsed."""
 
@@ -52,6 +52,26 @@ class Kind(dict[str, Any]):
     def parts(self) -> "Sequence[Kind]":
         """The kinds that it is any of: itself, mostly."""
         return self.get("anyOf") or [self]
+
+    @classmethod
+    def of(cls, name: str) -> "Kind":
+        """What the fields of a class describe."""
+        return cls({"$ref": f"{DEFINED}{name}"})
+
+    @classmethod
+    def like(cls, default: Any) -> "Kind":
+        """The kind of an option that only its value describes; null takes anything."""
+        match default:
+            case str():
+                return either([PLAIN["str"], NULL])
+            case [*items]:
+                return cls(type="array", items=cls.like(items[0]) if items else ANYTHING)
+        return PLAIN.get(type(default).__name__, ANYTHING)
+
+    @property
+    def sections(self) -> list[str]:
+        """The classes that describe a node which names no constructor."""
+        return [str(part["$ref"]).removeprefix(DEFINED) for part in self.parts if "$ref" in part]
 
     @property
     def holds(self) -> bool:
@@ -203,16 +223,6 @@ def either(kinds: Iterable[Kind]) -> Kind:
     return flat[0] if len(flat) == 1 else Kind(anyOf=flat)
 
 
-def like(default: Any) -> Kind:
-    """The kind of an option that only its value describes; null takes anything."""
-    match default:
-        case str():
-            return either([PLAIN["str"], NULL])
-        case [*items]:
-            return Kind(type="array", items=like(items[0]) if items else ANYTHING)
-    return PLAIN.get(type(default).__name__, ANYTHING)
-
-
 class Unread:
     """Stands for a default that is no plain value, or for none at all."""
 
@@ -242,7 +252,7 @@ class Found:
         """What a name in its module stands for: the value of an alias, or the kind of a section."""
         match find(self.module, name, ours=True):
             case Found(node=ast.ClassDef(), module=module) if module == SECTIONS:
-                return Kind({"$ref": f"{DEFINED}{module}.{name}"})
+                return Kind.of(f"{module}.{name}")
             case Found(node=ast.AnnAssign(value=value) | ast.Assign(value=value)):
                 return value
         return None
