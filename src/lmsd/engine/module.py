@@ -271,9 +271,11 @@ class Engine(LightningModule):
         """Hand metrics to every logger, at the images seen so far."""
         for logger in self.trainer.loggers:
             logger.log_metrics(dict(metrics), step=self.clock.images)
-        for name, value in metrics.items():  # also without the extractor's name: val/fd
-            short = name.partition("[")[0] if name.endswith("]") else name
-            self.trainer.callback_metrics.update(dict.fromkeys((name, short), torch.tensor(value)))
+        short = dict[str, float]()  # also without the extractor's name: val/fd, of the first that has it
+        for name, value in metrics.items():
+            short.setdefault(name.partition("[")[0] if name.endswith("]") else name, value)
+        for name, value in {**metrics, **short}.items():
+            self.trainer.callback_metrics[name] = torch.tensor(value)
 
     # -- states -----------------------------------------------------------------------------------------
 

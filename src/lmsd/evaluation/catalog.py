@@ -27,6 +27,18 @@ class Kind:
 
 
 CATALOG: Mapping[str, Kind] = {
+    "sw_families": Kind(
+        "how far generated images lie from real ones over how far real ones do: geometric mean over the "
+        "families of sw_ratio; 1 for a perfect model",
+        "min",
+        line=True,
+    ),
+    "sw_ratio": Kind(
+        "sliced Wasserstein distance to one real half over that of the other half, features whitened; 1 for "
+        "a perfect model",
+        "min",
+        line=True,
+    ),
     "fd": Kind(
         "Fréchet distance of generated and held-out images, same captions, same n; 0: the same moments",
         "min",
