@@ -63,9 +63,6 @@ class EvaluateOptions(RunOptions):
 
 def main(arguments: list[str]) -> int:
     """Evaluate, print the scores and the report's path."""
-    if not arguments or "-h" in arguments or "--help" in arguments:
-        print(HELP, end="")
-        return 0 if arguments else 2
     chosen = options.read(EvaluateOptions, arguments, verb="evaluate")
     folder = store.find_folder(chosen.run)
     with ranks():
