@@ -7,7 +7,8 @@ The "generated" images are other real ones of the same classes (or captions), da
 score must see, and what it must not. A family sees a set where one of its scores lies beyond the 99.9 %
 interval of what real images have, one-sided, from the same jackknife as the 95 % one that is printed:
 
-    sw_ratio, fd_ratio above 1; copies flagged (p < 0.001); right (the classifier's) below real images'
+    sw_ratio, fd_ratio above 1; copies flagged (p < 0.001; looked for in real images and in copied ones);
+    right, the classifier's, below real images'
 
 Every damage is drawn five times at each of three strengths, real images 20 times. The table says how often
 each family saw it. Results go to benchmarks/results/families.json.
@@ -30,12 +31,12 @@ from torch import Tensor
 from lmsd.cli.build.extractors import find_or_train
 from lmsd.data.builders import BuildOptions, build
 from lmsd.data.shardset import ShardSet
-from lmsd.evaluation.families import Prepared, family_scores
+from lmsd.evaluation.distances import distances, row_groups
 from lmsd.features.base import FeatureExtractor, captions_of
 from lmsd.features.random_conv import RandomExtractor
-from lmsd.metrics import GROUPS, Score, memorization, wilson
+from lmsd.metrics import GROUPS, Score, matched_halves, memorization, wilson
 from lmsd.metrics.matching import matched_rows
-from lmsd.metrics.sliced import whitening
+from lmsd.metrics.sliced import sliced_ratio, whitening
 from lmsd.types import levels, scale
 
 HERE = Path(__file__).resolve().parent
@@ -194,33 +195,28 @@ PIXELS: Mapping[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
 }
 
 
-def seen(data: Data, real: Tensor, made: Made) -> list[list[str]]:
-    """The scores of each family that lie beyond what real images have."""
-    keys = data.keys[real].tolist()
-    families = [
-        Prepared(each.name, known[real], whitening(trained))
-        for each, known, trained in zip(data.extractors, data.known, data.trained, strict=True)
-    ]
-    # The first of `family_scores` is scored elsewhere: it is handed over twice.
-    scores, _ = family_scores(
-        [families[0], *families], [[each] for each in (made.features[0], *made.features)], keys, halvings=4
-    )
+def seen(data: Data, real: Tensor, made: Made, *, copies: bool) -> list[list[str]]:
+    """The scores of each family that lie beyond what real images have; copies: whether any are looked for."""
+    halves = matched_halves(data.keys[real].tolist(), 0)
+    groups = row_groups(len(real), halves)
     found = []
-    for place, family in enumerate(families):
-        own = [kind for kind in ("sw_ratio", "fd_ratio") if beyond(scores.get(f"{kind}[{family.name}]"))]
-        copies = memorization([made.features[place]], data.trained[place], family.real)
-        own += ["copies"] if copies.flagged else []
-        theirs = data.right(data.logits[real], real)
-        if place == 0 and made.right is not None and theirs is not None and short(made.right, theirs):
-            own.append("right")
-        found.append(own)
+    for place, (known, trained) in enumerate(zip(data.known, data.trained, strict=True)):
+        fakes, own = [made.features[place]], known[real]
+        ratio = sliced_ratio(fakes, own, halves, groups, whitening(trained))
+        scores = {"sw_ratio": ratio}
+        if len(real) >= 2 * own.shape[1]:
+            scores["fd_ratio"] = distances(fakes, own, halves, groups, halvings=2).ratio
+        found.append([kind for kind, score in scores.items() if beyond(score)])
+        if copies and memorization(fakes, trained, own).flagged:
+            found[-1].append("copies")
+    theirs = data.right(data.logits[real], real)
+    if made.right is not None and theirs is not None and short(made.right, theirs):
+        found[0].append("right")
     return found
 
 
-def beyond(score: Score | None) -> bool:
+def beyond(score: Score) -> bool:
     """Whether a quotient lies above 1 at the level, by its jackknife in logarithms."""
-    if score is None:
-        return False
     logs = torch.tensor(score.parts, dtype=torch.float64).log()
     error = math.sqrt((GROUPS - 1) * float(logs.var(unbiased=False)))
     return math.log(score.interval.value) > float(student.ppf(LEVEL, GROUPS - 1)) * error
@@ -248,7 +244,7 @@ def table(data: Data) -> dict[str, object]:
                 made = (
                     damaged(data, what, strength, real, fake, seed) if strength else honest(data, real, fake)
                 )
-                found.append(seen(data, real, made))
+                found.append(seen(data, real, made, copies=what.startswith(("real", "training"))))
             counts = [sum(bool(each[place]) for each in found) for place in range(len(names))]
             whole = sum(any(each) for each in found)
             by = sorted({word for each in found for own in each for word in own})

@@ -28,6 +28,7 @@ LONG_FILES = 0
 NEW = {
     "checkpoints.py": "a run opens without us",
     "cli/build/callbacks.py": "what watches a run apart from what is trained",
+    "cli/build/families.py": "families of features",
     "cli/config/older.py": "older versions' objectives under today's names",
     "cli/config/settings.py": "one schema",
     "cli/runs/resuming.py": "a run goes on as itself, or longer",

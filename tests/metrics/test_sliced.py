@@ -40,8 +40,7 @@ def test_whitening_makes_the_training_images_covariance_the_identity():
     torch.testing.assert_close(white(x).T.cov(), torch.eye(5, dtype=torch.float64))
     with pytest.raises(UserError, match="tell nothing apart"):
         whitening(torch.ones(50, 3))
-    with pytest.raises(UserError, match="cannot whiten 6 features"):
-        whitening(x[:6])
+    assert whitening(x[:4]).map.shape == (6, 3), "four rows have three directions"
 
 
 def test_fresh_draws_of_the_same_law_have_one_in_their_interval():

@@ -108,6 +108,26 @@ def families_of(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: scores for name, scores in found.items() if scores}
 
 
+def distances_said(record: Mapping[str, Any], split: str) -> list[str]:
+    """How far every family of features sees generated images from real ones; what the run was tuned on."""
+    found = families_of(record)
+    scored = {name: own["sw_ratio"] for name, own in found.items() if "sw_ratio" in own}
+    tuned = record.get("setup", {}).get("tuned_on")
+    said = [] if tuned is None else [f"The run was tuned on {tuned}: a claim rests on the other families."]
+    if len(scored) < 2:
+        again = f"`lmsd evaluate run=RUN split={split}` adds the others"
+        alone = f"Scored by one family of features alone ({next(iter(found), 'none')}): {again}."
+        return [alone, *said] if found else said
+    mean = record["scores"]["sw_families"]
+    each = ", ".join(f"{score['value']:.2f} by {name}" for name, score in scored.items())
+    ends = f"95 % interval {mean['low']:.2f} to {mean['high']:.2f}"
+    seen = [name for name, score in scored.items() if score["low"] > 1.0]
+    who = {0: "none tells them apart", len(scored): "all tell them apart"}
+    told = who.get(len(seen), f"only {' and '.join(seen)} told them apart")
+    distance = f"Generated images lie {mean['value']:.2f} × as far from real ones as real ones do ({ends}"
+    return [f"{distance}; {each}): {told}.", *said]
+
+
 def verdict_of(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """What the families say of a record against another of the same rows: which is better, if all agree.
 

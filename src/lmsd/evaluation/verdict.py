@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmsd.evaluation.catalog import BESIDE, CATALOG, is_share, kind_of
-from lmsd.evaluation.families import families_of, told
+from lmsd.evaluation.families import distances_said, families_of, told
 from lmsd.evaluation.scores import standing_beside
 
 _BY_LAW = "held-out images {}, by definition"
@@ -118,7 +118,7 @@ def sentences(found: Mapping[str, Mapping[str, Any]], records: Sequence[Mapping[
         said.append(_distance(scores["fd_ratio"], split))
     elif "kid_paired" in scores:
         said.append(_kernel(scores["kid_paired"], split))
-    said += _families(record, split)
+    said += distances_said(record, split)
     if "right" in scores:
         share = f"{_percent(scores['right']['value'])} of the prompts are right"
         said.append(f"{share} (of real images: {_percent(scores['right_real']['value'])}).")
@@ -156,26 +156,6 @@ def _kernel(kid: Mapping[str, float], split: str) -> str:
     interval = f"95 % interval {_number(kid['low'])} to {_number(kid['high'])}"
     apart = "told apart" if kid["low"] > 0.0 else "at this n not told apart"
     return f"Paired KID is {_number(kid['value'])} on {split} ({interval}): {apart} from held-out data."
-
-
-def _families(record: Mapping[str, Any], split: str) -> list[str]:
-    """How far every family of features sees generated images from real ones; what the run was tuned on."""
-    found = families_of(record)
-    scored = {name: own["sw_ratio"] for name, own in found.items() if "sw_ratio" in own}
-    tuned = record.get("setup", {}).get("tuned_on")
-    said = [] if tuned is None else [f"The run was tuned on {tuned}: a claim rests on the other families."]
-    if len(scored) < 2:
-        again = f"`lmsd evaluate run=RUN split={split}` adds the others"
-        alone = f"Scored by one family of features alone ({next(iter(found), 'none')}): {again}."
-        return [alone, *said] if found else said
-    mean = record["scores"]["sw_families"]
-    each = ", ".join(f"{score['value']:.2f} by {name}" for name, score in scored.items())
-    ends = f"95 % interval {mean['low']:.2f} to {mean['high']:.2f}"
-    seen = [name for name, score in scored.items() if score["low"] > 1.0]
-    who = {0: "none tells them apart", len(scored): "all tell them apart"}
-    told = who.get(len(seen), f"only {' and '.join(seen)} told them apart")
-    distance = f"Generated images lie {mean['value']:.2f} × as far from real ones as real ones do ({ends}"
-    return [f"{distance}; {each}): {told}.", *said]
 
 
 def _copies(near: Mapping[str, Any]) -> str:

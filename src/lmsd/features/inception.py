@@ -51,6 +51,7 @@ class BasicConv2d(nn.Module):
 
 
 _Kernel: TypeAlias = int | tuple[int, int]
+_Chain: TypeAlias = Sequence[tuple[int, _Kernel] | tuple[int, _Kernel, _Kernel]]
 
 
 class _Block(nn.Module):
@@ -64,7 +65,7 @@ class _Block(nn.Module):
     def __init__(
         self,
         channels: int,
-        branches: Mapping[str, Sequence[tuple[int, *tuple[_Kernel, ...]]]],
+        branches: Mapping[str, _Chain],
         pool: int | None = None,
         *,
         maximum: bool = False,
@@ -119,15 +120,15 @@ def _a(channels: int, pool: int) -> _Block:
 
 def _c(width: int) -> _Block:
     row, column = (1, 7), (7, 1)
-    one = [(width, 1), (width, row), (192, column)]
-    two = [(width, 1), (width, column), (width, row), (width, column), (192, row)]
+    one: _Chain = [(width, 1), (width, row), (192, column)]
+    two: _Chain = [(width, 1), (width, column), (width, row), (width, column), (192, row)]
     return _Block(768, {"branch1x1": [(192, 1)], "branch7x7": one, "branch7x7dbl": two}, 192)
 
 
 def _e(channels: int, *, maximum: bool = False) -> _Block:
-    pair = (384, (1, 3), (3, 1))
-    one, two = [(384, 1), pair], [(448, 1), (384, 3), pair]
-    branches = {"branch1x1": [(320, 1)], "branch3x3": one, "branch3x3dbl": two}
+    one: _Chain = [(384, 1), (384, (1, 3), (3, 1))]
+    two: _Chain = [(448, 1), (384, 3), (384, (1, 3), (3, 1))]
+    branches: Mapping[str, _Chain] = {"branch1x1": [(320, 1)], "branch3x3": one, "branch3x3dbl": two}
     return _Block(channels, branches, 192, maximum=maximum)
 
 
@@ -137,7 +138,7 @@ class InceptionV3(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         double = [(64, 1), (96, 3), (96, 3)]
-        long = [(192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3)]
+        long: _Chain = [(192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3)]
         layers = {
             "Conv2d_1a_3x3": BasicConv2d(3, 32, 3, stride=2),
             "Conv2d_2a_3x3": BasicConv2d(32, 32, 3),

@@ -50,11 +50,9 @@ class Whitening:
 def whitening(train: Features) -> Whitening:
     """What makes the covariance of features [n,d] the identity, but for directions without variance.
 
-    Raises UserError where no feature varies, and for fewer rows than features.
+    Fewer rows than features have only so many directions. Raises UserError where no feature varies.
     """
     mean, covariance = gaussian_statistics(train)
-    if len(train) <= len(mean):
-        raise UserError(f"{len(train)} rows cannot whiten {len(mean)} features: give more of them than that")
     values, vectors = torch.linalg.eigh(covariance)
     alive = values > _DEAD * values[-1]
     if not bool(alive.any()) or float(values[-1]) <= 0.0:

@@ -11,7 +11,8 @@ from torchmetrics import Metric
 
 from lmsd import spec, types
 from lmsd.cli.build import experiment
-from lmsd.cli.build.extractors import extractor_of, families_of, tuned_on
+from lmsd.cli.build.extractors import extractor_of
+from lmsd.cli.build.families import families_of, tuned_on
 from lmsd.cli.config.compose import plain
 from lmsd.cli.config.schema import METRICS, also_at
 from lmsd.cli.runs import store

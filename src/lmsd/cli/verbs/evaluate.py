@@ -33,7 +33,7 @@ HELP = """lmsd evaluate run=RUN [option=value ...]
   ema=[ema,raw,HALFLIFE]  checkpoint=FILE
   extractor=KIND weights=PATH    lmsd-cnn, inception, clip or dinov2, from files that you have
   shards=SHARDS         held-out shards that lie elsewhere
-  families=[ssl,random]          further features beside the extractor's; a folder: of a DINOv2; []: none
+  families=[ssl,random]          further features beside the extractor's: also FOLDER of a DINOv2; or none
   keep=[images,features]         beside the record; overlap=label scores a split that training has seen
 
 Writes RUN/eval/SPLIT/NAME.json for every combination, metrics.json (the newest) and the report. Several
@@ -90,7 +90,7 @@ def ranks() -> Iterator[None]:
 
 def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
     """Score a run on a split at every combination of settings, write the records, return them as text."""
-    from lmsd.cli.build.extractors import tuned_on
+    from lmsd.cli.build.families import tuned_on
     from lmsd.cli.build.trained import generation, open_run
     from lmsd.cli.build.validate import metrics
 
@@ -130,7 +130,7 @@ def device() -> "torch.device":
 def scorer_of(config: Any, chosen: EvaluateOptions) -> "tuple[Evaluator, Families | None]":
     """The scorer of the chosen split, and further families; refused where training saw much of the split."""
     from lmsd.cli.build.experiment import shard_set
-    from lmsd.cli.build.extractors import families_of
+    from lmsd.cli.build.families import families_of
     from lmsd.cli.build.validate import evaluator
     from lmsd.ranks import by_first, first_alone
 
