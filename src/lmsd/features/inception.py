@@ -39,7 +39,7 @@ class BasicConv2d(nn.Module):
         width: int,
         kernel: int | tuple[int, int] = 1,
         stride: int = 1,
-        padding: int | tuple[int, int] = 0,
+        padding: int | str = 0,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, width, kernel, stride, padding, bias=False)
@@ -80,7 +80,7 @@ class _Block(nn.Module):
                 names = [name] if len(kernels) == 1 else [f"{name}a", f"{name}b"]
                 stride = 2 if pool is None and place == len(links) else 1
                 for each, kernel in zip(names, kernels, strict=True):
-                    padding = 0 if stride == 2 else _half(kernel)
+                    padding = 0 if stride == 2 else "same"
                     self.add_module(each, BasicConv2d(before, width, kernel, stride, padding))
                 self.chains[-1].append(names)
                 before = width * len(kernels)
@@ -104,11 +104,6 @@ class _Block(nn.Module):
         if self.maximum:
             return last(F.max_pool2d(x, 3, stride=1, padding=1))  # type: ignore[no-any-return]
         return last(F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False))  # type: ignore[no-any-return]
-
-
-def _half(kernel: _Kernel) -> _Kernel:
-    """The padding that keeps the size."""
-    return kernel // 2 if isinstance(kernel, int) else (kernel[0] // 2, kernel[1] // 2)
 
 
 def _a(channels: int, pool: int) -> _Block:
