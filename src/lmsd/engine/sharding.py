@@ -87,7 +87,8 @@ def require_shardable(engine: Engine, ranks: int) -> None:
     frozen = next((name for name, p in lead.named_parameters() if not p.requires_grad), None)
     if frozen is not None:
         raise UserError(
-            f"trainer=fsdp shards what is trained, and the {engine.lead}'s {frozen} is not: use trainer=ddp"
+            f"trainer=fsdp shards what is trained, and the {engine.lead}'s {frozen} is frozen: "
+            "use trainer=ddp"
         )
 
 
