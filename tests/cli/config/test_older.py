@@ -11,7 +11,15 @@ from omegaconf import OmegaConf
 from lmsd.cli.build.experiment import instantiate
 from lmsd.cli.config import older
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.renamed import renamed
+from lmsd.cli.config.suggest import renamed
+
+MOVED = {
+    "data.max_bad": "rollback.max_bad",
+    "objective.*.clamp": "objective.policy.bound; codec, a number or null",
+    "optim.generator": "optim.players.generator",
+    "sampler=few_step": "sampler=ancestral",
+}
+"""Moves, and what is none: a choice, a name with a star."""
 
 POLICY = {"_target_": "lmsd.sampling.Policy", "tau": 1.0, "last_std": 0.03, "ode": False}
 DRAWN = {"steps": 4, "guidance": 1.0, "interval": None, "clamp": 1.0}
@@ -111,3 +119,16 @@ def test_old_names_are_answered(key: str, said: str) -> None:
 
 def test_old_recipes_are_answered() -> None:
     assert "recipe=lmsd_digits" in str(renamed("objective", "lmsd_digits"))
+
+
+def test_a_stored_configuration_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(older, "RENAMED", MOVED)
+    monkeypatch.setattr(older, "CHANGES", [lambda tree: tree.pop("gone", None)])
+    tree = {"data": {"max_bad": 0.1}, "optim": {"generator": {"lr": 1}}, "gone": 3, "sampler": {"a": 1}}
+    assert older.today(tree) == {
+        "data": {},
+        "rollback": {"max_bad": 0.1},
+        "optim": {"players": {"generator": {"lr": 1}}},
+        "sampler": {"a": 1},
+    }
+    assert older.today({"optim": {"decay": "cosine"}}) == {"optim": {"decay": "cosine"}}

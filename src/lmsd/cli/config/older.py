@@ -1,10 +1,21 @@
-"""Objectives as version 2 wrote them: the names that moved, and a stored one under today's names.
+"""Configurations as older versions wrote them: the names that moved, and a stored tree under today's names.
 
-They moved with the parts that now have a class of their own (a penalty, an anchor, the settings of sampling).
+Those of objectives moved with the parts that have a class of their own now (a penalty, an anchor, the
+settings of sampling).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+RENAMED: dict[str, str] = {
+    "data.source": "source",
+    "data.max_bad": "rollback.max_bad",
+}
+"""Old name to new, of an option with all below it (objective.warm) or of a choice (sampler=few_step).
+
+A part may be `*`. The new name may be followed by a remark after a semicolon: "objective.bound; codec, a
+number or null". What a move alone cannot mend in a stored configuration is one of CHANGES.
+"""
 
 COURSE = {
     "jumps": "game.jumps",
@@ -94,6 +105,7 @@ _STILL = ("jumps", "pairing", "loss", "penalty", "anchor", "mismatch", "d_steps"
 """What a game of today is told as well, one without a warm start around it."""
 
 ANSWERED: dict[str, str] = {
+    **RENAMED,
     **{f"objective.{old}": f"objective.{new}" for old, new in {**NFT, **GRADIENT, **COURSE}.items()},
     "objective.clamp": "objective.game.bound; of objectives with a reward objective.settings.bound: codec, a "
     "number or null",
@@ -148,6 +160,24 @@ def parts(tree: dict[str, Any]) -> None:
         tree.setdefault("codec", {"_target_": "lmsd.models.codec.Identity"})
     if isinstance(guard := tree.get("rollback"), dict):
         guard.setdefault("_target_", "lmsd.engine.divergence.Guard")
+
+
+CHANGES: list[Callable[[dict[str, Any]], None]] = [objective, parts, shards]
+"""What else a stored configuration of an older version needs after the moves, in this order, in place."""
+
+
+def today(tree: dict[str, Any]) -> dict[str, Any]:
+    """The plain tree of a stored configuration under today's names, changed in place."""
+    for old, told in RENAMED.items():
+        *parents, leaf = old.split(".")
+        if "=" not in old and "*" not in old and _at(tree, old):
+            node = tree
+            for part in parents:
+                node = node[part]
+            _put(tree, told.partition(";")[0].strip(), node.pop(leaf))
+    for change in CHANGES:
+        change(tree)
+    return tree
 
 
 def _at(node: Mapping[str, Any], path: str) -> bool:

@@ -78,9 +78,10 @@ def main(arguments: list[str]) -> int:
 
 def begin(arguments: list[str]) -> int:
     """Begin a run, or go on with one."""
-    longer = extended(arguments)
-    config, source = longer or continued(arguments)
-    config = load("train", arguments) if config is None else config
+    again = any(word.lstrip("+~ ").startswith(("resume", "extend")) for word in arguments)
+    config, source = (extended(arguments) or continued(arguments)) if again else (None, None)
+    if config is None:
+        config = load("train", arguments)
     if source is not None and finished(source, config):
         folder = store.folder_of(source)
         if launched_rank() == 0:
