@@ -12,8 +12,8 @@ temperature k, fitted on held-out pairs as argmax_k Σ log σ(k ΔD), restores t
     r = k · (mean_h D_h − ensemble · std_h D_h),      r − mean_group r ≤ median over held-out pairs of k ΔD
 
 Being more real than real earns nothing: no image counts as further above its group's mean than the median
-real image is above the policy's image of the same caption. Held-out real images have a mean of 0 nats: without
-such an origin a refreshed judge would raise or lower the reward of the very same images.
+real image is above the policy's image of the same caption. Held-out real images have a mean of 0 nats;
+without such an origin a refreshed judge would raise or lower the reward of the very same images.
 """
 
 import math

@@ -47,8 +47,8 @@ class _CLIP:
         if not self.told and self.clip.cut([caption]):
             self.told = True
             warnings.warn(
-                f"reward: CLIP reads {self.clip.length} tokens of a caption, and '{caption}' has more: the rest "
-                "is cut",
+                f"reward: CLIP reads {self.clip.length} tokens of a caption, and '{caption}' has more: the "
+                "rest is cut",
                 stacklevel=2,
             )
         return F.normalize(self.clip.texts([caption]), dim=1)[0]
