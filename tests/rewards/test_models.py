@@ -115,7 +115,7 @@ def test_aesthetic_is_its_layers_one_after_the_other(clip, tmp_path):
     )
     with pytest.raises(UserError, match="no linear layers"):
         Aesthetic(folder, tmp_path / "two.safetensors")
-    with pytest.raises(UserError, match=r"config\.json is not there"):
+    with pytest.raises(UserError, match=r"config\.json is missing"):
         TextAlignment(tmp_path)
     with pytest.raises(UserError, match="no aesthetic head"):
         Aesthetic(folder, tmp_path / "none.safetensors")

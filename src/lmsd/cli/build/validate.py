@@ -17,8 +17,8 @@ from lmsd.cli.config.compose import plain
 from lmsd.cli.config.schema import METRICS, also_at
 from lmsd.cli.runs import store
 from lmsd.data.shardset import ShardSet
-from lmsd.engine import Engine
 from lmsd.engine.callbacks import Progress
+from lmsd.engine.module import Engine
 from lmsd.errors import UserError
 from lmsd.evaluation import Checker, Evaluator
 from lmsd.evaluation.families import Families
