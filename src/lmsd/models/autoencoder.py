@@ -24,7 +24,7 @@ from lmsd.models.frozen import fingerprint, freeze
 class Pretrained(Latents):
     """Base: a frozen autoencoder of images of `colors` channels, `factor` times smaller, `channels` deep.
 
-    scale, shift: of the latents, one number or one a channel.
+    scale, shift: of the latents, one number or one a channel; dtype: that it computes in, None: its own.
     """
 
     model: Any  # of classes without types
@@ -41,10 +41,11 @@ class Pretrained(Latents):
         factor: int,
         scale: float | Sequence[float],
         shift: float | Sequence[float],
+        dtype: torch.dtype | None = torch.float32,
     ) -> None:
         super().__init__()
         self.path, self.colors, self.channels, self.factor = path, colors, channels, factor
-        self.model = model.float()
+        self.model = model if dtype is None else model.to(dtype)
         self.model.to(memory_format=torch.channels_last)  # a third faster on a CPU
         self.register_buffer("scale", self._per_channel("scale", scale))
         self.register_buffer("shift", self._per_channel("shift", shift))
