@@ -23,10 +23,9 @@ from lmsd.models.frozen import fingerprint
 from lmsd.models.generator import Generator
 from lmsd.models.layouts import LAYOUTS
 from lmsd.models.layouts.base import Codes, Encoder, Facts, Layout
-from lmsd.models.precision import at_least_float32
 from lmsd.models.scheduler import Scheduled, scheduled
 from lmsd.process import Process
-from lmsd.types import Batch, Cond
+from lmsd.types import Batch, Cond, at_least_float32
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 

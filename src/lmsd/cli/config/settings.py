@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from lmsd.errors import Amount, Count, Measure, Seed, Word
 
 Name = Annotated[str, Word(r"^[^/]{1,100}$", "a name of 1 to 100 characters without a slash")]
+Folder = Annotated[str, Word(r"^(?!\.{1,2}$)[^/]{1,100}$", "a folder's name: no slash, nor . or ..")]
 Node = Mapping[str, Any]
 """What a constructor makes."""
 
@@ -56,6 +57,8 @@ class Evaluate:
     """of torchmetrics, by the names of their scores: {tv: {_target_: torchmetrics.image.TotalVariation}}"""
     extractor: Extractor
     """the features"""
+    families: Sequence[str] = ()
+    """further features while training, which takes longer: ssl, random, a folder of DINOv2"""
 
 
 class Optim:
