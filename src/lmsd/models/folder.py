@@ -47,12 +47,9 @@ class Folder:
 
     def _json(self, file: Path) -> Mapping[str, Any]:
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
             raise self.error(f"{file.relative_to(self.path)} is not there or cannot be read") from error
-        if not isinstance(found, dict):
-            raise self.error(f"{file.relative_to(self.path)} is no mapping")
-        return found
 
     def config(self, component: str) -> Mapping[str, Any]:
         """The numbers of a component."""

@@ -249,13 +249,7 @@ def from_pipeline(
     one_of("generator", "precision", precision, Precision)
     one_of("generator", "net_precision", net_precision, Precision)
     folder = Folder(path, variant)
-    kind = LAYOUTS.get(folder.kind)
-    if kind is None:
-        why = NOT_READ.get(folder.kind, f"those that are: {', '.join(LAYOUTS)}")
-        raise folder.error(f"a {folder.kind} is not read: {why}")
-    held = {name: classes for name, classes in kind.encoders.items() if _needed(folder, kind, name)}
-    for name, classes in {kind.net: kind.nets, **held, "vae": kind.codecs}.items():
-        folder.check(name, classes)
+    kind, held = family(folder)
     config = folder.config(kind.net)
     codec = PipelineCodec(folder, kind.codecs, precision=precision, cpu="codec" in on_cpu)
     size = image_size or _own_size(folder, config) * codec.factor
@@ -277,13 +271,25 @@ def from_pipeline(
     return PipelineGenerator(net, read, conditioner=text, codec=codec, about=folder.about)
 
 
-def _needed(folder: Folder, kind: type[Layout], name: str) -> bool:
-    return folder.holds(name) or name not in kind.optional
+def family(folder: Folder) -> tuple[type[Layout], Mapping[str, tuple[str, ...]]]:
+    """The layout of a folder, and its text encoders with their classes; every component is there."""
+    kind = LAYOUTS.get(folder.kind)
+    if kind is None:
+        why = NOT_READ.get(folder.kind, f"those that are: {', '.join(LAYOUTS)}")
+        raise folder.error(f"a {folder.kind} is not read: {why}")
+    held = {
+        name: classes
+        for name, classes in kind.encoders.items()
+        if folder.holds(name) or name not in kind.optional
+    }
+    for name, classes in {kind.net: kind.nets, **held, "vae": kind.codecs}.items():
+        folder.check(name, classes)
+    return kind, held
 
 
 def _own_size(folder: Folder, config: Mapping[str, Any]) -> int:
     size = config.get("sample_size", 128)  # what a family without one has in code
-    if not isinstance(size, int):
+    if type(size) is not int:
         raise folder.error(f"its net was made for {size}, no square: give image_size=")
     return size
 
