@@ -25,7 +25,7 @@ from lmsd.models.layouts import LAYOUTS
 from lmsd.models.layouts.base import Codes, Encoder, Facts, Layout
 from lmsd.models.scheduler import Scheduled, scheduled
 from lmsd.process import Process
-from lmsd.types import Batch, Cond, at_least_float32
+from lmsd.types import Batch, Cond, Sizes, at_least_float32
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
@@ -35,8 +35,8 @@ class PipelineNet(Backbone):
 
     model: Any
 
-    def __init__(self, model: nn.Module, layout: Layout, *, token_dim: int, pooled_dim: int) -> None:
-        super().__init__(layout.channels, layout.facts.side, token_dim=token_dim, pooled_dim=pooled_dim)
+    def __init__(self, model: nn.Module, layout: Layout, text: "PipelineText") -> None:
+        super().__init__(Sizes(layout.channels, layout.facts.side, text.token_dim, text.pooled_dim), ())
         self.model, self.layout = model, layout
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
@@ -257,17 +257,11 @@ def from_pipeline(
     layout = kind(Facts(config, folder.index, size, side, net_guidance, instruction))
     if layout.refused():
         raise folder.error(f"{layout.refused()}, and that is not read")
-    read = _scheduled(folder, layout)
-    encoders = [
-        Encoder(
-            folder.model(name, classes, PRECISIONS[precision]),
-            folder.tokenizer(name.replace("text_encoder", "tokenizer")),
-        )
-        for name, classes in held.items()
-    ]
+    read, dtype = _scheduled(folder, layout), PRECISIONS[precision]
+    encoders = [_encoder(folder, name, classes, dtype) for name, classes in held.items()]
     text = PipelineText(encoders, layout, cpu="text" in on_cpu)
     model = folder.model(kind.net, kind.nets, PRECISIONS[net_precision])
-    net = PipelineNet(model, layout, token_dim=text.token_dim, pooled_dim=text.pooled_dim)
+    net = PipelineNet(model, layout, text)
     return PipelineGenerator(net, read, conditioner=text, codec=codec, about=folder.about)
 
 
@@ -285,6 +279,11 @@ def family(folder: Folder) -> tuple[type[Layout], Mapping[str, tuple[str, ...]]]
     for name, classes in {kind.net: kind.nets, **held, "vae": kind.codecs}.items():
         folder.check(name, classes)
     return kind, held
+
+
+def _encoder(folder: Folder, name: str, classes: Sequence[str], dtype: torch.dtype) -> Encoder:
+    tokenizer = folder.tokenizer(name.replace("text_encoder", "tokenizer"))
+    return Encoder(folder.model(name, classes, dtype), tokenizer)
 
 
 def _own_size(folder: Folder, config: Mapping[str, Any]) -> int:
