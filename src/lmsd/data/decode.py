@@ -10,6 +10,10 @@ opened, and nothing larger than `MAX_PIXELS` is decoded.
 """
 
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +56,8 @@ _TURNS = {
 _META = (b"Exif", b"ICC_PROFILE", b"http://ns.adobe.com/xap")  # that a JPEG's pixels may depend on
 _LATE = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # that may follow a PNG's pixels
 
+_FILTERS = Lock()  # of warnings: one list a process
+
 Pixels = NDArray[np.uint8]
 
 
@@ -80,7 +86,7 @@ def probe(data: bytes) -> Picture:
     size = _jpeg_size(data) if jpeg and b"Exif" not in data else None
     if size is not None and not any(mark in data for mark in _META):
         return Picture(*size, True, True)
-    with _open(data) as image:
+    with _hushed(), _open(data) as image:
         try:
             turn, old = _turn(image, data), _turn(image, data, old=True)
             profile = profile_of(image)
@@ -138,6 +144,14 @@ def decode_slowly(data: bytes, *, channels: int, old: bool = False, luma: bool =
     except Exception as error:  # Pillow's plugins raise many kinds for damaged data
         raise BadImage(f"it cannot be decoded ({error})") from error
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without Pillow's warnings of large pictures and damaged metadata, which ours replace."""
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _later(image: Image.Image) -> str:

@@ -120,7 +120,7 @@ class Index:
         return bool(kinds) and all(kinds)
 
 
-def changed(before: Sequence[Sequence[Any]], now: Sequence[Sequence[Any]]) -> str:
+def difference(before: Sequence[Sequence[Any]], now: Sequence[Sequence[Any]]) -> str:
     """Two summaries of an index compared, in words."""
     old, new = ({str(row[0]): tuple(row[1:]) for row in rows} for rows in (before, now))
     kinds = {

@@ -9,9 +9,10 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from zlib import crc32
 
 import numpy as np
@@ -19,11 +20,14 @@ from numpy.typing import NDArray
 
 from lmsd.data.decode import BadImage, Pixels, decode_plain, decode_slowly
 from lmsd.data.index import Index
-from lmsd.data.members import CLEAN, COLUMNS, OLD_PLAIN, PLAIN
+from lmsd.data.members import CHANGED, CLEAN, COLUMNS, OLD_PLAIN, PLAIN
 from lmsd.data.text import Lines, caption_of, captions, decoded
 from lmsd.data.transforms import fit
 from lmsd.data.urls import name_of
 from lmsd.errors import UserError
+
+if TYPE_CHECKING:  # torch is imported where it is used
+    from lmsd.types import Progress
 
 Integers = NDArray[np.int64]
 Substitute = Callable[[int, int], tuple[int, int]]
@@ -199,6 +203,26 @@ class Reader:
             except Damaged as error:
                 raise UserError(self._tell(number, each, error)) from error
         return self._drawn(lines, None)
+
+    def refused_before(self, progress: "Progress | None" = None) -> int:
+        """Samples that are not `changed` in the index, and that the decoder before its version 2 refused.
+
+        Only decoding them tells; progress is told shard by shard.
+        """
+        count, shards = 0, range(len(self.index.shards))
+        for shard in shards:
+            for start, end, *_, height, width, flags in self._table(shard)[0].tolist():
+                if flags & OLD_PLAIN and not flags & CHANGED:
+                    image = self._files[shard][start:end]
+                    try:
+                        decode_plain(image, np.empty((height, width, self.channels), np.uint8), old=True)
+                    except BadImage:
+                        with suppress(BadImage):  # damaged, then as now
+                            decode_slowly(image, channels=self.channels)
+                            count += 1
+            if progress is not None:
+                progress(shard + 1, len(shards), "comparing decoders, shards")
+        return count
 
     def labels(self, shard: Integers, sample: Integers) -> Integers:
         """The classes alone, from the index."""

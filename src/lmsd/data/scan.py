@@ -24,7 +24,7 @@ from lmsd.data.decode import SUFFIXES, BadImage, decode, probe
 from lmsd.data.members import CHANGED, CLEAN, OLD_PLAIN, PLAIN, Header, ShardIndex
 from lmsd.data.names import TEXTS, grouped, hidden, printable
 from lmsd.data.notes import Notes
-from lmsd.data.text import BadText, caption_of, captions, decoded
+from lmsd.data.text import LOST, BadText, caption_of, captions, decoded
 from lmsd.errors import UserError
 
 MAX_MEMBER = 256 << 20
@@ -239,6 +239,8 @@ class _Gathered:
             fields.get("caption", lines) != lines or other in content for other in TEXTS[1:]
         ):
             self.notes.add(SECOND, key)
+        if any("\ufffd" in line for line in lines):
+            self.notes.add(LOST, key)
         if len(lines) != 1:
             self.notes.add(SEVERAL if lines else EMPTY, key)
         if name == "txt":

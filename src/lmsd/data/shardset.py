@@ -1,6 +1,8 @@
 """A shard set: which shards there are, split, indexed and read; plain Python, no matter who trains on it."""
 
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -91,7 +93,7 @@ class ShardSet:
         self.image_size, self.channels = image_size, channels
         self.decode, self.train = decode, train or Streaming()
         self._storage, self._caption_key, self._lines = cache or Storage(), caption_key, captions
-        self.progress: Progress | None = None
+        self.watched: Callable[[], AbstractContextManager[Progress | None]] = nullcontext
         self._indexes: dict[Split, Index] = {}
 
     def index(self, split: Split) -> Index:
@@ -103,7 +105,8 @@ class ShardSet:
             shards = self._shards[split]
             if not shards:
                 raise UserError(_absent(split))
-            self._indexes[split] = self._storage.index(shards, progress=self.progress)
+            with self.watched() as progress:
+                self._indexes[split] = self._storage.index(shards, progress=progress)
         return self._indexes[split]
 
     def has(self, split: Split) -> bool:
@@ -114,6 +117,14 @@ class ShardSet:
     def samples(self) -> int:
         """Samples that are trained on."""
         return min(len(self.index("train")), self.train.first or len(self.index("train")))
+
+    def otherwise(self) -> int:
+        """Training samples that give other pixels or words than before version 2 of the index.
+
+        Their JPEGs are decoded for it, once, since only that tells which the decoder of then refused.
+        """
+        with self.watched() as progress:
+            return self.index("train").changed + self._reader("train").refused_before(progress)
 
     def prepare(self) -> None:
         """Index every split that is there."""
@@ -126,8 +137,11 @@ class ShardSet:
         """A split as a sequence, without augmentation. Raises UserError when the split has no shards."""
         return HeldOut(split, self._reader(split))
 
-    def stream(self, *, seed: int) -> Stream:
-        """The train split, endless and by position, augmented; seed: of the order."""
+    def stream(self, *, seed: int, several: bool = False) -> Stream:
+        """The train split, endless and by position, augmented; seed: of the order.
+
+        several: ranks never stop one by one, so a damaged sample's place is filled, and the batch says so.
+        """
         index, train = self.index("train"), self.train
         order = Order(index.sizes, window=train.window, seed=seed, first=train.first)
         bytes_decoded = order.total * self.image_size**2 * self.channels
@@ -139,7 +153,7 @@ class ShardSet:
             self._reader("train", keep=keep, whole=whole),
             flip=train.flip,
             color=train.color,
-            on_error=train.on_error,
+            on_error="skip" if several else train.on_error,
             ahead=self._storage.ahead(index, train.window),
         )
 
