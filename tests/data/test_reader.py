@@ -12,7 +12,7 @@ from tars import encoded, flip_byte, jpeg, members_of, picture, write_shards, wr
 
 from lmsd.data.decode import decode
 from lmsd.data.index import build_index
-from lmsd.data.reader import Reader
+from lmsd.data.reader import Form, Reader
 from lmsd.data.transforms import fit
 from lmsd.errors import UserError
 
@@ -22,9 +22,7 @@ def reader_of(paths, *, size=8, channels=3, caption="txt", keep=False, whole=0) 
     return Reader(
         index,
         lambda shard: index.shards[shard],
-        image_size=size,
-        channels=channels,
-        caption=caption,
+        Form(image_size=size, channels=channels, caption=caption),
         keep=keep,
         whole=whole,
     )

@@ -10,6 +10,7 @@ opened, and nothing larger than `MAX_PIXELS` is decoded.
 """
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,9 +108,20 @@ def decode(data: bytes, *, channels: int = 3, old: bool = False) -> Pixels:
     picture = probe(data)
     if not (picture.old_plain if old else picture.plain):
         return decode_slowly(data, channels=channels, old=old)
-    pixels = np.empty((picture.height, picture.width, channels), np.uint8)
+    pixels = room(picture.height, picture.width, channels)
     decode_plain(data, pixels, old=old)
     return pixels
+
+
+def room(*shape: int) -> Pixels:
+    """Memory to decode into, 16 bytes past a multiple of 32.
+
+    At a multiple of 32 libjpeg-turbo writes past the processor's cache, which costs small images a quarter.
+    """
+    size = math.prod(shape)
+    bytes_ = np.empty(size + 32, np.uint8)
+    start = (16 - bytes_.ctypes.data) % 32
+    return bytes_[start : start + size].reshape(shape)
 
 
 def decode_plain(data: bytes, out: Pixels, *, old: bool = False) -> None:

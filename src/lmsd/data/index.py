@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # torch is imported where it is used
     from lmsd.types import Progress
 
 _KEPT = 64  # shard indexes held in memory
+Integers = NDArray[np.int64]
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class Index:
     def __init__(self, shards: Sequence[str], files: Sequence[Path]) -> None:
         self.shards = tuple(shards)
         self.headers = tuple(load(file).header if (h := load_header(file)) is None else h for file in files)
-        self.sizes: NDArray[np.int64] = np.asarray([header.samples for header in self.headers], np.int64)
+        self.sizes: Integers = np.asarray([header.samples for header in self.headers], np.int64)
+        self._starts = np.cumsum(self.sizes) - self.sizes
         self.captions = self._captions()
         self.labels = self._labels()
         self._files = tuple(files)
@@ -56,6 +58,15 @@ class Index:
     def __len__(self) -> int:
         """Samples in all."""
         return int(self.sizes.sum())
+
+    def numbers(self, shard: Integers, sample: Integers) -> Integers:
+        """The numbers of samples among all of the index, [n]."""
+        return self._starts[shard] + sample
+
+    def places(self, numbers: Integers) -> tuple[Integers, Integers]:
+        """The reverse of `numbers`: shard and sample, [n] each."""
+        shard = np.searchsorted(self._starts, numbers, side="right") - 1
+        return shard, numbers - self._starts[shard]
 
     @property
     def hash(self) -> str:

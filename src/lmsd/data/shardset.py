@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from lmsd.data.heldout import HeldOut
 from lmsd.data.index import Index
 from lmsd.data.order import Order
-from lmsd.data.reader import Reader
+from lmsd.data.reader import Form, Reader
 from lmsd.data.shards import Source, Split, by_split, chosen, resolve
 from lmsd.data.storage import Storage
 from lmsd.data.stream import OnError, Stream
@@ -162,11 +162,13 @@ class ShardSet:
         return Reader(
             index,
             self._storage.locate(index),
-            image_size=self.image_size,
-            channels=self.channels,
-            caption=_caption(index, self._caption_key),
-            lines=self._lines,
-            old=self.decode == "old",
+            Form(
+                image_size=self.image_size,
+                channels=self.channels,
+                caption=_caption(index, self._caption_key),
+                lines=self._lines,
+                old=self.decode == "old",
+            ),
             keep=keep,
             whole=whole,
             advice=_SKIP if split == "train" else "",

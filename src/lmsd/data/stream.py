@@ -94,7 +94,7 @@ class Stream(Dataset[Batch]):
         skip = self._on_error == "skip"
         position = torch.from_numpy(positions)
         rng = Rng(self.order.seed, position)
-        drawn = self.reader.lines == "draw"
+        drawn = self.reader.form.lines == "draw"
         found = self.reader.read(
             shard,
             sample,
@@ -107,14 +107,9 @@ class Stream(Dataset[Batch]):
         if self._color:
             x = jitter(x, rng, self._color)
         label = None if found.label is None else torch.from_numpy(found.label)
-        damaged = self._numbers(shard, sample) * found.substituted
+        damaged = (self.reader.index.numbers(shard, sample) + 1) * found.substituted
         extra = {"substituted": torch.from_numpy(damaged)} if skip else {}
         return Batch(x, position, found.text, label, extra)
-
-    def _numbers(self, shard: Integers, sample: Integers) -> Integers:
-        """One more than the number of each sample in the split."""
-        ends = np.cumsum(self.order.sizes)
-        return (ends - self.order.sizes)[shard] + sample + 1
 
     def _next(self, positions: Integers) -> Callable[[int, int], tuple[int, int]]:
         def place(slot: int, attempt: int) -> tuple[int, int]:

@@ -40,15 +40,14 @@ def fit(pixels: Pixels, size: int) -> Pixels:
 def scale(pixels: Pixels) -> Tensor:
     """uint8 [B,H,W,C] → float32 [B,C,H,W] in [-1,1]."""
     count, height, width, channels = pixels.shape
-    x = np.empty((count, channels, height * width), np.float32)
-    flat = pixels.reshape(count, height * width, channels)
+    x = np.empty((count, channels, height, width), np.float32)
     several = max(1, _CACHED // (height * width * channels))
     for start in range(0, count, several):  # a few images at a time stay in the processor's cache
         part = x[start : start + several]
-        planes = np.ascontiguousarray(flat[start : start + several].transpose(0, 2, 1))
-        np.multiply(planes, _LEVEL, out=part)
-        np.subtract(part, _ONE, out=part)
-    return torch.from_numpy(x).view(count, channels, height, width)
+        part[...] = pixels[start : start + several].transpose(0, 3, 1, 2)
+        part *= _LEVEL
+        part -= _ONE
+    return torch.from_numpy(x)
 
 
 def flip(x: Tensor, rng: Rng) -> Tensor:
