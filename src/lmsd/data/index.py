@@ -12,6 +12,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,7 +26,7 @@ from lmsd.data.notes import Note, Notes
 from lmsd.data.scan import scan
 from lmsd.data.urls import name_of
 from lmsd.errors import UserError, redact
-from lmsd.files import cache_folder
+from lmsd.files import cache_folder, sha256_of
 
 if TYPE_CHECKING:  # torch is imported where it is used
     from lmsd.types import Progress
@@ -212,18 +213,16 @@ def _writable(folder: Path) -> bool:
 def _valid(path: Path) -> Path | None:
     """The index that is true of the shard as it is now, if there is one."""
     status = path.stat()
-    headers = [(file, load_header(file)) for file in _places(path) if file.is_file()]
-    old = [(file, header) for file, header in headers if header is not None and header.size == status.st_size]
-    for file, header in old:
+    headers = {file: load_header(file) for file in _places(path) if file.is_file()}
+    known = {file: header for file, header in headers.items() if header and header.size == status.st_size}
+    for file, header in known.items():
         if header.mtime_ns == status.st_mtime_ns:
             return file
-    if not old:
-        return None
-    with path.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    for file, header in old:
-        if header.sha256 == digest:
-            return store(load(file).at(status.st_mtime_ns), path)
+    digest = sha256_of(path) if known else ""
+    for file, header in known.items():
+        if header.sha256 == digest:  # the same bytes, written at another time
+            index = load(file)
+            return store(replace(index, header=replace(index.header, mtime_ns=status.st_mtime_ns)), path)
     return None
 
 
