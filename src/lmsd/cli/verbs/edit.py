@@ -47,9 +47,6 @@ class EditOptions(SamplingOptions):
 
 def main(arguments: list[str]) -> int:
     """Edit and say where the picture lies."""
-    if not arguments or "-h" in arguments or "--help" in arguments:
-        print(HELP, end="")
-        return 0 if arguments else 2
     chosen = options.read(EditOptions, arguments, verb="edit")
     if chosen.strength is None:
         chosen = replace(chosen, strength=0.6 if chosen.mask is None else 1.0)

@@ -48,9 +48,6 @@ class Again:
 
 def main(arguments: list[str]) -> int:
     """Sample and say where the grid lies."""
-    if not arguments or "-h" in arguments or "--help" in arguments:
-        print(HELP, end="")
-        return 0 if arguments else 2
     if any(word.startswith("again=") for word in arguments):
         print(sample(remembered(options.read(Again, arguments, verb="sample again="))))
         return 0
