@@ -141,20 +141,17 @@ def decode_plain(data: bytes, out: Pixels, *, old: bool = False) -> None:
 
 def decode_slowly(data: bytes, *, channels: int, old: bool = False, luma: bool = False) -> Pixels:
     """The same by Pillow; luma: take grey as a JPEG stores it, as the fast path does. Raises BadImage."""
-    try:
-        with _open(data) as image:
+    with _open(data) as image:
+        try:
             if luma and channels == 1:
                 image.draft("L", None)
             image.load()
             turn = _TURNS.get(_turn(image, data, old=old))
-            upright = image if turn is None else image.transpose(turn)
-            ready = _opaque(upright if old else to_srgb(_eight_bits(upright, image.info)))
+            upright = _eight_bits(image if turn is None else image.transpose(turn), image.info)
             mode = "RGB" if channels == 3 else "L"
-            pixels = np.asarray(ready if ready.mode == mode else ready.convert(mode))
-    except BadImage:
-        raise
-    except Exception as error:  # Pillow's plugins raise many kinds for damaged data
-        raise BadImage(f"it cannot be decoded ({error})") from error
+            pixels = np.asarray(_opaque(upright if old else to_srgb(upright), mode))
+        except Exception as error:  # Pillow's plugins raise many kinds for damaged data
+            raise BadImage(f"it cannot be decoded ({error})") from error
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
@@ -235,12 +232,10 @@ def _eight_bits(image: Image.Image, info: dict[str | tuple[int, int], object]) -
     return image
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """No transparency: laid on white."""
-    if image.mode.startswith("I"):
-        image = _eight_bits(image, {})
-    if not image.has_transparency_data:
-        return image
-    layer = image if image.mode == "RGBA" else image.convert("RGBA")
-    whole = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
-    return whole.convert("RGB")
+def _opaque(image: Image.Image, mode: str) -> Image.Image:
+    """The image in a mode without transparency, laid on white."""
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
+        image = image.convert("RGB")
+    return image.convert(mode)

@@ -189,7 +189,8 @@ def say_renewed(folder: Path) -> None:
 def store(index: ShardIndex, path: Path) -> Path:
     """Write a shard's index beside it, or into the cache folder."""
     beside, cached = _places(path)
-    if _writable(path.parent):
+    # the superuser may write everywhere; a folder without any write bit is meant to stay as it is
+    if path.parent.stat().st_mode & 0o222 and os.access(path.parent, os.W_OK):
         try:
             index.save(beside)
             return beside
@@ -203,11 +204,6 @@ def store(index: ShardIndex, path: Path) -> Path:
 def _places(path: Path) -> tuple[Path, Path]:
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:24]
     return path.with_name(path.name + SUFFIX), cache_folder() / "index" / f"{digest}{SUFFIX}"
-
-
-def _writable(folder: Path) -> bool:
-    # the superuser may write everywhere; a folder without any write bit is meant to stay as it is
-    return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
 
 
 def _valid(path: Path) -> Path | None:

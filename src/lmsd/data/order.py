@@ -11,7 +11,6 @@ batches, so each sample comes exactly once an epoch for every split of the work,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -49,18 +48,6 @@ def step(key: Words, word: ArrayLike) -> Words:
     return mix64(key * np.uint64(31) + value + _PHI)
 
 
-@dataclass(frozen=True)
-class _Epoch:
-    shards: Integers  # the order of the shards
-    starts: Integers  # first place of every window in the epoch, then N
-
-
-@dataclass(frozen=True)
-class _Window:
-    shard: Integers
-    sample: Integers
-
-
 class Order:
     """Position in the endless stream → (shard, sample).
 
@@ -95,8 +82,8 @@ class Order:
         shard, sample = np.empty_like(place), np.empty_like(place)
         for e, w in _pairs(epoch, window):
             at = (epoch == e) & (window == w)
-            order = _window(self, e, w)
-            shard[at], sample[at] = order.shard[place[at]], order.sample[place[at]]
+            shards, samples = _window(self, e, w)
+            shard[at], sample[at] = shards[place[at]], samples[place[at]]
         return shard, sample
 
     def windows(self, positions: ArrayLike) -> list[tuple[int, int]]:
@@ -109,39 +96,41 @@ class Order:
         epoch, place = np.divmod(place if self.first is None else place % self.first, self.total)
         window = np.empty_like(place)
         for e in np.unique(epoch).tolist():
-            at, starts = epoch == e, _epoch(self, e).starts
+            at, (_, starts) = epoch == e, _epoch(self, e)
             window[at] = np.searchsorted(starts, place[at], side="right") - 1
             place[at] -= starts[window[at]]
         return epoch, window, place
 
     def following(self, epoch: int, window: int) -> tuple[int, int]:
         """The window after a window, perhaps in the next epoch."""
-        last = len(_epoch(self, epoch).starts) - 2
-        return (epoch, window + 1) if window < last else (epoch + 1, 0)
+        _, starts = _epoch(self, epoch)
+        return (epoch, window + 1) if window < len(starts) - 2 else (epoch + 1, 0)
 
     def shards(self, epoch: int, window: int) -> list[int]:
         """The shards of a window, in the epoch's order."""
-        ids: list[int] = _epoch(self, epoch).shards[window * self.window :][: self.window].tolist()
-        return ids
+        shards, _ = _epoch(self, epoch)
+        return [int(shard) for shard in shards[window * self.window :][: self.window]]
 
 
 @lru_cache(maxsize=_KEPT)
-def _epoch(order: Order, epoch: int) -> _Epoch:
+def _epoch(order: Order, epoch: int) -> tuple[Integers, Integers]:
+    """The order of the shards; the first place of every window in the epoch, then N."""
     shards = np.argsort(step(fold(order.seed, epoch, 1), np.arange(len(order.sizes))), kind="stable")
     ends = np.concatenate([[0], np.cumsum(order.sizes[shards])])
     inner = ends[0 : len(order.sizes) : order.window]
-    return _Epoch(shards, np.append(inner, order.total))
+    return shards, np.append(inner, order.total)
 
 
 @lru_cache(maxsize=_KEPT)
-def _window(order: Order, epoch: int, window: int) -> _Window:
+def _window(order: Order, epoch: int, window: int) -> tuple[Integers, Integers]:
+    """Shard and sample of every place in a window."""
     shards = np.asarray(order.shards(epoch, window))
     sizes = order.sizes[shards]
     keys = np.repeat(step(fold(order.seed, epoch, 2), shards), sizes)
     shard = np.repeat(shards, sizes)
     sample = np.arange(len(shard)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     mixed = np.argsort(step(keys, sample), kind="stable")
-    return _Window(shard[mixed], sample[mixed])
+    return shard[mixed], sample[mixed]
 
 
 def _pairs(epoch: Integers, window: Integers) -> list[tuple[int, int]]:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:  # torch is imported where it is used
     from lmsd.types import Progress
 
 Integers = NDArray[np.int64]
-Substitute = Callable[[int, int], tuple[int, int]]
-"""(slot in the batch, attempt from 1 on) → (shard, sample)."""
+Substitute = Callable[[int, int], tuple[Integers, Integers]]
+"""(slot in the batch, attempt from 1 on) → (shard, sample), an array of one number each."""
 
 _ATTEMPTS = 100
 _KEPT = 64  # open shards and their tables
@@ -313,7 +313,7 @@ class Reader:
             raise DamagedSample(message + self._advice)
         self._name(message)
         for attempt in range(1, _ATTEMPTS + 1):
-            shard, sample = (np.asarray([number]) for number in substitute(slot, attempt))
+            shard, sample = substitute(slot, attempt)
             rows, label = self._gather(shard, sample)
             try:
                 return self._one(int(shard[0]), rows[0].tolist(), out), int(label[0])

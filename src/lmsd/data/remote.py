@@ -58,10 +58,9 @@ class Cache:
     def fetch(self, url: str, header: Header) -> Path:
         """The verified local file of a shard, fetched if it is not there."""
         path = self._name(url, ".tar")
-        if not _touched(path, header.size):
-            with self._locked(url):
-                if not _touched(path, header.size):
-                    self._download(url, header.size, path, header.sha256)
+        with self._locked(url):
+            if not _touched(path, header.size):
+                self._download(url, header.size, path, header.sha256)
         return path
 
     def ahead(self, wanted: list[tuple[str, Header]]) -> None:

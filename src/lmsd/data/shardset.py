@@ -21,6 +21,11 @@ OnChange: TypeAlias = Literal["error", "new_epoch"]
 Decode: TypeAlias = Literal["old", "new"]
 
 _SKIP = ", or train without such samples by data.train.on_error=skip"
+_NO_TRAIN = "data.shards= names no train shard (every name begins with val- or test-): add train-*.tar"
+_NONE = (
+    "there are no {split} shards: give data.{split}=SHARDS, or name shards {split}-000000.tar and so on "
+    "among data.shards= (`lmsd data build` makes the split)"
+)
 _HELD = 256 << 20  # bytes of shards that a loader may hold, so that a sample costs no system call
 
 log = logging.getLogger(__name__)
@@ -89,7 +94,11 @@ class ShardSet:
         for split, source in named.items():
             if source is not None:
                 self._shards[split] = chosen(source, split)
-        self._refuse_overlap()
+            both = set(self._shards["train"]) & set(self._shards[split])
+            if both:
+                raise UserError(
+                    f"{min(both)} is named for both train and {split}: give data.{split}= other shards"
+                )
         self.image_size, self.channels = image_size, channels
         self.decode, self.train = decode, train or Streaming()
         self._storage, self._caption_key, self._lines = cache or Storage(), caption_key, captions
@@ -104,7 +113,7 @@ class ShardSet:
         if split not in self._indexes:
             shards = self._shards[split]
             if not shards:
-                raise UserError(_absent(split))
+                raise UserError(_NO_TRAIN if split == "train" else _NONE.format(split=split))
             with self.watched() as progress:
                 self._indexes[split] = self._storage.index(shards, progress=progress)
         return self._indexes[split]
@@ -173,23 +182,6 @@ class ShardSet:
             whole=whole,
             advice=_SKIP if split == "train" else "",
         )
-
-    def _refuse_overlap(self) -> None:
-        for split in ("val", "test"):
-            both = set(self._shards["train"]) & set(self._shards[split])
-            if both:
-                raise UserError(
-                    f"{min(both)} is named for both train and {split}: give data.{split}= other shards"
-                )
-
-
-def _absent(split: Split) -> str:
-    if split == "train":
-        return "data.shards= names no train shard (every name begins with val- or test-): add train-*.tar"
-    return (
-        f"there are no {split} shards: give data.{split}=SHARDS, or name shards {split}-000000.tar and so on "
-        "among data.shards= (`lmsd data build` makes the split)"
-    )
 
 
 def _caption(index: Index, key: str | None) -> str | None:

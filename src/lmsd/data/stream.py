@@ -7,6 +7,7 @@ where it began.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -98,7 +99,7 @@ class Stream(Dataset[Batch]):
         found = self.reader.read(
             shard,
             sample,
-            substitute=self._next(positions) if skip else None,
+            substitute=partial(self._after, positions) if skip else None,
             u=rng.uniform((), "data.caption").tolist() if drawn else None,
         )
         x = scale(found.pixels)
@@ -111,12 +112,8 @@ class Stream(Dataset[Batch]):
         extra = {"substituted": torch.from_numpy(damaged)} if skip else {}
         return Batch(x, position, found.text, label, extra)
 
-    def _next(self, positions: Integers) -> Callable[[int, int], tuple[int, int]]:
-        def place(slot: int, attempt: int) -> tuple[int, int]:
-            shard, sample = self.order(positions[slot : slot + 1] + attempt)
-            return int(shard[0]), int(sample[0])
-
-        return place
+    def _after(self, positions: Integers, slot: int, attempt: int) -> tuple[Integers, Integers]:
+        return self.order(positions[slot : slot + 1] + attempt)
 
     def _look_ahead(self, positions: Integers, ahead: Callable[[list[int]], None]) -> None:
         window = self.order.windows(positions[-1:])[0]

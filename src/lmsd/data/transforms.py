@@ -62,11 +62,8 @@ def jitter(x: Tensor, rng: Rng, strength: float) -> Tensor:
     factor = 1 + strength * (2 * rng.uniform((3,), "data.color") - 1)
     brightness, contrast, saturation = factor.T[:, :, None, None, None]
     y = (x + 1) * brightness  # in [0,2]: black stays black
-    if x.shape[1] == 3:
-        grey = (y * y.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
-        y = grey + (y - grey) * saturation
-    else:
-        grey = y
+    grey = (y * y.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True) if x.shape[1] == 3 else y
+    y = grey + (y - grey) * saturation
     mean = grey.mean((1, 2, 3), keepdim=True)
     changed: Tensor = mean + (y - mean) * contrast
     return changed.sub_(1).clamp_(-1, 1)
