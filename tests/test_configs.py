@@ -11,8 +11,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli.build import experiment
-from lmsd.cli.config.compose import config_dir, groups, load
-from lmsd.cli.config.schema import check_limits, options
+from lmsd.cli.config.compose import load
+from lmsd.cli.config.schema import check_limits, config_dir, groups, root
 from lmsd.cli.verbs import demo
 from lmsd.engine.trainer import Hardware, fit
 from lmsd.spec import locate, targets
@@ -180,7 +180,7 @@ def test_every_option_of_train_is_read(shards: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(DictConfig, "_get_impl", noting)
     begin(words)
     sections = ("optim.", "evaluate.")
-    own = {o.key for o in options(tree) if "." not in o.key or o.key.startswith(sections)}
+    own = {o.key for o in root(tree).leaves() if "." not in o.key or o.key.startswith(sections)}
     built = {"optim.generator", "optim.discriminator", "optim.clip"}
     unread = {key for key in own - read if key.rpartition(".")[0] not in built}
     assert unread == {"resume", "extend"}  # read off the command line, before there is a configuration

@@ -288,11 +288,10 @@ class Reader:
         if crc32(content) != crc:
             raise BadText("the caption's bytes have changed since it was indexed")
         form = self.form
-        plain = form.caption == "txt"
-        if flags & CLEAN and plain:
+        if flags & CLEAN and form.caption == "txt":
             return [content.decode()]
         text = content.decode() if form.old else decoded(content)
-        value = text if plain else json.loads(text)[form.caption]
+        value = text if form.caption == "txt" else json.loads(text)[form.caption]
         if form.old:
             return [str(value).strip()]
         lines = captions(value)

@@ -95,12 +95,11 @@ class Stream(Dataset[Batch]):
         skip = self._on_error == "skip"
         position = torch.from_numpy(positions)
         rng = Rng(self.order.seed, position)
-        drawn = self.reader.form.lines == "draw"
         found = self.reader.read(
             shard,
             sample,
             substitute=partial(self._after, positions) if skip else None,
-            u=rng.uniform((), "data.caption").tolist() if drawn else None,
+            u=rng.uniform((), "data.caption").tolist() if self.reader.form.lines == "draw" else None,
         )
         x = scale(found.pixels)
         if self._flip:
