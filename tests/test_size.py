@@ -48,6 +48,7 @@ NEW = {
     "files.py": "one place that writes whole or not at all",
     "metrics/sliced.py": "families of features",
     "models/autoencoder.py": "a generator owns its codec",
+    "models/conv_unet.py": "photographs on a CPU",
     "models/scheduler.py": "knots",
     "models/parts.py": "a run opens without us",
     "nets/autoencoder.py": "the article's own objective",
