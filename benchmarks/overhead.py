@@ -25,7 +25,6 @@ from lightning.pytorch import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from lmsd.engine.clock import Clock
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import Optimization, adamw
 from lmsd.engine.trainer import Hardware, fit
@@ -39,7 +38,7 @@ from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
 from lmsd.process.times import Jumps
 from lmsd.rng import Rng
-from lmsd.types import Batch, Sizes
+from lmsd.types import Batch, Clock, Sizes
 
 LIMIT, SHORTEST = 1.03, 0.030
 BATCH, HALF_LIFE, CLIP, SEED, WARM = 64, 5_000, 1.0, 0, 10
@@ -79,7 +78,7 @@ class PlainLoop:
             self.optimizers[turn.player].step()
             self.optimizers[turn.player].zero_grad()
         self.clock.images += len(batch)
-        self.clock.updates += 1
+        self.clock.count("generator")
         beta = 0.5 ** (BATCH / min(HALF_LIFE, 0.05 * self.clock.images))
         with torch.no_grad():
             weights = list(self.players["generator"].parameters())

@@ -6,7 +6,7 @@ Images are float32 in [-1, 1]. Times are float32 of shape [B]; 's' is the cleane
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -174,6 +174,66 @@ class Turn:
     loss: Callable[[], Loss]
     rate: float = 1.0
     restart: tuple[str, ...] = ()
+
+
+@dataclass
+class Clock:
+    """How far a run has come, in images and updates; the same on every rank.
+
+    Lightning's `global_step` counts optimizer steps. Schedules, cadences, EMA half-lives, names of
+    checkpoints and x-axes here count images, which mean the same for any batch size, number of ranks and of
+    D's turns.
+
+    total_images: length of the run; lead: the player that leads; images: seen by all ranks together; played:
+    updates of every player, skipped ones included; reached: the progress of the run that this one extends, 0
+    if it extends none; start, share: the phase of the run that progress refers to.
+    """
+
+    total_images: int
+    lead: str
+    images: int = 0
+    played: dict[str, int] = field(default_factory=dict)
+    reached: float = 0.0
+    start: float = 0.0
+    share: float = 1.0
+
+    @property
+    def updates(self) -> int:
+        """Updates of the lead."""
+        return self.played.get(self.lead, 0)
+
+    @property
+    def progress(self) -> float:
+        """Completed share of the phase, of the whole run by default; in [0, 1]."""
+        return max(0.0, min(1.0, self.images / self.total_images) - self.start) / self.share
+
+    @property
+    def furthest(self) -> float:
+        """The progress that decides when phases begin: that of the run which this one extends, if greater."""
+        return (max(min(1.0, self.images / self.total_images), self.reached) - self.start) / self.share
+
+    @property
+    def done(self) -> bool:
+        """Whether all images have been seen."""
+        return self.images >= self.total_images
+
+    def crossed(self, before: int, every: int) -> bool:
+        """Whether a multiple of `every` lies in (before, images]; never for every = 0."""
+        return every > 0 and self.images // every > before // every
+
+    def count(self, player: str) -> None:
+        """Count one more update of a player."""
+        self.played[player] = self.played.get(player, 0) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been counted; the total comes from the configuration."""
+        counts = {"images": self.images, "updates": self.updates, "played": dict(self.played)}
+        return counts | ({"reached": self.reached} if self.reached else {})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.images, self.played = int(state["images"]), dict(state["played"])
+        self.reached = float(state.get("reached", 0.0))
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from tiny_home import TINY, Home, spoken
 from lmsd import cli
 from lmsd.checkpoints import find_run
 from lmsd.cli.runs import store
-from lmsd.engine.clock import Clock
 from lmsd.engine.state import RunState
+from lmsd.types import Clock
 
 Refused = Callable[..., str]
 DATA = "data.shards=data/shapes"
@@ -414,7 +414,7 @@ def test_a_full_disk_changes_neither_the_exit_code_nor_the_message(
         "mistake": UserError("make room"),
         "failure": ZeroDivisionError("by nothing"),
     }.get(end)
-    subject = SimpleNamespace(clock=Clock(8, "generator", images=8, updates=1), run=RunState())
+    subject = SimpleNamespace(clock=Clock(8, "generator", images=8, played={"generator": 1}), run=RunState())
 
     def attempt() -> None:
         with recorded(tmp_path, subject, active=True):
@@ -444,7 +444,7 @@ def test_the_begin_of_every_session_is_kept(tmp_path: Path) -> None:
     from lmsd.cli.verbs.train import recorded
 
     subject, before = (
-        SimpleNamespace(clock=Clock(8, "generator", images=8, updates=1), run=RunState()),
+        SimpleNamespace(clock=Clock(8, "generator", images=8, played={"generator": 1}), run=RunState()),
         time.time(),
     )
     for _ in range(2):
@@ -461,7 +461,7 @@ def test_lightnings_own_word_for_sigterm_is_143(tmp_path: Path) -> None:
 
     from lmsd.cli.verbs.train import recorded
 
-    subject = SimpleNamespace(clock=Clock(8, "generator", images=8, updates=1), run=RunState())
+    subject = SimpleNamespace(clock=Clock(8, "generator", images=8, played={"generator": 1}), run=RunState())
     with pytest.raises(SystemExit) as stop, recorded(tmp_path, subject, active=True):
         raise SIGTERMException
     assert stop.value.code == 143

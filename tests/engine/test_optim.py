@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from lmsd.engine.clock import Clock, crossed
 from lmsd.engine.meter import Meter
 from lmsd.engine.optim import Optimization, adamw, clip, set_rate, step, step_on_device
+from lmsd.types import Clock
 
 
 def test_rate_warms_up_and_falls_as_written() -> None:
@@ -72,9 +72,9 @@ def test_fused_optimizers_skip_without_being_asked_on_the_host(make: Any) -> Non
 
 def test_a_cadence_comes_once_for_each_multiple() -> None:
     for batch in (1, 3, 7, 10, 64):
-        hits = sum(crossed(n, n + batch, 10) for n in range(0, 10 * batch, batch))
+        hits = sum(Clock(10_000, "g", images=n + batch).crossed(n, 10) for n in range(0, 10 * batch, batch))
         assert hits == (10 * batch // 10 if batch <= 10 else 10)
-    assert not crossed(0, 1_000, 0)
+    assert not Clock(1_000, "g", images=1_000).crossed(0, 0)
 
 
 def test_the_clock_counts_and_comes_back() -> None:

@@ -7,7 +7,7 @@ from torch import nn
 from lmsd.errors import UserError
 from lmsd.models.backbones import MLPBackbone
 from lmsd.models.conditioner import LabelConditioner
-from lmsd.models.generator import Generator
+from lmsd.models.generator import Generator, edm_coefficients
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import EDM, Article, Cosine, Flow
 from lmsd.types import Batch, Cond, Sizes
@@ -94,7 +94,9 @@ def test_edm_input_and_target_have_unit_variance():
     for sigma in (0.01, 0.5, 20.0):
         x_0, eps = 0.5 * torch.randn(200, 2, 8, 8), torch.randn(200, 2, 8, 8)
         t = torch.full((200,), sigma)
-        assert generator.scale_input(process.noise(x_0, t, eps), t).std().item() == pytest.approx(1, abs=0.02)
+        x_t = process.noise(x_0, t, eps)
+        c_in, _, _ = edm_coefficients(process, 0.5, x_t, t)
+        assert (c_in * x_t).std().item() == pytest.approx(1, abs=0.02)
         assert generator.target(x_0, eps, t).std().item() == pytest.approx(1, abs=0.02)
 
 

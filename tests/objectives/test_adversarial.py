@@ -118,7 +118,9 @@ def test_gradients_reach_exactly_the_player_of_the_turn(name):
 def test_script_follows_the_clock():
     objective = game(Jumps(4), anchor="energy", d_steps=3, warmup=0.2)
     script = {
-        images: [turn[0] for turn in play(objective, tiny_players(), [tiny_batch(4)], TinyClock(images))]
+        images: [
+            turn[0] for turn in play(objective, tiny_players(), [tiny_batch(4)], TinyClock(images=images))
+        ]
         for images in (0, 199, 200, 1000)
     }
     assert script[0] == script[199] == ["generator"]
@@ -211,7 +213,7 @@ def test_penalty_weight_follows_gamma_over_the_adversarial_part():
     players, batch = tiny_players(), tiny_batch(8)
 
     def d_turn(images, updates):
-        clock = TinyClock(images, played={"discriminator": updates})
+        clock = TinyClock(images=images, played={"discriminator": updates})
         turn = next(objective.turns(players, batch, clock, Rng(0, batch.position)))
         loss = turn.loss()
         return loss.value.item() - loss.logs["adversary"].item(), loss.logs

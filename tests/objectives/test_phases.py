@@ -13,7 +13,7 @@ from lmsd.rng import Rng
 
 def script(objective, images, *, played=None):
     """The turns at `images` of 1,000."""
-    batch, clock = tiny_batch(4), TinyClock(images)
+    batch, clock = tiny_batch(4), TinyClock(images=images)
     clock.played.update(played or {})
     return list(objective.turns(tiny_players(), batch, clock, Rng(0, batch.position)))
 
@@ -79,7 +79,7 @@ def test_held_text_learns_in_the_warm_start_only(freeze_text):
     objective = game(Jumps(4), anchor="energy", warmup=0.5, freeze_text=freeze_text)
     table = "conditioner.table.weight"
     for images, learns in ((0, True), (500, not freeze_text)):
-        _, gradients, _ = play(objective, tiny_players(), [tiny_batch(8)], TinyClock(images))[-1]
+        _, gradients, _ = play(objective, tiny_players(), [tiny_batch(8)], TinyClock(images=images))[-1]
         assert (table in gradients) == learns
         assert "net.inside.weight" in gradients
 

@@ -1,7 +1,7 @@
 """Small float64 players over the real floors, and a plain loop that plays turns as the engine does."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,26 +14,17 @@ from lmsd.objectives import Adversarial, Anchor, Mismatch, Penalty, warm_start
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
 from lmsd.rng import Rng
-from lmsd.types import Batch, Cond
+from lmsd.types import Batch, Clock, Cond
 
 CAPTIONS = ("a cat", "a dog", "a fox", "an owl")
 SHAPE = (2, 3, 3)
 
 
 @dataclass
-class TinyClock:
-    images: int = 0
-    updates: int = 0
+class TinyClock(Clock):
     total_images: int = 1000
-    played: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def progress(self):
-        return self.images / self.total_images
-
-    @property
-    def furthest(self):
-        return self.progress
+    lead: str = "generator"
+    updates: int = 0
 
 
 class Words(Conditioner):

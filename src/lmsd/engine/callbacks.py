@@ -20,7 +20,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lmsd.checkpoints import checkpoint_name, manifests
 from lmsd.data.reader import DamagedSample
 from lmsd.engine.checkpoint import first_not_finite, prune
-from lmsd.engine.clock import crossed
 from lmsd.engine.module import Engine
 from lmsd.engine.players import PlayersStrategy
 from lmsd.engine.plugin import AtomicCheckpointIO
@@ -99,7 +98,7 @@ class Evaluate(Callback):
         """Score where a multiple of the cadence was passed."""
         engine = engine_of(pl_module)
         before, self._seen = self._seen, engine.clock.images
-        if crossed(before, self._seen, self.every_images) or engine.clock.done or ended(trainer, engine):
+        if engine.clock.crossed(before, self.every_images) or engine.clock.done or ended(trainer, engine):
             self._evaluate(trainer, engine)
 
     def _evaluate(self, trainer: Trainer, engine: Engine) -> None:
@@ -188,7 +187,7 @@ class Checkpoint(Callback):
         engine, clock = engine_of(pl_module), engine_of(pl_module).clock
         writer(trainer).check()
         before, self._seen = self._seen, clock.images
-        due = crossed(before, clock.images, self.every_images or -(-clock.total_images // 10))
+        due = clock.crossed(before, self.every_images or -(-clock.total_images // 10))
         if due or clock.done or engine.run.asked.stop or engine.run.asked.save or ended(trainer, engine):
             self.save(trainer, engine)
         if writer(trainer).failures >= self.tolerate:

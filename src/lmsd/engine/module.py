@@ -20,7 +20,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lmsd.checkpoints import KEY, VERSION
-from lmsd.engine.clock import Clock, crossed
 from lmsd.engine.ema import EMA
 from lmsd.engine.flops import Flops, peak_of
 from lmsd.engine.logging import rewind
@@ -33,7 +32,7 @@ from lmsd.models.generator import Generator
 from lmsd.objectives.base import Objective, trained
 from lmsd.ranks import shares, union, world_size
 from lmsd.rng import Rng, fold
-from lmsd.types import Batch, Turn
+from lmsd.types import Batch, Clock, Turn
 
 
 class Engine(LightningModule):
@@ -227,7 +226,7 @@ class Engine(LightningModule):
         counter.increment_ready()
         counter.increment_completed()
         self.trainer.datamodule.advance(self.batch_size)  # type: ignore[attr-defined]
-        if crossed(before, self.clock.images, self.log_every) or self.clock.done:
+        if self.clock.crossed(before, self.log_every) or self.clock.done:
             self._log()
         if self.clock.done:
             self.trainer.should_stop = True

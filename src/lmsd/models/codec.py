@@ -7,6 +7,7 @@ A codec is a part of its generator and never learns there. `bound` bounds every 
 for pixels, None if no bound is known, as for the latents of an autoencoder.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -31,7 +32,7 @@ def bounded(x: Tensor, bound: float | None) -> Tensor:
     return x + (inside - x).detach() if x.requires_grad else inside
 
 
-class Codec(nn.Module):
+class Codec(nn.Module, ABC):
     """Base: encode, decode and the shapes on both sides.
 
     told: what distinguishes its latents from another codec's, plain Python by name, empty for pixels. It is
@@ -46,21 +47,21 @@ class Codec(nn.Module):
         super().__init__()
         self.register_load_state_dict_pre_hook(_refuse_others)
 
+    @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
         """Images [B,C,H,W] in [-1,1] → what is diffused."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """What is diffused → images [B,C,H,W], not clamped."""
-        raise NotImplementedError
 
+    @abstractmethod
     def shape_of(self, image: Shape) -> Shape:
         """Shape of what is diffused for images of a shape. Raises UserError if the codec cannot take them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def image_shape_of(self, shape: Shape) -> Shape:
         """Shape of the images that are diffused in a given shape."""
-        raise NotImplementedError
 
 
 def _refuse_others(codec: Codec, state: Mapping[str, Any], prefix: str, *_: object) -> None:

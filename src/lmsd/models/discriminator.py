@@ -13,7 +13,6 @@ logits around 10.
 import copy
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +23,8 @@ from lmsd.models.backbones import Backbone
 from lmsd.models.frozen import freeze
 from lmsd.models.generator import Generator, edm_coefficients
 from lmsd.nets.embed import TimeEmbedding
+from lmsd.process.gaussian import Process
 from lmsd.types import Cond, at_least_float32
-
-if TYPE_CHECKING:
-    from lmsd.process.gaussian import Process
 
 
 class ProjectionHead(nn.Module):
@@ -93,7 +90,7 @@ class Discriminator(_Judge):
         self,
         trunk: nn.Module,
         *,
-        process: "Process",
+        process: Process,
         cond_dim: int,
         features: Count | None = None,
         heads: Count = 1,

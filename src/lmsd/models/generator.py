@@ -14,7 +14,7 @@ x₀ is what the generator's codec makes of an image: the image itself, or a lat
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +22,14 @@ from torch import Tensor, nn
 from lmsd.errors import Amount, UserError
 from lmsd.models.codec import Codec, Identity, Shape, bounded
 from lmsd.models.conditioner import Conditioner, NullConditioner
+from lmsd.process.gaussian import Process
 from lmsd.types import Batch, Cond, Net, Prediction, at_least_float32
-
-if TYPE_CHECKING:
-    from lmsd.process.gaussian import Process
 
 Precondition: TypeAlias = Literal["none", "edm"]
 _LARGEST_INPUT = 10.0
 
 
-def edm_coefficients(process: "Process", sigma_data: float, x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+def edm_coefficients(process: Process, sigma_data: float, x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
     """(c_in, α, σ) at t [B], broadcastable to x [B,C,H,W]; c_skip and c_out follow from them."""
     alpha, sigma = process.alpha_sigma(t, x)
     return (sigma.square() + (alpha * sigma_data).square()).rsqrt(), alpha, sigma
@@ -53,7 +51,7 @@ class Generator(nn.Module):
     def __init__(
         self,
         net: Net,
-        process: "Process",
+        process: Process,
         *,
         prediction: Prediction = "v",
         conditioner: Conditioner | None = None,
@@ -135,12 +133,6 @@ class Generator(nn.Module):
         """The condition of a batch; samples with `drop` [B] True get the null condition."""
         return self.conditioner(batch, drop)  # type: ignore[no-any-return]
 
-    def scale_input(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """What the net sees of x_t: c_in x_t, or x_t itself without preconditioning."""
-        if self.precondition == "none":
-            return x_t
-        return edm_coefficients(self.process, self.sigma_data, x_t, t)[0] * x_t
-
     def forward(
         self,
         x_t: Tensor,
@@ -157,8 +149,10 @@ class Generator(nn.Module):
         if self.z_dim and z is None:
             raise UserError(f"generator: it takes a latent z [B,{self.z_dim}] and got none; draw z ~ N(0, I)")
         x_t = at_least_float32(x_t)
-        raw = self.net(self.scale_input(x_t, t), self.process.schedule.model_time(t), cond, z)
-        native = at_least_float32(raw)
+        x = x_t
+        if self.precondition == "edm":
+            x = edm_coefficients(self.process, self.sigma_data, x_t, t)[0] * x_t
+        native = at_least_float32(self.net(x, self.process.schedule.model_time(t), cond, z))
         return native if output == "native" else self.to_x0(native, x_t, t)
 
     def to_x0(self, native: Tensor, x_t: Tensor, t: Tensor) -> Tensor:

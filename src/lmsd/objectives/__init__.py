@@ -4,7 +4,7 @@ from lmsd.objectives.advantages import Normalizer
 from lmsd.objectives.adversarial import Adversarial
 from lmsd.objectives.anchor import Anchor, Anchored
 from lmsd.objectives.article import Article
-from lmsd.objectives.base import Clock, Objective
+from lmsd.objectives.base import Objective
 from lmsd.objectives.denoising import Denoising
 from lmsd.objectives.dpo import DPO
 from lmsd.objectives.draft import DRaFT
@@ -23,7 +23,6 @@ __all__ = [
     "Anchor",
     "Anchored",
     "Article",
-    "Clock",
     "Contrast",
     "DRaFT",
     "Denoising",

@@ -26,7 +26,6 @@ from lmsd.models.generator import Generator
 from lmsd.objectives.anchor import Anchor
 from lmsd.objectives.base import (
     Cast,
-    Clock,
     Facts,
     JumpLaw,
     Objective,
@@ -45,7 +44,7 @@ from lmsd.objectives.penalty import Critic, Penalty
 from lmsd.objectives.terms import Adversary, discriminator_loss, distance, generator_loss, sign_right
 from lmsd.rng import Rng
 from lmsd.sampling.settings import Bound, bound_of, check_bound
-from lmsd.types import Batch, Cond, Loss, Players, Turn
+from lmsd.types import Batch, Clock, Cond, Loss, Players, Turn
 
 Pairing: TypeAlias = Literal["transition", "marginal"]
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from lmsd.errors import UserError, one_of
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import (
-    Clock,
     JumpLaw,
     Objective,
     generator_of,
@@ -26,7 +25,7 @@ from lmsd.objectives.base import (
 from lmsd.objectives.jumps import Jump, draw_jump
 from lmsd.objectives.terms import Annealed, energy_score
 from lmsd.rng import Rng
-from lmsd.types import Batch, Loss, Players, Turn
+from lmsd.types import Batch, Clock, Loss, Players, Turn
 
 AnchorKind: TypeAlias = Literal["mse_kl", "energy", "none"]
 

@@ -31,7 +31,6 @@ from lmsd.models.discriminator import AutoencoderDiscriminator
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import (
     Cast,
-    Clock,
     Facts,
     JumpLaw,
     Objective,
@@ -45,7 +44,7 @@ from lmsd.objectives.base import (
 from lmsd.objectives.jumps import Jump, draw_jump
 from lmsd.objectives.terms import per_sample
 from lmsd.rng import Rng
-from lmsd.types import Batch, Loss, Players, Turn
+from lmsd.types import Batch, Clock, Loss, Players, Turn
 
 Distance: TypeAlias = Literal["l1", "squared"]
 Predict: TypeAlias = Literal["image", "previous"]

@@ -26,38 +26,10 @@ from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.process.gaussian import Process
 from lmsd.rng import Rng
-from lmsd.types import Batch, Players, Turn
+from lmsd.types import Batch, Clock, Players, Turn
 
 JumpLaw: TypeAlias = Callable[[Rng, Process], tuple[Tensor, Tensor]]
 """(rng, process) → (s [B], t [B]): the law of jumps t → s."""
-
-
-class Clock(Protocol):
-    """How far a run has come, in images seen and in updates of its lead; the same on every rank."""
-
-    @property
-    def images(self) -> int:
-        """Images seen so far, by all ranks together."""
-
-    @property
-    def updates(self) -> int:
-        """Updates of the lead so far."""
-
-    @property
-    def played(self) -> Mapping[str, int]:
-        """Updates of every player so far; without those that never played."""
-
-    @property
-    def total_images(self) -> int:
-        """Length of the run in images."""
-
-    @property
-    def progress(self) -> float:
-        """The share images / total_images, in [0, 1]."""
-
-    @property
-    def furthest(self) -> float:
-        """`progress`, or that of the run which this one extends, if greater: it decides when phases begin."""
 
 
 @dataclass(frozen=True)

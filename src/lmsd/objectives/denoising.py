@@ -24,7 +24,6 @@ from torch import Tensor
 from lmsd.errors import UserError, one_of
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import (
-    Clock,
     Objective,
     caption_drop,
     generator_of,
@@ -35,7 +34,7 @@ from lmsd.objectives.base import (
 from lmsd.process.gaussian import determinant
 from lmsd.process.times import Times
 from lmsd.rng import Rng
-from lmsd.types import Batch, Loss, Players, Turn
+from lmsd.types import Batch, Clock, Loss, Players, Turn
 
 Weighting: TypeAlias = Literal["none", "min_snr", "edm"]
 _MIN_SNR = 5.0

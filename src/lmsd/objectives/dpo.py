@@ -17,14 +17,14 @@ from torch.nn import functional as F
 from lmsd.errors import UserError
 from lmsd.models.codec import bounded
 from lmsd.objectives.advantages import mean_of
-from lmsd.objectives.base import Clock, generator_of, latent, mean_square, means, standard_normal
+from lmsd.objectives.base import generator_of, latent, mean_square, means, standard_normal
 from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, still
 from lmsd.process.times import Times
 from lmsd.ranks import gather
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
 from lmsd.sampling import Sampler, Settings
-from lmsd.types import Batch, Loss, Players, Turn
+from lmsd.types import Batch, Clock, Loss, Players, Turn
 
 
 class DPO(Rewarded):

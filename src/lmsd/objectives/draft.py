@@ -16,13 +16,13 @@ from torch import Tensor
 from lmsd.errors import UserError
 from lmsd.models.codec import bounded
 from lmsd.models.generator import Generator
-from lmsd.objectives.base import Clock, generator_of, mean_square, means
+from lmsd.objectives.base import generator_of, mean_square, means
 from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, still
 from lmsd.ranks import gather
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
 from lmsd.sampling import Policy, Settings, Step, begin, walk
-from lmsd.types import Batch, Cond, Loss, Players, Turn
+from lmsd.types import Batch, Clock, Cond, Loss, Players, Turn
 
 
 class DRaFT(Rewarded):

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from lmsd.errors import UserError, one_of
 from lmsd.objectives.advantages import Normalizer, Round, Table
-from lmsd.objectives.base import Clock, generator_of, latent, mean_square, means, standard_normal
+from lmsd.objectives.base import generator_of, latent, mean_square, means, standard_normal
 from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, still
 from lmsd.process.times import Times
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
 from lmsd.sampling import Sampler, Settings
-from lmsd.types import Batch, Loss, Players, Turn
+from lmsd.types import Batch, Clock, Loss, Players, Turn
 
 Weighting: TypeAlias = Literal["none", "adaptive"]
 

@@ -14,10 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from lmsd.errors import UserError
-from lmsd.objectives.base import Cast, Clock, Facts, Objective, generator_of
+from lmsd.objectives.base import Cast, Facts, Objective, generator_of
 from lmsd.objectives.terms import Annealed
 from lmsd.rng import Rng
-from lmsd.types import Batch, Loss, Players, Turn
+from lmsd.types import Batch, Clock, Loss, Players, Turn
 
 
 @dataclass(frozen=True)
@@ -36,45 +36,6 @@ class Phase:
     waits: Mapping[str, float] = field(default_factory=dict)
     restart: tuple[str, ...] = ()
     freeze_text: bool = False
-
-
-@dataclass(frozen=True)
-class PhaseClock:
-    """The run's clock, with the progress of one phase."""
-
-    run: Clock
-    start: float
-    share: float
-
-    @property
-    def images(self) -> int:
-        """As the run's."""
-        return self.run.images
-
-    @property
-    def updates(self) -> int:
-        """As the run's."""
-        return self.run.updates
-
-    @property
-    def played(self) -> Mapping[str, int]:
-        """As the run's."""
-        return self.run.played
-
-    @property
-    def total_images(self) -> int:
-        """As the run's."""
-        return self.run.total_images
-
-    @property
-    def progress(self) -> float:
-        """Completed share of the phase."""
-        return max(0.0, self.run.progress - self.start) / (self.share or 1.0)
-
-    @property
-    def furthest(self) -> float:
-        """The furthest share of the phase."""
-        return (self.run.furthest - self.start) / (self.share or 1.0)
 
 
 class Phases(Objective):
@@ -136,7 +97,7 @@ class Phases(Objective):
         """The turns of the current phase, of the players that have joined."""
         index = max(i for i, start in enumerate(self.starts) if start <= clock.furthest or i == 0)
         phase, start = self.phases[index], self.starts[index]
-        inner = PhaseClock(clock, start, self.shares[index])
+        inner = replace(clock, start=start, share=self.shares[index] or 1.0)
         rate = self.rates[index](inner.progress)
         begins = bool(phase.restart) and not any(clock.played.get(role) for role in self._newcomers(index))
         for turn in phase.objective.turns(players, batch, inner, rng):

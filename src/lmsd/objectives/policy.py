@@ -32,12 +32,12 @@ from torch import Tensor
 from lmsd.errors import UserError, one_of
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Normalizer, Round, Table
-from lmsd.objectives.base import Clock, generator_of, means
+from lmsd.objectives.base import generator_of, means
 from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, still
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
 from lmsd.sampling import Policy, Settings, log_prob, path_kl
-from lmsd.types import Batch, Cond, Loss, Players, Trajectory, Turn
+from lmsd.types import Batch, Clock, Cond, Loss, Players, Trajectory, Turn
 
 KLForm: TypeAlias = Literal["path", "step"]
 Units: TypeAlias = Literal["nats", "mean"]

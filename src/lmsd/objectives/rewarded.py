@@ -25,7 +25,6 @@ from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Normalizer, Round, Table
 from lmsd.objectives.base import (
     Cast,
-    Clock,
     Facts,
     Objective,
     Part,
@@ -44,7 +43,7 @@ from lmsd.objectives.terms import (
 from lmsd.rewards import DiscriminatorReward, Reward, Verdict, WeightedSum, judge
 from lmsd.rng import Rng, fold
 from lmsd.sampling import Sampler, Settings, sample
-from lmsd.types import Batch, Cond, Loss, Players, Turn
+from lmsd.types import Batch, Clock, Cond, Loss, Players, Turn
 
 _FAKES, _CALIBRATION = 1, 0  # streams of random numbers beside the rollout's own
 

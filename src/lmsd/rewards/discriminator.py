@@ -18,19 +18,17 @@ without such an origin a refreshed judge would raise or lower the reward of the 
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from lmsd.errors import UserError
+from lmsd.models.discriminator import Discriminator
+from lmsd.models.generator import Generator
 from lmsd.rewards.base import NOBODY, Reward
 from lmsd.rng import Rng
 from lmsd.types import Batch, Players
-
-if TYPE_CHECKING:
-    from lmsd.models.discriminator import Discriminator
-    from lmsd.models.generator import Generator
 
 
 class DiscriminatorReward(Reward):
@@ -129,15 +127,15 @@ def group_size(batch: Batch) -> int:
     return 1 if group is None else int((group == group[0]).sum())
 
 
-def _of(players: Players) -> "tuple[Discriminator, Generator]":
+def _of(players: Players) -> tuple[Discriminator, Generator]:
     if "discriminator" not in players:
         raise UserError(
             "the discriminator reward needs a discriminator: init_from=[RUN@ema, RUN:discriminator]"
         )
-    discriminator = cast("Discriminator", players["discriminator"])
+    discriminator = cast(Discriminator, players["discriminator"])
     if not discriminator.marginal:
         raise UserError(
             "the discriminator reward judges images alone: it needs one of marginal pairing, and this one "
             "judges transitions"
         )
-    return discriminator, cast("Generator", players["generator"])
+    return discriminator, cast(Generator, players["generator"])

@@ -2,7 +2,7 @@
 
 from lmsd.sampling.editing import edit, first_knot
 from lmsd.sampling.generation import Generate, Generation
-from lmsd.sampling.guidance import PredictsX0, begin, denoisers, guided, sample, walk
+from lmsd.sampling.guidance import begin, denoisers, guided, sample, walk
 from lmsd.sampling.model import Model, load
 from lmsd.sampling.plms import PLMS
 from lmsd.sampling.rollout import Policy, log_prob, path_kl
@@ -23,7 +23,6 @@ __all__ = [
     "Level",
     "Model",
     "Policy",
-    "PredictsX0",
     "Sampler",
     "Settings",
     "State",

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from lmsd.errors import UserError
+from lmsd.models.generator import Generator
 from lmsd.rng import Rng
-from lmsd.sampling.guidance import PredictsX0, denoisers
+from lmsd.sampling.guidance import denoisers
 from lmsd.sampling.sampler import Level, Sampler, levels, spread
 from lmsd.sampling.settings import Settings
 from lmsd.types import Cond, Denoise
@@ -35,7 +36,7 @@ def first_knot(strength: float, steps: int) -> int:
 
 @torch.no_grad()
 def edit(
-    generator: PredictsX0,
+    generator: Generator,
     image: Tensor,
     cond: Cond,
     null: Cond | None = None,

@@ -6,46 +6,20 @@ In x̂₀ it is the same for all prediction kinds and needs no schedule.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from lmsd.errors import UserError
-from lmsd.process import Process
+from lmsd.models.generator import Generator
 from lmsd.rng import Rng
 from lmsd.sampling.sampler import DenoiseAt, Level, Sampler, Step, spread
 from lmsd.sampling.settings import Settings, bound_of
 from lmsd.types import Cond, Denoise
 
 
-class PredictsX0(Protocol):
-    """What sampling needs from a generator."""
-
-    @property
-    def process(self) -> Process:
-        """The noising process that it was trained on."""
-        ...
-
-    @property
-    def z_dim(self) -> int:
-        """Width of its noise latent z; 0: none."""
-        ...
-
-    @property
-    def bound(self) -> float | None:
-        """Bound on every |x₀| of what is diffused; None: unknown."""
-        ...
-
-    def __call__(
-        self, x_t: Tensor, t: Tensor, cond: Cond, z: Tensor | None = None, *, output: Literal["x0"] = "x0"
-    ) -> Tensor:
-        """x̂₀ [B,C,H,W], float32."""
-        ...
-
-
 def guided(
-    generator: PredictsX0,
+    generator: Generator,
     cond: Cond,
     null: Cond | None = None,
     *,
@@ -69,13 +43,13 @@ def guided(
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         free = generator(x_t, t, null, latent(x_t))
         weight = scale.view(-1, *[1] * (x_t.ndim - 1)) if isinstance(scale, Tensor) else scale
-        return free + weight * (generator(x_t, t, cond, latent(x_t)) - free)
+        return free + weight * (generator(x_t, t, cond, latent(x_t)) - free)  # type: ignore[no-any-return]
 
     return denoise
 
 
 def denoisers(
-    generator: PredictsX0,
+    generator: Generator,
     cond: Cond,
     null: Cond | None,
     settings: Settings,
@@ -97,7 +71,7 @@ def denoisers(
 
 @torch.no_grad()
 def sample(
-    generator: PredictsX0,
+    generator: Generator,
     cond: Cond,
     null: Cond | None = None,
     *,
@@ -118,14 +92,14 @@ def sample(
 
 
 def begin(
-    generator: PredictsX0, settings: Settings, rng: Rng, shape: Sequence[int], dtype: torch.dtype
+    generator: Generator, settings: Settings, rng: Rng, shape: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
     """The noise x_T [B, *shape] that a path begins with."""
     return spread(generator.process.schedule, settings.steps) * rng.normal(shape, "x_T").to(dtype)
 
 
 def walk(
-    generator: PredictsX0,
+    generator: Generator,
     cond: Cond,
     null: Cond | None,
     x: Tensor,

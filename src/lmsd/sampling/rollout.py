@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from lmsd.errors import UserError
+from lmsd.models.generator import Generator
 from lmsd.process import Process
 from lmsd.rng import Rng
-from lmsd.sampling.guidance import PredictsX0, begin, denoisers, walk
+from lmsd.sampling.guidance import begin, denoisers, walk
 from lmsd.sampling.sampler import Knot, Level, Sampler, State, Step, knots, levels
 from lmsd.sampling.samplers import Tau, Transition
 from lmsd.sampling.settings import Settings
@@ -109,7 +110,7 @@ class Policy(Sampler):
     @torch.no_grad()
     def rollout(
         self,
-        generator: PredictsX0,
+        generator: Generator,
         cond: Cond,
         null: Cond | None = None,
         *,
@@ -138,7 +139,7 @@ class Policy(Sampler):
 
     def means(
         self,
-        generator: PredictsX0,
+        generator: Generator,
         cond: Cond,
         null: Cond | None,
         *,

@@ -100,9 +100,9 @@ def test_it_has_to_be_longer_and_the_same_run(home) -> None:
 
 def test_phases_that_were_over_stay_over() -> None:
     """A warm start of a quarter: over at 40 of 40 images, and 40 of 400 are a tenth."""
-    from lmsd.engine.clock import Clock
     from lmsd.objectives import Adversarial, Denoising, warm_start
     from lmsd.process.times import Jumps, Uniform
+    from lmsd.types import Clock
 
     method = warm_start(Adversarial(Jumps(4)), warmup=0.25, warm=Denoising(Uniform()), head_start=0.1)
     clock = Clock(400, "generator")
