@@ -18,6 +18,7 @@ from pathlib import Path
 from lmsd.errors import UserError
 from lmsd.evaluation.catalog import CATALOG, kind_of
 from lmsd.evaluation.charts import Curve, draw, short, stacked
+from lmsd.evaluation.looks import spectra
 from lmsd.evaluation.records import (
     Record,
     newest_records,
@@ -76,7 +77,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The newest scores of one split, the settings they stand with, the closest pairs, quality over steps."""
+    """The newest scores of one split, the settings they stand with, pictures and charts that belong to them.
+
+    pictures: by name, `closest` (pairs), `side` (beside real images), `seeds` (of one caption), where they
+    were made; charts: quality over steps; spectrum: of generated and of real images.
+    """
 
     split: str
     rows: list[ScoreRow]
@@ -84,8 +89,9 @@ class Evaluation:
     setup: list[tuple[str, str]]
     notes: list[str]
     command: str
-    closest: str | None
+    pictures: dict[str, str]
     charts: list[Chart]
+    spectrum: list[Chart]
 
 
 def write_report(
@@ -240,8 +246,13 @@ def _evaluation(folder: Path, split: str, content: Record) -> Evaluation:
     setup |= content.get("setup", {})
     shown = [(name.replace("_", " "), _plain(value)) for name, value in setup.items() if value is not None]
     others = records_by_age(folder, split)
-    same = (path for path, other in others.items() if other == content)
-    picture = next((path.with_suffix(".png") for path in same if path.with_suffix(".png").is_file()), None)
+    same = [path for path, other in others.items() if other == content]
+    pictures = {
+        name: _uri(path.with_suffix(suffix))
+        for path in reversed(same)
+        for name, suffix in (("closest", ".png"), ("side", ".side.png"), ("seeds", ".seeds.png"))
+        if path.with_suffix(suffix).is_file()
+    }
     return Evaluation(
         split=split,
         rows=rows_of(content),
@@ -249,8 +260,9 @@ def _evaluation(folder: Path, split: str, content: Record) -> Evaluation:
         setup=shown,
         notes=list(content.get("notes", [])),
         command=_evaluate_command(folder, content),
-        closest=None if picture is None else _uri(picture),
+        pictures=pictures,
         charts=_marked(over_steps([*others.values(), content], content)),
+        spectrum=_marked([Chart(*each) for each in spectra(content.get("look"))]),
     )
 
 

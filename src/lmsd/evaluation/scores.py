@@ -22,7 +22,8 @@ class Scores:
     """Scores of one model on one split, at one number of steps and one guidance.
 
     scores: by full name, kind[extractor] or a bare kind; memorization: distances to the training set; notes:
-    what was refused and what to beware of; setup: all settings; slices: by label, or by word of the captions.
+    what was refused and what to beware of; setup: all settings; slices: by label, or by word of the captions;
+    look: what a glance tells (`looks`).
     """
 
     extractor: str
@@ -33,6 +34,7 @@ class Scores:
     notes: tuple[str, ...]
     setup: Mapping[str, Scalar] = field(default_factory=dict)
     slices: Mapping[str, Slice] = field(default_factory=dict)
+    look: Mapping[str, Any] | None = None
 
     def __contains__(self, kind: str) -> bool:
         return any(kind_of(name) == kind for name in self.scores)
@@ -79,6 +81,7 @@ class Scores:
         return {
             "scores": scores,
             **({"slices": slices} if slices else {}),
+            **({} if self.look is None else {"look": dict(self.look)}),
             "n": self.n,
             "seeds": list(self.seeds),
             "extractor": self.extractor,

@@ -47,18 +47,6 @@ def manifold(generated: Features, real: Features, *, k: int = 5) -> Manifold:
     return _manifolds(y[None], x[None], k)[0]
 
 
-def precision_recall(generated: Features, real: Features, *, k: int = 3) -> tuple[float, float]:
-    """Precision and recall, with the usual k = 3."""
-    found = manifold(generated, real, k=k)
-    return found.precision, found.recall
-
-
-def density_coverage(generated: Features, real: Features, *, k: int = 5) -> tuple[float, float]:
-    """Density and coverage, with the usual k = 5."""
-    found = manifold(generated, real, k=k)
-    return found.density, found.coverage
-
-
 def manifolds(generated: Features, real: Features, *, k: int = 5) -> list[Manifold]:
     """`manifold` of two arrays [n,d] whose rows belong together, then of every one of their `thirds`."""
     y, x = _checked(generated, real, k)

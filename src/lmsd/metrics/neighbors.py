@@ -129,21 +129,6 @@ def _gaps(part: Tensor, to: Tensor, rows: Tensor) -> Tensor:
     return torch.stack(gaps, dim=1)
 
 
-def nearest_distances(x: Features, to: Features) -> Tensor:
-    """Euclidean distance [n], float64, of each row of `x` [n,d] to the nearest row of `to` [m,d]."""
-    return nearest(x, to)[0][:, 0]
-
-
-def nearest_neighbor_ratio(generated: Features, train: Features, held_out: Features) -> NeighborRatio:
-    """Nearest-training-neighbor distances of generated against held-out samples (module formula).
-
-    All three are arrays [n,d] in one space. Held-out samples that lie on training samples do not count; where
-    all of them do, everything is nan.
-    """
-    fake, real = (_snapped(nearest(each, train)[0], train) for each in (generated, held_out))
-    return _ratio(fake, _unseen(real[:, 0]))
-
-
 def _snapped(distances: Tensor, train: Features) -> Tensor:
     """Distances, 0 where they are no more than rounding (module text)."""
     length = as_features(train, "train").square().sum(dim=1).mean().sqrt()
