@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 15009
-OPTION_LINES = 1590
+STATEMENTS = 14941
+OPTION_LINES = 1438
 LONG = 0
-WIDE = 5
+WIDE = 4
 WIDEST = 19
-PROBES = 16
-ISINSTANCE = 156
+PROBES = 11
+ISINSTANCE = 154
 LONG_FILES = 0
 NEW = {
     "checkpoints.py": "a run opens without us",
@@ -50,6 +50,7 @@ NEW = {
     "files.py": "one place that writes whole or not at all",
     "metrics/sliced.py": "families of features",
     "models/autoencoder.py": "a generator owns its codec",
+    "models/conv_unet.py": "photographs on a CPU",
     "models/scheduler.py": "knots",
     "models/parts.py": "a run opens without us",
     "nets/autoencoder.py": "the article's own objective",
