@@ -83,7 +83,8 @@ def _radial(power: Tensor) -> Tensor:
     squares = down[:, None].square() + torch.arange(half)[None].square()
     length = squares.sqrt().round().long().clamp(max=half - 1)
     found = power.new_zeros(len(power), half).index_add_(1, length.flatten(), power.flatten(1))
-    return found / length.flatten().bincount(minlength=half)
+    result: Tensor = found / length.flatten().bincount(minlength=half)
+    return result
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lmsd.errors import UserError
-from lmsd.metrics.frechet import Features, as_features
+from lmsd.metrics.frechet import Features, of_one_width
 from lmsd.metrics.intervals import Score, divided, divided_share, stretched, thirds
 
 _CELLS = 1 << 23
@@ -76,12 +76,9 @@ def _share(name: str, every: Sequence[Sequence[Manifold]], rows: int) -> Score:
 
 
 def _checked(generated: Features, real: Features, k: int) -> tuple[Tensor, Tensor]:
-    y, x = as_features(generated, "generated"), as_features(real, "real")
-    if y.shape[1] != x.shape[1]:
-        raise UserError(f"feature widths differ: {y.shape[1]} and {x.shape[1]}; use one extractor for both")
     if k < 1:
         raise UserError(f"k={k}: neighbors are counted from 1, and 5 (or 3) is usual")
-    return y, x
+    return of_one_width(generated, real, ("generated", "real"))
 
 
 def _manifolds(y: Tensor, x: Tensor, k: int) -> list[Manifold]:

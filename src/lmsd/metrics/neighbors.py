@@ -36,7 +36,7 @@ from scipy.stats import beta, betabinom, rankdata
 from torch import Tensor
 
 from lmsd.errors import UserError
-from lmsd.metrics.frechet import Features, as_features
+from lmsd.metrics.frechet import Features, as_features, of_one_width
 from lmsd.metrics.intervals import GROUPS, Interval, clustered_share, jackknife_half_width
 
 _CHUNK_CELLS = 1 << 24
@@ -101,9 +101,7 @@ def nearest(x: Features, to: Features, *, k: int = 1) -> tuple[Tensor, Tensor]:
     Neighbors are found by matrix products and their distances then taken by differences, so that a copy has
     distance 0 and not the square root of a rounding.
     """
-    a, b = as_features(x, "x"), as_features(to, "to")
-    if a.shape[1] != b.shape[1]:
-        raise UserError(f"feature widths differ: {a.shape[1]} and {b.shape[1]}; use one extractor for both")
+    a, b = of_one_width(x, to, ("x", "to"))
     if k < 1:
         raise UserError(f"k={k}: neighbors are counted from 1")
     if len(b) < k:
