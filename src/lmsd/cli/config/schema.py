@@ -30,7 +30,7 @@ from lmsd.cli.config.signatures import (
 from lmsd.cli.config.suggest import nearest, renamed
 from lmsd.errors import UserError, shown
 from lmsd.ranks import shares
-from lmsd.spec import RENAMED, allowed_names, forbidden, targets
+from lmsd.spec import allowed, targets
 
 HANDED: Mapping[str, tuple[str, ...]] = {
     "net": ("sizes", "channels", "image_size", "token_dim", "pooled_dim", "z_dim"),
@@ -247,15 +247,12 @@ def check(tree: dict[str, Any]) -> None:
 
 def check_target(target: str, also: tuple[str, ...]) -> None:
     """What `lmsd.spec.locate` refuses, as far as that shows without importing anything."""
-    target, allowed = RENAMED.get(target, target), (*allowed_names(), *also)
-    module, _, name = target.rpartition(".")
-    if not target.startswith(allowed) or not all(part.isidentifier() for part in target.split(".")):
-        raise forbidden(target, also)
-    found = find(module, name) if target.startswith("lmsd.") else None
-    if found is None and target.startswith("lmsd."):
-        raise UserError(f"_target_ '{target}' is not there: {module} defines no {name}")
-    if found is not None and not f"{found.module}.".startswith(allowed):
-        raise forbidden(target)
+    module, _, name = allowed(target, also).rpartition(".")
+    if module.startswith("lmsd."):
+        found = find(module, name)
+        if found is None:
+            raise UserError(f"_target_ '{target}' is not there: {module} defines no {name}")
+        allowed(target, also, within=found.module)
 
 
 def also_at(path: str) -> tuple[str, ...]:
