@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torchmetrics import Metric
 
 from lmsd import spec, types
-from lmsd.cli.build import experiment
+from lmsd.cli.build.experiment import instantiate
 from lmsd.cli.build.extractors import extractor_of
 from lmsd.cli.build.families import families_of, tuned_on
 from lmsd.cli.config.compose import plain
@@ -136,7 +136,7 @@ class Validation:
         settings = self.config.evaluate
         generate = Generation(
             generator,
-            experiment.sampler(self.config),
+            instantiate(self.config.sampler),
             Settings(settings.steps, guidance=settings.guidance, interval=settings.interval),
         )
         half_life = str(averages.half_lives[0]) if averages.half_lives else "raw"
