@@ -241,7 +241,8 @@ def note_words(reader: Conditioner, captions: list[str], *, foreign: bool) -> No
 
 def named_weights(config: DictConfig, parts: Cast) -> dict[str, WeightsRef]:
     """What `init_from=` names, by the role that takes it: a text, a list of them, or a mapping from roles."""
-    named = plain(config)["init_from"]
+    named: Any = config.init_from
+    named = OmegaConf.to_container(named) if OmegaConf.is_config(named) else named
     if held(named):
         found = {str(role): WeightsRef.parse(str(text)) for role, text in named.items() if text}
     else:
@@ -293,16 +294,16 @@ def optimization(config: DictConfig, objective: Objective) -> Optimization:
 
     Raises UserError also for options that the optimizer itself refuses, before a run has a folder.
     """
-    optim, lead, roles = plain(config.optim), objective.lead, learners(objective.cast)
+    optim, lead, roles = config.optim, objective.lead, learners(objective.cast)
     if lead not in optim:
         raise UserError(f"the {lead} leads and has no optimizer: optimizer@optim.{lead}=adamw")
-    if strange := sorted(optim["clip"].keys() - set(roles) - optim.keys()):
+    if strange := sorted(optim.clip.keys() - set(roles) - optim.keys()):
         raise UserError(f"optim.clip names {strange}; those who learn are {list(roles)}")
-    averages = held(optim.get("averages"))
+    averages = {role: list(lives) for role, lives in (optim.get("averages") or {}).items()}
     if lead in averages:
         raise UserError(f"optim.averages.{lead}: those of the {lead}, which leads, are optim.ema")
     nodes = {role: optim.get(role, optim[lead]) for role in roles}
-    makers = {role: spec.build(node) for role, node in nodes.items()}
+    makers = {role: instantiate(node) for role, node in nodes.items()}
     for role, make in makers.items():
         try:
             make([nn.Parameter(torch.zeros(1))])
@@ -311,10 +312,10 @@ def optimization(config: DictConfig, objective: Objective) -> Optimization:
             raise UserError(f"optim.{role}: {said}") from error
     return Optimization(
         makers=makers,
-        clips={role: optim["clip"].get(role if role in optim["clip"] else lead) for role in roles},
-        averages={lead: optim["ema"], **averages},
-        warmup_images=optim["warmup_images"],
-        decay=optim["decay"],
+        clips={role: optim.clip.get(role if role in optim.clip else lead) for role in roles},
+        averages={lead: list(optim.ema), **averages},
+        warmup_images=optim.warmup_images,
+        decay=optim.decay,
     )
 
 
