@@ -23,6 +23,7 @@ SIZES: dict[str, list[str]] = {
     "net=mlp": ["net.width=8", "net.depth=1"],
     "net=unet_text": ["net.widths=[16,16]", "net.heads=2"],
     "net=unet_pooled": ["net.widths=[16,16]", "net.head_dim=8"],
+    "net=unet_conv": ["net.widths=[16,16]", "net.context=16"],
     "net=transformer_text": ["net.layers=1", "net.heads=2", "net.head_dim=8"],
     "net=dit_label": ["net.layers=1", "net.heads=2", "net.head_dim=8"],
     "discriminator=mlp": ["discriminator.trunk.width=8", "discriminator.trunk.depth=1"],
@@ -36,6 +37,7 @@ SIZES: dict[str, list[str]] = {
 }
 LEARNS = "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh, turns: 1}"
 COMPANIONS = {
+    "recipe=denoising_cifar10": ["objective=denoising", "schedule=flow"],
     **{f"objective={name}": [LEARNS] for name in ("ddpo", "dpo", "draft", "grpo", "nft")},
     "discriminator=autoencoder": ["objective=article"],
     "objective=article": ["discriminator=autoencoder"],

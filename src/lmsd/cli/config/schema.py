@@ -37,7 +37,7 @@ HANDED: Mapping[str, tuple[str, ...]] = {
     "generator": ("net", "schedule", "process", "conditioner", "codec", "channels", "image_size"),
     "discriminator": ("process", "generator", "cond_dim", "features", "marginal"),
     "discriminator.trunk": ("shape",),
-    "rollback": ("samples",),
+    "rollback": ("samples", "stop"),
     "objective": ("captions",),
     "optim.*": ("params",),
     "logger.*": ("save_dir",),
