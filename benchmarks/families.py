@@ -8,7 +8,7 @@ score must see, and what it must not. A family sees a set where one of its score
 interval of what real images have, one-sided, from the same jackknife as the 95 % one that is printed:
 
     sw_ratio, fd_ratio above 1; copies flagged (p < 0.001; looked for in real images and in copied ones);
-    right, the classifier's, below real images'
+    right, the classifier's, below real images'; few kinds: in real images, half of classes, repeated ones
 
 A glance (`lmsd.evaluation.looks`) is no family, and stands beside them. Every damage is drawn five times at
 each of three strengths, real images 20 times. The table says how often each saw it. Results go to
@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from scipy.stats import betabinom
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -36,7 +37,7 @@ from lmsd.evaluation.distances import distances, row_groups
 from lmsd.evaluation.looks import Captions, Looks, glance, kinds_of
 from lmsd.features.base import FeatureExtractor, captions_of
 from lmsd.features.random_conv import RandomExtractor
-from lmsd.metrics import GROUPS, Score, matched_halves, memorization, wilson
+from lmsd.metrics import FALSE_ALARM, GROUPS, Score, jackknife, matched_halves, nearest, wilson
 from lmsd.metrics.matching import matched_rows
 from lmsd.metrics.sliced import sliced_ratio, whitening
 from lmsd.types import levels, scale
@@ -58,6 +59,10 @@ STRENGTHS: Mapping[str, tuple[float, float, float]] = {
     "captions swapped, share": (0.1, 0.3, 1.0),
     "training images copied, share": (0.1, 0.3, 1.0),
 }
+
+
+ALIKE = Score(jackknife(1.0, [1.0] * GROUPS))
+"""Kinds where none are counted."""
 
 
 @dataclass(frozen=True)
@@ -203,8 +208,8 @@ PIXELS: Mapping[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
 }
 
 
-def seen(data: Data, real: Tensor, made: Made, *, copies: bool) -> list[list[str]]:
-    """The scores of each family that lie beyond what real images have; copies: whether any are looked for."""
+def seen(data: Data, real: Tensor, made: Made, *, copies: bool, few: bool) -> list[list[str]]:
+    """The scores of each family that lie beyond what real images have; copies, few: what is looked for."""
     halves = matched_halves(data.keys[real].tolist(), 0)
     groups = row_groups(len(real), halves)
     found = []
@@ -217,14 +222,24 @@ def seen(data: Data, real: Tensor, made: Made, *, copies: bool) -> list[list[str
         if len(real) >= 2 * own.shape[1]:
             scores["fd_ratio"] = distances(fakes, own, halves, groups, halvings=2).ratio
         found.append([kind for kind, score in scores.items() if beyond(score)])
-        kinds.append(kinds_of(fakes, own, trained, captions))
-        if copies and memorization(fakes, trained, own).flagged:
+        if few:
+            kinds.append(kinds_of(fakes, own, trained, captions))
+        if copies and copied(fakes[0], trained, own):
             found[-1].append("copies")
     theirs = data.right(data.logits[real], real)
     if made.right is not None and theirs is not None and short(made.right, theirs):
         found[0].append("right")
-    fewest = min(kinds, key=lambda score: score.interval.value)
+    fewest = min(kinds, key=lambda score: score.interval.value, default=ALIKE)
     return [*found, glance([made.features[-1]], data.trained[-1], fewest).named]
+
+
+def copied(fake: Tensor, train: Tensor, real: Tensor) -> bool:
+    """Whether the test for copies (`lmsd.metrics.neighbors`) rejects."""
+    ours, theirs = (nearest(each, train, k=5)[0] for each in (fake, real))
+    likeness, own = (each[:, 0] / each[:, -1] for each in (ours, theirs))
+    r, m = max(1, round(0.01 * len(own))), len(own)
+    hits = int((likeness < own.sort().values[r - 1]).sum())
+    return bool(betabinom.sf(hits - 1, len(likeness), r, m - r + 1) < FALSE_ALARM)
 
 
 def beyond(score: Score) -> bool:
@@ -258,7 +273,15 @@ def table(data: Data) -> dict[str, object]:
                 made = (
                     damaged(data, what, strength, real, fake, seed) if strength else honest(data, real, fake)
                 )
-                found.append(seen(data, real, made, copies=what.startswith(("real", "training"))))
+                found.append(
+                    seen(
+                        data,
+                        real,
+                        made,
+                        copies=what.startswith(("real", "training")),
+                        few=what.startswith(("real", "half", "40")),
+                    )
+                )
             counts = [sum(bool(each[place]) for each in found) for place in range(len(names))]
             whole = sum(any(each) for each in found)
             by = sorted({word for each in found for own in each for word in own})
