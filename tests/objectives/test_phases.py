@@ -6,7 +6,7 @@ from test_adversarial import constant_players
 from tiny_players import TinyClock, game, play, tiny_batch, tiny_players
 
 from lmsd.errors import UserError
-from lmsd.objectives import Denoising, Phase, Phases
+from lmsd.objectives import Denoising, Objective, Phase, Phases
 from lmsd.process.times import Jumps, Uniform
 from lmsd.rng import Rng
 
@@ -32,6 +32,26 @@ def test_warm_start_then_head_start_then_both():
 def test_a_warm_start_may_be_the_whole_run():
     objective = game(Jumps(4), anchor="energy", warmup=1.0)
     assert {turn.player for images in (0, 500, 999) for turn in script(objective, images)} == {"generator"}
+
+
+class Noting(Objective):
+    """Plays nothing and notes the progress that it is shown."""
+
+    def __init__(self):
+        self.seen = []
+
+    def turns(self, players, batch, clock, rng):
+        self.seen.append((clock.progress, clock.updates))
+        yield from ()
+
+
+def test_phases_within_phases_go_by_their_own_progress():
+    """Of the second half of the run the second half: at 875 images of 1,000 it is half done."""
+    first, second = Noting(), Noting()
+    objective = Phases([Phase(Denoising(Uniform()), 0.5), Phase(Phases([Phase(first, 0.5), Phase(second)]))])
+    assert script(objective, 600) == script(objective, 875) == []
+    assert first.seen == [(pytest.approx(0.4), 0)]
+    assert second.seen == [(0.5, 0)]
 
 
 def test_every_phase_has_its_rate():

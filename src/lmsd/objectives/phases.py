@@ -97,7 +97,8 @@ class Phases(Objective):
         """The turns of the current phase, of the players that have joined."""
         index = max(i for i, start in enumerate(self.starts) if start <= clock.furthest or i == 0)
         phase, start = self.phases[index], self.starts[index]
-        inner = replace(clock, start=start, share=self.shares[index] or 1.0)
+        share = clock.share * (self.shares[index] or 1.0)
+        inner = replace(clock, start=clock.start + clock.share * start, share=share)
         rate = self.rates[index](inner.progress)
         begins = bool(phase.restart) and not any(clock.played.get(role) for role in self._newcomers(index))
         for turn in phase.objective.turns(players, batch, inner, rng):
