@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmsd import stops
 from lmsd.cli.config.compose import load
 from lmsd.cli.config.schema import check_limits, check_tasks
-from lmsd.cli.runs import store
+from lmsd.cli.runs import offline, store
 from lmsd.cli.runs.agreed import agreed
 from lmsd.cli.runs.resuming import continued, extended, finished
 from lmsd.cli.runs.transcript import transcript
@@ -175,8 +175,14 @@ def play(
     config: DictConfig, engine: Any, data: Any, *, folder: Path, callbacks: list[Any], resumed: Path | None
 ) -> None:
     """Train in a run's folder, from its checkpoint where there is one."""
+    from lmsd.checkpoints import find, manifests
     from lmsd.engine.trainer import fit
 
+    source = resumed if resumed and store.has_checkpoint(folder) else None
+    watched = loggers(config, folder)
+    if resumed and launched_rank() == 0:
+        saved = manifests(folder / "checkpoints")
+        offline.mend(folder, -1 if source is None else saved[find(source)]["images"], watched)
     fit(
         engine,
         data,
@@ -185,9 +191,9 @@ def play(
         num_nodes=config.num_nodes,
         accelerator=config.accelerator,
         precision=config.precision,
-        loggers=loggers(config, folder),
+        loggers=watched,
         callbacks=callbacks,
-        resume_from=resumed if resumed and store.has_checkpoint(folder) else None,
+        resume_from=source,
         profiler=config.profiler,
         asynchronous=config.checkpoint_async,
         fsdp=config.fsdp,
