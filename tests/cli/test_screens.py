@@ -40,7 +40,7 @@ def test_nothing_beside_training_needs_a_program(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 def test_every_verb_works_where_no_program_is_found(made: Home, tmp_path: Path) -> None:
-    """Data, training on one process and on two, scores, samples, a sweep and a killed run, with an empty PATH."""
+    """Data, training on one process and on two, scores, samples, a sweep, a kill, with an empty PATH."""
     known = {**os.environ, "LMSD_CACHE": str(made.folder / "cache"), "PATH": ""}
     tiny = [*TINY, "data.shards=data/shapes"]
     more = ["image_size=16", "train_count=64", "val_count=32", "test_count=32", "near_duplicates=keep"]

@@ -73,8 +73,7 @@ Examples
 
 def main(*arguments: str) -> None:
     """Run the verb of `arguments` and the process's own; exit with its code."""
-    words = [*arguments, *sys.argv[1:]]
-    code = run(words)
+    code = run([*arguments, *sys.argv[1:]])
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -82,9 +81,6 @@ def main(*arguments: str) -> None:
         code = UNREAD
     if code == UNREAD:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the interpreter's own last flush
-    if words[:1] == ["evaluate"] and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        sys.stderr.flush()
-        os._exit(code)  # all is written; gloo's threads now and then abort the interpreter's own end
     gc.freeze()  # the interpreter's last searches for garbage would take a fifth of a short answer's time
     sys.exit(code)
 

@@ -1,4 +1,4 @@
-"""What holds the generator to its data while an adversary pulls, at the same x_t:
+"""What ties the generator to its data while an adversary pulls, at the same x_t:
 
 mse_kl    min(½(SNR_s − SNR_t), κ)/κ · ‖x_0 − x̂_0‖²/D    KL of the posteriors, clipped; optimum E[x_0|x_t]
 energy    the energy score of two draws of z              optimum q(x_0|x_t), as the adversary's
@@ -16,7 +16,7 @@ from lmsd.models.generator import Generator
 from lmsd.objectives.base import (
     Clock,
     JumpLaw,
-    Method,
+    Objective,
     generator_of,
     latent,
     mean_square,
@@ -34,7 +34,7 @@ AnchorKind: TypeAlias = Literal["mse_kl", "energy", "none"]
 class Anchor:
     """λ times one of the terms above, in the generator's loss.
 
-    kind: mse_kl, energy or none; weight: λ, a number or a pair (start, end) that goes by a cosine over its
+    kind: mse_kl, energy or none; weight: λ, a number, or a pair (start, end) joined by a cosine over its
     phase of the run; kappa: κ, the largest ½ ΔSNR that counts. Raises UserError for values out of range.
     """
 
@@ -55,7 +55,7 @@ class Anchor:
             )
 
     def predict(self, generator: Generator, jump: Jump) -> tuple[Tensor, Tensor | None]:
-        """x̂_0 of one z, or of two in one forward for the energy score."""
+        """x̂_0 for one z, or for two in one forward pass for the energy score."""
         z = latent(generator, jump.rng, jump.x_t)
         if self.kind != "energy" or z is None:
             return generator(jump.x_t, jump.t, jump.cond, z), None
@@ -67,22 +67,22 @@ class Anchor:
     def term(
         self, generator: Generator, jump: Jump, x_0: Tensor, first: Tensor, second: Tensor | None
     ) -> Tensor:
-        """The term of each sample, [B], from what `predict` gave; λ is not in it."""
+        """The term of each sample, [B], from what `predict` returned; without λ."""
         if second is not None:
             return energy_score(first, second, x_0)
         return generator.process.kl_weight(jump.s, jump.t, kappa=self.kappa) * mean_square(first - x_0)
 
 
-class Anchored(Method):
+class Anchored(Objective):
     """The generator alone, by an anchor at the jumps of a game: a warm start without another objective.
 
-    mse_kl counts every jump alike here, ‖x_0 − x̂_0‖²/D. Raises UserError for an anchor of kind "none".
+    mse_kl weights all jumps equally here, ‖x_0 − x̂_0‖²/D. Raises UserError for an anchor of kind "none".
     """
 
     def __init__(self, jumps: JumpLaw, anchor: Anchor, *, caption_dropout: float = 0.1) -> None:
         if anchor.kind == "none":
             raise UserError("a warm start needs something to learn: set warm=, or an anchor of a kind")
-        self.jumps, self.anchor, self.caption_dropout = jumps, anchor, caption_dropout
+        self.anchor, self._draw = anchor, partial(draw_jump, jumps, caption_dropout=caption_dropout)
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """One turn of the generator."""
@@ -92,7 +92,7 @@ class Anchored(Method):
 
     def loss(self, generator: Generator, batch: Batch, rng: Rng) -> Loss:
         """The mean over the batch; logs "anchor", the same number."""
-        jump = draw_jump(self.jumps, generator, batch, rng, caption_dropout=self.caption_dropout)
+        jump = self._draw(generator, batch, rng)
         first, second = self.anchor.predict(generator, jump)
         error = mean_square(first - batch.x) if second is None else energy_score(first, second, batch.x)
         return Loss(error.mean(), {"anchor": error.detach().mean()})

@@ -1,10 +1,10 @@
 """Diffusion-DPO: preferences without a reward model in the loop (Wallace et al. 2024, eq. 14).
 
-    e(x₀; f) = ‖f(x_t, t, c) − y‖²/D                                       same t and ε for both of a pair
+    e(x₀; f) = ‖f(x_t, t, c) − y‖²/D                                       same t and ε for a whole pair
     L = −log σ( −(β/2) [ (e(x^w; f_θ) − e(x^w; f_ref)) − (e(x^l; f_θ) − e(x^l; f_ref)) ] )
 
-β stands for the paper's βTω(λ). Pairs come with the data (the batch's image is preferred to
-extra["rejected"]), or are made by the policy itself: the best and the worst of a group by the reward.
+β stands for the paper's βTω(λ). Pairs come with the data (the batch's image is preferred over
+extra["rejected"]), or the policy makes them: the best and the worst of a group by the reward.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,17 +16,9 @@ from torch.nn import functional as F
 
 from lmsd.errors import UserError
 from lmsd.models.codec import bounded
-from lmsd.models.generator import Generator
-from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
-from lmsd.objectives.rewarded import (
-    Refresh,
-    Rewarded,
-    conditions,
-    diversity,
-    draw,
-    reference_of,
-    still,
-)
+from lmsd.objectives.advantages import mean_of
+from lmsd.objectives.base import Clock, generator_of, latent, mean_square, means, standard_normal
+from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, still
 from lmsd.process.times import Times
 from lmsd.ranks import gather
 from lmsd.rewards import Reward
@@ -38,12 +30,12 @@ from lmsd.types import Batch, Loss, Players, Turn
 class DPO(Rewarded):
     """Learn which of two images is preferred.
 
-    times: law of the times; beta: β; reward, sampler, settings, group: how pairs are made where the data have
+    times: law of the times; beta: β; reward, sampler, settings, group: how pairs are made if the data have
     none; reward=None: the data must have them. updates: turns on one batch of pairs; refresh: how a judge
-    keeps up; patience: batches in a row without one usable group that end the run.
+    keeps up; patience: the run ends after so many consecutive batches without a usable group.
 
-    Logs: preference (share of pairs that the model gets right), margin; of pairs by a reward also reward,
-    reward_failed, diversity and reward_gap, that of the pairs.
+    Logs: preference (share of pairs that the model gets right), margin; for pairs made by a reward also
+    reward, reward_failed, diversity and reward_gap, the difference within pairs.
     """
 
     def __init__(
@@ -59,28 +51,29 @@ class DPO(Rewarded):
         refresh: Refresh | None = None,
         patience: int = 25,
     ) -> None:
-        super().__init__(reward or Reward(), group=group, refresh=refresh, patience=patience)
+        super().__init__(
+            reward or Reward(),
+            sampler=sampler,
+            settings=settings or Settings(4),
+            twins=("reference",),
+            group=group,
+            refresh=refresh,
+            patience=patience,
+        )
         if beta <= 0 or updates < 1:
             raise UserError(f"dpo: beta={beta} must be above 0 and updates={updates} at least 1")
         if reward is not None and (sampler is None or group < 2):
             raise UserError("dpo: pairs by a reward need a sampler and groups of two or more")
         self.times, self.judged, self.beta, self.updates = times, reward is not None, beta, updates
-        self.sampler, self.settings = sampler, settings or Settings(4)
-
-    @property
-    def cast(self) -> Cast:
-        """Judges and the reference."""
-        return {**super().cast, "reference": Part(trained=False, like="generator")}
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
-        """The judge's turns where they are due; pairs; `updates` turns of the generator."""
-        generator = generator_of(players)
+        """The judge's turns if they are due; pairs; `updates` turns of the generator."""
         if "rejected" in batch.extra:
             better, worse, asked = batch.x, batch.extra["rejected"], batch
             weight, facts = torch.ones(len(batch)), dict[str, Tensor]()
         elif self.judged:
             table = self.open(clock, batch.x)
-            yield from self.keep_up(players, batch, table, partial(self.draw, generator), rng)
+            yield from self.keep_up(players, batch, table, rng)
             better, worse, asked, weight, facts = self._pairs(players, self.asked(batch), rng)
         else:
             raise UserError('dpo: these data hold no pairs (extra["rejected"]): set a reward to make them')
@@ -89,15 +82,10 @@ class DPO(Rewarded):
             here = Rng(rng.seed, asked.position, turn=self.settings.steps + turn)
             yield Turn("generator", partial(self._loss, players, better, worse, asked, here, weight, facts))
 
-    def draw(self, generator: Generator, asked: Batch, rng: Rng) -> Tensor:
-        """What the policy makes of what is asked."""
-        assert self.sampler is not None
-        return draw(generator, asked, rng, sampler=self.sampler, settings=self.settings)
-
     def _pairs(
         self, players: Players, asked: Batch, rng: Rng
     ) -> tuple[Tensor, Tensor, Batch, Tensor, dict[str, Tensor]]:
-        """Best and worst image of every group, what was asked, 0 for groups that failed, and logs."""
+        """Best and worst image of every group, what was asked, weights (0 for failed groups), and logs."""
         generator = generator_of(players)
         images = bounded(self.draw(generator, asked, rng), generator.bound)
         verdict = self.verdict(players, images, asked)
@@ -106,7 +94,10 @@ class DPO(Rewarded):
         first = torch.arange(len(scores), device=scores.device) * self.group
         best, worst = first + scores.argmax(1), first + scores.argmin(1)
         gap, whole = scores.amax(1) - scores.amin(1), valid.to(scores.dtype)
-        facts = {"reward": _mean(scores.mean(1), whole), "reward_gap": _mean(gap, whole)}
+        facts = {
+            name: torch.where(valid.any(), mean_of(value, whole), torch.nan)
+            for name, value in (("reward", scores.mean(1)), ("reward_gap", gap))
+        }
         facts |= {"reward_failed": 1 - verdict.valid.float().mean(), **diversity(images, self.group)}
         return images[best], images[worst], asked.rows(first), (valid & (gap > 0)).float(), facts
 
@@ -131,15 +122,10 @@ class DPO(Rewarded):
             native = self.pulse.through(generator(x_t, t, cond, z, output="native"))
             error = mean_square(native - target)
         with torch.no_grad():
-            before = mean_square(reference_of(players)(x_t, t, cond, z, output="native") - target)
+            reference = generator_of(players, "reference")
+            before = mean_square(reference(x_t, t, cond, z, output="native") - target)
         won, lost = (error - before).chunk(2)
         margin = -0.5 * self.beta * (won - lost)
         value = (weight * F.softplus(-margin)).mean()
-        right = (weight * (margin > 0)).sum() / weight.sum().clamp(min=1)
-        logs = {"preference": right, "margin": (weight * margin).mean(), **facts}
-        return Loss(value, {name: number.detach().float() for name, number in logs.items()})
-
-
-def _mean(value: Tensor, weight: Tensor) -> Tensor:
-    """Over what has weight 1, NaN where nothing has."""
-    return torch.where(weight.sum() > 0, (weight * value).sum() / weight.sum().clamp(min=1), torch.nan)
+        logs = {"preference": mean_of(margin > 0, weight), "margin": weight * margin, **facts}
+        return Loss(value, means(logs))

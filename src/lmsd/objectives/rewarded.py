@@ -1,16 +1,16 @@
 """What all methods that learn from rewards share: prompts in groups, scores, judges, the reference.
 
-    batch of B captions → B/N of them, N times each        group g = the N samples after position gN
+    batch of B captions → B/N of them, N times each        group g = the N samples from position gN on
     x₀ ~ the method's own sampling                         no gradients
     r = reward(x₀, asked)                                  failures: weight 0, for the whole group
     every M updates: D learns on current samples, is calibrated on held-out pairs, p_ref ← p_θ
 
-The generator's text encoder is not trained by rewards: judges read the same code. Nets are in eval mode
-throughout, in rollouts and in learning, so that both see the same function.
+Rewards do not train the generator's text encoder: judges read the same code. Nets are always in eval mode, in
+rollouts and in updates, so that both see the same function.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,15 +22,16 @@ from torch import Tensor, nn
 from lmsd.errors import UserError
 from lmsd.models.codec import bounded
 from lmsd.models.generator import Generator
-from lmsd.objectives.advantages import Round
+from lmsd.objectives.advantages import Normalizer, Round, Table
 from lmsd.objectives.base import (
     Cast,
     Clock,
     Facts,
-    Method,
+    Objective,
     Part,
     discriminator_of,
     generator_of,
+    means,
     standard_normal,
     useless_discriminator,
 )
@@ -45,9 +46,6 @@ from lmsd.rng import Rng, fold
 from lmsd.sampling import Sampler, Settings, sample
 from lmsd.types import Batch, Cond, Loss, Players, Turn
 
-Draw = Callable[[Batch, Rng], Tensor]
-"""(what is asked for, random numbers) → images of the current policy, without gradients."""
-
 _FAKES, _CALIBRATION = 1, 0  # streams of random numbers beside the rollout's own
 
 
@@ -56,22 +54,12 @@ _UNTRAINED = {
     "init_from=[RUN@ema,RUN:discriminator], let it learn, "
     "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh}, or take another reward"
 }
-"""The ways out where a frozen judge has learned nothing."""
-
-
-def draw(generator: Generator, asked: Batch, rng: Rng, *, sampler: Sampler, settings: Settings) -> Tensor:
-    """What a policy makes of what is asked, in eval mode and without gradients; not decoded."""
-    cond, null = conditions(generator, asked, guided=settings.guided)
-    with still(generator):
-        return sample(
-            generator, cond, null, sampler=sampler, settings=settings, rng=rng, shape=asked.x.shape[1:],
-            dtype=asked.x.dtype,
-        )  # fmt: skip
+"""The ways out if a frozen judge has learned nothing."""
 
 
 @contextmanager
 def still(*modules: nn.Module) -> Iterator[None]:
-    """Eval mode for a while: no dropout, whose mask would be another one in learning than in the rollout."""
+    """Eval mode for a while: no dropout, whose mask would differ between rollout and update."""
     before = [module.training for module in modules]
     for module in modules:
         module.eval()
@@ -83,7 +71,7 @@ def still(*modules: nn.Module) -> Iterator[None]:
 
 
 def conditions(generator: Generator, asked: Batch, *, guided: bool) -> tuple[Cond, Cond | None]:
-    """The condition and, where guidance asks for it, the null condition; both without gradients."""
+    """The condition and, if guidance needs it, the null condition; both without gradients."""
     with torch.no_grad():
         cond = generator.condition(asked)
         nothing = torch.ones(len(asked), dtype=torch.bool, device=asked.position.device)
@@ -91,21 +79,16 @@ def conditions(generator: Generator, asked: Batch, *, guided: bool) -> tuple[Con
 
 
 def stream(rng: Rng, number: int) -> Rng:
-    """The same samples' numbers of another stream; a rollout uses up the turns of the first."""
+    """Another stream of random numbers for the same samples; a rollout uses up the turns of the first."""
     return Rng(int(fold(rng.seed, number).item()), rng.position)
-
-
-def reference_of(players: Players) -> Generator:
-    """The frozen player "reference", typed."""
-    return generator_of(players, "reference")
 
 
 class Refresh:
     """The judge keeps up: every `every` updates of the generator, `turns` updates of the discriminator.
 
-    They are relativistic pairs of a batch's images and the policy's own of the same captions, at the levels
-    that the reward judges at, with finite-difference R1 and R2 (γ/2)(R1 + R2), σ of the difference.
-    renew: the reference becomes the generator of that moment, so that D is again log p_data/p_ref.
+    It learns from relativistic pairs of a batch's images and the policy's images of the same captions, at the
+    levels that the reward judges at, with finite-difference penalties (γ/2)(R1 + R2) of width sigma. renew:
+    the reference becomes the current generator, so that D is again log p_data/p_ref.
     """
 
     def __init__(
@@ -118,7 +101,7 @@ class Refresh:
     def loss(
         self, players: Players, batch: Batch, fakes: Tensor, *, levels: Sequence[float], rng: Rng
     ) -> Loss:
-        """What D minimizes on one batch."""
+        """D's loss on one batch."""
         generator, discriminator = generator_of(players), discriminator_of(players)
         with torch.no_grad():
             cond = generator.condition(batch)
@@ -137,26 +120,37 @@ class Refresh:
             for near, logits in zip(moved, (real, fake), strict=True)
         )
         value = discriminator_loss("relativistic", real, fake)
-        right = sign_right("relativistic", real, fake).mean()
-        logs = {"adversary": value.mean(), "d_accuracy": right, "logit_gap": (real - fake).mean()}
-        total = (value + 0.5 * self.gamma * penalty).mean()
-        return Loss(total, {name: number.detach() for name, number in logs.items()})
+        right = sign_right("relativistic", real, fake)
+        logs = {"adversary": value, "d_accuracy": right, "logit_gap": real - fake}
+        return Loss((value + 0.5 * self.gamma * penalty).mean(), means(logs))
 
 
-class Rewarded(Method):
+class Rewarded(Objective):
     """Base of policy gradients, nft, dpo and draft.
 
-    reward: see `lmsd.rewards`; group: N samples of one caption; refresh: how a discriminator keeps up, None:
-    it is frozen; patience: so many batches in a row without one usable group end the run with a sentence.
-    held_out: images with captions that no player was trained on, to calibrate a discriminator's temperature.
+    reward: see `lmsd.rewards`; sampler, settings: how images are drawn; normalizer: makes scores of rewards,
+    for methods that use scores; twins: frozen roles that begin as the generator; group: N samples per
+    caption; refresh: how a discriminator keeps up, None: it is frozen; patience: the run ends after so many
+    consecutive batches without a usable group. held_out: images with captions that no player was trained on,
+    to calibrate a discriminator's temperature.
     """
 
     def __init__(
-        self, reward: Reward, *, group: int, refresh: Refresh | None = None, patience: int = 25
+        self,
+        reward: Reward,
+        *,
+        sampler: Sampler | None,
+        settings: Settings,
+        normalizer: Normalizer | None = None,
+        twins: Sequence[str] = (),
+        group: int,
+        refresh: Refresh | None,
+        patience: int,
     ) -> None:
         if group < 1 or patience < 1:
             raise UserError(f"group={group} and patience={patience} must be at least 1")
         self.reward, self.group, self.refresh, self.patience = reward, group, refresh, patience
+        self.sampler, self.settings, self.normalizer, self.twins = sampler, settings, normalizer, tuple(twins)
         self.held_out: Batch | None = None
         self._real: Batch | None = None  # the same, as they are diffused
         self.pulse = Pulse()
@@ -169,13 +163,14 @@ class Rewarded(Method):
 
     @property
     def cast(self) -> Cast:
-        """Judges, of which the discriminator learns where it is refreshed, and the generator."""
+        """Judges, of which the discriminator learns if it is refreshed, the generator and its twins."""
         learns = ("discriminator",) if self.refresh else ()
         judges = {
             name: Part(trained=name in learns, given={"marginal": True}, needs=_UNTRAINED.get(name))
             for name in self.reward.judges
         }
-        return {**judges, "generator": Part()}
+        twin = Part(trained=False, like="generator")
+        return {**judges, "generator": Part(), **dict.fromkeys(self.twins, twin)}
 
     @property
     def proxy(self) -> str | None:
@@ -189,7 +184,7 @@ class Rewarded(Method):
 
     @torch.no_grad()
     def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
-        """generator/idle = 1 where nothing was learned from the reward in the first updates; else nothing."""
+        """generator/idle = 1 if nothing was learned from the reward in the first updates; else nothing."""
         return {} if self.pulse.sentence is None else {"generator/idle": torch.ones(())}
 
     def collapsed(self, metrics: Mapping[str, float]) -> str | None:
@@ -199,7 +194,7 @@ class Rewarded(Method):
     # -- a round -------------------------------------------------------------------------------------------
 
     def open(self, clock: Clock, like: Tensor) -> Round:
-        """The round of this global batch, the same for all its micro-batches; like: on the ranks' device."""
+        """The round of this global batch, shared by all its micro-batches; like: a tensor on the device."""
         if self._round is None or self._round.images != clock.images:
             told = self.pulse.check(clock.updates, like)
             if told is not None:
@@ -213,30 +208,40 @@ class Rewarded(Method):
         return self._round
 
     def asked(self, batch: Batch) -> Batch:
-        """The batch with every group asked for its first sample's caption; extra["group"]: int64 [B].
+        """The batch in which every group is asked for its first sample's caption; extra["group"]: int64 [B].
 
-        Raises UserError where groups do not fit into it.
+        Raises UserError if groups do not divide it.
         """
         count = len(batch)
         if count % self.group:
             raise UserError(
-                f"{count} samples in a micro-batch of a rank hold no whole groups of {self.group}: "
+                f"{count} samples in a micro-batch of a rank do not make whole groups of {self.group}: "
                 "batch_size must be a multiple of group x devices x micro_batches"
             )
         lead = torch.arange(count, device=batch.position.device) // self.group * self.group
         return replace(batch.rows(lead), position=batch.position, extra={"group": batch.position[lead]})
 
+    def draw(self, generator: Generator, asked: Batch, rng: Rng) -> Tensor:
+        """A policy's samples of what is asked, in eval mode and without gradients; not decoded."""
+        assert self.sampler is not None
+        cond, null = conditions(generator, asked, guided=self.settings.guided)
+        with still(generator):
+            return sample(
+                generator, cond, null, sampler=self.sampler, settings=self.settings, rng=rng,
+                shape=asked.x.shape[1:], dtype=asked.x.dtype,
+            )  # fmt: skip
+
     def score(
         self, players: Players, x: Tensor, asked: Batch, table: Round, *, kl: Tensor | None = None
     ) -> Tensor:
-        """Judge what was sampled and put the scores into the round; returns it within its bound."""
+        """Judge samples and add their scores to the round; returns the samples within their bound."""
         x = bounded(x, generator_of(players).bound)
         verdict = self.verdict(players, x, asked)
         table.add(asked, verdict.value, verdict.valid, kl)
         return x
 
     def verdict(self, players: Players, x: Tensor, asked: Batch) -> Verdict:
-        """The reward of the images of x; a judge of what is diffused finds it in extra["diffused"]."""
+        """The reward of the images of x; judges of what is diffused find it in extra["diffused"]."""
         generator = generator_of(players)
         diffused = {"diffused": bounded(x, generator.bound)}
         asked = replace(asked, extra={**asked.extra, **diffused})
@@ -244,10 +249,18 @@ class Rewarded(Method):
         self._problem = verdict.problem or self._problem
         return verdict
 
+    def scored(self, table: Table) -> Tensor:
+        """The normalized scores [n] of a round; takes note of whether there is anything to learn."""
+        assert self.normalizer is not None
+        score = self.normalizer(table)
+        self.pulse.differ(score, table.weight)
+        self.count(bool(table.weight.sum() > 0))
+        return score
+
     def count(self, usable: bool) -> None:
         """Note whether a batch, or one of its micro-batches, had a usable group.
 
-        Raises UserError after `patience` batches that had none.
+        Raises UserError after `patience` consecutive batches without one.
         """
         counted = self._round is not None and self._round.counted
         if usable:
@@ -268,15 +281,20 @@ class Rewarded(Method):
         terms = self.reward.terms.values() if isinstance(self.reward, WeightedSum) else [self.reward]
         return [term for term in terms if isinstance(term, DiscriminatorReward)]
 
-    def keep_up(self, players: Players, batch: Batch, table: Round, draw: Draw, rng: Rng) -> Iterator[Turn]:
-        """Turns of the discriminator where they are due, then calibration and a renewed reference."""
+    def keep_up(
+        self, players: Players, batch: Batch, table: Round, rng: Rng, *, policy: str = "generator"
+    ) -> Iterator[Turn]:
+        """Turns of the discriminator if they are due, then calibration and a renewed reference.
+
+        policy: the role whose images it learns from.
+        """
         if not table.refresh:
             return
-        judges = self._discriminators()
+        judges, drawing = self._discriminators(), generator_of(players, policy)
         for turn in range(self.refresh.turns if self.refresh else 0):
             assert self.refresh is not None
             here = stream(rng, _FAKES + turn)
-            fakes = bounded(draw(batch, here), generator_of(players).bound)
+            fakes = bounded(self.draw(drawing, batch, here), generator_of(players).bound)
             loss = partial(self.refresh.loss, players, batch, fakes, levels=judges[0].levels, rng=here)
             yield Turn("discriminator", loss)
         if table.calibrated:
@@ -287,7 +305,7 @@ class Rewarded(Method):
             if self._real is None:
                 self._real = generator.encode(self.held_out.to(batch.x.device))
             here = stream(Rng(rng.seed, self._real.position), _CALIBRATION)
-            fakes = bounded(draw(self._real, here), generator.bound)
+            fakes = bounded(self.draw(drawing, self._real, here), generator.bound)
             for reward in judges:
                 reward.calibrate(fakes, self._real, players)
         if self.refresh and self.refresh.renew and "reference" in players:
@@ -296,8 +314,10 @@ class Rewarded(Method):
     # -- states --------------------------------------------------------------------------------------------
 
     def state_dict(self) -> Mapping[str, Any]:
-        """The reward's own state and the counts."""
+        """The state of the reward, the prompts' last rewards, and the counts."""
+        scores = {} if self.normalizer is None else {"normalizer": self.normalizer.state_dict()}
         return {
+            **scores,
             "reward": dict(self.reward.state_dict()),
             "barren": self._barren,
             "refreshed": self._refreshed,
@@ -305,8 +325,10 @@ class Rewarded(Method):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The reverse of `state_dict`."""
+        """The inverse of `state_dict`."""
         self.reward.load_state_dict(state["reward"])
+        if self.normalizer is not None:
+            self.normalizer.load_state_dict(state["normalizer"])
         self._barren, self._refreshed = int(state["barren"]), int(state["refreshed"])
         if "pulse" in state:  # not in earlier checkpoints
             self.pulse.load_state_dict(state["pulse"])
@@ -314,10 +336,9 @@ class Rewarded(Method):
 
 
 def diversity(images: Tensor, group: int) -> dict[str, Tensor]:
-    """√(E ‖x − x'‖²/D) over pairs of one group, by its name; falls where a policy collapses.
+    """{"diversity": √(E ‖x − x'‖²/D)} over pairs of one group, which falls as a policy collapses.
 
-    Over pairs of different captions where groups are of one; nothing for a single image. images: as they are
-    seen, or as they are diffused.
+    In groups of one, over pairs of different captions; empty for a single image. images: decoded or not.
     """
     images = images.detach()
     groups = images.flatten(1).view(-1, group if group > 1 else len(images), images[0].numel())

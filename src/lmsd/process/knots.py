@@ -68,6 +68,10 @@ class Spaced:
         return [1.0 + (round(place) if self.whole else place) for place in places]
 
 
+TRAILING = Spaced()
+"""The knots of a chain, where nothing else is said."""
+
+
 @dataclass(frozen=True)
 class Shifted:
     """Knots of a flow, from t = 1 to 0."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lmsd.errors import Count, UserError
-from lmsd.process.knots import Shifted, Spaced
+from lmsd.process.knots import TRAILING, Shifted, Spaced
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Discrete(Schedule):
                 f"Every beta must lie in (0, 1]; these go from {betas.min():g} to {betas.max():g}."
             )
         self.steps: int = len(betas)
-        self.spacing = spacing or Spaced()
+        self.spacing = spacing or TRAILING
         self.unit = self.spacing.unit
         self.t_noise = float(self.steps)
         log_abar = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-betas.double()).cumsum(0)])

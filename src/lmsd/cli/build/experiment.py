@@ -19,8 +19,8 @@ from lmsd.checkpoints import WeightsRef, find_run, load_weights
 from lmsd.cli.config.compose import plain, stored
 from lmsd.data.shards import Split
 from lmsd.data.shardset import ShardSet
-from lmsd.engine import Engine
 from lmsd.engine.datamodule import ShardDataModule
+from lmsd.engine.module import Engine
 from lmsd.engine.optim import Optimization
 from lmsd.engine.players import recompute
 from lmsd.errors import UserError

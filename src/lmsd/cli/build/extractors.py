@@ -1,7 +1,9 @@
-"""The extractor that a run is scored with: the data set's own, found or trained, or one from files."""
+"""The extractors that a run is scored with: the data set's own, found or trained, or from files."""
 
+import sys
+from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -10,6 +12,7 @@ from lmsd.data.shardset import ShardSet
 from lmsd.errors import UserError
 from lmsd.features.base import FeatureExtractor
 from lmsd.features.cnn import Extractor, load_extractor, save_extractor, train_extractor
+from lmsd.features.ssl import train_without_labels
 from lmsd.files import cache_folder
 
 
@@ -35,22 +38,26 @@ def extractor_of(settings: DictConfig, data: ShardSet) -> FeatureExtractor:
 def find_or_train(
     data: ShardSet,
     *,
-    augment: str = "shift",
+    kind: str = "lmsd-cnn",
+    augment: Any = "shift",
     images: int | None = None,
     seed: int = 0,
     folder: Path | None = None,
 ) -> tuple[Extractor, Path]:
-    """lmsd-cnn for these data and where it is kept: `folder`, or the user's cache, by data and recipe."""
+    """lmsd-cnn or lmsd-ssl for these data and where it is kept: `folder`, or the user's cache, by recipe."""
     train = data.split_set("train")
-    name = "-".join(["lmsd-cnn", train.hash[:16], augment, str(images or "default"), str(seed)])
+    name = "-".join([kind, train.hash[:16], augment, str(images or "default"), str(seed)])
     kept = folder or cache_folder() / "extractors" / name
-    if (kept / "lmsd-cnn.json").is_file():
-        return load_extractor(kept), kept
-    kind = cast(Literal["none", "shift", "shift_flip"], augment)
-    held_out = data.split_set("val") if data.has("val") else None
+    if (kept / f"{kind}.json").is_file():
+        return load_extractor(kept, kind=kind), kept
+    learn = train_without_labels
+    if kind == "lmsd-cnn":
+        learn = partial(train_extractor, held_out=data.split_set("val") if data.has("val") else None)
+    else:
+        print(f"note: lmsd-ssl of these data is trained first, once, and kept in {kept}", file=sys.stderr)
     with Bar() as bar:
-        extractor = train_extractor(
-            train, held_out, augment=kind, images=images, seed=seed, data=train.hash, progress=bar.update
+        extractor = learn(
+            train, augment=augment, images=images, seed=seed, data=train.hash, progress=bar.update
         )
     save_extractor(extractor, kept)
     return extractor, kept

@@ -57,6 +57,8 @@ class Evaluate:
     """of torchmetrics, by the names of their scores: {tv: {_target_: torchmetrics.image.TotalVariation}}"""
     extractor: Extractor
     """the features"""
+    families: Sequence[str] = ()
+    """further features while training, which takes longer: ssl, random, a folder of DINOv2"""
 
 
 class Optim:

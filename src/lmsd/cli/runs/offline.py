@@ -1,7 +1,7 @@
 """W&B's offline files of a run that goes on: every line once, over all of its sessions.
 
 Each session writes a part, RUN/wandb/offline-run-TIME-ID/run-ID.wandb. What a killed session logged after its
-last checkpoint is logged again by the next, so it is cut off here. What W&B still held in memory is not in the
+last checkpoint is logged again by the next, and is cut off here. What W&B still held in memory is not in its
 file, and is logged again from metrics.jsonl. A truncated record, on which `wandb sync` stops, is removed. A
 part is a LevelDB log: 7 bytes of header, then blocks of 32 KiB with
 

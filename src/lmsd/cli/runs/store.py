@@ -28,7 +28,7 @@ from lmsd.checkpoints import by_age as by_age
 from lmsd.checkpoints import find_run
 from lmsd.checkpoints import folder_of as folder_of
 from lmsd.cli.config.compose import stored
-from lmsd.cli.config.renamed import today
+from lmsd.cli.config.older import today
 from lmsd.cli.config.schema import complete
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 from lmsd.files import write_text

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.kinds import parts
 from lmsd.cli.config.schema import check_limits, kind_at
+from lmsd.cli.config.signatures import parts
 from lmsd.cli.sweeps.monitors import KNOWN
 from lmsd.cli.sweeps.space import Space
 from lmsd.errors import UserError

@@ -78,9 +78,10 @@ def main(arguments: list[str]) -> int:
 
 def begin(arguments: list[str]) -> int:
     """Begin a run, or go on with one."""
-    longer = extended(arguments)
-    config, source = longer or continued(arguments)
-    config = load("train", arguments) if config is None else config
+    again = any(word.lstrip("+~ ").startswith(("resume", "extend")) for word in arguments)
+    config, source = (extended(arguments) or continued(arguments)) if again else (None, None)
+    if config is None:
+        config = load("train", arguments)
     if source is not None and finished(source, config):
         folder = store.folder_of(source)
         if launched_rank() == 0:
@@ -176,7 +177,7 @@ def play(
 ) -> None:
     """Train in a run's folder, from its checkpoint where there is one."""
     from lmsd.checkpoints import find, manifests
-    from lmsd.engine.trainer import fit
+    from lmsd.engine.trainer import Hardware, fit
 
     source = resumed if resumed and store.has_checkpoint(folder) else None
     watched = loggers(config, folder)
@@ -187,16 +188,18 @@ def play(
         engine,
         data,
         run_dir=folder,
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        accelerator=config.accelerator,
-        precision=config.precision,
+        hardware=Hardware(
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            accelerator=config.accelerator,
+            precision=config.precision,
+            fsdp=config.fsdp,
+        ),
         loggers=watched,
         callbacks=callbacks,
         resume_from=source,
         profiler=config.profiler,
         asynchronous=config.checkpoint_async,
-        fsdp=config.fsdp,
     )
 
 
