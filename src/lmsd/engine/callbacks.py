@@ -123,6 +123,10 @@ class Evaluate(Callback):
             engine.write(found[0])
             for callback in trainer.callbacks if engine.clock.images else ():  # type: ignore[attr-defined]
                 callback.on_validation_end(trainer, engine)
+            if world_size() > 1:  # all ranks are here: what one wants now needs no batch more to be heard of
+                wishes = [trainer.should_stop] * world_size()
+                dist.all_gather_object(wishes, trainer.should_stop)
+                trainer.should_stop = engine.run.asked.ended = any(wishes)
 
     def _score(self, engine: Engine) -> dict[str, float] | None:
         """None where a signal broke it off; nothing where the system refused to write it down."""

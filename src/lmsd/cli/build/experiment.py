@@ -16,6 +16,7 @@ from torch import nn
 
 from lmsd import spec
 from lmsd.checkpoints import WeightsRef, find_run, load_weights
+from lmsd.cli.bar import drawn
 from lmsd.cli.config.compose import plain, stored
 from lmsd.data.shards import Split
 from lmsd.data.shardset import ShardSet
@@ -75,6 +76,8 @@ def shard_set(config: DictConfig) -> ShardSet:
     """The configuration's shards."""
     check_shards(config)
     built: ShardSet = instantiate(config.data)
+    if launched_rank() == 0:
+        built.watched = drawn
     return built
 
 

@@ -29,7 +29,7 @@ from lmsd.checkpoints import find_run
 from lmsd.checkpoints import folder_of as folder_of
 from lmsd.cli.config.compose import stored
 from lmsd.cli.config.older import today
-from lmsd.cli.config.schema import complete
+from lmsd.cli.config.schema import root
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 from lmsd.files import write_text
 from lmsd.ranks import launched_rank
@@ -221,11 +221,9 @@ def alive(pid: Any) -> bool:
 
 def scored(folder: Path, word: str) -> list[dict[str, Any]]:
     """The lines of a run's metrics that hold a word; one that is being written is left out."""
-    path, found = folder / "metrics.jsonl", []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        if word in line and line.endswith("}"):
-            found.append(json.loads(line))
-    return found
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ()
+    return [json.loads(line) for line in lines if word in line and line.endswith("}")]
 
 
 def config_of(folder: Path) -> DictConfig:
@@ -245,7 +243,7 @@ def config_of(folder: Path) -> DictConfig:
 def _today(config: DictConfig) -> DictConfig:
     """A stored configuration under today's names, with what has been an option since."""
     tree: Any = OmegaConf.to_container(config)
-    return OmegaConf.create(complete(today(tree)))  # type: ignore[no-any-return]
+    return OmegaConf.create(root(today(tree)).complete())  # type: ignore[no-any-return]
 
 
 def config_again(folder: Path) -> DictConfig:

@@ -156,7 +156,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             if resumed and chief:
                 with tolerated("config.yaml"):
                     store.save_config(folder, config)
-            watching = run.callbacks + standing(config, validation, built.objective, data.samples)
+            watching = run.callbacks + standing(config, validation, built.objective, data)
             play(config, built.engine, built.data, folder=folder, callbacks=watching, resumed=resumed)
         if chief:
             tell_end(folder, built.engine)
@@ -309,11 +309,11 @@ def loggers(config: DictConfig, folder: Path) -> list[Any]:
             os.environ.setdefault(name, value)
         if not wandb_key():
             os.environ.setdefault("WANDB_MODE", "offline")
-    made = []
-    for node in nodes.values():
-        again = {"id": store.status(folder).get("id"), "resume": "allow"} if "Wandb" in node._target_ else {}
-        made.append(instantiate(node, save_dir=str(folder), **again))
-    return made
+    again = {"id": store.status(folder).get("id"), "resume": "allow"}
+    return [
+        instantiate(node, save_dir=str(folder), **(again if "Wandb" in node._target_ else {}))
+        for node in nodes.values()
+    ]
 
 
 def announce(
@@ -326,9 +326,8 @@ def announce(
         )
         begun = resumed is not None and store.has_checkpoint(store.folder_of(resumed))
         verb = "Resuming" if begun else "Beginning again, without a checkpoint:" if resumed else "Run"
-        verb = verb if folder else "Dry run"
         print(
-            f"{verb} {folder or config.name}  "
+            f"{verb if folder else 'Dry run'} {folder or config.name}  "
             f"({sizes}; {config.images:,} images in batches of {config.batch_size})"
         )
 
