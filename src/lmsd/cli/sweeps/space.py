@@ -94,7 +94,14 @@ def read(words: Sequence[str]) -> Space:
         else:
             fixed.append(word)
     if not axes:
-        raise UserError("nothing varies: give an option several values, e.g. optim.generator.lr=1e-4,3e-4")
+        lists = [word for word in fixed if "=[" in word and word.endswith("]")]
+        said = (
+            f"{lists[0]} is one value, a list; several are {lists[0][:-1].replace('=[', '=')}"
+            if lists
+            else ""
+        )
+        way = said or "give an option several values, e.g. optim.generator.lr=1e-4,3e-4"
+        raise UserError(f"nothing varies: {way}")
     named = [str(parse_sweep(word).get_key_element()) for word in fixed] + [axis.key for axis in axes]
     for axis in axes:
         if named.count(axis.key) > 1:

@@ -40,6 +40,10 @@ class Finding:
 
 def main(arguments: list[str]) -> int:
     """Print the findings; exit code 2 where one wants a fix."""
+    for word in arguments:
+        name, equals, source = word.partition("=")
+        if equals and not Path(word).exists() and "/" not in name:
+            raise UserError(f"lmsd doctor has no option {name}=: name shards alone, lmsd doctor {source}")
     code = 0
     for finding in findings(arguments):
         print(finding, flush=True)

@@ -58,6 +58,8 @@ parallel.svg, and the command that trains the winner. A sweep never sees the tes
 POLL = 0.5  # seconds between two looks at the jobs
 ENDED = ("done", "stopped")
 """States of a run that was trained as far as it was to be, by itself or a callback's leave."""
+OWN = ("method", "trials", "monitor", "direction", "prune", "jobs", "gpus", "prefix", "retry")
+"""Options of a sweep whose names no option of a run has."""
 PATIENCE = 60  # seconds that jobs which are told to stop have to save
 
 
@@ -81,6 +83,9 @@ def main(arguments: list[str]) -> int:
     words = [word for word in arguments if word != "--dry-run"]
     chosen = chosen_by([word for word in words if word.startswith("sweep.")])
     told = [word for word in words if not word.startswith("sweep.")]
+    for name in (word.partition("=")[0] for word in told):
+        if name in OWN:
+            raise UserError(f"{name}= is an option of the sweep, not of its trials: write sweep.{name}=")
     space = checked(read(told), monitor=chosen.monitor)
     sweep = Sweep(space, chosen, folder_of(space, chosen))
     if dry:

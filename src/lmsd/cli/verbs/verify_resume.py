@@ -73,6 +73,8 @@ def shortened(words: list[str]) -> list[str]:
             raise UserError(f"{name}= makes no sense here: verify-resume makes both of its runs itself")
     config = load("train", words)
     check_limits(config)
+    if config.dry:
+        raise UserError("debug=dry makes no sense here: verify-resume trains; it is short by itself")
     batch = config.batch_size
     short = {"images": 48 * batch, "checkpoint_every": 8 * batch, "log_every": 4 * batch, "evaluate.n": 0}
     return [*words, *(f"{name}={value}" for name, value in short.items() if name not in given)]
