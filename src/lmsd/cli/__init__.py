@@ -16,19 +16,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmsd import __version__
-from lmsd.cli.verbs import VERBS
+from lmsd.cli.verbs import FLAGS, VERBS
 from lmsd.errors import UserError, redact
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """What the system says of a file that the user named wrongly, or may not touch."""
-
-FLAGS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("sample", "edit", "evaluate", "runs", "report", "data", "doctor", "verify-resume"), ()),
-    "train": ("--options", "--schema", "--cfg"),
-    "demo": ("--ablation",),
-    "sweep": ("--dry-run",),
-}
-"""The words with dashes that verbs take beside -h and --help, where any other is refused here."""
 
 BARE = {
     "runs": "it lists all runs, or those with a word in their name: lmsd runs WORD",

@@ -146,7 +146,8 @@ def lock(folder: Path) -> IO[str]:
 def held(folder: Path) -> bool:
     """Whether another process trains a run; not for one that this process holds, which would lose it."""
     try:
-        lock(folder).close()
+        if (folder / "lock").is_file():
+            lock(folder).close()
     except UserError:
         return True
     return False

@@ -129,9 +129,8 @@ def disk(folder: Path, free: float) -> Finding:
 
 def wandb(key: bool) -> Finding:
     """Whether W&B would go online; it never asks."""
-    if key:
-        return Finding("ok", "W&B: a key is there; logger=wandb goes online")
-    return Finding("ok", "W&B: no key; logger=wandb writes offline (wandb login, or WANDB_API_KEY)")
+    offline = "no key; logger=wandb writes offline (wandb login, or WANDB_API_KEY)"
+    return Finding("ok", f"W&B: {'a key is there; logger=wandb goes online' if key else offline}")
 
 
 def wandb_key() -> bool:

@@ -166,9 +166,8 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
 def tell_end(folder: Path, engine: Any) -> None:
     """The report, and how to go on with a run that somebody's callback ended."""
     report(folder)
-    clock = engine.clock
     if store.status(folder).get("state") == "stopped":
-        at = f"{clock.images:,} of {clock.total_images:,} images"
+        at = f"{engine.clock.images:,} of {engine.clock.total_images:,} images"
         print(f"Stopped by a callback at {at}. Resume with: lmsd train resume={folder}", file=sys.stderr)
 
 
