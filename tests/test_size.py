@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 14923
+STATEMENTS = 14882
 OPTION_LINES = 1417
 LONG = 0
 WIDE = 4
