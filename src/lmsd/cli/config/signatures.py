@@ -1,8 +1,8 @@
 """What values options take, read from the source of the constructors: nothing is imported or run.
 
 A node names a constructor (`_target_`) and its arguments. Their types, ranges and defaults are written once,
-next to the code that uses them, and their meaning in its docstring ("width: of the residual stream; depth: blocks").
-Parsing that source costs milliseconds where importing it would cost seconds of torch. A kind is JSON Schema:
+next to the code that uses them, and their meaning in its docstring ("width: of the stream; depth: blocks").
+Parsing that source takes milliseconds; importing it, with torch, would take seconds. A kind is JSON Schema:
 
     int                                  {"type": "integer"}
     Annotated[int, Number(1)] | None     {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]}
