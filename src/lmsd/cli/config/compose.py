@@ -77,16 +77,16 @@ def resolved(tree: dict[str, Any]) -> DictConfig:
     They are resolved at each use, so that no file stores the values.
     """
     kept = {key: value for key, value in leaves(tree) if "${oc.env:" in str(value)}
-    whole = plain(OmegaConf.create(tree))
-    for key in list(kept):
+    config: DictConfig = OmegaConf.create(tree)
+    whole = plain(config)
+    OmegaConf.resolve(config)
+    for key in kept:
         kind, found = schema.root(whole).at(key).kind, at(whole, key)
         if kind and isinstance(found, str) and not kind.fits(found):
             apply(parse(f"{key}={found}"), whole)
-            del kept[key]
+            kept[key] = at(whole, key)
+        OmegaConf.update(config, key, kept[key])
     schema.check(whole)
-    config: DictConfig = OmegaConf.create(whole)
-    for key, value in kept.items():
-        OmegaConf.update(config, key, value)
     return config
 
 
