@@ -202,7 +202,7 @@ MISTAKES = [
     ("data index https://host/a.tar.gz", "'https://host/a.tar.gz' is compressed"),
     ("data index pipe:ls", "a shard is never a command; name a file, or an http or s3 URL"),
     ("data features image_size=32", "name the shards before the options"),
-    ("data features . size=64", "unknown option 'size' of lmsd data features; options: image_size"),
+    ("data features . size=64", "unknown option 'size' of lmsd data features; options: kind, image_size"),
     ("train data.captions=last", "data.captions=last is not one of join, first, draw"),
     ("train data.decode=true", "data.decode=true is not one of old, new or null"),
     ("data build folder path=. path=x out=y", "path= is given twice: give it once"),
