@@ -42,6 +42,8 @@ NEW = {
     "engine/state.py": "an engine without other people's notes",
     "evaluation/catalog.py": "one row a metric",
     "evaluation/families.py": "families of features",
+    "evaluation/looks.py": "the report looks at pictures as a person would",
+    "evaluation/side.py": "the report looks at pictures as a person would",
     "features/base.py": "an extractor says what it is",
     "features/random_conv.py": "families of features",
     "features/ssl.py": "families of features",
