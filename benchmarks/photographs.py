@@ -33,6 +33,7 @@ from scipy.stats import t as student
 import lmsd
 from lmsd.cli.build.extractors import find_or_train
 from lmsd.data.shardset import ShardSet
+from lmsd.errors import UserError
 from lmsd.evaluation import Evaluator
 from lmsd.evaluation.families import Families
 from lmsd.evaluation.grid import save_grid
@@ -103,7 +104,10 @@ class Judge:
 
 def fd_of(found: dict[str, Any], kind: str = "fd", family: str = "lmsd-cnn") -> Any:
     """A family's score of this kind."""
-    return next(score for name, score in found.items() if name.startswith(f"{kind}[{family}"))
+    for name, score in found.items():
+        if name.startswith(f"{kind}[{family}"):
+            return score
+    raise UserError(f"there is no {kind} by {family} of so few images: raise --val and --n to 1000 or more")
 
 
 def _short(found: Any) -> str:

@@ -20,7 +20,7 @@ from lmsd.data.builders.source import Dropped, Raw, Source
 from lmsd.data.decode import SUFFIXES
 from lmsd.data.names import TEXTS, composed, grouped, hidden, is_image, printable
 from lmsd.data.notes import Notes
-from lmsd.data.text import MAX_CAPTION, BadText, Lines, caption_of, captions, decoded
+from lmsd.data.text import LOST, MAX_CAPTION, BadText, Lines, caption_of, captions, decoded
 from lmsd.errors import UserError
 
 LINES = {
@@ -77,9 +77,11 @@ def folder_source(path: Path | None, listed: Path | None, lines: Lines = "join")
     if not images:
         raise UserError(f"no image under {path}; images end in {', '.join(SUFFIXES)}")
     found = _beside(files, dropped, used) if listed is None else _listed(path, images, listed, dropped)
-    several = [entry.file.name for entry in found if len(entry.lines) > 1]
-    if several:
-        notes.add(LINES[lines], several[0], len(several))
+    for entry in found:
+        if len(entry.lines) > 1:
+            notes.add(LINES[lines], entry.file.name)
+        if any("\ufffd" in line for line in entry.lines):
+            notes.add(LOST, entry.file.name)
     _tell(files, used, dropped, notes)
     if not found:
         raise UserError(_none(path, listed, images, dropped))
