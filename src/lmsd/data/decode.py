@@ -26,7 +26,7 @@ from lmsd.data.color import meant, profile_of, to_srgb
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 << 20
-"""The largest picture and the largest file that are decoded; a pixel takes at most some 15 bytes of memory."""
+"""The largest picture and file that are decoded; a pixel takes some 15 bytes of memory at most."""
 
 _SUFFIXES = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
