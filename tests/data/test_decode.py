@@ -134,7 +134,7 @@ def test_formats_of_folders_are_read_in_shards_too(form):
 def test_other_formats_are_refused(form):
     data = encoded(picture(7), form)
     for call in (probe, decode):
-        with pytest.raises(BadImage, match="no image that can be decoded"):
+        with pytest.raises(BadImage, match="not an image that can be decoded"):
             call(data)
 
 

@@ -80,7 +80,7 @@ def test_bad_sources_are_told(tmp_path, monkeypatch, source, words):
 
 def test_empty_folders_and_doubles_are_told(folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"holds no \.tar shard"):
+    with pytest.raises(UserError, match=r"contains no \.tar shard"):
         resolve(tmp_path / "empty")
     with pytest.raises(UserError, match="twice"):
         resolve([folder, folder / "other.tar"])
