@@ -8,7 +8,8 @@ variance over the train split is 1: FD is then in units of "one feature's varian
 between data sets.
 
 What it learns: the class index where samples have one, else every telling word of the caption at once (a
-logistic score for each). Its name carries its weights: `lmsd-cnn@ab12`. The recipe is kept beside them.
+logistic score for each), and where nothing tells samples apart by how many quarter turns each was turned
+(Gidaris et al. 2018). Its name carries its weights: `lmsd-cnn@ab12`. The recipe is kept beside them.
 """
 
 import hashlib
@@ -32,7 +33,9 @@ from lmsd.files import replacing, write_text
 from lmsd.types import Progress, levels, scale
 
 FEATURES = 64
+TURNS = ("0", "90", "180", "270")
 Augment = Literal["none", "shift", "shift_flip"]
+Target = Literal["label", "words", "turns"]
 """(images seen, images in all, loss), called a few times a second."""
 
 _CHUNK = 500
@@ -43,13 +46,14 @@ _WORD = re.compile(r"[^\W_]+")
 class Recipe:
     """All that is needed to train the same weights again, and what they reached.
 
-    target: what was learned; classes: the words, or "0", "1", ... for class indices; data: the train split's
-    hash; accuracy: share of held-out images with every answer right (None where no held-out set was given).
+    target: what was learned; classes: the words, or "0", "1", ... for class indices, or degrees; data: the
+    train split's hash; accuracy: share of held-out images with every answer right (None where no held-out set
+    was given).
     """
 
     channels: int
     image_size: int
-    target: Literal["label", "words"]
+    target: Target
     classes: tuple[str, ...]
     images: int
     batch_size: int
@@ -144,8 +148,13 @@ class Extractor:
         features, logits = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
         return features, logits
 
-    def right(self, logits: Tensor, labels: Tensor | None, captions: Sequence[str] | None) -> Tensor:
-        """Whether each image shows what was asked for, bool [n]: the class, or every known word."""
+    def right(self, logits: Tensor, labels: Tensor | None, captions: Sequence[str] | None) -> Tensor | None:
+        """Whether each image shows what was asked for, bool [n]: the class, or every known word.
+
+        None where it learned neither classes nor words.
+        """
+        if self.recipe.target == "turns":
+            return None
         target = self.target(labels, captions)
         if self.recipe.target == "label":
             return logits.argmax(dim=1) == target
@@ -179,12 +188,11 @@ def train_extractor(
 
     augment: random shifts by H/8, with or without mirroring (not for digits or captions that say "left");
     seed: the only source of randomness (the caller's generators stay untouched); data: hash of the split, for
-    the recipe. The train split is held in memory as uint8. Raises UserError where neither labels nor captions
-    tell samples apart.
+    the recipe. The train split is held in memory as uint8.
     """
     pixels, labels, captions = _load(train)
     target, classes = _vocabulary(labels, captions)
-    goal = _targets(target, classes, labels, captions)
+    goal = None if target == "turns" else _targets(target, classes, labels, captions)
     count = budget(len(pixels)) if images is None else images
     size = min(batch_size, len(pixels))
     recipe = Recipe(
@@ -239,10 +247,8 @@ def _load(split: ImageSet) -> tuple[Tensor, Tensor | None, list[str] | None]:
     return pixels, split.labels(everything), captions_of(split, everything)
 
 
-def _vocabulary(
-    labels: Tensor | None, captions: Sequence[str] | None
-) -> tuple[Literal["label", "words"], tuple[str, ...]]:
-    """What to learn: class indices, or at most 256 words that 0.5 % to 99.5 % of the captions hold."""
+def _vocabulary(labels: Tensor | None, captions: Sequence[str] | None) -> tuple[Target, tuple[str, ...]]:
+    """Class indices, or at most 256 words that 0.5 % to 99.5 % of the captions hold, else turns."""
     if labels is not None and int(labels.min()) < int(labels.max()):
         return "label", tuple(str(index) for index in range(int(labels.max()) + 1))
     total = len(captions or ())
@@ -251,9 +257,7 @@ def _vocabulary(
         :256
     ]
     if not telling:
-        raise UserError(
-            "lmsd-cnn has nothing to learn: the samples have no class and no captions that differ"
-        )
+        return "turns", TURNS
     return "words", tuple(sorted(word for word, _ in telling))
 
 
@@ -262,12 +266,14 @@ def _words(caption: str) -> list[str]:
 
 
 def _targets(
-    target: Literal["label", "words"],
+    target: Target,
     classes: tuple[str, ...],
     labels: Tensor | None,
     captions: Sequence[str] | None,
 ) -> Tensor:
     """Class indices [n], or 0/1 for every word [n,classes]."""
+    if target == "turns":
+        raise UserError("this lmsd-cnn was trained on images alone, and knows neither classes nor words")
     if target == "label":
         if labels is None:
             raise UserError("this lmsd-cnn was trained on class indices, and these samples have none")
@@ -281,7 +287,7 @@ def _targets(
     return result
 
 
-def _fit(recipe: Recipe, pixels: Tensor, goal: Tensor, progress: Progress | None) -> LMSDCNN:
+def _fit(recipe: Recipe, pixels: Tensor, goal: Tensor | None, progress: Progress | None) -> LMSDCNN:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = LMSDCNN(recipe.channels, recipe.image_size, len(recipe.classes))
@@ -293,9 +299,13 @@ def _fit(recipe: Recipe, pixels: Tensor, goal: Tensor, progress: Progress | None
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _one_cycle(step / steps)
         x = augmented(scale(pixels[rows]), recipe.augment, generator)
+        if goal is None:
+            wanted = torch.randint(len(TURNS), (len(x),), generator=generator)
+            x = turned(x, wanted)
+        else:
+            wanted = goal[rows]
         logits = net(x)[1]
-        wanted = goal[rows]
-        cross = F.cross_entropy if recipe.target == "label" else F.binary_cross_entropy_with_logits
+        cross = F.binary_cross_entropy_with_logits if recipe.target == "words" else F.cross_entropy
         loss = cross(logits, wanted)
         optimizer.zero_grad()
         loss.backward()
@@ -337,6 +347,12 @@ def augmented(x: Tensor, augment: Augment, generator: torch.Generator) -> Tensor
     return picked.permute(0, 3, 1, 2)
 
 
+def turned(x: Tensor, turns: Tensor) -> Tensor:
+    """Each image [B,C,H,H] by so many quarter turns [B]."""
+    every = torch.stack([torch.rot90(x, k, (2, 3)) for k in range(len(TURNS))])
+    return every[turns, torch.arange(len(x))]
+
+
 @torch.no_grad()
 def _normalized(net: LMSDCNN, pixels: Tensor) -> LMSDCNN:
     """The net ready for use, its features' mean variance over (at most 10,000) training images set to 1."""
@@ -354,8 +370,10 @@ def _with_accuracy(extractor: Extractor, held_out: ImageSet) -> Extractor:
     right = []
     for start in range(0, len(held_out), _CHUNK):
         rows = range(start, min(start + _CHUNK, len(held_out)))
-        logits = extractor(held_out.images(rows))[1]
-        right.append(extractor.right(logits, held_out.labels(rows), captions_of(held_out, rows)))
+        images = held_out.images(rows)
+        turns = torch.arange(len(images)) % len(TURNS)
+        told = extractor.right(extractor(images)[1], held_out.labels(rows), captions_of(held_out, rows))
+        right.append(extractor(turned(images, turns))[1].argmax(dim=1) == turns if told is None else told)
     accuracy = float(torch.cat(right).double().mean())
     recipe = Recipe(**{**asdict(extractor.recipe), "accuracy": accuracy})
     return Extractor(extractor.net, recipe, extractor.sha256)

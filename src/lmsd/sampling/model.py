@@ -2,6 +2,7 @@
 
     model = lmsd.load("last")
     images = model.sample(["a red circle", "a blue star"], seed=0)        uint8 [2,H,W,C]
+    images = model.sample(16)        of a run with conditioner=none, which takes no prompts
 
 All of it comes from one checkpoint: the generator's spec and weights, and the text of the configuration, for
 the sampler and its settings.
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from lmsd.checkpoints import KEY, averages, find, find_run, put, read, spec_of, weights
 from lmsd.errors import UserError
-from lmsd.models.conditioner import TextConditioner
+from lmsd.models.conditioner import LabelConditioner, TextConditioner
 from lmsd.models.generator import Generator
 from lmsd.models.tokenizer import unknown_words
 from lmsd.rng import Rng
@@ -52,7 +53,7 @@ class Model:
 
     def sample(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str] | int,
         *,
         seed: int = 0,
         steps: int | None = None,
@@ -60,12 +61,10 @@ class Model:
     ) -> NDArray[np.uint8]:
         """One image for each prompt, uint8 [n,H,W,C]; image i is a function of (seed, i, its prompt).
 
-        prompts: captions, or class numbers for a model of labels; steps, guidance: None for the run's own.
-        The same images as `lmsd sample`. Raises UserError for settings that the run cannot sample with, and
-        for no prompts or one that stands in no list.
+        prompts: captions, or class numbers for a model of labels, or how many images of one that was trained
+        without either; steps, guidance: None for the run's own. The same images as `lmsd sample`. Raises
+        UserError for settings that the run cannot sample with, and for prompts that it does not take.
         """
-        if isinstance(prompts, str) or not prompts:
-            raise UserError(f"prompts={prompts!r} is no list of texts: give one for each image, [text, ...]")
         batch = self.batch(prompts)
         cut = self.generator.conditioner.cut(list(batch.text or ()))
         if cut:
@@ -85,6 +84,11 @@ class Model:
         """(batch, rng) → images in [-1,1], with the run's own settings where none are given."""
         own = self.config["evaluate"]
         guidance = own["guidance"] if guidance is None else guidance
+        if guidance != 1.0 and self.generator.conditioner.reads == "nothing":
+            raise UserError(
+                f"guidance={guidance:g} weighs images with their caption or class against images without, "
+                "and this run has only these (conditioner=none): take guidance=1"
+            )
         if guidance != 1.0 and not _learned_without(self.config["objective"]):
             raise UserError(
                 f"guidance={guidance:g} needs a generator that was trained without captions too, and this "
@@ -99,16 +103,44 @@ class Model:
             )
         return Generation(self.generator, sampler or build(self.config["sampler"]), settings)
 
-    def batch(self, prompts: Sequence[str], x: torch.Tensor | None = None) -> Batch:
-        """What the generator is asked for; x [n,C,H,W]: images to begin with, None: there are none."""
-        words = [str(prompt) for prompt in prompts]
-        labels = [int(word) if word.isdecimal() else -1 for word in words]
+    def batch(self, prompts: Sequence[str] | int, x: torch.Tensor | None = None) -> Batch:
+        """What the generator is asked for; x [n,C,H,W]: images to begin with, None: there are none.
+
+        prompts: as of `sample`. Raises UserError for what the model does not take.
+        """
+        words = self._words(prompts)
+        count = prompts if isinstance(prompts, int) else len(prompts)
+        labels = words if self.generator.conditioner.reads == "label" else None
         return Batch(
-            x=torch.zeros(len(words), *self.generator.image_shape) if x is None else x,
-            position=torch.arange(len(words)),
+            x=torch.zeros(count, *self.generator.image_shape) if x is None else x,
+            position=torch.arange(count),
             text=words,
-            label=torch.tensor(labels) if min(labels, default=-1) >= 0 else None,
+            label=None if labels is None else torch.tensor([int(word) for word in labels]),
         )
+
+    def _words(self, prompts: Sequence[str] | int) -> list[str] | None:
+        """The prompts as texts, all of which the generator reads; None for a number of images."""
+        conditioner = self.generator.conditioner
+        if conditioner.reads == "nothing":
+            if not isinstance(prompts, int):
+                raise UserError(
+                    "prompts are given, and this run was trained without captions and classes "
+                    "(conditioner=none): leave them out, and say how many images, n=16"
+                )
+            if prompts < 1:
+                raise UserError(f"n={prompts} is no number of images: give 1 or more")
+            return None
+        if isinstance(prompts, str | int) or not prompts:
+            raise UserError(f"prompts={prompts!r} is no list of texts: give one for each image, [text, ...]")
+        words = [str(prompt) for prompt in prompts]
+        if isinstance(conditioner, LabelConditioner):
+            last = conditioner.classes - 1
+            strange = [word for word in words if not (word.isdecimal() and int(word) <= last)]
+            if strange:
+                raise UserError(
+                    f"'{strange[0]}' is no class of this run: its prompts are numbers, 0 to {last}"
+                )
+        return words
 
     def unknown_words(self, prompts: Sequence[str]) -> list[str]:
         """The words of prompts that the run's own tokenizer never learned whole."""

@@ -13,16 +13,18 @@ from lmsd import spec, types
 from lmsd.cli.build import experiment
 from lmsd.cli.build.extractors import extractor_of
 from lmsd.cli.config.compose import plain
-from lmsd.cli.config.schema import METRICS, also_at
+from lmsd.cli.config.schema import METRICS, also_at, unconditional
 from lmsd.cli.runs import store
 from lmsd.data.shardset import ShardSet
 from lmsd.engine import Engine
 from lmsd.engine.callbacks import Progress
 from lmsd.errors import UserError
 from lmsd.evaluation import Checker, Evaluator
+from lmsd.evaluation.features import Uncaptioned
 from lmsd.evaluation.foreign import opened
 from lmsd.evaluation.grid import save_grid, to_picture
 from lmsd.evaluation.overlap import overlap, similarity_of
+from lmsd.features.base import ImageSet
 from lmsd.files import cache_folder
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import generator_of
@@ -34,11 +36,18 @@ from lmsd.sampling import Generation, Settings
 def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) -> Evaluator:
     """The scorer of one split by the chosen extractor; lmsd-cnn is trained first where there is none."""
     settings = config.evaluate
+    alone = unconditional(config)
+    if settings.checker and alone:
+        raise UserError(
+            f"evaluate.checker={settings.checker} compares images with captions, and conditioner=none has "
+            "none: evaluate.checker=null"
+        )
     if settings.checker == "shapes" and config.data.channels != 3:
         raise UserError("evaluate.checker=shapes reads images in color; set data.channels=3, or no checker")
-    held_out = data.split_set(split)
+    sets: list[ImageSet] = [data.split_set(split), data.split_set("train")]
+    held_out, train = [Uncaptioned(each) for each in sets] if alone else sets
     extractor = extractor_of(settings.extractor, data)
-    train, cache, shared = data.split_set("train"), cache_folder() / "features", None
+    cache, shared = cache_folder() / "features", None
     if split != "train" and rank_and_world()[0] == 0:
         bound = similarity_of(config.data.shards)
         shared = overlap(train, held_out, similarity=bound, mirrored=config.data.train.flip, cache=cache)
@@ -186,9 +195,9 @@ class Validation:
         if count:
             batch = self.data.split_set("val").batch(self.evaluator.rows[:count])
             made = generate(batch, Rng(0, batch.position))
-            captions = batch.text or [
-                str(label) for label in (batch.label if batch.label is not None else range(count))
-            ]
+            captions = batch.text or [str(label) for label in (() if batch.label is None else batch.label)]
+            if unconditional(self.config):
+                captions = [""] * count
             images = engine.clock.images
             save_grid(list(made), captions, self.folder / "samples" / f"step_{images:09d}.png")
             for logger in engine.trainer.loggers:

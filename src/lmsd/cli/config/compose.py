@@ -120,7 +120,8 @@ def leave_out(picked: list[Override], tree: dict[str, Any]) -> str:
     """Take out what a recipe sets for its own net (or other choice) where another one was picked.
 
     experiment=shapes net=unet_pooled: the recipe's net.width and net.depth are those of its MLP. What no
-    choice of the group takes stays, to be refused. A note of what is gone; or nothing.
+    choice of the group takes stays, to be refused. Without a condition there is nothing to guide, and no
+    caption to check. A note of what is gone; or nothing.
     """
     gone, moved = [], []
     for key in list(strangers(tree)) if picked else ():
@@ -131,6 +132,12 @@ def leave_out(picked: list[Override], tree: dict[str, Any]) -> str:
                 del at(tree, path)[name]
                 gone.append(key)
                 moved.append(str(override.input_line))
+    for override in picked:
+        if override.input_line == "conditioner=none":
+            scored = at(tree, "evaluate")
+            aimless = [name for name in ("guidance", "checker") if scored.pop(name, None) is not None]
+            gone += [f"evaluate.{name}" for name in aimless]
+            moved += ["conditioner=none"] * bool(aimless)
     words = " ".join(dict.fromkeys(moved))
     return f"note: left out for {words}, which takes none: {', '.join(gone)}" if gone else ""
 

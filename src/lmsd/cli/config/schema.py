@@ -324,15 +324,31 @@ def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ)
         )
 
 
+def unconditional(config: DictConfig) -> bool:
+    """Whether images are made of no caption and no class: conditioner=none."""
+    return str(config.conditioner.get("_target_", "")).endswith(".NullConditioner")
+
+
 def check_guidance(config: DictConfig, guidance: float) -> None:
-    """Refuse guidance away from what a run never learned: its images without a condition.
+    """Refuse guidance where there is no condition, and away from what a run never learned: images without it.
 
     Learning from rewards begins with a generator that has learned them elsewhere, or has not.
     """
-    objective = config.objective
-    if "reward" in objective:
+    objective = dict(leaves(OmegaConf.to_container(config.objective)))
+    if unconditional(config):
+        told = {"evaluate.guidance": guidance} | {
+            f"objective.{key}": value for key, value in objective.items()
+        }
+        for key, value in told.items():
+            if key.endswith(".guidance") and value != 1:
+                raise UserError(
+                    f"{key}={value:g} weighs images with their caption or class against images without, and "
+                    f"conditioner=none has only these: leave it out, or take {key}=1"
+                )
         return
-    dropped = [value for key, value in leaves(OmegaConf.to_container(objective)) if key.endswith("_dropout")]
+    if "reward" in config.objective:
+        return
+    dropped = [value for key, value in objective.items() if key.endswith("_dropout")]
     if guidance != 1.0 and not any(dropped):
         raise UserError(
             f"guidance={guidance:g} needs a generator that was trained without captions too, and this one "

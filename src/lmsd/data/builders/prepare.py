@@ -45,7 +45,7 @@ class Sample:
 
     name: str
     key: str
-    caption: str
+    caption: str | None
     label: int | None
     split: Split | None
     offset: int
@@ -176,7 +176,7 @@ def _near_duplicates(
         order = sorted(range(total), key=lambda i: (_RANK[samples[i].split], i))
         gone = alike = near.first_of(order, [""] * total, groups)
         if way == "same_caption":
-            gone = near.first_of(order, [sample.caption for sample in samples], groups)
+            gone = near.first_of(order, [sample.caption or "" for sample in samples], groups)
             for index in sorted(alike.keys() - gone.keys()):
                 notes.add(OTHER_CAPTION, samples[index].name)
     if source.kinship is not None:
