@@ -31,6 +31,7 @@ from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.generator import Generator
 from lmsd.process import Article, Process
 from lmsd.sampling import Generation, Settings, Tau
+from lmsd.types import Sizes
 
 LIMIT = 2.0
 RESULTS = Path(__file__).parent / "results" / "evaluation.json"
@@ -66,7 +67,7 @@ class Timed:
 def generator(image_size: int) -> Generator:
     torch.manual_seed(0)
     conditioner = LabelConditioner(10, 32)
-    net = PooledUNet(3, image_size, widths=(32, 64), pooled_dim=32, z_dim=0)
+    net = PooledUNet(Sizes(3, image_size, pooled_dim=32, z_dim=0), widths=(32, 64))
     return Generator(net, Process(Article(4)), prediction="x0", conditioner=conditioner)
 
 

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lmsd.engine.clock import Clock
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import Optimization, adamw
-from lmsd.engine.trainer import fit
+from lmsd.engine.trainer import Hardware, fit
 from lmsd.models.backbones import MLPBackbone
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator
@@ -39,7 +39,7 @@ from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
 from lmsd.process.times import Jumps
 from lmsd.rng import Rng
-from lmsd.types import Batch
+from lmsd.types import Batch, Sizes
 
 LIMIT, SHORTEST = 1.03, 0.030
 BATCH, HALF_LIFE, CLIP, SEED, WARM = 64, 5_000, 1.0, 0, 10
@@ -48,7 +48,7 @@ BATCH, HALF_LIFE, CLIP, SEED, WARM = 64, 5_000, 1.0, 0, 10
 def build(width: int) -> dict[str, nn.Module]:
     torch.manual_seed(SEED)
     process = Process(Article(4))
-    net = MLPBackbone(1, 8, width=width, depth=4, pooled_dim=32, z_dim=16)
+    net = MLPBackbone(Sizes(1, 8, pooled_dim=32, z_dim=16), width=width, depth=4)
     generator = Generator(net, process, prediction="x0", conditioner=LabelConditioner(10, 32), z_dim=16)
     trunk = MLPCritic((2, 8, 8), width, depth=3, cond_dim=32)
     critic = Discriminator(trunk, process=process, cond_dim=32, features=width)
@@ -149,7 +149,7 @@ def measure(width: int, steps: int) -> tuple[Alternating, Engine, int]:
         seed=SEED,
     )
     with tempfile.TemporaryDirectory() as folder:
-        fit(engine, Data(stream), run_dir=Path(folder), accelerator="cpu")
+        fit(engine, Data(stream), run_dir=Path(folder), hardware=Hardware(accelerator="cpu"))
     return stream, engine, len(engine.run.line)
 
 

@@ -14,7 +14,7 @@ from lmsd.cli.build import experiment
 from lmsd.cli.config.compose import config_dir, groups, load
 from lmsd.cli.config.schema import check_limits, options
 from lmsd.cli.verbs import demo
-from lmsd.engine.trainer import fit
+from lmsd.engine.trainer import Hardware, fit
 from lmsd.spec import locate, targets
 
 ROOT = config_dir()
@@ -124,7 +124,7 @@ def test_a_choice_composes_builds_and_plays(choice: str, shards: Path, tmp_path:
         from lmsd.cli.verbs.train import loggers as make_loggers
 
         loggers = make_loggers(config, tmp_path)
-    fit(engine, built.data, run_dir=tmp_path, accelerator="cpu", loggers=loggers)
+    fit(engine, built.data, run_dir=tmp_path, hardware=Hardware(accelerator="cpu"), loggers=loggers)
     assert (engine.clock.images, engine.clock.updates) == (16, 2)
     assert any(not torch.equal(a, b) for a, b in zip(before, nets["generator"].parameters(), strict=True))
     experiment.sampler(config)
@@ -180,7 +180,7 @@ def test_every_option_of_train_is_read(shards: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(DictConfig, "_get_impl", noting)
     begin(words)
     sections = ("optim.", "evaluate.")
-    own = {key for key, *_ in options(tree) if "." not in key or key.startswith(sections)}
+    own = {o.key for o in options(tree) if "." not in o.key or o.key.startswith(sections)}
     built = {"optim.generator", "optim.discriminator", "optim.clip"}
     unread = {key for key in own - read if key.rpartition(".")[0] not in built}
     assert unread == {"resume", "extend"}  # read off the command line, before there is a configuration

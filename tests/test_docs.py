@@ -87,9 +87,9 @@ def test_a_command_is_accepted(
 def test_verbs_that_are_told_of_exist_and_options_in_the_text_too() -> None:
     text = " ".join(page.read_text() for page in PAGES)
     names = {
-        key
+        option.key
         for choice in groups()["objective"]
-        for key, *_ in option_rows(OmegaConf.to_container(load("train", [f"objective={choice}"])))
+        for option in option_rows(OmegaConf.to_container(load("train", [f"objective={choice}"])))
     }
     for option in re.findall(r"`((?:data|optim|objective|evaluate|callbacks|generator)\.[a-z_.]+)[=`]", text):
         assert option in names or any(name.startswith(f"{option}.") for name in names), option

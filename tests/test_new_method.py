@@ -11,10 +11,10 @@ import pytest
 CONSISTENCY = """
 from functools import partial
 import torch
-from lmsd.objectives.base import Method, generator_of, mean_square, standard_normal
+from lmsd.objectives.base import Objective, generator_of, mean_square, standard_normal
 from lmsd.types import Loss, Turn
 
-class Consistency(Method):
+class Consistency(Objective):
     def __init__(self, jumps):
         self.jumps = jumps
 
@@ -36,10 +36,10 @@ DENOISING_GAN = """
 from functools import partial
 import torch
 from torch.nn.functional import softplus
-from lmsd.objectives.base import Method, Part, discriminator_of, generator_of, standard_normal
+from lmsd.objectives.base import Objective, Part, discriminator_of, generator_of, standard_normal
 from lmsd.types import Loss, Turn
 
-class DenoisingGAN(Method):
+class DenoisingGAN(Objective):
     cast = {"discriminator": Part(given={"marginal": True}), "generator": Part()}
 
     def __init__(self, jumps):

@@ -99,12 +99,26 @@ class Cond:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Cond":
         """Apply `function` to every tensor that is there (index rows, repeat, detach, roll)."""
-        values = {name: getattr(self, name) for name in ("tokens", "mask", "pooled", "label", "image")}
-        return Cond(**{name: None if value is None else function(value) for name, value in values.items()})
+        return Cond(**{name: function(value) for name, value in vars(self).items() if value is not None})
 
     def detach(self) -> "Cond":
         """The same condition, cut from the graph."""
         return self.map(lambda value: value.detach())
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the data, the codec and the conditioner decide for a net.
+
+    channels, image_size: C and H = W of what it denoises; token_dim, pooled_dim, z_dim: widths of the text
+    tokens, of the pooled condition and of the latent noise, 0 if there are none.
+    """
+
+    channels: int
+    image_size: int
+    token_dim: int = 0
+    pooled_dim: int = 0
+    z_dim: int = 0
 
 
 @runtime_checkable
@@ -124,6 +138,14 @@ class Net(Protocol):
     def __call__(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the net predicts."""
         ...
+
+
+@runtime_checkable
+class Recomputing(Protocol):
+    """A net that can trade computation for memory."""
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute blocks in the backward pass instead of keeping their activations."""
 
 
 @dataclass(frozen=True)

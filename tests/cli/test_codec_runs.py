@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +116,56 @@ def test_a_run_that_lost_its_end_comes_to_the_same_end(run: str) -> None:
         same = torch.equal(value, theirs[key]) if torch.is_tensor(value) else value == theirs[key]
         assert same, key
     assert not any(".codec." in key and torch.is_tensor(value) for key, value in ours.items())
+
+
+def on_two_ranks(*words: str) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*launch, "-m", "lmsd.cli", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def apart(one: str, other: str) -> float:
+    """The largest difference of two runs' weights and averages, over the largest weight of its tensor."""
+    ours, theirs = (checkpoints.read(Path(path))["state_dict"] for path in (one, other))
+    assert ours.keys() == theirs.keys()
+    pairs = [(value, theirs[key]) for key, value in ours.items() if torch.is_tensor(value) and value.numel()]
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-3)) for a, b in pairs)
+
+
+@pytest.mark.slow
+def test_two_ranks_do_as_one_process(run: str) -> None:
+    """Train, resume, evaluate, sample, edit, learn from a reward: to rounding, or to the bit."""
+    codec, two = CODECS[Path(run).name], f"{run}-two"
+    train = ["train", *TINY, *codec, DATA]
+    on_two_ranks(*train, "devices=2", f"run_dir={two}")
+    assert 0 < apart(two, run) < 1e-3
+
+    again = Path(f"{two}-again")
+    shutil.copytree(two, again)
+    for suffix in (".json", ".ckpt"):
+        (again / "checkpoints" / f"step_000000192{suffix}").unlink()
+    status = json.loads((again / "status.json").read_text())
+    (again / "status.json").write_text(json.dumps({**status, "state": "killed"}))
+    on_two_ranks("train", f"resume={again}")
+    assert apart(str(again), two) == 0
+
+    evaluate = ["evaluate", f"run={two}", "split=test", "n=24", "seeds=[0]"]
+    spoken(evaluate)
+    alone = Path(two, "eval/test/metrics.json").rename("alone.json").read_text()
+    on_two_ranks(*evaluate)
+    assert Path(two, "eval/test/metrics.json").read_text() == alone
+
+    Image.fromarray(np.full((16, 16, 3), 200, np.uint8)).save("flat.png")
+    sample, edit = ["prompts=[a red circle,a blue star]"], ["image=flat.png", "prompt=a star", "strength=0.5"]
+    for words in (["sample", *sample], ["edit", *edit]):
+        ours, theirs = (picture(spoken([*words, f"run={path}"]).strip()).astype(int) for path in (two, run))
+        assert np.abs(ours - theirs).max() <= 2
+
+    reward = [*train, "objective=grpo", "reward@objective.reward=sharpness", "objective.group=4", "images=64"]
+    reward += ["evaluate.n=0", "optim.warmup_images=0", f"init_from={run}"]
+    spoken([*reward, f"run_dir={run}-one-grpo"])
+    on_two_ranks(*reward, "devices=2", f"run_dir={two}-grpo")
+    assert 0 < apart(f"{two}-grpo", f"{run}-one-grpo") < 1e-3
 
 
 @pytest.mark.parametrize(

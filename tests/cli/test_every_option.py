@@ -28,7 +28,7 @@ SAMPLE = {
     "run": ("run=outputs/nowhere", REFUSED),
     "prompts": ("prompts='[a large blue star, a small red circle]'", RESULT),
     "n": ("n=4", REFUSED),
-    "n, without prompts": ("prompts= n=2", RESULT),
+    "n, without prompts": ("prompts=[] n=2", RESULT),
     "seeds": ("seeds=[3]", RESULT),
     "steps": ("steps=2", RESULT),
     "guidance": ("guidance=500", RESULT),

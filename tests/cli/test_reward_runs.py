@@ -11,7 +11,7 @@ from lmsd.cli.config.compose import load
 from lmsd.data.builders import BuildOptions
 from lmsd.data.builders import build as build_data
 from lmsd.data.shardset import ShardSet
-from lmsd.engine.trainer import fit
+from lmsd.engine.trainer import Hardware, fit
 from lmsd.errors import UserError
 
 SMALL = [
@@ -38,7 +38,7 @@ def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> 
     config = opened(["recipe=lmsd_digits", "objective.warmup=0", "objective.head_start=0"], shards)
     built = experiment.build(config)
     first = built.cast
-    fit(built.engine, built.data, run_dir=tmp_path / "first", accelerator="cpu")
+    fit(built.engine, built.data, run_dir=tmp_path / "first", hardware=Hardware(accelerator="cpu"))
 
     sources = f"init_from=[{tmp_path / 'first'},{tmp_path / 'first'}:discriminator]"
     config = opened(["objective=grpo", "objective.group=4", sources], shards)
@@ -53,7 +53,7 @@ def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> 
     assert len(objective.held_out) == 256
     assert len(set(objective.held_out.position.tolist())) == 256
     judge = [p.clone() for p in nets["discriminator"].parameters()]
-    fit(built.engine, built.data, run_dir=tmp_path / "second", accelerator="cpu")
+    fit(built.engine, built.data, run_dir=tmp_path / "second", hardware=Hardware(accelerator="cpu"))
     assert objective.reward.temperature != 1.0  # calibrated on val
     assert all(torch.equal(a, b) for a, b in zip(judge, nets["discriminator"].parameters(), strict=True))
     moved = zip(nets["generator"].net.parameters(), nets["reference"].net.parameters(), strict=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tiny_home import spoken
 
-FILES = 20
-CLI = 8
-BACK = 7
+FILES = 18
+CLI = 6
+BACK = 5
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,10 +19,10 @@ from lmsd.engine.callbacks import Evaluate, Progress
 from lmsd.engine.logging import read_metrics
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import adamw
-from lmsd.engine.trainer import fit
+from lmsd.engine.trainer import Hardware, fit
 from lmsd.errors import UserError
 from lmsd.objectives import Adversarial, Denoising
-from lmsd.objectives.base import Cast, Method, trained
+from lmsd.objectives.base import Cast, Objective, trained
 from lmsd.process.times import Jumps, Uniform
 from lmsd.rng import Rng
 from lmsd.types import Batch, Loss, Players, Turn
@@ -141,7 +141,7 @@ def test_in_half_precision_rollout_and_learning_see_the_same_policy(tmp_path: Pa
     assert lines[-1]["generator/kl"] > 0
 
 
-class Watched(Method):
+class Watched(Objective):
     """An objective that looks at the players whenever it is its turn to run."""
 
     def __init__(self, inner: Adversarial) -> None:
@@ -370,7 +370,7 @@ def test_runs_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"LightningDataModule has no advance"):
         run(engine(), tmp_path, datamodule=LightningDataModule())
     with pytest.raises(UserError, match="4 images on each of 1 ranks"):
-        fit(engine(), Stream(4), run_dir=tmp_path, accelerator="cpu")
+        fit(engine(), Stream(4), run_dir=tmp_path, hardware=Hardware(accelerator="cpu"))
 
 
 def test_unequal_scripts_are_an_error(tmp_path: Path) -> None:

@@ -18,13 +18,15 @@ from torch.optim import SGD
 from lmsd.engine.callbacks import Evaluate
 from lmsd.engine.logging import read_metrics
 from lmsd.engine.optim import adamw
-from lmsd.objectives.base import Cast, Method, trained
+from lmsd.models.codec import Unshuffle
+from lmsd.objectives.base import Cast, Objective, trained
 from lmsd.ranks import world_size
 from lmsd.rng import Rng
 from lmsd.types import Batch, Loss, Players, Turn
 
 SECONDS = 600
-CASES = [*OBJECTIVES, "accumulating"]
+LATENT = "{} in latents"
+CASES = [*OBJECTIVES, "accumulating", *map(LATENT.format, ("lmsd", "grpo", "draft"))]
 
 
 class Recorder(SGD):
@@ -42,7 +44,7 @@ class Recorder(SGD):
         super().step()
 
 
-class Listening(Method):
+class Listening(Objective):
     """An objective that notes the positions it is given."""
 
     def __init__(self, inner: Any) -> None:
@@ -75,10 +77,11 @@ class PoisonedOnOneRank(Listening):
 def play(case: str, folder: Path) -> dict[str, Any]:
     """Three batches; what was seen, computed, sent and is left."""
     rank = torch.distributed.get_rank() if world_size() > 1 else int(os.environ.get("RANK", "0"))
-    name = case if case in OBJECTIVES else "lmsd"
-    inner = OBJECTIVES[name]()
+    name = case.partition(" ")[0]
+    inner = OBJECTIVES[name if name in OBJECTIVES else "lmsd"]()
     objective = (PoisonedOnOneRank if case == "poisoned" else Listening)(inner)
-    cast = cast_for(inner)
+    codec = Unshuffle(2, scale=1.5, shift=0.1) if case == LATENT.format(name) else None
+    cast = cast_for(inner, codec=codec)
     if rank == 1:  # ranks start from rank 0's weights, whatever they were built with
         torch.nn.init.zeros_(next(cast["generator"].parameters()))
     kept: list[tuple[str, Tensor]] = []

@@ -18,7 +18,6 @@ from lmsd import checkpoints
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.logging import read_metrics
 from lmsd.engine.module import Engine
-from lmsd.engine.trainer import fit
 from lmsd.errors import UserError
 from lmsd.rng import Rng
 
@@ -190,7 +189,7 @@ def test_what_cannot_be_cut_is_refused(
     tmp_path: Path, case: str, options: dict[str, Any], ranks: int, said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        fit(engine(case, **options), Stream(8), run_dir=tmp_path, accelerator="cpu", devices=ranks, fsdp=True)
+        run(engine(case, **options), tmp_path, datamodule=Stream(8), devices=ranks, fsdp=True)
 
 
 def test_frozen_weights_are_refused(tmp_path: Path) -> None:
@@ -199,4 +198,4 @@ def test_frozen_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"the generator's conditioner.table.weight is frozen: use trainer=ddp"
     ):
-        fit(engine(players=cast), Stream(8), run_dir=tmp_path, accelerator="cpu", devices=2, fsdp=True)
+        run(engine(players=cast), tmp_path, datamodule=Stream(8), devices=2, fsdp=True)

@@ -1,6 +1,7 @@
 """A run small enough to compare to the last bit: two players, a stream by position, and how to fit them."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import Optimization, adamw
 from lmsd.engine.players import recompute
-from lmsd.engine.trainer import fit
+from lmsd.engine.trainer import Hardware, fit
 from lmsd.models.backbones import MLPBackbone
 from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import LabelConditioner
@@ -24,6 +25,7 @@ from lmsd.objectives import (
     NFT,
     Adversarial,
     Anchor,
+    Contrast,
     Denoising,
     DRaFT,
     Normalizer,
@@ -43,7 +45,7 @@ from lmsd.rewards import DiscriminatorReward, Reward, Sharpness
 from lmsd.rewards.base import NOBODY
 from lmsd.rng import Rng
 from lmsd.sampling import Policy, Settings, Tau
-from lmsd.types import Batch, Players
+from lmsd.types import Batch, Players, Sizes
 
 SHAPE = (1, 4, 4)
 SEED = 3
@@ -99,7 +101,7 @@ def players(
     torch.manual_seed(SEED)
     process = Process(Article(4))
     channels, side, _ = (codec or Identity()).shape_of(SHAPE)
-    net = MLPBackbone(channels, side, width=24, depth=2, time_dim=16, pooled_dim=8, z_dim=4)
+    net = MLPBackbone(Sizes(channels, side, pooled_dim=8, z_dim=4), width=24, depth=2, time_dim=16)
     generator = Generator(
         net, process, prediction="x0", conditioner=LabelConditioner(3, 8), z_dim=4, codec=codec
     )
@@ -153,7 +155,7 @@ OBJECTIVES = {
         settings=Settings(2),
         group=2,
         old=OldPolicy(ramp=0.2),
-        reference_weight=0.1,
+        contrast=Contrast(reference_weight=0.1),
         advantages=Normalizer("prompt"),
     ),
 }
@@ -218,4 +220,6 @@ def engine(name: str = "lmsd", *, batches: int = 6, batch_size: int = 8, **optio
 def run(subject: Engine, folder: Path, *, loader_pieces: int = 1, **options: Any) -> Any:
     """Fit on the stream, on one CPU process unless told otherwise."""
     data = options.pop("datamodule", None) or Stream(subject.batch_size, loader_pieces)
-    return fit(subject, data, run_dir=folder, accelerator="cpu", **options)
+    names = {field.name for field in fields(Hardware)} & options.keys()
+    hardware = Hardware(accelerator="cpu", **{name: options.pop(name) for name in names})
+    return fit(subject, data, run_dir=folder, hardware=hardware, **options)

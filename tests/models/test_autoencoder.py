@@ -17,7 +17,7 @@ from lmsd.models.backbones import MLPBackbone
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
 from lmsd.process import Flow, Process
-from lmsd.types import Batch
+from lmsd.types import Batch, Sizes
 
 given = pytest.mark.skipif(
     not Path(os.environ.get("LMSD_TEST_DATA", "-")).is_dir(),
@@ -105,7 +105,9 @@ def test_statistics_are_given_by_hand(tiny):
 def test_it_is_frozen_shared_and_no_part_of_a_state_but_its_fingerprint(kind, tiny, random_taef2):
     codec = Autoencoder(tiny) if kind == "autoencoder" else TAEF2(random_taef2)
     channels, side, _ = codec.shape_of((3, 16, 16))
-    generator = Generator(MLPBackbone(channels, side, width=8, depth=1), Process(Flow()), codec=codec).train()
+    generator = Generator(
+        MLPBackbone(Sizes(channels, side), width=8, depth=1), Process(Flow()), codec=codec
+    ).train()
     assert not list(codec.parameters())
     assert not codec.training
     assert not codec.model.training
@@ -119,7 +121,7 @@ def test_it_is_frozen_shared_and_no_part_of_a_state_but_its_fingerprint(kind, ti
     assert z.grad.abs().max() > 0  # rewards climb through it
     generator.load_state_dict(state)
     other = Autoencoder(tiny, shift=0.5) if kind == "autoencoder" else TAEF2(random_taef2, scale=2.0)
-    strange = Generator(MLPBackbone(channels, side, width=8, depth=1), Process(Flow()), codec=other)
+    strange = Generator(MLPBackbone(Sizes(channels, side), width=8, depth=1), Process(Flow()), codec=other)
     with pytest.raises(UserError, match="the weights were trained in latents of s"):
         strange.load_state_dict(state)
 
@@ -136,7 +138,9 @@ def test_other_weights_have_another_fingerprint(random_taef2, tmp_path):
 
 
 def test_it_works_in_float32_under_autocast(tiny):
-    generator = Generator(MLPBackbone(3, 8, width=8, depth=1), Process(Flow()), codec=Autoencoder(tiny))
+    generator = Generator(
+        MLPBackbone(Sizes(3, 8), width=8, depth=1), Process(Flow()), codec=Autoencoder(tiny)
+    )
     batch = Batch(IMAGES, torch.arange(2))
     plain = generator.encode(batch).x
     with torch.autocast("cpu", dtype=torch.bfloat16):

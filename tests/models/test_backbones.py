@@ -14,20 +14,26 @@ from lmsd.models.discriminator import TrunkDiscriminator
 from lmsd.models.generator import Generator
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
-from lmsd.types import Batch, Cond
+from lmsd.types import Batch, Cond, Sizes
 
 TEXT, POOLED, Z = 12, 6, 4
 SMALL = {"widths": (16, 32), "patch": 2}
 MAKERS = {
     "unet_text": lambda: backbones.TextUNet(
-        3, 16, **SMALL, heads=2, token_dim=TEXT, pooled_dim=POOLED, z_dim=Z
+        Sizes(3, 16, token_dim=TEXT, pooled_dim=POOLED, z_dim=Z), **SMALL, heads=2
     ),
-    "unet_pooled": lambda: backbones.PooledUNet(3, 16, **SMALL, head_dim=8, pooled_dim=POOLED, z_dim=Z),
+    "unet_pooled": lambda: backbones.PooledUNet(
+        Sizes(3, 16, pooled_dim=POOLED, z_dim=Z), **SMALL, head_dim=8
+    ),
     "transformer_text": lambda: backbones.TextTransformer(
-        3, 16, patch=4, layers=2, heads=2, head_dim=8, token_dim=TEXT, z_dim=Z
+        Sizes(3, 16, token_dim=TEXT, z_dim=Z), patch=4, layers=2, heads=2, head_dim=8
     ),
-    "dit_label": lambda: backbones.LabelTransformer(3, 16, classes=5, patch=4, layers=2, heads=2, head_dim=8),
-    "mlp": lambda: backbones.MLPBackbone(3, 16, width=16, depth=2, time_dim=16, pooled_dim=POOLED, z_dim=Z),
+    "dit_label": lambda: backbones.LabelTransformer(
+        Sizes(3, 16), classes=5, patch=4, layers=2, heads=2, head_dim=8
+    ),
+    "mlp": lambda: backbones.MLPBackbone(
+        Sizes(3, 16, pooled_dim=POOLED, z_dim=Z), width=16, depth=2, time_dim=16
+    ),
 }
 READS_TOKENS = ("unet_text", "transformer_text")
 
@@ -220,9 +226,9 @@ def test_dit_refuses_text():
 def test_nets_without_text_need_none():
     x, time, _, _ = inputs("unet_text")
     for net in (
-        backbones.TextUNet(3, 16, **SMALL, heads=2),
-        backbones.PooledUNet(3, 16, **SMALL, head_dim=8),
-        backbones.TextTransformer(3, 16, patch=4, layers=1, heads=2, head_dim=8),
+        backbones.TextUNet(Sizes(3, 16), **SMALL, heads=2),
+        backbones.PooledUNet(Sizes(3, 16), **SMALL, head_dim=8),
+        backbones.TextTransformer(Sizes(3, 16), patch=4, layers=1, heads=2, head_dim=8),
     ):
         assert randomized(net)(x, time, Cond(), None).abs().sum() > 0
 
@@ -230,9 +236,12 @@ def test_nets_without_text_need_none():
 @pytest.mark.parametrize(
     ("message", "make"),
     [
-        ("side 20 does not divide by patch 4 times 2^1", lambda: backbones.TextUNet(3, 20, patch=4)),
-        ("side 18 does not divide by patch 4", lambda: backbones.LabelTransformer(3, 18, classes=2, patch=4)),
-        ("attention names 1 levels, widths 2", lambda: backbones.PooledUNet(3, 16, attention=[True])),
+        ("side 20 does not divide by patch 4 times 2^1", lambda: backbones.TextUNet(Sizes(3, 20), patch=4)),
+        (
+            "side 18 does not divide by patch 4",
+            lambda: backbones.LabelTransformer(Sizes(3, 18), classes=2, patch=4),
+        ),
+        ("attention names 1 levels, widths 2", lambda: backbones.PooledUNet(Sizes(3, 16), attention=[True])),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(message, make):

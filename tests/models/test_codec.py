@@ -14,13 +14,13 @@ from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.frozen import freeze, twin
 from lmsd.models.generator import Generator
 from lmsd.process import Flow, Process
-from lmsd.types import Batch
+from lmsd.types import Batch, Sizes
 
 IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def test_pixels_are_diffused_as_they_are():
-    generator = Generator(MLPBackbone(1, 8), Process(Flow()))
+    generator = Generator(MLPBackbone(Sizes(1, 8)), Process(Flow()))
     assert isinstance(generator.codec, Identity)
     assert generator.shape == generator.image_shape == (1, 8, 8)
     assert generator.bound == 1.0
@@ -46,7 +46,7 @@ def test_a_bound_cuts_values_and_no_gradients():
 def test_a_twin_has_weights_of_its_own_and_shares_what_is_frozen():
     conditioner = LabelConditioner(3, 6)
     conditioner.encoder = freeze(nn.Linear(2, 2), saved=False)
-    generator = Generator(MLPBackbone(1, 4, pooled_dim=6), Process(Flow()), conditioner=conditioner)
+    generator = Generator(MLPBackbone(Sizes(1, 4, pooled_dim=6)), Process(Flow()), conditioner=conditioner)
     other, whole = twin(generator), copy.deepcopy(generator)
     assert other.conditioner.encoder is conditioner.encoder
     assert whole.conditioner.encoder is not conditioner.encoder
@@ -84,7 +84,7 @@ def test_a_posterior_does_not_see_the_grid():
 
 
 def test_a_generator_in_latents_knows_both_shapes():
-    generator = Generator(MLPBackbone(4, 4), Process(Flow()), codec=Unshuffle(2, scale=0.5))
+    generator = Generator(MLPBackbone(Sizes(4, 4)), Process(Flow()), codec=Unshuffle(2, scale=0.5))
     assert (generator.shape, generator.image_shape, generator.bound) == ((4, 4, 4), (1, 8, 8), 0.5)
     batch = Batch(IMAGES, torch.arange(3), extra={"rejected": -IMAGES})
     encoded = generator.encode(batch)
@@ -94,8 +94,8 @@ def test_a_generator_in_latents_knows_both_shapes():
 
 
 def test_other_latents_are_refused():
-    first = Generator(MLPBackbone(4, 4), Process(Flow()), codec=Unshuffle(2))
-    other = Generator(MLPBackbone(4, 4), Process(Flow()), codec=Unshuffle(2, scale=2.0))
+    first = Generator(MLPBackbone(Sizes(4, 4)), Process(Flow()), codec=Unshuffle(2))
+    other = Generator(MLPBackbone(Sizes(4, 4)), Process(Flow()), codec=Unshuffle(2, scale=2.0))
     with pytest.raises(UserError, match=r"latents of scale 1.0, and this run's has 2.0"):
         other.load_state_dict(first.state_dict())
     with pytest.raises(UserError, match="10x10 pixels do not divide by its factor, 4"):

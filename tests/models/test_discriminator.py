@@ -13,7 +13,7 @@ from lmsd.models.generator import Generator
 from lmsd.nets.critics import ConvCritic, MLPCritic
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import EDM, Article
-from lmsd.types import Cond
+from lmsd.types import Cond, Sizes
 
 
 def randomized(module: nn.Module, std: float = 0.2) -> nn.Module:
@@ -40,7 +40,7 @@ def transition(trunk=MLPCritic, heads=1):
 
 
 def trunk_discriminator(frozen=True, schedule=None, precondition="none"):
-    net = MLPBackbone(1, 8, width=16, depth=2, time_dim=16, pooled_dim=6, z_dim=3)
+    net = MLPBackbone(Sizes(1, 8, pooled_dim=6, z_dim=3), width=16, depth=2, time_dim=16)
     process = Process(schedule or Article())
     generator = randomized(
         Generator(net, process, conditioner=LabelConditioner(3, 6), z_dim=3, precondition=precondition)

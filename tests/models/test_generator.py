@@ -10,7 +10,7 @@ from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.generator import Generator
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import EDM, Article, Cosine, Flow
-from lmsd.types import Batch, Cond
+from lmsd.types import Batch, Cond, Sizes
 
 EVERY = {
     "article": (Article(), [1.0, 2.0, 3.0, 4.0]),
@@ -106,7 +106,7 @@ def test_edm_returns_clean_data_unchanged(data):
 
 def test_text_and_latent_change_the_image(data):
     conditioner = LabelConditioner(3, 6)
-    net = MLPBackbone(2, 4, width=16, depth=2, time_dim=16, pooled_dim=6, z_dim=5)
+    net = MLPBackbone(Sizes(2, 4, pooled_dim=6, z_dim=5), width=16, depth=2, time_dim=16)
     generator = randomized(Generator(net, Process(Article()), conditioner=conditioner, z_dim=5))
     t, position = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.arange(4)
     one, two = (generator.condition(Batch(data[0], position, label=torch.full((4,), k))) for k in range(2))
@@ -123,7 +123,9 @@ def test_text_and_latent_change_the_image(data):
 
 def test_output_is_float32_under_autocast(data):
     """The net may run in bfloat16; the way to x̂₀ adds no error of its own to what the net said."""
-    generator = randomized(Generator(MLPBackbone(2, 4, width=16, depth=1, time_dim=16), Process(Article())))
+    generator = randomized(
+        Generator(MLPBackbone(Sizes(2, 4), width=16, depth=1, time_dim=16), Process(Article()))
+    )
     t = torch.tensor([1.0, 2.0, 3.0, 4.0])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         native = generator(data[1], t, Cond(), output="native")
@@ -136,15 +138,15 @@ def test_output_is_float32_under_autocast(data):
 @pytest.mark.parametrize(
     ("message", "make"),
     [
-        ("precondition=edm", lambda: Generator(MLPBackbone(1, 4), Process(EDM()))),
-        ("eps", lambda: Generator(MLPBackbone(1, 4), Process(Article()), prediction="eps")),
-        ("sigma_data=0", lambda: Generator(MLPBackbone(1, 4), Process(Article()), sigma_data=0.0)),
-        ("z_dim=0", lambda: Generator(MLPBackbone(1, 4), Process(Article()), z_dim=2)),
-        ("z_dim=3", lambda: Generator(MLPBackbone(1, 4, z_dim=3), Process(Article()))),
+        ("precondition=edm", lambda: Generator(MLPBackbone(Sizes(1, 4)), Process(EDM()))),
+        ("eps", lambda: Generator(MLPBackbone(Sizes(1, 4)), Process(Article()), prediction="eps")),
+        ("sigma_data=0", lambda: Generator(MLPBackbone(Sizes(1, 4)), Process(Article()), sigma_data=0.0)),
+        ("z_dim=0", lambda: Generator(MLPBackbone(Sizes(1, 4)), Process(Article()), z_dim=2)),
+        ("z_dim=3", lambda: Generator(MLPBackbone(Sizes(1, 4, z_dim=3)), Process(Article()))),
         (
             "pooled_dim=7",
             lambda: Generator(
-                MLPBackbone(1, 4, pooled_dim=7), Process(Article()), conditioner=LabelConditioner(2, 6)
+                MLPBackbone(Sizes(1, 4, pooled_dim=7)), Process(Article()), conditioner=LabelConditioner(2, 6)
             ),
         ),
     ],
@@ -155,11 +157,11 @@ def test_parts_that_do_not_fit_are_refused(message, make):
 
 
 def test_missing_latent_is_refused(data):
-    generator = Generator(MLPBackbone(2, 4, z_dim=3), Process(Article()), z_dim=3)
+    generator = Generator(MLPBackbone(Sizes(2, 4, z_dim=3)), Process(Article()), z_dim=3)
     with pytest.raises(UserError, match=r"\[B,3\]"):
         generator(data[0], torch.ones(4), Cond())
 
 
 def test_unconditional_generator_has_an_empty_condition(data):
-    generator = Generator(MLPBackbone(2, 4), Process(Article()))
+    generator = Generator(MLPBackbone(Sizes(2, 4)), Process(Article()))
     assert generator.condition(Batch(data[0], torch.arange(4), text=["a"] * 4)) == Cond()

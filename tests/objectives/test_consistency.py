@@ -10,8 +10,7 @@ import torch
 from tiny_players import TinyClock, TinyNet, Words, tiny_batch
 
 from lmsd.models.generator import Generator
-from lmsd.objectives import Objective
-from lmsd.objectives.base import Method, generator_of, mean_square, standard_normal
+from lmsd.objectives.base import Objective, generator_of, mean_square, standard_normal
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Flow
 from lmsd.process.times import Jumps
@@ -19,7 +18,7 @@ from lmsd.rng import Rng
 from lmsd.types import Batch, Loss, Turn
 
 
-class Consistency(Method):
+class Consistency(Objective):
     def __init__(self, jumps):
         self.jumps = jumps
 

@@ -78,7 +78,7 @@ def test_the_optimum_is_the_old_policy_plus_two_over_beta_covariances(beta):
 
     def closure():
         optimizer.zero_grad()
-        value, _ = objective.contrast(players, x, batch, rng, good)
+        value, _ = objective.terms(players, x, batch, rng, good)
         loss = value.mean()
         loss.backward()
         return loss
@@ -149,10 +149,8 @@ def test_the_pull_is_the_distance_from_the_reference():
             p += 0.1
     asked, rng = student().asked(batch), Rng(0, batch.position)
     good = torch.full((8,), 0.5).double()
-    free, _ = student(weighting="none").contrast(players, batch.x, asked, rng, good)
-    pulled, logs = student(weighting="none", reference_weight=2.0).contrast(
-        players, batch.x, asked, rng, good
-    )
+    free, _ = student(weighting="none").terms(players, batch.x, asked, rng, good)
+    pulled, logs = student(weighting="none", reference_weight=2.0).terms(players, batch.x, asked, rng, good)
     torch.testing.assert_close(pulled - free, 2.0 * logs["drift"])  # old and reference are the same here
 
 

@@ -2,7 +2,18 @@
 
 from typing import NamedTuple
 
-from lmsd.objectives import DPO, NFT, DRaFT, Normalizer, OldPolicy, PolicyGradient, Reference, Update, Windows
+from lmsd.objectives import (
+    DPO,
+    NFT,
+    Contrast,
+    DRaFT,
+    Normalizer,
+    OldPolicy,
+    PolicyGradient,
+    Reference,
+    Update,
+    Windows,
+)
 from lmsd.sampling import Policy, Settings
 
 
@@ -71,9 +82,11 @@ def settings_of(options):
 
 def nft(sampler, reward, *, normalize="global", largest=5.0, decay=0.5, ramp=0.001, **options):
     """`objective=nft`'s words; largest: A_max."""
+    words = ("beta", "weighting", "updates", "reference_weight")
     return NFT(
         sampler,
         reward,
+        contrast=Contrast(**{name: options.pop(name) for name in words if name in options}),
         advantages=Normalizer(normalize, bound=largest),
         old=OldPolicy(decay, ramp=ramp),
         settings=settings_of(options),

@@ -10,14 +10,14 @@ from lmsd.models.generator import Generator
 from lmsd.process import Flow, Process
 from lmsd.rng import Rng
 from lmsd.sampling import Generation, Heun, Settings, Tau
-from lmsd.types import Batch
+from lmsd.types import Batch, Sizes
 
 
 @pytest.fixture
 def generator():
     torch.manual_seed(0)
     conditioner = LabelConditioner(4, 16)
-    net = MLPBackbone(1, 8, width=32, depth=1, pooled_dim=conditioner.pooled_dim)
+    net = MLPBackbone(Sizes(1, 8, pooled_dim=conditioner.pooled_dim), width=32, depth=1)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return Generator(net, Process(Flow()), prediction="velocity", conditioner=conditioner).train()
@@ -66,7 +66,7 @@ def test_guidance_moves_the_samples(generator):
 
 def test_a_place_may_change_where_any_of_its_pixels_may(generator):
     """What is diffused has squares of pixels in a place: one marked pixel frees all of it, as all four do."""
-    net = MLPBackbone(4, 4, width=32, depth=1, pooled_dim=16)
+    net = MLPBackbone(Sizes(4, 4, pooled_dim=16), width=32, depth=1)
     latent = Generator(
         net, Process(Flow()), prediction="velocity", conditioner=generator.conditioner, codec=Unshuffle(2)
     )

@@ -12,13 +12,12 @@ import importlib
 import os
 import select
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from lmsd import __version__
 from lmsd.cli.verbs import VERBS
 from lmsd.errors import UserError, redact
-
-Verb = Callable[[list[str]], int]
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """What the system says of a file that the user named wrongly, or may not touch."""
@@ -30,6 +29,9 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "sweep": ("--dry-run",),
 }
 """The words with dashes that verbs take beside -h and --help, where any other is refused here."""
+
+NEEDY = ("sample", "edit", "evaluate", "sweep", "report", "data")
+"""The verbs that say what they need where nothing follows them."""
 
 HYDRAS: dict[str, str] = {
     **dict.fromkeys(("m", "multirun"), "several runs are a sweep: lmsd sweep OPTION=VALUE,VALUE"),
@@ -71,8 +73,7 @@ Examples
 
 def main(*arguments: str) -> None:
     """Run the verb of `arguments` and the process's own; exit with its code."""
-    words = [*arguments, *sys.argv[1:]]
-    code = run(words)
+    code = run([*arguments, *sys.argv[1:]])
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -80,9 +81,6 @@ def main(*arguments: str) -> None:
         code = UNREAD
     if code == UNREAD:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the interpreter's own last flush
-    if words[:1] == ["evaluate"] and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        sys.stderr.flush()
-        os._exit(code)  # all is written; gloo's threads now and then abort the interpreter's own end
     gc.freeze()  # the interpreter's last searches for garbage would take a fifth of a short answer's time
     sys.exit(code)
 
@@ -127,8 +125,20 @@ def answer(arguments: Sequence[str]) -> int:
         from lmsd.cli.config.completion import main as complete
 
         return complete(list(arguments))
-    check_flags(arguments[0], arguments[1:])
-    return verb(arguments[0])(list(arguments[1:]))
+    name, *words = arguments
+    check_flags(name, words)
+    module = verb(name)
+    if {"-h", "--help"} & set(words) or (name in NEEDY and not words):
+        print(module.HELP.replace("{groups}", listed() if name == "train" else ""), end="")
+        return 0 if words else 2
+    return int(module.main(words))
+
+
+def listed() -> str:
+    """The groups of a configuration and their choices, one a line."""
+    from lmsd.cli.config.schema import groups
+
+    return "\n".join(f"  {name:16}{', '.join(choices)}" for name, choices in groups().items())
 
 
 def reader_gone() -> bool:
@@ -181,8 +191,8 @@ def out_of_memory(error: Exception) -> str:
     )
 
 
-def verb(name: str) -> Verb:
-    """The function behind a verb; an unknown one is refused with the nearest."""
+def verb(name: str) -> Any:
+    """The module of a verb; an unknown one is refused with the nearest."""
     if name not in VERBS:
         from lmsd.cli.config.suggest import nearest
 
@@ -190,4 +200,4 @@ def verb(name: str) -> Verb:
     gc.disable()  # nearly all that an import makes stays: a tenth of a short answer's time
     module = importlib.import_module(f"lmsd.cli.verbs.{name.replace('-', '_')}")
     gc.enable()
-    return module.main  # type: ignore[no-any-return]
+    return module

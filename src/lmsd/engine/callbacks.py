@@ -188,15 +188,8 @@ class Checkpoint(Callback):
         engine, clock = engine_of(pl_module), engine_of(pl_module).clock
         writer(trainer).check()
         before, self._seen = self._seen, clock.images
-        every = self.every_images or -(-clock.total_images // 10)
-        asked = engine.run.asked
-        if (
-            crossed(before, clock.images, every)
-            or clock.done
-            or asked.stop
-            or asked.save
-            or ended(trainer, engine)
-        ):
+        due = crossed(before, clock.images, self.every_images or -(-clock.total_images // 10))
+        if due or clock.done or engine.run.asked.stop or engine.run.asked.save or ended(trainer, engine):
             self.save(trainer, engine)
         if writer(trainer).failures >= self.tolerate:
             engine.run.asked.code = max(engine.run.asked.code, REFUSED)

@@ -1,21 +1,21 @@
-"""Tensors that `engine.sharding` has cut over the ranks (DTensors), and any others, behind one name.
+"""Tensors that `engine.sharding` has sharded over the ranks (DTensors), and any others, behind one name."""
 
-By their methods, not their class: importing that takes longer than all else that reads a checkpoint.
-"""
+from typing import TypeGuard
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 
-def is_cut(tensor: Tensor) -> bool:
-    """Whether each rank holds a part of this tensor only."""
-    return hasattr(tensor, "full_tensor")
+def is_sharded(tensor: object) -> TypeGuard[DTensor]:
+    """Whether this is a tensor of which each rank holds only a shard."""
+    return isinstance(tensor, DTensor)
 
 
 def all_of(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that is cut, by a collective; any other as it is."""
-    return tensor.full_tensor() if is_cut(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
+    """A sharded tensor gathered, which is a collective; any other tensor as it is."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def part_of(tensor: Tensor) -> Tensor:
-    """The part of a tensor that is cut which this rank holds; any other as it is."""
-    return tensor.to_local() if is_cut(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
+    """The shard of a sharded tensor that this rank holds; any other tensor as it is."""
+    return tensor.to_local() if is_sharded(tensor) else tensor

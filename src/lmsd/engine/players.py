@@ -17,9 +17,10 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from lmsd.engine.parts import is_cut
+from lmsd.engine.parts import is_sharded
 from lmsd.errors import UserError
 from lmsd.ranks import world_size
+from lmsd.types import Recomputing
 
 
 class Seats:
@@ -78,7 +79,7 @@ class Reducer:
     @torch.no_grad()
     def __call__(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace every `grad` by its mean over the ranks, in one all-reduce for each dtype."""
-        parameters = [p for p in parameters if not is_cut(p)]
+        parameters = [p for p in parameters if not is_sharded(p)]
         if world_size() == 1:
             return
         for dtype in dict.fromkeys(p.dtype for p in parameters):
@@ -107,19 +108,16 @@ def _shaped(flat: Tensor, like: Tensor) -> Tensor:
 
 def net_of(player: nn.Module) -> nn.Module:
     """The net inside a player (a generator's net, a discriminator's trunk), or the player itself."""
-    for name in ("net", "trunk"):
-        inner = getattr(player, name, None)
-        if isinstance(inner, nn.Module):
-            return inner
-    return player
+    parts = dict(player.named_children())
+    return parts.get("net", parts.get("trunk", player))
 
 
 def recompute(player: nn.Module) -> None:
     """Let a player's net recompute its activations in the backward pass."""
     net = net_of(player)
-    if not hasattr(net, "enable_gradient_checkpointing"):
+    if not isinstance(net, Recomputing):
         raise UserError(f"{type(net).__name__} has no gradient checkpointing: set checkpointing=false")
-    net.enable_gradient_checkpointing()  # type: ignore[operator]
+    net.enable_gradient_checkpointing()
 
 
 @torch.no_grad()

@@ -11,8 +11,9 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
@@ -62,44 +63,78 @@ _NOT_SO = (
 )
 
 
+@dataclass(frozen=True)
+class Hardware:
+    """What a run trains on, and how its ranks share the work.
+
+    devices: processes on each of num_nodes machines; accelerator: cpu, gpu (cuda, mps), or auto; precision:
+    32-true, or bf16-mixed; fsdp: shard the generator over the ranks (`engine.sharding`).
+
+    Raises UserError for a precision that two players cannot train in.
+    """
+
+    devices: int = 1
+    num_nodes: int = 1
+    accelerator: str = "auto"
+    precision: Precision = "32-true"
+    fsdp: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise UserError(
+                f"precision={self.precision}: two players' losses need two loss scales in float16; use "
+                "bf16-mixed, or 32-true where the device has no bfloat16"
+            )
+
+    @property
+    def ranks(self) -> int:
+        """Processes on all machines together."""
+        return self.devices * self.num_nodes
+
+
+ALONE = Hardware()
+"""One process on this machine, in float32."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A data module whose stream can be resumed exactly."""
+
+    def advance(self, images: int) -> None:
+        """Count global images as used, after each optimizer step."""
+
+
 def fit(
     engine: Engine,
     datamodule: LightningDataModule,
     *,
     run_dir: Path,
-    devices: int = 1,
-    num_nodes: int = 1,
-    accelerator: str = "auto",
-    precision: Precision = "32-true",
+    hardware: Hardware = ALONE,
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[Callback] = (),
     resume_from: Path | None = None,
     profiler: Literal["simple", "pytorch"] | None = None,
     asynchronous: bool = False,
-    fsdp: bool = False,
 ) -> Trainer:
-    """Train until `engine.clock` has seen all images; the Trainer is returned, for its rank and devices.
+    """Train until `engine.clock` has seen all images; returns the Trainer, which knows its rank and devices.
 
-    run_dir gets metrics.jsonl and checkpoints/. devices: processes on each of num_nodes machines. loggers:
-    others beside metrics.jsonl. callbacks: a `Checkpoint` is added where there is none. resume_from: a
-    checkpoint, or a run folder for its newest. profiler: its tables go into run_dir. asynchronous: write
-    checkpoints in the background, from a copy in memory. fsdp: cut the generator over the ranks
-    (`engine.sharding`). Raises UserError for a precision or a batch size that cannot be and where checkpoints
-    could not be written, SystemExit(130) after Ctrl-C, SystemExit(143) after SIGTERM or SIGUSR1.
+    run_dir: for metrics.jsonl, checkpoints/ and the profiler's tables; loggers: further ones; callbacks: a
+    `Checkpoint` is added if there is none; resume_from: a checkpoint, or a run folder for its newest one;
+    asynchronous: write checkpoints in the background, from a copy in memory. Raises UserError for a batch
+    size that does not divide and if checkpoints could not be written, SystemExit(130) after Ctrl-C,
+    SystemExit(143) after SIGTERM or SIGUSR1.
     """
-    ranks = devices * num_nodes
-    _check(engine, datamodule, ranks, precision)
+    _check(engine, datamodule, hardware.ranks, callbacks)
     found = None if resume_from is None else str(_found(Path(resume_from)))
-    check_callbacks(callbacks, engine.learners)
     interrupt, disk = Interrupt(), AtomicCheckpointIO(asynchronous=asynchronous)
     _quiet()
     trainer = Trainer(
         default_root_dir=run_dir,
-        accelerator=found_accelerator(accelerator),
-        devices=devices,
-        num_nodes=num_nodes,
-        strategy=_strategy(engine, ranks, fsdp=fsdp),
-        precision=precision,
+        accelerator=found_accelerator(hardware.accelerator),
+        devices=hardware.devices,
+        num_nodes=hardware.num_nodes,
+        strategy=_strategy(engine, hardware),
+        precision=hardware.precision,
         logger=[JSONLLogger(Path(run_dir) / "metrics.jsonl"), *loggers],
         callbacks=_ordered(callbacks, interrupt),
         plugins=[disk],
@@ -109,12 +144,21 @@ def fit(
     with _to_its_end(trainer, interrupt), interrupt.listening(trainer, engine):
         trainer.fit(engine, datamodule=datamodule, ckpt_path=found)
     if interrupt.code == REFUSED or disk.failures:
-        raise UserError(
-            f"checkpoints could not be written to {run_dir}: make room, then resume from the last one"
-        )
+        raise UserError(f"checkpoints could not be written to {run_dir}: make room and resume the run")
     if interrupt.code:
         sys.exit(interrupt.code if trainer.is_global_zero or _external(trainer) else 0)
     return trainer
+
+
+def _check(
+    engine: Engine, datamodule: LightningDataModule, ranks: int, callbacks: Sequence[Callback]
+) -> None:
+    if not isinstance(datamodule, Resumable):
+        raise UserError(
+            f"{type(datamodule).__name__} has no advance(images): the engine tells it how far the stream is"
+        )
+    shares(engine.batch_size, ranks, engine.micro_batches)
+    check_callbacks(callbacks, engine.learners)
 
 
 @contextmanager
@@ -133,14 +177,14 @@ def _to_its_end(trainer: Trainer, interrupt: Interrupt) -> Iterator[None]:
                 worker.kill()
 
 
-def _strategy(engine: Engine, ranks: int, *, fsdp: bool) -> Strategy | str:
-    """How the ranks go together."""
-    if fsdp:
+def _strategy(engine: Engine, hardware: Hardware) -> Strategy | str:
+    """How the ranks work together."""
+    if hardware.fsdp:
         from lmsd.engine.sharding import ShardedStrategy, require_shardable
 
-        require_shardable(engine, ranks)
+        require_shardable(engine, hardware.ranks)
         return ShardedStrategy()
-    return PlayersStrategy() if ranks > 1 else "auto"
+    return PlayersStrategy() if hardware.ranks > 1 else "auto"
 
 
 def found_accelerator(wanted: str) -> str:
@@ -166,30 +210,21 @@ def _external(trainer: Trainer) -> bool:
 
     Where Lightning did, it kills rank 0 as soon as another rank's code is not 0.
     """
-    environment = getattr(trainer.strategy, "cluster_environment", None)
-    return environment is None or environment.creates_processes_externally
-
-
-def _check(engine: Engine, datamodule: LightningDataModule, ranks: int, precision: str) -> None:
-    if not hasattr(datamodule, "advance"):
-        raise UserError(
-            f"{type(datamodule).__name__} has no advance(images): the engine tells it how far the stream is"
-        )
-    if precision not in ("32-true", "bf16-mixed"):
-        raise UserError(
-            f"precision={precision}: two players' losses need two loss scales in float16; use bf16-mixed, "
-            "or 32-true where the device has no bfloat16"
-        )
-    shares(engine.batch_size, ranks, engine.micro_batches)
+    environment: Any = trainer.strategy.cluster_environment if trainer.world_size > 1 else None  # type: ignore[attr-defined]
+    return environment is None or bool(environment.creates_processes_externally)
 
 
 def _ordered(callbacks: Sequence[Callback], interrupt: Interrupt) -> list[Callback]:
     """Interrupt, Watchdog and Guard before, and checkpoints after, all that may ask for one or add to one."""
-    saving = [c for c in callbacks if isinstance(c, Checkpoint)] or [Checkpoint()]
-    first = [c for kind in (Watchdog, Guard) for c in callbacks if isinstance(c, kind)]
-    others = [c for c in callbacks if not isinstance(c, Checkpoint | Guard | Watchdog)]
-    shown = [c for c in others if isinstance(c, Progress)]
-    return [interrupt, *first, *shown, *(c for c in others if c not in shown), *saving]
+
+    def place(callback: Callback) -> int:
+        return next((n for n, kind in _PLACES.items() if isinstance(callback, kind)), 3)
+
+    own = callbacks if any(place(c) == 4 for c in callbacks) else [*callbacks, Checkpoint()]
+    return [interrupt, *sorted(own, key=place)]
+
+
+_PLACES: Mapping[int, type[Callback]] = {0: Watchdog, 1: Guard, 2: Progress, 4: Checkpoint}
 
 
 REPLACED: Mapping[type[Callback], str] = {

@@ -26,10 +26,11 @@ from torchmetrics import Metric
 
 import lmsd
 from lmsd.errors import UserError
+from lmsd.evaluation.catalog import CATALOG
 from lmsd.evaluation.features import Mirrored, cached_features, same_set, save_features
 from lmsd.evaluation.foreign import Foreign, as_levels, scored, taken
 from lmsd.evaluation.grid import save_grid, save_images
-from lmsd.evaluation.measures import alignment, class_scores, clip_distance, measures
+from lmsd.evaluation.measures import alignment, alike, class_scores, clip_distance, drawn, measures
 from lmsd.evaluation.names import full_name, published
 from lmsd.evaluation.overlap import Overlap
 from lmsd.evaluation.scores import Scalar, Scores
@@ -99,8 +100,7 @@ class Evaluator:
         self.held_out, self.extractor, self.train, self.checker = held_out, extractor, train, checker
         self.n, self.chunk, self.halvings, self.cache = n or total, chunk, halvings, cache
         self.shared, self.mirrored = shared, mirrored
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
-        self.rows: list[int] = order[: self.n].tolist()
+        self.rows = drawn(total, self.n)
         self.labels = held_out.labels(self.rows)
         self.captions = captions_of(held_out, self.rows)
 
@@ -175,7 +175,7 @@ class Evaluator:
         beside, refused = (None, None) if training is None else self._beside(training)
         found = measures(fakes, real.features, self._keys, training=beside, halvings=self.halvings)
         scores, notes = dict(found.scores), [*found.notes, *([] if refused is None else [refused])]
-        if self.extractor.exclusive and self.n >= 20:
+        if self.extractor.exclusive and self.n >= CATALOG["class_score"].least:
             scores |= class_scores([each.logits for each in made], real.logits)
         if self._texts is not None and self.n >= 2:
             scores |= alignment(fakes, real.features, self._texts)
@@ -251,11 +251,7 @@ class Evaluator:
 
     @cached_property
     def _keys(self) -> list[int] | list[str]:
-        """What makes rows alike: labels, else captions, else nothing does."""
-        if self.labels is not None:
-            labels: list[int] = self.labels.tolist()
-            return labels
-        return [""] * self.n if self.captions is None else self.captions
+        return alike(self.labels, self.captions, self.n)
 
     @cached_property
     def _slices(self) -> dict[str, Tensor]:

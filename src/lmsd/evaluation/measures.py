@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmsd.evaluation.catalog import CANDIDATES, LOCAL
 from lmsd.evaluation.distances import distances, row_groups
 from lmsd.metrics import GROUPS, Score, clip_scores, matched_halves, prompts_score, r_precision
 from lmsd.metrics.streaming import CLIPMMD, FrechetDistance, InceptionScore, KernelDistance, Precision, Rows
@@ -20,9 +21,6 @@ from lmsd.metrics.streaming import CLIPMMD, FrechetDistance, InceptionScore, Ker
 K = 5
 """Neighbors behind precision, recall, density and coverage."""
 LEAST_PAIRS = 2 * GROUPS
-LEAST_ROWS = 400
-"""Rows from which neighborhoods of five are local enough to tell precision from recall."""
-CANDIDATES = 100
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,27 @@ def measures(
             "with fewer features, or read kid_paired, which has no bias in n"
         )
     found |= _kernel(KernelDistance(sync=False), fakes, real, pairs, groups, training)
-    if n >= LEAST_ROWS:
+    if n >= LOCAL:
         for suffix, arrays in sets.items():
             found |= _named(_fed(Precision(k=K, sync=False), arrays, real).scores(), suffix)
         found |= _named(_fed(Precision(k=K, sync=False), [real[pairs[0]]], real[pairs[1]]).scores(), "_floor")
     else:
-        notes.append(f"no precision, recall, density and coverage: n={n} is below {LEAST_ROWS}")
+        notes.append(f"no precision, recall, density and coverage: n={n} is below {LOCAL}")
     return Measures(found, tuple(notes))
+
+
+def drawn(total: int, n: int) -> list[int]:
+    """The n rows that a split of so many images is scored on, the same at every evaluation."""
+    rows: list[int] = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:n].tolist()
+    return rows
+
+
+def alike(labels: Tensor | None, captions: list[str] | None, n: int) -> list[int] | list[str]:
+    """What makes n rows alike: labels, else captions, else nothing does."""
+    if labels is not None:
+        found: list[int] = labels.tolist()
+        return found
+    return [""] * n if captions is None else captions
 
 
 def _fed(metric: Rows, fakes: Sequence[Tensor], real: Tensor | None = None) -> Rows:

@@ -1,10 +1,8 @@
 """What a score is called: kind[extractor@hash], or bare where the published protocol was kept."""
 
+from lmsd.evaluation.catalog import PROTOCOL
 from lmsd.evaluation.scores import Scalar
 from lmsd.features.base import FeatureExtractor
-
-PROTOCOL = 50_000
-"""Generated and training images that bare `fid` and `is` stand on, as published figures do."""
 
 
 def published(extractor: FeatureExtractor, split: Scalar, n: int) -> frozenset[str]:

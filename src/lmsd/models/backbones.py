@@ -8,15 +8,15 @@
     TextTransformer    diffusers' PixArtTransformer2DModel     text and z tokens
     LabelTransformer   diffusers' DiTTransformer2DModel        labels only
 
-Text and z enter as cross-attention tokens where the net has any, else pooled, added to the time embedding.
-Every net of diffusers starts at output 0, as ours do: its last layer is zero. With `patch` p a U-Net works on
-[B, C·p², H/p, W/p] (pixel_unshuffle), which makes pixels affordable; the transformers have patches of their
-own. token_dim, pooled_dim, z_dim: widths of the conditioner's tokens and pooled vector and of the latent
-noise, 0 for what the net does not take.
+Text and z enter as cross-attention tokens if the net has any, else pooled, added to the time embedding. All
+nets start at output 0: their last layer is zero. With `patch` p a U-Net works on [B, C·p², H/p, W/p]
+(pixel_unshuffle), which makes pixels affordable; the transformers have patches of their own. `sizes` follow
+from the data, the codec and the conditioner; a net's own attributes are 0 for what it does not take.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -26,34 +26,20 @@ from torch.nn import functional as F
 from lmsd.errors import Count, Number, UserError
 from lmsd.nets.embed import TokenContext
 from lmsd.nets.mlp import ResidualMLP
-from lmsd.types import Cond
+from lmsd.types import Cond, Sizes
 
 
 class Backbone(nn.Module):
     """Base of the nets: what a generator and a trunk discriminator know of a net.
 
-    token_dim, pooled_dim, z_dim: widths of what it takes, 0 for what it does not take. taps: names of the
-    submodules whose outputs serve as features, first to last.
+    sizes: of what it takes. taps: names of the submodules whose outputs serve as features, first to last.
     """
 
-    def __init__(
-        self, channels: int, image_size: int, *, token_dim: int = 0, pooled_dim: int = 0, z_dim: int = 0
-    ) -> None:
+    def __init__(self, sizes: Sizes, taps: Iterable[str]) -> None:
         super().__init__()
-        self.channels = channels
-        self.image_size = image_size
-        self.token_dim = token_dim
-        self.pooled_dim = pooled_dim
-        self.z_dim = z_dim
-        self.taps: tuple[str, ...] = ()
-
-    def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
-        """What the net predicts."""
-        raise NotImplementedError
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Recompute blocks in the backward pass instead of keeping their activations."""
-        raise NotImplementedError
+        self.channels, self.image_size = sizes.channels, sizes.image_size
+        self.token_dim, self.pooled_dim, self.z_dim = sizes.token_dim, sizes.pooled_dim, sizes.z_dim
+        self.taps = tuple(f"model.{tap}" for tap in taps)
 
 
 class MLPBackbone(Backbone):
@@ -65,27 +51,23 @@ class MLPBackbone(Backbone):
 
     def __init__(
         self,
-        channels: int,
-        image_size: int,
+        sizes: Sizes,
         *,
         width: Count = 384,
         depth: Count = 4,
         hidden: Annotated[float, Number(0.01)] = 1.0,
         time_dim: Count = 128,
-        pooled_dim: int = 0,
-        z_dim: int = 0,
     ) -> None:
-        super().__init__(channels, image_size, pooled_dim=pooled_dim, z_dim=z_dim)
+        super().__init__(replace(sizes, token_dim=0), (f"blocks.{index}" for index in range(depth)))
         self.model = ResidualMLP(
-            (channels, image_size, image_size),
+            (self.channels, self.image_size, self.image_size),
             width,
             depth=depth,
             hidden=hidden,
             time_dim=time_dim,
-            cond_dim=pooled_dim,
-            z_dim=z_dim,
+            cond_dim=self.pooled_dim,
+            z_dim=self.z_dim,
         )
-        self.taps = tuple(f"model.blocks.{index}" for index in range(depth))
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the MLP predicts."""
@@ -97,23 +79,14 @@ class MLPBackbone(Backbone):
 
 
 class DiffusersBackbone(Backbone):
-    """Base of the adapters around diffusers models; `model` is the plain diffusers object."""
+    """Base of the adapters around diffusers models; `model` is the plain diffusers object.
 
-    def __init__(
-        self,
-        model: nn.Module,
-        channels: int,
-        image_size: int,
-        *,
-        last: str,
-        patch: int = 1,
-        token_dim: int = 0,
-        pooled_dim: int = 0,
-        z_dim: int = 0,
-    ) -> None:
-        super().__init__(channels, image_size, token_dim=token_dim, pooled_dim=pooled_dim, z_dim=z_dim)
-        self.model = model
-        self.patch = patch
+    last: its output layer, which is set to zero; patch: side of the squares that are folded into channels.
+    """
+
+    def __init__(self, model: Any, sizes: Sizes, taps: Iterable[str], *, last: str, patch: int = 1) -> None:
+        super().__init__(sizes, taps)
+        self.model, self.patch = model, patch
         for parameter in model.get_submodule(last).parameters():
             nn.init.zeros_(parameter)
 
@@ -122,12 +95,12 @@ class DiffusersBackbone(Backbone):
         return F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
 
     def unfold(self, x: Tensor) -> Tensor:
-        """The reverse of `fold`."""
+        """The inverse of `fold`."""
         return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the model's blocks."""
-        self.model.enable_gradient_checkpointing()  # type: ignore[operator]
+        self.model.enable_gradient_checkpointing()
 
 
 def _pooled(dim: int, cond: Cond) -> Tensor | None:
@@ -158,36 +131,49 @@ def _flags(attention: Sequence[bool] | None, widths: Sequence[int]) -> Sequence[
     return attention
 
 
-def _levels(widths: Sequence[int]) -> tuple[str, ...]:
+def _levels(widths: Sequence[int]) -> list[str]:
     """The taps of a U-Net: its levels on the way down, and its middle."""
-    return (*(f"model.down_blocks.{level}" for level in range(len(widths))), "model.mid_block")
+    return [*(f"down_blocks.{level}" for level in range(len(widths))), "mid_block"]
 
 
 def _unet(
     attending: str,
-    channels: int,
-    image_size: int,
+    sizes: Sizes,
     widths: Sequence[int],
     *,
     blocks: int,
     patch: int,
     attention: Sequence[bool] | None,
 ) -> dict[str, Any]:
-    """What both U-Nets of diffusers are told alike; attending: prefix of their blocks with attention."""
+    """The arguments of both U-Nets of diffusers; attending: prefix of their blocks with attention."""
     if not widths:
         raise UserError("net: widths is empty; name the channels of each level, e.g. [64, 128]")
-    _check_sides(image_size, patch, len(widths))
+    _check_sides(sizes.image_size, patch, len(widths))
     attends = _flags(attention, widths)
     return {
         "down_block_types": tuple(f"{attending if a else ''}DownBlock2D" for a in attends),
         "up_block_types": tuple(f"{attending if a else ''}UpBlock2D" for a in reversed(attends)),
-        "sample_size": image_size // patch,
-        "in_channels": channels * patch * patch,
-        "out_channels": channels * patch * patch,
+        "sample_size": sizes.image_size // patch,
+        "in_channels": sizes.channels * patch * patch,
+        "out_channels": sizes.channels * patch * patch,
         "block_out_channels": tuple(widths),
         "layers_per_block": blocks,
         "norm_num_groups": math.gcd(32, *widths),
         "resnet_time_scale_shift": "scale_shift",
+    }
+
+
+def _transformer(sizes: Sizes, *, patch: int, layers: int, heads: int, head_dim: int) -> dict[str, Any]:
+    """The arguments of both transformers of diffusers."""
+    _check_sides(sizes.image_size, patch, 1)
+    return {
+        "sample_size": sizes.image_size,
+        "in_channels": sizes.channels,
+        "out_channels": sizes.channels,
+        "patch_size": patch,
+        "num_layers": layers,
+        "num_attention_heads": heads,
+        "attention_head_dim": head_dim,
     }
 
 
@@ -201,44 +187,28 @@ class TextUNet(DiffusersBackbone):
 
     def __init__(
         self,
-        channels: int,
-        image_size: int,
+        sizes: Sizes,
         *,
         widths: Sequence[Count] = (64, 128),
         blocks: Count = 1,
         attention: Sequence[bool] | None = None,
         heads: Count = 4,
         patch: Count = 1,
-        token_dim: int = 0,
-        pooled_dim: int = 0,
-        z_dim: int = 0,
         z_tokens: Count = 2,
     ) -> None:
         from diffusers import UNet2DConditionModel
 
-        sizes = _unet(
-            "CrossAttn", channels, image_size, widths, blocks=blocks, patch=patch, attention=attention
-        )
-        context = TokenContext(token_dim, z_dim=z_dim, count=z_tokens, dim=widths[0])
-        model: Any = UNet2DConditionModel(
-            **sizes,
+        options = _unet("CrossAttn", sizes, widths, blocks=blocks, patch=patch, attention=attention)
+        context = TokenContext(sizes.token_dim, z_dim=sizes.z_dim, count=z_tokens, dim=widths[0])
+        model = UNet2DConditionModel(
+            **options,
             attention_head_dim=heads,  # diffusers' name for the number of heads
             cross_attention_dim=context.dim,
-            class_embed_type="simple_projection" if pooled_dim else None,
-            projection_class_embeddings_input_dim=pooled_dim or None,
+            class_embed_type="simple_projection" if sizes.pooled_dim else None,
+            projection_class_embeddings_input_dim=sizes.pooled_dim or None,
         )
-        super().__init__(
-            model,
-            channels,
-            image_size,
-            last="conv_out",
-            patch=patch,
-            token_dim=token_dim,
-            pooled_dim=pooled_dim,
-            z_dim=z_dim,
-        )
+        super().__init__(model, sizes, _levels(widths), last="conv_out", patch=patch)
         self.context = context
-        self.taps = _levels(widths)
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the U-Net predicts."""
@@ -251,7 +221,7 @@ class TextUNet(DiffusersBackbone):
 
 
 class PooledUNet(DiffusersBackbone):
-    """The UNet2DModel of diffusers; MLP([pooled, z]) stands in the place of its class embedding.
+    """The UNet2DModel of diffusers; MLP([pooled, z]) takes the place of its class embedding.
 
     widths: channels a level, multiples of 16; blocks: residual blocks a level; attention: which levels
     attend, true or false for each, null for all but the first; head_dim: width of a head; patch: side of the
@@ -260,16 +230,13 @@ class PooledUNet(DiffusersBackbone):
 
     def __init__(
         self,
-        channels: int,
-        image_size: int,
+        sizes: Sizes,
         *,
         widths: Sequence[Count] = (64, 128),
         blocks: Count = 1,
         attention: Sequence[bool] | None = None,
         head_dim: Count = 32,
         patch: Count = 1,
-        pooled_dim: int = 0,
-        z_dim: int = 0,
     ) -> None:
         from diffusers import UNet2DModel
 
@@ -278,16 +245,13 @@ class PooledUNet(DiffusersBackbone):
                 raise UserError(
                     f"net: a level of width {width} attends in heads of {head_dim}: lower net.head_dim"
                 )
-        sizes = _unet("Attn", channels, image_size, widths, blocks=blocks, patch=patch, attention=attention)
-        embedding = "identity" if pooled_dim + z_dim else None
-        model: Any = UNet2DModel(**sizes, attention_head_dim=head_dim, class_embed_type=embedding)
-        super().__init__(
-            model, channels, image_size, last="conv_out", patch=patch, pooled_dim=pooled_dim, z_dim=z_dim
-        )
-        inputs, time = pooled_dim + z_dim, 4 * widths[0]
+        options = _unet("Attn", sizes, widths, blocks=blocks, patch=patch, attention=attention)
+        inputs, time = sizes.pooled_dim + sizes.z_dim, 4 * widths[0]
+        embedding = "identity" if inputs else None
+        model = UNet2DModel(**options, attention_head_dim=head_dim, class_embed_type=embedding)
+        super().__init__(model, replace(sizes, token_dim=0), _levels(widths), last="conv_out", patch=patch)
         embed = nn.Sequential(nn.Linear(inputs, time), nn.SiLU(), nn.Linear(time, time)) if inputs else None
         self.embed = embed
-        self.taps = _levels(widths)
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the U-Net predicts."""
@@ -307,37 +271,28 @@ class TextTransformer(DiffusersBackbone):
 
     def __init__(
         self,
-        channels: int,
-        image_size: int,
+        sizes: Sizes,
         *,
         patch: Count = 2,
         layers: Count = 6,
         heads: Count = 4,
         head_dim: Count = 48,
-        token_dim: int = 0,
-        z_dim: int = 0,
         z_tokens: Count = 2,
     ) -> None:
         from diffusers import PixArtTransformer2DModel
 
-        _check_sides(image_size, patch, 1)
+        options = _transformer(sizes, patch=patch, layers=layers, heads=heads, head_dim=head_dim)
         width = heads * head_dim
-        context = TokenContext(token_dim, z_dim=z_dim, count=z_tokens, dim=width)
-        model: Any = PixArtTransformer2DModel(
-            sample_size=image_size,
-            in_channels=channels,
-            out_channels=channels,
-            patch_size=patch,
-            num_layers=layers,
-            num_attention_heads=heads,
-            attention_head_dim=head_dim,
+        context = TokenContext(sizes.token_dim, z_dim=sizes.z_dim, count=z_tokens, dim=width)
+        model = PixArtTransformer2DModel(
+            **options,
             cross_attention_dim=width,
             caption_channels=context.dim,
             use_additional_conditions=False,
         )
-        super().__init__(model, channels, image_size, last="proj_out", token_dim=token_dim, z_dim=z_dim)
+        blocks = (f"transformer_blocks.{index}" for index in range(layers))
+        super().__init__(model, replace(sizes, pooled_dim=0), blocks, last="proj_out")
         self.context = context
-        self.taps = tuple(f"model.transformer_blocks.{index}" for index in range(layers))
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the transformer predicts."""
@@ -355,8 +310,7 @@ class LabelTransformer(DiffusersBackbone):
 
     def __init__(
         self,
-        channels: int,
-        image_size: int,
+        sizes: Sizes,
         *,
         classes: Count,
         patch: Count = 2,
@@ -366,20 +320,11 @@ class LabelTransformer(DiffusersBackbone):
     ) -> None:
         from diffusers import DiTTransformer2DModel
 
-        _check_sides(image_size, patch, 1)
-        model: Any = DiTTransformer2DModel(
-            sample_size=image_size,
-            in_channels=channels,
-            out_channels=channels,
-            patch_size=patch,
-            num_layers=layers,
-            num_attention_heads=heads,
-            attention_head_dim=head_dim,
-            num_embeds_ada_norm=classes,
-        )
-        super().__init__(model, channels, image_size, last="proj_out_2")
+        options = _transformer(sizes, patch=patch, layers=layers, heads=heads, head_dim=head_dim)
+        model: Any = DiTTransformer2DModel(**options, num_embeds_ada_norm=classes)
+        blocks = (f"transformer_blocks.{index}" for index in range(layers))
+        super().__init__(model, Sizes(sizes.channels, sizes.image_size), blocks, last="proj_out_2")
         self.classes = classes
-        self.taps = tuple(f"model.transformer_blocks.{index}" for index in range(layers))
         for name, module in model.named_modules():
             if name.endswith("class_embedder"):
                 # Its own label dropout draws from the global state; ours is the null label `classes`.

@@ -178,7 +178,3 @@ class Generator(nn.Module):
             return self.process.target(self.prediction, x_0, eps, t)
         c_in, alpha, sigma = edm_coefficients(self.process, self.sigma_data, x_0, t)
         return (sigma / self.sigma_data * x_0 - alpha * self.sigma_data * eps) * c_in
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Recompute the net's blocks in the backward pass instead of keeping their activations."""
-        self.net.enable_gradient_checkpointing()  # type: ignore[attr-defined]

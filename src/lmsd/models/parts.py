@@ -3,8 +3,9 @@
     codec         image shape → what is diffused (C, H, W)        the net's channels and image_size
     conditioner   widths of its condition                         the net's token_dim and pooled_dim
 
-A net is handed, by name, those of them that its constructor takes. So the tree that names the parts and the
-size of the images is all that rebuilds a generator (`lmsd.spec.build`); a checkpoint holds that tree.
+A net is given, by name, those of them that its constructor takes, or all of them as `sizes`. So the tree that
+names the parts and the size of the images is all it takes to rebuild a generator (`lmsd.spec.build`); a
+checkpoint holds that tree.
 """
 
 import inspect
@@ -19,7 +20,7 @@ from lmsd.models.conditioner import Conditioner, LabelConditioner, NullCondition
 from lmsd.models.generator import Generator, Precondition
 from lmsd.process import Process
 from lmsd.process.schedules import Schedule
-from lmsd.types import Net, Prediction
+from lmsd.types import Net, Prediction, Sizes
 
 
 def from_parts(
@@ -44,18 +45,12 @@ def from_parts(
     conditioner = conditioner if conditioner is not None else NullConditioner()
     codec = codec if codec is not None else Identity()
     depth, side, _ = codec.shape_of((channels, image_size, image_size))
-    sizes: dict[str, Any] = {
-        "channels": depth,
-        "image_size": side,
-        "token_dim": conditioner.token_dim,
-        "pooled_dim": conditioner.pooled_dim,
-        "z_dim": z_dim,
-    }
-    bound = net.keywords.keys() & sizes.keys() if isinstance(net, partial) else ()
-    for name in bound:
+    sizes = Sizes(depth, side, conditioner.token_dim, conditioner.pooled_dim, z_dim)
+    given: dict[str, Any] = {"sizes": sizes, **vars(sizes)}
+    for name in net.keywords.keys() & given.keys() if isinstance(net, partial) else ():
         raise UserError(f"net.{name} follows from the data, the codec and the conditioner: leave it out")
     parameters = inspect.signature(net).parameters
-    built = net(**{name: value for name, value in sizes.items() if name in parameters})
+    built = net(**{name: value for name, value in given.items() if name in parameters})
     _check_labels(built, conditioner)
     return Generator(
         built,

@@ -12,6 +12,7 @@ from lmsd.objectives.dpo import DPO as DPO
 from lmsd.objectives.draft import DRaFT as DRaFT
 from lmsd.objectives.mismatch import Mismatch as Mismatch
 from lmsd.objectives.nft import NFT as NFT
+from lmsd.objectives.nft import Contrast as Contrast
 from lmsd.objectives.nft import OldPolicy as OldPolicy
 from lmsd.objectives.penalty import Penalty as Penalty
 from lmsd.objectives.phases import Phase as Phase

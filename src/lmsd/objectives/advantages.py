@@ -74,7 +74,7 @@ class Table:
             "reward_std": ((weight * (self.reward - mean).square()).sum() / total).sqrt(),
             "reward_failed": 1 - self.valid.to(weight.dtype).mean(),
         }
-        return found if self.size == 1 else {**found, "groups_without_spread": _mean(still, whole)}
+        return found if self.size == 1 else {**found, "groups_without_spread": mean_of(still, whole)}
 
 
 @dataclass
@@ -169,7 +169,7 @@ class Normalizer:
         """The mean of the group, [n]; of the batch for groups of one, which are their own mean."""
         if table.size > 1:
             return table.by_group(table.reward)
-        return _mean(table.reward, table.weight).expand_as(table.reward)
+        return mean_of(table.reward, table.weight).expand_as(table.reward)
 
     def _scale(self, table: Table) -> Tensor:
         """What centered rewards are divided by, [n]."""
@@ -177,7 +177,7 @@ class Normalizer:
         if self.rule == "group" and table.size > 1:
             return table.by_group(apart).sqrt() + _DELTA
         weight = table.weight
-        everything = (weight * (table.reward - _mean(table.reward, weight)).square()).sum()
+        everything = (weight * (table.reward - mean_of(table.reward, weight)).square()).sum()
         return ((everything / weight.sum().clamp(min=1)).sqrt() + _DELTA).expand_as(apart)
 
     def _by_prompt(self, table: Table) -> Tensor:
@@ -187,7 +187,7 @@ class Normalizer:
             past = self.seen.setdefault(key, [])
             past.append(reward)
             del past[: -self.history]
-        mean = _mean(table.reward, weight)
+        mean = mean_of(table.reward, weight)
         std = ((weight * (table.reward - mean).square()).sum() / weight.sum().clamp(min=1)).sqrt()
         means, stds = mean.expand_as(weight).clone(), std.expand_as(weight).clone()
         for row, key in enumerate(table.key.tolist()):
@@ -206,5 +206,6 @@ class Normalizer:
         self.seen = {int(key): list(past) for key, past in state["seen"].items()}
 
 
-def _mean(value: Tensor, weight: Tensor) -> Tensor:
+def mean_of(value: Tensor, weight: Tensor) -> Tensor:
+    """The mean over rows of weight 1; 0 if there are none."""
     return (weight * value).sum() / weight.sum().clamp(min=1)

@@ -29,11 +29,12 @@ from lmsd.objectives.base import (
     Clock,
     Facts,
     JumpLaw,
-    Method,
+    Objective,
     Part,
     discriminator_of,
     generator_of,
     latent,
+    means,
     repeat,
     standard_normal,
     useless_discriminator,
@@ -49,7 +50,7 @@ from lmsd.types import Batch, Cond, Loss, Players, Turn
 Pairing: TypeAlias = Literal["transition", "marginal"]
 
 
-class Adversarial(Method):
+class Adversarial(Objective):
     """Adversarial training on the jumps of the chain; see the module for the formulas.
 
     jumps: law (rng, process) → (s, t); pairing: x̃_s given x_t, or not; loss: ℓ of `terms`; penalty, anchor,
@@ -88,6 +89,7 @@ class Adversarial(Method):
         self.penalty, self.anchor = penalty or Penalty(), anchor or Anchor()
         self.mismatch = mismatch or Mismatch()
         self.d_steps, self.caption_dropout, self.diversity_every = d_steps, caption_dropout, diversity_every
+        self._draw = partial(draw_jump, jumps, caption_dropout=caption_dropout)
 
     @property
     def cast(self) -> Cast:
@@ -137,9 +139,6 @@ class Adversarial(Method):
         return useless_discriminator(metrics)
 
     # -- what both players' losses are made of ------------------------------------------------------------
-
-    def _draw(self, generator: Generator, batch: Batch, rng: Rng) -> Jump:
-        return draw_jump(self.jumps, generator, batch, rng, caption_dropout=self.caption_dropout)
 
     @torch.no_grad()
     def _fake(self, generator: Generator, jump: Jump) -> Tensor:
@@ -193,7 +192,7 @@ class Adversarial(Method):
             told = (~jump.drop).to(loss.dtype)  # without captions a mismatch is no mismatch
             loss = loss + self.mismatch.weight * told * discriminator_loss(self.kind, real, against)
             logs["mismatch_gap"] = real - against
-        return Loss(loss.mean(), _means({**logs, **penalties}))
+        return Loss(loss.mean(), means({**logs, **penalties}))
 
     def _g_loss(
         self,
@@ -221,8 +220,4 @@ class Adversarial(Method):
                 second = generator(jump.x_t, jump.t, jump.cond, latent(generator, rng, first, tag="z_other"))
         if second is not None:
             logs["diversity"] = distance(first, second) / distance(first, torch.zeros_like(first))
-        return Loss(loss.mean(), _means(logs))
-
-
-def _means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().mean() for name, value in values.items()}
+        return Loss(loss.mean(), means(logs))

@@ -16,7 +16,7 @@ from lmsd.models.generator import Generator
 from lmsd.objectives.base import (
     Clock,
     JumpLaw,
-    Method,
+    Objective,
     generator_of,
     latent,
     mean_square,
@@ -73,7 +73,7 @@ class Anchor:
         return generator.process.kl_weight(jump.s, jump.t, kappa=self.kappa) * mean_square(first - x_0)
 
 
-class Anchored(Method):
+class Anchored(Objective):
     """The generator alone, by an anchor at the jumps of a game: a warm start without another objective.
 
     mse_kl counts every jump alike here, ‖x_0 − x̂_0‖²/D. Raises UserError for an anchor of kind "none".
@@ -82,7 +82,7 @@ class Anchored(Method):
     def __init__(self, jumps: JumpLaw, anchor: Anchor, *, caption_dropout: float = 0.1) -> None:
         if anchor.kind == "none":
             raise UserError("a warm start needs something to learn: set warm=, or an anchor of a kind")
-        self.jumps, self.anchor, self.caption_dropout = jumps, anchor, caption_dropout
+        self.anchor, self._draw = anchor, partial(draw_jump, jumps, caption_dropout=caption_dropout)
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """One turn of the generator."""
@@ -92,7 +92,7 @@ class Anchored(Method):
 
     def loss(self, generator: Generator, batch: Batch, rng: Rng) -> Loss:
         """The mean over the batch; logs "anchor", the same number."""
-        jump = draw_jump(self.jumps, generator, batch, rng, caption_dropout=self.caption_dropout)
+        jump = self._draw(generator, batch, rng)
         first, second = self.anchor.predict(generator, jump)
         error = mean_square(first - batch.x) if second is None else energy_score(first, second, batch.x)
         return Loss(error.mean(), {"anchor": error.detach().mean()})

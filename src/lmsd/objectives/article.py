@@ -34,11 +34,12 @@ from lmsd.objectives.base import (
     Clock,
     Facts,
     JumpLaw,
-    Method,
+    Objective,
     Part,
     generator_of,
     latent,
     mean_square,
+    means,
     standard_normal,
 )
 from lmsd.objectives.jumps import Jump, draw_jump
@@ -51,7 +52,7 @@ Predict: TypeAlias = Literal["image", "previous"]
 Sign: TypeAlias = Literal["written", "energy"]
 
 
-class Article(Method):
+class Article(Objective):
     """The two losses above, one turn of D and one of G.
 
     jumps: law (rng, process) → (s, t), neighbors on the chain; distance: L_rec; predict, sign: see the
@@ -79,8 +80,8 @@ class Article(Method):
                 f"article: kl={kl} must be 0 or more, kappa={kappa} above 0 and "
                 f"caption_dropout={caption_dropout} a share from 0 to 1"
             )
-        self.jumps, self.distance, self.predict, self.sign = jumps, distance, predict, sign
-        self.kl, self.kappa, self.caption_dropout = kl, kappa, caption_dropout
+        self.distance, self.predict, self.sign, self.kl, self.kappa = distance, predict, sign, kl, kappa
+        self._draw = partial(draw_jump, jumps, caption_dropout=caption_dropout)
 
     @property
     def cast(self) -> Cast:
@@ -118,9 +119,6 @@ class Article(Method):
             for name, x in (("real", jump.x_s), ("fake", fake))
         }
 
-    def _draw(self, generator: Generator, batch: Batch, rng: Rng) -> Jump:
-        return draw_jump(self.jumps, generator, batch, rng, caption_dropout=self.caption_dropout)
-
     def _apart(self, a: Tensor, b: Tensor) -> Tensor:
         """L_rec of each sample, [B]."""
         return mean_square(a - b) if self.distance == "squared" else per_sample((a - b).abs())
@@ -144,7 +142,7 @@ class Article(Method):
         of_t, of_fake, of_real = discriminator(torch.cat([jump.x_t, fake, jump.x_s])).chunk(3)
         reconstruction, matching = self._apart(jump.x_t, of_t), self._apart(of_fake, of_real)
         loss = reconstruction + (matching if self.sign == "written" else -matching)
-        return Loss(loss.mean(), _means({"reconstruction": reconstruction, "matching": matching}))
+        return Loss(loss.mean(), means({"reconstruction": reconstruction, "matching": matching}))
 
     def _g_loss(self, generator: Generator, discriminator: nn.Module, batch: Batch, rng: Rng) -> Loss:
         jump = self._draw(generator, batch, rng)
@@ -152,8 +150,4 @@ class Article(Method):
         with torch.no_grad():  # reals are constants to G
             of_real = discriminator(jump.x_s)
         matching = self._apart(discriminator(fake), of_real)
-        return Loss((matching + self.kl * kl).mean(), _means({"matching": matching, "kl": kl}))
-
-
-def _means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().mean() for name, value in values.items()}
+        return Loss((matching + self.kl * kl).mean(), means({"matching": matching, "kl": kl}))

@@ -110,75 +110,49 @@ class Facts:
 
 
 class Objective(Protocol):
-    """A training method; `Method` has what most of them have in common."""
+    """A training method. `turns` is all it must write: the rest is that of a method led by its generator
+    which needs to know nothing of the data, has no health to report and no state.
+    """
 
     @property
     def cast(self) -> Cast:
         """Who plays."""
-
-    @property
-    def lead(self) -> str:
-        """The role whose updates the clock counts, and which is averaged, sampled and scored."""
-
-    @property
-    def proxy(self) -> str | None:
-        """The training metric, higher is better, that it may raise at the cost of what it stands for."""
-
-    def prepare(self, facts: Facts) -> None:
-        """Take in what it must know of data and players, and refuse what it cannot play with, once."""
-
-    def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
-        """Yield the updates that one micro-batch asks for, in order; `batch.x` is encoded already."""
-
-    def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
-        """Its health on images that may be held out, scalars by name; called at every evaluation."""
-
-    def collapsed(self, metrics: Mapping[str, float]) -> str | None:
-        """What a line of training metrics says is wrong with the game, as a clause; None for nothing."""
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """What must survive a restart: tensors and plain Python only."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The reverse of `state_dict`."""
-
-
-class Method:
-    """A method led by its generator that knows nothing of the data, has no health to tell and no state."""
-
-    @property
-    def cast(self) -> Cast:
-        """The generator alone."""
         return {"generator": Part()}
 
     @property
     def lead(self) -> str:
-        """The generator."""
+        """The role whose updates the clock counts, and which is averaged, sampled and scored."""
         return "generator"
 
     @property
     def proxy(self) -> str | None:
-        """None: there is no proxy."""
+        """The training metric, higher is better, that it may raise at the cost of what it stands for."""
         return None
 
     def prepare(self, facts: Facts) -> None:
-        """Look at no fact."""
+        """Take in what it must know of data and players, once, and refuse what it cannot play with."""
+        return
+
+    def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
+        """Yield the updates that one micro-batch asks for, in order; `batch.x` is encoded already."""
+        ...
 
     @torch.no_grad()
     def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
-        """Nothing is measured."""
+        """Its health on images that may be held out, scalars by name; called at every evaluation."""
         return {}
 
     def collapsed(self, metrics: Mapping[str, float]) -> str | None:
-        """Nothing can be told from metrics."""
+        """What a line of training metrics says is wrong with the game, as a clause; None for nothing."""
         return None
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Empty."""
+        """What must survive a restart: tensors and plain Python only."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back nothing."""
+        """The inverse of `state_dict`."""
+        return
 
 
 SURE, STILL = 0.9995, 1e-7
@@ -236,3 +210,8 @@ def mean_square(error: Tensor) -> Tensor:
 def repeat(value: Tensor, times: int) -> Tensor:
     """`times` copies one after the other along the batch."""
     return torch.cat([value] * times)
+
+
+def means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mean of each value, detached, for the logs."""
+    return {name: value.detach().mean() for name, value in values.items()}

@@ -25,7 +25,7 @@ from lmsd.errors import UserError, one_of
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import (
     Clock,
-    Method,
+    Objective,
     caption_drop,
     generator_of,
     latent,
@@ -41,7 +41,7 @@ Weighting: TypeAlias = Literal["none", "min_snr", "edm"]
 _MIN_SNR = 5.0
 
 
-class Denoising(Method):
+class Denoising(Objective):
     """Train the generator on its own target, L = E w(t) ‖f(x_t, t, c) − y‖²/D.
 
     times: law (rng, process) → t [B]; weighting: see the module; caption_dropout: share of

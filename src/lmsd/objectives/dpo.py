@@ -16,17 +16,9 @@ from torch.nn import functional as F
 
 from lmsd.errors import UserError
 from lmsd.models.codec import bounded
-from lmsd.models.generator import Generator
-from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
-from lmsd.objectives.rewarded import (
-    Refresh,
-    Rewarded,
-    conditions,
-    diversity,
-    draw,
-    reference_of,
-    still,
-)
+from lmsd.objectives.advantages import mean_of
+from lmsd.objectives.base import Clock, generator_of, latent, mean_square, means, standard_normal
+from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, still
 from lmsd.process.times import Times
 from lmsd.ranks import gather
 from lmsd.rewards import Reward
@@ -59,28 +51,29 @@ class DPO(Rewarded):
         refresh: Refresh | None = None,
         patience: int = 25,
     ) -> None:
-        super().__init__(reward or Reward(), group=group, refresh=refresh, patience=patience)
+        super().__init__(
+            reward or Reward(),
+            sampler=sampler,
+            settings=settings or Settings(4),
+            twins=("reference",),
+            group=group,
+            refresh=refresh,
+            patience=patience,
+        )
         if beta <= 0 or updates < 1:
             raise UserError(f"dpo: beta={beta} must be above 0 and updates={updates} at least 1")
         if reward is not None and (sampler is None or group < 2):
             raise UserError("dpo: pairs by a reward need a sampler and groups of two or more")
         self.times, self.judged, self.beta, self.updates = times, reward is not None, beta, updates
-        self.sampler, self.settings = sampler, settings or Settings(4)
-
-    @property
-    def cast(self) -> Cast:
-        """Judges and the reference."""
-        return {**super().cast, "reference": Part(trained=False, like="generator")}
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; pairs; `updates` turns of the generator."""
-        generator = generator_of(players)
         if "rejected" in batch.extra:
             better, worse, asked = batch.x, batch.extra["rejected"], batch
             weight, facts = torch.ones(len(batch)), dict[str, Tensor]()
         elif self.judged:
             table = self.open(clock, batch.x)
-            yield from self.keep_up(players, batch, table, partial(self.draw, generator), rng)
+            yield from self.keep_up(players, batch, table, rng)
             better, worse, asked, weight, facts = self._pairs(players, self.asked(batch), rng)
         else:
             raise UserError('dpo: these data hold no pairs (extra["rejected"]): set a reward to make them')
@@ -88,11 +81,6 @@ class DPO(Rewarded):
         for turn in range(self.updates):
             here = Rng(rng.seed, asked.position, turn=self.settings.steps + turn)
             yield Turn("generator", partial(self._loss, players, better, worse, asked, here, weight, facts))
-
-    def draw(self, generator: Generator, asked: Batch, rng: Rng) -> Tensor:
-        """What the policy makes of what is asked."""
-        assert self.sampler is not None
-        return draw(generator, asked, rng, sampler=self.sampler, settings=self.settings)
 
     def _pairs(
         self, players: Players, asked: Batch, rng: Rng
@@ -106,7 +94,10 @@ class DPO(Rewarded):
         first = torch.arange(len(scores), device=scores.device) * self.group
         best, worst = first + scores.argmax(1), first + scores.argmin(1)
         gap, whole = scores.amax(1) - scores.amin(1), valid.to(scores.dtype)
-        facts = {"reward": _mean(scores.mean(1), whole), "reward_gap": _mean(gap, whole)}
+        facts = {
+            name: torch.where(valid.any(), mean_of(value, whole), torch.nan)
+            for name, value in (("reward", scores.mean(1)), ("reward_gap", gap))
+        }
         facts |= {"reward_failed": 1 - verdict.valid.float().mean(), **diversity(images, self.group)}
         return images[best], images[worst], asked.rows(first), (valid & (gap > 0)).float(), facts
 
@@ -131,15 +122,10 @@ class DPO(Rewarded):
             native = self.pulse.through(generator(x_t, t, cond, z, output="native"))
             error = mean_square(native - target)
         with torch.no_grad():
-            before = mean_square(reference_of(players)(x_t, t, cond, z, output="native") - target)
+            reference = generator_of(players, "reference")
+            before = mean_square(reference(x_t, t, cond, z, output="native") - target)
         won, lost = (error - before).chunk(2)
         margin = -0.5 * self.beta * (won - lost)
         value = (weight * F.softplus(-margin)).mean()
-        right = (weight * (margin > 0)).sum() / weight.sum().clamp(min=1)
-        logs = {"preference": right, "margin": (weight * margin).mean(), **facts}
-        return Loss(value, {name: number.detach().float() for name, number in logs.items()})
-
-
-def _mean(value: Tensor, weight: Tensor) -> Tensor:
-    """Over what has weight 1, NaN where nothing has."""
-    return torch.where(weight.sum() > 0, (weight * value).sum() / weight.sum().clamp(min=1), torch.nan)
+        logs = {"preference": mean_of(margin > 0, weight), "margin": weight * margin, **facts}
+        return Loss(value, means(logs))

@@ -16,8 +16,8 @@ from torch import Tensor
 from lmsd.errors import UserError
 from lmsd.models.codec import bounded
 from lmsd.models.generator import Generator
-from lmsd.objectives.base import Cast, Clock, Part, generator_of, mean_square
-from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, draw, reference_of, still
+from lmsd.objectives.base import Clock, generator_of, mean_square, means
+from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, still
 from lmsd.ranks import gather
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
@@ -48,7 +48,15 @@ class DRaFT(Rewarded):
         refresh: Refresh | None = None,
         patience: int = 25,
     ) -> None:
-        super().__init__(reward, group=group, refresh=refresh, patience=patience)
+        super().__init__(
+            reward,
+            sampler=policy,
+            settings=settings,
+            twins=("reference",) if reference_weight > 0 else (),
+            group=group,
+            refresh=refresh,
+            patience=patience,
+        )
         if not reward.differentiable:
             raise UserError(f"draft: reward {reward.name} has no gradient: use grpo, ddpo or nft")
         if not 1 <= last <= settings.steps or reference_weight < 0:
@@ -56,35 +64,18 @@ class DRaFT(Rewarded):
                 f"draft: last={last} of {settings.steps} steps, and reference_weight={reference_weight} not "
                 "negative"
             )
-        self.policy, self.settings, self.last, self.reference_weight = (
-            policy,
-            settings,
-            last,
-            reference_weight,
-        )
-
-    @property
-    def cast(self) -> Cast:
-        """Judges, and the reference where it pulls."""
-        return {
-            **super().cast,
-            **({"reference": Part(trained=False, like="generator")} if self.reference_weight > 0 else {}),
-        }
+        self.policy, self.last, self.reference_weight = policy, last, reference_weight
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; one turn of the generator."""
         generator, table, asked = generator_of(players), self.open(clock, batch.x), self.asked(batch)
-        yield from self.keep_up(players, batch, table, partial(self.draw, generator), rng)
+        yield from self.keep_up(players, batch, table, rng)
         cond, null = conditions(generator, asked, guided=self.settings.guided)
         with still(generator):
             x = begin(generator, self.settings, rng, batch.x.shape[1:], batch.x.dtype)
             for step in islice(self._walk(generator, cond, null, x, rng), self.settings.steps - self.last):
                 x = step.x_s
         yield Turn("generator", partial(self._loss, players, x, asked, cond, null, rng))
-
-    def draw(self, generator: Generator, asked: Batch, rng: Rng) -> Tensor:
-        """What the policy makes of what is asked."""
-        return draw(generator, asked, rng, sampler=self.policy, settings=self.settings)
 
     def _walk(
         self, generator: Generator, cond: Cond, null: Cond | None, x: Tensor, rng: Rng, start: int = 0
@@ -113,14 +104,14 @@ class DRaFT(Rewarded):
         reward = reward + 0.0 * x_0.flatten(1).sum(1)  # a graph where it failed
         value, logs = -reward.mean(), {}
         if self.reference_weight > 0:
-            away = torch.zeros_like(reward)
+            reference, away = generator_of(players, "reference"), torch.zeros_like(reward)
             starts = [x, *(step.x_s for step in steps)]
             for k, (start, step) in enumerate(zip(starts, steps, strict=False), first):
                 with torch.no_grad():
-                    other = next(self._walk(reference_of(players), cond, null, start, rng, k)).mean
+                    other = next(self._walk(reference, cond, null, start, rng, k)).mean
                 away = away + mean_square(step.mean - other)
             value, logs = value + self.reference_weight * away.mean(), {"pull": away.mean()}
         valid, count = verdict.valid.to(reward.dtype), whole.sum()
         mean = torch.where(count > 0, reward.sum() / count.clamp(min=1), torch.nan)
         logs |= {"reward": mean, "reward_failed": 1 - valid.mean(), **spread}
-        return Loss(value, {name: number.detach().float() for name, number in logs.items()})
+        return Loss(value, means(logs))

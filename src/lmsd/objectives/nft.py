@@ -15,16 +15,15 @@ target; "adaptive": errors of x̂₀, each divided by its own mean absolute size
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from lmsd.errors import UserError, one_of
-from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Normalizer, Round, Table
-from lmsd.objectives.base import Cast, Clock, Part, generator_of, latent, mean_square, standard_normal
-from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, draw, reference_of, still
+from lmsd.objectives.base import Clock, generator_of, latent, mean_square, means, standard_normal
+from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, still
 from lmsd.process.times import Times
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
@@ -32,6 +31,28 @@ from lmsd.sampling import Sampler, Settings
 from lmsd.types import Batch, Loss, Players, Turn
 
 Weighting: TypeAlias = Literal["none", "adaptive"]
+
+
+class Contrast:
+    """How better is told from worse.
+
+    beta: β; weighting: as above; updates: turns on one batch of samples, each with its own times and noise;
+    reference_weight: of ‖f_θ − f_ref‖²/D. Raises UserError for values out of range.
+    """
+
+    def __init__(
+        self,
+        beta: float = 1.0,
+        *,
+        weighting: Weighting = "adaptive",
+        updates: int = 1,
+        reference_weight: float = 1e-4,
+    ) -> None:
+        one_of("nft", "weighting", weighting, Weighting)
+        if beta <= 0 or updates < 1:
+            raise UserError(f"nft: beta={beta} must be above 0 and updates={updates} 1 or more")
+        self.beta, self.weighting, self.updates = beta, weighting, updates
+        self.reference_weight = reference_weight
 
 
 class OldPolicy:
@@ -59,12 +80,11 @@ class NFT(Rewarded):
     """Contrast better with worse samples of the old policy, at any time of the forward process.
 
     sampler, settings: how the old policy draws; times: law of the times it is learned at (Grid for few-step
-    students); advantages: A, with A_max their bound; beta: β; weighting: as above; updates: turns on one
-    batch of samples, each with its own times and noise; old: how the old policy follows; reference_weight: of
-    ‖f_θ − f_ref‖²/D; group: samples of one caption; refresh: how a judge keeps up; patience: batches in a row
-    without one usable group that end the run.
+    students); contrast, old: see each; advantages: A, with A_max their bound; group: samples of one caption;
+    refresh: how a judge keeps up; patience: batches in a row without one usable group that end the run.
 
     Logs: reward, reward_std, reward_failed, groups_without_spread, diversity, positive, negative, drift.
+    Raises UserError for advantages without a bound.
     """
 
     def __init__(
@@ -74,65 +94,45 @@ class NFT(Rewarded):
         *,
         times: Times,
         settings: Settings,
+        contrast: Contrast | None = None,
         advantages: Normalizer | None = None,
-        beta: float = 1.0,
-        weighting: Weighting = "adaptive",
-        updates: int = 1,
         old: OldPolicy | None = None,
-        reference_weight: float = 1e-4,
         group: int = 16,
         refresh: Refresh | None = None,
         patience: int = 25,
     ) -> None:
-        super().__init__(reward, group=group, refresh=refresh, patience=patience)
-        one_of("nft", "weighting", weighting, Weighting)
-        self.normalizer = advantages or Normalizer("global")
-        if beta <= 0 or updates < 1 or self.normalizer.bound is None:
-            raise UserError(
-                f"nft: beta={beta} must be above 0, updates={updates} 1 or more, and advantages need a bound"
-            )
-        self.sampler, self.times, self.settings = sampler, times, settings
-        self.beta, self.weighting, self.updates = beta, weighting, updates
-        self.old, self.reference_weight, self.bound = (
-            old or OldPolicy(),
-            reference_weight,
-            self.normalizer.bound,
+        self.times, self.contrast, self.old = times, contrast or Contrast(), old or OldPolicy()
+        normalizer = advantages or Normalizer("global")
+        if normalizer.bound is None:
+            raise UserError("nft: rewards become shares of advantages.bound, which is null: set it")
+        self.bound = normalizer.bound
+        super().__init__(
+            reward,
+            sampler=sampler,
+            settings=settings,
+            normalizer=normalizer,
+            twins=("old", "reference") if self.contrast.reference_weight > 0 else ("old",),
+            group=group,
+            refresh=refresh,
+            patience=patience,
         )
-
-    @property
-    def cast(self) -> Cast:
-        """Judges, the old policy, and the reference where it pulls."""
-        twin = Part(trained=False, like="generator")
-        return {**super().cast, "old": twin, **({"reference": twin} if self.reference_weight > 0 else {})}
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The judge's turns where they are due; samples; `updates` turns of the generator; the old policy."""
-        old, table, asked = (
-            generator_of(players, "old"),
-            self.open(clock, batch.x),
-            self.asked(batch),
-        )
-        yield from self.keep_up(players, batch, table, partial(self.draw, old), rng)
+        old, table, asked = generator_of(players, "old"), self.open(clock, batch.x), self.asked(batch)
+        yield from self.keep_up(players, batch, table, rng, policy="old")
         images = self.score(players, self.draw(old, asked, rng), asked, table)
         spread = diversity(images, self.group)
-        for turn in range(self.updates):
+        for turn in range(self.contrast.updates):
             here = rng.at(self.settings.steps + turn)
             yield Turn("generator", partial(self._loss, players, images, asked, here, table, spread))
         if not table.blended:
             table.blended = True
             self.old.follow(old, generator_of(players), clock.updates)
 
-    def draw(self, generator: Generator, asked: Batch, rng: Rng) -> Tensor:
-        """What a policy makes of what is asked."""
-        return draw(generator, asked, rng, sampler=self.sampler, settings=self.settings)
-
     def optimality(self, table: Table) -> Tensor:
         """The rewards r in [0, 1] of all samples, [n]."""
-        weight = table.weight
-        self.count(bool(weight.sum() > 0))
-        score = self.normalizer(table)
-        self.pulse.differ(score, weight)
-        return 0.5 + 0.5 * (score / self.bound).clamp(-1, 1)
+        return 0.5 + 0.5 * (self.scored(table) / self.bound).clamp(-1, 1)
 
     def _loss(
         self,
@@ -146,11 +146,10 @@ class NFT(Rewarded):
         table, optimality = round.settle(self.optimality)
         places = table.rows(rng.position)
         good, weight = optimality[places].to(images.dtype), table.weight[places].to(images.dtype)
-        value, logs = self.contrast(players, images, asked, rng, good)
-        logs = table.logs() | dict(spread) | {name: number.detach().mean() for name, number in logs.items()}
-        return Loss((weight * value).mean(), {name: number.float() for name, number in logs.items()})
+        value, logs = self.terms(players, images, asked, rng, good)
+        return Loss((weight * value).mean(), means({**table.logs(), **spread, **logs}))
 
-    def contrast(
+    def terms(
         self, players: Players, images: Tensor, asked: Batch, rng: Rng, good: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """L of each sample [B], and its parts; good: r [B] in [0, 1]."""
@@ -164,30 +163,22 @@ class NFT(Rewarded):
             new = generator(x_t, t, cond, z, output="native")
         with torch.no_grad():
             before = old(x_t, t, cond, z, output="native")
+        beta, pull = self.contrast.beta, self.contrast.reference_weight
         # Noted side by side, so that the slopes of new are summed in the order of before.
-        positive = self.pulse.through((1 - self.beta) * before + self.beta * new)
-        negative = self.pulse.through((1 + self.beta) * before - self.beta * new)
-        if self.weighting == "none":
+        positive = self.pulse.through((1 - beta) * before + beta * new)
+        negative = self.pulse.through((1 + beta) * before - beta * new)
+        if self.contrast.weighting == "none":
             target = generator.target(images, eps, t)
             plus, minus = mean_square(positive - target), mean_square(negative - target)
         else:
             plus, minus = (_adaptive(generator.to_x0(side, x_t, t) - images) for side in (positive, negative))
         value = good * plus + (1 - good) * minus
         logs = {"positive": plus, "negative": minus, "drift": mean_square(new - before)}
-        if self.reference_weight > 0:
+        if pull > 0:
             with torch.no_grad():
-                anchor = reference_of(players)(x_t, t, cond, z, output="native")
-            value = value + self.reference_weight * mean_square(new - anchor)
+                anchor = generator_of(players, "reference")(x_t, t, cond, z, output="native")
+            value = value + pull * mean_square(new - anchor)
         return value, logs
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """The base's; the old policy is a player and travels with the weights."""
-        return {**super().state_dict(), "normalizer": self.normalizer.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The reverse of `state_dict`."""
-        super().load_state_dict(state)
-        self.normalizer.load_state_dict(state["normalizer"])
 
 
 def _adaptive(error: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class PhaseClock:
         return (self.run.furthest - self.start) / (self.share or 1.0)
 
 
-class Phases:
+class Phases(Objective):
     """Play objectives one after the other; see the module for when.
 
     All are led by one role, and a role is the same part wherever it plays. Raises UserError where phases do

@@ -24,7 +24,7 @@ p_ref(x₀|c) exp(r(x₀)/β)/Z: rewards and β are in the same nats.
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -32,8 +32,8 @@ from torch import Tensor
 from lmsd.errors import UserError, one_of
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Normalizer, Round, Table
-from lmsd.objectives.base import Cast, Clock, Part, generator_of
-from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, reference_of, still
+from lmsd.objectives.base import Clock, generator_of, means
+from lmsd.objectives.rewarded import Refresh, Rewarded, conditions, diversity, still
 from lmsd.rewards import Reward
 from lmsd.rng import Rng
 from lmsd.sampling import Policy, Settings, log_prob, path_kl
@@ -164,20 +164,20 @@ class PolicyGradient(Rewarded):
         refresh: Refresh | None = None,
         patience: int = 25,
     ) -> None:
-        super().__init__(reward, group=group, refresh=refresh, patience=patience)
-        self.policy, self.settings = policy, settings
-        self.normalizer, self.update = advantages or Normalizer("prompt"), update or Update()
+        self.policy, self.update = policy, update or Update()
         self.reference, self.windows = reference or Reference(), windows or Windows()
+        super().__init__(
+            reward,
+            sampler=policy,
+            settings=settings,
+            normalizer=advantages or Normalizer("prompt"),
+            twins=("reference",) if self.reference.asked else (),
+            group=group,
+            refresh=refresh,
+            patience=patience,
+        )
         if self.windows.size is not None and self.windows.size > settings.steps:
             raise UserError(f"policy gradient: window={self.windows.size} of {settings.steps} steps")
-
-    @property
-    def cast(self) -> Cast:
-        """Judges, and the reference where the KL is looked at."""
-        return {
-            **super().cast,
-            **({"reference": Part(trained=False, like="generator")} if self.reference.asked else {}),
-        }
 
     def steps_at(self, clock: Clock) -> tuple[int, ...] | None:
         """The window of this update; None: all steps."""
@@ -197,14 +197,18 @@ class PolicyGradient(Rewarded):
                 f"{self.update.minibatches_per_epoch} equal parts of whole groups of {self.group}: "
                 "batch_size must be a multiple of group x minibatches_per_epoch x devices x micro_batches"
             )
-        yield from self.keep_up(players, batch, table, partial(self.draw, generator), rng)
+        yield from self.keep_up(players, batch, table, rng)
         cond, null = conditions(generator, asked, guided=self.settings.guided)
         with still(generator):
             path = self.policy.rollout(
                 generator, cond, null, settings=self.settings, rng=rng, shape=batch.x.shape[1:],
-                window=window, dtype=_wide(batch.x),
+                window=window, dtype=torch.promote_types(batch.x.dtype, torch.float32),
             )  # fmt: skip
-            others = self._reference(players, path, cond, null, rng)
+            others = None
+            if self.reference.asked:
+                others = self.policy.means(
+                    generator_of(players, "reference"), cond, null, settings=self.settings, path=path, rng=rng
+                )
         images = self.score(players, path.images, asked, table, kl=_kl(path, others))
         spread = diversity(images, self.group)
         for _ in range(self.update.epochs):
@@ -213,39 +217,17 @@ class PolicyGradient(Rewarded):
                 loss = partial(self._loss, generator, path, others, cond, null, rng, rows, table, spread)
                 yield Turn("generator", loss)
 
-    def draw(self, generator: Generator, asked: Batch, rng: Rng) -> Tensor:
-        """Images of the policy, for judges to learn from."""
-        cond, null = conditions(generator, asked, guided=self.settings.guided)
-        with still(generator):
-            path = self.policy.rollout(
-                generator, cond, null, settings=self.settings, rng=rng, shape=asked.x.shape[1:],
-                dtype=_wide(asked.x),
-            )  # fmt: skip
-        return path.images
-
     def _rows(self, asked: Batch, part: int) -> Tensor:
-        """The samples of every so-manieth group, by the group's number in the stream."""
+        """The samples of the groups whose turn it is, by the group's number in the stream."""
         number = asked.position.div(self.group, rounding_mode="floor")
         return (number % self.update.minibatches_per_epoch == part).nonzero()[:, 0]
-
-    def _reference(
-        self, players: Players, path: Trajectory, cond: Cond, null: Cond | None, rng: Rng
-    ) -> list[Tensor] | None:
-        if not self.reference.asked:
-            return None
-        return self.policy.means(
-            reference_of(players), cond, null, settings=self.settings, path=path, rng=rng
-        )
 
     # -- the loss --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def advantages(self, table: Table) -> Tensor:
         """A [n,k] of every sample and learned step; 0 for rewards where the KL budget is used up."""
-        score = self.normalizer(table)
-        weight = table.weight
-        self.pulse.differ(score, weight)
-        self.count(bool(weight.sum() > 0))
+        score, weight = self.scored(table), table.weight
         spent = (weight * table.kl.sum(1)).sum() / weight.sum().clamp(min=1)
         if self.reference.budget is not None and float(spent) > self.reference.budget:
             score = torch.zeros_like(score)
@@ -275,10 +257,10 @@ class PolicyGradient(Rewarded):
             cond, null = cond.map(lambda v: v[rows]), None if null is None else null.map(lambda v: v[rows])
             others = None if others is None else [mean[rows] for mean in others]
         with still(generator):
-            means = self.policy.means(generator, cond, null, settings=self.settings, path=path, rng=rng)
+            moved = self.policy.means(generator, cond, null, settings=self.settings, path=path, rng=rng)
         size = path.x[0, 0].numel() if self.update.units == "mean" else 1
         total, apart, clipped, kl = torch.zeros_like(weight), [], [], torch.zeros_like(weight)
-        for j, (k, mean) in enumerate(zip(path.steps, means, strict=True)):
+        for j, (k, mean) in enumerate(zip(path.steps, moved, strict=True)):
             mean = mean.to(path.x.dtype)
             own = self.pulse.through(mean)
             delta = log_prob(path.x[:, k + 1], own, path.std[j]) - path.log_prob[:, j]
@@ -290,26 +272,10 @@ class PolicyGradient(Rewarded):
             apart.append(delta.detach().abs().max())
             clipped.append(cut)
         logs = table.logs() | dict(spread) | {"ratio": torch.stack(apart).max()}
-        logs["clipped"] = torch.stack(clipped).mean()
+        logs["clipped"] = torch.stack(clipped)
         if others is not None:
-            logs["kl"] = kl.mean()
-        return Loss((weight * total).mean(), {name: value.float() for name, value in logs.items()})
-
-    # -- states ----------------------------------------------------------------------------------------------
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """The base's, and the prompts' last rewards."""
-        return {**super().state_dict(), "normalizer": self.normalizer.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The reverse of `state_dict`."""
-        super().load_state_dict(state)
-        self.normalizer.load_state_dict(state["normalizer"])
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    """Paths are kept in float32 at least."""
-    return torch.promote_types(x.dtype, torch.float32)
+            logs["kl"] = kl
+        return Loss((weight * total).mean(), means(logs))
 
 
 def _kl(path: Trajectory, others: list[Tensor] | None) -> Tensor:

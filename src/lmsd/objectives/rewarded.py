@@ -10,7 +10,7 @@ throughout, in rollouts and in learning, so that both see the same function.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,15 +22,16 @@ from torch import Tensor, nn
 from lmsd.errors import UserError
 from lmsd.models.codec import bounded
 from lmsd.models.generator import Generator
-from lmsd.objectives.advantages import Round
+from lmsd.objectives.advantages import Normalizer, Round, Table
 from lmsd.objectives.base import (
     Cast,
     Clock,
     Facts,
-    Method,
+    Objective,
     Part,
     discriminator_of,
     generator_of,
+    means,
     standard_normal,
     useless_discriminator,
 )
@@ -45,9 +46,6 @@ from lmsd.rng import Rng, fold
 from lmsd.sampling import Sampler, Settings, sample
 from lmsd.types import Batch, Cond, Loss, Players, Turn
 
-Draw = Callable[[Batch, Rng], Tensor]
-"""(what is asked for, random numbers) → images of the current policy, without gradients."""
-
 _FAKES, _CALIBRATION = 1, 0  # streams of random numbers beside the rollout's own
 
 
@@ -57,16 +55,6 @@ _UNTRAINED = {
     "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh}, or take another reward"
 }
 """The ways out where a frozen judge has learned nothing."""
-
-
-def draw(generator: Generator, asked: Batch, rng: Rng, *, sampler: Sampler, settings: Settings) -> Tensor:
-    """What a policy makes of what is asked, in eval mode and without gradients; not decoded."""
-    cond, null = conditions(generator, asked, guided=settings.guided)
-    with still(generator):
-        return sample(
-            generator, cond, null, sampler=sampler, settings=settings, rng=rng, shape=asked.x.shape[1:],
-            dtype=asked.x.dtype,
-        )  # fmt: skip
 
 
 @contextmanager
@@ -93,11 +81,6 @@ def conditions(generator: Generator, asked: Batch, *, guided: bool) -> tuple[Con
 def stream(rng: Rng, number: int) -> Rng:
     """The same samples' numbers of another stream; a rollout uses up the turns of the first."""
     return Rng(int(fold(rng.seed, number).item()), rng.position)
-
-
-def reference_of(players: Players) -> Generator:
-    """The frozen player "reference", typed."""
-    return generator_of(players, "reference")
 
 
 class Refresh:
@@ -137,26 +120,37 @@ class Refresh:
             for near, logits in zip(moved, (real, fake), strict=True)
         )
         value = discriminator_loss("relativistic", real, fake)
-        right = sign_right("relativistic", real, fake).mean()
-        logs = {"adversary": value.mean(), "d_accuracy": right, "logit_gap": (real - fake).mean()}
-        total = (value + 0.5 * self.gamma * penalty).mean()
-        return Loss(total, {name: number.detach() for name, number in logs.items()})
+        right = sign_right("relativistic", real, fake)
+        logs = {"adversary": value, "d_accuracy": right, "logit_gap": real - fake}
+        return Loss((value + 0.5 * self.gamma * penalty).mean(), means(logs))
 
 
-class Rewarded(Method):
+class Rewarded(Objective):
     """Base of policy gradients, nft, dpo and draft.
 
-    reward: see `lmsd.rewards`; group: N samples of one caption; refresh: how a discriminator keeps up, None:
-    it is frozen; patience: so many batches in a row without one usable group end the run with a sentence.
-    held_out: images with captions that no player was trained on, to calibrate a discriminator's temperature.
+    reward: see `lmsd.rewards`; sampler, settings: how images are drawn; normalizer: of rewards, where scores
+    are asked for; twins: frozen roles that begin as the generator; group: N samples of one caption; refresh:
+    how a discriminator keeps up, None: it is frozen; patience: batches in a row without one usable group that
+    end the run. held_out: images with captions that no player was trained on, to calibrate a discriminator's
+    temperature.
     """
 
     def __init__(
-        self, reward: Reward, *, group: int, refresh: Refresh | None = None, patience: int = 25
+        self,
+        reward: Reward,
+        *,
+        sampler: Sampler | None,
+        settings: Settings,
+        normalizer: Normalizer | None = None,
+        twins: Sequence[str] = (),
+        group: int,
+        refresh: Refresh | None,
+        patience: int,
     ) -> None:
         if group < 1 or patience < 1:
             raise UserError(f"group={group} and patience={patience} must be at least 1")
         self.reward, self.group, self.refresh, self.patience = reward, group, refresh, patience
+        self.sampler, self.settings, self.normalizer, self.twins = sampler, settings, normalizer, tuple(twins)
         self.held_out: Batch | None = None
         self._real: Batch | None = None  # the same, as they are diffused
         self.pulse = Pulse()
@@ -169,13 +163,14 @@ class Rewarded(Method):
 
     @property
     def cast(self) -> Cast:
-        """Judges, of which the discriminator learns where it is refreshed, and the generator."""
+        """Judges, of which the discriminator learns if it is refreshed, the generator and its twins."""
         learns = ("discriminator",) if self.refresh else ()
         judges = {
             name: Part(trained=name in learns, given={"marginal": True}, needs=_UNTRAINED.get(name))
             for name in self.reward.judges
         }
-        return {**judges, "generator": Part()}
+        twin = Part(trained=False, like="generator")
+        return {**judges, "generator": Part(), **dict.fromkeys(self.twins, twin)}
 
     @property
     def proxy(self) -> str | None:
@@ -226,6 +221,16 @@ class Rewarded(Method):
         lead = torch.arange(count, device=batch.position.device) // self.group * self.group
         return replace(batch.rows(lead), position=batch.position, extra={"group": batch.position[lead]})
 
+    def draw(self, generator: Generator, asked: Batch, rng: Rng) -> Tensor:
+        """What a policy makes of what is asked, in eval mode and without gradients; not decoded."""
+        assert self.sampler is not None
+        cond, null = conditions(generator, asked, guided=self.settings.guided)
+        with still(generator):
+            return sample(
+                generator, cond, null, sampler=self.sampler, settings=self.settings, rng=rng,
+                shape=asked.x.shape[1:], dtype=asked.x.dtype,
+            )  # fmt: skip
+
     def score(
         self, players: Players, x: Tensor, asked: Batch, table: Round, *, kl: Tensor | None = None
     ) -> Tensor:
@@ -243,6 +248,14 @@ class Rewarded(Method):
         verdict = judge(self.reward, generator.decode(x), asked, players)
         self._problem = verdict.problem or self._problem
         return verdict
+
+    def scored(self, table: Table) -> Tensor:
+        """The normalized scores [n] of a round, noted by what watches whether there is anything to learn."""
+        assert self.normalizer is not None
+        score = self.normalizer(table)
+        self.pulse.differ(score, table.weight)
+        self.count(bool(table.weight.sum() > 0))
+        return score
 
     def count(self, usable: bool) -> None:
         """Note whether a batch, or one of its micro-batches, had a usable group.
@@ -268,15 +281,20 @@ class Rewarded(Method):
         terms = self.reward.terms.values() if isinstance(self.reward, WeightedSum) else [self.reward]
         return [term for term in terms if isinstance(term, DiscriminatorReward)]
 
-    def keep_up(self, players: Players, batch: Batch, table: Round, draw: Draw, rng: Rng) -> Iterator[Turn]:
-        """Turns of the discriminator where they are due, then calibration and a renewed reference."""
+    def keep_up(
+        self, players: Players, batch: Batch, table: Round, rng: Rng, *, policy: str = "generator"
+    ) -> Iterator[Turn]:
+        """Turns of the discriminator where they are due, then calibration and a renewed reference.
+
+        policy: the role whose images it learns from.
+        """
         if not table.refresh:
             return
-        judges = self._discriminators()
+        judges, drawing = self._discriminators(), generator_of(players, policy)
         for turn in range(self.refresh.turns if self.refresh else 0):
             assert self.refresh is not None
             here = stream(rng, _FAKES + turn)
-            fakes = bounded(draw(batch, here), generator_of(players).bound)
+            fakes = bounded(self.draw(drawing, batch, here), generator_of(players).bound)
             loss = partial(self.refresh.loss, players, batch, fakes, levels=judges[0].levels, rng=here)
             yield Turn("discriminator", loss)
         if table.calibrated:
@@ -287,7 +305,7 @@ class Rewarded(Method):
             if self._real is None:
                 self._real = generator.encode(self.held_out.to(batch.x.device))
             here = stream(Rng(rng.seed, self._real.position), _CALIBRATION)
-            fakes = bounded(draw(self._real, here), generator.bound)
+            fakes = bounded(self.draw(drawing, self._real, here), generator.bound)
             for reward in judges:
                 reward.calibrate(fakes, self._real, players)
         if self.refresh and self.refresh.renew and "reference" in players:
@@ -296,8 +314,10 @@ class Rewarded(Method):
     # -- states --------------------------------------------------------------------------------------------
 
     def state_dict(self) -> Mapping[str, Any]:
-        """The reward's own state and the counts."""
+        """The reward's own state, the prompts' last rewards and the counts."""
+        scores = {} if self.normalizer is None else {"normalizer": self.normalizer.state_dict()}
         return {
+            **scores,
             "reward": dict(self.reward.state_dict()),
             "barren": self._barren,
             "refreshed": self._refreshed,
@@ -307,6 +327,8 @@ class Rewarded(Method):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The reverse of `state_dict`."""
         self.reward.load_state_dict(state["reward"])
+        if self.normalizer is not None:
+            self.normalizer.load_state_dict(state["normalizer"])
         self._barren, self._refreshed = int(state["barren"]), int(state["refreshed"])
         if "pulse" in state:  # not in earlier checkpoints
             self.pulse.load_state_dict(state["pulse"])

@@ -1,6 +1,7 @@
 """The noising process: q(x_t|x₀), q(x_s|x_t,x₀), schedules, conversions, training-time laws. Only torch."""
 
 from lmsd.process.gaussian import Normal, Process
+from lmsd.process.knots import Shifted, Spaced
 from lmsd.process.schedules import EDM, Article, Cosine, Discrete, Flow, Linear, ScaledLinear, Schedule
 from lmsd.process.times import Grid, Jumps, LogitNormal, LogNormal, Times, Uniform
 
@@ -19,6 +20,8 @@ __all__ = [
     "Process",
     "ScaledLinear",
     "Schedule",
+    "Shifted",
+    "Spaced",
     "Times",
     "Uniform",
 ]

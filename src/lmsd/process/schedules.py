@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lmsd.errors import Count, UserError
+from lmsd.process.knots import TRAILING, Shifted, Spaced
 
 _log = logging.getLogger(__name__)
 
@@ -29,12 +30,14 @@ VANISHED_SNR = 1e-4
 class Schedule(ABC):
     """One function t → (α, σ), with its two ends and its sampling knots.
 
-    steps: T of a discrete schedule, None of a continuous one; t_clean, t_noise: the two ends of time.
+    steps: T of a discrete schedule, None of a continuous one; t_clean, t_noise: the two ends of time; unit:
+    paths begin with noise of deviation 1, not of σ at their first knot.
     """
 
     steps: int | None = None
     t_clean: float = 0.0
     t_noise: float = 1.0
+    unit: bool = False
 
     def __init__(self) -> None:
         self._knots: dict[tuple[int, torch.device], Tensor] = {}
@@ -76,18 +79,20 @@ def _check_steps(steps: int) -> None:
 class Discrete(Schedule):
     """A variance-preserving chain of T = len(betas) steps: ᾱ_t = ∏_{k≤t} (1 − β_k) (Ho et al. 2020, eq. 4).
 
-    betas: float64 [T], each in (0, 1]. t is an integer in 0..T (of any dtype; the nearest one is taken). Our
-    step t is index t − 1 in diffusers, and `model_time` is that index on a scale of 1000, so that nets
-    trained there see the times they know.
+    betas: float64 [T], each in (0, 1]; spacing: its knots, None: trailing. t is an integer in 0..T (of any
+    dtype; the nearest one is taken, unless the knots are not whole). Our step t is index t − 1 in diffusers,
+    and `model_time` is that index on a scale of 1000, so that nets trained there see the times they know.
     """
 
-    def __init__(self, betas: Tensor) -> None:
+    def __init__(self, betas: Tensor, spacing: Spaced | None = None) -> None:
         super().__init__()
         if not bool(((betas > 0) & (betas <= 1)).all()):
             raise UserError(
                 f"Every beta must lie in (0, 1]; these go from {betas.min():g} to {betas.max():g}."
             )
         self.steps: int = len(betas)
+        self.spacing = spacing or TRAILING
+        self.unit = self.spacing.unit
         self.t_noise = float(self.steps)
         log_abar = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-betas.double()).cumsum(0)])
         variance = -torch.expm1(log_abar)
@@ -103,9 +108,19 @@ class Discrete(Schedule):
         """(α, σ, λ) from the table; t outside 0..T raises torch's own error of an index."""
         if t.device not in self._tables:
             self._tables[t.device] = self._tables[torch.device("cpu")].to(t.device)
+        if not self.spacing.whole:
+            return self._between(t.double(), self._tables[t.device])
         index = t.round().long() if t.is_floating_point() else t.long()
         rows = self._tables[t.device].index_select(1, index.reshape(-1)).view(3, *t.shape)
         return rows[0], rows[1], rows[2]
+
+    def _between(self, t: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(α, σ, λ) where σ/α is a straight line between two steps."""
+        below = t.floor().clamp(max=self.steps - 1).long()
+        ratio, share = table[1] / table[0], t - below
+        found = (1 - share) * ratio[below] + share * ratio[below + 1]
+        alpha = (1 + found.square()).rsqrt()
+        return alpha, found * alpha, -found.log()
 
     def at(self, u: Tensor) -> Tensor:
         """The step ⌈u T⌉, so that uniform u gives every step 1..T the same share."""
@@ -116,49 +131,64 @@ class Discrete(Schedule):
         return (t.float() - 1) * (1000.0 / self.steps)
 
     def grid(self, steps: int) -> list[float]:
-        """Knots round(T (n − i) / n), i = 0..n ("trailing" in Lin et al. 2023, table 2)."""
+        """The knots of `spacing`."""
         _check_steps(steps)
         if steps > self.steps:
             raise UserError(
                 f"{steps} steps on a chain of {self.steps}: ask for {self.steps} or less, or train on a "
                 f"longer one (schedule=cosine schedule.steps={max(steps, 1000)})"
             )
-        return [float(round(self.steps * (steps - i) / steps)) for i in range(steps + 1)]
+        return self.spacing(self.steps, steps)
 
 
 class Linear(Discrete):
     """β from beta_start to beta_end in a straight line (DDPM, Ho et al. 2020, section 4).
 
-    steps: T of the chain; beta_start: first noise variance; beta_end: last one.
+    steps: T of the chain; beta_start: first noise variance; beta_end: last one; spacing: its knots.
     """
 
-    def __init__(self, steps: Count = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> None:
+    def __init__(
+        self,
+        steps: Count = 1000,
+        *,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        spacing: Spaced | None = None,
+    ) -> None:
         _check_steps(steps)
-        super().__init__(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64))
+        super().__init__(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64), spacing)
 
 
 class ScaledLinear(Discrete):
     """√β in a straight line (latent diffusion, Rombach et al. 2022): ᾱ_T = .0047, not quite noise.
 
-    steps: T of the chain; beta_start: first noise variance; beta_end: last one.
+    steps: T of the chain; beta_start: first noise variance; beta_end: last one; spacing: its knots.
     """
 
-    def __init__(self, steps: Count = 1000, *, beta_start: float = 0.00085, beta_end: float = 0.012) -> None:
+    def __init__(
+        self,
+        steps: Count = 1000,
+        *,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        spacing: Spaced | None = None,
+    ) -> None:
         _check_steps(steps)
-        super().__init__(torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2)
+        roots = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64)
+        super().__init__(roots**2, spacing)
 
 
 class Cosine(Discrete):
     """ᾱ_t ∝ cos²((t/T + .008)/1.008 · π/2), β ≤ .999 (Nichol and Dhariwal 2021, eq. 17).
 
-    steps: T of the chain.
+    steps: T of the chain; spacing: its knots.
     """
 
-    def __init__(self, steps: Count = 1000) -> None:
+    def __init__(self, steps: Count = 1000, *, spacing: Spaced | None = None) -> None:
         _check_steps(steps)
         u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         abar = torch.cos((u + 0.008) / 1.008 * (math.pi / 2)) ** 2
-        super().__init__((1 - abar[1:] / abar[:-1]).clamp(max=0.999))
+        super().__init__((1 - abar[1:] / abar[:-1]).clamp(max=0.999), spacing)
 
 
 class Article(Discrete):
@@ -227,7 +257,16 @@ class EDM(Schedule):
 
 
 class Flow(Schedule):
-    """α = 1 − t, σ = t: the straight path of rectified flow (Liu et al. 2022, eq. 1, with noise at t = 1)."""
+    """α = 1 − t, σ = t: the straight path of rectified flow (Liu et al. 2022, eq. 1, with noise at t = 1).
+
+    spacing: its knots, None: equal steps from 1 to 0. Paths begin with noise of deviation 1.
+    """
+
+    unit = True
+
+    def __init__(self, *, spacing: Shifted | None = None) -> None:
+        super().__init__()
+        self.spacing = spacing or Shifted()
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(1 − t, t, ln(1 − t) − ln t)."""
@@ -240,9 +279,10 @@ class Flow(Schedule):
 
     def model_time(self, t: Tensor) -> Tensor:
         """1000 t, as SD3 and diffusers' flow-matching schedulers have it."""
-        return t.float() * 1000.0
+        found = t.float() * 1000.0
+        return found.floor() if self.spacing.whole else found
 
     def grid(self, steps: int) -> list[float]:
-        """Equal steps from 1 to 0."""
+        """The knots of `spacing`."""
         _check_steps(steps)
-        return [(steps - i) / steps for i in range(steps + 1)]
+        return self.spacing(steps)

@@ -16,7 +16,7 @@ from torch import Tensor
 from lmsd.errors import UserError
 from lmsd.rng import Rng
 from lmsd.sampling.guidance import PredictsX0, denoisers
-from lmsd.sampling.sampler import Level, Sampler, levels
+from lmsd.sampling.sampler import Level, Sampler, levels, spread
 from lmsd.sampling.settings import Settings
 from lmsd.types import Cond, Denoise
 
@@ -55,8 +55,8 @@ def edit(
     process, steps = generator.process, settings.steps
     start = first_knot(strength, steps)
     level = levels(process.schedule, steps)[start]
-    noise = level.sigma * rng.normal(image.shape[1:], "x_T")
-    x = noise if start == 0 else level.alpha * image + noise
+    noise = rng.normal(image.shape[1:], "x_T")
+    x = spread(process.schedule, steps) * noise if start == 0 else level.alpha * image + level.sigma * noise
 
     denoise_at = denoisers(generator, cond, null, settings)
 

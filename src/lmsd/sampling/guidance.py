@@ -14,7 +14,7 @@ from torch import Tensor
 from lmsd.errors import UserError
 from lmsd.process import Process
 from lmsd.rng import Rng
-from lmsd.sampling.sampler import DenoiseAt, Level, Sampler, Step, levels
+from lmsd.sampling.sampler import DenoiseAt, Level, Sampler, Step, spread
 from lmsd.sampling.settings import Settings, bound_of
 from lmsd.types import Cond, Denoise
 
@@ -121,7 +121,7 @@ def begin(
     generator: PredictsX0, settings: Settings, rng: Rng, shape: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
     """The noise x_T [B, *shape] that a path begins with."""
-    return levels(generator.process.schedule, settings.steps)[0].sigma * rng.normal(shape, "x_T").to(dtype)
+    return spread(generator.process.schedule, settings.steps) * rng.normal(shape, "x_T").to(dtype)
 
 
 def walk(

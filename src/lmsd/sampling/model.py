@@ -2,7 +2,7 @@
 
     model = lmsd.load("last")
     images = model.sample(["a red circle", "a blue star"], seed=0)        uint8 [2,H,W,C]
-    images = model.sample(16)        of a run with conditioner=none, which takes no prompts
+    images = model.sample(n=16)        of a run with conditioner=none, which takes no prompts
 
 All of it comes from one checkpoint: the generator's spec and weights, and the text of the configuration, for
 the sampler and its settings.
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lmsd.checkpoints import KEY, averages, find, find_run, put, read, spec_of, weights
 from lmsd.errors import UserError
-from lmsd.models.conditioner import LabelConditioner, TextConditioner
+from lmsd.models.conditioner import TextConditioner
 from lmsd.models.generator import Generator
 from lmsd.models.tokenizer import unknown_words
 from lmsd.rng import Rng
@@ -29,6 +29,14 @@ from lmsd.sampling.sampler import Sampler
 from lmsd.sampling.settings import Settings
 from lmsd.spec import build, plain
 from lmsd.types import Batch, levels
+
+_FREE = (
+    "this run was trained without captions and classes (conditioner=none): leave prompts out, and say how "
+    "many images, n=16"
+)
+_ASKED = (
+    "n={n} is for a run with conditioner=none, and this one reads {reads}: give prompts, one for each image"
+)
 
 
 @dataclass(frozen=True)
@@ -53,19 +61,20 @@ class Model:
 
     def sample(
         self,
-        prompts: Sequence[str] | int,
+        prompts: Sequence[str] = (),
         *,
+        n: int | None = None,
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
     ) -> NDArray[np.uint8]:
         """One image for each prompt, uint8 [n,H,W,C]; image i is a function of (seed, i, its prompt).
 
-        prompts: captions, or class numbers for a model of labels, or how many images of one that was trained
-        without either; steps, guidance: None for the run's own. The same images as `lmsd sample`. Raises
-        UserError for settings that the run cannot sample with, and for prompts that it does not take.
+        prompts: captions, or class numbers for a model of labels; n: how many images of a model that was
+        trained without either; steps, guidance: None for the run's own. The same images as `lmsd sample`.
+        Raises UserError for settings that the run cannot sample with, and for prompts that it does not take.
         """
-        batch = self.batch(prompts)
+        batch = self.batch(prompts, n=n)
         cut = self.generator.conditioner.cut(list(batch.text or ()))
         if cut:
             warnings.warn(f"{cut} of {len(batch)} prompts are longer than the context and cut", stacklevel=2)
@@ -103,44 +112,25 @@ class Model:
             )
         return Generation(self.generator, sampler or build(self.config["sampler"]), settings)
 
-    def batch(self, prompts: Sequence[str] | int, x: torch.Tensor | None = None) -> Batch:
+    def batch(self, prompts: Sequence[str], x: torch.Tensor | None = None, *, n: int | None = None) -> Batch:
         """What the generator is asked for; x [n,C,H,W]: images to begin with, None: there are none.
 
-        prompts: as of `sample`. Raises UserError for what the model does not take.
+        prompts, n: as of `sample`. Raises UserError for what the model does not take.
         """
-        words = self._words(prompts)
-        count = prompts if isinstance(prompts, int) else len(prompts)
-        labels = words if self.generator.conditioner.reads == "label" else None
+        conditioner, count = self.generator.conditioner, len(prompts) if n is None else n
+        if conditioner.reads == "nothing" and (n is None or prompts):
+            raise UserError(_FREE)
+        if conditioner.reads != "nothing" and n is not None:
+            raise UserError(_ASKED.format(n=n, reads=conditioner.reads))
+        if isinstance(prompts, str) or count < 1:
+            raise UserError(f"prompts={prompts!r} is no list of texts: give one for each image, [text, ...]")
+        words = [str(prompt) for prompt in prompts]
         return Batch(
             x=torch.zeros(count, *self.generator.image_shape) if x is None else x,
             position=torch.arange(count),
-            text=words,
-            label=None if labels is None else torch.tensor([int(word) for word in labels]),
+            text=words or None,
+            label=conditioner.labels(words),
         )
-
-    def _words(self, prompts: Sequence[str] | int) -> list[str] | None:
-        """The prompts as texts, all of which the generator reads; None for a number of images."""
-        conditioner = self.generator.conditioner
-        if conditioner.reads == "nothing":
-            if not isinstance(prompts, int):
-                raise UserError(
-                    "prompts are given, and this run was trained without captions and classes "
-                    "(conditioner=none): leave them out, and say how many images, n=16"
-                )
-            if prompts < 1:
-                raise UserError(f"n={prompts} is no number of images: give 1 or more")
-            return None
-        if isinstance(prompts, str | int) or not prompts:
-            raise UserError(f"prompts={prompts!r} is no list of texts: give one for each image, [text, ...]")
-        words = [str(prompt) for prompt in prompts]
-        if isinstance(conditioner, LabelConditioner):
-            last = conditioner.classes - 1
-            strange = [word for word in words if not (word.isdecimal() and int(word) <= last)]
-            if strange:
-                raise UserError(
-                    f"'{strange[0]}' is no class of this run: its prompts are numbers, 0 to {last}"
-                )
-        return words
 
     def unknown_words(self, prompts: Sequence[str]) -> list[str]:
         """The words of prompts that the run's own tokenizer never learned whole."""

@@ -41,10 +41,11 @@ class Knot:
 
 @dataclass(frozen=True)
 class State:
-    """What a multistep sampler remembers: the last x̂₀ and the knot where it was predicted."""
+    """What a multistep sampler remembers: the last x̂₀ and its knot, or the last ε̂, newest first."""
 
     x0: Tensor
     level: Level
+    eps: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ def levels(schedule: Schedule, steps: int) -> tuple[Level, ...]:
     times = schedule.grid(steps)
     rows = [row.tolist() for row in schedule.coefficients(torch.tensor(times, dtype=torch.float64))]
     return tuple(Level(*values) for values in zip(times, *rows, strict=True))
+
+
+def spread(schedule: Schedule, steps: int) -> float:
+    """Deviation of the noise x_T that a path of so many steps begins with."""
+    return 1.0 if schedule.unit else levels(schedule, steps)[0].sigma
 
 
 def knots(process: Process, steps: int, x: Tensor) -> list[Knot]:

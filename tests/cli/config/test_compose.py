@@ -61,6 +61,8 @@ def test_a_null_and_a_mapping_are_values() -> None:
     config = load("train", ["optim.clip.generator=null", "conditioner={dim: 16, heads: 2}"])
     assert config.optim.clip.generator is None
     assert (config.conditioner.dim, config.conditioner.heads, config.conditioner.layers) == (16, 2, 2)
+    config = load("train", ["evaluate={n: 10}", "steps=3"])  # beside references of the file's
+    assert (config.evaluate.n, config.evaluate.steps) == (10, 3)
 
 
 @pytest.mark.parametrize(

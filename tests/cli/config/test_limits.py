@@ -3,12 +3,12 @@
 import pytest
 
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.kinds import fits
 from lmsd.cli.config.schema import check_limits, check_tasks, complete, kind_at, options
+from lmsd.cli.config.signatures import fits
 from lmsd.errors import UserError
 
 DEFAULTS = complete({"evaluate": {}, "optim": {}})
-PLAIN = {key: (kind, value) for key, kind, value, _ in options(DEFAULTS)}
+PLAIN = {option.key: (option.kind, option.value) for option in options(DEFAULTS)}
 
 
 @pytest.mark.parametrize("key", PLAIN)

@@ -1,6 +1,7 @@
 """Objectives as version 2 stored them, under today's names: built, they are what today's commands build."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,15 @@ from omegaconf import OmegaConf
 from lmsd.cli.build.experiment import instantiate
 from lmsd.cli.config import older
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.renamed import renamed
+from lmsd.cli.config.suggest import renamed
+
+MOVED = {
+    "data.max_bad": "rollback.max_bad",
+    "objective.*.clamp": "objective.policy.bound; codec, a number or null",
+    "optim.generator": "optim.players.generator",
+    "sampler=few_step": "sampler=ancestral",
+}
+"""Moves, and what is none: a choice, a name with a star."""
 
 POLICY = {"_target_": "lmsd.sampling.Policy", "tau": 1.0, "last_std": 0.03, "ode": False}
 DRAWN = {"steps": 4, "guidance": 1.0, "interval": None, "clamp": 1.0}
@@ -47,6 +56,8 @@ def looks(thing: Any) -> Any:
     """All that an object was told, to compare by."""
     if isinstance(thing, list | tuple):
         return [looks(item) for item in thing]
+    if isinstance(thing, partial):
+        return thing.func, looks(thing.args), {name: looks(value) for name, value in thing.keywords.items()}
     if type(thing).__module__.startswith("lmsd."):
         return type(thing).__name__, {name: looks(value) for name, value in vars(thing).items()}
     return thing
@@ -72,6 +83,16 @@ def test_a_stored_nft_learns_as_it_did() -> None:
     assert looks(built(NFT)) == looks(instantiate(load("train", words).objective))
 
 
+def test_an_nft_of_the_version_before_learns_as_it_did() -> None:
+    words = ["objective=nft", "reward@objective.reward=sharpness"]
+    new = load("train", [*words, "objective.contrast.beta=0.5", "objective.contrast.updates=2"])
+    node: Any = OmegaConf.to_container(new.objective, resolve=True)
+    flat = {**node, **node.pop("contrast")}
+    flat["_target_"] = "lmsd.objectives.nft.NFT"
+    flat.pop("contrast")
+    assert looks(built(flat)) == looks(instantiate(new.objective))
+
+
 def test_an_objective_of_somebody_else_is_not_touched() -> None:
     mine = {"_target_": "mine.Method", "gamma": 3, "kl": 1}
     tree = {"objective": dict(mine)}
@@ -87,6 +108,8 @@ def test_an_objective_of_somebody_else_is_not_touched() -> None:
         ("objective.hold_text", "objective.freeze_text=..."),
         ("objective.kl", "objective.reference.weight=..."),
         ("objective.policy.steps", "objective.settings.steps=..."),
+        ("objective.updates", "objective.contrast.updates=... (of nft)"),
+        ("objective.pull", "objective.reference_weight=... (of nft objective.contrast.reference_weight)"),
         ("objective.clamp", "objective.game.bound=... (of objectives with a reward objective.settings.bound"),
     ],
 )
@@ -96,3 +119,16 @@ def test_old_names_are_answered(key: str, said: str) -> None:
 
 def test_old_recipes_are_answered() -> None:
     assert "recipe=lmsd_digits" in str(renamed("objective", "lmsd_digits"))
+
+
+def test_a_stored_configuration_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(older, "RENAMED", MOVED)
+    monkeypatch.setattr(older, "CHANGES", [lambda tree: tree.pop("gone", None)])
+    tree = {"data": {"max_bad": 0.1}, "optim": {"generator": {"lr": 1}}, "gone": 3, "sampler": {"a": 1}}
+    assert older.today(tree) == {
+        "data": {},
+        "rollback": {"max_bad": 0.1},
+        "optim": {"players": {"generator": {"lr": 1}}},
+        "sampler": {"a": 1},
+    }
+    assert older.today({"optim": {"decay": "cosine"}}) == {"optim": {"decay": "cosine"}}

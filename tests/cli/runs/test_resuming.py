@@ -10,6 +10,7 @@ from lmsd.cli.config.compose import load, parse
 from lmsd.cli.runs import store
 from lmsd.cli.runs.resuming import accept, changed, extended
 from lmsd.errors import UserError
+from lmsd.types import Sizes
 
 TOLD = ["images=64", "batch_size=32", "name=own", "data.shards=data", "accelerator=cpu", "evaluate.n=0"]
 HARMLESS = [
@@ -129,7 +130,7 @@ def warm_plays(method, clock) -> set[str]:
     from lmsd.types import Batch
 
     process, position = Process(Article(4)), torch.arange(2)
-    net = MLPBackbone(1, 4, width=8, depth=1, time_dim=8, pooled_dim=8, z_dim=4)
+    net = MLPBackbone(Sizes(1, 4, pooled_dim=8, z_dim=4), width=8, depth=1, time_dim=8)
     made = Generator(net, process, prediction="x0", conditioner=LabelConditioner(3, 8), z_dim=4)
     judge = Discriminator(MLPCritic((2, 4, 4), 8, depth=1, time_dim=8, cond_dim=8), process=process,
                           cond_dim=8, features=8)  # fmt: skip

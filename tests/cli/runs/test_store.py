@@ -190,7 +190,7 @@ def test_a_run_is_as_old_as_its_beginning_whatever_is_written_later() -> None:
         store.create(OmegaConf.create({"name": "a", "run_dir": f"outputs/{n}"}), []) for n in "ba"
     )
     for folder in (second, first):  # a resume writes it again
-        store.write_config(folder, CONFIG)
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(CONFIG))
     assert store.by_age("*") == [first, second]
     assert find_run("last") == second
     for folder in (first, second):  # of an older version, which did not say

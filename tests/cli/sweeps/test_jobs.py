@@ -16,7 +16,8 @@ import pytest
 
 from lmsd import cli
 from lmsd.cli.runs import store
-from lmsd.cli.sweeps.jobs import Job, places
+from lmsd.cli.sweeps.checks import checked
+from lmsd.cli.sweeps.jobs import Job, Placement
 from lmsd.cli.sweeps.space import Axis, Space, read
 from lmsd.cli.sweeps.trials import Ledger
 from lmsd.cli.verbs.sweep import Sweep, SweepOptions, chosen_by, refused_score
@@ -161,7 +162,7 @@ def test_what_becomes_of_a_trial(
     sweep._collect()
     assert (trial.state, trial.note) == found
     last = scores[-1] if scores else None
-    assert trial.value == (last if last == last else None)  # the last one or none
+    assert trial.result.value == (last if last == last else None)  # the last one or none
     assert not sweep.jobs
 
 
@@ -239,7 +240,7 @@ def test_a_number_that_another_process_has_now_is_not_believed(words: list[str])
     ],
 )
 def test_each_job_has_gpus_of_its_own(gpus, jobs, devices, found) -> None:
-    assert places(gpus, jobs, devices) == found
+    assert Placement(jobs, gpus).places(devices) == found
 
 
 def test_a_job_has_as_many_gpus_as_its_devices() -> None:
@@ -249,4 +250,4 @@ def test_a_job_has_as_many_gpus_as_its_devices() -> None:
         (["devices=1,4"], ["0,1,2,3"]),
         (["seed=1,2", "trainer=ddp"], ["0", "1", "2", "3"]),
     ):
-        assert Sweep(read(axes), gpus, Path("none")).places == found
+        assert Sweep(checked(read(axes)), gpus, Path("none")).places == found

@@ -17,9 +17,10 @@ import pytest
 
 from lmsd import cli
 from lmsd.cli.sweeps import monitors, ranking
+from lmsd.cli.sweeps.checks import checked
 from lmsd.cli.sweeps.proposals import hopeless, propose
 from lmsd.cli.sweeps.space import Axis, Space, read
-from lmsd.cli.sweeps.trials import Ledger, Trial
+from lmsd.cli.sweeps.trials import Ledger, Result, Trial
 from lmsd.cli.verbs.sweep import Sweep, SweepOptions, folder_of
 
 JOB = """
@@ -131,7 +132,7 @@ def test_no_combination_is_proposed_twice_and_an_exhausted_space_ends(method) ->
     for number in range(18):
         values = propose(space, trials, method=method, direction="min", seed=0)
         assert values is not None
-        trials.append(Trial(number, values, state="done", value=float(values["depth"])))
+        trials.append(Trial(number, values, state="done", result=Result(float(values["depth"]))))
     assert len({tuple(trial.values.values()) for trial in trials}) == 18
     assert propose(space, trials, method=method, direction="min", seed=0) is None
 
@@ -162,24 +163,26 @@ def test_tpe_goes_where_it_is_good() -> None:
         values = propose(space, trials, method="tpe", direction="min", seed=0)
         assert values is not None
         value = (values["x"] - 0.3) ** 2 + (values["kind"] == "b")
-        trials.append(Trial(len(trials), values, state="done", value=value))
+        trials.append(Trial(len(trials), values, state="done", result=Result(value)))
     late = trials[15:]
     assert sum(abs(t.values["x"] - 0.3) < 0.15 for t in late) >= 8  # 4.5 by chance
     assert sum(t.values["kind"] == "a" for t in late) > 10  # 7.5 by chance
 
 
 def test_only_what_is_worse_than_the_median_is_stopped() -> None:
-    others = [Trial(k, {}, state="done", points={100: 10.0 + k, 200: 5.0 + k}) for k in range(3)]
+    others = [
+        Trial(k, {}, state="done", result=Result(points={100: 10.0 + k, 200: 5.0 + k})) for k in range(3)
+    ]
     for points, stopped in (
         ({100: 11.5}, True),
         ({100: 10.5}, False),
         ({100: 11.5, 200: 5.5}, False),
         ({}, False),
     ):
-        assert hopeless(Trial(9, {}, points=points), others, direction="min") is stopped
-    assert not hopeless(Trial(9, {}, points={100: 99.0}), others[:2], direction="min")
-    assert not hopeless(Trial(9, {}, points={0: 99.0}), others, direction="min")
-    assert hopeless(Trial(9, {}, points={100: 10.5}), others, direction="max")
+        assert hopeless(Trial(9, {}, result=Result(points=points)), others, direction="min") is stopped
+    assert not hopeless(Trial(9, {}, result=Result(points={100: 99.0})), others[:2], direction="min")
+    assert not hopeless(Trial(9, {}, result=Result(points={0: 99.0})), others, direction="min")
+    assert hopeless(Trial(9, {}, result=Result(points={100: 10.5})), others, direction="max")
 
 
 def test_the_hopeless_is_pruned(words: list[str]) -> None:
@@ -195,8 +198,8 @@ def test_the_hopeless_is_pruned(words: list[str]) -> None:
 def test_ranks_put_the_failed_last_and_know_both_directions() -> None:
     trials = [
         Trial(0, {}, state="failed"),
-        Trial(1, {}, state="done", value=2.0),
-        Trial(2, {}, state="done", value=1.0),
+        Trial(1, {}, state="done", result=Result(2.0)),
+        Trial(2, {}, state="done", result=Result(1.0)),
     ]
     assert [t.number for t in ranking.ranked(trials, "min")] == [2, 1, 0]
     assert [t.number for t in ranking.ranked(trials, "max")] == [1, 2, 0]
@@ -251,11 +254,53 @@ def test_a_dry_sweep_lists_its_trials(words: list[str], capsys: pytest.CaptureFi
     assert cli.run(["sweep", "seed=1,2", "net=mlp,unet_text", *words, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "outputs/sweeps/it: 4 trials by grid, 0 of them finished"
-    assert lines[1:3] == [
+    assert lines[1] == "ranked by fd on val, the lowest first"
+    assert lines[2:4] == [
         "  lmsd train threads=1 seed=1 net=mlp",
         "  lmsd train threads=1 seed=1 net=unet_text",
     ]
     assert not Path("outputs").exists()
+
+
+def test_a_dry_search_says_what_of_each_trial_is_proposed(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    axes = ["net.width=interval(8,64)", "optim.generator.lr=tag(log,interval(1e-5,1e-3))", "seed=1,2"]
+    more = [*words, "sweep.monitor=right", "sweep.trials=7", "--dry-run"]
+    assert cli.run(["sweep", "experiment=digits", *axes, *more]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "outputs/sweeps/it: 7 trials by tpe, 0 of them finished",
+        "ranked by right on val, the highest first",
+        "each: lmsd train experiment=digits threads=1, and of",
+        "  net.width: 8 to 64, whole numbers",
+        "  optim.generator.lr: 1e-05 to 0.001, by its logarithm",
+        "  seed: 1, 2",
+    ]
+
+
+def test_an_interval_of_whole_numbers_proposes_them() -> None:
+    space = checked(read(["net.width=interval(8,64)"]))
+    assert space.size() == 57
+    values = propose(space, [], method="tpe", direction="min", seed=0)
+    assert values is not None
+    assert type(values["net.width"]) is int
+
+
+def test_every_combination_is_built_before_the_first_and_val_is_looked_at(home, refused) -> None:
+    """Nothing is written: the folder of the sweep is made by the first trial."""
+    from tiny_home import TINY
+
+    tiny = [
+        "sweep",
+        *[word for word in TINY if not word.startswith("evaluate.n=")],
+        "data.shards=data/shapes",
+    ]
+    said = refused(*tiny, "seed=1,2", "sweep.name=few")
+    assert "sweep.monitor=fd: it needs 128 images, and val has 32; with these settings trials have" in said
+    said = refused(*tiny, "seed=1,2", "steps=4,4000", "sweep.name=few", "sweep.monitor=right")
+    assert "1 of 2 combinations cannot be trained, the first of them seed=1 steps=4000: " in said
+    assert "no data at nowhere" in refused(*tiny[:-1], "data.shards=nowhere", "source=make", "seed=1,2")
+    assert not Path("outputs/sweeps/few").exists()
 
 
 @pytest.mark.parametrize(
@@ -283,6 +328,43 @@ def test_a_dry_sweep_lists_its_trials(words: list[str], capsys: pytest.CaptureFi
         (["seed=1,2", "sweep.prefix='srun"], "cannot read sweep.prefix='srun: no closing quotation"),
         (["seed=1,2", "sweep.prefix=srunn -n1"], "there is no program srunn here; name one by its path"),
         (["seed=glob(*)"], "give values, range"),
+        (["seed=1,2", "evaluate.n=63"], "fd: it needs 128 images, and evaluate.n=63: give evaluate.n=128"),
+        (["seed=1,2", "evaluate.n=63"], "with these settings trials have class_score, right, neighbor_ratio"),
+        (["seed=1,2", "evaluate.n=79", "sweep.monitor=kid"], "kid: it needs 80 images, and evaluate.n=79"),
+        (
+            ["evaluate.n=300,400", "sweep.monitor=recall"],
+            "1 of 2 combinations cannot be trained, the first of",
+        ),
+        (["seed=1,2", "sweep.monitor=is"], "it comes with evaluate.extractor.kind=inception, and runs are"),
+        (
+            ["seed=1,2", "sweep.monitor=cmmd"],
+            "it comes with evaluate.extractor.kind=clip, and runs are scored",
+        ),
+        (["seed=1,2", "sweep.monitor=fd[clip]"], "runs are scored with evaluate.extractor.kind=lmsd-cnn"),
+        (["seed=1,2", "evaluate.extractor.kind=clip", "sweep.monitor=right"], "extractor.kind=lmsd-cnn, and"),
+        (
+            ["seed=1,2", "evaluate.neighbors=false", "sweep.monitor=copies"],
+            "comes with evaluate.neighbors=true",
+        ),
+        (
+            ["seed=1,2", "evaluate.extractor.kind=inception", "evaluate.n=4000"],
+            "fd: it needs 4096 images, and evaluate.n=4000",
+        ),
+        (
+            ["net.width=interval(8,64.5)"],
+            "net.width takes whole numbers: write net.width=int(interval(8,64))",
+        ),
+        (["net.width=interval(8.5,64)"], "net.width=8.5 is not a whole number of at least 1"),
+        (["name=interval(0,1)", "images=interval(0,10)"], "images=0.0 is not a whole number of at least 1"),
+        (
+            ["batch_size=64,65", "devices=1,2"],
+            "1 of 4 combinations cannot be trained, the first of them batch_s",
+        ),
+        (
+            ["net=mlp,unet_text", "net.width=8,16"],
+            "2 of 4 combinations cannot be trained, the first of them net",
+        ),
+        (["seed=range(0,3)", "precision=interval(0,1)"], "precision=0.0 is not one of 32-true, bf16-mixed"),
     ],
 )
 def test_mistakes_in_a_sweep(sweep: list[str], said: str, refused, tmp_path: Path, monkeypatch) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from lmsd import spec
 from lmsd.checkpoints import WeightsRef, find_run, load_weights
 from lmsd.cli.config.compose import plain, stored
+from lmsd.cli.config.schema import leaves
 from lmsd.data.shards import Split
 from lmsd.data.shardset import ShardSet
 from lmsd.engine import Engine
@@ -51,6 +52,7 @@ def build(config: DictConfig) -> Experiment:
     The generator is built first: what does not fit in it is told before any data are read.
     """
     check_shards(config)
+    check_uses(config)
     torch.manual_seed(config.seed)
     lead = generator(config)
     objective: Objective = instantiate(config.objective)
@@ -130,6 +132,25 @@ def check_condition(conditioner: Conditioner, data: ShardSet) -> None:
     for split in splits:
         if isinstance(conditioner, LabelConditioner) and data.has(split):
             check_labels(conditioner, data, split)
+
+
+def unconditional(config: DictConfig) -> bool:
+    """Whether images are made of no caption and no class: conditioner=none."""
+    return str(config.conditioner.get("_target_", "")).endswith(".NullConditioner")
+
+
+def check_uses(config: DictConfig) -> None:
+    """Refuse, without a condition, guidance by it and images that are checked against captions."""
+    objective: Any = OmegaConf.to_container(config.objective)
+    told = {"evaluate.guidance": config.evaluate.guidance, "evaluate.checker": config.evaluate.checker}
+    told |= {
+        f"objective.{key}": value for key, value in leaves(objective) if key.endswith("settings.guidance")
+    }
+    for key, value in told.items():
+        if unconditional(config) and value not in (1, None):
+            raise UserError(
+                f"{key}={value} is about captions or classes, and conditioner=none has none: leave it out"
+            )
 
 
 def check_labels(conditioner: LabelConditioner, data: ShardSet, split: Split) -> None:

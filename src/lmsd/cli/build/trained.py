@@ -13,7 +13,6 @@ from lmsd.cli.config.compose import plain
 from lmsd.cli.config.options import SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.errors import UserError
-from lmsd.models.conditioner import LabelConditioner
 from lmsd.sampling import Generation, Model, Sampler, load
 from lmsd.spec import build
 
@@ -51,7 +50,7 @@ def drawn(model: Model, folder: Path, n: int) -> tuple[str, ...]:
     conditioner = model.generator.conditioner
     if conditioner.reads == "nothing":
         return ()
-    if isinstance(conditioner, LabelConditioner):
+    if conditioner.classes:
         print(f"note: images of the classes 0 to {conditioner.classes - 1} in turn", file=sys.stderr)
         return tuple(str(number % conditioner.classes) for number in range(n))
     from lmsd.cli.build.experiment import shard_set

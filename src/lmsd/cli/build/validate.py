@@ -13,7 +13,7 @@ from lmsd import spec, types
 from lmsd.cli.build import experiment
 from lmsd.cli.build.extractors import extractor_of
 from lmsd.cli.config.compose import plain
-from lmsd.cli.config.schema import METRICS, also_at, unconditional
+from lmsd.cli.config.schema import METRICS, also_at
 from lmsd.cli.runs import store
 from lmsd.data.shardset import ShardSet
 from lmsd.engine import Engine
@@ -36,12 +36,7 @@ from lmsd.sampling import Generation, Settings
 def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) -> Evaluator:
     """The scorer of one split by the chosen extractor; lmsd-cnn is trained first where there is none."""
     settings = config.evaluate
-    alone = unconditional(config)
-    if settings.checker and alone:
-        raise UserError(
-            f"evaluate.checker={settings.checker} compares images with captions, and conditioner=none has "
-            "none: evaluate.checker=null"
-        )
+    alone = experiment.unconditional(config)
     if settings.checker == "shapes" and config.data.channels != 3:
         raise UserError("evaluate.checker=shapes reads images in color; set data.channels=3, or no checker")
     sets: list[ImageSet] = [data.split_set(split), data.split_set("train")]
@@ -196,7 +191,7 @@ class Validation:
             batch = self.data.split_set("val").batch(self.evaluator.rows[:count])
             made = generate(batch, Rng(0, batch.position))
             captions = batch.text or [str(label) for label in (() if batch.label is None else batch.label)]
-            if unconditional(self.config):
+            if experiment.unconditional(self.config):
                 captions = [""] * count
             images = engine.clock.images
             save_grid(list(made), captions, self.folder / "samples" / f"step_{images:09d}.png")

@@ -6,9 +6,9 @@ Verbs, then options and groups ("optim.generator.lr=", "net="), then choices ("n
 What is not known here is left to the shell, which completes file names.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from lmsd.cli.config.signatures import ANYTHING, Kind, parts, signature
 from lmsd.errors import UserError
 
 BASH = r"""_lmsd() {
@@ -68,83 +68,54 @@ def main(arguments: list[str]) -> int:
 
 def candidates(line: str) -> list[str]:
     """What the last word of a command line, which may be empty, can become."""
+    *before, word = line.split(" ")
+    found = following([part for part in before if part][1:], word)
+    return sorted({name for name in found if name.startswith(word)})
+
+
+def following(given: list[str], word: str) -> Iterable[str]:
+    """What may follow a verb and other words; after "=", with the name of the option before it."""
+    from lmsd.checkpoints import by_age
     from lmsd.cli.verbs import VERBS
 
-    *before, word = line.split(" ")
-    given = [part for part in before if part][1:]
-    if not given:
-        return starting(word, VERBS)
-    verb, rest = given[0], given[1:]
-    if word.startswith(("run=", "resume=", "init_from=")):
-        return starting(word, (f"{word.partition('=')[0]}={run}" for run in known_runs()))
-    if verb == "data":
-        verb = " ".join(given[:2])
+    verb, (key, equals, _) = " ".join(given[: 1 + (given[:1] == ["data"])]), word.partition("=")
+    if not verb:
+        return VERBS
+    if verb in ("runs", "report") or (equals and key in ("run", "resume", "init_from")):
+        return [f"{key}={run}" if equals else run for run in ("last", *(path.name for path in by_age()))]
     plain = WORDS.get(verb, ()) if len(given) < 3 else ()
-    if verb in CONFIGURED:
-        own = fields(OPTIONS[verb], word, "sweep.") if verb == "sweep" else []
-        return starting(word, [*plain, *own, *configured(word, rest)])
-    if verb in ("runs", "report"):
-        return starting(word, known_runs())
-    if verb.startswith("data ") and len(given) < 3:
-        return starting(word, plain)
-    out = ["out="] * verb.startswith("data ")
-    return starting(word, [*plain, *out, *(fields(OPTIONS[verb], word) if verb in OPTIONS else ())])
+    if not (verb in CONFIGURED or verb in OPTIONS) or (verb == "data build" and plain):
+        return plain
+    from lmsd.cli.config.schema import groups
+
+    if equals and (choices := groups().get(key.partition("@")[0])):
+        return [f"{key}={choice}" for choice in choices]
+    known = {**taken(verb), **(configured(given[1:]) if verb in CONFIGURED else {})}
+    each = [part.get("items", part) for part in parts(known.get(key, {}))] if equals else []
+    words = ["true", "false"] * ({"type": "boolean"} in each) + [
+        w for part in each for w in part.get("enum", ())
+    ]
+    return [f"{key}={word}" for word in words] if equals else [*plain, *(f"{name}=" for name in known)]
 
 
-def starting(word: str, names: Iterable[str]) -> list[str]:
-    """Those that begin with what is typed."""
-    return sorted({name for name in names if name.startswith(word)})
+def taken(verb: str) -> dict[str, Kind]:
+    """The options of a verb of its own, by their names, and what each may be."""
+    found = signature(OPTIONS[verb]) if verb in OPTIONS else None
+    own = found.arguments.items() if found else ()
+    prefix, more = "sweep." * (verb == "sweep"), ["out"] * verb.startswith("data ")
+    return {**dict.fromkeys(more, ANYTHING), **{f"{prefix}{name}": argument.kind for name, argument in own}}
 
 
-def known_runs() -> list[str]:
-    """`last` and the names of the runs in outputs/."""
-    from lmsd.cli.runs import store
-
-    return ["last", *(path.name for path in store.by_age("*"))]
-
-
-def configured(word: str, rest: list[str]) -> list[str]:
-    """Groups, options, and the choices of the one that is being typed, under what else stands in the line."""
-    from lmsd.cli.config.schema import groups, kind_at, options
-
-    key, equals, _ = word.partition("=")
-    choices = groups()
-    if equals and key.partition("@")[0] in choices:
-        return [f"{key}={choice}" for choice in choices[key.partition("@")[0]]]
+def configured(given: list[str]) -> dict[str, Kind]:
+    """Groups and options of the configuration, under the choices among the given words."""
     from omegaconf import OmegaConf
 
-    from lmsd.cli.config.compose import group_of, load, parse
+    from lmsd.cli.config.compose import chooses, load, parse
+    from lmsd.cli.config.schema import groups, options
 
     try:
-        chosen = [part for part in rest if "=" in part and group_of(parse(part)) in choices]
-        config = load("train", chosen)
+        config = load("train", [word for word in given if "=" in word and chooses(parse(word), groups())])
     except UserError:
         config = load("train", [])
-    tree: Any = OmegaConf.to_container(config)
-    if equals:
-        return values(key, kind_at(tree, key) or {})
-    return [*(f"{name}=" for name in choices), *(f"{name}=" for name, *_ in options(tree))]
-
-
-def fields(target: str, word: str, prefix: str = "") -> list[str]:
-    """The options of a class, or the words that the one being typed takes."""
-    from lmsd.cli.config.schema import groups
-    from lmsd.cli.config.signatures import signature
-
-    found = signature(target)
-    known = found.arguments if found else {}
-    key, equals, _ = word.partition("=")
-    name = key.removeprefix(prefix)
-    if not equals:
-        return [f"{prefix}{name}=" for name in known]
-    choices = [f"{key}={choice}" for choice in groups().get(key, ())]
-    return choices or (values(key, known[name].kind) if name in known else [])
-
-
-def values(key: str, kind: Mapping[str, Any]) -> list[str]:
-    """The words that an option of a kind takes, in a list too, each after its name."""
-    from lmsd.cli.config.kinds import parts
-
-    each = [part.get("items", part) for part in parts(kind)]
-    words = ["true", "false"] * any(part.get("type") == "boolean" for part in each)
-    return [f"{key}={word}" for word in [*words, *(word for part in each for word in part.get("enum", ()))]]
+    found = options(OmegaConf.to_container(config))
+    return {**dict.fromkeys(groups(), ANYTHING), **{option.key: option.kind or ANYTHING for option in found}}

@@ -4,11 +4,9 @@ Hydra composes the groups; this module refuses what Hydra lets pass or explains 
 with '+'), unknown choices of a group, a word where a number belongs, several values outside a sweep.
 """
 
-import gc
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -24,13 +22,12 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lmsd.cli.config.kinds import NULL, fits, parts, textual
-from lmsd.cli.config.renamed import renamed
 from lmsd.cli.config.schema import (
     ENTRIES,
     at,
     check,
     check_node,
+    coerced,
     complete,
     config_dir,
     files,
@@ -39,13 +36,16 @@ from lmsd.cli.config.schema import (
     is_node,
     kind_at,
     leaves,
+    names,
+    only_nodes,
     options,
     own_configs,
     refuse,
-    strangers,
+    taken,
     unknown,
 )
-from lmsd.cli.config.suggest import nearest
+from lmsd.cli.config.signatures import ANYTHING, NULL, fits, parts
+from lmsd.cli.config.suggest import nearest, renamed
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 from lmsd.ranks import launched_rank
 
@@ -56,101 +56,79 @@ WAYS = {"data": "; name your shards with data.shards=FOLDER"}
 """What those who look for a choice may look for."""
 
 
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """No search for garbage where nearly everything that is made stays: a tenth of an answer's time."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
-
-
-@uncollected()
 def load(name: str, overrides: list[str]) -> DictConfig:
     """Compose `name`.yaml with overrides, all of them checked, fill in the defaults and resolve it."""
-    parsed = [parse(override) for override in overrides]
-    choices = groups()
+    parsed, choices = [parse(override) for override in overrides], groups()
     for override in parsed:
         check_choice(override, choices)
-    picked = [o for o in parsed if group_of(o) in choices and not isinstance(o.value(), dict)]
+    picked = [override for override in parsed if chooses(override, choices)]
     check_once(picked)
     tree = composed(name, [str(override.input_line) for override in picked])
-    note = leave_out(picked, tree)
-    rest = [override for override in parsed if override not in picked]
-    for override in sorted(rest, key=lambda o: not group_of(o).endswith("._target_")):
+    makers = [override for override in parsed if group_of(override).endswith("._target_")]
+    for override in makers:
         apply(override, tree, groups=choices)
-        if group_of(override).endswith("._target_"):
-            note = "\n".join(filter(None, (note, replaced(override, tree))))
-    tree = complete(tree)
-    references = {key: value for key, value in leaves(tree) if "${oc.env:" in str(value)}
-    config: DictConfig = OmegaConf.create(plain(OmegaConf.create(tree)))
-    numbers = [key for key in references if as_number(key, tree, config)]
-    check(plain(config))
-    for key, value in references.items():  # looked up at each use, so that no file holds what they stand for
-        if key not in numbers:
-            OmegaConf.update(config, key, value)
+    note = leave_out([*picked, *makers], tree)
+    for override in parsed:
+        if override not in picked and override not in makers:
+            apply(override, tree, groups=choices)
+    whole = resolved(complete(tree))
     if note and launched_rank() == 0:
         print(note, file=sys.stderr)
+    return whole
+
+
+def resolved(tree: dict[str, Any]) -> DictConfig:
+    """A whole tree without references, and checked; those to the environment stay, where they give words.
+
+    They are looked up at each use, so that no file holds what they stand for.
+    """
+    kept = {key: value for key, value in leaves(tree) if "${oc.env:" in str(value)}
+    whole = plain(OmegaConf.create(tree))
+    for key in list(kept):
+        kind, found = kind_at(whole, key), at(whole, key)
+        if kind and isinstance(found, str) and not fits(kind, found):
+            apply(parse(f"{key}={found}"), whole)
+            del kept[key]
+    check(whole)
+    config: DictConfig = OmegaConf.create(whole)
+    for key, value in kept.items():
+        OmegaConf.update(config, key, value)
     return config
 
 
-def as_number(key: str, tree: dict[str, Any], config: DictConfig) -> bool:
-    """Whether an option that the environment gives takes no words: its value is then set, as read."""
-    kind, found = kind_at(tree, key), OmegaConf.select(config, key)
-    if kind is None or textual(kind) or fits(kind, found) or not isinstance(found, str):
-        return False
-    OmegaConf.update(config, key, check_value(parse(f"{key}={found}"), tree))
-    return True
-
-
-def replaced(override: Override, tree: dict[str, Any]) -> str:
-    """Take out what a node had for a constructor that has another one now; a note of what is gone."""
-    place = group_of(override).removesuffix("._target_")
-    gone = [key for key in strangers(tree) if key.startswith(f"{place}.")]
-    for key in gone:
-        path, _, name = key.rpartition(".")
-        del at(tree, path)[name]
-    return f"note: left out for {override.input_line}, which takes none: {', '.join(gone)}" if gone else ""
-
-
-def leave_out(picked: list[Override], tree: dict[str, Any]) -> str:
-    """Take out what a recipe sets for its own net (or other choice) where another one was picked.
+def leave_out(others: list[Override], tree: dict[str, Any]) -> str:
+    """Take out what a node has for a constructor or choice that has another one now; a note of what is gone.
 
     experiment=shapes net=unet_pooled: the recipe's net.width and net.depth are those of its MLP. What no
-    choice of the group takes stays, to be refused. Without a condition there is nothing to guide, and no
-    caption to check. A note of what is gone; or nothing.
+    choice of the group takes stays, to be refused; without a condition there is nothing to guide or check.
     """
-    gone, moved = [], []
-    for key in list(strangers(tree)) if picked else ():
-        for override in picked:
-            place = override.package or group_of(override)
-            if key.startswith(f"{place}.") and _elsewhere(group_of(override), key.removeprefix(f"{place}.")):
+    gone: dict[str, str] = {}
+    for key in [option.key for option in options(tree) if option.kind is None] if others else ():
+        for override in others:
+            group = group_of(override)
+            place = (override.package or group).removesuffix("_target_").rstrip(".")
+            rest = key.removeprefix(f"{place}.")
+            if rest != key and key not in gone and (group.endswith("._target_") or _elsewhere(group, rest)):
                 path, _, name = key.rpartition(".")
                 del at(tree, path)[name]
-                gone.append(key)
-                moved.append(str(override.input_line))
-    for override in picked:
-        if override.input_line == "conditioner=none":
-            scored = at(tree, "evaluate")
-            aimless = [name for name in ("guidance", "checker") if scored.pop(name, None) is not None]
-            gone += [f"evaluate.{name}" for name in aimless]
-            moved += ["conditioner=none"] * bool(aimless)
-    words = " ".join(dict.fromkeys(moved))
+                gone[key] = str(override.input_line)
+    for key in ("guidance", "checker") if "conditioner=none" in [o.input_line for o in others] else ():
+        if at(tree, "evaluate").pop(key, None) is not None:
+            gone[f"evaluate.{key}"] = "conditioner=none"
+    words = " ".join(dict.fromkeys(gone.values()))
     return f"note: left out for {words}, which takes none: {', '.join(gone)}" if gone else ""
 
 
 def _elsewhere(group: str, key: str) -> bool:
     """Whether any choice of a group takes an option."""
     path, _, name = key.rpartition(".")
-    texts = [file.read_text(encoding="utf-8") for file in files(group)]
-    trees = [(yaml.safe_load(text) or {}, "@package _global_" in text) for text in texts]
-    choices = (at(tree, group) if whole else tree for tree, whole in trees)
-    nodes = (at(choice, path) for choice in choices)
-    found = (inside(node, {}, "", name) for node in nodes if isinstance(node, dict) and "_target_" in node)
-    return any(kind is not None for kind in found)
+    for file in files(group):
+        text = file.read_text(encoding="utf-8")
+        tree = yaml.safe_load(text) or {}
+        node = at(at(tree, group) if "@package _global_" in text else tree, path)
+        if at(node, "_target_") and inside(node, ANYTHING, taken(node, ANYTHING, ""), name) is not None:
+            return True
+    return False
 
 
 _REFERENCE = re.compile(r"\$\{[^{}]*\}")
@@ -164,10 +142,11 @@ def stored(config: DictConfig) -> DictConfig:
 
 def _public(value: Any, name: str = "") -> Any:
     """The same tree without secrets; references stay as they are written, for they hold none."""
-    if isinstance(value, dict):
-        return {key: _public(item, str(key)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_public(item, name) for item in value]
+    match value:
+        case dict():
+            return {key: _public(item, str(key)) for key, item in value.items()}
+        case [*items]:
+            return [_public(item, name) for item in items]
     text = value if isinstance(value, str) else ""
     if value is not None and is_secret(name):
         return value if _REFERENCE.fullmatch(text) else HIDDEN
@@ -188,12 +167,12 @@ def require_secrets(config: DictConfig) -> None:
 def parse(text: str) -> Override:
     """One command-line word as Hydra's override; several values belong to `lmsd sweep`."""
     override = parse_sweep(text)
-    if override.is_sweep_override():
-        if group_of(override) in groups():
-            raise UserError(f"'{text}' gives several choices; a run has one, try each: lmsd sweep {text}")
-        ways = f"write {as_list(override)}, or try each: lmsd sweep {text}"
-        raise UserError(f"'{text}' gives several values; {ways}")
-    return override
+    if not override.is_sweep_override():
+        return override
+    said = f"gives several choices; a run has one, try each: lmsd sweep {text}"
+    if group_of(override) not in groups():
+        said = f"gives several values; write {as_list(override)}, or try each: lmsd sweep {text}"
+    raise UserError(f"'{text}' {said}")
 
 
 def parse_sweep(text: str) -> Override:
@@ -219,35 +198,36 @@ def group_of(override: Override) -> str:
     return str(override.key_or_group)
 
 
+def chooses(override: Override, choices: Iterable[str]) -> bool:
+    """Whether an override chooses from a group, rather than setting options."""
+    return group_of(override) in choices and not isinstance(override.value(), dict)
+
+
 def written(override: Override) -> Any:
     """A word or path as it was typed, where the grammar reads a number: resume=12e4, an id."""
     value = override.value()
-    plain = isinstance(value, bool | int | float)
-    return str(override.input_line).partition("=")[2] if plain else value
+    return str(override.input_line).partition("=")[2] if isinstance(value, bool | int | float) else value
 
 
 def check_choice(override: Override, choices: dict[str, list[str]]) -> None:
     """Refuse none or an unknown choice of a group, or one without the place that its group needs."""
-    group, value = group_of(override), written(override)
-    if group not in choices or isinstance(value, dict):
+    if not chooses(override, choices):
         return
-    listed = ", ".join(choices[group])
+    group, value, places = group_of(override), written(override), chosen()
+    listed, line = ", ".join(choices[group]), str(override.input_line)
     if value is None or override.is_delete():
         way = f"write {group}=none" if "none" in choices[group] else f"leave {group}= out"
-        raise UserError(f"'{override.input_line}' is no choice: {way}, or take one of {listed}")
-    places = chosen()
-    if (override.is_add() or override.is_force_add()) and (override.package or group) in places:
-        bare = str(override.input_line).lstrip("+")
-        raise UserError(f"'{override.input_line}': {group} has a choice to replace, write {bare}")
+        raise UserError(f"'{line}' is no choice: {way}, or take one of {listed}")
+    if line.startswith("+") and (override.package or group) in places:
+        raise UserError(f"'{line}': {group} has a choice to replace, write {line.lstrip('+')}")
     for item in value if isinstance(value, list) else [value]:
         if item not in choices[group]:
             hint = nearest(str(item), choices[group]) or makers(group, str(item)) or WAYS.get(group, "")
             refusal = UserError(f"{group} '{item}' not found{hint}; available: {listed}")
             raise renamed(group, item) or refusal
-    if override.package is None and places.get(group, group) == group and group not in places:
-        ways = [f"{group}@{place}={value}" for place, name in places.items() if name == group]
-        if ways:
-            raise UserError(f"{group}={value} does not say for what: write {' or '.join(ways)}")
+    ways = [f"{group}@{place}={value}" for place, name in places.items() if name == group]
+    if override.package is None and group not in places and ways:
+        raise UserError(f"{group}={value} does not say for what: write {' or '.join(ways)}")
 
 
 _CHOSEN = re.compile(r"^ *- (?:override |optional )?(/?)([\w/]+?)(?:@([\w.]+))?: ?[\w\[$]", re.M)
@@ -279,25 +259,22 @@ def check_once(picked: list[Override]) -> None:
     for override in picked:
         before = first.setdefault(override.get_key_element().lstrip("+"), override)
         if written(before) != written(override):
-            raise UserError(
-                f"{before.input_line} and {override.input_line}: one run has one {group_of(override)}, leave "
-                "one of the two out"
-            )
+            said = f"{before.input_line} and {override.input_line}: one run has one {group_of(override)}"
+            raise UserError(f"{said}, leave one of the two out")
 
 
 def apply(override: Override, tree: dict[str, Any], *, groups: Iterable[str] = ()) -> None:
     """Set an option of a composed tree, or take a named entry away (~callbacks.progress)."""
-    path, _, name = group_of(override).rpartition(".")
     value = check_value(override, tree, groups=groups)
-    node = tree
-    for part in path.split(".") if path else ():
-        if not isinstance(node.get(part), dict):
-            node[part] = {}
-        node = node[part]
+    *path, name = group_of(override).split(".")
+    for part in path:
+        if not isinstance(tree.get(part), dict):
+            tree[part] = {}
+        tree = tree[part]
     if override.is_delete():
-        del node[name]
+        del tree[name]
     else:
-        node[name] = merged(node.get(name), value)
+        tree[name] = merged(tree.get(name), value)
 
 
 def merged(before: Any, value: Any) -> Any:
@@ -314,41 +291,34 @@ def check_value(override: Override, tree: dict[str, Any], *, groups: Iterable[st
     """
     key, value = group_of(override), override.value()
     kind, there = kind_at(tree, key), at(complete(tree) if override.is_delete() else tree, key)
-    path = key.rpartition(".")[0]
     if kind is None or (override.is_delete() and there is None):
-        raise unknown(key, [*groups, *(found[0] for found in options(complete(tree)))])
+        raise unknown(key, [*groups, *names(complete(tree))])
     if override.is_delete():
-        if path in ENTRIES:
+        if key.rpartition(".")[0] in ENTRIES:
             return None
         raise UserError(f"'{override.input_line}': options cannot be taken away; write {key}=null")
     if isinstance(value, dict) and is_node(kind):
         check_node(tree, merged(there, value), kind, key)
         return value
-    described = isinstance(there, dict)
-    if described or (kind and all(is_node(part) or part == NULL for part in parts(kind))):
-        if value is None and NULL in parts(kind):
-            return None
-        if described or not fits(kind, value):
-            raise whole(key, value, tree)
-    value = written(override) if textual(kind) else value
-    if isinstance(value, float) and value.is_integer() and not fits(kind, value) and fits(kind, int(value)):
-        return int(value)
-    if not (isinstance(value, str) and value.startswith("${")):  # looked at when it is resolved
+    if value is None and NULL in parts(kind):
+        return None
+    if isinstance(there, dict) or (kind and only_nodes(kind) and not fits(kind, value)):
+        raise whole(key, value, tree)
+    value = coerced(value, kind, str(override.input_line).partition("=")[2])
+    if not str(value).startswith("${"):  # looked at when it is resolved
         refuse(key, value, kind)
     return value
 
 
 def whole(key: str, value: Any, tree: dict[str, Any]) -> UserError:
     """The sentence on one value for what has options of its own."""
+    group, said = chosen().get(key, key), "null" if value is None else value
     if value is None and key.rpartition(".")[0] in ENTRIES:
         return UserError(f"{key}=null: take it away with '~{key}'")
-    group = chosen().get(key)
-    if group is not None and group != key:
-        listed = ", ".join(groups().get(group, ()))
-        return UserError(f"{key}={value}: choose with {group}@{key}=, one of {listed}")
-    names = [found[0] for found in options(complete(tree)) if found[0].startswith(f"{key}.")]
-    said = "null" if value is None else value
-    return UserError(f"{key}={said}: {key} has options of its own, {', '.join(names[:4])}")
+    if group != key:
+        return UserError(f"{key}={value}: choose with {group}@{key}=, one of {', '.join(groups()[group])}")
+    own = [name for name in names(complete(tree)) if name.startswith(f"{key}.")]
+    return UserError(f"{key}={said}: {key} has options of its own, {', '.join(own[:4])}")
 
 
 def composed(name: str, overrides: list[str]) -> dict[str, Any]:
@@ -362,9 +332,9 @@ def composed(name: str, overrides: list[str]) -> dict[str, Any]:
             return dict(found)
     except yaml.YAMLError as error:  # says which file and line, over several lines
         said = " ".join(str(error).split())
-        raise UserError(f"the configuration cannot be composed: {said}") from error
     except (ConfigCompositionException, HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"the configuration cannot be composed: {str(error).splitlines()[0]}") from error
+        said = str(error).splitlines()[0]
+    raise UserError(f"the configuration cannot be composed: {said}")
 
 
 class OurFolders(SearchPathPlugin):

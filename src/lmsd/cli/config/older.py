@@ -1,10 +1,21 @@
-"""Objectives as version 2 wrote them: the names that moved, and a stored one under today's names.
+"""Configurations as older versions wrote them: the names that moved, and a stored tree under today's names.
 
-They moved with the parts that now have a class of their own (a penalty, an anchor, the settings of sampling).
+Those of objectives moved with the parts that have a class of their own now (a penalty, an anchor, the
+settings of sampling).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+RENAMED: dict[str, str] = {
+    "data.source": "source",
+    "data.max_bad": "rollback.max_bad",
+}
+"""Old name to new, of an option with all below it (objective.warm) or of a choice (sampler=few_step).
+
+A part may be `*`. The new name may be followed by a remark after a semicolon: "objective.bound; codec, a
+number or null". What a move alone cannot mend in a stored configuration is one of CHANGES.
+"""
 
 COURSE = {
     "jumps": "game.jumps",
@@ -53,7 +64,9 @@ GRADIENT = {
     "every": "windows.every",
 }
 PULL = {"pull": "reference_weight"}
-NFT = {**SETTINGS, **SCORES, **PULL, "decay": "old.decay", "ramp": "old.ramp"}
+CONTRAST = {name: f"contrast.{name}" for name in ("beta", "weighting", "updates", "reference_weight")}
+FOLLOWS = {"decay": "old.decay", "ramp": "old.ramp"}
+NFT = {**SETTINGS, **SCORES, **CONTRAST, **FOLLOWS, "pull": "contrast.reference_weight"}
 
 _PARTS = "lmsd.objectives"
 _GAME = {
@@ -72,6 +85,7 @@ _GRADIENT = {
     "reference": f"{_PARTS}.policy.Reference",
     "windows": f"{_PARTS}.policy.Windows",
 }
+_COMPARED = {"contrast": f"{_PARTS}.nft.Contrast", "old": f"{_PARTS}.nft.OldPolicy"}
 OBJECTIVES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
     f"{_PARTS}.adversarial.Adversarial": (COURSE, _GAME),
     f"{_PARTS}.denoising.Denoising": (DENOISING, {}),
@@ -79,7 +93,7 @@ OBJECTIVES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
     f"{_PARTS}.grpo.GRPO": (GRADIENT, _GRADIENT),
     f"{_PARTS}.draft.DRaFT": ({**POLICY, **PULL}, {"": f"{_PARTS}.draft.DRaFT", **_DRAWN}),
     f"{_PARTS}.dpo.DPO": (SETTINGS, {"": f"{_PARTS}.dpo.DPO", **_DRAWN}),
-    f"{_PARTS}.nft.NFT": (NFT, {"": f"{_PARTS}.nft.NFT", **_SCORED, "old": f"{_PARTS}.nft.OldPolicy"}),
+    f"{_PARTS}.nft.NFT": (NFT, {"": f"{_PARTS}.nft.NFT", **_SCORED, **_COMPARED}),
 }
 """By the target that stood at the top: option to today's, and the targets of today's nodes."""
 
@@ -91,9 +105,12 @@ _STILL = ("jumps", "pairing", "loss", "penalty", "anchor", "mismatch", "d_steps"
 """What a game of today is told as well, one without a warm start around it."""
 
 ANSWERED: dict[str, str] = {
+    **RENAMED,
     **{f"objective.{old}": f"objective.{new}" for old, new in {**NFT, **GRADIENT, **COURSE}.items()},
     "objective.clamp": "objective.game.bound; of objectives with a reward objective.settings.bound: codec, a "
     "number or null",
+    **{f"objective.{old}": f"objective.{new}; of nft" for old, new in CONTRAST.items()},
+    "objective.pull": "objective.reference_weight; of nft objective.contrast.reference_weight",
     "objective.drop": "objective.game.caption_dropout; of denoising objective.caption_dropout",
     **{f"data.{name}": f"data.train.{name}" for name in STREAMED},
     **{f"data.{old}": f"data.cache.{new}" for old, new in CACHE.items()},
@@ -143,6 +160,24 @@ def parts(tree: dict[str, Any]) -> None:
         tree.setdefault("codec", {"_target_": "lmsd.models.codec.Identity"})
     if isinstance(guard := tree.get("rollback"), dict):
         guard.setdefault("_target_", "lmsd.engine.divergence.Guard")
+
+
+CHANGES: list[Callable[[dict[str, Any]], None]] = [objective, parts, shards]
+"""What else a stored configuration of an older version needs after the moves, in this order, in place."""
+
+
+def today(tree: dict[str, Any]) -> dict[str, Any]:
+    """The plain tree of a stored configuration under today's names, changed in place."""
+    for old, told in RENAMED.items():
+        *parents, leaf = old.split(".")
+        if "=" not in old and "*" not in old and _at(tree, old):
+            node = tree
+            for part in parents:
+                node = node[part]
+            _put(tree, told.partition(";")[0].strip(), node.pop(leaf))
+    for change in CHANGES:
+        change(tree)
+    return tree
 
 
 def _at(node: Mapping[str, Any], path: str) -> bool:

@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 from hydra.core.override_parser.types import Override
 
 from lmsd.cli.config.compose import as_list, check_choice, parse, parse_sweep
-from lmsd.cli.config.kinds import NULL, Kind, fits, parts
-from lmsd.cli.config.schema import groups, refuse
-from lmsd.cli.config.signatures import Argument, signature
+from lmsd.cli.config.schema import coerced, groups, refuse
+from lmsd.cli.config.signatures import NULL, Argument, Kind, parts, signature
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import Count, Guidance, Measure, UserError
 
@@ -133,12 +132,8 @@ def convert(name: str, value: Any, kind: Kind, *, text: str | None = None) -> An
     if value is None or isinstance(value, list | dict):
         shown = "null" if value is None else text or value
         raise UserError(f"{name}={shown} is not one value: give {name}=...")
-    if isinstance(value, float) and value.is_integer() and not fits(kind, value):
-        value = int(value)  # 1e5
+    value = coerced(value, kind, text or str(value))
     refuse(name, value, kind)
-    if kind.get("type") == "string":
-        word = value if isinstance(value, str) else text or str(value)
-        if "format" in kind and not word.strip():
-            raise UserError(f"{name}= is empty: name a file or folder, or leave {name}= out")
-        return Path(word) if "format" in kind else word
-    return float(value) if kind.get("type") == "number" else value
+    if "format" in kind and not value.strip():
+        raise UserError(f"{name}= is empty: name a file or folder, or leave {name}= out")
+    return Path(value) if "format" in kind else float(value) if kind.get("type") == "number" else value

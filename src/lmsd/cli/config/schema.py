@@ -7,23 +7,39 @@ as one on the command line is.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lmsd.cli.config.kinds import ANYTHING, NODE, NULL, Kind, fits, like, parts, words, written
-from lmsd.cli.config.renamed import renamed
-from lmsd.cli.config.signatures import DEFINED, LARGE, ROOT, Signature, Unread, check_target, signature
-from lmsd.cli.config.suggest import nearest
+from lmsd.cli.config.signatures import (
+    ANYTHING,
+    DEFINED,
+    NODE,
+    NULL,
+    ROOT,
+    Argument,
+    Kind,
+    Signature,
+    Unread,
+    find,
+    fits,
+    like,
+    parts,
+    signature,
+    words,
+    written,
+)
+from lmsd.cli.config.suggest import nearest, renamed
 from lmsd.errors import UserError, shown
 from lmsd.ranks import shares
-from lmsd.spec import targets
+from lmsd.spec import RENAMED, allowed_names, forbidden, targets
 
 HANDED: Mapping[str, tuple[str, ...]] = {
-    "net": ("channels", "image_size", "token_dim", "pooled_dim", "z_dim"),
+    "net": ("sizes", "channels", "image_size", "token_dim", "pooled_dim", "z_dim"),
     "generator": ("net", "schedule", "process", "conditioner", "codec", "channels", "image_size"),
     "discriminator": ("process", "generator", "cond_dim", "features", "marginal"),
     "discriminator.trunk": ("shape",),
@@ -53,9 +69,8 @@ def config_dir() -> Path:
 
 def own_configs() -> list[Path]:
     """The user's own folders of config groups, which add to ours: LMSD_CONFIG_DIR, separated as in PATH."""
-    folders = [
-        Path(word).resolve() for word in os.environ.get("LMSD_CONFIG_DIR", "").split(os.pathsep) if word
-    ]
+    named = filter(None, os.environ.get("LMSD_CONFIG_DIR", "").split(os.pathsep))
+    folders = [Path(word).resolve() for word in named]
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"LMSD_CONFIG_DIR names {folder}, which is no folder")
@@ -75,52 +90,75 @@ def groups() -> dict[str, list[str]]:
     return {name: sorted(found[name]) for name in sorted(found)}
 
 
+def held(node: Any) -> Mapping[str, Any]:
+    """What a node of a plain tree holds; nothing where it is a value."""
+    return node if isinstance(node, dict) else {}
+
+
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of a plain tree by dotted name; an empty mapping is a leaf."""
-    if not isinstance(node, dict) or (not node and prefix):
+    for key, value in held(node).items():
+        yield from leaves(value, below(prefix, key))
+    if prefix and not held(node):
         yield prefix, node
-        return
-    for key, value in node.items():
-        yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def below(path: str, name: object) -> str:
+    """The dotted name of what a node holds."""
+    return f"{path}.{name}" if path else str(name)
 
 
 def at(tree: Any, path: str) -> Any:
     """The node at a dotted name, the tree itself at ""; None where there is none."""
     for part in path.split(".") if path else ():
-        tree = tree.get(part) if isinstance(tree, dict) else None
+        tree = held(tree).get(part)
     return tree
 
 
-def taken(node: Any, kind: Kind) -> Signature | None:
-    """What a node takes: the signature of its constructor, or of the class that its own kind names."""
-    if isinstance(node, dict) and "_target_" in node:
-        return signature(str(node["_target_"]))
-    named = next((part["$ref"] for part in parts(kind) if "$ref" in part), None)
-    return signature(named.removeprefix(DEFINED)) if named else None
+@dataclass(frozen=True)
+class Option:
+    """An option of a node: its dotted name and its own, its kind, its value or default.
+
+    kind: None where nothing takes it; value: Unread where nobody says; whole: whether a completed tree has
+    it; said: what is said of its node.
+    """
+
+    key: str
+    name: Any
+    kind: Kind | None
+    value: Any
+    whole: bool
+    argument: Argument | None
+    said: str
+
+    @property
+    def about(self) -> str:
+        """One line on it; of its node where it has none."""
+        return self.argument.about if self.argument else self.said
 
 
-def handed(path: str) -> tuple[str, ...]:
-    """The arguments that the node at a dotted name gets from other parts."""
-    return next((names for place, names in HANDED.items() if fnmatchcase(path, place)), ())
+def taken(node: Any, kind: Kind, path: str) -> Signature | None:
+    """What a node takes: its constructor, or the class that its kind names, but for what is handed to it."""
+    named = [str(part["$ref"]).removeprefix(DEFINED) for part in parts(kind) if "$ref" in part]
+    found = next((signature(str(target)) for target in (held(node).get("_target_"), *named) if target), None)
+    handed = next((names for place, names in HANDED.items() if fnmatchcase(path, place)), ())
+    return found and Signature({k: v for k, v in found.arguments.items() if k not in handed}, found.more)
 
 
-def inside(node: Any, kind: Kind, path: str, name: str) -> Kind | None:
-    """The kind of an option of a node; None for one that is not there.
+def inside(node: Any, kind: Kind, found: Signature | None, name: str) -> Kind | None:
+    """The kind of an option of a node, of which `found` is taken; None for one that is not there.
 
     What has no constructor of its own (the root, optim) may hold nodes for further roles, which name theirs.
     """
-    found = taken(node, kind)
     if name.startswith("_"):
         return ANYTHING
-    if found is not None:
-        argument = None if name in handed(path) else found.arguments.get(name)
-        role = at(node, "_target_") is None and at(node, f"{name}._target_") is not None
-        return argument.kind if argument else ANYTHING if found.more or role else None
-    for part in parts(kind):
-        if is_node(part):
-            within: Kind = part.get("additionalProperties", ANYTHING)
-            return within or like(node.get(name) if isinstance(node, dict) else None)
-    return None
+    if found is None:
+        whole = next(filter(is_node, parts(kind)), None)
+        return None if whole is None else whole.get("additionalProperties") or like(at(node, name))
+    if name in found.arguments:
+        return found.arguments[name].kind
+    role = at(node, "_target_") is None and at(node, f"{name}._target_") is not None
+    return ANYTHING if found.more or role else None
 
 
 def kind_at(tree: Mapping[str, Any], key: str) -> Kind | None:
@@ -129,10 +167,22 @@ def kind_at(tree: Mapping[str, Any], key: str) -> Kind | None:
     kind: Kind | None = WHOLE
     path = ""
     for name in key.split("."):
-        kind = None if kind is None else inside(node, kind, path, name)
-        node = node.get(name) if isinstance(node, dict) else None
-        path = f"{path}.{name}" if path else name
+        kind = None if kind is None else inside(node, kind, taken(node, kind, path), name)
+        node, path = at(node, name), below(path, name)
     return kind
+
+
+def entries(node: Any, kind: Kind, path: str, said: str = "") -> Iterator[Option]:
+    """What a node holds, and what its constructor takes beside it; said: what is said of the node."""
+    found, given = taken(node, kind, path), held(node)
+    known = found.arguments if found and given is node else {}
+    whole = [name for name in given if name not in known]
+    whole += [name for name, argument in known.items() if name in given or argument.filled]
+    for name in dict.fromkeys([*whole, *known]):
+        argument, kept = known.get(name), name in whole
+        value = given.get(name, argument.default if argument else Unread)
+        within = inside(node, kind, found, str(name))
+        yield Option(below(path, name), name, within, value, kept, argument, said)
 
 
 def complete(node: Any, kind: Kind = WHOLE, path: str = "") -> Any:
@@ -140,59 +190,38 @@ def complete(node: Any, kind: Kind = WHOLE, path: str = "") -> Any:
 
     Those of other libraries stay theirs, as do defaults that are no plain values.
     """
-    if isinstance(node, list):
-        return [complete(item, kind.get("items", ANYTHING), path) for item in node]
-    if not isinstance(node, dict):
-        return node
-    found, whole = taken(node, kind), dict(node)
-    for name, argument in found.arguments.items() if found else ():
-        here = whole.pop(name, Unread)  # in the order of the signature
-        ours = name not in handed(path) and argument.found.module.partition(".")[0] not in LARGE
-        if here is Unread and ours:
-            here = {} if "$ref" in argument.kind else argument.default
-        if here is not Unread:
-            whole[name] = here
-    return {
-        name: complete(value, inside(whole, kind, path, str(name)) or ANYTHING, _below(path, name))
-        for name, value in whole.items()
-    }
+    match node:
+        case [*items]:
+            return [complete(item, kind.get("items", ANYTHING), path) for item in items]
+        case dict():
+            whole = (option for option in entries(node, kind, path) if option.whole)
+            return {
+                option.name: complete(option.value, option.kind or ANYTHING, option.key) for option in whole
+            }
+    return node
 
 
-def _below(path: str, name: object) -> str:
-    return f"{path}.{name}" if path else str(name)
+def options(node: Any, kind: Kind = WHOLE, path: str = "", said: str = "") -> Iterator[Option]:
+    """Every option of a completed tree, and what nothing takes (kind None); said: what is said of it."""
+    for option in entries(node, kind, path, said):
+        if option.kind is not None and held(option.value):
+            yield from options(option.value, option.kind, option.key, option.about)
+        elif option.value is not Unread and not str(option.name).startswith("_"):
+            yield option
 
 
-Row = tuple[str, Kind, Any, str]
-"""An option: its dotted name, its kind, its value or default, one line on it."""
-
-
-def options(node: Any, kind: Kind = WHOLE, path: str = "", said: str = "") -> Iterator[Row]:
-    """Every option of a completed tree; said: what is said of the node, and so of what has no line."""
-    found = taken(node, kind)
-    known = {name: arg for name, arg in found.arguments.items() if name not in handed(path)} if found else {}
-    for name in dict.fromkeys([*node, *known]):
-        if str(name).startswith("_"):
-            continue
-        key, within = _below(path, name), inside(node, kind, path, str(name)) or ANYTHING
-        value = node[name] if name in node else known[name].default
-        about = known[name].about if name in known else said
-        if isinstance(value, dict) and value:
-            yield from options(value, within, key, about)
-        elif value is not Unread:
-            yield key, within, value, about
+def names(tree: Any) -> list[str]:
+    """The options of a completed tree, by their dotted names."""
+    return [option.key for option in options(tree) if option.kind is not None]
 
 
 def unknown(key: str, known: Iterable[str]) -> UserError:
     """The sentence on an option that is not there, or has another name now."""
-    told = renamed(key)
-    if told is not None:
-        return told
     names = [name for name in known if name != key and "._" not in name]
     top = key.partition(".")[0]
     where = f" {top}" if any(name.startswith(f"{top}.") for name in names) else ""
-    return UserError(
-        f"unknown option '{key}'{nearest(key, names)}  (all options: lmsd train --options{where})"
-    )
+    told = f"unknown option '{key}'{nearest(key, names)}  (all options: lmsd train --options{where})"
+    return renamed(key) or UserError(told)
 
 
 def refuse(key: str, value: Any, kind: Kind) -> None:
@@ -207,13 +236,42 @@ def refuse(key: str, value: Any, kind: Kind) -> None:
     raise UserError(f"{key}={written(shown(key, value))} is not {words(kind)}{hint}")
 
 
+def coerced(value: Any, kind: Kind, text: str) -> Any:
+    """A value as an option of a kind takes it: where words belong, the text; 1e6 for a whole number."""
+    names = [part.get("type", "" if part else "number") for part in parts(kind)]
+    if "string" in names and not any(name in names for name in ("integer", "number", "boolean")):
+        return text if isinstance(value, int | float) else value
+    whole = isinstance(value, float) and value.is_integer() and not fits(kind, value)
+    return int(value) if whole and fits(kind, int(value)) else value
+
+
 def check(tree: dict[str, Any]) -> None:
     """Refuse forbidden constructors, unknown names and wrong values in a composed, resolved configuration."""
     for target, place in targets(tree):
         check_target(target, also_at(place))
     for group in ENTRIES:
-        _check_entries(group, at(tree, group))
+        for name, node in held(at(tree, group)).items():
+            key = f"{group}.{name}"
+            if node is None:
+                raise UserError(f"{key}=null: take it away with '~{key}'")
+            if key != "logger.auto" and "_target_" not in held(node):
+                hint = nearest(str(name), [other for other in at(tree, group) if other != name])
+                way = f"one of your own begins with {key}._target_=MODULE.CLASS"
+                raise UserError(f"there is no {key}{hint}; {way}")
     check_node(tree, tree, WHOLE, "")
+
+
+def check_target(target: str, also: tuple[str, ...]) -> None:
+    """What `lmsd.spec.locate` refuses, as far as that shows without importing anything."""
+    target, allowed = RENAMED.get(target, target), (*allowed_names(), *also)
+    module, _, name = target.rpartition(".")
+    if not target.startswith(allowed) or not all(part.isidentifier() for part in target.split(".")):
+        raise forbidden(target, also)
+    found = find(module, name) if target.startswith("lmsd.") else None
+    if found is None and target.startswith("lmsd."):
+        raise UserError(f"_target_ '{target}' is not there: {module} defines no {name}")
+    if found is not None and not f"{found.module}.".startswith(allowed):
+        raise forbidden(target)
 
 
 def also_at(path: str) -> tuple[str, ...]:
@@ -221,40 +279,34 @@ def also_at(path: str) -> tuple[str, ...]:
     return next((also for place, also in THERE.items() if path.startswith(f"{place}.")), ())
 
 
-def _check_entries(group: str, entries: Any) -> None:
-    """Refuse an entry of a group of named ones that is no object and names no constructor."""
-    for name, node in entries.items() if isinstance(entries, dict) else ():
-        key = f"{group}.{name}"
-        if key == "logger.auto" or (isinstance(node, dict) and "_target_" in node):
-            continue
-        if node is None:
-            raise UserError(f"{key}=null: take it away with '~{key}'")
-        hint = nearest(str(name), [other for other in entries if other != name])
-        raise UserError(f"there is no {key}{hint}; one of your own begins with {key}._target_=MODULE.CLASS")
-
-
 def check_node(tree: dict[str, Any], node: Any, kind: Kind, path: str) -> None:
     """Refuse unknown names and wrong values below a node of a tree, at a dotted name."""
-    if isinstance(node, list):
-        for item in node:
-            check_node(tree, item, kind.get("items", ANYTHING), path)
-    for name, value in node.items() if isinstance(node, dict) else ():
-        key, within = _below(path, name), inside(node, kind, path, str(name))
-        if str(name).startswith("_") or value == "???":
+    for item in node if isinstance(node, list) else ():
+        check_node(tree, item, kind.get("items", ANYTHING), path)
+    found = list(entries(node, kind, path))
+    for option in found:
+        key, within, value = option.key, option.kind, option.value
+        if not option.whole or str(option.name).startswith("_") or _unresolved(value):
             continue
         if within is None:
-            near = taken(node, kind)
-            ours = [_below(path, other) for other in near.arguments] if near else []
-            raise unknown(key, ours if path else [*ours, *(found[0] for found in options(tree))])
-        if isinstance(value, dict) and "_target_" not in value and is_object(within):
+            near = [other.key for other in found if other.kind is not None]
+            raise unknown(key, near if path else [*near, *names(tree)])
+        named, nothing = "_target_" in held(value), value is None and "_target_" in node
+        if isinstance(value, dict) and not named and NODE in parts(within) and only_nodes(within):
             raise UserError(
                 f"{key} gives {', '.join(map(str, value)) or 'nothing'} and no _target_, so that nothing can "
                 f"be built of it: add {key}._target_=MODULE.CLASS, or leave {key} out"
             )
-        left = value is None and "_target_" in node  # not given, which its constructor speaks of
-        if not left and not (isinstance(value, dict) and is_node(within)):
+        if not nothing and not (
+            isinstance(value, dict) and is_node(within)
+        ):  # nothing: its constructor speaks
             refuse(key, value, within)
         check_node(tree, value, within, key)
+
+
+def _unresolved(value: Any) -> bool:
+    """Whether it stands for a value: a reference, looked at when it is resolved, or one to be given."""
+    return value == "???" or str(value).startswith("${")
 
 
 def is_node(kind: Kind) -> bool:
@@ -262,19 +314,9 @@ def is_node(kind: Kind) -> bool:
     return any(not part or "$ref" in part or "object" in part.get("type", ()) for part in parts(kind))
 
 
-def is_object(kind: Kind) -> bool:
-    """Whether nothing may stand there but an object that names its constructor."""
-    return NODE in parts(kind) and all(part in (NODE, NULL) for part in parts(kind))
-
-
-def strangers(node: Any, kind: Kind = WHOLE, path: str = "") -> Iterator[str]:
-    """Options below a node that the constructor they stand with does not take, by dotted name."""
-    for name, value in node.items():
-        key, within = _below(path, name), inside(node, kind, path, str(name))
-        if within is None:
-            yield key
-        elif isinstance(value, dict):
-            yield from strangers(value, within, key)
+def only_nodes(kind: Kind) -> bool:
+    """Whether nothing may stand there but what has options of its own, or null."""
+    return all(is_node(part) or part == NULL for part in parts(kind))
 
 
 INTERACTIVE = ("bash", "interactive")
@@ -291,12 +333,35 @@ def check_limits(config: DictConfig) -> None:
             "generator.precondition=edm is for schedule=edm, where alpha = 1; take schedule=edm with it, or "
             "generator.precondition=none"
         )
-    if config.devices == "auto":
-        return  # looked at once the devices are counted
-    devices = config.devices * config.num_nodes
-    shares(config.batch_size, devices, config.micro_batches)
-    check_guidance(config, config.evaluate.guidance)
-    check_interval(config.evaluate.interval, config.evaluate.guidance)
+    if config.devices != "auto":  # looked at once the devices are counted
+        shares(config.batch_size, config.devices * config.num_nodes, config.micro_batches)
+        check_guidance(config)
+
+
+def check_guidance(config: DictConfig) -> None:
+    """Refuse guidance away from what a run never learned, its images without a condition, and at no times.
+
+    Learning from rewards begins with a generator that has learned them elsewhere, or has not.
+    """
+    interval, guidance = config.evaluate.interval, config.evaluate.guidance
+    dropped = [
+        value for key, value in leaves(OmegaConf.to_container(config.objective)) if key.endswith("_dropout")
+    ]
+    if guidance != 1.0 and "reward" not in config.objective and not any(dropped):
+        raise UserError(
+            f"guidance={guidance:g} needs a generator that was trained without captions too, and this one "
+            "was not (caption_dropout=0 in its objective): take guidance=1, or train with caption_dropout=0.1"
+        )
+    if interval is None:
+        return
+    said = f"evaluate.interval={list(interval)}"
+    if interval[0] > interval[1]:
+        raise UserError(f"{said} is no [low, high]: give two times, the lower one first")
+    if guidance == 1.0:
+        raise UserError(
+            f"{said} says where guidance acts, and evaluate.guidance=1 is none: give another guidance, or "
+            "evaluate.interval=null"
+        )
 
 
 def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ) -> None:
@@ -321,50 +386,4 @@ def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ)
             f"SLURM_NTASKS={tasks}, and devices={config.devices} num_nodes={config.num_nodes} are {ranks} "
             f"ranks, each a task: ask for --nodes={config.num_nodes} --ntasks-per-node={config.devices}, and "
             "start them by srun lmsd train ..."
-        )
-
-
-def unconditional(config: DictConfig) -> bool:
-    """Whether images are made of no caption and no class: conditioner=none."""
-    return str(config.conditioner.get("_target_", "")).endswith(".NullConditioner")
-
-
-def check_guidance(config: DictConfig, guidance: float) -> None:
-    """Refuse guidance where there is no condition, and away from what a run never learned: images without it.
-
-    Learning from rewards begins with a generator that has learned them elsewhere, or has not.
-    """
-    objective = dict(leaves(OmegaConf.to_container(config.objective)))
-    if unconditional(config):
-        told = {"evaluate.guidance": guidance} | {
-            f"objective.{key}": value for key, value in objective.items()
-        }
-        for key, value in told.items():
-            if key.endswith(".guidance") and value != 1:
-                raise UserError(
-                    f"{key}={value:g} weighs images with their caption or class against images without, and "
-                    f"conditioner=none has only these: leave it out, or take {key}=1"
-                )
-        return
-    if "reward" in config.objective:
-        return
-    dropped = [value for key, value in objective.items() if key.endswith("_dropout")]
-    if guidance != 1.0 and not any(dropped):
-        raise UserError(
-            f"guidance={guidance:g} needs a generator that was trained without captions too, and this one "
-            "was not (caption_dropout=0 in its objective): take guidance=1, or train with caption_dropout=0.1"
-        )
-
-
-def check_interval(interval: Sequence[float] | None, guidance: float) -> None:
-    """Refuse times of guidance at which nothing would be guided: no (low, high), or guidance=1."""
-    if interval is None:
-        return
-    said = f"evaluate.interval={list(interval)}"
-    if len(interval) != 2 or interval[0] > interval[1]:
-        raise UserError(f"{said} is no [low, high]: give two times, the lower one first")
-    if guidance == 1.0:
-        raise UserError(
-            f"{said} says where guidance acts, and evaluate.guidance=1 is none: give another guidance, or "
-            "evaluate.interval=null"
         )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from lmsd.errors import Amount, Count, Measure, Seed, Word
 
 Name = Annotated[str, Word(r"^[^/]{1,100}$", "a name of 1 to 100 characters without a slash")]
+Folder = Annotated[str, Word(r"^(?!\.{1,2}$)[^/]{1,100}$", "a folder's name: no slash, nor . or ..")]
 Node = Mapping[str, Any]
 """What a constructor makes."""
 

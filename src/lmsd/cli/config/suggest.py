@@ -1,7 +1,11 @@
-"""Did you mean: the nearest names to a mistyped one."""
+"""What to write instead: the names nearest to a mistyped one, and today's name of an older option."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+from lmsd.cli.config.older import ANSWERED
+from lmsd.errors import UserError
 
 WORDS = {
     "learning_rate": "lr",
@@ -42,3 +46,19 @@ def nearest(name: str, names: Iterable[str]) -> str:
         leaves = {other.rsplit(".", 1)[-1]: other for other in names}
         found = [leaves[key] for key in difflib.get_close_matches(leaf, leaves, n=2, cutoff=0.6)]
     return f"; did you mean {', '.join(found[:3])}?" if found else ""
+
+
+def renamed(key: str, value: object = None, rows: Mapping[str, str] = ANSWERED) -> UserError | None:
+    """The sentence on an option, or a choice, that has another name now; None for any other."""
+    parts = key.split(".")
+    for old, told in rows.items():
+        (new, _, remark), (option, equals, choice) = told.partition(";"), old.partition("=")
+        wanted = option.split(".")
+        if len(parts) < len(wanted) or not all(map(fnmatchcase, parts, wanted)):
+            continue
+        if not equals or str(value) == choice:
+            typed = f"{key}={value}" if equals else key
+            way = new if equals else f"{'.'.join([new, *parts[len(wanted) :]])}=..."
+            more = f" ({remark.strip()})" if remark else ""
+            return UserError(f"{typed} has another name now: write {way}{more}")
+    return None

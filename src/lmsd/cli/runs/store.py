@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -27,7 +28,7 @@ from lmsd.checkpoints import by_age as by_age
 from lmsd.checkpoints import find_run
 from lmsd.checkpoints import folder_of as folder_of
 from lmsd.cli.config.compose import stored
-from lmsd.cli.config.renamed import today
+from lmsd.cli.config.older import today
 from lmsd.cli.config.schema import complete
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 from lmsd.files import write_text
@@ -37,7 +38,7 @@ FOLDERS = ("checkpoints", "samples", "eval")
 LIBRARIES = ("torch", "lightning", "hydra-core", "diffusers", "transformers", "webdataset", "numpy", "pillow")
 
 
-def create(config: DictConfig, overrides: list[str]) -> Path:
+def create(config: DictConfig, overrides: Sequence[str]) -> Path:
     """Make the folder of a new run and write down what it is; an existing one is never used twice.
 
     config.yaml comes last: without it there is no run, and what a killed process left is made again.
@@ -45,28 +46,23 @@ def create(config: DictConfig, overrides: list[str]) -> Path:
     import secrets  # not for a typo, as below: these bring more than they do here
     import uuid
 
-    while True:
-        stamp = datetime.now().strftime("%Y-%m-%d_%H%M%S")
-        folder = Path(config.run_dir or OUTPUTS / f"{stamp}-{config.name}-{secrets.token_hex(2)}")
-        try:
-            folder.mkdir(parents=True)
-            break
-        except FileExistsError:
-            if config.run_dir and _begun(folder):
-                raise UserError(
-                    f"run_dir={folder} exists; continue it with resume={folder}, or name another"
-                ) from None
-            if config.run_dir:
-                break
-        except OSError as error:
-            said = f"{folder} cannot be made: {error.strerror}"
-            raise UserError(f"{said}; name another place with run_dir=FOLDER") from error
+    stamp = datetime.now().strftime("%Y-%m-%d_%H%M%S")
+    folder = Path(config.run_dir or OUTPUTS / f"{stamp}-{config.name}-{secrets.token_hex(2)}")
+    if folder.exists() and not config.run_dir:  # of another run that began in this second
+        return create(config, overrides)
+    if folder.exists() and _begun(folder):
+        raise UserError(f"run_dir={folder} exists; continue it with resume={folder}, or name another")
+    try:
+        folder.mkdir(parents=True, exist_ok=config.run_dir is not None)
+    except OSError as error:
+        said = f"{folder} cannot be made: {error.strerror}"
+        raise UserError(f"{said}; name another place with run_dir=FOLDER") from error
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
     (folder / "overrides.txt").write_text("".join(f"{shown(override)}\n" for override in overrides))
     (folder / "env.json").write_text(json.dumps(environment() | {"begun": time.time()}, indent=1) + "\n")
     set_status(folder, state="created", id=uuid.uuid4().hex[:8])
-    write_config(folder, stored(config))
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(stored(config)))
     point_latest(folder)
     return folder
 
@@ -128,12 +124,7 @@ def save_config(folder: Path, config: DictConfig) -> None:
     """Write a run's configuration again, without its secrets; leave to take other data counts once."""
     kept = stored(config)
     kept.data.train.on_change = "error"
-    write_config(folder, kept)
-
-
-def write_config(folder: Path, public: DictConfig) -> None:
-    """Write config.yaml, whole or not at all."""
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(public))
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(kept))
 
 
 def lock(folder: Path) -> IO[str]:
@@ -254,8 +245,7 @@ def config_of(folder: Path) -> DictConfig:
 def _today(config: DictConfig) -> DictConfig:
     """A stored configuration under today's names, with what has been an option since."""
     tree: Any = OmegaConf.to_container(config)
-    moved: DictConfig = OmegaConf.create(complete(today(tree)))
-    return moved
+    return OmegaConf.create(complete(today(tree)))  # type: ignore[no-any-return]
 
 
 def config_again(folder: Path) -> DictConfig:

@@ -13,14 +13,13 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmsd.cli.runs import store
 from lmsd.cli.sweeps.trials import Trial
-from lmsd.errors import UserError
+from lmsd.errors import Amount, Count, UserError
 from lmsd.stops import CODES
 
 STOPPED = {
@@ -55,14 +54,14 @@ class Job:
     def _leads(self) -> bool:
         if self.handle is not None:
             return self.handle.poll() is None
-        return lives(self.trial.pid, self.trial.born)
+        return self.trial.lives()
 
     def end(self) -> None:
         """Tell it, once, to save and stop."""
         if self.ended:
             return
         self.ended = True
-        leader: int | None = self.trial.pid
+        leader = self.trial.pid
         trainer: Any = store.status(self.folder).get("pid")
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if leader is not None and session(trainer) == leader:
@@ -78,11 +77,6 @@ class Job:
         return code in STOPPED or bool(code == 0 and state == "interrupted")
 
 
-def notice_of(prefix: Sequence[str]) -> signal.Signals:
-    """The signal by which what a prefix starts is told to end: the one that srun passes on, or SIGTERM."""
-    return signal.SIGUSR1 if any(Path(word).name == "srun" for word in prefix) else signal.SIGTERM
-
-
 def session(pid: Any) -> int | None:
     """The session of a process; None where there is no such process here."""
     try:
@@ -91,40 +85,40 @@ def session(pid: Any) -> int | None:
         return None
 
 
-def born(pid: int) -> str:
-    """When a process began, as no other of its number did, also before a reboot; empty without /proc."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-    return f"{boot} {stat.rpartition(')')[2].split()[19]}"  # field 22, starttime
-
-
-def lives(pid: int | None, when: str) -> bool:
-    """Whether the process of that number that began then is alive."""
-    return pid is not None and store.alive(pid) and born(pid) == when
-
-
 def held(folder: Path) -> bool:
     """Whether somebody trains the run of a folder."""
     return (folder / "lock").is_file() and store.held(folder)
 
 
-def places(gpus: Sequence[int], jobs: int | None, devices: int | None) -> list[str]:
-    """The GPUs of each job at a time, as CUDA_VISIBLE_DEVICES names them; empty for all there are.
+@dataclass(frozen=True)
+class Placement:
+    """Where trials run: how many at a time, on which GPUs, started by what."""
 
-    devices: how many a job asks for; None: what there is for each, one unless `jobs` is given. Raises
-    UserError where they do not suffice.
-    """
-    if not gpus:
-        return [""] * (jobs or 1)
-    each = devices or max(1, len(gpus) // (jobs or len(gpus)))
-    count = jobs or max(1, len(gpus) // each)
-    if count * each > len(gpus):
-        way = f"sweep.jobs={len(gpus) // each}" if each <= len(gpus) else "fewer devices="
-        raise UserError(
-            f"sweep.gpus=[{','.join(map(str, gpus))}] is too short for {count} at a time with {each} each: "
-            f"name {count * each} (a GPU named twice serves two jobs), or give {way}"
-        )
-    return [",".join(map(str, gpus[job * each :][:each])) for job in range(count)]
+    jobs: Count | None = None
+    gpus: tuple[Amount, ...] = ()
+    prefix: tuple[str, ...] = ()
+
+    def places(self, devices: int | None) -> list[str]:
+        """The GPUs of each job at a time, as CUDA_VISIBLE_DEVICES names them; empty for all there are.
+
+        devices: how many a job asks for; None: what there is for each, one unless `jobs` is given. Raises
+        UserError where they do not suffice.
+        """
+        gpus, jobs = self.gpus, self.jobs
+        if not gpus:
+            return [""] * (jobs or 1)
+        each = devices or max(1, len(gpus) // (jobs or len(gpus)))
+        count = jobs or max(1, len(gpus) // each)
+        if count * each > len(gpus):
+            way = f"sweep.jobs={len(gpus) // each}" if each <= len(gpus) else "fewer devices="
+            raise UserError(
+                f"sweep.gpus=[{','.join(map(str, gpus))}] is too short for {count} at a time with {each} "
+                f"each: name {count * each} (a GPU named twice serves two jobs), or give {way}"
+            )
+        return [",".join(map(str, gpus[job * each :][:each])) for job in range(count)]
+
+    @property
+    def notice(self) -> signal.Signals:
+        """The signal that tells what the prefix starts to end: the one that srun passes on, or SIGTERM."""
+        srun = any(Path(word).name == "srun" for word in self.prefix)
+        return signal.SIGUSR1 if srun else signal.SIGTERM

@@ -19,3 +19,8 @@ def better(monitor: str) -> Direction:
             f"{', '.join(KNOWN)}"
         )
     return kind.better
+
+
+def matches(monitor: str, name: str) -> bool:
+    """Whether a score's full name is what is monitored: fd, fd[lmsd-cnn] or fd[lmsd-cnn@ab12]."""
+    return monitor in (kind_of(name), name, name.partition("@")[0] + "]")

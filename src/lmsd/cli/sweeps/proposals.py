@@ -61,8 +61,8 @@ def _study(space: Space, trials: Sequence[Trial], *, method: Method, direction: 
             params=trial.values,
             distributions=distributions,
             state=optuna.trial.TrialState[states.get(trial.state, "RUNNING")],
-            value=trial.value if trial.state == "done" else None,
-            intermediate_values=trial.points,
+            value=trial.result.value if trial.state == "done" else None,
+            intermediate_values=trial.result.points,
         )
         study.add_trial(known)
     return study
@@ -83,13 +83,11 @@ def hopeless(trial: Trial, trials: Sequence[Trial], *, direction: Direction) -> 
 
     The median rule of Vizier (Golovin et al. 2017, section 3.2.2); never before three others are done.
     """
-    others = [other for other in trials if other.state == "done"]
-    if not trial.points or len(others) < BEFORE_PRUNING:
-        return False
-    sign = 1.0 if direction == "min" else -1.0
-    images = max(trial.points)
-    reached = [min(sign * v for at, v in other.points.items() if at <= images) for other in others
-               if any(at <= images for at in other.points)]  # fmt: skip
+    sign, points = 1.0 if direction == "min" else -1.0, trial.result.points
+    images = max(points, default=0)
+    done = [other.result.points for other in trials if other.state == "done"]
+    until = [[sign * value for at, value in found.items() if at <= images] for found in done]
+    reached = [min(values) for values in until if values]
     if images == 0 or len(reached) < BEFORE_PRUNING:
         return False
-    return min(sign * value for value in trial.points.values()) > median(reached)
+    return min(sign * value for value in points.values()) > median(reached)

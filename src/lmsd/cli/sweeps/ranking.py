@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,8 @@ from lmsd.evaluation.catalog import Direction
 
 def ranked(trials: Sequence[Trial], direction: Direction) -> list[Trial]:
     """The done ones from best to worst, then the others by number."""
-    done = [trial for trial in trials if trial.state == "done" and trial.value is not None]
-    done.sort(key=lambda trial: (trial.value or 0.0) * (1 if direction == "min" else -1))
+    done = [trial for trial in trials if trial.state == "done" and trial.result.value is not None]
+    done.sort(key=lambda trial: (trial.result.value or 0.0) * (1 if direction == "min" else -1))
     return [*done, *(trial for trial in trials if trial not in done)]
 
 
@@ -28,19 +29,12 @@ def table(trials: Sequence[Trial], space: Space, *, monitor: str, direction: Dir
     rows = [heads]
     for trial in order:
         values = [_number(trial.values[axis.key]) for axis in space.axes]
-        rows.append([str(trial.number), *values, score(trial), clock(trial.seconds), _status(trial, best)])
+        said = [str(trial.result), clock(trial.seconds), _status(trial, best)]
+        rows.append([str(trial.number), *values, *said])
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     return "\n".join(
         "  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
     )
-
-
-def score(trial: Trial) -> str:
-    """A score with its interval."""
-    if trial.value is None:
-        return "-"
-    ends = "" if trial.low is None or trial.high is None else f" [{trial.low:.4g}, {trial.high:.4g}]"
-    return f"{trial.value:.4g}{ends}"
 
 
 def clock(seconds: float) -> str:
@@ -51,14 +45,11 @@ def clock(seconds: float) -> str:
 def _status(trial: Trial, best: Trial | None) -> str:
     if trial is best:
         return "best"
-    if (
-        trial.state == "done"
-        and best is not None
-        and None not in (trial.low, trial.high, best.low, best.high)
-    ):
-        apart = trial.low > best.high or trial.high < best.low  # type: ignore[operator]
+    apart = None if best is None or trial.state != "done" else trial.result.apart(best.result)
+    if apart is not None:
         return "ok (apart from the best)" if apart else "ok (intervals overlap the best's)"
-    at = f" at {max(trial.points):,} images" if trial.state == "pruned" and trial.points else ""
+    points = trial.result.points
+    at = f" at {max(points):,} images" if trial.state == "pruned" and points else ""
     return f"{trial.state}{at}{f': {trial.note}' if trial.note else ''}"
 
 
@@ -78,13 +69,14 @@ def write(ledger: Ledger, space: Space, *, monitor: str, direction: Direction) -
     """results.csv, results.json and parallel.svg in the sweep's folder."""
     order, folder = ranked(ledger.trials, direction), ledger.folder
     keys = [axis.key for axis in space.axes]
+    scored = ["value", "low", "high", "seconds", "state", "note"]
+    rows = [trial.row() for trial in order]
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(["number", *keys, monitor, "low", "high", "seconds", "state", "note"])
-    for t in order:
-        writer.writerow(
-            [t.number, *(t.values[k] for k in keys), t.value, t.low, t.high, t.seconds, t.state, t.note]
-        )
+    writer.writerow(["number", *keys, monitor, *scored[1:]])
+    for row in rows:
+        values = [row["values"][key] for key in keys]
+        writer.writerow([row["number"], *values, *(row[name] for name in scored)])
     (folder / "results.csv").write_text(lines.getvalue())
     results = {
         "monitor": monitor,
@@ -93,13 +85,12 @@ def write(ledger: Ledger, space: Space, *, monitor: str, direction: Direction) -
         "fixed": list(space.fixed),
         "best": winner(ledger.trials, space, direction),
         "trials": [
-            {"number": t.number, **{k: t.values[k] for k in keys}, "value": t.value, "low": t.low,
-             "high": t.high, "seconds": t.seconds, "state": t.state, "note": t.note, "points": t.points}
-            for t in order
+            {"number": row["number"], **row["values"]} | {name: row[name] for name in (*scored, "points")}
+            for row in rows
         ],
     }  # fmt: skip
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    done = [trial for trial in order if trial.state == "done" and trial.value is not None]
+    done = [trial for trial in order if trial.state == "done" and trial.result.value is not None]
     if done:
         parallel(done, space, folder / "parallel.svg", monitor=monitor)
 
@@ -109,7 +100,7 @@ def parallel(trials: Sequence[Trial], space: Space, path: Path, *, monitor: str)
     from matplotlib.figure import Figure
 
     columns = [(axis.key, [trial.values[axis.key] for trial in trials], axis.log) for axis in space.axes]
-    columns.append((f"{monitor} on val", [trial.value for trial in trials], False))
+    columns.append((f"{monitor} on val", [trial.result.value for trial in trials], False))
     scaled = [_scale(values, log) for _, values, log in columns]
     figure = Figure(figsize=(2.2 * len(columns) + 1, 4), layout="constrained")
     axes = figure.subplots()
@@ -128,8 +119,6 @@ def parallel(trials: Sequence[Trial], space: Space, path: Path, *, monitor: str)
 
 def _scale(values: Sequence[Any], log: bool) -> list[float]:
     """Places in [0, 1]: numbers by size (or its logarithm), words in order."""
-    import math
-
     try:
         numbers = [math.log(float(value)) if log else float(value) for value in values]
     except ValueError:

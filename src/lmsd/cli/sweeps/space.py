@@ -5,14 +5,13 @@ optim.generator.lr=tag(log,interval(1e-5,1e-3))                        proposed 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf, prod
 from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
-from lmsd.cli.config.compose import apply, check_choice, composed, group_of, parse_sweep
-from lmsd.cli.config.schema import complete, groups
+from lmsd.cli.config.compose import group_of, parse_sweep
 from lmsd.errors import UserError
 
 
@@ -85,7 +84,7 @@ class Space:
 
 
 def read(words: Sequence[str]) -> Space:
-    """Fixed words and axes, every value of them checked. Raises UserError."""
+    """Fixed words and axes; `checks.checked` looks at what they say. Raises UserError."""
     fixed, axes = [], []
     for word in words:
         override = parse_sweep(word)
@@ -100,8 +99,7 @@ def read(words: Sequence[str]) -> Space:
     for axis in axes:
         if named.count(axis.key) > 1:
             raise UserError(f"{axis.key}= is given twice: what is swept is given once, with all its values")
-    space = Space(tuple(fixed), tuple(axes))
-    return replace(space, devices=_devices(space, _check(space)))
+    return Space(tuple(fixed), tuple(axes))
 
 
 def _refuse(override: Override, word: str) -> None:
@@ -128,40 +126,3 @@ def _axis(override: Override, word: str) -> Axis:
     if isinstance(value, ChoiceSweep | RangeSweep):
         return Axis(key, tuple(dict.fromkeys(str(item) for item in override.sweep_string_iterator())))
     raise UserError(f"{word}: give values, range(...), interval(...) or tag(log,interval(...))")
-
-
-def _check(space: Space) -> dict[str, Any]:
-    """Refuse a wrong value of any axis; one composition, returned, serves for all values of plain options."""
-    choices = groups()
-    picked: list[str] = []
-    plain: list[str] = list(space.fixed)
-    for axis in space.axes:
-        variants = [f"{axis.key}={value}" for value in axis.choices or (str(axis.low), str(axis.high))]
-        if axis.key.partition("@")[0] in choices:
-            for variant in variants:
-                check_choice(parse_sweep(variant), choices)
-            picked.append(variants[0])
-        else:
-            plain += variants
-    for word in list(plain):
-        if group_of(parse_sweep(word)) in choices and not isinstance(parse_sweep(word).value(), dict):
-            check_choice(parse_sweep(word), choices)
-            plain.remove(word)
-            picked.append(word)
-    tree = composed("train", picked)
-    for word in plain:
-        apply(parse_sweep(word), tree, groups=choices)
-    tree = dict(complete(tree))
-    if tree["evaluate"]["n"] == 0:
-        raise UserError("evaluate.n=0: a sweep ranks its trials by their scores on val; give evaluate.n=1000")
-    return tree
-
-
-def _devices(space: Space, tree: Mapping[str, Any]) -> int | None:
-    """GPUs of the trial that needs most."""
-    swept = next((axis for axis in space.axes if axis.key == "devices"), None)
-    if swept is None:
-        asked: Sequence[Any] = (tree["devices"],)
-    else:
-        asked = swept.choices or (swept.high,)
-    return None if "auto" in asked else max(map(int, asked))

@@ -7,25 +7,57 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 from lmsd.cli.runs import store
+from lmsd.cli.sweeps.monitors import matches
 from lmsd.errors import UserError
+from lmsd.evaluation.catalog import kind_of
 from lmsd.files import write_text
 
 State = Literal["running", "done", "failed", "pruned", "interrupted"]
+
+
+def began(pid: int) -> str:
+    """When a process began, as no other of its number did, also before a reboot; empty without /proc."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+    return f"{boot} {stat.rpartition(')')[2].split()[19]}"  # field 22, starttime
+
+
+@dataclass
+class Result:
+    """The last score on val with its interval, None where it is not finite; points: finite ones by images."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    points: dict[int, float] = field(default_factory=dict)
+
+    def apart(self, other: "Result") -> bool | None:
+        """Whether the intervals of two scores have nothing in common; None where one has no interval."""
+        if self.low is None or self.high is None or other.low is None or other.high is None:
+            return None
+        return self.low > other.high or self.high < other.low
+
+    def __str__(self) -> str:
+        """The score with its interval."""
+        ends = "" if self.low is None or self.high is None else f" [{self.low:.4g}, {self.high:.4g}]"
+        return "-" if self.value is None else f"{self.value:.4g}{ends}"
 
 
 @dataclass
 class Trial:
     """One run of a sweep: the values it tries, and what came of it.
 
-    pid, born, slot: its process, when that began, and its place among those that run at a time;
-    value, low, high: the last score on val with its interval, None where it is not finite; points: the finite
-    scores by images seen; note: why it failed.
+    pid, born, slot: its process, when that began, and its place among those that run at a time; note: why it
+    failed.
     """
 
     number: int
@@ -34,24 +66,30 @@ class Trial:
     pid: int | None = None
     born: str = ""
     slot: int = 0
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    points: dict[int, float] = field(default_factory=dict)
+    result: Result = field(default_factory=Result)
     seconds: float = 0.0
     note: str = ""
 
     def read(self, folder: Path, monitor: str) -> None:
         """Take in the scores that its run has written so far; the last one counts, finite or not."""
-        name = f"val/{monitor}"
-        for line in store.scored(folder, f'"{name}'):
+        found = self.result
+        for line in store.scored(folder, f'"val/{kind_of(monitor)}'):
             for key, value in line.items():
-                if (key == name or key.startswith(f"{name}[")) and "/" not in key[4:]:
+                if not key.endswith(("/low", "/high")) and matches(monitor, key.removeprefix("val/")):
                     known = value is not None and isfinite(value)
-                    self.value = value if known else None
-                    self.low, self.high = line.get(f"{key}/low"), line.get(f"{key}/high")
-                    self.points |= {int(line["images"]): value} if known else {}
+                    found.value = value if known else None
+                    found.low, found.high = line.get(f"{key}/low"), line.get(f"{key}/high")
+                    found.points |= {int(line["images"]): value} if known else {}
         self.seconds = float(store.status(folder).get("seconds", self.seconds))
+
+    def lives(self) -> bool:
+        """Whether that very process is alive, and not another one that has its number now."""
+        return self.pid is not None and store.alive(self.pid) and began(self.pid) == self.born
+
+    def row(self) -> dict[str, Any]:
+        """All of it by name, without another mapping inside."""
+        whole = asdict(self)
+        return {**whole.pop("result"), **whole}
 
 
 class Ledger:
@@ -101,11 +139,12 @@ class Ledger:
     def save(self) -> None:
         """Write the file, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        trials = [asdict(trial) for trial in self.trials]
-        content = {"pid": os.getpid(), "sweep": self.sweep, "trials": trials}
+        rows = [trial.row() for trial in self.trials]
+        content = {"pid": os.getpid(), "sweep": self.sweep, "trials": rows}
         write_text(self.path, json.dumps(content, indent=1) + "\n")
 
 
-def _trial(entry: dict[str, Any]) -> Trial:
-    points = {int(images): value for images, value in entry.pop("points").items()}
-    return Trial(**entry, points=points)
+def _trial(row: dict[str, Any]) -> Trial:
+    """The reverse of `Trial.row`."""
+    row["points"] = {int(images): value for images, value in row["points"].items()}
+    return Trial(result=Result(**{part.name: row.pop(part.name) for part in fields(Result)}), **row)

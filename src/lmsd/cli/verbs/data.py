@@ -38,9 +38,6 @@ Options of features
 def main(arguments: list[str]) -> int:
     """Dispatch to build, index or features."""
     actions = {"build": build, "index": index, "features": features}
-    if not arguments or "-h" in arguments or "--help" in arguments:
-        print(HELP, end="")
-        return 0 if arguments else 2
     if arguments[0] not in actions:
         raise UserError(f"unknown action '{arguments[0]}'{nearest(arguments[0], actions)}; lmsd data --help")
     return actions[arguments[0]](arguments[1:])

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lmsd.cli.runs import store
 from lmsd.errors import UserError
 
 DATA = Path("data/digits")
@@ -29,9 +30,6 @@ Builds the digits data set, trains experiment=digits, samples ten prompts, score
 
 def main(arguments: list[str]) -> int:
     """Run the demo and say which of its figures it reached."""
-    if "-h" in arguments or "--help" in arguments:
-        print(HELP, end="")
-        return 0
     started = time.monotonic()
     ablation = "--ablation" in arguments
     words = [word for word in arguments if word != "--ablation"]
@@ -80,15 +78,14 @@ def arm(overrides: list[str]) -> dict[str, Any]:
     return {
         "folder": folder,
         "record": json.loads((folder / "eval/test/metrics.json").read_text()),
-        "status": json.loads((folder / "status.json").read_text()),
+        "status": store.status(folder),
         "played": played(folder, config.batch_size, config.objective.get("d_steps", 1)),
     }
 
 
 def played(folder: Path, batch_size: int, d_steps: int) -> float:
     """Share of the generator's updates at which the adversary played too, from the counts in the log."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    last = {key: value for line in lines for key, value in line.items()}
+    last = {key: value for line in store.scored(folder, '"images"') for key, value in line.items()}
     alone = last["images"] / batch_size - last.get("discriminator/updates", 0.0) / d_steps
     return float(1.0 - alone / last["generator/updates"])
 

@@ -40,14 +40,11 @@ class Finding:
 
 def main(arguments: list[str]) -> int:
     """Print the findings; exit code 2 where one wants a fix."""
-    if "-h" in arguments or "--help" in arguments:
-        print(HELP, end="")
-        return 0
-    found = []
+    code = 0
     for finding in findings(arguments):
-        found.append(finding)
         print(finding, flush=True)
-    return 2 if any(finding.mark == "fix" for finding in found) else 0
+        code = 2 if finding.mark == "fix" else code
+    return code
 
 
 def findings(shards: list[str]) -> Iterator[Finding]:

@@ -46,9 +46,6 @@ class EditOptions(SamplingOptions):
 
 def main(arguments: list[str]) -> int:
     """Edit and say where the picture lies."""
-    if not arguments or "-h" in arguments or "--help" in arguments:
-        print(HELP, end="")
-        return 0 if arguments else 2
     chosen = options.read(EditOptions, arguments, verb="edit")
     if chosen.strength is None:
         chosen = replace(chosen, strength=0.6 if chosen.mask is None else 1.0)
@@ -77,7 +74,7 @@ def edit(chosen: EditOptions) -> Path:
     whole = open_image(chosen.image, channels=channels)
     pixels = fit(whole, size)
     mask = None if chosen.mask is None else read_mask(chosen.mask, whole.shape[:2], size)
-    batch = model.batch(words or 1, scale(pixels[None]))
+    batch = model.batch(words, scale(pixels[None]), n=None if words else 1)
     strength, steps = 1.0 if chosen.strength is None else chosen.strength, generate.settings.steps
     done = steps - first_knot(strength, steps)
     print(f"note: {done} of {steps} steps are done (strength={strength:g})", file=sys.stderr)

@@ -80,9 +80,6 @@ class EvaluateOptions(Combinations):
 
 def main(arguments: list[str]) -> int:
     """Evaluate, print the scores and the report's path."""
-    if not arguments or "-h" in arguments or "--help" in arguments:
-        print(HELP, end="")
-        return 0 if arguments else 2
     chosen = options.read(EvaluateOptions, arguments, verb="evaluate")
     folder = store.find_folder(chosen.run)
     with ranks():
@@ -95,11 +92,18 @@ def main(arguments: list[str]) -> int:
 
 @contextmanager
 def ranks() -> Iterator[None]:
-    """The process group of a launcher's processes, where there are several; features travel on the CPU."""
+    """The process group of a launcher's processes, if there are several; features travel on the CPU.
+
+    torch.distributed.nn binds the current group as default arguments when it is imported. Imported later on,
+    as a part of something else, it would keep the group and gloo's threads past their end; and a thread that
+    drops its last tensor while the interpreter exits aborts the process.
+    """
     import torch.distributed as dist
 
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
     if several:
+        import torch.distributed.nn  # noqa: F401
+
         dist.init_process_group("gloo")
     try:
         yield

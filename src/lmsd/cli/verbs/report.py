@@ -17,9 +17,6 @@ lmsd report A B C         compare A with each of the others: which scores differ
 
 def main(arguments: list[str]) -> int:
     """Write the report, or the comparison, and print its path."""
-    if not arguments or "-h" in arguments or "--help" in arguments:
-        print(HELP, end="")
-        return 0 if arguments else 2
     out = [word.removeprefix("out=") for word in arguments if word.startswith("out=")]
     names = [word.removeprefix("run=") for word in arguments if not word.startswith("out=")]
     for name in names:
@@ -30,14 +27,14 @@ def main(arguments: list[str]) -> int:
         raise UserError("out= is the page of a comparison: lmsd report A B out=FILE.html")
     if out:
         check_out(Path(out[-1]), ".html")
-    if len(folders) > 1:
-        from lmsd.evaluation.compare import labels
+    if len(folders) == 1:
+        print(write(folders[0]))
+        return 0
+    from lmsd.evaluation.compare import labels
 
-        labels(folders)
-    for folder in folders:
-        print(write(folder))
-    if len(folders) > 1:
-        print(compare(folders, Path(out[-1]) if out else folders[0] / "comparison.html"))
+    labels(folders)
+    print(*map(write, folders), sep="\n")
+    print(compare(folders, Path(out[-1]) if out else folders[0] / "comparison.html"))
     return 0
 
 

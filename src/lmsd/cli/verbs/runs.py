@@ -11,9 +11,6 @@ HELP = """lmsd runs [WORD]      the runs in outputs/, oldest first; WORD: only t
 
 def main(arguments: list[str]) -> int:
     """List the runs with their state, how far they are, and the best score on val."""
-    if "-h" in arguments or "--help" in arguments:
-        print(HELP, end="")
-        return 0
     found = [path for path in store.by_age("*") if all(word in path.name for word in arguments)]
     if not found:
         raise UserError(

@@ -52,9 +52,6 @@ class Again:
 
 def main(arguments: list[str]) -> int:
     """Sample and say where the grid lies."""
-    if not arguments or "-h" in arguments or "--help" in arguments:
-        print(HELP, end="")
-        return 0 if arguments else 2
     if any(word.startswith("again=") for word in arguments):
         print(sample(remembered(options.read(Again, arguments, verb="sample again="))))
         return 0
@@ -134,7 +131,7 @@ def sample(chosen: SampleOptions) -> Path:
     model, generate = opened(folder, chosen)
     asked = chosen.prompts or drawn(model, folder, chosen.n or 1)
     note_prompts(model, asked)
-    batch = model.batch(asked or chosen.n or 1)
+    batch = model.batch(asked, n=None if asked else chosen.n)
     images: list[Tensor] = []
     with Bar() as bar:
         for row, seed in enumerate(chosen.seeds):

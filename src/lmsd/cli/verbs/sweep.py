@@ -17,19 +17,22 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from omegaconf import DictConfig
 
 from lmsd import stops
 from lmsd.cli.config import options
-from lmsd.cli.config.settings import Name
+from lmsd.cli.config.settings import Folder
 from lmsd.cli.runs import store
 from lmsd.cli.sweeps import ranking
-from lmsd.cli.sweeps.jobs import Job, born, held, lives, notice_of, places
+from lmsd.cli.sweeps.checks import checked, each, require_data
+from lmsd.cli.sweeps.jobs import Job, Placement, held
 from lmsd.cli.sweeps.monitors import better
 from lmsd.cli.sweeps.proposals import Method, hopeless, propose
 from lmsd.cli.sweeps.space import Space, read
-from lmsd.cli.sweeps.trials import Ledger, Trial
-from lmsd.errors import Amount, Count, Seed, UserError
+from lmsd.cli.sweeps.trials import Ledger, Trial, began
+from lmsd.errors import Count, Seed, UserError
 from lmsd.evaluation.catalog import Direction
 
 HELP = """lmsd sweep OPTION=VALUE,VALUE ... [option=value ...]
@@ -53,11 +56,13 @@ The same command continues an interrupted sweep. Results: outputs/sweeps/NAME/re
 parallel.svg, and the command that trains the winner. A sweep never sees the test split.
 """
 POLL = 0.5  # seconds between two looks at the jobs
+ENDED = ("done", "stopped")
+"""States of a run that was trained as far as it was to be, by itself or a callback's leave."""
 PATIENCE = 60  # seconds that jobs which are told to stop have to save
 
 
 @dataclass(frozen=True)
-class SweepOptions:
+class SweepOptions(Placement):
     """Options of `lmsd sweep` itself, each written sweep.NAME=; see HELP."""
 
     method: Method | None = None
@@ -65,33 +70,25 @@ class SweepOptions:
     monitor: str = "fd"
     direction: Direction | None = None
     prune: bool | None = None
-    jobs: Count | None = None
-    gpus: tuple[Amount, ...] = ()
-    prefix: tuple[str, ...] = ()
     retry: bool = False
     seed: Seed = 0
-    name: Name | None = None
-
-    def check(self) -> None:
-        """Raise UserError for what cannot be, before anything is read or made."""
-        better(self.monitor)
-        if self.name in (".", ".."):
-            raise UserError(f"sweep.name={self.name} is a folder's own name: give another")
+    name: Folder | None = None
 
 
 def main(arguments: list[str]) -> int:
     """Sweep, print the table and the winner's command."""
-    if not arguments or "-h" in arguments or "--help" in arguments:
-        print(HELP, end="")
-        return 0 if arguments else 2
     dry = "--dry-run" in arguments
     words = [word for word in arguments if word != "--dry-run"]
     chosen = chosen_by([word for word in words if word.startswith("sweep.")])
-    space = read([word for word in words if not word.startswith("sweep.")])
+    told = [word for word in words if not word.startswith("sweep.")]
+    space = checked(read(told), monitor=chosen.monitor)
     sweep = Sweep(space, chosen, folder_of(space, chosen))
     if dry:
         print(sweep.plan())
         return 0
+    if not chosen.prefix:  # what that starts may run elsewhere, with other data and devices
+        with stops.preparing():
+            rehearse(space, chosen.monitor)
     code = sweep.run()
     if code:
         print("lmsd: interrupted; the same command continues the sweep", file=sys.stderr)
@@ -100,12 +97,25 @@ def main(arguments: list[str]) -> int:
     return 0 if any(trial.state == "done" for trial in sweep.ledger.trials) else 1
 
 
+def rehearse(space: Space, monitor: str) -> None:
+    """Build what every combination would train, and see that val gives the score; nothing is written.
+
+    Combinations that differ in their seed alone are one.
+    """
+    from lmsd.cli.verbs.train import prepared
+
+    def build(config: DictConfig) -> None:
+        require_data(monitor, config.evaluate, prepared(config).built.data.shards)
+
+    each(space, build, apart="seed")
+
+
 def chosen_by(words: list[str]) -> SweepOptions:
     """The options of words sweep.NAME=VALUE, checked. Raises UserError."""
     given = [word.partition("=")[2] for word in words if word.startswith("sweep.prefix=")]
     others = [word for word in words if not word.startswith("sweep.prefix=")]
     chosen = options.read(SweepOptions, others, verb="sweep (sweep.NAME=)", prefix="sweep.")
-    chosen.check()
+    better(chosen.monitor)
     return replace(chosen, prefix=command_of(given[-1])) if given else chosen
 
 
@@ -158,28 +168,33 @@ class Sweep:
         whole = len(self.space.grid()) if self.method == "grid" else 20
         self.total = int(min(chosen.trials or whole, self.space.size()))
         self.prunes = self.method != "grid" if chosen.prune is None else chosen.prune
-        self.places = places(chosen.gpus, chosen.jobs, self.space.devices)
-        self.notice = notice_of(chosen.prefix)
+        self.places = chosen.places(self.space.devices)
         told = {
             "fixed": " ".join(self.space.fixed),
             "over": " ".join(map(str, self.space.axes)),
             "monitor": chosen.monitor,
             "direction": self.direction,
         }
-        known = self.ledger.sweep or told
-        for name in (name for name in told if known.get(name) != told[name]):
-            was = f"{name}: {known.get(name) or 'nothing'}, not {told[name] or 'nothing'}"
-            raise UserError(f"{self.folder} is another sweep ({was}): give another sweep.name=")
+        for name, was in self.ledger.sweep.items():
+            if was != told[name]:
+                said = f"{name}: {was or 'nothing'}, not {told[name] or 'nothing'}"
+                raise UserError(f"{self.folder} is another sweep ({said}): give another sweep.name=")
         self.ledger.sweep = told
 
     def plan(self) -> str:
         """What would run, and where."""
         tried = [trial.values for trial in self.ledger.trials if not self._open(trial)]
-        head = f"{self.folder}: {self._size()}, {len(tried)} of them finished"
-        if self.method != "grid":
-            return "\n".join([head, *(f"  {axis.shown()}" for axis in self.space.axes)])
-        rows = [f"  lmsd train {' '.join(self.space.words(v))}" for v in self.space.grid() if v not in tried]
-        return "\n".join([head, *rows[: max(0, self.total - len(tried))]])
+        first = "lowest" if self.direction == "min" else "highest"
+        lines = [
+            f"{self.folder}: {self._size()}, {len(tried)} of them finished",
+            f"ranked by {self.chosen.monitor} on val, the {first} first",
+        ]
+        if self.method == "grid":
+            left = [values for values in self.space.grid() if values not in tried]
+            rows = [f"  lmsd train {' '.join(self.space.words(values))}" for values in left]
+            return "\n".join([*lines, *rows[: max(0, self.total - len(tried))]])
+        each = f"each: lmsd train {' '.join(self.space.words({}))}".rstrip()
+        return "\n".join([*lines, f"{each}, and of", *(f"  {axis.shown()}" for axis in self.space.axes)])
 
     def _size(self) -> str:
         """How many trials there are, and whether they are all that there can be."""
@@ -210,10 +225,10 @@ class Sweep:
         """Watch what outlived the sweep that began it; the rest of what is open waits for a place."""
         for trial in filter(self._open, self.ledger.trials):
             folder = self.ledger.run_dir(trial)
-            done = trial.state != "failed" and store.status(folder).get("state") == "done"
-            if done or lives(trial.pid, trial.born) or held(folder):
+            done = trial.state != "failed" and store.status(folder).get("state") in ENDED
+            if done or trial.lives() or held(folder):
                 trial.state = "running"
-                self.jobs.append(Job(trial, folder, self.notice))
+                self.jobs.append(Job(trial, folder, self.chosen.notice))
             else:
                 self.waiting.append(trial)
 
@@ -247,24 +262,21 @@ class Sweep:
         environment = dict(os.environ)
         if self.places[slot]:
             environment["CUDA_VISIBLE_DEVICES"] = self.places[slot]
-        with self._log(trial) as log:
+        with open(self.folder / f"{trial.number}.log", "ab") as log:
             said = log.tell()
             # In a session of its own: Ctrl-C reaches it through `_stop`, once.
             handle = subprocess.Popen(
                 self.command(trial), stdout=log, stderr=log, env=environment, start_new_session=True
             )
         trial.state, trial.note, trial.slot = "running", "", slot
-        trial.pid, trial.born = handle.pid, born(handle.pid)
-        self.jobs.append(Job(trial, self.ledger.run_dir(trial), self.notice, handle, said))
+        trial.pid, trial.born = handle.pid, began(handle.pid)
+        self.jobs.append(Job(trial, self.ledger.run_dir(trial), self.chosen.notice, handle, said))
         self.ledger.save()
-
-    def _log(self, trial: Trial) -> IO[bytes]:
-        return open(self.folder / f"{trial.number}.log", "ab")
 
     def command(self, trial: Trial) -> list[str]:
         """What trains a trial: anew, or on from the checkpoint that an interrupted sweep left."""
         folder = self.ledger.run_dir(trial)
-        if any((folder / "checkpoints").glob("*.ckpt")) and store.status(folder).get("state") != "done":
+        if any((folder / "checkpoints").glob("*.ckpt")) and store.status(folder).get("state") not in ENDED:
             words = [f"resume={folder}"]
         else:
             shutil.rmtree(folder, ignore_errors=True)
@@ -278,21 +290,18 @@ class Sweep:
             if not job.running():
                 self.jobs.remove(job)
                 self._finish(job)
-            elif self.prunes and not job.ended and self._hopeless(job.trial):
-                job.pruned = True
+            elif self.prunes and hopeless(job.trial, self.ledger.trials, direction=self.direction):
+                job.pruned |= not job.ended
                 job.end()
-
-    def _hopeless(self, trial: Trial) -> bool:
-        return hopeless(trial, self.ledger.trials, direction=self.direction)
 
     def _finish(self, job: Job) -> None:
         trial, state = job.trial, store.status(job.folder).get("state")
         trial.read(job.folder, self.chosen.monitor)
-        if state == "done" and trial.value is not None:
+        if state in ENDED and trial.result.value is not None:
             trial.state = "done"
-        elif state != "done" and job.pruned:
+        elif state not in ENDED and job.pruned:
             trial.state = "pruned"
-        elif state != "done" and job.interrupted(state):
+        elif state not in ENDED and job.interrupted(state):
             trial.state, trial.note = "interrupted", "the same command trains it on"
             if job.handle is None:  # an earlier launch began it
                 self.waiting.append(trial)
@@ -301,12 +310,12 @@ class Sweep:
         trial.pid = None
         self.ledger.save()
         note = f": {trial.note}" if trial.note else ""
-        print(f"#{trial.number}  {ranking.score(trial)}  {trial.state}{note}", flush=True)
+        print(f"#{trial.number}  {trial.result}  {trial.state}{note}", flush=True)
         self._write()
 
     def _why(self, job: Job, state: Any) -> str:
         """The reason of a failure: the sentence in its log, or that it ended without a score."""
-        if state == "done":
+        if state in ENDED:
             return f"no finite {self.chosen.monitor} on val{refused_score(job.folder, self.chosen.monitor)}"
         path = self.folder / f"{job.trial.number}.log"
         log = path.read_bytes()[job.said :].decode(errors="replace")
@@ -328,11 +337,10 @@ class Sweep:
     def report(self) -> str:
         """The table, the winner's command and where the results lie."""
         monitor, direction = self.chosen.monitor, self.direction
-        lines = [ranking.table(self.ledger.trials, self.space, monitor=monitor, direction=direction)]
+        table = ranking.table(self.ledger.trials, self.space, monitor=monitor, direction=direction)
         best = ranking.winner(self.ledger.trials, self.space, direction)
-        lines.append(f"Best again: {best}" if best else "No trial has a score; their logs say why")
-        lines.append(f"Results: {self.folder / 'results.csv'}, results.json, parallel.svg")
-        return "\n".join(lines)
+        said = f"Best again: {best}" if best else "No trial has a score; their logs say why"
+        return f"{table}\n{said}\nResults: {self.folder / 'results.csv'}, results.json, parallel.svg"
 
 
 def refused_score(folder: Path, monitor: str) -> str:

@@ -7,14 +7,15 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd import stops
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.schema import check_limits, check_tasks, groups
+from lmsd.cli.config.schema import check_limits, check_tasks
 from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
 from lmsd.cli.runs.resuming import continued, extended, finished
@@ -22,6 +23,11 @@ from lmsd.cli.runs.transcript import transcript
 from lmsd.errors import UserError, redact
 from lmsd.files import write_text
 from lmsd.ranks import launched_rank
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+    from lmsd.cli.build.experiment import Experiment
 
 _PRIVATE = {
     "WANDB_CONSOLE": "off",
@@ -55,11 +61,7 @@ Groups and their choices
 
 
 def main(arguments: list[str]) -> int:
-    """Train, or print help or the configuration."""
-    if "-h" in arguments or "--help" in arguments:
-        rows = [f"  {name:16}{', '.join(choices)}" for name, choices in groups().items()]
-        print(HELP.format(groups="\n".join(rows)))
-        return 0
+    """Train, or print the configuration or its options."""
     if "--cfg" in arguments:
         words = [word for word in arguments if word not in ("--cfg", "job")]
         print(OmegaConf.to_yaml(load("train", words)), end="")
@@ -76,8 +78,8 @@ def main(arguments: list[str]) -> int:
 
 def begin(arguments: list[str]) -> int:
     """Begin a run, or go on with one."""
-    longer = extended(arguments)
-    config, source = longer or continued(arguments)
+    again = any(word.lstrip("+~ ").startswith(("resume", "extend")) for word in arguments)
+    config, source = (extended(arguments) or continued(arguments)) if again else (None, None)
     if config is None:
         config = load("train", arguments)
     if source is not None and finished(source, config):
@@ -98,44 +100,63 @@ def refuse_mistakes(config: DictConfig) -> None:
         check(config)
 
 
-def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | None = None) -> Path:
-    """Train what the configuration describes and return the run's folder; torch is imported here.
+@dataclass(frozen=True)
+class Prepared:
+    """What a configuration describes, built: nets, method and data; what watches them; others' metrics."""
 
-    resumed: a run folder to go on with, or one of its checkpoints.
-    """
+    built: "Experiment"
+    callbacks: list[Any]
+    metrics: "dict[str, Metric]"
+
+
+def prepared(config: DictConfig) -> Prepared:
+    """Build a run without beginning it: whatever can be refused before there is a folder is refused here."""
     refuse_mistakes(config)
     import torch
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    from lmsd.checkpoints import find
     from lmsd.cli.build import callbacks, experiment
-    from lmsd.cli.build.validate import Validation, metrics, on_val, require_val
+    from lmsd.cli.build.validate import metrics, require_val
 
-    if resumed and resumed.suffix == ".ckpt":
-        find(resumed)  # before anything is built, or written down
     built = experiment.build(config)
-    nets, data = built.cast, built.data.shards
-    own = callbacks.own(config, built.objective)
-    chief, others = launched_rank() == 0, metrics(config)
+    found = Prepared(built, callbacks.own(config, built.objective), metrics(config))
+    if config.evaluate.n:
+        require_val(built.data.shards)
+    return found
+
+
+def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | None = None) -> Path:
+    """Train what the configuration describes and return the run's folder; torch is imported here.
+
+    resumed: a run folder to go on with, or one of its checkpoints.
+    """
+    if resumed and resumed.suffix == ".ckpt":
+        from lmsd.checkpoints import find
+
+        find(resumed)  # before anything is built, or written down
+    run = prepared(config)
+    built, data = run.built, run.built.data.shards
+    chief = launched_rank() == 0
     if config.dry:
-        announce(config, None, nets, resumed=resumed)
+        announce(config, None, built.cast, resumed=resumed)
         built.engine.configure_optimizers()
         count = len(data.split_set("train"))
         print(f"{count:,} train samples; everything is built. To train, leave out debug=dry")
         return Path()
-    if config.evaluate.n:
-        require_val(data)
+    from lmsd.cli.build.callbacks import standing
+    from lmsd.cli.build.validate import Validation, on_val
+
     scorer = on_val(config, data) if config.evaluate.n and chief else None
-    folder = store.folder_of(resumed) if resumed else shared_folder(config, list(overrides))
-    validation = Validation(config, data, folder, scorer, others) if config.evaluate.n else None
+    folder = store.folder_of(resumed) if resumed else made(config, overrides)
+    validation = Validation(config, data, folder, scorer, run.metrics) if config.evaluate.n else None
     with transcript(folder, active=chief):
-        announce(config, folder, nets, resumed=resumed)
+        announce(config, folder, built.cast, resumed=resumed)
         with recorded(folder, built.engine, active=chief):
             if resumed and chief:
                 with tolerated("config.yaml"):
                     store.save_config(folder, config)
-            watching = own + callbacks.standing(config, validation, built.objective, data.samples)
+            watching = run.callbacks + standing(config, validation, built.objective, data.samples)
             play(config, built.engine, built.data, folder=folder, callbacks=watching, resumed=resumed)
         if chief:
             tell_end(folder, built.engine)
@@ -155,22 +176,24 @@ def play(
     config: DictConfig, engine: Any, data: Any, *, folder: Path, callbacks: list[Any], resumed: Path | None
 ) -> None:
     """Train in a run's folder, from its checkpoint where there is one."""
-    from lmsd.engine.trainer import fit
+    from lmsd.engine.trainer import Hardware, fit
 
     fit(
         engine,
         data,
         run_dir=folder,
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        accelerator=config.accelerator,
-        precision=config.precision,
+        hardware=Hardware(
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            accelerator=config.accelerator,
+            precision=config.precision,
+            fsdp=config.fsdp,
+        ),
         loggers=loggers(config, folder),
         callbacks=callbacks,
         resume_from=resumed if resumed and store.has_checkpoint(folder) else None,
         profiler=config.profiler,
         asynchronous=config.checkpoint_async,
-        fsdp=config.fsdp,
     )
 
 
@@ -219,27 +242,23 @@ def tolerated(what: str) -> Iterator[None]:
             print(f"lmsd: could not write {what}: {redact(str(error))}", file=sys.stderr)
 
 
-def conclude(folder: Path, engine: Any, state: str, *, seconds: float) -> None:
-    """Write down how a session ended."""
-    from lmsd.engine.callbacks import peak_memory
-
-    counts = {"images": engine.clock.images, "updates": engine.clock.updates, "seconds": seconds}
-    told = {"notes": engine.run.notes} if engine.run.notes else {}
-    with tolerated("status.json"):
-        store.set_status(folder, state=state, **counts, **told, peak_memory_mb=peak_memory())
-
-
 @contextmanager
 def recorded(folder: Path, engine: Any, *, active: bool) -> Iterator[None]:
     """Keep status.json true: running, then done, interrupted, failed, or stopped; error.txt has a failure.
 
     seconds: of training, over all sessions; sessions: when each began. Only one process is active.
     """
+    from lmsd.engine.callbacks import peak_memory
+
     began = time.monotonic() - store.status(folder).get("seconds", 0.0)
 
     def ended(state: str) -> None:
-        if active:
-            conclude(folder, engine, state, seconds=round(time.monotonic() - began, 1))
+        counts = {"images": engine.clock.images, "updates": engine.clock.updates}
+        told = counts | ({"notes": engine.run.notes} if engine.run.notes else {})
+        seconds = round(time.monotonic() - began, 1)
+        with tolerated("status.json"):
+            if active:
+                store.set_status(folder, state=state, seconds=seconds, **told, peak_memory_mb=peak_memory())
 
     if active:
         lock = store.lock(folder)
@@ -308,6 +327,6 @@ def announce(
         )
 
 
-def shared_folder(config: DictConfig, overrides: list[str]) -> Path:
+def made(config: DictConfig, overrides: Sequence[str]) -> Path:
     """The new run's folder, which rank 0 makes."""
     return Path(agreed("run_dir", lambda: str(store.create(config, overrides))))

@@ -10,15 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from lmsd.cli.config import options
 from lmsd.cli.config.compose import load, parse
 from lmsd.cli.config.schema import check_limits
 from lmsd.cli.runs import store
-from lmsd.errors import UserError
+from lmsd.errors import Amount, UserError
 
 HELP = """lmsd verify-resume [kills=3] [kill_seed=0] [out=FOLDER] [options of lmsd train ...]
 
@@ -33,18 +35,23 @@ Launch: TypeAlias = Callable[[list[str], Path], int]
 """(words of `lmsd train`, file for what it says) → the process, which leads a group of its own."""
 
 
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What is not of `lmsd train`: how often to kill, at which moments, and the folder of both runs."""
+
+    kills: Amount = 3
+    kill_seed: Amount = 0
+    out: Path | None = None
+
+
 def main(arguments: list[str]) -> int:
     """Compare; exit code 0 where the two are equal, 1 where not."""
-    if "-h" in arguments or "--help" in arguments:
-        print(HELP)
-        return 0
-    own = {"kills": "3", "kill_seed": "0", "out": None}
-    own |= dict(word.split("=", 1) for word in arguments if "=" in word and word.split("=")[0] in own)
-    kills, seed = (whole(name, str(own[name])) for name in ("kills", "kill_seed"))
-    words = shortened([word for word in arguments if "=" not in word or word.split("=")[0] not in own])
-    out = Path(own["out"] or store.OUTPUTS / f"verify-resume-{time.strftime('%Y-%m-%d_%H%M%S')}")
-    trial = verify(words, out, kills=kills, draw=random.Random(seed), launch=start)
-    if kills and not trial.images:
+    own = [word for word in arguments if word.partition("=")[0] in options.known(VerifyOptions)]
+    chosen = options.read(VerifyOptions, own, verb="verify-resume")
+    words = shortened([word for word in arguments if word not in own])
+    out = chosen.out or store.OUTPUTS / f"verify-resume-{time.strftime('%Y-%m-%d_%H%M%S')}"
+    trial = verify(words, out, kills=chosen.kills, draw=random.Random(chosen.kill_seed), launch=start)
+    if chosen.kills and not trial.images:
         raise UserError(
             "the run was over before it could be killed, so nothing was resumed: make it longer, images=..., "
             "or draw other moments, kill_seed=1"
@@ -52,13 +59,6 @@ def main(arguments: list[str]) -> int:
     times = f"killed {len(trial.images)} times, on from {', '.join(map(str, trial.images))} images"
     print(f"{times if trial.images else 'never killed'}; {trial.difference or trial.equal}")
     return 1 if trial.difference else 0
-
-
-def whole(name: str, text: str) -> int:
-    """An option that is a count."""
-    if not text.isdecimal():
-        raise UserError(f"{name}={text} is not a whole number")
-    return int(text)
 
 
 def shortened(words: list[str]) -> list[str]:
@@ -69,7 +69,7 @@ def shortened(words: list[str]) -> list[str]:
             raise UserError(f"{name}= makes no sense here: verify-resume makes both of its runs itself")
     config = load("train", words)
     check_limits(config)
-    batch = int(config.batch_size)
+    batch = config.batch_size
     short = {"images": 48 * batch, "checkpoint_every": 8 * batch, "log_every": 4 * batch, "evaluate.n": 0}
     return [*words, *(f"{name}={value}" for name, value in short.items() if name not in given)]
 
@@ -140,30 +140,42 @@ def images_of(folder: Path) -> int:
 
 def compare(ours: Path, theirs: Path) -> tuple[str, int]:
     """The first difference of two finished runs in words, or empty; and how many tensors were compared."""
-    import torch
-
-    from lmsd.checkpoints import KEY, read, tensors
-    from lmsd.engine.logging import read_metrics
+    from lmsd.checkpoints import read, tensors
 
     a, b = read(ours), read(theirs)
     mine, other = dict(tensors(a)), dict(tensors(b))
+    lines = [list(map(timeless, store.scored(run, '"images"'))) for run in (ours, theirs)]
+    found = chain(of_tensors(mine, other), of_counts(a, b), of_lines(*lines))
+    return next(found, ""), len(mine)
+
+
+def of_tensors(mine: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
+    """The tensors that are not equal to the last bit."""
     for name in sorted(mine.keys() | other.keys()):
         if name not in mine or name not in other:
-            return f"{name} is in one of the two only", len(mine)
-        if not torch.equal(mine[name], other[name]):
+            yield f"{name} is in one of the two only"
+        elif not mine[name].equal(other[name]):
             apart = (mine[name].double() - other[name].double()).abs().max()
-            return f"{name} differs by up to {float(apart):.3g}", len(mine)
+            yield f"{name} differs by up to {float(apart):.3g}"
+
+
+def of_counts(a: dict[str, Any], b: dict[str, Any]) -> Iterator[str]:
+    """What else a checkpoint holds that differs: the place in the data, the clock."""
+    from lmsd.checkpoints import KEY
+
     for key in (*(key for key in a if key.endswith("DataModule")), KEY):
         for name in a[key].keys() - {"config"}:
             if plain(a[key][name]) != plain(b[key][name]):
-                return f"{key}.{name} was {b[key][name]} and should be {a[key][name]}", len(mine)
-    lines = [[timeless(line) for line in read_metrics(run / "metrics.jsonl")] for run in (ours, theirs)]
-    for first, second in zip(*lines, strict=False):
+                yield f"{key}.{name} was {b[key][name]} and should be {a[key][name]}"
+
+
+def of_lines(mine: list[dict[str, Any]], other: list[dict[str, Any]]) -> Iterator[str]:
+    """Lines of metrics that differ, and how many there are."""
+    for first, second in zip(mine, other, strict=False):
         if first != second:
-            return f"metrics at {first['images']} images differ", len(mine)
-    if len(lines[0]) != len(lines[1]):
-        return f"{len(lines[1])} lines of metrics, and there should be {len(lines[0])}", len(mine)
-    return "", len(mine)
+            yield f"metrics at {first['images']} images differ"
+    if len(mine) != len(other):
+        yield f"{len(other)} lines of metrics, and there should be {len(mine)}"
 
 
 def plain(value: Any) -> Any:

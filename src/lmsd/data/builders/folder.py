@@ -86,12 +86,7 @@ def folder_source(path: Path | None, listed: Path | None, lines: Captions = "joi
         if not found and _wordless(files, dropped[left:]):
             del dropped[left:]
             found = _beside(files, dropped, used, bare=True)
-    several = [entry.file.name for entry in found if len(entry.lines) > 1]
-    if several:
-        notes.add(LINES[lines], several[0], len(several))
-    if found and not any(entry.lines for entry in found):
-        classes_too = "" if found[0].label is None else " or label"
-        notes.add(BARE.format(classes_too), found[0].file.name, len(found))
+    _tell_captions(found, lines, notes)
     _tell(files, used, dropped, notes)
     if not found:
         raise UserError(_none(path, listed, images, dropped))
@@ -287,6 +282,16 @@ def _hint(name: str) -> str:
     if re.match(r"[A-Za-z]:[\\/]", name):
         return " (a place on a Windows machine: write names relative to the folder)"
     return " (a place elsewhere: write names relative to the folder)" if posixpath.isabs(name) else ""
+
+
+def _tell_captions(found: list[_Found], way: Captions, notes: Notes) -> None:
+    """How many images have several captions, or that none has one."""
+    several = [entry.file.name for entry in found if len(entry.lines) > 1]
+    if several:
+        notes.add(LINES[way], several[0], len(several))
+    if found and not any(entry.lines for entry in found):
+        classes_too = "" if found[0].label is None else " or label"
+        notes.add(BARE.format(classes_too), found[0].file.name, len(found))
 
 
 def _tell(files: list[_File], used: set[_File], dropped: list[Dropped], notes: Notes) -> None:

@@ -1,0 +1,162 @@
+"""What a sweep looks at before its first trial: that each of its combinations exists, and has a score.
+
+combinations            each is composed; an interval stands as its two ends
+scores on val           by the extractor that gives them, and by evaluate.n: at once, also for --dry-run; by
+                        how many images val holds, and how many pairs of the same label those make
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
+from dataclasses import replace
+from io import StringIO
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lmsd.cli.config.compose import load
+from lmsd.cli.config.schema import check_limits, kind_at
+from lmsd.cli.config.signatures import parts
+from lmsd.cli.sweeps.monitors import KNOWN
+from lmsd.cli.sweeps.space import Space
+from lmsd.errors import UserError
+from lmsd.evaluation.catalog import CATALOG, FEATURES, LOCAL, PAIRED, kind_of
+
+if TYPE_CHECKING:
+    from lmsd.data.shardset import ShardSet
+
+COPIES = ("neighbor_ratio", "copies")
+
+
+def checked(space: Space, *, monitor: str = "fd") -> Space:
+    """The space with the devices that its trials ask for. Raises UserError where a trial cannot be.
+
+    monitor: the score that trials are ranked by, which all of them have to give.
+    """
+    devices: list[int | str] = []
+
+    def check(config: DictConfig) -> None:
+        check_limits(config)
+        require(monitor, config.evaluate)
+        devices.append(config.devices)
+
+    space = counted(space)
+    each(space, check)
+    return replace(space, devices=None if "auto" in devices else max(map(int, devices)))
+
+
+def corners(space: Space, *, apart: str = "") -> Iterator[dict[str, Any]]:
+    """Every combination, an interval standing as its two ends; of the option `apart` the first value."""
+    values = [axis.choices or (axis.low, axis.high) for axis in space.axes]
+    told = [row[:1] if axis.key == apart else row for axis, row in zip(space.axes, values, strict=True)]
+    for combination in product(*told):
+        yield {axis.key: value for axis, value in zip(space.axes, combination, strict=True)}
+
+
+def each(space: Space, check: Callable[[DictConfig], object], *, apart: str = "") -> None:
+    """Call `check` with the configuration of every corner; raise UserError where it refuses any of them.
+
+    What compositions and checks note is said once, whichever combinations it is about.
+    """
+    refused: list[tuple[str, UserError]] = []
+    looked, notes = list(corners(space, apart=apart)), StringIO()
+    for values in looked:
+        words = space.words(values)
+        try:
+            with redirect_stderr(notes):
+                check(load("train", words))
+        except UserError as error:
+            refused.append((" ".join(words[len(space.fixed) :]), error))
+    for note in dict.fromkeys(notes.getvalue().splitlines()):
+        print(note, file=sys.stderr)
+    if refused:
+        which, first = refused[0]
+        if len(refused) == len(looked):
+            raise first
+        raise UserError(
+            f"{len(refused)} of {len(looked)} combinations cannot be trained, the first of them {which}: "
+            f"{first}"
+        )
+
+
+def counted(space: Space) -> Space:
+    """The space with intervals of whole numbers where options take no others: net.width=interval(8,64)."""
+    axes = list(space.axes)
+    if all(axis.choices or axis.whole for axis in axes):
+        return space
+    tree: Any = OmegaConf.to_container(load("train", space.words(next(corners(space)))))
+    for place, axis in enumerate(axes):
+        kinds = [part.get("type") for part in parts(kind_at(tree, axis.key) or {})]
+        if axis.choices or "integer" not in kinds or "number" in kinds:
+            continue
+        low, high = int(axis.low), int(axis.high)
+        if (low, high) != (axis.low, axis.high):
+            raise UserError(f"{axis.key} takes whole numbers: write {axis.key}=int(interval({low},{high}))")
+        axes[place] = replace(axis, low=low, high=high)
+    return replace(space, axes=tuple(axes))
+
+
+def require(monitor: str, settings: Any, *, held_out: int | None = None) -> None:
+    """Refuse a score that runs scored by these settings (`evaluate`) will not have.
+
+    held_out: images of val, where they are counted already.
+    """
+    if settings.n == 0:
+        raise UserError("evaluate.n=0: a sweep ranks its trials by their scores on val; give evaluate.n=1000")
+    why = lacking(kind_of(monitor), settings, held_out)
+    asked, by = monitor.partition("[")[2], settings.extractor.kind
+    if not why and not asked.startswith(by[: len(asked)]):
+        why = f"runs are scored with evaluate.extractor.kind={by}"
+    if why:
+        others = ", ".join(name for name in KNOWN if not lacking(name, settings, held_out))
+        raise UserError(f"sweep.monitor={monitor}: {why}; with these settings trials have {others}")
+
+
+def lacking(name: str, settings: Any, held_out: int | None) -> str:
+    """Why runs will not have a score, and what gives it; empty where nothing speaks against it."""
+    kind, by = CATALOG[name], settings.extractor.kind
+    givers = ("lmsd-cnn",) if name == "right" and settings.checker is None else kind.extractors
+    if givers and by not in givers:
+        return f"it comes with evaluate.extractor.kind={' or '.join(givers)}, and runs are scored with {by}"
+    if name in COPIES and not settings.neighbors:
+        return "it comes with evaluate.neighbors=true"
+    least = max(kind.least, 2 * features(settings.extractor) if name.startswith("fd") else 0)
+    if settings.n < least:
+        return f"it needs {least} images, and evaluate.n={settings.n}: give evaluate.n={least}"
+    if held_out is not None and held_out < least:
+        return f"it needs {least} images, and val has {held_out}"
+    return ""
+
+
+def features(extractor: Any) -> int:
+    """How many features an extractor has; 0 where that is not known before it is opened."""
+    described = Path(str(extractor.path)) / "config.json"
+    if extractor.kind in FEATURES or not described.is_file():
+        return FEATURES.get(extractor.kind, 0)
+    card = json.loads(described.read_text(encoding="utf-8"))
+    return int(card.get("projection_dim") or card.get("hidden_size") or 0)
+
+
+def require_data(monitor: str, settings: Any, data: "ShardSet") -> None:
+    """Refuse a score that the val shards hold too little for."""
+    from lmsd.cli.build.validate import require_val
+    from lmsd.evaluation.measures import LEAST_PAIRS, alike, drawn
+    from lmsd.features.base import captions_of
+    from lmsd.metrics import matched_halves
+
+    require_val(data)
+    val, name = data.split_set("val"), kind_of(monitor)
+    require(monitor, settings, held_out=len(val))
+    rows = drawn(len(val), min(settings.n, len(val)))
+    keys = alike(val.labels(rows), captions_of(val, rows), len(rows))
+    pairs = len(matched_halves(keys, 0)[0])
+    if CATALOG[name].least in (PAIRED, LOCAL) and pairs < LEAST_PAIRS:
+        raise UserError(
+            f"sweep.monitor={monitor}: {len(keys)} images of val make {pairs} pairs of the same label, and "
+            f"it needs {LEAST_PAIRS}: give a larger evaluate.n, or sweep.monitor=right"
+        )
+    if name == "right" and not any(map(str, keys)):
+        raise UserError("sweep.monitor=right: val has neither captions nor classes to be right about")

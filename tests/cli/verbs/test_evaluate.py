@@ -1,0 +1,36 @@
+"""The process group of an evaluation ends with it, so that no thread of it meets the interpreter's end."""
+
+import os
+import socket
+import subprocess
+import sys
+
+SCRIPT = """
+import os
+from lmsd.cli.verbs.evaluate import ranks
+from lmsd.ranks import union
+
+def threads():
+    return [open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")]
+
+with ranks():
+    assert union({int(os.environ["RANK"])}) == {0, 1}
+    assert any("gloo" in name for name in threads())
+    import torch.distributed._shard.sharded_tensor  # what takes the group as a default argument
+assert not any("gloo" in name for name in threads()), threads()
+"""
+
+
+def test_no_thread_of_the_process_group_outlives_an_evaluation() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT], env={**shared, "RANK": rank}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in "01"
+    ]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
