@@ -1,19 +1,19 @@
-"""Checkpoints, opened: which are whole, which is the newest, what is in one and under which names.
+"""Reading checkpoints: which are intact, which is the newest, and what one holds under which names.
 
     step_000012800.ckpt           tensors and plain Python only, read with `weights_only=True`
     step_000012800.json           its manifest: sha256, size, images, metrics; written last, the commit
 
-A checkpoint without its manifest does not exist, unless nothing else is left and its own checksums hold. The
-number is that of images seen, which does not depend on the batch size or on how often each player plays.
+A checkpoint without a manifest does not count, unless nothing else is left and its own checksums hold. The
+number in the name counts images seen, which depends neither on the batch size nor on how often players play.
 
-Weights lie under `players.ROLE.*` and `ema.ROLE.HALFLIFE.*`. One way in for `init_from=` and for sampling:
+Weights are stored under `players.ROLE.*` and `ema.ROLE.HALFLIFE.*`. `init_from=` and sampling refer to them:
 
     RUN|PATH[:player][@ema]      outputs/a-run            the generator's raw weights, newest checkpoint
                                  outputs/a-run@ema        the generator's first EMA
                                  outputs/a-run@50000      the one with a half-life of 50,000 images
                                  a.ckpt:discriminator     another player
 
-Raw or averaged is always said, never guessed.
+Whether raw or averaged is always stated, never guessed.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ VERSION = 3
 OUTPUTS = Path("outputs")
 PATTERN = "step_*.ckpt"
 KEY = "lmsd"
-"""Where in a checkpoint the engine's own state lies: version, clock, objective, config, metrics."""
+"""The key of the engine's own state in a checkpoint: version, clock, objective, config, metrics."""
 
 _REF = re.compile(r"(?P<path>.+?)(:(?P<player>[a-z_]\w*))?(@(?P<ema>ema|\d+))?")
 _PLAYER = re.compile(r"players\.(?P<role>\w+)\.")
@@ -58,13 +58,13 @@ def manifest_of(path: Path) -> Path:
 
 
 def seal(manifest: Mapping[str, Any]) -> str:
-    """sha256 of a manifest's other words, so that damage to any of them is noticed."""
+    """sha256 of a manifest's other entries, so that damage to any of them is noticed."""
     rest = {key: value for key, value in manifest.items() if key != "seal"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def manifest_at(path: Path) -> dict[str, Any] | None:
-    """The manifest of a checkpoint; None where there is none, or it is damaged."""
+    """The manifest of a checkpoint; None if there is none, or it is damaged."""
     try:
         manifest = json.loads(manifest_of(path).read_text())
     except (OSError, ValueError):
@@ -81,7 +81,7 @@ def manifests(folder: Path) -> dict[Path, dict[str, Any]]:
 
 
 def intact(path: Path) -> bool:
-    """Whether a file is what its manifest says, by size and sha256."""
+    """Whether a file matches its manifest, by size and sha256."""
     manifest = manifest_at(path)
     try:
         if manifest is None or path.stat().st_size != manifest["bytes"]:
@@ -93,7 +93,7 @@ def intact(path: Path) -> bool:
 
 
 def whole(path: Path) -> bool:
-    """Whether a file with no good manifest (killed before its commit, copied alone) is sound by itself."""
+    """Whether a file without a good manifest (killed before the commit, copied alone) is sound by itself."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -102,21 +102,21 @@ def whole(path: Path) -> bool:
 
 
 def set_aside(path: Path) -> None:
-    """Keep a bad checkpoint under another name, where nothing looks for it."""
+    """Rename a bad checkpoint, so that nothing finds it any more."""
     for file in (manifest_of(path), path):
         with contextlib.suppress(FileNotFoundError):
             os.replace(file, file.with_name(f"{file.name}.bad"))
 
 
 def newest(folder: Path, *, aside: bool = False) -> Path | None:
-    """The newest intact checkpoint of a folder; None where there is no checkpoint at all.
+    """The newest intact checkpoint of a folder; None if there is no checkpoint at all.
 
-    aside: rename damaged ones to NAME.bad, for whoever is going to write here. Raises UserError where there
-    are checkpoints and none is intact: a run is never silently begun anew.
+    aside: rename damaged ones to NAME.bad, for a caller that is going to write here. Raises UserError if
+    there are checkpoints but none is intact: a run is never silently restarted.
     """
     for path in folder.glob(PATTERN):
         if manifest_of(path).exists() and manifest_at(path) is None:
-            warnings.warn(f"the manifest of checkpoint {path} is damaged; it is passed by", stacklevel=2)
+            warnings.warn(f"the manifest of checkpoint {path} is damaged; it is skipped", stacklevel=2)
     for path in reversed(manifests(folder)):
         if intact(path):
             return path
@@ -136,10 +136,10 @@ def newest(folder: Path, *, aside: bool = False) -> Path | None:
 
 
 def find(path: Path, *, aside: bool = False) -> Path:
-    """An intact checkpoint: the very file that is named, or the newest of a run or checkpoints folder.
+    """An intact checkpoint: the very file that is named, or the newest in a run or checkpoints folder.
 
-    aside: as in `newest`. Raises UserError for a file that is damaged or absent, with the newest intact one
-    beside it: who names a file is never given another. Raises it, too, where a folder holds none.
+    aside: as in `newest`. Raises UserError if a named file is damaged or absent, and names the newest intact
+    one beside it, but never takes another file than the one asked for; and if a folder holds none.
     """
     if path.is_dir():
         folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
@@ -166,7 +166,7 @@ def read(path: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UserError(
             f"{found} is read for weights and plain data only, and holds something else; nothing in it was "
-            "run: give a checkpoint of lmsd, or convert it where you trust it"
+            "run: give a checkpoint of lmsd, or convert it if you trust it"
         ) from error
     if not isinstance(loaded, dict) or not isinstance(loaded.get("state_dict"), dict):
         raise UserError(f"{found} holds no state_dict: give a checkpoint of lmsd")
@@ -177,7 +177,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def migrated(content: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's content in the form of today's version; weights from elsewhere stay as they are.
+    """A checkpoint's content in today's version; weights from elsewhere stay as they are.
 
     Raises UserError for a version that is too old, or of a later lmsd.
     """
@@ -194,7 +194,7 @@ def migrated(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_2(content: dict[str, Any]) -> dict[str, Any]:
-    """Averages were the generator's alone, optimizers a list in the players' order; there was no spec."""
+    """Only the generator had averages, optimizers were a list in the players' order; there was no spec."""
     own = content[KEY]
     state = {re.sub(r"^ema\.", "ema.generator.", key): value for key, value in content["state_dict"].items()}
     optimizers = dict(zip(own["players"], content["optimizer_states"], strict=True))
@@ -204,9 +204,9 @@ def _from_2(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spec_of_2(text: str) -> dict[str, Any]:
-    """The generator's tree, as "spec", out of the configuration of a run that diffused its images.
+    """The generator's tree, as "spec", from the configuration of a run, which diffused pixels.
 
-    Nothing for a run begun from Python, whose configuration is empty or says nothing of a generator.
+    Empty for a run started from Python, whose configuration is empty or describes no generator.
     """
     config = plain(text) if text.strip() else {}
     if not config.keys() >= {"schedule", "conditioner", "net", "data", "generator"}:
@@ -224,21 +224,22 @@ def _spec_of_2(text: str) -> dict[str, Any]:
 
 
 MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {2: _from_2}
-"""What makes a checkpoint of a version into one of the next."""
+"""What turns a checkpoint of a version into one of the next."""
 
 
 def tensors(value: Any, name: str = "") -> Iterator[tuple[str, "Tensor"]]:
     """Every tensor in nested dicts, lists and tuples, by its place."""
     from torch import Tensor
 
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from tensors(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from tensors(item, f"{name}.{number}")
+    match value:
+        case Tensor():
+            yield name, value
+        case Mapping():
+            for key, item in value.items():
+                yield from tensors(item, f"{name}.{key}" if name else str(key))
+        case list() | tuple():
+            for number, item in enumerate(value):
+                yield from tensors(item, f"{name}.{number}")
 
 
 def roles(content: Mapping[str, Any]) -> tuple[str, ...]:
@@ -248,16 +249,16 @@ def roles(content: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def averages(content: Mapping[str, Any], role: str) -> dict[str, str]:
-    """The half-lives in images of a player's averages, as they were configured, and how their keys begin."""
+    """The half-lives in images of a player's averages, in the configured order, and how their keys begin."""
     found = (_AVERAGE.match(key) for key in content["state_dict"])
     return {m["half_life"]: m[0] for m in found if m and m["role"] == role}
 
 
 def weights(content: Mapping[str, Any], role: str, ema: str | None = None) -> dict[str, "Tensor"]:
-    """One player's state out of a checkpoint's content.
+    """One player's state from a checkpoint's content.
 
     ema: None for raw weights, "ema" for the first average, a half-life in images for another. Raises
-    UserError where there is no such player or average.
+    UserError if there is no such player or average.
     """
     prefix = f"players.{role}."
     if ema is not None:
@@ -284,7 +285,7 @@ def spec_of(content: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class WeightsRef:
-    """Where weights lie; ema: None for raw weights, "ema" for the first average, or its half-life."""
+    """Where to find weights; ema: None for raw weights, "ema" for the first average, or a half-life."""
 
     path: Path
     player: str = "generator"
@@ -301,7 +302,7 @@ class WeightsRef:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Keys that the module has and the checkpoint lacks, and the reverse."""
+    """Keys that the module has and the checkpoint lacks, and vice versa."""
 
     missing: tuple[str, ...]
     extra: tuple[str, ...]
@@ -310,9 +311,9 @@ class Mismatch:
 def load_weights(
     module: "nn.Module", path: Path, *, player: str = "generator", ema: str | None = None
 ) -> Mismatch:
-    """Copy a player's weights out of a checkpoint or run into `module`; returns the keys that did not match.
+    """Copy a player's weights from a checkpoint or run into `module`; returns the keys that did not match.
 
-    ema: as in `weights`. Raises UserError where a shape differs or nothing matches.
+    ema: as in `weights`. Raises UserError if a shape differs or nothing matches.
     """
     content = read(path)
     try:
@@ -324,7 +325,7 @@ def load_weights(
 def put(module: "nn.Module", state: Mapping[str, "Tensor"]) -> Mismatch:
     """Load a state into a module; returns the keys that did not match.
 
-    Raises UserError where a shape differs or nothing matches.
+    Raises UserError if a shape differs or nothing matches.
     """
     own = module.state_dict()
     for key in own.keys() & state.keys():
@@ -349,18 +350,18 @@ def _size(value: object) -> str:
 
 
 def folder_of(source: Path) -> Path:
-    """The run folder of itself, or of one of its checkpoints."""
+    """The folder of a run, given that or one of its checkpoints."""
     return source.parent.parent if source.suffix == ".ckpt" else source
 
 
 def by_age(pattern: str = "*") -> list[Path]:
-    """The runs in outputs/ whose names match, oldest first by when they were begun."""
+    """The runs in outputs/ whose names match, sorted by when they began."""
     found = [path.parent for path in OUTPUTS.glob(f"{pattern}/config.yaml") if not path.parent.is_symlink()]
     return sorted(found, key=lambda folder: (begun(folder), folder.name))
 
 
 def begun(folder: Path) -> float:
-    """When a run was begun, in seconds since 1970; a resume does not change it."""
+    """When a run began, in seconds since 1970; resuming does not change it."""
     try:
         return float(json.loads((folder / "env.json").read_text())["begun"])
     except (OSError, ValueError, KeyError, TypeError):  # of an older version
@@ -369,7 +370,7 @@ def begun(folder: Path) -> float:
 
 
 def find_run(name: str) -> Path:
-    """The folder of a run by its path, its id, or `last` for the newest one; or one of its checkpoints."""
+    """The folder of a run by its path, its id, or `last` for the newest; or a checkpoint by its path."""
     if (folder_of(Path(name)) / "config.yaml").is_file():
         return Path(name)
     known = by_age()

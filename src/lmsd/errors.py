@@ -1,4 +1,4 @@
-"""What a user did wrong, told in one sentence that gives no secret away; and what options may be."""
+"""What a user did wrong, in one sentence that gives no secret away; and the ranges of options."""
 
 import os
 import re
@@ -21,18 +21,18 @@ _SHORTEST = 6  # of a value in the environment that is looked for
 
 
 def is_secret(name: str) -> bool:
-    """Whether an option or a variable is a secret by the last part of its name."""
+    """Whether an option or a variable is a secret, judged by the last part of its name."""
     last = name.rpartition(".")[2]
     return last not in _PUBLIC and _NAME.search(last) is not None
 
 
 def shown(name: str, value: object) -> object:
-    """The value of an option as a message may give it."""
+    """The value of an option as a message may show it."""
     return HIDDEN if value is not None and is_secret(name) else value
 
 
 def redact(text: str) -> str:
-    """Hide users, passwords and signatures of URLs, and the values of secret environment variables."""
+    """Hide users, passwords and signatures in URLs, and the values of secret environment variables."""
     text = _QUERY.sub(rf"\1{HIDDEN}", _USER.sub(rf"\1{HIDDEN}", text))
     values = {value for name, value in os.environ.items() if is_secret(name) and len(value) >= _SHORTEST}
     for value in sorted(values, key=len, reverse=True):
@@ -41,7 +41,7 @@ def redact(text: str) -> str:
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: the message says what, where, and the way out, in one sentence."""
+    """A mistake in the user's input; one sentence says what is wrong, where, and the way out."""
 
     def __init__(self, message: str) -> None:
         super().__init__(redact(message))
@@ -56,7 +56,7 @@ def one_of(owner: str, name: str, value: object, choices: Any) -> None:
 
 @dataclass(frozen=True)
 class Number:
-    """The range of an option, both ends within, as a part of its annotation: Annotated[int, Number(1)]."""
+    """The range of an option, ends included, as a part of its annotation: Annotated[int, Number(1)]."""
 
     low: float = -inf
     high: float = inf
@@ -64,7 +64,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Word:
-    """The form of an option that is a word: a regular expression, and how a message calls it."""
+    """The form of an option that is a word: a regular expression, and its description in messages."""
 
     pattern: str
     said: str

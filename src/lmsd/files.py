@@ -18,10 +18,10 @@ def cache_folder() -> Path:
 
 @contextmanager
 def replacing(path: Path, *, stale: Path | None = None) -> Iterator[Path]:
-    """A temporary path beside `path` for the block to write: then it replaces `path`, for good.
+    """A temporary path beside `path` for the block to write, which then replaces `path` durably.
 
-    stale: what is true of the old file alone, removed once the new content is on the disk, before the rename.
-    Where the block raises, `path` is as it was and the temporary file is gone.
+    stale: a file that is only true of the old content, removed once the new content is on the disk, before
+    the rename. If the block raises, `path` is as it was and the temporary file is gone.
     """
     temporary = path.with_name(f"{path.name}.tmp.{os.urandom(4).hex()}")
     try:
@@ -37,13 +37,13 @@ def replacing(path: Path, *, stale: Path | None = None) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content, UTF-8, whole or not at all."""
+    """Replace a file's content, UTF-8, entirely or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk has a file's content, or a folder's names."""
+    """Wait until the disk has a file's content, or a folder's entries."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

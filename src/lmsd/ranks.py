@@ -1,8 +1,8 @@
-"""Who am I among the ranks; and work split so that no result knows how many there were.
+"""Which rank this process is; and work split so that results do not depend on how many ranks there are.
 
-Chunk c is done by rank c mod W, whole, and goes to its place in the list of all; every rank gets them all.
-The ranks meet after each round of W chunks: there all leave together where one of them fails, or is asked to
-end. Without a process group there is one rank.
+Chunk c is done whole by rank c mod W and goes to its place in the list of results, which every rank gets. The
+ranks meet after each round of W chunks: if one of them fails or is asked to end, all leave together there.
+Without a process group there is one rank.
 """
 
 import os
@@ -21,7 +21,7 @@ Part = TypeVar("Part")
 
 
 def launched_rank() -> int:
-    """The rank that this process was started as; true before there is a process group, and after."""
+    """The rank that this process was started as, known even without a process group."""
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
     return int(next((os.environ[name] for name in names if name in os.environ), "0"))
 
@@ -40,7 +40,7 @@ def world_size() -> int:
 
 
 def shares(batch_size: int, ranks: int, micro_batches: int) -> int:
-    """Samples in one micro-batch of one rank. Raises UserError where the global batch does not divide."""
+    """Samples in one micro-batch of one rank. Raises UserError if the global batch does not divide."""
     parts = ranks * micro_batches
     if batch_size < 1 or batch_size % parts:
         raise UserError(
@@ -51,7 +51,7 @@ def shares(batch_size: int, ranks: int, micro_batches: int) -> int:
 
 
 def union(numbers: set[int]) -> set[int]:
-    """The numbers of every rank together."""
+    """The union of all ranks' numbers."""
     if world_size() == 1:
         return numbers
     import torch.distributed as dist
@@ -62,7 +62,7 @@ def union(numbers: set[int]) -> set[int]:
 
 
 def gather(value: "Tensor") -> "Tensor":
-    """Every rank's rows one after the other; the tensor itself in a single process."""
+    """All ranks' rows, one rank after the other; the tensor itself in a single process."""
     if world_size() == 1:
         return value
     import torch
@@ -75,7 +75,7 @@ def gather(value: "Tensor") -> "Tensor":
 
 @contextmanager
 def first_alone() -> Iterator[None]:
-    """Rank 0 goes through the block before the others do, who then find what it has left on disk."""
+    """Rank 0 runs the block before the others do, so that they find what it has left on disk."""
     import torch.distributed as dist
 
     rank, world = rank_and_world()
@@ -91,8 +91,8 @@ def first_alone() -> Iterator[None]:
 def by_chunks(rows: int, chunk: int, work: Callable[[slice], Part]) -> list[Part]:
     """work(slice) for every chunk of 0 ... rows, each on one rank; all results in order, on every rank.
 
-    A rank whose work fails makes every rank fail: with its UserError or OSError, else with RuntimeError.
-    Raises BrokenOff on all where one of several was asked to end.
+    A rank whose work fails makes all ranks fail, with its UserError or OSError, else with a RuntimeError.
+    Raises BrokenOff on all ranks if one of several was asked to end.
     """
     rank, world = rank_and_world()
     slices = [slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
@@ -111,12 +111,12 @@ def _each(work: Callable[[slice], Part], slices: Sequence[slice]) -> list[Part]:
 
 
 def by_first(work: Callable[[], Part]) -> Part:
-    """work() of rank 0, told to all; where it fails, all fail as in `by_chunks`."""
+    """work() of rank 0, sent to all; if it fails, all fail as in `by_chunks`."""
     return _told(work if rank_and_world()[0] == 0 else None, gather=False)[0]
 
 
 def _told(work: Callable[[], Part] | None, *, gather: bool) -> Sequence[Part]:
-    """Each rank's result (or rank 0's alone), after all know that none has failed."""
+    """Every rank's result (or only rank 0's), once all know that none has failed."""
     if world_size() == 1:
         assert work is not None
         return [work()]

@@ -2,12 +2,12 @@
 
 Every number is a hash of (seed, sample position, turn, tag, index):
 
-    key = mix(seed, position, turn, crc32(tag))          one 64-bit key for each sample of the batch
+    key = mix(seed, position, turn, crc32(tag))          one 64-bit key per sample of the batch
     u_i = mix(mix(key + i·φ) ⊕ key')                     SplitMix64's finalizer (Steele et al. 2014), twice
 
 so times, noise, latents, caption drop and augmentation are the same for every world size, micro-batch and
-restart. Two rounds of the finalizer keep streams of different keys apart, which one round (a walk on a common
-orbit) does not. 64-bit integer products wrap around in two's complement, as the hash wants it.
+restart. Two rounds of the finalizer keep the streams of different keys apart; one round, a walk on a common
+orbit, would not. 64-bit integer products wrap around in two's complement, as the hash requires.
 """
 
 import math
@@ -43,7 +43,7 @@ def _signed(x: int) -> int:
 
 
 def _fold_int(key: int, word: int) -> int:
-    """One step of `fold` in plain Python, for what a whole batch has in common: no tensor, no launch."""
+    """One step of `fold` in plain Python, for what a whole batch shares: no tensor, no kernel launch."""
     x = (key * 31 + word + _PHI) & _ALL_64
     x = ((x ^ (x >> 30)) * _MIX_1) & _ALL_64
     x = ((x ^ (x >> 27)) * _MIX_2) & _ALL_64
@@ -66,8 +66,8 @@ def fold(*words: Tensor | int) -> Tensor:
 class Rng:
     """Counter-based random numbers for one batch.
 
-    seed: the run's seed; position: int64 [B], the samples' places in the stream, on the results' device;
-    turn: which update (or sampling step) of the batch draws.
+    seed: the run's; position: int64 [B], the samples' places in the stream, on the device of the results;
+    turn: the update (or sampling step) of the batch that draws.
     """
 
     def __init__(self, seed: int, position: Tensor, *, turn: int = 0) -> None:
@@ -79,7 +79,7 @@ class Rng:
         return len(self.position)
 
     def at(self, turn: int) -> "Rng":
-        """The same samples' numbers of another turn."""
+        """The numbers of another turn for the same samples."""
         return Rng(self.seed, self.position, turn=turn)
 
     def bits(self, count: int, tag: str) -> Tensor:
@@ -97,7 +97,7 @@ class Rng:
         return _shift(words, 40).float().mul_(2.0**-24).view(len(self), *shape)
 
     def normal(self, shape: Sequence[int], tag: str) -> Tensor:
-        """Standard normal numbers, float32 [B, *shape], two from each word (Box and Muller 1958)."""
+        """Standard normal numbers, float32 [B, *shape], two per word (Box and Muller 1958)."""
         count = math.prod(shape)
         words = self.bits((count + 1) // 2, tag)
         radius = (_shift(words, 40).float().add_(0.5).mul_(2.0**-24)).log_().mul_(-2.0).sqrt_()

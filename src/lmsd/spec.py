@@ -1,9 +1,9 @@
-"""Plain data → objects, for constructors on an allow-list only; the standard library is all it needs.
+"""Plain data → objects, for constructors on an allow-list only; it needs nothing but the standard library.
 
     {"_target_": "lmsd.nets.critics.MLPCritic", "shape": [1, 8, 8], "width": 64}
 
-`_target_` names a constructor, the other keys are its keyword arguments, `_partial_: true` leaves it to be
-called later. Nodes may lie in nodes and in lists. A target outside the list is refused.
+`_target_` names a constructor, the other keys are its keyword arguments; with `_partial_: true` it is bound
+but not called. Nodes may be nested in nodes and lists. A target outside the list is refused.
 """
 
 import inspect
@@ -42,11 +42,11 @@ RENAMED: dict[str, str] = {
     "lmsd.models.backbones.dit_label": "lmsd.models.backbones.LabelTransformer",
     "lmsd.sampling.FewStep": "lmsd.sampling.Tau",  # of tau = 1, the default
 }
-"""Targets that earlier versions wrote into configurations → where the same thing stands today."""
+"""Targets that earlier versions wrote into configurations → where the same thing is today."""
 
 
 def allowed_names() -> tuple[str, ...]:
-    """What targets may begin with: our list, and the user's packages, named in LMSD_ALLOW by commas."""
+    """What targets may begin with: our list, and the user's packages, which LMSD_ALLOW names by commas."""
     own = os.environ.get("LMSD_ALLOW", "").split(",")
     return (*ALLOWED, *(f"{name.strip().rstrip('.')}." for name in own if name.strip()))
 
@@ -60,11 +60,11 @@ def forbidden(target: str, also: tuple[str, ...] = ()) -> UserError:
 
 
 def locate(target: str, also: tuple[str, ...] = ()) -> Any:
-    """The class or function of a dotted name, by today's name or an earlier one.
+    """The class or function of a dotted name, today's or an earlier one.
 
-    also: what it may begin with beside the allow-list. Raises UserError for one outside both, also when an
-    allowed module merely imports it, and for one that is not there. Only modules of the list are imported to
-    find out.
+    also: what it may begin with, besides the allow-list. Raises UserError for a name outside both, even if an
+    allowed module imports it, and for one that does not exist. Only modules on the list are imported to find
+    out.
     """
     target, allowed = RENAMED.get(target, target), (*allowed_names(), *also)
     module, _, name = target.rpartition(".")
@@ -86,28 +86,29 @@ def locate(target: str, also: tuple[str, ...] = ()) -> Any:
 
 def targets(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Every `_target_` in a tree of plain data, and the dotted name of its node."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield str(node["_target_"]), path
-        for name, value in node.items():
-            yield from targets(value, f"{path}.{name}" if path else str(name))
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield from targets(value, path)
+    match node:
+        case Mapping():
+            if "_target_" in node:
+                yield str(node["_target_"]), path
+            for name, value in node.items():
+                yield from targets(value, f"{path}.{name}" if path else str(name))
+        case list() | tuple():
+            for value in node:
+                yield from targets(value, path)
 
 
 def taken(target: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the given arguments that the constructor has a parameter for."""
+    """Those of the given arguments that the constructor takes."""
     parameters = inspect.signature(locate(target)).parameters
     return {name: value for name, value in given.items() if name in parameters}
 
 
 def build(node: Mapping[str, Any], also: tuple[str, ...] = (), /, **given: Any) -> Any:
-    """What `node` describes, with further keyword arguments for its own constructor.
+    """The object that `node` describes, with further keyword arguments for its own constructor.
 
-    also: what targets may begin with beside the allow-list. Every target in it is looked up before the first
+    also: what targets may begin with, besides the allow-list. All targets are looked up before the first
     constructor runs. Raises UserError for a target that may not be built and for arguments that do not fit
-    its signature; what a constructor itself raises passes.
+    its signature; exceptions of a constructor propagate.
     """
     for target, _ in targets(node):
         locate(target, also)
@@ -117,13 +118,14 @@ def build(node: Mapping[str, Any], also: tuple[str, ...] = (), /, **given: Any) 
 
 
 def _built(node: Any, also: tuple[str, ...]) -> Any:
-    if isinstance(node, list | tuple):
-        return [_built(item, also) for item in node]
-    if not isinstance(node, Mapping):
-        return node
-    if "_target_" in node:
-        return _made(node, {}, also)
-    return {key: _built(value, also) for key, value in node.items()}
+    match node:
+        case {"_target_": _}:
+            return _made(node, {}, also)
+        case Mapping():
+            return {key: _built(value, also) for key, value in node.items()}
+        case list() | tuple():
+            return [_built(item, also) for item in node]
+    return node
 
 
 def _made(node: Mapping[str, Any], given: Mapping[str, Any], also: tuple[str, ...]) -> Any:
@@ -136,9 +138,9 @@ def _made(node: Mapping[str, Any], given: Mapping[str, Any], also: tuple[str, ..
 
 
 def plain(text: str) -> dict[str, Any]:
-    """A configuration's YAML as plain data; ${a.b} stands for what lies at a.b, and stays where nothing does.
+    """A configuration's YAML as plain data; ${a.b} is replaced by what is at a.b, and stays if nothing is.
 
-    Raises UserError where it is no mapping.
+    Raises UserError if it is not a mapping.
     """
     import yaml
 
@@ -159,16 +161,17 @@ _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def _referred(node: Any, tree: Mapping[str, Any]) -> Any:
-    if isinstance(node, dict):
-        return {key: _referred(value, tree) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_referred(item, tree) for item in node]
-    match = _REFERENCE.fullmatch(str(node))
-    if match is None:
+    match node:
+        case dict():
+            return {key: _referred(value, tree) for key, value in node.items()}
+        case list():
+            return [_referred(item, tree) for item in node]
+    found = _REFERENCE.fullmatch(str(node))
+    if found is None:
         return node
     there: Any = tree
     try:
-        for part in match[1].split("."):
+        for part in found[1].split("."):
             there = there[part]
     except (KeyError, TypeError):
         return node

@@ -1,13 +1,13 @@
-"""Signals that ask a process to end, heard from the command's first moment on.
+"""Signals that ask a process to end, handled from the moment a command starts.
 
     SIGTERM, SIGUSR1   exit code 143: a scheduler's notice, after which it may queue the job again
     SIGINT (Ctrl-C)    exit code 130
 
-While a run is prepared, a process that is alone ends at once. One of many ranks only notes it: before the
-first batch all agree (`engine.signals`), and none is left waiting for another.
+While a run is being prepared, a single process ends at once. One of many ranks only notes the signal: before
+the first batch all agree (`engine.signals`), and none is left waiting for another.
 
-SLURM signals every process of a job, loaders' workers among them. The batch at hand needs theirs, so a worker
-that is told to end by SIGTERM stays for `GRACE` seconds; one that is no longer needed ends by itself before.
+SLURM signals every process of a job, the loaders' workers included. The current batch still needs these, so a
+worker stays for `GRACE` seconds after SIGTERM; once it is no longer needed, it ends by itself.
 """
 
 import os
@@ -18,22 +18,22 @@ from contextlib import contextmanager
 from types import FrameType
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
-"""The exit codes, as shells have them."""
+"""The exit codes that shells use."""
 
 GRACE = 60
 """Seconds that a worker outlives SIGTERM."""
 
 noted = 0
-"""What this process was asked to end with, or 0 to go on."""
+"""The exit code that this process was asked to end with; 0 to continue."""
 
 
 class BrokenOff(Exception):
-    """An evaluation was broken off, since this process or another rank was asked to end."""
+    """An evaluation was interrupted because this process or another rank was asked to end."""
 
 
 @contextmanager
 def listening(heard: Callable[[int], None]) -> Iterator[None]:
-    """Call `heard` with the code of each signal to this process; the handlers of before come back."""
+    """Call `heard` with the code of each signal to this process; restores the previous handlers."""
     own = os.getpid()
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -42,7 +42,7 @@ def listening(heard: Callable[[int], None]) -> Iterator[None]:
         elif number == signal.SIGTERM:
             _later(number, frame)
 
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+    if threading.current_thread() is not threading.main_thread():  # handlers can only be set there
         yield
         return
     before = {number: signal.signal(number, handler) for number in CODES}
@@ -54,7 +54,7 @@ def listening(heard: Callable[[int], None]) -> Iterator[None]:
 
 
 def outlive(worker: int) -> None:
-    """What a loader's worker begins with: it hears no signal, but for SIGTERM, `GRACE` seconds later."""
+    """Run first in a loader's worker: ignore all signals but SIGTERM, which acts `GRACE` seconds later."""
     for number in CODES:
         signal.signal(number, _later if number == signal.SIGTERM else signal.SIG_IGN)
 
@@ -66,9 +66,9 @@ def _later(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def preparing() -> Iterator[None]:
-    """Hear what asks the process to end before its training has begun.
+    """Handle requests to end before training has begun.
 
-    Where it ends as asked, SIGTERM changes nothing more: srun sends it to all tasks once the first is gone.
+    Once the process is ending, SIGTERM is ignored: srun sends it to all tasks once the first is gone.
     """
     global noted
     noted = 0

@@ -1,4 +1,4 @@
-"""The nouns that travel between the floors.
+"""The types that the packages exchange.
 
 Shape legend, used in every docstring: B batch, C channels, H W image, L tokens, D width, K sampling steps.
 Images are float32 in [-1, 1]. Times are float32 of shape [B]; 's' is the cleaner end of a jump t → s.
@@ -18,10 +18,15 @@ Players: TypeAlias = Mapping[str, nn.Module]
 """The nets of a method by role: "generator", "discriminator", and any other name an objective lists."""
 
 Denoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(x_t [B,C,H,W], t [B]) → x̂₀ [B,C,H,W]: all that a sampler knows of a generator."""
+"""(x_t [B,C,H,W], t [B]) → x̂₀ [B,C,H,W]: all that a sampler knows about a generator."""
 
 Progress: TypeAlias = Callable[[int, int, str], None]
-"""(done, total, what) → None: told how far something is; it is drawn in `cli` alone."""
+"""(done, total, what) → None: called as work progresses; only `cli` draws it."""
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The same numbers in float32, or in float64 if they already are: half precision has too few digits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def levels(x: Tensor) -> Tensor:
@@ -36,10 +41,10 @@ def scale(u: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch as the data floor hands it over.
+    """One batch as `data` delivers it.
 
-    x: images [B,C,H,W] in [-1,1]; position: place of each sample in the endless stream, int64 [B];
-    text: B captions; label: class indices, int64 [B]; extra: further tensors with leading B.
+    x: images [B,C,H,W] in [-1,1]; position: each sample's place in the endless stream, int64 [B]; text: B
+    captions; label: class indices, int64 [B]; extra: further tensors with leading dimension B.
     """
 
     x: Tensor
@@ -73,7 +78,7 @@ class Batch:
         return [self.rows(slice(i * size, (i + 1) * size)) for i in range(pieces)]
 
     def rows(self, index: slice | Tensor) -> "Batch":
-        """Some of the samples: a slice, or int64 [n] in any order, one twice if need be."""
+        """Some of the samples: a slice, or int64 [n] in any order, repetitions allowed."""
         places = range(len(self))[index] if isinstance(index, slice) else index.tolist()
         return Batch(
             x=self.x[index],
@@ -98,7 +103,7 @@ class Cond:
     image: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Cond":
-        """Apply `function` to every tensor that is there (index rows, repeat, detach, roll)."""
+        """Apply `function` to every tensor that is not None (index rows, repeat, detach, roll)."""
         return Cond(**{name: function(value) for name, value in vars(self).items() if value is not None})
 
     def detach(self) -> "Cond":
@@ -123,7 +128,7 @@ class Sizes:
 
 @runtime_checkable
 class Net(Protocol):
-    """What a generator asks of its net: f(x [B,C,H,W], τ [B], cond, z [B,z_dim] | None) → like x.
+    """What a generator needs of its net: f(x [B,C,H,W], τ [B], cond, z [B,z_dim] | None) → like x.
 
     channels, image_size: C and H = W of what it denoises; token_dim, pooled_dim, z_dim: widths of the text
     tokens, the pooled condition and the latent noise that it takes, 0 for what it does not take.
@@ -160,9 +165,9 @@ class Loss:
 class Turn:
     """One optimizer update of one player; `loss` is called with gradients on for that player alone.
 
-    rate: factor on the learning rate of this update, where a method has phases; decided by the clock.
-    restart: players that, before this update, begin a phase: with their averaged weights, where there is an
-    EMA, and with a fresh optimizer state.
+    rate: factor on the learning rate of this update, for methods with phases; decided by the clock. restart:
+    players that begin a phase before this update, with their averaged weights, if there is an EMA, and a
+    fresh optimizer state.
     """
 
     player: str
@@ -175,8 +180,8 @@ class Turn:
 class Trajectory:
     """A sampled path, float32 or float64.
 
-    x [B,K+1,...] from noise to image; steps: the n of its K transitions that are random and may be learned
-    from; mean [B,n,...] and std (n numbers) of theirs; log_prob [B,n] in nats.
+    x [B,K+1,...] from noise to image; steps: the n of its K transitions that are random and learned from;
+    mean [B,n,...], std (n numbers) and log_prob [B,n], in nats: of these.
     """
 
     x: Tensor

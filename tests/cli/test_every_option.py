@@ -71,6 +71,8 @@ EVALUATE = {
     "extractor": ("extractor=clip", REFUSED),
     "weights": ("weights=nowhere", REFUSED),
     "shards": ("shards=data/shapes/val-*.tar", RESULT),
+    "families": ("families=none", PLACE),  # 24 images are too few for any
+    "families, unknown": ("families=[nowhere]", REFUSED),
     "keep": ("keep=[images]", PLACE),
     "overlap": ("split=train overlap=label", RESULT),
 }

@@ -34,7 +34,7 @@ def command(*arguments: str) -> list[str]:
 
 def stop_at(images: int, patch: pytest.MonkeyPatch) -> None:
     """Have runs end after so many images, as a scheduler's signal would end them."""
-    from lmsd.engine import Engine
+    from lmsd.engine.module import Engine
 
     advance = Engine._advance
 
@@ -716,7 +716,7 @@ def test_mistakes_in_other_verbs(home: Home, refused: Refused, words: list[str],
 def test_a_failure_of_ours_is_one_line_and_keeps_its_traceback(
     home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lmsd.engine import Engine
+    from lmsd.engine.module import Engine
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by nothing")

@@ -248,7 +248,10 @@ MISTAKES = [
     ("evaluate last", "cannot read 'last': write option=value, e.g. run=last"),
     ("evaluate run=last n=all", "n=all is not a whole number of at least 2"),
     ("evaluate run=last metrics=[fid]", "unknown option 'metrics' of lmsd evaluate; options: run, sampler"),
-    ("evaluate run=last extractor=fid", "extractor=fid is not one of lmsd-cnn, inception, clip, dinov2"),
+    (
+        "evaluate run=last extractor=fid",
+        "extractor=fid is not one of lmsd-cnn, lmsd-ssl, inception",
+    ),
     ("evaluate run=last keep=all", "keep=all is not one of images, features"),
     ("evaluate run=last ema=[raw,]", "quote every item, ema=\"['raw']\""),
     ("evaluate run=last split=val,test", "gives several values; split takes one"),

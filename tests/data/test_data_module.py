@@ -336,14 +336,16 @@ def test_a_run_that_began_with_the_old_decoder_continues_only_when_told_how(mean
     began = module_of(meaning, batch_size=4).state_dict()
     del began["decode"]  # as it was before version 2 of the index
     with pytest.raises(
-        UserError, match=r"3 of 4 training samples \(75\.00%\) decode otherwise .*data\.decode=old"
+        UserError, match=r"3 of 4 training samples \(75\.00%\) decode differently .*data\.decode=old"
     ):
         module_of(meaning, batch_size=4).load_state_dict(began)
     old, new = (module_of(meaning, batch_size=4, decode=word) for word in ("old", "new"))
     old.load_state_dict(began)
-    assert "decode otherwise" not in caplog.text
+    assert "decode differently" not in caplog.text
     new.load_state_dict(began)
-    assert "3 of 4 training samples (75.00%) decode otherwise than before, by data.decode=new" in caplog.text
+    assert (
+        "3 of 4 training samples (75.00%) decode differently than before, by data.decode=new" in caplog.text
+    )
     with pytest.raises(UserError, match=r"data\.decode=old"):  # nor does it leave the old one by itself
         module_of(meaning, batch_size=4).load_state_dict(old.state_dict())
     module_of(meaning, batch_size=4).load_state_dict(new.state_dict())

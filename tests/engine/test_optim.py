@@ -10,15 +10,13 @@ from torch.optim import SGD
 
 from lmsd.engine.clock import Clock, crossed
 from lmsd.engine.meter import Meter
-from lmsd.engine.optim import adamw, clip, rate, set_rate, step, step_on_device
+from lmsd.engine.optim import Optimization, adamw, clip, set_rate, step, step_on_device
 
 
 def test_rate_warms_up_and_falls_as_written() -> None:
     for images, expected in ((0, 0.0), (50, 0.5), (100, 1.0), (5_000, 1.0)):
-        assert rate(images, total_images=1_000, warmup_images=100, decay="constant") == expected
-    cosine = [
-        rate(n, total_images=1_000, warmup_images=0, decay="cosine") for n in (0, 250, 500, 750, 1_000, 2_000)
-    ]
+        assert Optimization({}, warmup_images=100).rate(images, 1_000) == expected
+    cosine = [Optimization({}, decay="cosine").rate(n, 1_000) for n in (0, 250, 500, 750, 1_000, 2_000)]
     assert cosine == pytest.approx(
         [1.0, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125), 0.0, 0.0], abs=1e-15
     )

@@ -180,7 +180,7 @@ def test_a_run_that_was_cut_goes_on_cut_or_in_one_process(ranks: Path, tmp_path:
 @pytest.mark.parametrize(
     ("case", "options", "ranks", "said"),
     [
-        ("lmsd", {}, 1, "cuts the generator over ranks and there is one: devices=2"),
+        ("lmsd", {}, 1, "shards the generator over ranks and there is one: devices=2"),
         ("lmsd", {"compile": True}, 2, "compile=true does not see"),
         ("nft", {}, 2, "keeps copies, old, reference: use trainer=ddp"),
     ],

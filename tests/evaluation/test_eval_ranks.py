@@ -12,7 +12,7 @@ from tiny_set import TinySet, blobs
 
 from lmsd.errors import UserError
 from lmsd.evaluation import Evaluator
-from lmsd.features.cnn import LMSDCNN, Extractor, Recipe
+from lmsd.features.cnn import LMSDCNN, Extractor, Recipe, Training
 from lmsd.ranks import by_chunks, by_first, first_alone, rank_and_world
 
 
@@ -21,7 +21,7 @@ def extractor() -> Extractor:
     torch.manual_seed(0)
     net = LMSDCNN(1, 8, 4).eval()
     classes = ("0", "1", "2", "3")
-    recipe = Recipe(1, 8, "label", classes, 0, 1, 0.0, "none", 0, 0, "", "")
+    recipe = Recipe(1, 8, "label", classes, Training(0, 1, 0.0, "none", 0), 0, "", "")
     return Extractor(net.requires_grad_(False), recipe, "ab12" * 16)
 
 

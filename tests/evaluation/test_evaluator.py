@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny_set import WORDS, TinySet, blobs
 
 from lmsd.errors import UserError
-from lmsd.evaluation import Evaluator, evaluate
+from lmsd.evaluation import Evaluator
 from lmsd.evaluation.evaluator import quantized
 from lmsd.evaluation.names import full_name, published
 from lmsd.evaluation.overlap import Overlap
@@ -49,7 +49,7 @@ def blind(batch, rng):
 
 
 def test_a_perfect_model_is_at_the_floor(extractor, held_out, train):
-    scores = evaluate(perfect, held_out, extractor=extractor, seeds=(0, 1), train=train)
+    scores = Evaluator(held_out, extractor, train=train)(perfect, seeds=(0, 1))
     ratio = scores["fd_ratio"]
     assert ratio.low < 1.0 < ratio.high
     assert ratio.value == pytest.approx(1.0, abs=0.15)
@@ -265,7 +265,7 @@ def test_the_training_set_is_no_held_out_set(extractor, train):
     unnamed = TinySet(600, 1)
     unnamed.hash = None
     with pytest.raises(UserError, match="held_out and train are one data set"):
-        evaluate(perfect, unnamed, extractor=extractor, train=unnamed)
+        Evaluator(unnamed, extractor, train=unnamed)
     Evaluator(train, extractor)
     labeled = Evaluator(train, extractor, train=train, halvings=1, shared=Overlap(600, 600, 600))(perfect)
     assert "600 of 600 held-out images (100.0 %) are in the training set" in str(labeled)
@@ -319,7 +319,7 @@ def test_scalars_are_floats_for_the_log(extractor, held_out):
 
 
 def test_too_few_samples_give_a_note_and_no_distance(extractor, held_out):
-    scores = evaluate(perfect, held_out, extractor=extractor, n=100)
+    scores = Evaluator(held_out, extractor, n=100)(perfect)
     assert "fd" not in scores
     assert scores.notes[0].startswith(
         "no fd: n=100 is below 128, twice the number of features; take a larger"
@@ -327,7 +327,7 @@ def test_too_few_samples_give_a_note_and_no_distance(extractor, held_out):
     assert "kid" in scores
     assert scores["right"].value > 0.9
     assert scores.notes[0] in str(scores)
-    fewer = evaluate(perfect, held_out, extractor=extractor, n=60)
+    fewer = Evaluator(held_out, extractor, n=60)(perfect)
     assert "kid" not in fewer
     assert "label-matched pairs, and intervals need 40; take a larger n" in fewer.notes[0]
 
@@ -430,7 +430,7 @@ def test_bad_options_are_refused(extractor, held_out):
     with pytest.raises(UserError, match="n=301 prompts of a split of 300"):
         Evaluator(held_out, extractor, n=301)
     with pytest.raises(UserError, match=r"seeds=\[1, 1\]"):
-        evaluate(perfect, held_out, extractor=extractor, seeds=(1, 1))
+        Evaluator(held_out, extractor)(perfect, seeds=(1, 1))
 
 
 @pytest.mark.parametrize("labels", [True, False])

@@ -155,7 +155,7 @@ def test_the_numbers_stand_on_the_page(run):
         "ema: 0.05",
         "lmsd train experiment=digits 'prompts=[a red one]'",
         "FD is 1.21 × the real-vs-real floor on test (95 % interval 1.09 to 1.33): told apart",
-        f"fd[{NAME}] on val went from 30 to 10: better, beyond the intervals.",
+        f"fd[{NAME}] on val went from 30 to 10: smaller by {NAME} alone, which is no claim",
         "no sign of copying",
         "<b>&amp; not markup</b>",
         "after 45,000 images",
@@ -405,15 +405,31 @@ def test_samples_that_are_near_all_over_are_said_to_be():
     assert "no sign of copying" not in said
 
 
+ENDS = (("", 0.0), ("/low", -0.6), ("/high", 0.6))
+
+
 @pytest.mark.parametrize(
-    ("last", "said"), [(31.0, "worse"), (20.0, "better"), (29.0, "the intervals overlap")]
+    ("last", "alone", "agreed"),
+    [(31.0, "larger", "worse"), (20.0, "smaller", "better"), (29.0, "not told apart", "not told apart")],
 )
-def test_the_course_follows_the_intervals(last, said):
-    records = [
-        {"images": images, FD: fd, f"{FD}/low": fd - 0.6, f"{FD}/high": fd + 0.6}
-        for images, fd in ((0, 29.5), (10, last))
-    ]
-    assert said in sentences({}, records)[-1]
+def test_the_course_follows_the_intervals_and_takes_two_families_for_better(last, alone, agreed):
+    def course(*names):
+        return [
+            {"images": images}
+            | {
+                f"{name}{end}": fd + gap
+                for name in names
+                for end, gap in (("", 0), ("/low", -0.6), ("/high", 0.6))
+            }
+            for images, fd in ((0, 29.5), (10, last))
+        ]
+
+    other = "val/fd[random-conv@ab12]"
+    assert f"to {last:.3g}: {alone} by {NAME} alone, which is no claim" in sentences({}, course(FD))[-1]
+    assert f": {agreed}, and all 2 families agree" in sentences({}, course(FD, other))[-1]
+    apart = [record | {f"{other}{end}": 5.0 for end in ("", "/low", "/high")} for record in course(FD)]
+    if alone != agreed:
+        assert "the families do not agree: " in sentences({}, apart)[-1]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(12.4, "12 s"), (200, "3 min 20 s"), (3725, "1 h 2 min")])

@@ -88,7 +88,7 @@ def test_a_function_gets_images_and_captions_and_may_return_numbers():
     assert verdict.value.tolist() == [1.0] * 4
     labels = Batch(torch.zeros(2, 1, 1, 1), torch.arange(2), label=torch.tensor([3, 7]))
     assert captions_of(labels) == ["3", "7"]
-    with pytest.raises(UserError, match="no function"):
+    with pytest.raises(UserError, match="not a function"):
         Function("text")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from lmsd.errors import UserError
-from lmsd.features.cnn import LMSDCNN, Extractor, Recipe, save_extractor
+from lmsd.features.cnn import LMSDCNN, Extractor, Recipe, Training, save_extractor
 from lmsd.rewards import Aesthetic, ClassifierLogProb, TextAlignment, judge
 from lmsd.types import Batch
 
@@ -115,7 +115,7 @@ def test_aesthetic_is_its_layers_one_after_the_other(clip, tmp_path):
     )
     with pytest.raises(UserError, match="no linear layers"):
         Aesthetic(folder, tmp_path / "two.safetensors")
-    with pytest.raises(UserError, match=r"config\.json is not there"):
+    with pytest.raises(UserError, match=r"config\.json is missing"):
         TextAlignment(tmp_path)
     with pytest.raises(UserError, match="no aesthetic head"):
         Aesthetic(folder, tmp_path / "none.safetensors")
@@ -127,8 +127,8 @@ def test_the_classifiers_log_probability(target, tmp_path):
     classes = ("0", "1", "2") if target == "label" else ("blue", "red", "ring")
     net = LMSDCNN(3, 8, 3).eval().requires_grad_(False)
     recipe = Recipe(
-        target=target, classes=classes, channels=3, image_size=8, images=0, batch_size=1, learning_rate=0.0,
-        augment="none", seed=0, train_images=0, data="", torch="",
+        target=target, classes=classes, channels=3, image_size=8, training=Training(0, 1, 0.0, "none", 0),
+        train_images=0, data="", torch="",
     )  # fmt: skip
     weights = save_extractor(Extractor(net, recipe, ""), tmp_path)
     import hashlib

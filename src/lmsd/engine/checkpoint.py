@@ -1,8 +1,8 @@
-"""Checkpoints, written so that they are whole or absent.
+"""Checkpoints, written so that they are either complete or absent.
 
     step_000012800.ckpt.tmp.ID    written in the same folder through a hashing writer, fsynced
     step_000012800.ckpt           by rename; then the folder is fsynced
-    step_000012800.json           sha256, size, images, updates, metrics; written so too, last: the commit
+    step_000012800.json           sha256, size, images, updates, metrics; written last, likewise: the commit
 
 `lmsd.checkpoints` reads them.
 """
@@ -24,7 +24,7 @@ from lmsd.files import replacing, write_text
 
 
 class _Hashing(RawIOBase):
-    """A file for writing that hashes and counts what goes through it."""
+    """A file for writing that hashes and counts what is written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -50,20 +50,20 @@ def write_atomic(
 ) -> tuple[str, int]:
     """Write a file so that `path` holds either its old content or all of the new; returns (sha256, bytes).
 
-    stale: what is no longer true from then on, and removed just before.
+    stale: a file that would no longer be true, removed just before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, stale=stale) as temporary, open(temporary, "wb") as file:
         hashing = _Hashing(file)
         try:
             write(cast(IO[bytes], hashing))
-        except RuntimeError as error:  # what torch makes of a write that the system refused
+        except RuntimeError as error:  # what torch makes of an OSError
             raise hashing.error or error from error
     return hashing.sha256.hexdigest(), hashing.size
 
 
 def save(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint and then its manifest; raises OSError and leaves no trace where the disk is full."""
+    """Write a checkpoint and then its manifest; raises OSError and leaves no trace if the disk is full."""
     sha256, size = write_atomic(path, lambda file: torch.save(checkpoint, file), stale=manifest_of(path))
     own = checkpoint.get(KEY, {})
     manifest = {
@@ -87,7 +87,7 @@ def remove(path: Path) -> None:
 
 @torch.no_grad()
 def first_not_finite(state: Mapping[str, Any]) -> str | None:
-    """The place of a tensor that holds NaN or an infinity; None where all is finite. Waits for the device."""
+    """The name of a tensor with a NaN or an infinity; None if all are finite. Waits for the device."""
     floats = [(name, value) for name, value in tensors(state) if value.is_floating_point()]
     found = [(name, all_of(value.isfinite().all())) for name, value in floats]
     if not found or bool(torch.stack([good.to(found[0][1].device) for _, good in found]).all()):

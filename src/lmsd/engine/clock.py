@@ -1,7 +1,7 @@
 """The one clock of a run: images seen, and updates of the player that leads.
 
-Lightning's `global_step` counts optimizer steps; schedules, cadences, EMA half-lives, names of checkpoints
-and x-axes here go by images, which mean the same for every batch size, number of ranks and of D's turns.
+Lightning's `global_step` counts optimizer steps. Schedules, cadences, EMA half-lives, names of checkpoints
+and x-axes here count images, which mean the same for any batch size, number of ranks and number of D's turns.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from typing import Any
 
 @dataclass
 class Clock:
-    """How far a run is; the same on every rank.
+    """How far a run has come; the same on every rank.
 
-    total_images: images to see in all; lead: the player that leads; images: seen by all ranks together;
-    updates: of the lead, skipped ones included; played: updates of every player; reached: the progress of the
-    run that this one extends, 0 for none.
+    total_images: length of the run; lead: the player that leads; images: seen by all ranks together; updates:
+    of the lead, skipped ones included; played: updates of every player; reached: the progress of the run that
+    this one extends, 0 if it extends none.
     """
 
     total_images: int
@@ -27,12 +27,12 @@ class Clock:
 
     @property
     def progress(self) -> float:
-        """Share of the run that is done, images / total_images, in [0, 1]."""
+        """Completed share of the run, images / total_images, in [0, 1]."""
         return min(1.0, self.images / self.total_images)
 
     @property
     def furthest(self) -> float:
-        """The progress by which phases begin: that of the run which this one extends, where it is more."""
+        """The progress that decides when phases begin: that of the run which this one extends, if greater."""
         return max(self.progress, self.reached)
 
     @property
@@ -46,12 +46,12 @@ class Clock:
         self.updates = self.played.get(self.lead, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been counted; the total is the config's to say."""
+        """What has been counted; the total comes from the configuration."""
         counts = {"images": self.images, "updates": self.updates, "played": dict(self.played)}
         return counts | ({"reached": self.reached} if self.reached else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The reverse of `state_dict`."""
+        """The inverse of `state_dict`."""
         self.images, self.updates, self.played = (
             int(state["images"]),
             int(state["updates"]),

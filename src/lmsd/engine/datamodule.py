@@ -1,8 +1,7 @@
-"""The DataModule: batches of this rank out of a shard set, and the integer that says where the stream stands.
+"""The DataModule: this rank's batches from a shard set, and the integer that says where the stream stands.
 
-The position counts global images. The engine moves it by `advance` after each optimizer step, so what a
-loader has read ahead never counts, and a checkpoint of it resumes exactly, in any world size, with any
-workers and micro-batches.
+The position counts global images. The engine advances it after each optimizer step, so what a loader has
+prefetched never counts, and a checkpoint resumes exactly, for any world size, workers and micro-batches.
 """
 
 import logging
@@ -27,10 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class ShardDataModule(LightningDataModule):
-    """The train split of a shard set as an endless loader that resumes.
+    """The train split of a shard set as an endless loader that can be resumed.
 
-    batch_size: global; micro_batches: runs that each rank's share of a batch is handed over in; seed: of the
-    order and of augmentation; world, rank: default to the trainer's. Raises UserError for sizes that do not
+    batch_size: global; micro_batches: pieces in which each rank's share of a batch is delivered; seed: of the
+    order and of augmentation; world, rank: the trainer's by default. Raises UserError for sizes that do not
     divide.
     """
 
@@ -52,15 +51,15 @@ class ShardDataModule(LightningDataModule):
 
     @property
     def epoch(self) -> int:
-        """How often the whole train split has been seen."""
+        """How many times the whole train split has been seen."""
         return self.position // len(self.shards.index("train"))
 
     def prepare_data(self) -> None:
-        """Index what is there, once a machine, before the other ranks look."""
+        """Index the shards, once per machine, before the other ranks look at them."""
         self.shards.prepare()
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """An endless loader of this rank's micro-batches from the present position on."""
+        """An endless loader of this rank's micro-batches, from the current position on."""
         world, rank = self._where()
         return DataLoader(
             self.shards.stream(seed=self.seed),
@@ -74,11 +73,11 @@ class ShardDataModule(LightningDataModule):
             ),
             num_workers=self.shards.train.num_workers,
             worker_init_fn=stops.outlive,
-            generator=torch.Generator(),  # the loader would else draw from the global one
+            generator=torch.Generator(),  # else the loader would draw from the global one
         )
 
     def advance(self, images: int) -> None:
-        """Count global images as used: the engine calls it after each optimizer step."""
+        """Count global images as used; the engine calls this after each optimizer step."""
         self.position += images
 
     def state_dict(self) -> dict[str, Any]:
@@ -96,9 +95,9 @@ class ShardDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go to a saved position; batch_size may differ. Raises UserError for other data, seed or window.
+        """Continue at a saved position, with any batch_size. Raises UserError for other data, seed or window.
 
-        With on_change="new_epoch" other data are taken from the next beginning of one of their epochs.
+        With on_change="new_epoch" changed data are used from the start of their next epoch.
         """
         now = self.state_dict()
         differences = [
@@ -122,18 +121,18 @@ class ShardDataModule(LightningDataModule):
         self.position = -(-position // total) * total if other else position
 
     def _compare(self, before: Decode) -> None:
-        """Refuse to go on where samples decode otherwise than before, unless told how."""
+        """Refuse to continue if samples decode differently than before, unless told how."""
         index, decode = self.shards.index("train"), self.shards.decode
         if before == (decode or "new") or not index.changed:
             return
         told = f"{index.changed:,} of {len(index):,} training samples ({index.changed / len(index):.2%})"
         if decode is None:
             raise UserError(
-                f"{told} decode otherwise than when this run began (color profiles, orientation by XMP, "
+                f"{told} decode differently than when this run began (color profiles, orientation by XMP, "
                 "marks and white space in captions): continue as it began by data.decode=old, or with "
                 "today's decoder by data.decode=new"
             )
-        log.warning("%s decode otherwise than before, by data.decode=%s", told, decode)
+        log.warning("%s decode differently than before, by data.decode=%s", told, decode)
 
     def _where(self) -> tuple[int, int]:
         trainer = self.trainer

@@ -1,13 +1,13 @@
-"""Divergence: a run that has gone bad goes back to a checkpoint from before that, and on with later data.
+"""Divergence: a run that has diverged returns to an earlier checkpoint and continues with later data.
 
-    bad     a player's last n updates were all skipped, since ‖g‖ was not finite; or the state is not finite;
-            or the game has been of no use in the last m readings, as the objective tells; or a player that
-            plays has kept its weights, to the last bit, over as many
-    back    weights, averages, optimizers, clock and objective of the newest checkpoint from before it began
-    on      the stream of data stays where it is, past what may have been the cause
+    diverged     a player's last n updates were all skipped because ‖g‖ was not finite; or the state is not
+                 finite; or the objective has called the game useless in the last m lines of metrics; or a
+                 player that plays has kept its weights, to the last bit, for as long
+    rolled back  weights, averages, optimizers, clock and objective of the newest checkpoint from before that
+    continued    the data stream stays where it is, past what may have been the cause
 
-Numbers are looked at where metrics are read, so the hot path never waits for the device. They come after the
-reduction of gradients and of metrics, so all ranks find the same and go back alike.
+The numbers are checked when metrics are read, so the hot path never waits for the device. By then gradients
+and metrics are reduced, so all ranks decide alike.
 """
 
 from pathlib import Path
@@ -31,17 +31,18 @@ UNMOVED = "look at its learning rate (optim.*.lr), set rollback.collapsed=0 to a
 """The ways out of what is not finite, of a collapse, and of a player that does not move."""
 
 NOTED = 3
-"""Readings in a row after which what is of no use is told."""
+"""Consecutive lines of metrics after which a useless game is reported."""
 
 
 class Guard(Callback):
-    """Rolls a diverged run back to a checkpoint from before, and on with later data.
+    """Rolls a diverged run back to an earlier checkpoint; the run continues with later data.
 
-    at_most: rollbacks in all, over restarts too, then the run stops; skipped: updates of a player in a row
-    with a gradient that is not finite; collapsed: readings in a row of a collapsed game
-    (`Objective.collapsed`), 0 to allow it; max_bad: share of damaged samples above which it stops, after a
-    checkpoint; samples: of the training set, where known, of which one may always be damaged. Raises
-    UserError where there is no way back, or it has been taken too often, or too many are damaged.
+    skipped: consecutive updates of a player with a gradient that is not finite; collapsed: consecutive lines
+    of metrics of a collapsed game (`Objective.collapsed`), 0 to allow it; at_most: rollbacks in all, resumed
+    runs included, before the run stops; max_bad: share of damaged samples above which it stops, after a
+    checkpoint; samples: size of the training set, if known, of which one may always be damaged. Raises
+    UserError if there is no checkpoint to return to, after too many rollbacks, and for too many damaged
+    samples.
     """
 
     def __init__(
@@ -60,13 +61,13 @@ class Guard(Callback):
         self._read = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What was read before a resume is no news."""
+        """Skip what was read before a resume."""
         self._read = engine_of(pl_module).run.read_at
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at a new line of metrics."""
+        """Check a new line of metrics."""
         engine = engine_of(pl_module)
         if engine.run.read_at == self._read:
             return
@@ -99,7 +100,7 @@ class Guard(Callback):
             place = not_finite(trainer, engine)
             if place is not None:
                 return f"{place} is not finite", CALMER, clock.images
-        # Rewards without a spread move nothing, rightly so: the method tells of that itself.
+        # Rewards without a spread move nothing, and rightly so: the method itself reports that.
         still = self._still(engine) if engine.objective.proxy is None else None
         useless = still or engine.objective.collapsed(engine.run.line)
         self._useless = [*self._useless, clock.images] if useless else []
@@ -112,7 +113,7 @@ class Guard(Callback):
         return None
 
     def _still(self, engine: Engine) -> str | None:
-        """Who has had updates since the last reading and the same weights as then, as a clause."""
+        """Who has been updated since the last reading and still has the same weights, as a clause."""
         before, self._seen = self._seen, {}
         for name in engine.learners:
             sums = [all_of(p.detach().double().sum()) for p in engine.seats.trainable[name]]
@@ -123,7 +124,7 @@ class Guard(Callback):
         return None
 
     def _note(self, trainer: Trainer, engine: Engine, what: str) -> None:
-        """Say it in the log, and in the report by the run's status."""
+        """Say it in the log and, through the run's status, in the report."""
         if any(said.endswith(what) for said in engine.run.notes):
             return
         engine.run.notes.append(f"at {engine.clock.images:,} images: {what}")
@@ -178,10 +179,10 @@ class Guard(Callback):
         return chosen[0]
 
     def state_dict(self) -> dict[str, Any]:
-        """The streak of readings, so that a resumed run goes back where the unbroken one does."""
+        """The streak of readings, so that a resumed run rolls back when the uninterrupted one does."""
         return {"useless": list(self._useless), "seen": dict(self._seen)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The reverse of `state_dict`."""
+        """The inverse of `state_dict`."""
         self._useless = [int(images) for images in state_dict["useless"]]
         self._seen = {name: (int(n), float(value)) for name, (n, value) in state_dict.get("seen", {}).items()}

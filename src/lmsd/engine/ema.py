@@ -3,8 +3,8 @@
     θ̄ ← θ + β (θ̄ − θ),   β = 2^(−Δn / h(n)),   h(n) = min(h, ρ n)        Karras et al. 2024 (EDM2), appendix
 
 n: images seen, Δn: since the last average. The ramp ρ n forgets the initial weights early on. The averages
-are modules of their own: nothing is swapped in place, so an evaluation or a save in the middle of anything
-sees either the weights or an average, never a mixture.
+are modules in their own right: nothing is swapped in place, so an evaluation or a save at any moment sees
+either the weights or an average, never a mixture.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ _Pairs: TypeAlias = tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]
 
 
 class EMA(nn.ModuleDict):
-    """Averages of a module, one for each half-life; in a state under the half-life's number of images.
+    """Averages of a module, one for each half-life, stored under the half-life's number of images.
 
-    half_lives: in images, the first is the one that `average()` gives. What is frozen is shared with the
-    source, not copied.
+    half_lives: in images; `average()` returns the first. What is frozen is shared with the source. Raises
+    UserError for half-lives that are not distinct numbers above 0.
     """
 
     def __init__(self, source: nn.Module, half_lives: Sequence[int]) -> None:
@@ -40,7 +40,7 @@ class EMA(nn.ModuleDict):
         self._found: list[_Pairs] | None = None
 
     def average(self, half_life: int | None = None) -> nn.Module:
-        """The averaged module of a half-life, by default the first; in eval mode, and not to be changed."""
+        """The averaged module of a half-life, by default the first; in eval mode, not to be modified."""
         if not self.half_lives:
             raise UserError(
                 "this run keeps no EMA: set ema= to half-lives in images, or ask for the raw weights"
@@ -52,11 +52,11 @@ class EMA(nn.ModuleDict):
 
     @torch.no_grad()
     def advance(self, source: nn.Module, images: int) -> None:
-        """Take in the weights of `source` after `images` images; buffers are copied."""
+        """Average in the weights of `source` after `images` images; buffers are copied."""
         elapsed, self.images = images - self.images, images
         for half_life, (averages, weights, buffers) in zip(self.half_lives, self._pairs(source), strict=True):
             beta = 0.5 ** (elapsed / min(half_life, RAMP * images))
-            if averages:  # of what is cut over the ranks, each averages its own part
+            if averages:  # each rank averages its own shards
                 parts = list(map(part_of, averages)), list(map(part_of, weights))
                 torch._foreach_lerp_(*parts, 1.0 - beta)
             for kept, new in buffers:
@@ -75,7 +75,7 @@ class EMA(nn.ModuleDict):
         return self._found
 
     def train(self, mode: bool = True) -> "EMA":
-        """Averages stay in eval mode."""
+        """Stay in eval mode."""
         return super().train(False)
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -83,5 +83,5 @@ class EMA(nn.ModuleDict):
         return {"images": self.images}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """The reverse of `get_extra_state`."""
+        """The inverse of `get_extra_state`."""
         self.images = int(state["images"])

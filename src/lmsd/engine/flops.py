@@ -3,9 +3,9 @@
     MFU = Σ_player (FLOPs of one of its updates) · (its updates) / (seconds · peak)
 
 The FLOPs of an update (forward and backward passes of this rank's share, as torch counts them) are measured
-in the batch after every line of metrics, so that a new phase of a method is measured anew. That batch is not
-compiled; it is the same one in a run that is killed and resumed. Activations that are computed twice count
-twice; what an objective computes between its turns does not count.
+in the first batch after every line of metrics, so that a new phase of a method is measured again. That batch
+runs uncompiled, and is the same one in a run that was killed and resumed. Recomputed activations count twice;
+what an objective computes between its turns does not count.
 """
 
 import time
@@ -28,24 +28,24 @@ PEAKS: Mapping[str, float] = {
     "L4": 121e12,
     "A10": 125e12,
 }
-"""Dense bfloat16 FLOP/s by a part of the device's name, longer names first; from the maker's data sheets."""
+"""Dense bfloat16 FLOP/s by part of the device's name, longer names first; from the maker's data sheets."""
 
 
 def peak(name: str) -> float | None:
-    """Dense bfloat16 FLOP/s of a device, None where it is not known."""
+    """Dense bfloat16 FLOP/s of a device; None if unknown."""
     words = name.replace("-", " ").split()
     return next((flops for part, flops in PEAKS.items() if set(part.split()) <= set(words)), None)
 
 
 def utilization(flops: Mapping[str, float], updates: Mapping[str, int], seconds: float, peak: float) -> float:
-    """MFU from FLOPs an update and updates, by player."""
+    """MFU from the FLOPs of one update and the number of updates, by player."""
     return sum(flops[name] * updates[name] for name in flops) / (seconds * peak)
 
 
 class Counter(TorchDispatchMode):
     """Sums the FLOPs of all operations by torch's own formulas.
 
-    torch's FlopCounterMode also hooks into every module, by which gradients come out otherwise rounded.
+    torch's FlopCounterMode also hooks into every module, which changes how gradients are rounded.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Counter(TorchDispatchMode):
         self.total = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and add what it costs."""
+        """Run an operation and add its cost."""
         found = func(*args, **(kwargs or {}))
         cost = flop_registry.get(func._overloadpacket)
         if cost is not None:
@@ -62,9 +62,9 @@ class Counter(TorchDispatchMode):
 
 
 class Flops:
-    """The MFU of each stretch between two lines of metrics; without a peak, nothing is measured.
+    """The MFU between two lines of metrics; without a peak, nothing is measured.
 
-    latest: of the last whole stretch, None until there is one.
+    latest: between the last two lines, None until there are two.
     """
 
     def __init__(self, peak: float | None = None) -> None:
@@ -76,25 +76,25 @@ class Flops:
         self._measure = False
 
     def begin(self, *, measure: bool) -> None:
-        """A batch begins; its updates are measured, or only counted."""
+        """Begin a batch; measure its updates, or only count them."""
         self._measure = measure and self.peak is not None
         if self._began is None:
             self._began = time.monotonic()
 
     @contextmanager
     def update(self, player: str) -> Iterator[None]:
-        """The passes of one update of a player."""
+        """Surround the passes of one update of a player."""
         self._updates[player] = self._updates.get(player, 0) + 1
         if not self._measure or player in self._of:
             yield
             return
-        # A compiled net that is first called below a dispatch mode would stay uncompiled for good.
+        # A compiled net whose first call is inside a dispatch mode would stay uncompiled for good.
         with torch.compiler.set_stance("force_eager"), Counter() as counter:
             yield
         self._of[player] = counter.total
 
     def end(self) -> None:
-        """A line of metrics is written, after the device was waited for."""
+        """Take stock at a line of metrics, when the device has caught up."""
         if self.peak is not None and self._began is not None and self._of:
             seconds = time.monotonic() - self._began
             self.latest = utilization(self._of, self._updates, seconds, self.peak)
@@ -102,5 +102,5 @@ class Flops:
 
 
 def peak_of(device: torch.device) -> float | None:
-    """The peak of a CUDA device whose name is known; None for a CPU."""
+    """The peak of a CUDA device, if its name is known; None for a CPU."""
     return peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None

@@ -1,9 +1,9 @@
-"""A guard against reward hacking: the reward rises, a judge that nobody optimizes falls.
+"""A guard against reward hacking: the reward improves while a judge that is not optimized gets worse.
 
 Goodhart's law shows first as a proxy and a held-out score that part ways (Gao et al. 2023): the proxy is
-higher than at the best evaluation, the judge beyond the upper end of its interval there. Held against the one
-just before instead, noise would end runs that do well, and none that gets worse unevenly.
-After `patience` such evaluations in a row the run ends, with a checkpoint; the best one by the judge is kept.
+higher than at the best evaluation, and the judge is above the upper end of its interval there. Comparing with
+the previous evaluation instead would let noise end good runs, and would miss those that get worse unevenly.
+After `patience` such evaluations in a row the run ends with a checkpoint; the best one by the judge is kept.
 """
 
 import math
@@ -19,8 +19,8 @@ from lmsd.engine.module import Engine
 class HackingGuard(Callback):
     """Ends a run whose proxy has risen and whose judge is worse at `patience` evaluations in a row.
 
-    proxy: a training metric, higher is better; judge: how the name of an evaluation's score begins, lower is
-    better; without an interval its value counts. To stand between `Evaluate` and `Checkpoint`.
+    judge: how the name of an evaluation's score begins, lower is better; if it has no interval, its value
+    counts. proxy: a training metric, higher is better. Place it between `Evaluate` and `Checkpoint`.
     """
 
     def __init__(self, *, judge: str, proxy: str, patience: int = 3) -> None:
@@ -30,7 +30,7 @@ class HackingGuard(Callback):
         self._parted = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare after an evaluation that a signal broke off, and that was made up for just now."""
+        """Compare after an evaluation that a signal interrupted and that has just been repeated."""
         self._compare(trainer, engine_of(pl_module))
 
     def on_train_batch_end(
@@ -47,7 +47,7 @@ class HackingGuard(Callback):
         if not names or self.proxy not in engine.run.line:
             return
         proxy, judge = engine.run.line[self.proxy], engine.run.scores[names[0]]
-        if not (math.isfinite(proxy) and math.isfinite(judge)):  # no score came through: nothing to compare
+        if not (math.isfinite(proxy) and math.isfinite(judge)):  # every score failed: nothing to compare
             return
         best = self._best
         parted = best is not None and proxy > best[0] and judge > best[2]
@@ -64,11 +64,11 @@ class HackingGuard(Callback):
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        """The best evaluation, and what was seen since."""
+        """The best evaluation, and what has been seen since."""
         return {"best": self._best, "seen": self._seen, "parted": self._parted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The reverse of `state_dict`."""
+        """The inverse of `state_dict`."""
         best = state_dict.get("best")  # not in earlier checkpoints
         self._best = None if best is None else (float(best[0]), float(best[1]), float(best[2]))
         self._seen, self._parted = int(state_dict["seen"]), int(state_dict["parted"])

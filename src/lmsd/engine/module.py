@@ -1,23 +1,22 @@
 """The engine: a LightningModule that plays an objective's turns and knows no method.
 
-    for turn in objective.turns(players, batch, clock, rng):     between turns nothing has gradients
+    for turn in objective.turns(players, batch, clock, rng):     nothing between turns has gradients
         L = turn.loss(); ∇L                                      gradients on for turn.player alone
-        g ← mean over ranks, clipped                             only that player's gradients travel
+        g ← mean over ranks, clipped                             only that player's gradients are sent
         θ ← step(θ, g, lr(images))  if ‖g‖ is finite
     θ̄ ← EMA by role;  images += batch                            one global step is one global batch
 
-A rank's share of a batch is `micro_batches` pieces, each with its own iterator of turns; they are advanced in
-lockstep and their gradients add up to one update, so memory holds the pieces' graphs one at a time.
+A rank's share of a batch is split into `micro_batches` pieces, each with its own iterator of turns. These
+advance in lockstep and their gradients add up to one update, so memory holds one piece's graph at a time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from lmsd.checkpoints import KEY, VERSION
@@ -34,18 +33,18 @@ from lmsd.models.generator import Generator
 from lmsd.objectives.base import Objective, trained
 from lmsd.ranks import shares, union, world_size
 from lmsd.rng import Rng, fold
-from lmsd.types import Batch, Loss, Turn
+from lmsd.types import Batch, Turn
 
 
 class Engine(LightningModule):
     """Plays the turns of an objective; see the module for the loop.
 
-    players: nets by role, all of the objective's cast; optimization: how they are updated and averaged;
-    total_images: to see in all; batch_size: global; micro_batches: pieces that a rank's share is played in;
-    seed: of all noise; compile: the nets, not the turns; log_every: images between two lines of metrics;
-    record: what a checkpoint says of where it comes from, plain data by name.
+    players: nets by role, the whole cast of the objective; optimization: how they are updated and averaged;
+    total_images: length of the run; batch_size: global; micro_batches: pieces of a rank's share of a batch;
+    seed: of all noise; compile: compile the nets, not the turns; log_every: images between two lines of
+    metrics; record: what a checkpoint says about its origin, plain data by name.
 
-    Raises UserError where names or sizes do not fit together.
+    Raises UserError if names or sizes do not match.
     """
 
     def __init__(
@@ -76,7 +75,8 @@ class Engine(LightningModule):
         self.run, self.flops = RunState(), Flops()
         self._optimizers: dict[str, Optimizer] = {}
         self._pending: list[Batch] = []
-        self._dropout = any(_drops(module) for module in self.players.modules())
+        dropouts = (m for m in self.players.modules() if isinstance(m, nn.modules.dropout._DropoutNd))
+        self._dropout = any(module.p > 0 for module in dropouts)  # they draw from torch's global generator
         for player in self.players.values() if compile else ():
             net_of(player).compile()
 
@@ -88,20 +88,19 @@ class Engine(LightningModule):
         return dict(self.players.items())
 
     def average(self, role: str) -> EMA:
-        """The averages of a role. Raises UserError for one that has none."""
+        """The averages of a role. Raises UserError if it has none."""
         if role not in self.ema:
             raise UserError(f"no averages of {role!r} are kept; they are kept of {', '.join(self.ema)}")
-        found: Any = self.ema[role]
-        assert isinstance(found, EMA)
-        return found
+        return cast(EMA, self.ema[role])
 
     def _check(self) -> None:
-        cast, known = self.objective.cast, sorted(self.players)
-        for name in cast:
+        for name in self.objective.cast:
             if name not in self.players:
-                raise UserError(f"the objective plays {name!r} and the players are {known}")
+                raise UserError(f"the objective plays {name!r} and the players are {sorted(self.players)}")
         if self.lead not in self.learners:
-            raise UserError(f"the lead, {self.lead!r}, is not among those who learn, {list(self.learners)}")
+            raise UserError(
+                f"the lead, {self.lead!r}, is not among the players that learn, {list(self.learners)}"
+            )
         self.optimization.check(self.players, self.learners)
         for name, value in (
             ("batch_size", self.batch_size),
@@ -113,24 +112,24 @@ class Engine(LightningModule):
                 raise UserError(f"{name}={value} must be at least 1")
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """One optimizer for each player of the objective, in its order."""
-        self._optimizers, self.seats = {}, Seats(self.roles)  # parameters have found their device by now
+        """One optimizer for each player that learns, in the order of the cast."""
+        self._optimizers, self.seats = {}, Seats(self.roles)  # parameters are on their device by now
         for name in self.learners:
             if not self.seats.trainable[name]:
-                raise UserError(f"player {name!r} has an optimizer and no parameter that may move")
+                raise UserError(f"player {name!r} has an optimizer but no trainable parameter")
             self._optimizers[name] = self.optimization.makers[name](self.seats.trainable[name])
         return list(self._optimizers.values())
 
     # -- the loop ---------------------------------------------------------------------------------------
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a Batch, its damaged samples noted; Lightning's own way refuses frozen dataclasses."""
+        """Move a Batch and note its damaged samples; Lightning's own hook refuses frozen dataclasses."""
         if "substituted" in batch.extra:
             self.run.damaged |= {int(number) for number in batch.extra["substituted"] if number}
         return batch.to(device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Play one global batch, once the loader has given all of it."""
+        """Play one global batch once the loader has delivered all of it."""
         self._pending += self._pieces(batch)
         if len(self._pending) < self.micro_batches:
             return
@@ -152,7 +151,7 @@ class Engine(LightningModule):
         self._advance(played)
 
     def _pieces(self, batch: Batch) -> list[Batch]:
-        """The micro-batches in what the loader gave: all K of them, or some."""
+        """The micro-batches in what the loader delivered: all K of them, or some."""
         size = shares(self.batch_size, world_size(), self.micro_batches)
         if len(batch) % size or len(batch) // size + len(self._pending) > self.micro_batches:
             raise UserError(
@@ -164,7 +163,7 @@ class Engine(LightningModule):
         return encoded.split(len(batch) // size)
 
     def _rounds(self, scripts: Sequence[Iterator[Turn]]) -> Iterator[list[Turn]]:
-        """Advance the scripts in lockstep; what they do between turns has no gradients."""
+        """Advance the scripts in lockstep, without gradients between turns."""
         while True:
             with torch.no_grad():
                 turns = [next(script, None) for script in scripts]
@@ -180,27 +179,29 @@ class Engine(LightningModule):
     def _play(self, turns: Sequence[Turn]) -> None:
         player = turns[0].player
         if player not in self._optimizers:
-            raise RuntimeError(f"a turn of {player!r}, whom the objective does not list among its players")
+            raise RuntimeError(f"a turn of {player!r}, which the objective's cast does not train")
         for name in turns[0].restart:
             self._restart(name)
         with self.seats.only(player) as parameters, torch.enable_grad():
             with self.flops.update(player):
                 for turn in turns:
                     loss = turn.loss()
-                    with self._full_precision():
+                    # Backward passes and updates do not belong in autocast. Lightning's caches no
+                    # half-precision weights, which an update would leave out of date.
+                    with torch.autocast(self.device.type, enabled=False):
                         (loss.value / len(turns)).backward()  # type: ignore[no-untyped-call]
-                    self._record(player, loss)
-            with self._full_precision(), torch.no_grad():
+                    logs = {f"{player}/{name}": value for name, value in loss.logs.items()}
+                    self.meter.add({f"{player}/loss": loss.value, **logs})
+            with torch.autocast(self.device.type, enabled=False), torch.no_grad():
                 self._update(player, parameters, self.rate() * turns[0].rate)
 
     def _restart(self, player: str) -> None:
-        """Begin a phase: from the averaged weights, if there are any, with a fresh optimizer state."""
+        """Begin a phase with the averaged weights, if there are any, and a fresh optimizer state."""
         self._optimizers[player].state.clear()
         if player in self.ema and self.average(player).half_lives:
             averaged = self.average(player).average()
-            pairs = zip(self.players[player].parameters(), averaged.parameters(), strict=True)
             with torch.no_grad():
-                for raw, mean in pairs:
+                for raw, mean in zip(self.players[player].parameters(), averaged.parameters(), strict=True):
                     raw.copy_(mean)
 
     def _update(self, player: str, parameters: Sequence[nn.Parameter], factor: float) -> None:
@@ -215,18 +216,13 @@ class Engine(LightningModule):
         self.run.count(player, norm)
         self.clock.count(player)
 
-    def _record(self, player: str, loss: Loss) -> None:
-        values: dict[str, Tensor] = {f"{player}/loss": loss.value}
-        values.update({f"{player}/{name}": value for name, value in loss.logs.items()})
-        self.meter.add(values)
-
     def _advance(self, played: set[str]) -> None:
         before = self.clock.images
         self.clock.images += self.batch_size
         for role in self.ema:
             if role in played:
                 self.average(role).advance(self.players[role], self.clock.images)
-        # Lightning counts one step for a batch, whatever the number of optimizer steps in it.
+        # Lightning is to count one step a batch, however many optimizer steps it has.
         counter = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         counter.increment_ready()
         counter.increment_completed()
@@ -237,25 +233,13 @@ class Engine(LightningModule):
             self.trainer.should_stop = True
 
     def rate(self) -> float:
-        """The factor on the learning rate at the middle of the batch at hand."""
+        """The factor on the learning rate at the middle of the current batch."""
         return self.optimization.rate(self.clock.images + self.batch_size / 2, self.clock.total_images)
-
-    @contextmanager
-    def _full_precision(self) -> Iterator[None]:
-        """Backward passes and updates outside autocast, as its authors ask.
-
-        Lightning's autocast caches no half-precision weights, which an update would leave out of date.
-        """
-        if not torch.is_autocast_enabled(self.device.type):
-            yield
-            return
-        with torch.autocast(self.device.type, enabled=False):
-            yield
 
     # -- logs -------------------------------------------------------------------------------------------
 
     def _log(self) -> None:
-        """Read the meter, the only time that the hot path waits for the device, and write one line."""
+        """Write a line of metrics: only here does the hot path wait for the device, to read the meter."""
         run = self.run
         run.line = self.meter.read()
         self.flops.end()
@@ -268,32 +252,34 @@ class Engine(LightningModule):
         self.write({**run.line, **counts, "updates": float(self.clock.updates)})
 
     def write(self, metrics: Mapping[str, float]) -> None:
-        """Hand metrics to every logger, at the images seen so far."""
+        """Pass metrics to every logger, at the images seen so far."""
         for logger in self.trainer.loggers:
             logger.log_metrics(dict(metrics), step=self.clock.images)
-        for name, value in metrics.items():  # also without the extractor's name: val/fd
-            short = name.partition("[")[0] if name.endswith("]") else name
-            self.trainer.callback_metrics.update(dict.fromkeys((name, short), torch.tensor(value)))
+        short = dict[str, float]()  # also without the extractor's name: val/fd, of the first that has it
+        for name, value in metrics.items():
+            short.setdefault(name.partition("[")[0] if name.endswith("]") else name, value)
+        for name, value in {**metrics, **short}.items():
+            self.trainer.callback_metrics[name] = torch.tensor(value)
 
     # -- states -----------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Gradients off for all: turns switch them on. Metrics that will be written again are dropped."""
+        """Switch gradients off: turns switch them on. Drop metrics that will be written again."""
         self.seats.switch(on=False)
         rewind(self.trainer.loggers, self.clock.images, scored=not self.run.unscored)
 
     def on_train_start(self) -> None:
-        """The device is known by now; a run that is resumed at its end has nothing to do."""
+        """Note the device, which is known by now. A run that is resumed at its end has nothing left to do."""
         self.flops = Flops(peak_of(self.device))
         if self.clock.done:
             self.trainer.should_stop = True
 
     def on_fit_end(self) -> None:
-        """Gradients as they were found."""
+        """Switch gradients back on."""
         self.seats.switch(on=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What is neither weights nor an optimizer, and optimizers by role: tensors and plain Python only."""
+        """Name optimizers by role and add everything else but weights: tensors and plain Python only."""
         states = checkpoint.pop("optimizer_states")
         checkpoint["optimizers"] = dict(zip(self.learners, states, strict=True))
         checkpoint[KEY] = {
@@ -309,7 +295,7 @@ class Engine(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The reverse of `on_save_checkpoint`; optimizers go back to where Lightning looks for them."""
+        """The inverse of `on_save_checkpoint`; optimizers go back to where Lightning looks for them."""
         if KEY not in checkpoint:
             raise UserError(
                 "this checkpoint was not written by lmsd: use init_from= for weights from elsewhere"
@@ -325,8 +311,3 @@ class Engine(LightningModule):
         self.objective.load_state_dict(own["objective"])
         self.meter.load_state_dict(own["meter"])
         self.run.load_state_dict(own, self.clock.images, self.device)
-
-
-def _drops(module: nn.Module) -> bool:
-    """Whether a module draws from torch's global generator."""
-    return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0

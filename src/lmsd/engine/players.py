@@ -1,12 +1,13 @@
-"""Whose turn it is: gradients on for one player, and only its gradients travel between ranks.
+"""Whose turn it is: gradients on for one player, and only its gradients are exchanged between ranks.
 
-Lightning's own DDP wraps the whole module. With two players in turns that either fails (unused parameters) or
-reduces both players each turn, and a call past the wrapper lets ranks drift apart without an error. Here
-nothing is wrapped: after its backward pass the playing player's gradients go through one flat all-reduce,
+Lightning's own DDP wraps the whole module. With two players that take turns this either fails (unused
+parameters) or reduces both players each turn, and a call that bypasses the wrapper lets ranks drift apart
+without an error. Here nothing is wrapped: after the backward pass the gradients of the player whose turn it
+is go through one flat all-reduce,
 
     g ← (1/W) Σ_r g_r,
 
-which is the gradient of the mean over the global batch, every rank's share being the same size.
+which is the gradient of the mean over the global batch, since every rank's share has the same size.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,9 +25,10 @@ from lmsd.types import Recomputing
 
 
 class Seats:
-    """Which parameters of which player may move, and the switch that lets one player move at a time.
+    """Which parameters of which player are trainable, and the switch that lets one player move at a time.
 
-    What may move is what requires gradients on construction: freezing and adapters come before.
+    Trainable is what requires gradients on construction: freeze and add adapters before. Raises UserError if
+    two players share a trainable parameter.
     """
 
     def __init__(self, players: Mapping[str, nn.Module]) -> None:
@@ -43,13 +45,13 @@ class Seats:
                     )
 
     def switch(self, *, on: bool) -> None:
-        """Gradients on or off for all that may move."""
+        """Switch gradients on or off for all trainable parameters."""
         for parameters in self.trainable.values():
             _require(parameters, on)
 
     @contextmanager
     def only(self, player: str) -> Iterator[list[nn.Parameter]]:
-        """Gradients on for `player` alone; expects them off for all and leaves them so."""
+        """Switch gradients on for `player` alone; they are off for all before and after."""
         parameters = self.trainable[player]
         _require(parameters, True)
         try:
@@ -66,10 +68,10 @@ def _require(parameters: Sequence[nn.Parameter], on: bool) -> None:
 class Reducer:
     """Averages one player's gradients over the ranks; does nothing in a single process.
 
-    elements: how many numbers have been sent so far, in how many calls. With the gradients go flags that tell
-    which parameters have one, so that a parameter unused on every rank keeps `grad = None` (optimizers then
-    leave it alone, as they do in a single process) and one unused on this rank alone gets the others' mean.
-    Parameters that are cut over the ranks (`engine.sharding`) are left alone: their backward pass did it.
+    elements, calls: how many numbers have been sent so far, in how many calls. Flags travel along with the
+    gradients and say which parameters have one. So a parameter that no rank used keeps `grad = None`, and
+    optimizers leave it alone as they do in a single process, while one that only this rank did not use gets
+    the mean of the others. Sharded parameters (`engine.sharding`) are skipped: their backward pass reduces.
     """
 
     def __init__(self) -> None:
@@ -78,7 +80,7 @@ class Reducer:
 
     @torch.no_grad()
     def __call__(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace every `grad` by its mean over the ranks, in one all-reduce for each dtype."""
+        """Replace every `grad` by its mean over the ranks, in one all-reduce per dtype."""
         parameters = [p for p in parameters if not is_sharded(p)]
         if world_size() == 1:
             return
@@ -94,14 +96,14 @@ class Reducer:
         dist.all_reduce(flat)
         self.elements += flat.numel()
         *means, used = flat.div_(world_size()).split([*(p.numel() for p in parameters), len(parameters)])
-        # Reading the flags waits for the device, so it is done only where this rank misses a gradient.
+        # Reading the flags waits for the device, so it is done only if this rank lacks a gradient.
         needed = [True] * len(parameters) if all(present) else used.gt(0).tolist()
         for parameter, mean, need in zip(parameters, means, needed, strict=True):
             parameter.grad = _shaped(mean, parameter) if need else None
 
 
 def _shaped(flat: Tensor, like: Tensor) -> Tensor:
-    """A view where the layout allows it, else a copy in the layout of `like` (channels_last)."""
+    """A view if the layout allows it, else a copy in the layout of `like` (channels_last)."""
     view = flat.view(like.shape)
     return view if like.is_contiguous() else torch.empty_like(like).copy_(view)
 
@@ -113,7 +115,7 @@ def net_of(player: nn.Module) -> nn.Module:
 
 
 def recompute(player: nn.Module) -> None:
-    """Let a player's net recompute its activations in the backward pass."""
+    """Make a player's net recompute its activations in the backward pass."""
     net = net_of(player)
     if not isinstance(net, Recomputing):
         raise UserError(f"{type(net).__name__} has no gradient checkpointing: set checkpointing=false")
@@ -122,7 +124,7 @@ def recompute(player: nn.Module) -> None:
 
 @torch.no_grad()
 def broadcast(module: nn.Module, device: torch.device) -> None:
-    """Give every rank rank 0's parameters and buffers, by way of the ranks' devices."""
+    """Copy rank 0's parameters and buffers to every rank, through the ranks' devices."""
     if world_size() == 1:
         return
     for tensor in [*module.parameters(), *module.buffers()]:
@@ -132,13 +134,13 @@ def broadcast(module: nn.Module, device: torch.device) -> None:
 
 
 class PlayersStrategy(DDPStrategy):
-    """Several processes without a wrapper: ranks start equal, and the engine reduces what it must."""
+    """Several processes without a wrapper: ranks start equal, and the engine reduces gradients."""
 
     def configure_ddp(self) -> None:
-        """Leave the module as it is, with rank 0's weights everywhere."""
+        """Leave the module unwrapped, with rank 0's weights everywhere."""
         assert self.model is not None
         broadcast(self.model, self.root_device)
 
     def gathered(self) -> AbstractContextManager[None]:
-        """All weights on every rank in here, as they are anyway."""
+        """A context in which every rank has all weights: any, here."""
         return nullcontext()

@@ -1,11 +1,11 @@
-"""The one way in which Lightning reads and writes checkpoints here.
+"""How Lightning reads and writes checkpoints here.
 
     synchronous     the state itself is written; training waits
-    asynchronous    it is copied into a buffer, and a thread writes that, both kept from save to save:
-                    training waits for the copy, and for the save before if that has not ended
+    asynchronous    it is copied into a buffer, which a thread writes; both are kept from save to save.
+                    Training waits for the copy, and for the previous save if that has not finished
 
-A save that the system refuses (a full disk, above all) does not end the run: what was there stays, and the
-next save tries again. It is told at the next step.
+A save that fails with an OSError (most often a full disk) does not end the run: earlier checkpoints stay, and
+the next save tries again. The failure is reported at the next step.
 """
 
 import warnings
@@ -23,19 +23,19 @@ from lmsd.engine.checkpoint import remove, save
 
 
 class Snapshot:
-    """Copies nested states into host memory that is allocated once and used again; shared tensors once."""
+    """Copies nested states into host memory that is allocated once and reused; shared tensors only once."""
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
 
     @property
     def bytes(self) -> int:
-        """What the buffer holds."""
+        """Size of the buffer."""
         return sum(held.numel() * held.element_size() for held in self._held.values())
 
     @torch.no_grad()
     def __call__(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The state as it is now, in buffers that are valid until the next call."""
+        """The current state, in buffers that are valid until the next call."""
         shared: dict[tuple[object, ...], Tensor] = {}
         copied: dict[str, Any] = self._copy(state, "", shared)
         if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -43,10 +43,11 @@ class Snapshot:
         return copied
 
     def _copy(self, value: Any, name: str, shared: dict[tuple[object, ...], Tensor]) -> Any:
-        if isinstance(value, Mapping):
-            return {key: self._copy(item, f"{name}.{key}", shared) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(self._copy(item, f"{name}.{n}", shared) for n, item in enumerate(value))
+        match value:
+            case dict():
+                return {key: self._copy(item, f"{name}.{key}", shared) for key, item in value.items()}
+            case list() | tuple():
+                return type(value)(self._copy(item, f"{name}.{n}", shared) for n, item in enumerate(value))
         if not isinstance(value, Tensor):
             return value
         place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
@@ -61,8 +62,8 @@ class Snapshot:
 class AtomicCheckpointIO(CheckpointIO):
     """`lmsd.engine.checkpoint` behind Lightning's interface; every path of Lightning's goes through it.
 
-    asynchronous: write in a thread; after: called once a checkpoint is committed; failures: saves in a row
-    that the system refused.
+    asynchronous: write in a thread; after: called once a checkpoint is committed; failures: consecutive saves
+    that raised an OSError.
     """
 
     def __init__(self, *, asynchronous: bool = False) -> None:
@@ -74,7 +75,7 @@ class AtomicCheckpointIO(CheckpointIO):
         self._error: BaseException | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write atomically, with a manifest, now or behind training's back."""
+        """Write atomically, with a manifest, now or in the background."""
         self.wait()
         if not self.asynchronous:
             self._write(checkpoint, Path(path))
@@ -82,43 +83,40 @@ class AtomicCheckpointIO(CheckpointIO):
         self._saving = self._pool.submit(self._write, self._snapshot(checkpoint), Path(path))
 
     def _write(self, checkpoint: Mapping[str, Any], path: Path) -> None:
+        committed = False
         try:
             save(checkpoint, path)
-        except OSError as error:
-            self.failures += 1
-            self._error = error
-            return
-        except BaseException as error:
-            self._error = error
-            return
-        self.failures = 0
-        try:
+            self.failures, committed = 0, True
             if self.after is not None:
                 self.after()
-        except OSError as error:  # what could not be deleted is tried again after the next one
-            warnings.warn(f"old checkpoints are not deleted: {error}", stacklevel=2)
+        except OSError as error:
+            if committed:  # what could not be deleted is tried again after the next save
+                warnings.warn(f"old checkpoints are not deleted: {error}", stacklevel=2)
+            else:
+                self.failures, self._error = self.failures + 1, error
         except BaseException as error:
             self._error = error
 
     def check(self) -> None:
-        """Tell what went wrong in a save: a warning where the system refused, else its error."""
+        """Report what went wrong in a save: warn of an OSError, raise any other."""
         error, self._error = self._error, None
         if isinstance(error, OSError):
             warnings.warn(
-                f"checkpoint not written ({error}); training goes on, and the next one is tried", stacklevel=2
+                f"checkpoint not written ({error}); training continues, and the next one is tried",
+                stacklevel=2,
             )
         elif error is not None:
             raise error
 
     def wait(self) -> None:
-        """Let the save at work end, and tell how it went."""
+        """Let the current save finish, and report how it went."""
         if self._saving is not None:
             self._saving.result()
             self._saving = None
         self.check()
 
     def teardown(self) -> None:
-        """Nothing is left half written."""
+        """Leave nothing half written."""
         self.wait()
 
     def load_checkpoint(

@@ -1,7 +1,7 @@
-"""What a run notes of itself beside weights, optimizers and its clock.
+"""What a run records about itself, apart from weights, optimizers and its clock.
 
-persisted    goes into checkpoints, so that a resumed run knows what the unbroken one would
-asked        what is wanted of the process at this moment; nothing of it outlives the process
+persisted    goes into checkpoints, so that a resumed run knows what an uninterrupted one would
+asked        what is requested of the process at the moment; none of it outlives the process
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from torch import Tensor
 
 @dataclass
 class Requests:
-    """What is wanted of a run, or at work in it, at this moment.
+    """What is requested of a run, or under way in it, at the moment.
 
-    code: what this rank wants the run to end with, an exit code, 0 to continue; stop: set by all ranks to end
-    the run, with a checkpoint, after the batch at hand; save: set by all ranks to have a checkpoint;
-    evaluating: an evaluation is at work, here or on another rank; breakable: one that a signal may break off;
-    sick: a checkpoint was refused since the state is not finite; ended: by the user's callback, of which code
-    tells the other ranks.
+    code: exit code with which this rank wants the run to end, 0 to continue; stop: set by all ranks to end
+    the run, with a checkpoint, after the current batch; save: set by all ranks to have a checkpoint;
+    evaluating: an evaluation is running, here or on another rank; breakable: one that a signal may interrupt;
+    sick: a checkpoint was refused because the state is not finite; ended: by a callback of the user's, which
+    `code` tells the other ranks.
     """
 
     code: int = 0
@@ -34,14 +34,13 @@ class Requests:
 
 @dataclass
 class RunState:
-    """How a run is going; the same on every rank, but for what is asked.
+    """How a run is going; the same on every rank, except for what is asked.
 
-    rollbacks: how often it went back; damaged: numbers of damaged samples, each once however often
-    it came, over all ranks at a reading; unscored: an
-    evaluation was broken off, or not begun after a signal; read_at: images at the last line of metrics;
-    line: that line; streaks: updates of each player up to now that were skipped in a row, on the device;
-    notes: what the report shall say of it; scores: of the last evaluation; scored_at: images at it, -1 before
-    the first.
+    rollbacks: how many there were; damaged: numbers of the damaged samples, each once however often it came,
+    over all ranks whenever metrics are read; unscored: an evaluation was interrupted, or not begun after a
+    signal; read_at: images at the last line of metrics; line: that line; streaks: consecutive skipped updates
+    of each player up to now, on the device; notes: remarks for the report; scores: of the last evaluation;
+    scored_at: images at that evaluation, -1 before the first.
     """
 
     rollbacks: int = 0
@@ -56,7 +55,7 @@ class RunState:
     asked: Requests = field(default_factory=Requests)
 
     def count(self, player: str, norm: Tensor) -> None:
-        """Note whether an update was skipped, by its gradient's norm; waits for nothing."""
+        """Note whether an update was skipped, by its gradient's norm; does not wait for the device."""
         streak = self.streaks.get(player, norm.new_zeros(()))
         self.streaks[player] = torch.where(norm.isfinite(), 0.0, streak + 1.0)
 
@@ -65,7 +64,7 @@ class RunState:
         return {name: int(streak) for name, streak in self.streaks.items()}
 
     def state_dict(self, images: int) -> dict[str, Any]:
-        """What persists, after `images` images; only scores of this moment belong to its checkpoint."""
+        """What persists, after `images` images; only scores of this very moment belong in the checkpoint."""
         return {
             "metrics": dict(self.scores) if self.scored_at == images else {},
             "line": dict(self.line),
@@ -78,7 +77,7 @@ class RunState:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], images: int, device: torch.device) -> None:
-        """Go on from a checkpoint of `images` images."""
+        """Continue from a checkpoint of `images` images."""
         self.scores, self.scored_at, self.line = dict(state["metrics"]), images, dict(state["line"])
         self.unscored, self.rollbacks = bool(state["unscored"]), int(state["rollbacks"])
         self.damaged, self.read_at = set(state.get("damaged", ())), int(state["read_at"])

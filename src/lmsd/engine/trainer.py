@@ -1,8 +1,8 @@
-"""One call that trains: a Lightning Trainer with everything that must be so.
+"""One call that trains: a Lightning Trainer, configured as the engine needs it.
 
-One endless epoch (`max_epochs=-1`), since Lightning replays or loses batches when a run is resumed at an
-epoch's edge; our own checkpoints, metrics and progress bar; no sanity validation, no samplers of Lightning's,
-no logging of hyperparameters; the engine counts, clips and reduces.
+One endless epoch (`max_epochs=-1`), since Lightning replays or loses batches when a run is resumed at the end
+of an epoch; our own checkpoints, metrics and progress bar; no sanity validation, no samplers of Lightning's,
+no logging of hyperparameters. The engine counts, clips and reduces.
 """
 
 import logging
@@ -49,7 +49,7 @@ _OFF: dict[str, Any] = {
     "use_distributed_sampler": False,
     "enable_autolog_hparams": False,
 }
-"""What of Lightning is not used."""
+"""The parts of Lightning that are not used."""
 
 _LOUD = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric")
 _NOT_SO = (
@@ -163,7 +163,7 @@ def _check(
 
 @contextmanager
 def _to_its_end(trainer: Trainer, interrupt: Interrupt) -> Iterator[None]:
-    """A run that is asked to end before its first batch ends like others, and no worker outlives any."""
+    """Let a run that is asked to end before its first batch end like any other; leave no worker behind."""
     try:
         yield
     except BrokenOff:
@@ -173,7 +173,7 @@ def _to_its_end(trainer: Trainer, interrupt: Interrupt) -> Iterator[None]:
             print("Interrupted before the first batch", file=sys.stderr, flush=True)
     finally:
         for worker in multiprocessing.active_children():
-            if worker.daemon:  # of a loader, stuck: it would outlive the process by `stops.GRACE`
+            if worker.daemon:  # a loader's, stuck: it would outlive the process by `stops.GRACE`
                 worker.kill()
 
 
@@ -188,14 +188,14 @@ def _strategy(engine: Engine, hardware: Hardware) -> Strategy | str:
 
 
 def found_accelerator(wanted: str) -> str:
-    """The accelerator that `auto` stands for; Apple's has no float64, in which schedules are computed."""
+    """The accelerator that `auto` stands for; never Apple's, which lacks the float64 that schedules need."""
     if wanted != "auto":
         return wanted
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
 def _found(path: Path) -> Path:
-    """The checkpoint to go on from; rank 0 puts aside what is damaged, or later than a file that is named."""
+    """The checkpoint to continue from; rank 0 sets aside damaged ones, and those later than a named file."""
     chief = launched_rank() == 0
     found = find(path, aside=chief)
     if chief and path.is_file():
@@ -206,16 +206,16 @@ def _found(path: Path) -> Path:
 
 
 def _external(trainer: Trainer) -> bool:
-    """Whether somebody else started the ranks, and looks at their exit codes.
+    """Whether a launcher other than Lightning started the ranks and looks at their exit codes.
 
-    Where Lightning did, it kills rank 0 as soon as another rank's code is not 0.
+    Lightning kills rank 0 as soon as another rank's code is not 0.
     """
     environment: Any = trainer.strategy.cluster_environment if trainer.world_size > 1 else None  # type: ignore[attr-defined]
     return environment is None or bool(environment.creates_processes_externally)
 
 
 def _ordered(callbacks: Sequence[Callback], interrupt: Interrupt) -> list[Callback]:
-    """Interrupt, Watchdog and Guard before, and checkpoints after, all that may ask for one or add to one."""
+    """Interrupt, Watchdog and Guard first; last, after all who may ask for or add to one, checkpoints."""
 
     def place(callback: Callback) -> int:
         return next((n for n, kind in _PLACES.items() if isinstance(callback, kind)), 3)
@@ -237,11 +237,11 @@ REPLACED: Mapping[type[Callback], str] = {
     theirs.BatchSizeFinder: "give batch_size=, and micro_batches= where it does not fit",
     theirs.LearningRateFinder: "rates are searched by lmsd sweep optim.generator.lr=1e-4,3e-4",
 }
-"""Callbacks of Lightning's that cannot work here, or would beside ours, and what there is."""
+"""Lightning's callbacks that cannot work here or would duplicate ours, and what to use instead."""
 
 
 def check_callbacks(callbacks: Sequence[Callback], learners: Sequence[str], *, scored: bool = True) -> None:
-    """Refuse callbacks that do not go with the engine, and an early stopping by what is never measured."""
+    """Refuse callbacks that cannot work with the engine, and early stopping by what is never measured."""
     for callback in callbacks:
         name = type(callback).__name__
         way = next((way for kind, way in REPLACED.items() if isinstance(callback, kind)), None)
@@ -260,7 +260,7 @@ def check_callbacks(callbacks: Sequence[Callback], learners: Sequence[str], *, s
 
 
 def _profiler(kind: str | None, folder: Path) -> Profiler | None:
-    """Lightning's profiler of that name, writing to the run's folder."""
+    """Lightning's profiler of that name, which writes to the run's folder."""
     if kind is None:
         return None
     made = SimpleProfiler if kind == "simple" else PyTorchProfiler
@@ -268,7 +268,7 @@ def _profiler(kind: str | None, folder: Path) -> Profiler | None:
 
 
 def _quiet() -> None:
-    """Lightning's hints that do not apply: averages are in eval mode on purpose, the loader is ours."""
+    """Silence hints that do not apply: averages are in eval mode on purpose, and the loader is ours."""
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _NOT_SO:

@@ -1,8 +1,8 @@
-"""A rank that hangs is named, with the stacks of every thread, and ends the job.
+"""A rank that hangs is named, with the stacks of all threads, and the job ends.
 
-Each rank puts down how far it is, (images, collectives entered), in the ranks' common store. When a rank has
-not finished a batch for so long, those that are furthest behind are the ones that hang: the others wait for
-them inside a collective that they have not entered. A second timer runs without the interpreter's lock.
+Each rank records its progress, (images, collectives entered), in the ranks' shared store. If no batch ends
+for too long, the ranks that are furthest behind are the ones that hang: the others wait for them inside a
+collective that they have not entered. A second timer works without the interpreter's lock.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from lmsd.engine.module import Engine
 from lmsd.ranks import world_size
 
 LONGER = 10
-"""What an evaluation may take, in times what a batch may."""
+"""How many times as long as a batch an evaluation may take."""
 
 HUNG = 75
-"""The exit code of a run that hung: a temporary failure, which may be tried again."""
+"""The exit code of a run that hung: a temporary failure, which may be retried."""
 
 
 class Watchdog(Callback):
-    """Ends the run where no batch has ended for `seconds`, or an evaluation takes ten times as long.
+    """Ends the run if no batch has finished for `seconds`, or an evaluation takes ten times as long.
 
     seconds: option `hang_seconds`; 0 for never.
     """
@@ -41,7 +41,7 @@ class Watchdog(Callback):
         self._store: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to watch."""
+        """Start watching."""
         if not self.seconds:
             return
         if world_size() > 1:
@@ -54,7 +54,7 @@ class Watchdog(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """One more batch has ended."""
+        """Reset the timers."""
         if self.seconds:
             self._tick(self.seconds)
 
@@ -72,7 +72,7 @@ class Watchdog(Callback):
                 evaluating = engine.run.asked.evaluating
                 self._tick(LONGER * self.seconds if evaluating else self.seconds)
             if self._store is not None:
-                with contextlib.suppress(Exception):  # its host may have ended
+                with contextlib.suppress(Exception):  # its host may be gone
                     far = f"{engine.clock.images} {engine.reducer.calls}"
                     self._store.set(f"lmsd/far/{engine.global_rank}", far)
             if time.monotonic() - self._beat > self._limit:
@@ -80,7 +80,7 @@ class Watchdog(Callback):
                 self._end(trainer, engine, f"{what} has ended for {self._limit:g} s", pause)
 
     def _end(self, trainer: Trainer, engine: Engine, why: str, pause: float) -> None:
-        time.sleep(2 * pause)  # all ranks have put down how far they are
+        time.sleep(2 * pause)  # by now all ranks have recorded their progress
         far = {engine.global_rank: (engine.clock.images, engine.reducer.calls)}
         with contextlib.suppress(Exception):
             for rank in range(world_size() if self._store is not None else 0):
@@ -98,13 +98,13 @@ class Watchdog(Callback):
         )
         faulthandler.dump_traceback(all_threads=True, file=2)
         if engine.global_rank == 0:
-            time.sleep(2 * pause)  # the store may be here, and others still have to read
+            time.sleep(2 * pause)  # this process may host the store, and others still have to read it
             if trainer.strategy.launcher is not None:
                 trainer.strategy.launcher.kill(signal.SIGKILL)
         os._exit(HUNG)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Stop watching, after the last checkpoint is written."""
+        """Stop watching, once the last checkpoint is written."""
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -117,7 +117,7 @@ class Watchdog(Callback):
 
 
 def _store() -> Any:
-    """A connection of its own to the ranks' key-value store."""
+    """A separate connection to the ranks' key-value store."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

@@ -7,17 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lmsd.evaluation.evaluator import Checker, Evaluator, evaluate
+    from lmsd.evaluation.evaluator import Checker, Evaluator
     from lmsd.evaluation.scores import Scores
 
 __all__ = [
     "Checker",
     "Evaluator",
     "Scores",
-    "evaluate",
 ]
 _PLACES = {
-    "evaluator": ("Checker", "Evaluator", "evaluate"),
+    "evaluator": ("Checker", "Evaluator"),
     "scores": ("Scores",),
 }
 

@@ -41,6 +41,20 @@ FEATURES: Mapping[str, int] = {"lmsd-cnn": 64, "inception": 2048}
 """How many features an extractor has; Fréchet distances take twice as many images."""
 
 CATALOG: Mapping[str, Kind] = {
+    "sw_families": Kind(
+        "how far generated images lie from real ones over how far real ones do: geometric mean over the "
+        "families of sw_ratio; 1 for a perfect model",
+        "min",
+        line=True,
+        least=PAIRED,
+    ),
+    "sw_ratio": Kind(
+        "sliced Wasserstein distance to one real half over that of the other half, features whitened; 1 for "
+        "a perfect model",
+        "min",
+        line=True,
+        least=PAIRED,
+    ),
     "fd": Kind(
         "Fréchet distance of generated and held-out images, same captions, same n; 0: the same moments",
         "min",

@@ -89,10 +89,11 @@ def _sentence(pair: Versus, first: str) -> str:
         return f"{said}: {pair.basis}."
     basis = "; ".join([pair.basis, *pair.notes])
     shown = ", ".join(f"{row.name} {row.one} against {row.other}" for row in pair.rows if row.different)
+    claim = "" if pair.claim is None else f" {first} is {pair.claim}."
     return (
-        f"{said} differ: {shown} ({basis})."
+        f"{said} differ: {shown} ({basis}).{claim}"
         if shown
-        else (f"{said} are not told apart by any score ({basis}).")
+        else f"{said} are not told apart by any score ({basis}).{claim}"
     )
 
 
@@ -102,6 +103,7 @@ def _words(first: str, pair: Versus) -> str:
     lines += [f"  {name}: {setting}" for name, setting in sides]
     lines += [f"  note: {note}" for note in pair.notes]
     lines += [f"  {row.name:34} {row.one:>10} {row.other:>10}  {row.said}" for row in pair.rows]
+    lines += [] if pair.claim is None else [f"  {first} is {pair.claim}"]
     return "\n".join(lines)
 
 

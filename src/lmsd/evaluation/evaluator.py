@@ -16,7 +16,7 @@ the scores are the same as with one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from torchmetrics import Metric
 import lmsd
 from lmsd.errors import UserError
 from lmsd.evaluation.catalog import CATALOG
+from lmsd.evaluation.families import Families, family_scores
 from lmsd.evaluation.features import Mirrored, cached_features, same_set, save_features
 from lmsd.evaluation.foreign import Foreign, as_levels, scored, taken
 from lmsd.evaluation.grid import save_grid, save_images
@@ -45,20 +46,20 @@ from lmsd.types import Batch, Progress, levels
 Checker = Callable[[Tensor, Sequence[str]], Tensor]
 """(images [k,C,H,W] in [-1,1], captions) → bool [k]: does the image show what the caption says?"""
 
-"""(images made, images in all)."""
-
 
 @dataclass(frozen=True)
 class Made:
     """What is kept of the images of one seed: features [n,d], logits [n,classes], right [n].
 
-    images: uint8 [n,C,H,W], for others' metrics alone.
+    images: uint8 [n,C,H,W], for others' metrics alone; beside: features of the families beside the
+    extractor's.
     """
 
     features: Tensor
     logits: Tensor
     right: Tensor | None
     images: Tensor | None = None
+    beside: tuple[Tensor, ...] = ()
 
 
 class Evaluator:
@@ -95,7 +96,7 @@ class Evaluator:
             )
         if n is not None and not 2 <= n <= total:
             raise UserError(
-                f"n={n} prompts of a split of {total}: give 2 to {total}, and more seeds for more"
+                f"n={n} prompts of a split of {total}: give 2 to {total}; seeds= gives more images"
             )
         self.held_out, self.extractor, self.train, self.checker = held_out, extractor, train, checker
         self.n, self.chunk, self.halvings, self.cache = n or total, chunk, halvings, cache
@@ -116,20 +117,23 @@ class Evaluator:
         keep_images: Path | None = None,
         keep_features: Path | None = None,
         metrics: Mapping[str, Metric] | None = None,
+        families: Families | None = None,
     ) -> Scores:
         """Scores of `generate` over every prompt and seed; every rank calls it, and gets them.
 
         split, ema: what the record calls them; setup: more for the record (checkpoint, images seen, commit).
         keep_images: a folder for every image, as seed_S/ROW.png; keep_features: a safetensors file. metrics:
         of torchmetrics, by the names of their scores (`lmsd.evaluation.foreign`), for which the images of all
-        seeds are held as uint8. Raises UserError for a metric of pairs, and for one that does not take them.
+        seeds are held as uint8. families: others that score the same images. Raises UserError for a metric of
+        pairs, and for one that does not take them.
         """
         foreign = taken(metrics or {}, self._shape, self.captions)
         if not seeds or len(set(seeds)) != len(seeds):
             raise UserError(f"seeds={list(seeds)}: give at least one, each once")
         count = len(seeds)
+        beside = () if families is None else families.beside
         made = [
-            self._made(generate, seed, number, count, progress, keep_images, bool(foreign))
+            self._made(generate, seed, number, count, progress, keep_images, bool(foreign), beside)
             for number, seed in enumerate(seeds)
         ]
         real, training = self._real, self._training
@@ -139,6 +143,11 @@ class Evaluator:
             save_features(keep_features, kept | {"real": real.features, "rows": torch.tensor(self.rows)})
         cut = self._cut(generate)
         scores = by_first(lambda: self._scores(made, real, training, tuple(seeds), record, cut))
+        if families is not None:
+            known = families.prepared(self.extractor, self.held_out, self.rows)
+            fakes = [list(column) for column in zip(*((m.features, *m.beside) for m in made), strict=True)]
+            found, said = by_first(lambda: family_scores(known, fakes, self._keys, halvings=self.halvings))
+            scores = scores.with_more(found, said, {"families": families.digests()})
         return by_first(lambda: self._with_foreign(scores, foreign, made))
 
     def _with_foreign(self, scores: Scores, foreign: Sequence[Foreign], made: Sequence[Made]) -> Scores:
@@ -148,7 +157,7 @@ class Evaluator:
         chunks = range(0, self.n, self.chunk)
         real = [as_levels(self.held_out.images(self.rows[at : at + self.chunk])) for at in chunks]
         own = scored(foreign, [each.images for each in made], real, self.captions, self.chunk)
-        return replace(scores, scores={**scores.scores, **own})
+        return scores.with_more(own)
 
     def _cut(self, generate: Generate) -> list[str]:
         """What to say of captions that the generator, or the extractor of texts, reads only in part."""
@@ -172,7 +181,8 @@ class Evaluator:
         cut: Sequence[str],
     ) -> Scores:
         fakes = [each.features for each in made]
-        beside, refused = (None, None) if training is None else self._beside(training)
+        rows, refused = (None, None) if training is None else self._matched
+        beside = None if training is None or rows is None else training[rows]
         found = measures(fakes, real.features, self._keys, training=beside, halvings=self.halvings)
         scores, notes = dict(found.scores), [*found.notes, *([] if refused is None else [refused])]
         if self.extractor.exclusive and self.n >= CATALOG["class_score"].least:
@@ -219,10 +229,11 @@ class Evaluator:
         progress: Progress | None,
         keep: Path | None,
         images_too: bool,
+        beside: Sequence[FeatureExtractor],
     ) -> Made:
         """One seed's n images, each kept as features only (and as a file, if asked)."""
 
-        def work(part: slice) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        def work(part: slice) -> Made:
             batch = self._prompts(part)
             images = quantized(generate(batch, Rng(seed, batch.position)))
             found, logits = self.extractor(images)
@@ -230,7 +241,9 @@ class Evaluator:
                 save_images(images, batch.position.tolist(), keep / f"seed_{seed}")
             if progress is not None and rank_and_world()[0] == 0:
                 progress(done * self.n + part.stop, seeds * self.n, "sampling")
-            return found, logits, self._right(images, logits, part), as_levels(images) if images_too else None
+            kept = as_levels(images) if images_too else None
+            others = tuple(each(images)[0] for each in beside)
+            return Made(found, logits, self._right(images, logits, part), kept, others)
 
         return _joined(by_chunks(self.n, self.chunk, work))
 
@@ -278,11 +291,6 @@ class Evaluator:
         sets = [self.train, Mirrored(self.train)] if self.mirrored else [self.train]
         rows = range(len(self.train))
         return torch.cat([cached_features(each, self.extractor, rows, cache=self.cache)[0] for each in sets])
-
-    def _beside(self, training: Tensor) -> tuple[Tensor | None, str | None]:
-        """Features of training images with the labels of the held-out ones, or None and the reason."""
-        rows, refused = self._matched
-        return (None if rows is None else training[rows]), refused
 
     @cached_property
     def _matched(self) -> tuple[Tensor | None, str | None]:
@@ -345,7 +353,7 @@ class Evaluator:
         made: dict[str, Scalar] = {}
         if isinstance(generate, Generation):
             made = dict(generate.record())
-            tau = getattr(generate.sampler, "tau", None)
+            tau = vars(generate.sampler).get("tau")
             made |= {} if tau is None else {"tau": float(tau)}
         return {
             "split": split,
@@ -360,23 +368,6 @@ class Evaluator:
         }
 
 
-def evaluate(
-    generate: Generate,
-    held_out: ImageSet,
-    *,
-    extractor: FeatureExtractor,
-    n: int | None = None,
-    seeds: Sequence[int] = (0,),
-    train: ImageSet | None = None,
-    checker: Checker | None = None,
-    split: str = "val",
-    ema: str = "none",
-) -> Scores:
-    """Scores of one model on one split: `Evaluator(held_out, extractor, ...)(generate, ...)`."""
-    evaluator = Evaluator(held_out, extractor, n=n, train=train, checker=checker)
-    return evaluator(generate, seeds=seeds, split=split, ema=ema)
-
-
 def quantized(images: Tensor) -> Tensor:
     """Images clamped to [-1,1], on the 256 levels that real images have. Raises UserError for NaN."""
     return in_range(levels(in_range(images.clamp(-1.0, 1.0))))
@@ -389,8 +380,13 @@ def _rights(hits: Tensor | None, real: Made) -> dict[str, Score]:
     return found
 
 
-def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]) -> Made:
-    features, logits = (torch.cat([part[place] for part in parts]) for place in (0, 1))  # type: ignore[misc]
-    right = [part[2] for part in parts if part[2] is not None]
-    images = [part[3] for part in parts if part[3] is not None]
-    return Made(features, logits, torch.cat(right) if right else None, torch.cat(images) if images else None)
+def _joined(parts: Sequence[Made]) -> Made:
+    right = [part.right for part in parts if part.right is not None]
+    images = [part.images for part in parts if part.images is not None]
+    return Made(
+        torch.cat([part.features for part in parts]),
+        torch.cat([part.logits for part in parts]),
+        torch.cat(right) if right else None,
+        torch.cat(images) if images else None,
+        tuple(torch.cat(column) for column in zip(*(part.beside for part in parts), strict=True)),
+    )

@@ -38,12 +38,13 @@ def measures(
     *,
     training: Tensor | None = None,
     halvings: int | None = None,
+    kernel: bool = True,
 ) -> Measures:
     """FD, FD∞, KID (usual and paired), precision, recall, density and coverage with their floors.
 
     fakes: generated features, one array [n,d] a seed; real [n,d]; keys [n]: labels or captions that rows
-    share; training [n,d]: features of training images with the same keys. What n is too small for is left
-    out, and a note says why and what to do.
+    share; training [n,d]: features of training images with the same keys; kernel: KID too. What n is too
+    small for is left out, and a note says why and what to do.
     """
     n, d = real.shape
     pairs = matched_halves(keys, 0)
@@ -66,7 +67,8 @@ def measures(
             f"no fd: n={n} is below {2 * d}, twice the number of features; take a larger n, an extractor "
             "with fewer features, or read kid_paired, which has no bias in n"
         )
-    found |= _kernel(KernelDistance(sync=False), fakes, real, pairs, groups, training)
+    if kernel:
+        found |= _kernel(KernelDistance(sync=False), fakes, real, pairs, groups, training)
     if n >= LOCAL:
         for suffix, arrays in sets.items():
             found |= _named(_fed(Precision(k=K, sync=False), arrays, real).scores(), suffix)

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -40,6 +40,20 @@ class Scores:
     def __getitem__(self, kind: str) -> Interval:
         """The interval of a kind: scores["fd"], scores["right"]."""
         return next(score.interval for name, score in self.scores.items() if kind_of(name) == kind)
+
+    def with_more(
+        self,
+        scores: Mapping[str, Score],
+        notes: Sequence[str] = (),
+        setup: Mapping[str, Scalar] | None = None,
+    ) -> "Scores":
+        """The same with further scores after its own, notes and settings."""
+        return replace(
+            self,
+            scores={**self.scores, **scores},
+            notes=(*self.notes, *notes),
+            setup={**self.setup, **(setup or {})},
+        )
 
     def scalars(self, prefix: str = "") -> dict[str, float]:
         """Numbers for metrics.jsonl: scores, neighbor ratio and copies; their ends as NAME/low, NAME/high."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmsd.evaluation.catalog import BESIDE, CATALOG, is_share, kind_of
+from lmsd.evaluation.families import distances_said, families_of, told
 from lmsd.evaluation.scores import standing_beside
 
 _BY_LAW = "held-out images {}, by definition"
@@ -104,21 +105,25 @@ def _plain(value: float) -> str:
 
 
 def sentences(found: Mapping[str, Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The verdict, on test before val: leaks, distance over floor, prompts, copies, course of training."""
+    """The verdict, on test before val: leaks, distance over floor, families of features and what the run was
+    tuned on, prompts, copies, course of training.
+    """
     split = chosen_split(found)
     if split is None:
         return ["Not evaluated yet: `lmsd evaluate run=RUN` scores it on held-out data.", *_course(records)]
-    scores = {kind_of(name): score for name, score in found[split].get("scores", {}).items()}
-    said = [f"{note}." for note in flattering(found[split])]
+    record = found[split]
+    scores = families_of(record).get(str(record.get("extractor")), {})
+    said = [f"{note}." for note in flattering(record)]
     if "fd_ratio" in scores:
         said.append(_distance(scores["fd_ratio"], split))
     elif "kid_paired" in scores:
         said.append(_kernel(scores["kid_paired"], split))
+    said += distances_said(record, split)
     if "right" in scores:
         share = f"{_percent(scores['right']['value'])} of the prompts are right"
         said.append(f"{share} (of real images: {_percent(scores['right_real']['value'])}).")
-    if "neighbors" in scores:
-        said.append(_copies(scores["neighbors"]))
+    if "neighbors" in record.get("scores", {}):
+        said.append(_copies(record["scores"]["neighbors"]))
     return [*said, *_course(records)]
 
 
@@ -169,22 +174,19 @@ def _copies(near: Mapping[str, Any]) -> str:
 
 
 def _course(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How the first score on val compares with the last, by their intervals."""
-    for name in {key: None for record in records for key in record if key.startswith("val/fd[")}:
-        if name.endswith(("/low", "/high")):
-            continue
+    """How the first FD on val compares with the last, by their intervals, in every family that has one."""
+    names = {key: None for record in records for key in record if key.startswith("val/fd[")}
+    votes, courses = dict[str, int](), []
+    for name in names:
         points = [record for record in records if record.get(name) is not None and f"{name}/low" in record]
         if len(points) < 2:
             continue
         first, last = points[0], points[-1]
-        course = (
-            f"{name.removeprefix('val/')} on val went from {_number(first[name])} to {_number(last[name])}"
-        )
-        if last[f"{name}/high"] < first[f"{name}/low"]:
-            return [f"{course}: better, beyond the intervals."]
-        worse = last[f"{name}/low"] > first[f"{name}/high"]
-        return [f"{course}: " + ("worse, beyond the intervals." if worse else "the intervals overlap.")]
-    return []
+        less, more = last[f"{name}/high"] < first[f"{name}/low"], last[f"{name}/low"] > first[f"{name}/high"]
+        votes[name.removeprefix("val/fd[").rstrip("]")] = more - less
+        score = name.removeprefix("val/")
+        courses.append(f"{score} on val went from {_number(first[name])} to {_number(last[name])}")
+    return [f"{'; '.join(courses)}: {told(votes)}."] if votes else []
 
 
 def _number(value: float) -> str:

@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any
 
 from lmsd.evaluation.catalog import BESIDE, kind_of
+from lmsd.evaluation.families import verdict_of
 from lmsd.evaluation.records import Record
 from lmsd.evaluation.scores import score_of
 from lmsd.evaluation.verdict import flattering, shown
@@ -51,13 +52,17 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Versus:
-    """The first run against another: what the comparison stands on, each side's settings, notes, the rows."""
+    """The first run against another: what the comparison stands on, each side's settings, notes, the rows.
+
+    claim: what the families of features say of the first run together; None where they share no distance.
+    """
 
     other: str
     basis: str
     settings: tuple[str, ...]
     notes: list[str]
     rows: list[ComparisonRow]
+    claim: str | None = None
 
 
 def versus(one: Sequence[Record], other: Sequence[Record], name: str) -> Versus:
@@ -75,7 +80,8 @@ def versus(one: Sequence[Record], other: Sequence[Record], name: str) -> Versus:
         notes.append("right is not compared: it was read by different instruments")
     notes += [f"{who}: {note}" for who, each in (("the first", a), (name, b)) for note in flattering(each)]
     paired = "the same prompts, images and noise" if a["seeds"] == b["seeds"] else "the same prompts"
-    return Versus(name, f"{a['setup']['split']}, n={a['n']}, paired over {paired}", sides, notes, rows)
+    basis = f"{a['setup']['split']}, n={a['n']}, paired over {paired}"
+    return Versus(name, basis, sides, notes, rows, verdict_of(a, b))
 
 
 def _pair(one: Sequence[Record], other: Sequence[Record]) -> tuple[Record, Record]:

@@ -38,7 +38,7 @@ class FeatureExtractor(Protocol):
 
     @property
     def kind(self) -> str:
-        """The family: lmsd-cnn, inception, clip, dinov2."""
+        """The family: lmsd-cnn, lmsd-ssl, random-conv, inception, clip, dinov2."""
 
     @property
     def name(self) -> str:
@@ -71,6 +71,22 @@ class FeatureExtractor(Protocol):
 
     def cut(self, captions: Sequence[str]) -> int:
         """How many of the captions `texts` reads only in part."""
+
+
+class Speechless:
+    """What an extractor without words and without classes answers."""
+
+    def right(self, logits: Tensor, labels: Tensor | None, captions: Sequence[str] | None) -> Tensor | None:
+        """It has no classes that could be asked for."""
+        return None
+
+    def texts(self, captions: Sequence[str]) -> Tensor | None:
+        """It reads no texts."""
+        return None
+
+    def cut(self, captions: Sequence[str]) -> int:
+        """None: it reads no texts."""
+        return 0
 
 
 def captions_of(split: ImageSet, rows: Sequence[int]) -> list[str] | None:

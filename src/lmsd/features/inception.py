@@ -11,16 +11,17 @@ the same net, `forward(uint8, return_features, no_output_bias)`, which resizes b
 
 import hashlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmsd.errors import UserError
-from lmsd.features.base import in_range
+from lmsd.features.base import Speechless, in_range
 from lmsd.types import levels
 
 REFERENCE = "6726825d"
@@ -38,7 +39,7 @@ class BasicConv2d(nn.Module):
         width: int,
         kernel: int | tuple[int, int] = 1,
         stride: int = 1,
-        padding: int | tuple[int, int] = 0,
+        padding: int | str = 0,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, width, kernel, stride, padding, bias=False)
@@ -49,125 +50,81 @@ class BasicConv2d(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
-class _Block(nn.Module):
-    """Parallel branches; a branch is a chain of names of convolutions, those of a tuple side by side.
+_Kernel: TypeAlias = int | tuple[int, int]
+_Chain: TypeAlias = Sequence[tuple[int, _Kernel] | tuple[int, _Kernel, _Kernel]]
 
-    pool: what comes before `branch_pool`, or, without one, is a branch itself at stride 2.
+
+class _Block(nn.Module):
+    """Branches side by side, each a chain of convolutions.
+
+    branches: by name, (width, kernel) of every link, or (width, kernel, kernel) for two of them side by side;
+    pool: width of the convolution after the pooled branch, an average unless it is a maximum; None: the pool
+    is a branch itself, at stride 2 like the last link of every other one.
     """
 
-    chains: tuple[tuple[str | tuple[str, str], ...], ...] = ()
-    pool = "average"
-    branch_pool: BasicConv2d
+    def __init__(
+        self,
+        channels: int,
+        branches: Mapping[str, _Chain],
+        pool: int | None = None,
+        *,
+        maximum: bool = False,
+    ) -> None:
+        super().__init__()
+        self.maximum, self.chains = maximum, list[list[list[str]]]()
+        for branch, links in branches.items():
+            self.chains.append([])
+            before = channels
+            for place, (width, *kernels) in enumerate(links, 1):
+                name = branch if len(links) == 1 else f"{branch}_{place}"
+                names = [name] if len(kernels) == 1 else [f"{name}a", f"{name}b"]
+                stride = 2 if pool is None and place == len(links) else 1
+                for each, kernel in zip(names, kernels, strict=True):
+                    padding = 0 if stride == 2 else "same"
+                    self.add_module(each, BasicConv2d(before, width, kernel, stride, padding))
+                self.chains[-1].append(names)
+                before = width * len(kernels)
+        if pool is not None:
+            self.add_module("branch_pool", BasicConv2d(channels, pool))
 
     def forward(self, x: Tensor) -> Tensor:
         """Every branch of x, joined along the channels."""
-        return torch.cat([*(self._chain(x, chain) for chain in self.chains), self._pooled(x)], dim=1)
-
-    def _chain(self, x: Tensor, chain: tuple[str | tuple[str, str], ...]) -> Tensor:
-        for link in chain:
-            names = (link,) if isinstance(link, str) else link
-            x = torch.cat([getattr(self, name)(x) for name in names], dim=1)
-        return x
+        found = []
+        for links in self.chains:
+            y = x
+            for names in links:
+                y = torch.cat([self.get_submodule(name)(y) for name in names], dim=1)
+            found.append(y)
+        return torch.cat([*found, self._pooled(x)], dim=1)
 
     def _pooled(self, x: Tensor) -> Tensor:
-        if self.pool == "stride":
+        last = dict(self.named_children()).get("branch_pool")
+        if last is None:
             return F.max_pool2d(x, 3, stride=2)
-        if self.pool == "maximum":
-            pooled = F.max_pool2d(x, 3, stride=1, padding=1)
-        else:
-            pooled = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-        out: Tensor = self.branch_pool(pooled)
-        return out
+        if self.maximum:
+            return last(F.max_pool2d(x, 3, stride=1, padding=1))  # type: ignore[no-any-return]
+        return last(F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False))  # type: ignore[no-any-return]
 
 
-class _A(_Block):
-    chains = (
-        ("branch1x1",),
-        ("branch5x5_1", "branch5x5_2"),
-        ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
+def _a(channels: int, pool: int) -> _Block:
+    double = [(64, 1), (96, 3), (96, 3)]
+    return _Block(
+        channels, {"branch1x1": [(64, 1)], "branch5x5": [(48, 1), (64, 5)], "branch3x3dbl": double}, pool
     )
 
-    def __init__(self, channels: int, pool_width: int) -> None:
-        super().__init__()
-        self.branch1x1 = BasicConv2d(channels, 64)
-        self.branch5x5_1 = BasicConv2d(channels, 48)
-        self.branch5x5_2 = BasicConv2d(48, 64, 5, padding=2)
-        self.branch3x3dbl_1 = BasicConv2d(channels, 64)
-        self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
-        self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, padding=1)
-        self.branch_pool = BasicConv2d(channels, pool_width)
+
+def _c(width: int) -> _Block:
+    row, column = (1, 7), (7, 1)
+    one: _Chain = [(width, 1), (width, row), (192, column)]
+    two: _Chain = [(width, 1), (width, column), (width, row), (width, column), (192, row)]
+    return _Block(768, {"branch1x1": [(192, 1)], "branch7x7": one, "branch7x7dbl": two}, 192)
 
 
-class _B(_Block):
-    chains = (("branch3x3",), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"))
-    pool = "stride"
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.branch3x3 = BasicConv2d(channels, 384, 3, stride=2)
-        self.branch3x3dbl_1 = BasicConv2d(channels, 64)
-        self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
-        self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, stride=2)
-
-
-class _C(_Block):
-    chains = (
-        ("branch1x1",),
-        ("branch7x7_1", "branch7x7_2", "branch7x7_3"),
-        ("branch7x7dbl_1", "branch7x7dbl_2", "branch7x7dbl_3", "branch7x7dbl_4", "branch7x7dbl_5"),
-    )
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        row, column = {"kernel": (1, 7), "padding": (0, 3)}, {"kernel": (7, 1), "padding": (3, 0)}
-        self.branch1x1 = BasicConv2d(channels, 192)
-        self.branch7x7_1 = BasicConv2d(channels, width)
-        self.branch7x7_2 = BasicConv2d(width, width, **row)  # type: ignore[arg-type]
-        self.branch7x7_3 = BasicConv2d(width, 192, **column)  # type: ignore[arg-type]
-        self.branch7x7dbl_1 = BasicConv2d(channels, width)
-        self.branch7x7dbl_2 = BasicConv2d(width, width, **column)  # type: ignore[arg-type]
-        self.branch7x7dbl_3 = BasicConv2d(width, width, **row)  # type: ignore[arg-type]
-        self.branch7x7dbl_4 = BasicConv2d(width, width, **column)  # type: ignore[arg-type]
-        self.branch7x7dbl_5 = BasicConv2d(width, 192, **row)  # type: ignore[arg-type]
-        self.branch_pool = BasicConv2d(channels, 192)
-
-
-class _D(_Block):
-    chains = (
-        ("branch3x3_1", "branch3x3_2"),
-        ("branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4"),
-    )
-    pool = "stride"
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.branch3x3_1 = BasicConv2d(channels, 192)
-        self.branch3x3_2 = BasicConv2d(192, 320, 3, stride=2)
-        self.branch7x7x3_1 = BasicConv2d(channels, 192)
-        self.branch7x7x3_2 = BasicConv2d(192, 192, (1, 7), padding=(0, 3))
-        self.branch7x7x3_3 = BasicConv2d(192, 192, (7, 1), padding=(3, 0))
-        self.branch7x7x3_4 = BasicConv2d(192, 192, 3, stride=2)
-
-
-class _E(_Block):
-    chains = (
-        ("branch1x1",),
-        ("branch3x3_1", ("branch3x3_2a", "branch3x3_2b")),
-        ("branch3x3dbl_1", "branch3x3dbl_2", ("branch3x3dbl_3a", "branch3x3dbl_3b")),
-    )
-
-    def __init__(self, channels: int, pool: str) -> None:
-        super().__init__()
-        self.pool = pool
-        self.branch1x1 = BasicConv2d(channels, 320)
-        self.branch3x3_1 = BasicConv2d(channels, 384)
-        self.branch3x3_2a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
-        self.branch3x3_2b = BasicConv2d(384, 384, (3, 1), padding=(1, 0))
-        self.branch3x3dbl_1 = BasicConv2d(channels, 448)
-        self.branch3x3dbl_2 = BasicConv2d(448, 384, 3, padding=1)
-        self.branch3x3dbl_3a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
-        self.branch3x3dbl_3b = BasicConv2d(384, 384, (3, 1), padding=(1, 0))
-        self.branch_pool = BasicConv2d(channels, 192)
+def _e(channels: int, *, maximum: bool = False) -> _Block:
+    one: _Chain = [(384, 1), (384, (1, 3), (3, 1))]
+    two: _Chain = [(448, 1), (384, 3), (384, (1, 3), (3, 1))]
+    branches: Mapping[str, _Chain] = {"branch1x1": [(320, 1)], "branch3x3": one, "branch3x3dbl": two}
+    return _Block(channels, branches, 192, maximum=maximum)
 
 
 class InceptionV3(nn.Module):
@@ -175,28 +132,37 @@ class InceptionV3(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.Conv2d_1a_3x3 = BasicConv2d(3, 32, 3, stride=2)
-        self.Conv2d_2a_3x3 = BasicConv2d(32, 32, 3)
-        self.Conv2d_2b_3x3 = BasicConv2d(32, 64, 3, padding=1)
-        self.Conv2d_3b_1x1 = BasicConv2d(64, 80)
-        self.Conv2d_4a_3x3 = BasicConv2d(80, 192, 3)
-        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = _A(192, 32), _A(256, 64), _A(288, 64)
-        self.Mixed_6a = _B(288)
-        self.Mixed_6b, self.Mixed_6c = _C(768, 128), _C(768, 160)
-        self.Mixed_6d, self.Mixed_6e = _C(768, 160), _C(768, 192)
-        self.Mixed_7a = _D(768)
-        self.Mixed_7b, self.Mixed_7c = _E(1280, "average"), _E(2048, "maximum")
+        double = [(64, 1), (96, 3), (96, 3)]
+        long: _Chain = [(192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3)]
+        layers = {
+            "Conv2d_1a_3x3": BasicConv2d(3, 32, 3, stride=2),
+            "Conv2d_2a_3x3": BasicConv2d(32, 32, 3),
+            "Conv2d_2b_3x3": BasicConv2d(32, 64, 3, padding=1),
+            "Conv2d_3b_1x1": BasicConv2d(64, 80),
+            "Conv2d_4a_3x3": BasicConv2d(80, 192, 3),
+            "Mixed_5b": _a(192, 32),
+            "Mixed_5c": _a(256, 64),
+            "Mixed_5d": _a(288, 64),
+            "Mixed_6a": _Block(288, {"branch3x3": [(384, 3)], "branch3x3dbl": double}),
+            "Mixed_6b": _c(128),
+            "Mixed_6c": _c(160),
+            "Mixed_6d": _c(160),
+            "Mixed_6e": _c(192),
+            "Mixed_7a": _Block(768, {"branch3x3": [(192, 1), (320, 3)], "branch7x7x3": long}),
+            "Mixed_7b": _e(1280),
+            "Mixed_7c": _e(2048, maximum=True),
+        }
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.names = tuple(layers)
         self.fc = nn.Linear(2048, 1008)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 [n,3,H,W] → (features [n,2048], logits without bias [n,1008])."""
         x = (tf1_bilinear(pixels.float(), SIZE) - 128.0) / 128.0
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
-        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, stride=2)))
-        x = F.max_pool2d(x, 3, stride=2)
-        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))
-        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
-        x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
+        for name in self.names:
+            x = F.max_pool2d(x, 3, stride=2) if name in ("Conv2d_3b_1x1", "Mixed_5b") else x
+            x = self.get_submodule(name)(x)
         features = x.mean(dim=(2, 3))
         return features, features @ self.fc.weight.T
 
@@ -213,7 +179,7 @@ def tf1_bilinear(x: Tensor, size: int) -> Tensor:
     return x
 
 
-class InceptionExtractor:
+class InceptionExtractor(Speechless):
     """Features and logits by Inception-v3 from a local weights file (module text).
 
     Raises UserError for a file that is neither the state dict nor the TorchScript.
@@ -261,16 +227,6 @@ class InceptionExtractor:
         features = self.net(pixels, return_features=True)
         chances = self.net(pixels, no_output_bias=True)
         return features, chances.clamp(min=1e-30).log()
-
-    def right(self, logits: Tensor, labels: Tensor | None, captions: Sequence[str] | None) -> None:
-        """Its classes are those of another data set."""
-
-    def texts(self, captions: Sequence[str]) -> None:
-        """It reads no texts."""
-
-    def cut(self, captions: Sequence[str]) -> int:
-        """None: it reads no texts."""
-        return 0
 
 
 def _is_torchscript(file: Path) -> bool:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsd.errors import UserError
-from lmsd.features.base import in_range
+from lmsd.features.base import Speechless, in_range
 from lmsd.features.clip import CLIP, MEAN, STD, load
 
 _CHUNK = 64
@@ -23,7 +23,7 @@ _READ = ("*.safetensors", "*.json", "merges.txt")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class _Pretrained:
+class _Pretrained(Speechless):
     """What both share: identity, preparation of images, chunks."""
 
     exclusive = False
@@ -71,17 +71,6 @@ class _Pretrained:
 
     def _embed(self, pixels: Tensor) -> Tensor:
         raise NotImplementedError
-
-    def right(self, logits: Tensor, labels: Tensor | None, captions: Sequence[str] | None) -> None:
-        """It has no classes."""
-
-    def texts(self, captions: Sequence[str]) -> Tensor | None:
-        """It reads no texts."""
-        return None
-
-    def cut(self, captions: Sequence[str]) -> int:
-        """None: it reads no texts."""
-        return 0
 
 
 class CLIPExtractor(_Pretrained):

@@ -27,7 +27,6 @@ from lmsd.metrics.frechet import frechet_by_rows, frechet_distance, frechet_infi
 from lmsd.metrics.inception import inception_score_by_seed, inception_scores
 from lmsd.metrics.intervals import GROUPS, Interval, Score, jackknife_groups, prompts_score
 from lmsd.metrics.kernel import (
-    clip_mmd,
     gaussian,
     kernel_distance,
     kernel_distance_by_rows,
@@ -87,11 +86,15 @@ class Rows(Metric):
 
     def scores(self, groups: Tensor | None = None) -> dict[str, Score]:
         """Every score by name, with its interval; groups [n]: of the jackknife, by position; None: drawn."""
+        fakes, real, paired = self._of_all()
+        return self._scores(fakes, real, groups, paired)
+
+    def _of_all(self) -> tuple[list[Tensor], Tensor, bool]:
+        """`_arrays` of all ranks."""
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
         ):
-            fakes, real, paired = self._arrays()
-        return self._scores(fakes, real, groups, paired)
+            return self._arrays()
 
     def _arrays(self) -> tuple[list[Tensor], Tensor, bool]:
         """Generated rows of every seed, real ones, in order; whether all of them have the same positions."""
@@ -205,19 +208,11 @@ class CLIPMMD(KernelDistance):
     def _ready(self, rows: Tensor) -> Tensor:
         return unit_rows(rows)
 
-    def _value(self, fakes: list[Tensor], real: Tensor) -> float:
-        return fmean(clip_mmd(fake, real).value for fake in fakes)
 
-
-class PairedCLIPMMD(PairedKernelDistance):
+class PairedCLIPMMD(PairedKernelDistance, CLIPMMD):
     """CMMD without each image against that of its own caption."""
 
     kind = "cmmd_paired"
-    scale = 1000.0
-    kernel = staticmethod(gaussian)
-
-    def _ready(self, rows: Tensor) -> Tensor:
-        return unit_rows(rows)
 
 
 def _scaled(score: Score, by: float) -> Score:
@@ -355,10 +350,7 @@ class NeighborRatio(Rows):
 
     def found(self) -> Memorization:
         """`memorization` of all rows."""
-        with self.sync_context(
-            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
-        ):
-            fakes, real, _ = self._arrays()
+        fakes, real, _ = self._of_all()
         return memorization(fakes, self.train_rows, real)
 
     def _value(self, fakes: list[Tensor], real: Tensor) -> float:

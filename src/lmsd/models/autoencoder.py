@@ -1,9 +1,9 @@
-"""Pretrained autoencoders as codecs: frozen, read from local files, known by their fingerprint.
+"""Pretrained autoencoders as codecs: frozen, read from local files, identified by their fingerprint.
 
-    z = (E(x) − shift) · scale        statistics of the latents: with them z has mean 0 and deviation 1
+    z = (E(x) − shift) · scale        the latents' statistics, which give z mean 0 and standard deviation 1
 
-Their weights are no part of checkpoints; their fingerprint is, and another autoencoder is refused on loading.
-An image has one latent, the mean where an encoder gives a distribution: training, held-out data and editing
+Checkpoints hold their fingerprint instead of their weights, and another autoencoder is refused on loading. An
+image has a single latent, the mean if the encoder gives a distribution: training, held-out data and editing
 see the same. They work in float32 whatever autocast says.
 """
 
@@ -22,12 +22,13 @@ from lmsd.models.frozen import fingerprint, freeze
 
 
 class Pretrained(Latents):
-    """Base: a frozen autoencoder of images of `colors` channels, `factor` times smaller, `channels` deep.
+    """Base: a frozen autoencoder of images with `colors` channels, `factor` times smaller, `channels` deep.
 
-    scale, shift: of the latents, one number or one a channel.
+    scale, shift: of the latents, one number or one per channel. Raises UserError for any other count, and for
+    a scale that is not above 0.
     """
 
-    model: Any  # of classes without types
+    model: Any  # of untyped classes
     scale: Tensor
     shift: Tensor
 
@@ -71,7 +72,7 @@ class Pretrained(Latents):
         raise NotImplementedError
 
     def images(self, z: Tensor) -> Tensor:
-        """D(z), images in [-1,1] or a little beyond."""
+        """D(z), images in [-1,1] or slightly beyond."""
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ class Pretrained(Latents):
 
 
 class _Block(nn.Module):
-    """ReLU(x + three convolutions of x); wide: of x + a branch that sees the whole map through GroupNorm."""
+    """ReLU(x + three convolutions of x); wide: x first gets a branch that sees the whole map by GroupNorm."""
 
     def __init__(self, width: int, *, wide: bool = False) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class _Block(nn.Module):
 
 
 class _Soft(nn.Module):
-    """3 tanh(x/3): what lies far outside the latents is pulled in."""
+    """3 tanh(x/3): values far outside the range of the latents are pulled in."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
@@ -151,9 +152,9 @@ def _decoder(width: int, latent: int) -> nn.Sequential:
 class TAEF2(Pretrained):
     """The tiny autoencoder of the FLUX.2 latents (Bohan): 32 channels, 8 times smaller.
 
-    path: a folder with taef2_encoder and taef2_decoder, .pth or .safetensors, or one file of both, with names
-    that begin with encoder. and decoder.; scale, shift: z = (E(x) − shift) · scale, one number or one a
-    channel. E(x) has a deviation of 0.7 to 0.9. Raises UserError for files that are not exactly these layers.
+    path: a folder with taef2_encoder and taef2_decoder, .pth or .safetensors, or one file with both, with
+    names that begin with encoder. and decoder.; scale, shift: z = (E(x) − shift) · scale, one number or one
+    per channel. E(x) has a standard deviation of 0.7 to 0.9. Raises UserError for files with other layers.
     """
 
     def __init__(
@@ -182,7 +183,7 @@ _SUFFIXES = (".pth", ".safetensors")
 
 
 def _both(path: Path) -> dict[str, Tensor]:
-    """The weights of both halves, their names beginning with encoder. and decoder."""
+    """The weights of both halves, with names that begin with encoder. and decoder."""
     if not path.is_dir():
         return _read(path)
     state: dict[str, Tensor] = {}
@@ -196,7 +197,7 @@ def _both(path: Path) -> dict[str, Tensor]:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    """The tensors of one file; nothing in it can run code."""
+    """The tensors of one file, which cannot run code."""
     if file.suffix not in _SUFFIXES or not file.is_file():
         raise UserError(f"codec.path={file} is no folder and no file of weights, {' or '.join(_SUFFIXES)}")
     try:
@@ -205,15 +206,15 @@ def _read(file: Path) -> dict[str, Tensor]:
 
             return load_file(file)
         return dict(torch.load(file, map_location="cpu", weights_only=True))
-    except Exception as error:  # whatever a damaged file makes its reader raise
+    except Exception as error:  # a damaged file makes its reader raise all kinds of errors
         raise UserError(f"codec: {file} cannot be read as weights: {type(error).__name__}") from error
 
 
 class Autoencoder(Pretrained):
     """An AutoencoderKL of diffusers from a local folder: config.json and diffusion_pytorch_model.safetensors.
 
-    path: the folder; scale, shift: z = (E(x) − shift) · scale, one number or one a channel, None: the
-    folder's scaling_factor and shift_factor. Raises UserError for another folder, and for pickled weights.
+    path: the folder; scale, shift: z = (E(x) − shift) · scale, one number or one per channel; None: the
+    folder's scaling_factor and shift_factor. Raises UserError for any other folder, and for pickled weights.
     """
 
     def __init__(
@@ -247,7 +248,7 @@ class Autoencoder(Pretrained):
 
 
 def _autoencoder(path: Path) -> Any:
-    """The model of a folder, every one of its weights found there."""
+    """The model in a folder, with every one of its weights."""
     try:
         card = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Backbones: the generator's nets, of diffusers and our own, behind one call, in sizes that a laptop trains.
+"""Backbones: the generator's nets, diffusers' and our own, behind one call, in sizes that a laptop can train.
 
     f(x [B,C,H,W], τ [B], cond, z [B,z_dim] | None) → like x
 
@@ -30,9 +30,9 @@ from lmsd.types import Cond, Sizes
 
 
 class Backbone(nn.Module):
-    """Base of the nets: what a generator and a trunk discriminator know of a net.
+    """Base of the nets: what a generator and a trunk discriminator know about a net.
 
-    sizes: of what it takes. taps: names of the submodules whose outputs serve as features, first to last.
+    sizes: of what it takes; taps: names of the submodules whose outputs serve as features, first to last.
     """
 
     def __init__(self, sizes: Sizes, taps: Iterable[str]) -> None:
@@ -104,7 +104,7 @@ class DiffusersBackbone(Backbone):
 
 
 def _pooled(dim: int, cond: Cond) -> Tensor | None:
-    """cond.pooled for a net that takes one, None for a net that does not."""
+    """cond.pooled for a net that takes it, else None."""
     if dim and cond.pooled is None:
         raise UserError(
             f"net: it takes a pooled condition of width {dim} and got none; use a conditioner, or 0"
@@ -121,7 +121,7 @@ def _check_sides(image_size: int, patch: int, levels: int) -> None:
 
 
 def _flags(attention: Sequence[bool] | None, widths: Sequence[int]) -> Sequence[bool]:
-    """Which levels attend; all but the first by default."""
+    """Which levels attend; by default all but the first."""
     if attention is None:
         return [level > 0 or len(widths) == 1 for level in range(len(widths))]
     if len(attention) != len(widths):
@@ -180,9 +180,9 @@ def _transformer(sizes: Sizes, *, patch: int, layers: int, heads: int, head_dim:
 class TextUNet(DiffusersBackbone):
     """The UNet2DConditionModel of diffusers; text and z are cross-attention tokens, pooled joins the time.
 
-    widths: channels a level, multiples of 16; blocks: residual blocks a level; attention: which levels
-    attend, true or false for each, null for all but the first; heads: of the attention; patch: side of the
-    patches that pixels are folded into; z_tokens: tokens that z is spread over.
+    widths: channels of each level, multiples of 16; blocks: residual blocks per level; attention: which
+    levels attend, true or false for each, null for all but the first; heads: of the attention; patch: side of
+    the patches that pixels are folded into; z_tokens: tokens that z is spread over.
     """
 
     def __init__(
@@ -223,9 +223,9 @@ class TextUNet(DiffusersBackbone):
 class PooledUNet(DiffusersBackbone):
     """The UNet2DModel of diffusers; MLP([pooled, z]) takes the place of its class embedding.
 
-    widths: channels a level, multiples of 16; blocks: residual blocks a level; attention: which levels
-    attend, true or false for each, null for all but the first; head_dim: width of a head; patch: side of the
-    patches that pixels are folded into.
+    widths: channels of each level, multiples of 16; blocks: residual blocks per level; attention: which
+    levels attend, true or false for each, null for all but the first; head_dim: width of a head; patch: side
+    of the patches that pixels are folded into.
     """
 
     def __init__(
@@ -302,7 +302,7 @@ class TextTransformer(DiffusersBackbone):
 
 
 class LabelTransformer(DiffusersBackbone):
-    """The DiTTransformer2DModel of diffusers; label `classes` is the null label. It refuses text; no z.
+    """The DiTTransformer2DModel of diffusers; label `classes` is the null label. It takes neither text nor z.
 
     classes: labels 0 to classes - 1; patch: side of the patches that pixels are folded into; layers:
     transformer blocks; heads: of the attention; head_dim: width of a head.

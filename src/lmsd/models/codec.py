@@ -1,10 +1,10 @@
-"""Codecs: between images and what the process diffuses.
+"""Codecs: maps between images and what the process diffuses.
 
     z = (E(x) − shift) · scale        x [B,C,H,W] in [-1,1], z [B,C',H/f,W/f]
     x = D(z/scale + shift)            E, D: the identity for pixels; f: the codec's factor
 
-A codec is a part of its generator and never learns there. `bound` is a bound on every |z| that images have:
-1.0 for pixels, None where none is known, as for the latents of an autoencoder.
+A codec is a part of its generator and never learns there. `bound` bounds every |z| that images can have: 1.0
+for pixels, None if no bound is known, as for the latents of an autoencoder.
 """
 
 from collections.abc import Mapping
@@ -21,9 +21,9 @@ Shape: TypeAlias = tuple[int, int, int]
 
 
 def bounded(x: Tensor, bound: float | None) -> Tensor:
-    """`x` within ±bound, None: as it is.
+    """`x` clamped to ±bound; None: as it is.
 
-    The value is clamped, the gradient as if it were not: else what lies beyond the range never comes back.
+    The gradient passes straight through: else what lies beyond the range would never come back.
     """
     if bound is None:
         return x
@@ -34,8 +34,9 @@ def bounded(x: Tensor, bound: float | None) -> Tensor:
 class Codec(nn.Module):
     """Base: encode, decode and the shapes on both sides.
 
-    told: what tells its latents from those of another, plain Python by name, none for pixels. It travels with
-    the weights, and weights of another codec are refused: to them the same numbers mean other images.
+    told: what distinguishes its latents from another codec's, plain Python by name, empty for pixels. It is
+    saved with the weights, and weights of another codec are refused: to them the same numbers mean other
+    images.
     """
 
     bound: float | None = None
@@ -54,16 +55,16 @@ class Codec(nn.Module):
         raise NotImplementedError
 
     def shape_of(self, image: Shape) -> Shape:
-        """Shape of what is diffused for images of a shape. Raises UserError where they do not fit."""
+        """Shape of what is diffused for images of a shape. Raises UserError if the codec cannot take them."""
         raise NotImplementedError
 
     def image_shape_of(self, shape: Shape) -> Shape:
-        """Shape of the images that are diffused in a shape."""
+        """Shape of the images that are diffused in a given shape."""
         raise NotImplementedError
 
 
 def _refuse_others(codec: Codec, state: Mapping[str, Any], prefix: str, *_: object) -> None:
-    """Before weights are taken over: raise UserError where their codec was another one."""
+    """Before weights are loaded: raise UserError if they belong to another codec."""
     theirs: Mapping[str, Any] = state.get(f"{prefix}_extra_state", {})
     for name in [*codec.told, *theirs]:
         one, own = (told.get(name, "none, as of pixels") for told in (theirs, codec.told))
@@ -88,7 +89,7 @@ class Identity(Codec):
         return z
 
     def shape_of(self, image: Shape) -> Shape:
-        """The images' own."""
+        """The same."""
         return image
 
     def image_shape_of(self, shape: Shape) -> Shape:
@@ -97,12 +98,12 @@ class Identity(Codec):
 
 
 class Latents(Codec):
-    """Base of codecs on a grid `factor` times smaller."""
+    """Base of codecs to a grid that is `factor` times smaller."""
 
     factor: int
 
     def smaller(self, height: int, width: int) -> tuple[int, int]:
-        """Sides of the latents. Raises UserError where pixels do not divide."""
+        """Sides of the latents. Raises UserError if those of the image do not divide."""
         if height % self.factor or width % self.factor:
             raise UserError(
                 f"codec: {height}x{width} pixels do not divide by its factor, {self.factor}: choose another "
@@ -115,15 +116,15 @@ class Latents(Codec):
         return dict(self.told)
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Nothing to take over: what is there has been found equal."""
+        """Take over nothing: the two have been found equal."""
 
 
 class Unshuffle(Latents):
-    """Squares of factor² pixels as channels, scaled and shifted: [B,C,H,W] → [B,C·f²,H/f,W/f], without loss.
+    """Squares of factor² pixels as channels, scaled and shifted: [B,C,H,W] → [B,C·f²,H/f,W/f], lossless.
 
-    factor: side of the squares; scale, shift: z = (x − shift) · scale. Bit for bit where scale is a power of
-    2 and shift 0, else to rounding, far below a level of 8 bits. What an autoencoder does to shapes and
-    units, without one: the same process on another grid.
+    factor: side of the squares; scale, shift: z = (x − shift) · scale. Exact to the bit if scale is a power
+    of 2 and shift is 0, else to rounding, far below one of 256 levels. It does to shapes and units what an
+    autoencoder does, without one. Raises UserError for values out of range.
     """
 
     def __init__(self, factor: Count = 2, *, scale: float = 1.0, shift: float = 0.0) -> None:

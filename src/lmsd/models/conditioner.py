@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from lmsd.errors import Count, Number, UserError
 from lmsd.models.frozen import fingerprint, freeze
-from lmsd.models.precision import at_least_float32
 from lmsd.models.tokenizer import SMALLEST, encode_caption, kept_of, train_tokenizer
-from lmsd.types import Batch, Cond
+from lmsd.types import Batch, Cond, at_least_float32
 
 
 class Conditioner(nn.Module):

@@ -2,12 +2,12 @@
 
     h = trunk([x_s, x_t]/√(α² + σ²) at their times; s, t, c)                     transition pairing, DDGAN's
     h = trunk(x_s/√(α_s² + σ_s²); s, c)                                          marginal pairing, UFOGen's
-    h = one of the taps of a copied generator's net at c_in x_s                  marginal; ADD, LADD
+    h = a tap of a copied generator's net at c_in x_s                            marginal; ADD, LADD
     logits_k = w_k·h + ⟨A_k h, B c⟩/√d + b_k                                     Miyato and Koyama 2018
 
-c is the pooled condition. The inputs are scaled to unit size, which leaves variance-preserving processes as
-they are. The last layers are float32: a difference of logits of 10⁻² drowns in the rounding of bfloat16
-logits of 10.
+c is the pooled condition. Inputs are scaled to unit size, which changes nothing for variance-preserving
+processes. The last layers are float32: a difference of 10⁻² between logits drowns in the rounding of bfloat16
+logits around 10.
 """
 
 import copy
@@ -23,9 +23,8 @@ from lmsd.errors import Count, UserError
 from lmsd.models.backbones import Backbone
 from lmsd.models.frozen import freeze
 from lmsd.models.generator import Generator, edm_coefficients
-from lmsd.models.precision import at_least_float32
 from lmsd.nets.embed import TimeEmbedding
-from lmsd.types import Cond
+from lmsd.types import Cond, at_least_float32
 
 if TYPE_CHECKING:
     from lmsd.process.gaussian import Process
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 class ProjectionHead(nn.Module):
     """(h [B,features], c [B,cond_dim]) → logits [B,heads] = w·h + b + ⟨A h, B c⟩/√d, at least float32.
 
-    projection: d; cond_dim 0 leaves the product out.
+    projection: d; cond_dim: 0 leaves the product out.
     """
 
     def __init__(self, features: int, *, cond_dim: int = 0, heads: int = 1, projection: int = 64) -> None:
@@ -59,7 +58,7 @@ class ProjectionHead(nn.Module):
 
 
 def double_backward_obstacle(module: nn.Module) -> str | None:
-    """Why gradients of gradients cannot be had through `module`; None when they can."""
+    """Why gradients of gradients cannot pass through `module`; None if they can."""
     for name, child in module.named_modules():
         where = name or type(child).__name__
         if child._compiled_call_impl is not None or type(child).__name__ == "OptimizedModule":
@@ -70,14 +69,9 @@ def double_backward_obstacle(module: nn.Module) -> str | None:
 
 
 class _Judge(nn.Module):
-    """What every discriminator says about itself."""
+    """Base: a discriminator of one pairing, which it checks."""
 
     marginal: bool
-
-    @property
-    def double_backward_obstacle(self) -> str | None:
-        """Why exact R1 cannot be taken through this discriminator; None when it can."""
-        return double_backward_obstacle(self)
 
     def _check_pairing(self, x_t: Tensor | None) -> None:
         if (x_t is None) != self.marginal:
@@ -88,11 +82,11 @@ class _Judge(nn.Module):
 
 
 class Discriminator(_Judge):
-    """A trunk of our own (`nets.MLPCritic`, `nets.ConvCritic`) with time, text and a projection head.
+    """One of our own trunks (`nets.MLPCritic`, `nets.ConvCritic`) with time, text and a projection head.
 
     trunk: (x [B,2C,H,W] or, marginal, [B,C,H,W], time [B], vec [B,trunk.cond_dim]) → [B,features].
-    cond_dim: width of the pooled condition, 0 for none; features: the trunk's own; heads: logits a sample;
-    marginal: without x_t.
+    cond_dim: width of the pooled condition, 0 for none; features: width of what is judged, by default the
+    trunk's; heads: logits per sample; marginal: without x_t.
     """
 
     def __init__(
@@ -111,7 +105,7 @@ class Discriminator(_Judge):
         self.marginal = marginal
         self.width = width = int(trunk.cond_dim)  # type: ignore[arg-type]
         if not width:
-            raise UserError("discriminator: its trunk has cond_dim=0 and would not hear of t or text")
+            raise UserError("discriminator: its trunk has cond_dim=0 and would see neither t nor text")
         self.embed_t = None if marginal else TimeEmbedding(width)
         self.embed_cond = nn.Linear(cond_dim, width) if cond_dim else None
         self.head = ProjectionHead(
@@ -138,7 +132,7 @@ class Discriminator(_Judge):
         return x * (alpha.square() + sigma.square()).rsqrt()
 
     def _text(self, x: Tensor, cond: Cond) -> Tensor:
-        """The trunk's vector before the times: B c, or zeros."""
+        """The trunk's vector, without the times: B c, or zeros."""
         if self.embed_cond is None:
             return x.new_zeros(len(x), self.width)
         if cond.pooled is None:
@@ -148,7 +142,7 @@ class Discriminator(_Judge):
 
 
 class _Tap(nn.Module):
-    """Features of one tap → one vector: LN over channels, a layer at each place, mean over places."""
+    """Features of one tap → one vector: LN over channels, a linear layer at each place, mean over places."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -161,7 +155,7 @@ class _Tap(nn.Module):
 
 
 def _places(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """A block's output as [B,N,C]: maps [B,C,H,W], tokens [B,N,C] or a vector [B,C]; the first of several."""
+    """A block's output (the first of several) as [B,N,C]: maps [B,C,H,W], tokens [B,N,C], a vector [B,C]."""
     h = output if isinstance(output, Tensor) else output[0]
     if h.ndim == 4:
         return h.flatten(2).transpose(1, 2)
@@ -169,10 +163,10 @@ def _places(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 class AutoencoderDiscriminator(nn.Module):
-    """An image-to-image net as a discriminator for `objectives.article`: what comes back badly is unlikely.
+    """An image-to-image net as the discriminator of `objectives.article`: what it restores badly is unlikely.
 
-    trunk: x [B,C,H,W] → x̂ of the same shape; it sees the image alone, no t, no text. Raises UserError
-    for a game that asks for logits, known by its pairing (`marginal`).
+    trunk: x [B,C,H,W] → x̂ of the same shape; it sees the image alone, neither t nor text. Raises UserError
+    for a game that needs logits, which shows by its pairing (`marginal`).
     """
 
     def __init__(self, trunk: nn.Module, *, marginal: bool | None = None) -> None:
@@ -190,11 +184,12 @@ class AutoencoderDiscriminator(nn.Module):
 
 
 class TrunkDiscriminator(_Judge):
-    """Heads on the features of a copy of a generator's net, which knows images already; marginal pairing.
+    """Heads on the features of a copy of a generator's net, which already knows images; marginal pairing.
 
-    generator: its net is copied with the weights it has now and is run at (x_s, s, c) with z = 0.
-    taps: submodules of the net whose outputs are judged, the net's own list unless given; one logit each.
-    width: of a tap's features. frozen: the copy holds buffers and never learns; else it is trained too.
+    generator: its net is copied with its current weights and runs at (x_s, s, c) with z = 0; cond_dim: width
+    of the pooled condition; width: of a tap's features; taps: submodules of the net whose outputs are judged,
+    one logit each, by default the net's own list; frozen: the copy holds buffers and never learns; else it is
+    trained too. Raises UserError for a net without these taps.
     """
 
     def __init__(
@@ -225,7 +220,7 @@ class TrunkDiscriminator(_Judge):
         self.heads = nn.ModuleList(ProjectionHead(width, cond_dim=cond_dim) for _ in channels)
 
     def forward(self, x_s: Tensor, x_t: Tensor | None, s: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """Logits [B,heads], one a tap, float32; high for real. x_t is None; t is not looked at."""
+        """Logits [B,heads], one per tap, float32; high for real. x_t is None; t is not used."""
         self._check_pairing(x_t)
         x = at_least_float32(x_s)
         if self.sigma_data is not None:
@@ -253,7 +248,7 @@ class TrunkDiscriminator(_Judge):
 
     @torch.no_grad()
     def _probe(self) -> list[Tensor]:
-        """The taps' features of one black image: how wide they are."""
+        """The taps' features of one gray image: how wide they are."""
         net = self.net
         device = next(iter(net.state_dict().values())).device
         cond = Cond(

@@ -1,7 +1,7 @@
 """Frozen nets: weights that nothing trains.
 
-A frozen net holds buffers where a net holds parameters. Optimizers, weight decay, EMA and the switching of
-gradients go by parameters, so none of them can reach it; gradients still flow through it to its inputs.
+A frozen net holds buffers instead of parameters. Optimizers, weight decay, EMA and the switching of gradients
+work on parameters, so none of them can touch it; gradients still flow through it to its inputs.
 """
 
 import copy
@@ -15,9 +15,9 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def freeze(module: Module, *, saved: bool) -> Module:
-    """Turn every parameter into a buffer of the same name, in place, and go to eval mode.
+    """Turn every parameter into a buffer of the same name, in place, and switch to eval mode.
 
-    saved: whether the weights go into state dicts; those that a file elsewhere holds need not.
+    saved: whether the weights go into state dicts; weights that another file holds need not.
     """
     for child in module.modules():
         for name, parameter in list(child._parameters.items()):
@@ -31,9 +31,9 @@ def freeze(module: Module, *, saved: bool) -> Module:
 
 
 def twin(module: Module) -> Module:
-    """A copy that shares what is frozen: parts as they are, and parameters without a gradient.
+    """A copy that shares what is frozen: frozen parts, and parameters without a gradient.
 
-    A frozen part is the same object in both, so that it is still shared after both have gone to a device.
+    A frozen part is the same object in both, so that it is still shared after both have moved to a device.
     """
     fixed: dict[int, Any] = {id(p): p for p in module.parameters() if not p.requires_grad}
     fixed |= {id(part): part for part in module.modules() if getattr(part, "is_frozen", False)}
@@ -41,7 +41,7 @@ def twin(module: Module) -> Module:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Sixteen hex digits of the weights' names, shapes and first numbers: tells nets apart cheaply."""
+    """Sixteen hex digits from the weights' names, shapes and first numbers: tells nets apart cheaply."""
     digest = hashlib.sha256()
     for name, value in sorted(
         [*module.named_parameters(), *module.named_buffers()], key=lambda item: item[0]

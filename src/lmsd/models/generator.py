@@ -6,8 +6,8 @@
             n² = σ² + α² σ_d²,   c_in = 1/n,   c_skip = α σ_d²/n²,   c_out = σ σ_d/n
 
 τ is the schedule's model time. The second is Karras et al. 2022, eq. 7 and table 1, written for any process:
-at α = 1 it is theirs, at σ = 0 it returns x_t/α, at α = 0 it is σ_d F; no end divides by 0. F's own target is
-(x₀ − c_skip x_t)/c_out = (σ x₀ − α σ_d² ε)/(σ_d n), of unit variance for data of deviation σ_d.
+at α = 1 it is theirs, at σ = 0 it returns x_t/α, at α = 0 it is σ_d F; neither end divides by 0. F's target,
+(x₀ − c_skip x_t)/c_out = (σ x₀ − α σ_d² ε)/(σ_d n), has unit variance for data of standard deviation σ_d.
 
 x₀ is what the generator's codec makes of an image: the image itself, or a latent (`models.codec`).
 """
@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from lmsd.errors import Amount, UserError
 from lmsd.models.codec import Codec, Identity, Shape, bounded
 from lmsd.models.conditioner import Conditioner, NullConditioner
-from lmsd.models.precision import at_least_float32
-from lmsd.types import Batch, Cond, Net, Prediction
+from lmsd.types import Batch, Cond, Net, Prediction, at_least_float32
 
 if TYPE_CHECKING:
     from lmsd.process.gaussian import Process
@@ -39,14 +38,14 @@ def edm_coefficients(process: "Process", sigma_data: float, x: Tensor, t: Tensor
 
 
 class Generator(nn.Module):
-    """A net f over a process, the one differentiable way from x_t to x̂₀.
+    """A net f over a process: the only way from x_t to x̂₀, and differentiable.
 
     net: f(x [B,C,H,W], τ [B], cond, z [B,z_dim]|None) → like x; see `models.backbones`. prediction: what f
-    predicts when precondition is "none"; codec: between images and x, None: x is the image; z_dim: width of
-    the latent noise, 0 for none; precondition: none or edm; sigma_data: σ_d.
+    predicts without preconditioning; codec: between images and x, None: x is the image; z_dim: width of the
+    latent noise, 0 for none; precondition: none or edm; sigma_data: σ_d.
 
-    Raises UserError when the parts do not fit: a net of another z_dim or condition width, or a process whose
-    inputs (α² + σ² ≫ 1) need precondition="edm".
+    Raises UserError if the parts do not fit: a net with another z_dim or condition width, or a process whose
+    inputs (α² + σ² ≫ 1) need precondition=edm.
     """
 
     net: Net
@@ -73,7 +72,7 @@ class Generator(nn.Module):
         self.precondition: Precondition = precondition
         self.sigma_data = sigma_data
         if not sigma_data > 0:
-            raise UserError(f"generator: sigma_data={sigma_data} must be above 0: it is a deviation")
+            raise UserError(f"generator: sigma_data={sigma_data} must be above 0: it is a standard deviation")
         self._check_parts()
         self._check_process()
 
@@ -114,12 +113,12 @@ class Generator(nn.Module):
 
     @property
     def bound(self) -> float | None:
-        """Bound on every |x₀| of the data as they are diffused; None: none is known."""
+        """Bound on every |x₀| of what is diffused; None: unknown."""
         return self.codec.bound
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Batch:
-        """A batch of images as the process diffuses it; its rejected samples, where it has any, as well."""
+        """A batch of images as the process diffuses it, its rejected samples, if any, included."""
         extra = {name: self._encoded(x) if name == "rejected" else x for name, x in batch.extra.items()}
         return replace(batch, x=self._encoded(batch.x), extra=extra)
 
@@ -128,12 +127,12 @@ class Generator(nn.Module):
             return self.codec.encode(x)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Images in [-1,1] of what was diffused, differentiable: clamped, with the gradient of no clamp."""
+        """Images in [-1,1] from what was diffused: clamped, with a straight-through gradient."""
         with torch.autocast(x.device.type, enabled=False):
             return bounded(self.codec.decode(x), 1.0)
 
     def condition(self, batch: Batch, drop: Tensor | None = None) -> Cond:
-        """The condition of a batch; samples where `drop` [B] is True get the null condition."""
+        """The condition of a batch; samples with `drop` [B] True get the null condition."""
         return self.conditioner(batch, drop)  # type: ignore[no-any-return]
 
     def scale_input(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -151,7 +150,7 @@ class Generator(nn.Module):
         *,
         output: Literal["x0", "native"] = "x0",
     ) -> Tensor:
-        """x̂₀ [B,C,H,W], or with output="native" what the net predicts; at least float32.
+        """x̂₀ [B,C,H,W], or what the net predicts with output="native"; at least float32.
 
         x_t: [B,C,H,W]; t: [B] in the schedule's time; z: [B,z_dim], N(0, I).
         """
@@ -163,7 +162,7 @@ class Generator(nn.Module):
         return native if output == "native" else self.to_x0(native, x_t, t)
 
     def to_x0(self, native: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """x̂₀ from what the net predicted at (x_t, t), in at least float32 whatever autocast says."""
+        """x̂₀ from what the net predicted at (x_t, t), in float32 or better whatever autocast says."""
         with torch.autocast(x_t.device.type, enabled=False):
             native, x_t = at_least_float32(native), at_least_float32(x_t)
             if self.precondition == "none":

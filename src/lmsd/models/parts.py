@@ -1,4 +1,4 @@
-"""A generator from its parts, each told what it must know of the others.
+"""A generator from its parts, each given what it must know of the others.
 
     codec         image shape → what is diffused (C, H, W)        the net's channels and image_size
     conditioner   widths of its condition                         the net's token_dim and pooled_dim
@@ -38,9 +38,9 @@ def from_parts(
 ) -> Generator:
     """A generator whose net is made to measure; see `Generator`.
 
-    net: its constructor, bound but for what is handed over; channels, image_size: C and H = W of the images;
+    net: its constructor, with all but the sizes bound; channels, image_size: C and H = W of the images;
     prediction: what the net predicts; z_dim: width of the latent noise, 0 for none; precondition: none or
-    edm; sigma_data: σ_d. Raises UserError where the parts do not fit, or the net was given what they decide.
+    edm; sigma_data: σ_d. Raises UserError if the parts do not fit, or the net was given what they decide.
     """
     conditioner = conditioner if conditioner is not None else NullConditioner()
     codec = codec if codec is not None else Identity()
@@ -65,7 +65,7 @@ def from_parts(
 
 
 def _check_labels(net: Net, conditioner: Conditioner) -> None:
-    """Refuse a net of class labels without them, or with another number of them."""
+    """Refuse a net of class labels if there are none, or another number of them."""
     if not isinstance(net, LabelTransformer):
         return
     if not isinstance(conditioner, LabelConditioner):

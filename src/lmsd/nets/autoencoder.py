@@ -1,8 +1,8 @@
-"""An image-to-image net with a waist: x → code → x̂. What an energy-based discriminator is made of.
+"""An image-to-image net with a bottleneck: x → code → x̂. What an energy-based discriminator is made of.
 
     h = MLP(x),   z = W h ∈ R^code,   x̂ = MLP(z)
 
-The narrower the code, the fewer images come back unchanged: what comes back is what the net takes for likely.
+The narrower the code, the fewer images come back unchanged: those that do are the ones it takes for likely.
 """
 
 import math

@@ -1,10 +1,10 @@
-"""Critics: (x, time, vector) → features. What a discriminator judges by.
+"""Critics: (x, time, vector) → features, by which a discriminator judges.
 
     h_{k+1} = h_k + W₂ φ(W₁ φ((1 + a_k(c)) ⊙ h_k + b_k(c))),      φ = leaky ReLU, slope 0.2
 
-No batch statistics, no dropout and no normalization across samples, so a sample's logits are a function of
-that sample alone: finite-difference penalties then measure D and not its noise, and accumulation is exact.
-The residual branches start small (as in R3GAN, Huang et al. 2024, which has no normalization either), the
+Without batch statistics, dropout and normalization across samples, a sample's logits are a function of that
+sample alone: so finite-difference penalties measure D rather than its noise, and accumulation is exact. The
+residual branches start small (as in R3GAN, Huang et al. 2024, which has no normalization either), the
 modulation at zero. Every layer has a second derivative, so exact R1 works.
 """
 
@@ -59,7 +59,7 @@ class MLPCritic(nn.Module):
     """Residual MLP critic for shape (C',H,W): x [B,C',H,W], time [B], vec [B,cond_dim]|None → [B,features].
 
     width: of the residual stream and of the features; depth: blocks of two layers; time_dim: width of the
-    modulating vector; cond_dim: width that times and text are embedded in.
+    modulating vector; cond_dim: width in which times and text are embedded.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class MLPCritic(nn.Module):
         self.blocks = nn.ModuleList(_LinearBlock(width, time_dim, gain) for _ in range(depth))
 
     def forward(self, x: Tensor, time: Tensor, vec: Tensor | None = None) -> Tensor:
-        """Features of x under (time, vec)."""
+        """Features of x given (time, vec)."""
         context = F.silu(self.context(time, vec))
         h = self.inside(x.flatten(1))
         for block in self.blocks:
@@ -106,10 +106,10 @@ class _ConvBlock(nn.Module):
 class ConvCritic(nn.Module):
     """Residual convolutional critic: x [B,C',H,W], time [B], vec [B,cond_dim]|None → [B,features].
 
-    widths: channels of each stage, the side halves between stages (mean of 2x2); blocks: residual blocks a
+    widths: channels of each stage, the side halves between stages (mean of 2x2); blocks: residual blocks per
     stage; patch: pixel_unshuffle factor before the stem; features: width of the judged vector; time_dim:
-    width of the modulating vector; cond_dim: width that times and text are embedded in. The last stage is
-    flattened, so positions count.
+    width of the modulating vector; cond_dim: width in which times and text are embedded. The last stage is
+    flattened, so positions matter. Raises UserError for sides that do not divide.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class ConvCritic(nn.Module):
             _he(layer, 1.0)
 
     def forward(self, x: Tensor, time: Tensor, vec: Tensor | None = None) -> Tensor:
-        """Features of x under (time, vec)."""
+        """Features of x given (time, vec)."""
         context = F.silu(self.context(time, vec))
         h = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
         for index, (stem, stage) in enumerate(zip(self.stems, self.stages, strict=True)):

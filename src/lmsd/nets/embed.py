@@ -1,9 +1,9 @@
-"""How a net hears of time, and of text and noise.
+"""How a net takes in time, text and noise.
 
     γ(τ) = [cos(ω_i τ), sin(ω_i τ)],   ω_i = P^(−i/h),   i = 0..h−1,  h = dim/2        Vaswani et al. 2017
 
-τ is the schedule's model time, O(0..1000); P = 10,000 is the longest wave over 2π. The embedding of a net
-is an MLP on γ. Text and the latent noise are tokens for its cross-attention.
+τ is the schedule's model time, from about 0 to 1000; P = 10,000 is the longest wavelength over 2π. A net's
+embedding of time is an MLP on γ. Text and latent noise are tokens for cross-attention.
 """
 
 import math
@@ -17,7 +17,7 @@ from lmsd.types import Cond
 
 
 def sinusoidal(time: Tensor, dim: int, *, period: float = 10_000.0) -> Tensor:
-    """γ(time): [B] → [B,dim] in the type of `time` (at least float32), values in [-1, 1]; dim is even."""
+    """γ(time): [B] → [B,dim] in the dtype of `time` (at least float32), values in [-1, 1]; dim is even."""
     half = dim // 2
     time = time.to(torch.promote_types(time.dtype, torch.float32))
     index = torch.arange(half, device=time.device, dtype=time.dtype)
@@ -26,7 +26,7 @@ def sinusoidal(time: Tensor, dim: int, *, period: float = 10_000.0) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """MLP(γ(time)), [B] → [B,dim]; `frequencies` is the width of γ."""
+    """MLP(γ(time)), [B] → [B,dim]; frequencies: width of γ, an even number (else UserError)."""
 
     def __init__(self, dim: int, *, frequencies: int = 64) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Context(nn.Module):
-    """c = TimeEmbedding(time) + A·cond + B·z, [B,dim]: all that modulates a net, in one vector.
+    """c = TimeEmbedding(time) + A·cond + B·z, [B,dim]: everything that modulates a net, in one vector.
 
     cond_dim, z_dim: widths of the pooled condition and of the latent noise; 0 leaves the term out. None
     counts as zeros.
@@ -56,7 +56,7 @@ class Context(nn.Module):
         self.z = nn.Linear(z_dim, dim) if z_dim else None
 
     def forward(self, time: Tensor, cond: Tensor | None = None, z: Tensor | None = None) -> Tensor:
-        """Sum the terms that are there."""
+        """Sum the terms that there are."""
         context: Tensor = self.time(time)
         if self.cond is not None and cond is not None:
             context = context + self.cond(cond.to(self.cond.weight.dtype))
@@ -71,10 +71,10 @@ def modulate(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class TokenContext(nn.Module):
-    """[text; A z] with its mask: what cross-attention reads, [B,L+count,dim] and [B,L+count].
+    """[text; A z] and its mask, for cross-attention: [B,L+count,dim] and [B,L+count].
 
-    token_dim: width of the text tokens, and of all; 0 for a net without text, which gets one learned token in
-    their place. count: tokens that z is spread over.
+    token_dim: width of the text tokens, and so of all; 0 for a net without text, which gets one learned token
+    of width `dim` instead. count: tokens that z is spread over.
     """
 
     def __init__(self, token_dim: int, *, z_dim: int, count: int, dim: int) -> None:

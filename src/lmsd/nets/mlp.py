@@ -4,8 +4,8 @@
     h_{k+1} = h_k + g_k(c) ⊙ W₂ SiLU(W₁ [(1 + a_k(c)) ⊙ LN(h_k) + b_k(c)])        adaLN, Peebles and Xie 2023
     y = W_out [(1 + a(c)) ⊙ LN(h_K) + b(c)]
 
-c is time, pooled condition and z in one vector. W_out and the modulation start at zero and g at one: at the
-start the output is 0 and the blocks are plain pre-norm residual blocks.
+c is time, pooled condition and z in one vector. W_out and the modulation start at zero and g at one: at first
+the output is 0 and the blocks are plain pre-norm residual blocks.
 """
 
 import math
@@ -31,7 +31,7 @@ class ModulatedBlock(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, h: Tensor, context: Tensor) -> Tensor:
-        """Add the block's change to h; `context` [B,context] went through its activation."""
+        """Add the block's change to h; `context` [B,context] has already been activated."""
         scale, shift, gate = self.modulation(context).chunk(3, dim=1)
         inner = modulate(F.layer_norm(h, (self.width,)), scale, shift)
         change = self.outside(F.silu(self.inside(inner)))

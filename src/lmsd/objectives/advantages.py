@@ -5,9 +5,9 @@
     global    A_i = (r_i − mean_group)/(std_all + δ)      Liu et al. 2025 (Flow-GRPO); of one: − mean_all
     prompt    A_i = (r_i − mean_p)/(std_p + δ)            Black et al. 2024 (DDPO): p's last rewards
 
-A group is N samples in a row that share a caption. Micro-batches and ranks each hold whole groups; their
+A group is N consecutive samples that share a caption. Every micro-batch and rank holds whole groups; their
 rewards are put together, in the order of the samples' positions, before anything is computed, so the result
-does not depend on how the batch is split. A group in which one reward failed has weight 0.
+does not depend on how the batch is split. A group in which a reward failed has weight 0.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _DELTA = 1e-4
 
 @dataclass(frozen=True)
 class Table:
-    """All scores of one global batch, sorted by position, groups of `size` rows in a row.
+    """All scores of one global batch, sorted by position, in groups of `size` consecutive rows.
 
     position, key of the prompt: int64 [n]; reward [n]; valid: bool [n]; kl: nats of each learned step [n,k].
     """
@@ -42,27 +42,27 @@ class Table:
 
     @property
     def weight(self) -> Tensor:
-        """1 for the rows of groups that have all their scores, else 0; [n], float."""
+        """1 for rows of groups with all their scores, else 0; [n], float."""
         whole = self.valid.view(-1, self.size).all(1)
         return whole.repeat_interleave(self.size).to(self.reward.dtype)
 
     def by_group(self, value: Tensor) -> Tensor:
-        """The mean over its group at every row; [n,...] → [n,...]."""
+        """At every row the mean over its group; [n,...] → [n,...]."""
         groups = value.view(-1, self.size, *value.shape[1:])
         return groups.mean(1).repeat_interleave(self.size, dim=0)
 
     def against_others(self, value: Tensor) -> Tensor:
-        """Value minus the mean of the group's others, N/(N − 1) (v − mean); v itself in groups of one."""
+        """Value minus the mean of its group's others, N/(N − 1) (v − mean); v itself in groups of one."""
         if self.size == 1:
             return value
         return (value - self.by_group(value)) * (self.size / (self.size - 1))
 
     def rows(self, position: Tensor) -> Tensor:
-        """Where these positions stand."""
+        """The rows of these positions."""
         return torch.searchsorted(self.position, position)
 
     def logs(self) -> dict[str, Tensor]:
-        """Means over what has a score: reward, its spread, groups without any spread, failures."""
+        """Means over what has a score: reward, its spread, groups without spread, failures."""
         weight = self.weight
         total = weight.sum().clamp(min=1)
         mean = (weight * self.reward).sum() / total
@@ -79,10 +79,10 @@ class Table:
 
 @dataclass
 class Round:
-    """What the micro-batches of one global batch put together; settled once the last has added its share.
+    """What the micro-batches of one global batch collect; settled once the last has added its share.
 
-    images: the clock's when it began; size: of a group; refresh: whether judges learn in it; calibrated,
-    counted, blended: what has been done in it, once for all its micro-batches.
+    images: on the clock when it began; size: of a group; refresh: whether judges learn in it; calibrated,
+    counted, blended: what has already been done, once for all micro-batches.
     """
 
     images: int
@@ -96,7 +96,7 @@ class Round:
     result: Tensor | None = None
 
     def add(self, batch: Batch, reward: Tensor, valid: Tensor, kl: Tensor | None = None) -> None:
-        """One micro-batch's scores [b]; kl [b,k]."""
+        """Add one micro-batch's scores [b]; kl [b,k]."""
         kl = reward.new_zeros(len(reward), 1) if kl is None else kl
         whole = torch.stack([batch.position, prompt_keys(batch).to(reward.device), valid.long()], 1)
         numbers = torch.cat([reward[:, None].double(), kl.double()], 1)
@@ -121,7 +121,7 @@ class Round:
 
 
 def prompt_keys(batch: Batch) -> Tensor:
-    """A number for what each sample was asked for, int64 [B], the same in every process."""
+    """A number for what was asked of each sample, int64 [B], the same in every process."""
     if batch.text is not None:
         words: Sequence[str] = batch.text
     elif batch.label is not None:
@@ -137,9 +137,9 @@ def prompt_keys(batch: Batch) -> Tensor:
 class Normalizer:
     """Rewards → scores of mean 0 by one of the rules above.
 
-    normalize: the rule; bound: largest |score|, None: any; history, min_history: of the rule "prompt", how
-    many of a prompt's last rewards count, and from how many on; before that the batch's own mean and
-    deviation stand in.
+    normalize: the rule; bound: largest |score|, None: unlimited; history, min_history: for the rule "prompt",
+    how many of a prompt's last rewards count, and from how many on; before that the batch's mean and standard
+    deviation stand in. Raises UserError for values out of range.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Normalizer:
         return score * weight
 
     def _baseline(self, table: Table) -> Tensor:
-        """The mean of the group, [n]; of the batch for groups of one, which are their own mean."""
+        """The mean of the group, [n]; in groups of one, that of the batch."""
         if table.size > 1:
             return table.by_group(table.reward)
         return mean_of(table.reward, table.weight).expand_as(table.reward)
@@ -202,7 +202,7 @@ class Normalizer:
         return {"seen": {str(key): list(past) for key, past in self.seen.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The reverse of `state_dict`."""
+        """The inverse of `state_dict`."""
         self.seen = {int(key): list(past) for key, past in state["seen"].items()}
 
 

@@ -9,8 +9,8 @@
 
 Real and fake share (x_t, t, c), so the free gauge of a relativistic D cancels. At s = 0, x̃_0 = x̂_0. The
 adversary's gradient reaches x̂_0 through the posterior's factor α_s (1 − SNR_t/SNR_s), which vanishes with
-the size of the jump: a few large jumps, not a thousand. Weights that change do so by a cosine over the
-objective's part of the run; a warm start and the like are `phases`.
+the size of the jump: hence a few large jumps, not a thousand. Weights that change follow a cosine over the
+objective's part of the run; for a warm start and the like see `phases`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -53,11 +53,12 @@ Pairing: TypeAlias = Literal["transition", "marginal"]
 class Adversarial(Objective):
     """Adversarial training on the jumps of the chain; see the module for the formulas.
 
-    jumps: law (rng, process) → (s, t); pairing: x̃_s given x_t, or not; loss: ℓ of `terms`; penalty, anchor,
-    mismatch: None: as each class has it; d_steps: D's turns before each of G's; bound: on |x̂_0| as D sees
-    it, its gradient passed straight through: else the players fight over values that sampling cuts off;
-    "codec": the range of the data; caption_dropout: share of captions dropped; diversity_every: updates
-    between two measurements of the diversity over z, for anchors that draw no second z themselves; 0: never.
+    jumps: law (rng, process) → (s, t); pairing: whether D sees x̃_s given x_t, or alone; loss: ℓ of `terms`;
+    penalty, anchor, mismatch: None for the defaults of each class; d_steps: D's turns before each turn of G;
+    bound: on |x̂_0| as D sees it, with a straight-through gradient: else the players fight over values that
+    sampling clamps; "codec": the range of the data; caption_dropout: share of captions dropped;
+    diversity_every: updates between two measurements of the diversity over z, for anchors that draw no second
+    z themselves; 0: never.
 
     Logs of D: adversary, logit_gap E[r − f], d_accuracy, r1, r2, mismatch_gap; of G: adversary, anchor,
     diversity E‖x̂(z) − x̂(z')‖/‖x̂(z)‖. Raises UserError for values out of range.
@@ -99,7 +100,7 @@ class Adversarial(Objective):
         return {"discriminator": judge, "generator": Part()}
 
     def prepare(self, facts: Facts) -> None:
-        """Mismatched captions are drawn from those of the data, for a generator that reads them."""
+        """Draw mismatched captions from those of the data, for a generator that reads them."""
         self.mismatch.learn(facts.captions)
         reads = generator_of(facts.players).conditioner.reads
         if self.mismatch.weight and (reads != "text" or len(self.mismatch.captions) < 2):
@@ -112,7 +113,7 @@ class Adversarial(Objective):
     # -- the script -----------------------------------------------------------------------------------------
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
-        """d_steps turns of D and one of G."""
+        """d_steps turns of D, then one of G."""
         generator, discriminator = generator_of(players), discriminator_of(players)
         self.penalty.check(discriminator, batch.x.device)
         self.anchor.check(generator)
@@ -127,7 +128,7 @@ class Adversarial(Objective):
 
     @torch.no_grad()
     def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
-        """Share of D's verdicts on `batch` that are right; held-out data show how D overfits."""
+        """Share of D's verdicts on `batch` that are right; held-out data show how far D overfits."""
         generator, discriminator = generator_of(players), discriminator_of(players)
         jump = self._draw(generator, batch, rng)
         pair = torch.cat([jump.x_s, self._fake(generator, jump)])
@@ -148,7 +149,7 @@ class Adversarial(Objective):
     def _renoise(self, generator: Generator, x_0: Tensor, jump: Jump) -> Tensor:
         """x̂_0 → x̃_s, differentiable in x̂_0."""
         bound = bound_of(self.bound, generator)
-        if bound is not None:  # the value clamped, the gradient as if it were not
+        if bound is not None:  # clamp the value, not the gradient
             x_0 = x_0 + (x_0.clamp(-bound, bound) - x_0).detach()
         eps = standard_normal(jump.rng, x_0, "eps_fake")
         if self.pairing == "marginal":
@@ -156,7 +157,7 @@ class Adversarial(Objective):
         return generator.process.posterior(x_0, jump.x_t, jump.s, jump.t).sample(eps)
 
     def _critic(self, discriminator: Discriminator, jump: Jump, cond: Cond | None = None) -> Critic:
-        """D at this jump: k candidates x_s of every sample at once; the condition is G's to learn."""
+        """D at this jump: k candidates x_s of every sample at once; only G trains the condition."""
 
         def logits(x: Tensor) -> Tensor:
             k = len(x) // len(jump.s)
@@ -174,7 +175,7 @@ class Adversarial(Objective):
     ) -> Loss:
         """weight: of the penalties, 0: none on this update.
 
-        Drawn when the turn is played: after a restart, from the weights that G goes on with.
+        Samples are drawn when the turn is played: after a restart, from the weights that G continues with.
         """
         with torch.no_grad():
             jump = self._draw(generator, batch, rng)
@@ -189,7 +190,7 @@ class Adversarial(Objective):
             loss = loss + weight * penalty
         if wrong is not None:
             against = self._critic(discriminator, jump, wrong)(jump.x_s)
-            told = (~jump.drop).to(loss.dtype)  # without captions a mismatch is no mismatch
+            told = (~jump.drop).to(loss.dtype)  # a sample without a caption has no mismatch
             loss = loss + self.mismatch.weight * told * discriminator_loss(self.kind, real, against)
             logs["mismatch_gap"] = real - against
         return Loss(loss.mean(), means({**logs, **penalties}))
@@ -203,7 +204,7 @@ class Adversarial(Objective):
         weight: float,
         measure: bool,
     ) -> Loss:
-        """weight: λ; measure: the diversity over z, even where the anchor draws no second sample."""
+        """weight: λ; measure: the diversity over z, even if the anchor draws no second sample."""
         jump = self._draw(generator, batch, rng)
         first, second = self.anchor.predict(generator, jump)
         critic = self._critic(discriminator, jump)

@@ -1,4 +1,4 @@
-"""What holds the generator to its data while an adversary pulls, at the same x_t:
+"""What ties the generator to its data while an adversary pulls, at the same x_t:
 
 mse_kl    min(½(SNR_s − SNR_t), κ)/κ · ‖x_0 − x̂_0‖²/D    KL of the posteriors, clipped; optimum E[x_0|x_t]
 energy    the energy score of two draws of z              optimum q(x_0|x_t), as the adversary's
@@ -34,7 +34,7 @@ AnchorKind: TypeAlias = Literal["mse_kl", "energy", "none"]
 class Anchor:
     """λ times one of the terms above, in the generator's loss.
 
-    kind: mse_kl, energy or none; weight: λ, a number or a pair (start, end) that goes by a cosine over its
+    kind: mse_kl, energy or none; weight: λ, a number, or a pair (start, end) joined by a cosine over its
     phase of the run; kappa: κ, the largest ½ ΔSNR that counts. Raises UserError for values out of range.
     """
 
@@ -55,7 +55,7 @@ class Anchor:
             )
 
     def predict(self, generator: Generator, jump: Jump) -> tuple[Tensor, Tensor | None]:
-        """x̂_0 of one z, or of two in one forward for the energy score."""
+        """x̂_0 for one z, or for two in one forward pass for the energy score."""
         z = latent(generator, jump.rng, jump.x_t)
         if self.kind != "energy" or z is None:
             return generator(jump.x_t, jump.t, jump.cond, z), None
@@ -67,7 +67,7 @@ class Anchor:
     def term(
         self, generator: Generator, jump: Jump, x_0: Tensor, first: Tensor, second: Tensor | None
     ) -> Tensor:
-        """The term of each sample, [B], from what `predict` gave; λ is not in it."""
+        """The term of each sample, [B], from what `predict` returned; without λ."""
         if second is not None:
             return energy_score(first, second, x_0)
         return generator.process.kl_weight(jump.s, jump.t, kappa=self.kappa) * mean_square(first - x_0)
@@ -76,7 +76,7 @@ class Anchor:
 class Anchored(Objective):
     """The generator alone, by an anchor at the jumps of a game: a warm start without another objective.
 
-    mse_kl counts every jump alike here, ‖x_0 − x̂_0‖²/D. Raises UserError for an anchor of kind "none".
+    mse_kl weights all jumps equally here, ‖x_0 − x̂_0‖²/D. Raises UserError for an anchor of kind "none".
     """
 
     def __init__(self, jumps: JumpLaw, anchor: Anchor, *, caption_dropout: float = 0.1) -> None:

@@ -1,4 +1,4 @@
-"""The article's own objective, as it is written: an autoencoder D, and two losses of reconstructions.
+"""The article's own objective, as written: an autoencoder D, and two losses on reconstructions.
 
     x_{t-1} ~ q(·|x_0),  x_t ~ q(·|x_{t-1})                a Markov pair, t uniform on the chain β_t = t/T
     G(x_t)  = x̃_{t-1} ~ q(· | x_t, x̂_0)                    predict = image: the net gives x̂_0
@@ -6,17 +6,17 @@
     L_G = E[ L_rec(D(G(x_t)), D(x_{t-1})) + L_KL ]
     L_D = E[ L_rec(x_t, D(x_t)) ] + E[ L_rec(D(G(x_t)), D(x_{t-1})) ]
 
-D maps an image to an image and sees it alone, without t or text. L_rec is the mean distance of pixels, |·| or
-its square. L_KL = KL(q(x_{t-1}|x_t, x_0) ‖ p_G(x_{t-1}|x_t)), per pixel, with p_G the posterior at x̂_0 or the
-normal distribution around the net's output with the posterior's deviation σ_q:
+D maps an image to an image and sees nothing else, neither t nor text. L_rec is the mean distance of pixels,
+|·| or its square. L_KL = KL(q(x_{t-1}|x_t, x_0) ‖ p_G(x_{t-1}|x_t)), per pixel, where p_G is the posterior at
+x̂_0, or the normal distribution around the net's output with the posterior's standard deviation σ_q:
 
     image       ½ (SNR_{t-1} − SNR_t) ‖x_0 − x̂_0‖²/D           previous    ‖μ_q − G(x_t)‖²/(2 σ_q² D)
 
 Both weights are infinite at t = 1, hence the bound κ on them.
 
-As written both players minimize the second term, so there is no game: a D that is constant makes it 0.
-sign = energy gives D's second term the other sign, as in energy-based GANs (Zhao et al. 2017, without their
-margin; Berthelot et al. 2017, without their equilibrium), so that D tells the two apart where it can.
+As written, both players minimize the second term, so there is no game: a constant D makes it 0. sign = energy
+flips the sign of D's second term, as in energy-based GANs (Zhao et al. 2017, without their margin; Berthelot
+et al. 2017, without their equilibrium), so that D learns to tell the two apart.
 """
 
 from collections.abc import Iterator, Mapping
@@ -53,7 +53,7 @@ Sign: TypeAlias = Literal["written", "energy"]
 
 
 class Article(Objective):
-    """The two losses above, one turn of D and one of G.
+    """The two losses above: one turn of D, one of G.
 
     jumps: law (rng, process) → (s, t), neighbors on the chain; distance: L_rec; predict, sign: see the
     module; kl: weight of L_KL, 1 as written; kappa: κ; caption_dropout: share of captions dropped.
@@ -89,7 +89,7 @@ class Article(Objective):
         return {"discriminator": Part(), "generator": Part()}
 
     def prepare(self, facts: Facts) -> None:
-        """Refuse a discriminator without images, and an output that is no x_{t-1}."""
+        """Refuse a discriminator that returns no images, and an output that is not x_{t-1}."""
         generator, discriminator = generator_of(facts.players), facts.players["discriminator"]
         if not isinstance(discriminator, AutoencoderDiscriminator):
             raise UserError(
@@ -103,14 +103,14 @@ class Article(Objective):
             )
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
-        """One turn of D, one of G, each with jumps of its own."""
+        """One turn of D and one of G, each with its own jumps."""
         generator, discriminator = generator_of(players), players["discriminator"]
         yield Turn("discriminator", partial(self._d_loss, generator, discriminator, batch, rng.at(0)))
         yield Turn("generator", partial(self._g_loss, generator, discriminator, batch, rng.at(1)))
 
     @torch.no_grad()
     def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
-        """Mean distance of D's reconstruction from real and from fake images x_{t-1}."""
+        """Mean distance of D's reconstructions from real and from fake images x_{t-1}."""
         generator, discriminator = generator_of(players), players["discriminator"]
         jump = self._draw(generator, batch, rng)
         fake, _ = self._fake(generator, jump, batch.x)

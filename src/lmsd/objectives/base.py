@@ -1,15 +1,15 @@
 """A method is a script of turns.
 
-    for turn in objective.turns(players, batch, clock, rng):    what runs between two turns has no gradients
+    for turn in objective.turns(players, batch, clock, rng):    code between two turns runs without gradients
         loss = turn.loss()                                      gradients on for turn.player alone
         one optimizer update of turn.player
 
-`turns` is called once a micro-batch and its iterators are advanced in lockstep, so every rank and every
+`turns` is called once per micro-batch and the iterators advance in lockstep, so every rank and every
 micro-batch must yield the same players in the same order: decide by the clock, never by the data. Every term
-is a mean over samples of what depends on that sample alone; then K equal micro-batches average exactly to the
-large batch.
+is a mean over samples of something that depends on that sample alone; so K equal micro-batches average
+exactly to the large batch.
 
-Who plays is the objective's to declare, a `Part` for each role; whoever sets a run up builds them from it:
+An objective declares who plays, a `Part` for each role, and the run's setup builds the players accordingly:
 
     {"generator": Part(), "fake": Part(like="generator"), "teacher": Part(trained=False, like="generator")}
 """
@@ -33,23 +33,23 @@ JumpLaw: TypeAlias = Callable[[Rng, Process], tuple[Tensor, Tensor]]
 
 
 class Clock(Protocol):
-    """How far a run is, in images seen and in updates of the generator; the same on every rank."""
+    """How far a run has come, in images seen and in updates of its lead; the same on every rank."""
 
     @property
     def images(self) -> int:
-        """How many images were seen, all ranks together."""
+        """Images seen so far, by all ranks together."""
 
     @property
     def updates(self) -> int:
-        """How many updates the generator has had."""
+        """Updates of the lead so far."""
 
     @property
     def played(self) -> Mapping[str, int]:
-        """Updates of every player so far; who never played is not in it."""
+        """Updates of every player so far; without those that never played."""
 
     @property
     def total_images(self) -> int:
-        """How many images the run will see."""
+        """Length of the run in images."""
 
     @property
     def progress(self) -> float:
@@ -57,20 +57,20 @@ class Clock(Protocol):
 
     @property
     def furthest(self) -> float:
-        """`progress`, or that of the run which this one extends, where it is more: phases begin by it."""
+        """`progress`, or that of the run which this one extends, if greater: it decides when phases begin."""
 
 
 @dataclass(frozen=True)
 class Part:
     """One role of a cast: whether it learns, and where it comes from.
 
-    trained: it has an optimizer; else it is frozen. like: a role that this one begins as a twin of, sharing
-    what is frozen there; None: it is built from the configuration's node of its own name. fresh: a twin with
+    trained: it has an optimizer; else it is frozen. like: the role of which it begins as a twin, sharing what
+    is frozen there; None: it is built from the node of its own name in the configuration. fresh: a twin with
     new weights. given: arguments that the method decides, for those constructors of its node that take them;
-    stacked: images that it looks at together, along the channels. needs: what to tell who gives a role that
-    cannot do without them no weights (`init_from`); None: it may begin as it is built.
+    stacked: images that it sees together, along the channels. needs: for a role that cannot do without
+    trained weights, what to say if none are given (`init_from`); None: it may begin as it is built.
 
-    Raises UserError for a part that is both a twin and told how to be built.
+    Raises UserError for a twin with arguments of its own.
     """
 
     trained: bool = True
@@ -82,7 +82,7 @@ class Part:
 
     def __post_init__(self) -> None:
         if self.like is None and self.fresh:
-            raise UserError("a part is fresh as the twin of another: name whose, like=ROLE")
+            raise UserError("a part is fresh as the twin of another: name that one, like=ROLE")
         if self.like is not None and (self.given or self.stacked > 1):
             raise UserError(f"a twin of {self.like!r} is built as that one is: leave given and stacked out")
 
@@ -100,8 +100,8 @@ def trained(parts: Cast) -> tuple[str, ...]:
 class Facts:
     """What a method may know before it begins.
 
-    captions: the distinct ones of the train split, sorted, none where there are none; held_out: makes a batch
-    of images that no player is trained on, None without val shards; players: its cast, as it was built.
+    captions: the distinct captions of the train split, sorted, possibly none; held_out: makes a batch of
+    images that no player is trained on, None without val shards; players: the cast, as built.
     """
 
     captions: Sequence[str]
@@ -110,8 +110,10 @@ class Facts:
 
 
 class Objective(Protocol):
-    """A training method. `turns` is all it must write: the rest is that of a method led by its generator
-    which needs to know nothing of the data, has no health to report and no state.
+    """A training method.
+
+    Only `turns` has to be written. The rest defaults to a method that is led by its generator, needs to know
+    nothing of the data, has no health to report and no state.
     """
 
     @property
@@ -126,11 +128,11 @@ class Objective(Protocol):
 
     @property
     def proxy(self) -> str | None:
-        """The training metric, higher is better, that it may raise at the cost of what it stands for."""
+        """The training metric, higher is better, that may be raised at the cost of what it stands for."""
         return None
 
     def prepare(self, facts: Facts) -> None:
-        """Take in what it must know of data and players, once, and refuse what it cannot play with."""
+        """Learn what it must know about data and players, once, and refuse what it cannot work with."""
         return
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
@@ -156,14 +158,14 @@ class Objective(Protocol):
 
 
 SURE, STILL = 0.9995, 1e-7
-"""Accuracy from which, and norm of the gradient below which, a discriminator teaches nothing."""
+"""The accuracy above which, and the gradient norm below which, a discriminator teaches nothing."""
 
 
 def useless_discriminator(metrics: Mapping[str, float]) -> str | None:
-    """`Objective.collapsed` of a game with a discriminator: it is right or wrong on all it sees, or has no
-    gradient, or the generator makes the same whatever its noise.
+    """`Objective.collapsed` for a game with a discriminator: right or wrong on everything, or without a
+    gradient; or the generator makes the same image of every noise.
 
-    One that plays alone (a head start) is meant to be right on all, so such readings do not count.
+    A discriminator that plays alone (a head start) should be right on everything, so that does not count.
     """
     if "generator/grad_norm" not in metrics:
         return None
@@ -178,7 +180,7 @@ def useless_discriminator(metrics: Mapping[str, float]) -> str | None:
 
 
 def generator_of(players: Players, role: str = "generator") -> Generator:
-    """The player of a role that is a generator, typed."""
+    """The player of a role, typed as a generator."""
     return cast(Generator, players[role])
 
 
@@ -188,17 +190,17 @@ def discriminator_of(players: Players) -> Discriminator:
 
 
 def caption_drop(rng: Rng, probability: float) -> Tensor:
-    """Whose caption is dropped, bool [B]: u < p, one number a sample (classifier-free guidance)."""
+    """Whose caption is dropped, bool [B]: u < p, one number per sample (classifier-free guidance)."""
     return rng.uniform((), "drop") < probability
 
 
 def latent(generator: Generator, rng: Rng, like: Tensor, *, tag: str = "z") -> Tensor | None:
-    """Latent noise z ~ N(0, I) [B, z_dim] in the type of `like`; None for a generator without."""
+    """Latent noise z ~ N(0, I) [B, z_dim] in the dtype of `like`; None for a generator without z."""
     return rng.normal((generator.z_dim,), tag).to(like.dtype) if generator.z_dim else None
 
 
 def standard_normal(rng: Rng, like: Tensor, tag: str) -> Tensor:
-    """Noise ε ~ N(0, I) in the shape and type of `like` [B, ...]."""
+    """Noise ε ~ N(0, I) in the shape and dtype of `like` [B, ...]."""
     return rng.normal(like.shape[1:], tag).to(like.dtype)
 
 
@@ -208,7 +210,7 @@ def mean_square(error: Tensor) -> Tensor:
 
 
 def repeat(value: Tensor, times: int) -> Tensor:
-    """`times` copies one after the other along the batch."""
+    """`times` copies, one after the other along the batch."""
     return torch.cat([value] * times)
 
 

@@ -2,16 +2,16 @@
 
     L = E_{t, ε} w(t) ‖f(x_t, t, c) − y‖²/D,      x_t = α x₀ + σ ε,      y the net's target
 
-The weights are known for the error of x̂₀ and carried over to the net's own by ‖x₀ − x̂₀‖² = σ²/n² ‖y − f‖²:
+The weights are published for the error of x̂₀ and translated to that of f by ‖x₀ − x̂₀‖² = σ²/n² ‖y − f‖²:
 
-    n = d of the prediction's row (`process.gaussian`),    n² = (σ² + α² σ_d²)/σ_d² of EDM's F
+    n = d of the prediction's row (`process.gaussian`),    n² = (σ² + α² σ_d²)/σ_d² for EDM's F
 
               on x̂₀                                                     on f
     none                                                                1
     min_snr   min(SNR, 5)                Hang et al. 2023, eq. 8        min(α², 5 σ²)/n²
     edm       (σ̄² + σ_d²)/(σ̄ σ_d)²       Karras et al. 2022, table 1    (σ² + α² σ_d²)/(σ_d² n²)
 
-with σ̄ = σ/α; for EDM's own F the last weight is 1. Times at the clean end have no such weight.
+with σ̄ = σ/α; for EDM's F the last weight is 1. At the clean end of time no weight is defined.
 """
 
 from collections.abc import Iterator
@@ -44,9 +44,8 @@ _MIN_SNR = 5.0
 class Denoising(Objective):
     """Train the generator on its own target, L = E w(t) ‖f(x_t, t, c) − y‖²/D.
 
-    times: law (rng, process) → t [B]; weighting: see the module; caption_dropout: share of
-    captions dropped, [0, 1].
-    A generator with a latent z gets one, so that the same net may be trained on by an adversary.
+    times: law (rng, process) → t [B]; weighting: see the module; caption_dropout: share of captions dropped,
+    [0, 1]. A generator with a latent z gets one, so that an adversary can continue training the same net.
     """
 
     def __init__(self, times: Times, *, weighting: Weighting = "none", caption_dropout: float = 0.1) -> None:
@@ -74,7 +73,7 @@ class Denoising(Objective):
 
 
 def native_weight(weighting: Weighting, generator: Generator, t: Tensor) -> Tensor:
-    """w(t) [B] for the error of what `generator`'s net predicts; the table above."""
+    """w(t) [B] for the error of what the generator's net predicts; see the table above."""
     alpha, sigma = generator.process.schedule(t)
     if weighting == "none":
         return torch.ones_like(alpha)

@@ -1,10 +1,10 @@
 """Diffusion-DPO: preferences without a reward model in the loop (Wallace et al. 2024, eq. 14).
 
-    e(x₀; f) = ‖f(x_t, t, c) − y‖²/D                                       same t and ε for both of a pair
+    e(x₀; f) = ‖f(x_t, t, c) − y‖²/D                                       same t and ε for a whole pair
     L = −log σ( −(β/2) [ (e(x^w; f_θ) − e(x^w; f_ref)) − (e(x^l; f_θ) − e(x^l; f_ref)) ] )
 
-β stands for the paper's βTω(λ). Pairs come with the data (the batch's image is preferred to
-extra["rejected"]), or are made by the policy itself: the best and the worst of a group by the reward.
+β stands for the paper's βTω(λ). Pairs come with the data (the batch's image is preferred over
+extra["rejected"]), or the policy makes them: the best and the worst of a group by the reward.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,12 +30,12 @@ from lmsd.types import Batch, Loss, Players, Turn
 class DPO(Rewarded):
     """Learn which of two images is preferred.
 
-    times: law of the times; beta: β; reward, sampler, settings, group: how pairs are made where the data have
+    times: law of the times; beta: β; reward, sampler, settings, group: how pairs are made if the data have
     none; reward=None: the data must have them. updates: turns on one batch of pairs; refresh: how a judge
-    keeps up; patience: batches in a row without one usable group that end the run.
+    keeps up; patience: the run ends after so many consecutive batches without a usable group.
 
-    Logs: preference (share of pairs that the model gets right), margin; of pairs by a reward also reward,
-    reward_failed, diversity and reward_gap, that of the pairs.
+    Logs: preference (share of pairs that the model gets right), margin; for pairs made by a reward also
+    reward, reward_failed, diversity and reward_gap, the difference within pairs.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class DPO(Rewarded):
         self.times, self.judged, self.beta, self.updates = times, reward is not None, beta, updates
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
-        """The judge's turns where they are due; pairs; `updates` turns of the generator."""
+        """The judge's turns if they are due; pairs; `updates` turns of the generator."""
         if "rejected" in batch.extra:
             better, worse, asked = batch.x, batch.extra["rejected"], batch
             weight, facts = torch.ones(len(batch)), dict[str, Tensor]()
@@ -85,7 +85,7 @@ class DPO(Rewarded):
     def _pairs(
         self, players: Players, asked: Batch, rng: Rng
     ) -> tuple[Tensor, Tensor, Batch, Tensor, dict[str, Tensor]]:
-        """Best and worst image of every group, what was asked, 0 for groups that failed, and logs."""
+        """Best and worst image of every group, what was asked, weights (0 for failed groups), and logs."""
         generator = generator_of(players)
         images = bounded(self.draw(generator, asked, rng), generator.bound)
         verdict = self.verdict(players, images, asked)

@@ -2,8 +2,8 @@
 
     x_{K−n} by sampling without gradients,     x₀ by the last n steps with them,     L = −E[r(x₀)]
 
-n = 1 is DRaFT-1, n = K AlignProp. Noise of the steps is a constant by counter. It climbs fastest of all and
-departs farthest: reference_weight, a judge that is refreshed, or few updates hold it back.
+n = 1 is DRaFT-1, n = K AlignProp. The counter fixes the noise of the steps. Of all methods it climbs fastest
+and departs farthest: reference_weight, a refreshed judge, or few updates hold it back.
 """
 
 from collections.abc import Iterator
@@ -28,10 +28,10 @@ from lmsd.types import Batch, Cond, Loss, Players, Turn
 class DRaFT(Rewarded):
     """Climb a differentiable reward.
 
-    policy, settings: how images are drawn (tau = 0: DDIM); last: n steps with gradients; reference_weight: of
-    the squared distance per pixel of their means from the reference's; group: samples of one caption;
-    refresh: how a judge keeps up; patience: batches in a row without one usable group that end the run.
-    Raises UserError for a reward without gradients.
+    policy, settings: how images are drawn (tau = 0: DDIM); last: n, the steps with gradients;
+    reference_weight: of the squared distance per pixel between their means and the reference's; group:
+    samples per caption; refresh: how a judge keeps up; patience: the run ends after so many consecutive
+    batches without a usable group. Raises UserError for a reward without gradients.
 
     Logs: reward, reward_failed, diversity, pull.
     """
@@ -67,7 +67,7 @@ class DRaFT(Rewarded):
         self.policy, self.last, self.reference_weight = policy, last, reference_weight
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
-        """The judge's turns where they are due; one turn of the generator."""
+        """The judge's turns if they are due; one turn of the generator."""
         generator, table, asked = generator_of(players), self.open(clock, batch.x), self.asked(batch)
         yield from self.keep_up(players, batch, table, rng)
         cond, null = conditions(generator, asked, guided=self.settings.guided)
@@ -95,13 +95,13 @@ class DRaFT(Rewarded):
         verdict = self.verdict(players, self.pulse.through(x_0), asked)
         whole = verdict.valid.view(-1, self.group).all(1).repeat_interleave(self.group)
         self.count(bool(gather(whole).any()))
-        # A score that is NaN has a gradient that is NaN, which a weight of 0 would not stop.
+        # A NaN score has a NaN gradient, which a weight of 0 would not stop.
         if x_0.requires_grad:
             rows = whole.view(-1, *[1] * (x_0.ndim - 1))
             x_0.register_hook(lambda slope: torch.where(rows, slope, 0.0))
         spread = diversity(bounded(x_0, generator.bound), self.group)
         reward = torch.where(whole, verdict.value, 0.0).to(x_0.dtype)
-        reward = reward + 0.0 * x_0.flatten(1).sum(1)  # a graph where it failed
+        reward = reward + 0.0 * x_0.flatten(1).sum(1)  # a graph, even if all scores failed
         value, logs = -reward.mean(), {}
         if self.reference_weight > 0:
             reference, away = generator_of(players, "reference"), torch.zeros_like(reward)

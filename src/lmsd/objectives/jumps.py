@@ -1,6 +1,6 @@
-"""One jump t → s of the chain, as a game's players see it.
+"""One jump t → s of the chain, as the players of a game see it.
 
-x_s ~ q(x_s | x_0),    x_t ~ q(x_t | x_s)        a Markov pair: two draws of q(·|x_0) would be no transition
+x_s ~ q(x_s | x_0),    x_t ~ q(x_t | x_s)        a Markov pair: two draws of q(·|x_0) would not be one
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from lmsd.types import Batch, Cond
 
 @dataclass(frozen=True)
 class Jump:
-    """One jump t → s of every sample and what the players know of it.
+    """One jump t → s of every sample, and what the players know about it.
 
-    s, t: times [B]; x_s, x_t: the Markov pair [B,C,H,W]; drop: whose caption is dropped, bool [B];
-    cond: the condition, with gradients where they are on; rng: the turn's numbers.
+    s, t: times [B]; x_s, x_t: the Markov pair [B,C,H,W]; drop: whose caption is dropped, bool [B]; cond: the
+    condition, with gradients if they are on; rng: the turn's random numbers.
     """
 
     s: Tensor

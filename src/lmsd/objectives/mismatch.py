@@ -1,7 +1,7 @@
-"""Mismatched captions: D also sees reals with another caption as fakes (Reed et al. 2016).
+"""Mismatched captions: D also counts reals with a wrong caption as fakes (Reed et al. 2016).
 
-The other caption is drawn for each sample by its own counter, not by rolling the batch, so that it does not
-depend on how a batch is split.
+Each sample's wrong caption is drawn by its own counter, not by rolling the batch, so that it does not depend
+on how a batch is split.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from lmsd.types import Batch, Cond
 class Mismatch:
     """The weight of mismatched captions in D's loss, and the captions that they are drawn from.
 
-    weight: of the mismatches' loss beside that of the fakes; 0: none are drawn; captions: the distinct ones;
-    where none are given, what the data hold. Raises UserError for a weight below 0.
+    weight: of the mismatches' loss relative to that of the fakes; 0: none are drawn; captions: the distinct
+    ones, by default those of the data. Raises UserError for a weight below 0.
     """
 
     def __init__(self, weight: float = 0.0, *, captions: Sequence[str] = ()) -> None:
@@ -34,7 +34,7 @@ class Mismatch:
         self._rank = {caption: index for index, caption in enumerate(self.captions)}
 
     def check(self, batch: Batch) -> None:
-        """Refuse data without captions, or with a single one."""
+        """Refuse data without captions, or with a single distinct one."""
         if self.weight and (batch.text is None or len(self.captions) < 2):
             raise UserError(
                 "mismatch: a weight above 0 needs captions in the data, and at least two distinct ones in "
@@ -43,7 +43,7 @@ class Mismatch:
 
     @torch.no_grad()
     def cond(self, generator: Generator, batch: Batch, jump: Jump) -> Cond:
-        """The condition of another caption: index own + u (mod n), u uniform in [1, n), so never its own."""
+        """The condition of a wrong caption: own index + u (mod n), u uniform in [1, n), so never the own."""
         size = len(self.captions)
         steps = jump.rng.integer(1, size, (), "mismatch").tolist()
         own = [self._rank.get(caption, 0) for caption in batch.text or ()]

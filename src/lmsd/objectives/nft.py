@@ -4,13 +4,13 @@
     f₊ = (1 − β) f_old + β f_θ,      f₋ = (1 + β) f_old − β f_θ
     L  = E[ r ‖f₊ − y‖² + (1 − r) ‖f₋ − y‖² ]
 
-It needs no log-probabilities and no SDE, so one-step and deterministic students learn too. For an f_old that
-is E[y|x_t] under its own samples the optimum is
+It needs neither log-probabilities nor an SDE, so one-step and deterministic students learn too. For an f_old
+that is E[y|x_t] under its own samples the optimum is
 
     f_θ = f_old + (2/β) Cov(r, y | x_t)
 
-r = ½ + clip(A/A_max, −1, 1)/2 with A the score of the reward. weighting: "none" as above, in the net's own
-target; "adaptive": errors of x̂₀, each divided by its own mean absolute size, as in the paper.
+r = ½ + clip(A/A_max, −1, 1)/2, where A is the score of the reward. weighting: none as above, on the net's own
+target; adaptive: on errors of x̂₀, each divided by its mean absolute size, as in the paper.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,10 +34,10 @@ Weighting: TypeAlias = Literal["none", "adaptive"]
 
 
 class Contrast:
-    """How better is told from worse.
+    """How better samples are set against worse ones.
 
-    beta: β; weighting: as above; updates: turns on one batch of samples, each with its own times and noise;
-    reference_weight: of ‖f_θ − f_ref‖²/D. Raises UserError for values out of range.
+    beta: β; weighting: see the module; updates: turns on one batch of samples, each with its own times and
+    noise; reference_weight: of ‖f_θ − f_ref‖²/D. Raises UserError for values out of range.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Contrast:
 
 
 class OldPolicy:
-    """How the policy that draws follows the one that learns: old ← η old + (1 − η) θ after each batch.
+    """How the sampling policy follows the one that learns: old ← η old + (1 − η) θ after each batch.
 
     decay, ramp: η = min(ramp · updates, decay). Raises UserError for values out of range.
     """
@@ -68,7 +68,7 @@ class OldPolicy:
 
     @torch.no_grad()
     def follow(self, old: nn.Module, new: nn.Module, updates: int) -> None:
-        """One step after the new policy; buffers are copied."""
+        """Move one step towards the new policy; buffers are copied."""
         eta = min(self.ramp * updates, self.decay)
         for kept, fresh in zip(old.parameters(), new.parameters(), strict=True):
             kept.lerp_(fresh, 1 - eta)
@@ -77,11 +77,12 @@ class OldPolicy:
 
 
 class NFT(Rewarded):
-    """Contrast better with worse samples of the old policy, at any time of the forward process.
+    """Contrast better and worse samples of the old policy, at any time of the forward process.
 
-    sampler, settings: how the old policy draws; times: law of the times it is learned at (Grid for few-step
-    students); contrast, old: see each; advantages: A, with A_max their bound; group: samples of one caption;
-    refresh: how a judge keeps up; patience: batches in a row without one usable group that end the run.
+    sampler, settings: how the old policy samples; times: law of the training times (Grid for few-step
+    students); contrast, old: see each class; advantages: A, whose bound is A_max; group: samples per caption;
+    refresh: how a judge keeps up; patience: the run ends after so many consecutive batches without a usable
+    group.
 
     Logs: reward, reward_std, reward_failed, groups_without_spread, diversity, positive, negative, drift.
     Raises UserError for advantages without a bound.
@@ -118,7 +119,7 @@ class NFT(Rewarded):
         )
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
-        """The judge's turns where they are due; samples; `updates` turns of the generator; the old policy."""
+        """The judge's turns if they are due; samples; `updates` turns of the generator; the old policy."""
         old, table, asked = generator_of(players, "old"), self.open(clock, batch.x), self.asked(batch)
         yield from self.keep_up(players, batch, table, rng, policy="old")
         images = self.score(players, self.draw(old, asked, rng), asked, table)
@@ -164,7 +165,7 @@ class NFT(Rewarded):
         with torch.no_grad():
             before = old(x_t, t, cond, z, output="native")
         beta, pull = self.contrast.beta, self.contrast.reference_weight
-        # Noted side by side, so that the slopes of new are summed in the order of before.
+        # Noted on each side, which keeps the order in which the gradients of new are summed.
         positive = self.pulse.through((1 - beta) * before + beta * new)
         negative = self.pulse.through((1 + beta) * before - beta * new)
         if self.contrast.weighting == "none":
@@ -182,6 +183,6 @@ class NFT(Rewarded):
 
 
 def _adaptive(error: Tensor) -> Tensor:
-    """‖error‖²/D over its own mean absolute size, which is not differentiated; [B,...] → [B]."""
+    """‖error‖²/D over its own mean absolute size, which gets no gradient; [B,...] → [B]."""
     size = error.detach().abs().flatten(1).mean(1)
     return mean_square(error) / size.clamp(min=1e-5)

@@ -4,8 +4,8 @@
     R_σ(x)    = E_n [(D(x + σn) − D(x))²]/σ²            finite difference, → R as σ → 0, n ~ N(0, I)
 
 (γ/2) R_σ = λ E ΔD² with γ = 2 λ σ²: λ = 100 at σ = 0.01 (Lin et al. 2025, APT) is γ = 0.02. Compiled code and
-fused attention have no double backward; a finite difference of σ drowns in bfloat16's rounding of the logits,
-which is 2⁻⁸ of them, below `FINEST`.
+fused attention have no double backward; and below `FINEST` a finite difference drowns in the rounding of
+bfloat16 logits, which is 2⁻⁸ of them.
 """
 
 import warnings
@@ -23,18 +23,18 @@ from lmsd.rng import Rng
 
 PenaltyKind: TypeAlias = Literal["fd", "exact", "none"]
 Critic: TypeAlias = Callable[[Tensor], Tensor]
-"""Candidates of every sample [k·B,C,H,W] → logits [k·B,heads], each with what its sample is judged beside."""
+"""k candidates of every sample [k·B,C,H,W] → logits [k·B,heads], given all else that D sees of the sample."""
 
 FINEST = 0.03
-"""Finite difference σ below which bfloat16's rounding of the logits hides their difference."""
+"""The σ below which bfloat16's rounding of the logits hides their finite difference."""
 
 
 class Penalty:
     """(γ/2)(R1 + R2) on every lazy-th update of D, times lazy.
 
-    kind: "fd", the finite difference; "exact"; "none"; sigma: σ, in units of x. gamma: γ, a number or a pair
-    (start, end) that goes by a cosine over its phase of the run; r1, r2: on reals, on fakes; lazy: updates of
-    D from one penalty to the next.
+    kind: fd (the finite difference), exact or none; gamma: γ, a number, or a pair (start, end) joined by a
+    cosine over its phase of the run; sigma: σ, in units of x; r1, r2: on reals, on fakes; lazy: updates of D
+    from one penalty to the next.
 
     Raises UserError for values out of range.
     """
@@ -59,7 +59,7 @@ class Penalty:
             )
 
     def check(self, discriminator: nn.Module, device: torch.device) -> None:
-        """Refuse a discriminator without double backward; warn of a σ too fine for half precision."""
+        """Refuse a discriminator without double backward; warn if σ is too fine for half precision."""
         obstacle = double_backward_obstacle(discriminator) if self.kind == "exact" else None
         if obstacle:
             raise UserError(
@@ -74,14 +74,14 @@ class Penalty:
             )
 
     def weight(self, progress: float, update: int) -> float:
-        """γ/2 times lazy at this update of D, by its number; 0 where no penalty is due."""
+        """γ/2 times lazy at this update of D, given by its number; 0 if no penalty is due."""
         due = update % self.lazy == 0 and self.kind != "none"
         return 0.5 * self.gamma(progress) * self.lazy if due else 0.0
 
     def judge(
         self, critic: Critic, real: Tensor, fake: Tensor, rng: Rng, *, due: bool
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """D's logits of reals and fakes, and the penalties [B] by name where due; one forward of D in all."""
+        """D's logits of reals and fakes, and the penalties [B] by name if due, in one forward pass of D."""
         pair = torch.cat([real, fake])
         sides = {name: side for name, side, on in (("r1", 0, self.r1), ("r2", 1, self.r2)) if on and due}
         if not sides:

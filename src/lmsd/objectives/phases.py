@@ -1,9 +1,9 @@
 """Objectives one after the other, by shares of the run.
 
     phase i plays while start_i ≤ images/total < start_i + share_i,    start_i = Σ_{j<i} share_j
-    its own progress, by which its weights and rates go: (images/total − start_i)/share_i
+    its own progress, which its weights and rates follow: (images/total − start_i)/share_i
 
-Decided by the clock alone, so a killed run continues in the phase that it was in.
+The clock alone decides, so a killed run continues in the phase that it was in.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,9 +24,9 @@ from lmsd.types import Batch, Loss, Players, Turn
 class Phase:
     """An objective and its share of the run.
 
-    share: in [0, 1], None: what the others leave (one phase). rate: factor on the learning rates, a number or
-    a pair (start, end) that goes by a cosine over the phase. waits: by role, the share of the run that it
-    watches before it joins. restart: roles that begin the phase from their averages, with a fresh optimizer.
+    share: in [0, 1]; None, in one phase: what the others leave. rate: factor on the learning rates, a number,
+    or a pair (start, end) joined by a cosine over the phase. waits: by role, the share of the run that passes
+    before it joins. restart: roles that begin the phase from their averages, with a fresh optimizer.
     freeze_text: the lead's text encoder does not learn.
     """
 
@@ -40,7 +40,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class PhaseClock:
-    """The run's clock with the progress of one phase."""
+    """The run's clock, with the progress of one phase."""
 
     run: Clock
     start: float
@@ -68,7 +68,7 @@ class PhaseClock:
 
     @property
     def progress(self) -> float:
-        """The share of the phase that is done."""
+        """Completed share of the phase."""
         return max(0.0, self.run.progress - self.start) / (self.share or 1.0)
 
     @property
@@ -80,8 +80,8 @@ class PhaseClock:
 class Phases(Objective):
     """Play objectives one after the other; see the module for when.
 
-    All are led by one role, and a role is the same part wherever it plays. Raises UserError where phases do
-    not fit together or into the run.
+    One role leads them all, and a role is the same part in every phase. Raises UserError if phases do not fit
+    together or into the run.
     """
 
     def __init__(self, phases: Sequence[Phase]) -> None:
@@ -128,12 +128,12 @@ class Phases(Objective):
         return self.phases[-1].objective.proxy
 
     def prepare(self, facts: Facts) -> None:
-        """Every phase takes in what it must know."""
+        """Prepare every phase."""
         for phase in self.phases:
             phase.objective.prepare(facts)
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
-        """The turns of the phase that the run is in, of those who have joined."""
+        """The turns of the current phase, of the players that have joined."""
         index = max(i for i, start in enumerate(self.starts) if start <= clock.furthest or i == 0)
         phase, start = self.phases[index], self.starts[index]
         inner = PhaseClock(clock, start, self.shares[index])
@@ -150,29 +150,29 @@ class Phases(Objective):
             begins = False
 
     def _newcomers(self, index: int) -> set[str]:
-        """Who plays in a phase and in none before it."""
+        """The roles that play in a phase and in none before it."""
         before = {role for phase in self.phases[:index] for role in phase.objective.cast}
         return set(self.phases[index].objective.cast) - before
 
     def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
-        """What every phase measures, by name; of two the later one's."""
+        """What the phases measure, by name; later phases win."""
         found: dict[str, Tensor] = {}
         for phase in self.phases:
             found |= phase.objective.probe(players, batch, rng)
         return found
 
     def collapsed(self, metrics: Mapping[str, float]) -> str | None:
-        """What the first phase says that has something to say."""
+        """The verdict of the first phase that has one."""
         said = (phase.objective.collapsed(metrics) for phase in self.phases)
         return next((clause for clause in said if clause is not None), None)
 
     def state_dict(self) -> Mapping[str, Any]:
-        """The states of those phases that have any, by their numbers."""
+        """The states of the phases that have one, by number."""
         states = ((str(i), phase.objective.state_dict()) for i, phase in enumerate(self.phases))
         return {number: dict(state) for number, state in states if state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Hand every phase what it gave."""
+        """The inverse of `state_dict`."""
         for i, phase in enumerate(self.phases):
             phase.objective.load_state_dict(state.get(str(i), {}))
 
@@ -187,7 +187,7 @@ def _without_text(conditioner: nn.Module, loss: Callable[[], Loss]) -> Callable[
 
 @contextmanager
 def _still(module: nn.Module) -> Iterator[None]:
-    """Those of its parameters that may move do not, for a while."""
+    """Freeze its trainable parameters for a while."""
     moving = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in moving:
         parameter.requires_grad_(False)

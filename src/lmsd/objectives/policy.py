@@ -11,14 +11,14 @@
     A_k = score(r) − β Σ_{j>k} KL_j, centered in its group                           form = path
     L   = Σ_k max( −A_k ρ_k, −A_k clip(ρ_k, e^{−c}, e^{c}) ) + β KL_k,  ρ_k = e^{Δ_k}
 
-The gradient of L at θ = θ_old is that of the objective, exactly: a step answers for its own KL through the
-last term and for the later ones, whose states it chooses, through A_k. With form = step (Flow-GRPO,
-DanceGRPO) it does not answer for the later ones, and the optimum is another than p_ref exp(r/β).
+At θ = θ_old the gradient of L is exactly that of the objective: a step pays for its own KL through the last
+term, and for the later ones, whose states it chooses, through A_k. With form = step (Flow-GRPO, DanceGRPO) it
+does not pay for the later ones, and the optimum differs from p_ref exp(r/β).
 
 units: "nats" as above; "mean", the field's other convention, divides Δ, KL and c by the D numbers of an
-image, so that c = 1 nat is its clip range of 1/D. With one update a batch ρ = 1 and nothing is clipped.
+image, so that c = 1 nat is its clip range of 1/D. With one update per batch ρ = 1 and nothing is clipped.
 
-With normalize = center, form = path and a policy of τ = 1 from α_T = 0 the optimum is known,
+With normalize = center, form = path and a policy with τ = 1 from α_T = 0 the optimum is known,
 p_ref(x₀|c) exp(r(x₀)/β)/Z: rewards and β are in the same nats.
 """
 
@@ -43,17 +43,17 @@ KLForm: TypeAlias = Literal["path", "step"]
 Units: TypeAlias = Literal["nats", "mean"]
 Surrogate: TypeAlias = Literal["clip", "reinforce"]
 _FARTHEST = 60.0
-"""Nats of a step's log-ratio that are told apart; exp(89) is no number in float32."""
+"""Where a step's log-ratio is clamped, in nats; exp(89) overflows in float32."""
 
 
 class Update:
-    """How a batch of paths is learned from: `epochs` passes of `minibatches_per_epoch` updates each.
+    """How a batch of paths is used: `epochs` passes of `minibatches_per_epoch` updates each.
 
-    surrogate: "clip", or "reinforce", −A log π; clip: c in nats, None: never; units: see the module; epochs:
+    surrogate: clip, or reinforce, −A log π; clip: c in nats, None: never; units: see the module; epochs:
     passes over a batch of paths; minibatches_per_epoch: updates in a pass, each on its share of the groups.
 
     Raises UserError for values out of range, and for REINFORCE with several updates on one batch, which would
-    be off its policy.
+    be off-policy.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class Update:
         self.epochs, self.minibatches_per_epoch = epochs, minibatches_per_epoch
 
     def gain(self, advantage: Tensor, delta: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """What a step of log-ratio delta gains, [b], and the share of samples whose ratio is clipped."""
+        """The gain of a step with log-ratio delta, [b], and the share of samples whose ratio is clipped."""
         delta = delta / size
         if self.surrogate == "reinforce":
             return advantage * delta, torch.zeros((), device=delta.device)
-        # Beyond the farthest the slope of a clipped ratio would be 0 times infinity.
+        # Without this clamp the slope of a clipped ratio could be 0 times infinity.
         ratio = delta.clamp(max=_FARTHEST).exp()
         if self.clip is None:
             return advantage * ratio, torch.zeros((), device=delta.device)
@@ -98,10 +98,10 @@ class Update:
 
 
 class Reference:
-    """The KL of paths from the reference: what it costs, and how much of it there may be.
+    """The KL of paths from the reference: what it costs, and how large it may become.
 
-    weight: β, of nats; form: "path" or "step", see the module; budget: nats of path KL above which rewards
-    count nothing and only the KL does, None: no bound. Raises UserError for a weight below 0.
+    weight: β, per nat; form: path or step, see the module; budget: nats of path KL above which rewards no
+    longer count and only the KL does, None: unlimited. Raises UserError for a weight below 0.
     """
 
     def __init__(self, weight: float = 0.0, *, form: KLForm = "path", budget: float | None = None) -> None:
@@ -112,15 +112,15 @@ class Reference:
 
     @property
     def asked(self) -> bool:
-        """Whether the KL is looked at."""
+        """Whether the KL is computed."""
         return self.weight > 0 or self.budget is not None
 
 
 class Windows:
-    """Which steps of a path are learned from: `size` in a row, moving on by `stride` every `every` updates.
+    """Which steps of a path are learned from: `size` in a row, shifted by `stride` every `every` updates.
 
-    size: None: all steps; stride: steps that it moves on by, beginning anew behind the last place; every:
-    updates after which it does. Raises UserError for values out of range.
+    size: None for all steps; stride: steps that the window moves by, back to the start after the last place;
+    every: updates between two moves. Raises UserError for values out of range.
     """
 
     def __init__(self, size: int | None = None, *, stride: int = 1, every: int = 1) -> None:
@@ -131,7 +131,7 @@ class Windows:
         self.size, self.stride, self.every = size, stride, every
 
     def at(self, updates: int, steps: int) -> tuple[int, ...] | None:
-        """The window of an update in paths of `steps` steps that may be learned from; None: all."""
+        """The window of an update, in paths with `steps` steps that may be learned from; None: all."""
         if self.size is None:
             return None
         places = max(0, steps - self.size) // self.stride + 1
@@ -142,9 +142,9 @@ class Windows:
 class PolicyGradient(Rewarded):
     """Learn from the rewards of whole paths; see the module for the formulas.
 
-    policy, settings: how paths are drawn; advantages: scores of rewards; update, reference, windows: see
-    each; group: samples of one caption; refresh: how a judge keeps up; patience: batches in a row without one
-    usable group that end the run.
+    policy, settings: how paths are drawn; advantages: makes scores of rewards; update, reference, windows:
+    see each class; group: samples per caption; refresh: how a judge keeps up; patience: the run ends after so
+    many consecutive batches without a usable group.
 
     Logs: reward, reward_std, reward_failed, groups_without_spread, diversity, kl (nats a path), ratio (the
     largest |Δ|), clipped. Raises UserError for a window of more steps than a path has.
@@ -181,14 +181,14 @@ class PolicyGradient(Rewarded):
 
     def steps_at(self, clock: Clock) -> tuple[int, ...] | None:
         """The window of this update; None: all steps."""
-        # There is nothing to learn from the last step alone, where it has no noise.
+        # If the last step has no noise, there is nothing to learn from it alone.
         idle = self.windows.size == 1 and self.policy.last_std == 0
         return self.windows.at(clock.updates, self.settings.steps - idle)
 
     # -- the script -----------------------------------------------------------------------------------------
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
-        """The judge's turns where they are due; a rollout; epochs · minibatches turns of the generator."""
+        """The judge's turns if they are due; a rollout; epochs · minibatches turns of the generator."""
         generator, table = generator_of(players), self.open(clock, batch.x)
         asked, window = self.asked(batch), self.steps_at(clock)
         if len(batch) % (self.group * self.update.minibatches_per_epoch):
@@ -226,7 +226,7 @@ class PolicyGradient(Rewarded):
 
     @torch.no_grad()
     def advantages(self, table: Table) -> Tensor:
-        """A [n,k] of every sample and learned step; 0 for rewards where the KL budget is used up."""
+        """A [n,k] of every sample and learned step; without rewards once the KL budget is used up."""
         score, weight = self.scored(table), table.weight
         spent = (weight * table.kl.sum(1)).sum() / weight.sum().clamp(min=1)
         if self.reference.budget is not None and float(spent) > self.reference.budget:
@@ -279,7 +279,7 @@ class PolicyGradient(Rewarded):
 
 
 def _kl(path: Trajectory, others: list[Tensor] | None) -> Tensor:
-    """KL of every learned step from the reference, [B,k] nats; 0 where there is none."""
+    """KL of every learned step from the reference, [B,k] nats; 0 without a reference."""
     if others is None:
         return torch.zeros_like(path.log_prob)
     pairs = zip(path.mean.unbind(1), others, path.std, strict=True)

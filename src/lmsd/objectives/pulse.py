@@ -1,8 +1,8 @@
 """Does a method's own term teach anything?
 
-A run may lower its weights by decay, follow a KL to a reference, log a reward, and learn nothing from it: all
-advantages equal, or a gradient of the method's own term that is exactly 0. Both are looked at over the first
-updates: gradients where that term alone sends them back, advantages before a KL is charged to them.
+A run may shrink its weights by decay, follow a KL to a reference, log a reward, and learn nothing from it: if
+all advantages are equal, or the gradient of the method's own term is exactly 0. Both are watched during the
+first updates: gradients at a point where only that term sends them back, advantages before a KL is charged.
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from torch import Tensor
 from lmsd.ranks import gather
 
 FIRST = 50
-"""Updates after which it is decided."""
+"""Updates after which the verdict falls."""
 
 
 class Pulse:
-    """Notes, on the device, whether gradients were felt and whether advantages differed.
+    """Records, on the device, whether gradients were felt and whether advantages differed.
 
-    sentence: what to say where a run has learned nothing; None before that is known, and where it learns.
+    sentence: what to say if a run has learned nothing; None before that is known, and if it learns.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Pulse:
         self._differed: Tensor | None = None
 
     def through(self, value: Tensor) -> Tensor:
-        """`value` for the method's own term alone: what gradient comes back is noted, and not changed."""
+        """`value` for the method's own term alone: the gradient that comes back is noted, not changed."""
         if self._decided or not torch.is_grad_enabled():
             return value
         if self._felt is None:
@@ -47,7 +47,7 @@ class Pulse:
         self._felt = self._felt | (slope != 0).any()
 
     def differ(self, scores: Tensor, weight: Tensor) -> None:
-        """Note whether scores [n] of weight above 0 differ."""
+        """Note whether scores [n] with a weight above 0 differ."""
         if not self._decided:
             kept = weight > 0
             high = torch.where(kept, scores, -torch.inf).amax()
@@ -55,9 +55,9 @@ class Pulse:
             self._differed = here if self._differed is None else self._differed | here
 
     def check(self, updates: int, like: Tensor) -> str | None:
-        """The sentence, once, after the first updates; every rank calls it at the same `updates`.
+        """The sentence, once, after the first updates; every rank calls this at the same `updates`.
 
-        like: a tensor on the device that ranks talk over.
+        like: a tensor on the device that the ranks communicate through.
         """
         self._begun = updates if self._begun is None else self._begun
         if self._decided or updates - self._begun < FIRST:
@@ -77,7 +77,7 @@ class Pulse:
         return self.sentence
 
     def state_dict(self) -> Mapping[str, Any]:
-        """What was noted."""
+        """What has been noted."""
         return {
             "sentence": self.sentence,
             "begun": self._begun,
@@ -87,7 +87,7 @@ class Pulse:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The reverse of `state_dict`."""
+        """The inverse of `state_dict`."""
         self.sentence, self._begun, self._decided = state["sentence"], state["begun"], state["decided"]
         self._felt, self._differed = (
             None if state[name] is None else torch.tensor(state[name]) for name in ("felt", "differed")
@@ -95,5 +95,5 @@ class Pulse:
 
 
 def _holds(note: Tensor | None) -> bool:
-    """What was noted; what was never looked at holds."""
+    """What was noted; what was never looked at counts as true."""
     return note is None or bool(note)

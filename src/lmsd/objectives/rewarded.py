@@ -1,12 +1,12 @@
 """What all methods that learn from rewards share: prompts in groups, scores, judges, the reference.
 
-    batch of B captions → B/N of them, N times each        group g = the N samples after position gN
+    batch of B captions → B/N of them, N times each        group g = the N samples from position gN on
     x₀ ~ the method's own sampling                         no gradients
     r = reward(x₀, asked)                                  failures: weight 0, for the whole group
     every M updates: D learns on current samples, is calibrated on held-out pairs, p_ref ← p_θ
 
-The generator's text encoder is not trained by rewards: judges read the same code. Nets are in eval mode
-throughout, in rollouts and in learning, so that both see the same function.
+Rewards do not train the generator's text encoder: judges read the same code. Nets are always in eval mode, in
+rollouts and in updates, so that both see the same function.
 """
 
 import warnings
@@ -54,12 +54,12 @@ _UNTRAINED = {
     "init_from=[RUN@ema,RUN:discriminator], let it learn, "
     "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh}, or take another reward"
 }
-"""The ways out where a frozen judge has learned nothing."""
+"""The ways out if a frozen judge has learned nothing."""
 
 
 @contextmanager
 def still(*modules: nn.Module) -> Iterator[None]:
-    """Eval mode for a while: no dropout, whose mask would be another one in learning than in the rollout."""
+    """Eval mode for a while: no dropout, whose mask would differ between rollout and update."""
     before = [module.training for module in modules]
     for module in modules:
         module.eval()
@@ -71,7 +71,7 @@ def still(*modules: nn.Module) -> Iterator[None]:
 
 
 def conditions(generator: Generator, asked: Batch, *, guided: bool) -> tuple[Cond, Cond | None]:
-    """The condition and, where guidance asks for it, the null condition; both without gradients."""
+    """The condition and, if guidance needs it, the null condition; both without gradients."""
     with torch.no_grad():
         cond = generator.condition(asked)
         nothing = torch.ones(len(asked), dtype=torch.bool, device=asked.position.device)
@@ -79,16 +79,16 @@ def conditions(generator: Generator, asked: Batch, *, guided: bool) -> tuple[Con
 
 
 def stream(rng: Rng, number: int) -> Rng:
-    """The same samples' numbers of another stream; a rollout uses up the turns of the first."""
+    """Another stream of random numbers for the same samples; a rollout uses up the turns of the first."""
     return Rng(int(fold(rng.seed, number).item()), rng.position)
 
 
 class Refresh:
     """The judge keeps up: every `every` updates of the generator, `turns` updates of the discriminator.
 
-    They are relativistic pairs of a batch's images and the policy's own of the same captions, at the levels
-    that the reward judges at, with finite-difference R1 and R2 (γ/2)(R1 + R2), σ of the difference.
-    renew: the reference becomes the generator of that moment, so that D is again log p_data/p_ref.
+    It learns from relativistic pairs of a batch's images and the policy's images of the same captions, at the
+    levels that the reward judges at, with finite-difference penalties (γ/2)(R1 + R2) of width sigma. renew:
+    the reference becomes the current generator, so that D is again log p_data/p_ref.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Refresh:
     def loss(
         self, players: Players, batch: Batch, fakes: Tensor, *, levels: Sequence[float], rng: Rng
     ) -> Loss:
-        """What D minimizes on one batch."""
+        """D's loss on one batch."""
         generator, discriminator = generator_of(players), discriminator_of(players)
         with torch.no_grad():
             cond = generator.condition(batch)
@@ -128,11 +128,11 @@ class Refresh:
 class Rewarded(Objective):
     """Base of policy gradients, nft, dpo and draft.
 
-    reward: see `lmsd.rewards`; sampler, settings: how images are drawn; normalizer: of rewards, where scores
-    are asked for; twins: frozen roles that begin as the generator; group: N samples of one caption; refresh:
-    how a discriminator keeps up, None: it is frozen; patience: batches in a row without one usable group that
-    end the run. held_out: images with captions that no player was trained on, to calibrate a discriminator's
-    temperature.
+    reward: see `lmsd.rewards`; sampler, settings: how images are drawn; normalizer: makes scores of rewards,
+    for methods that use scores; twins: frozen roles that begin as the generator; group: N samples per
+    caption; refresh: how a discriminator keeps up, None: it is frozen; patience: the run ends after so many
+    consecutive batches without a usable group. held_out: images with captions that no player was trained on,
+    to calibrate a discriminator's temperature.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class Rewarded(Objective):
 
     @torch.no_grad()
     def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
-        """generator/idle = 1 where nothing was learned from the reward in the first updates; else nothing."""
+        """generator/idle = 1 if nothing was learned from the reward in the first updates; else nothing."""
         return {} if self.pulse.sentence is None else {"generator/idle": torch.ones(())}
 
     def collapsed(self, metrics: Mapping[str, float]) -> str | None:
@@ -194,7 +194,7 @@ class Rewarded(Objective):
     # -- a round -------------------------------------------------------------------------------------------
 
     def open(self, clock: Clock, like: Tensor) -> Round:
-        """The round of this global batch, the same for all its micro-batches; like: on the ranks' device."""
+        """The round of this global batch, shared by all its micro-batches; like: a tensor on the device."""
         if self._round is None or self._round.images != clock.images:
             told = self.pulse.check(clock.updates, like)
             if told is not None:
@@ -208,21 +208,21 @@ class Rewarded(Objective):
         return self._round
 
     def asked(self, batch: Batch) -> Batch:
-        """The batch with every group asked for its first sample's caption; extra["group"]: int64 [B].
+        """The batch in which every group is asked for its first sample's caption; extra["group"]: int64 [B].
 
-        Raises UserError where groups do not fit into it.
+        Raises UserError if groups do not divide it.
         """
         count = len(batch)
         if count % self.group:
             raise UserError(
-                f"{count} samples in a micro-batch of a rank hold no whole groups of {self.group}: "
+                f"{count} samples in a micro-batch of a rank do not make whole groups of {self.group}: "
                 "batch_size must be a multiple of group x devices x micro_batches"
             )
         lead = torch.arange(count, device=batch.position.device) // self.group * self.group
         return replace(batch.rows(lead), position=batch.position, extra={"group": batch.position[lead]})
 
     def draw(self, generator: Generator, asked: Batch, rng: Rng) -> Tensor:
-        """What a policy makes of what is asked, in eval mode and without gradients; not decoded."""
+        """A policy's samples of what is asked, in eval mode and without gradients; not decoded."""
         assert self.sampler is not None
         cond, null = conditions(generator, asked, guided=self.settings.guided)
         with still(generator):
@@ -234,14 +234,14 @@ class Rewarded(Objective):
     def score(
         self, players: Players, x: Tensor, asked: Batch, table: Round, *, kl: Tensor | None = None
     ) -> Tensor:
-        """Judge what was sampled and put the scores into the round; returns it within its bound."""
+        """Judge samples and add their scores to the round; returns the samples within their bound."""
         x = bounded(x, generator_of(players).bound)
         verdict = self.verdict(players, x, asked)
         table.add(asked, verdict.value, verdict.valid, kl)
         return x
 
     def verdict(self, players: Players, x: Tensor, asked: Batch) -> Verdict:
-        """The reward of the images of x; a judge of what is diffused finds it in extra["diffused"]."""
+        """The reward of the images of x; judges of what is diffused find it in extra["diffused"]."""
         generator = generator_of(players)
         diffused = {"diffused": bounded(x, generator.bound)}
         asked = replace(asked, extra={**asked.extra, **diffused})
@@ -250,7 +250,7 @@ class Rewarded(Objective):
         return verdict
 
     def scored(self, table: Table) -> Tensor:
-        """The normalized scores [n] of a round, noted by what watches whether there is anything to learn."""
+        """The normalized scores [n] of a round; takes note of whether there is anything to learn."""
         assert self.normalizer is not None
         score = self.normalizer(table)
         self.pulse.differ(score, table.weight)
@@ -260,7 +260,7 @@ class Rewarded(Objective):
     def count(self, usable: bool) -> None:
         """Note whether a batch, or one of its micro-batches, had a usable group.
 
-        Raises UserError after `patience` batches that had none.
+        Raises UserError after `patience` consecutive batches without one.
         """
         counted = self._round is not None and self._round.counted
         if usable:
@@ -284,7 +284,7 @@ class Rewarded(Objective):
     def keep_up(
         self, players: Players, batch: Batch, table: Round, rng: Rng, *, policy: str = "generator"
     ) -> Iterator[Turn]:
-        """Turns of the discriminator where they are due, then calibration and a renewed reference.
+        """Turns of the discriminator if they are due, then calibration and a renewed reference.
 
         policy: the role whose images it learns from.
         """
@@ -314,7 +314,7 @@ class Rewarded(Objective):
     # -- states --------------------------------------------------------------------------------------------
 
     def state_dict(self) -> Mapping[str, Any]:
-        """The reward's own state, the prompts' last rewards and the counts."""
+        """The state of the reward, the prompts' last rewards, and the counts."""
         scores = {} if self.normalizer is None else {"normalizer": self.normalizer.state_dict()}
         return {
             **scores,
@@ -325,7 +325,7 @@ class Rewarded(Objective):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The reverse of `state_dict`."""
+        """The inverse of `state_dict`."""
         self.reward.load_state_dict(state["reward"])
         if self.normalizer is not None:
             self.normalizer.load_state_dict(state["normalizer"])
@@ -336,10 +336,9 @@ class Rewarded(Objective):
 
 
 def diversity(images: Tensor, group: int) -> dict[str, Tensor]:
-    """√(E ‖x − x'‖²/D) over pairs of one group, by its name; falls where a policy collapses.
+    """{"diversity": √(E ‖x − x'‖²/D)} over pairs of one group, which falls as a policy collapses.
 
-    Over pairs of different captions where groups are of one; nothing for a single image. images: as they are
-    seen, or as they are diffused.
+    In groups of one, over pairs of different captions; empty for a single image. images: decoded or not.
     """
     images = images.detach()
     groups = images.flatten(1).view(-1, group if group > 1 else len(images), images[0].numel())

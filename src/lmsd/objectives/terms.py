@@ -1,15 +1,15 @@
-"""The terms that objectives are sums of. All of them return one number a sample, [B].
+"""The terms that objectives are sums of. All of them return one number per sample, [B].
 
     relativistic    D: softplus(f − r)               G: softplus(r − f)     Jolicoeur-Martineau 2019
     nonsaturating   D: softplus(−r) + softplus(f)    G: softplus(−f)        Goodfellow et al. 2014
     hinge           D: (1 − r)₊ + (1 + f)₊           G: −f                  Lim and Ye 2017
 
-with r = D(real), f = D(fake) of the same (x_t, t, c). The optimal relativistic D is
-log q(x_s|x_t,c) − log p_G(x_s|x_t,c) + f(x_t,t,c) with f free: its logits compare within a pair only.
+with r = D(real), f = D(fake) at the same (x_t, t, c). The optimal relativistic D is
+log q(x_s|x_t,c) − log p_G(x_s|x_t,c) + f(x_t,t,c) with f free: its logits compare only within a pair.
 
-    energy    ‖x̂ − x₀‖/√D − ½ ‖x̂ − x̂'‖/√D             strictly proper (Gneiting and Raftery 2007): least in
-                                                         the mean when x̂, x̂' ~ q(x₀|x_t), where ‖x̂ − x₀‖² is
-                                                         least at the mean of that law, which is a blur
+    energy    ‖x̂ − x₀‖/√D − ½ ‖x̂ − x̂'‖/√D             strictly proper (Gneiting and Raftery 2007): minimal
+                                                         on average for x̂, x̂' ~ q(x₀|x_t), while ‖x̂ − x₀‖² is
+                                                         minimal at the mean of that law, which is a blur
 """
 
 import math
@@ -42,7 +42,7 @@ def discriminator_loss(kind: Adversary, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_loss(kind: Adversary, real: Tensor, fake: Tensor) -> Tensor:
-    """What G minimizes against D, from logits [B, heads], [B]; only the relativistic loss looks at `real`."""
+    """What G minimizes against D, from logits [B, heads], [B]; only the relativistic loss uses `real`."""
     match kind:
         case "relativistic":
             return per_sample(F.softplus(real - fake))
@@ -67,8 +67,8 @@ def difference_penalty(moved: Tensor, logits: Tensor, sigma: float) -> Tensor:
 def exact_penalty(critic: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """Exact R(x) = ‖∇_x D‖² [B], the mean over heads, and the logits [B, heads] at x.
 
-    Needs double backward through `critic`, which compiled nets and fused attention do not have. Works in
-    float32 whatever autocast says: half precision loses the second derivatives.
+    Needs double backward through `critic`, which compiled nets and fused attention lack. Works in float32
+    whatever autocast says: half precision loses the second derivatives.
     """
     x = x.detach().requires_grad_()
     with torch.autocast(x.device.type, enabled=False):
@@ -95,7 +95,7 @@ def energy_score(first: Tensor, second: Tensor, x_0: Tensor) -> Tensor:
 class Annealed:
     """A number that goes from `start` to `end` with progress u in [0, 1]: end + (start − end)(1 + cos πu)/2.
 
-    value: one number (constant) or a pair (start, end).
+    value: one number, for a constant, or a pair (start, end). Raises UserError for anything else.
     """
 
     def __init__(self, value: float | Sequence[float]) -> None:
@@ -109,7 +109,7 @@ class Annealed:
 
     @property
     def least(self) -> float:
-        """The smaller of both ends."""
+        """The smaller of the two."""
         return min(self.start, self.end)
 
     def __call__(self, progress: float) -> float:

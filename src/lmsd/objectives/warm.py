@@ -27,13 +27,13 @@ def warm_start(
     """A game after a warm start.
 
     warmup: share of the run, [0, 1], in which G learns alone; 1: the adversary never joins; warm: the
-    objective of the warm start, None: the anchor of an `Adversarial` game (mse_kl then counts every jump
-    alike); head_start: share of the run after it in which D learns alone; warm_rate, rate: factors on the
-    learning rates in the warm start and after it, numbers or pairs (start, end) that go by a cosine. After
-    the warm start G continues from its average, with a fresh optimizer. freeze_text: G learns to read in the
-    warm start only; D reads the same code, and a game over a moving code may collapse.
+    objective of the warm start, None: the anchor of an `Adversarial` game (mse_kl then weights all jumps
+    equally); head_start: share of the run after it in which D learns alone; warm_rate, rate: factors on the
+    learning rates in the warm start and after it, numbers, or pairs (start, end) joined by a cosine. After
+    the warm start G continues from its average, with a fresh optimizer. freeze_text: G's text encoder learns
+    in the warm start only; D reads the same code, and a game over a moving code may collapse.
 
-    Raises UserError for shares that do not fit into the run, and a warm start with nothing to learn.
+    Raises UserError for shares that do not fit into the run, and for a warm start with nothing to learn.
     """
     if min(warmup, head_start) < 0 or warmup + head_start > 1:
         raise UserError(

@@ -1,20 +1,20 @@
 """The Gaussian process x_t = α_t x₀ + σ_t ε and all that follows from it in closed form.
 
-For a jump from t to the cleaner s (s ≤ t), with the share of noise that it adds κ = 1 − SNR_t / SNR_s:
+For a jump from t to the cleaner s (s ≤ t), which adds the share κ = 1 − SNR_t / SNR_s of noise:
 
     q(x_t | x_s)     = N( α_ts x_s,  σ_t² κ ),           α_ts = α_t / α_s
     q(x_s | x_t, x₀) = N( α_ts (σ_s/σ_t)² x_t + α_s κ x₀,  σ_s² κ )
     KL( q(·|x_t,x₀) ‖ q(·|x_t,x̂₀) ) = ½ (SNR_s − SNR_t) ‖x₀ − x̂₀‖²
 
-What a net predicts is a combination of x₀ and ε, a row of its kind; with x_t it is solved for either:
+What a net predicts is a combination of x₀ and ε, one row per kind; given x_t it can be solved for either:
 
     pred = a x₀ + b ε         x0: (1, 0)    eps: (0, 1)    v: (−σ, α) (Salimans, Ho 2022)    velocity: (−1, 1)
     x̂₀   = (b x_t − σ pred)/d,    ‖x₀ − x̂₀‖ = (σ/|d|) ‖pred − pred*‖,    d = αb − σa
 
-κ = −expm1(2 (λ_t − λ_s)) keeps its digits where σ_t² − α_ts² σ_s² loses them. Nothing here divides by what
-may be 0: at α_t = 0 the posterior is q(x_s | x₀), at σ_s = 0 it is x₀ itself.
+κ = −expm1(2 (λ_t − λ_s)) keeps digits that σ_t² − α_ts² σ_s² would lose. Nothing here divides by what may be
+0: at α_t = 0 the posterior is q(x_s | x₀), at σ_s = 0 it is x₀ itself.
 
-Coefficients are float64 [B] until the last moment; results are float32 (float64 for float64 images).
+Coefficients are float64 [B] up to the last step; results are float32 (float64 for float64 images).
 Shapes: x [B, ...], t and s [B].
 """
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from lmsd.errors import UserError, one_of
 from lmsd.process.schedules import Schedule
 from lmsd.rng import Rng
-from lmsd.types import Prediction
+from lmsd.types import Prediction, at_least_float32
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,6 @@ def determinant(kind: Prediction, alpha: Tensor, sigma: Tensor) -> Tensor:
     return alpha * b - sigma * a
 
 
-def _wide(x: Tensor) -> Tensor:
-    """At least float32: bfloat16 has too few digits for what is subtracted here."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def _like(value: Tensor, x: Tensor) -> Tensor:
     """A coefficient [B] as [B, 1, ...] that broadcasts to x [B, ...]: float64 if x is, else float32."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -80,9 +75,9 @@ class Process:
         self.ends_in_noise = bool(alpha == 0)  # α(t_noise) = 0: nothing of x₀ is left in x_T
 
     def check(self, kind: str) -> None:
-        """Refuse a prediction kind that is unknown, or "eps" where α reaches 0 and x̂₀ = (x − σε̂)/α is lost.
+        """Raise UserError for an unknown prediction kind, and for "eps" if α reaches 0, where x̂₀ is lost.
 
-        Raises UserError. To be called where a generator is built.
+        Called when a generator is built.
         """
         one_of("generator", "prediction", kind, Prediction)
         if kind == "eps" and self.ends_in_noise:
@@ -92,7 +87,7 @@ class Process:
             )
 
     def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(α, σ) at t [B], each [B, 1, ...] to broadcast to `like` [B, ...]; float32, or float64 like it."""
+        """(α, σ) at t [B], each [B, 1, ...], to broadcast to `like` [B, ...]; float32, or float64 like it."""
         alpha, sigma, _ = self.schedule.coefficients(t)
         return _like(alpha, like), _like(sigma, like)
 
@@ -102,9 +97,9 @@ class Process:
         return alpha * x0 + sigma * eps
 
     def pair(self, x0: Tensor, s: Tensor, t: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        """(x_s, x_t) of one path: x_s ~ q(x_s|x₀), then x_t ~ q(x_t|x_s), which noises x_s again.
+        """(x_s, x_t) of one path: x_s ~ q(x_s|x₀), then x_t ~ q(x_t|x_s), which adds noise to x_s.
 
-        Two independent draws of q(·|x₀) would be no transition of the chain. Needs s ≤ t; tags eps_s, eps_ts.
+        Two independent draws of q(·|x₀) would not be a transition of the chain. s ≤ t; tags eps_s, eps_ts.
         """
         x_s = self.noise(x0, s, rng.normal(x0.shape[1:], "eps_s"))
         alpha_ts, share, (_, _, sigma_t) = self._jump(s, t)
@@ -125,23 +120,24 @@ class Process:
         """(α_ts, κ, (α_s, σ_s, σ_t)), float64 [B]; α_ts = 1, κ = 0 for an empty jump s = t, at any end."""
         alpha_s, sigma_s, lambda_s = self.schedule.coefficients(s)
         alpha_t, sigma_t, lambda_t = self.schedule.coefficients(t)
-        still = lambda_s == lambda_t  # where both are infinite their difference is not a number
+        still = lambda_s == lambda_t  # if both are infinite, their difference is not a number
         share = torch.where(still, 0.0, -torch.expm1(2 * (lambda_t - lambda_s)))
         return torch.where(still, 1.0, alpha_t / alpha_s), share, (alpha_s, sigma_s, sigma_t)
 
     def to_x0(self, pred: Tensor, kind: Prediction, x_t: Tensor, t: Tensor) -> Tensor:
         """x̂₀ = (b x_t − σ pred)/(αb − σa) from what a net predicts, at least float32.
 
-        Raises UserError for eps where α = 0 (looked at only on the CPU, where looking is free; see `check`).
+        Raises UserError for eps at α = 0 (checked only on the CPU, where checking is free; see `check`).
         """
         if kind == "x0":
-            return _wide(pred)
+            return at_least_float32(pred)
         alpha, sigma, _ = self.schedule.coefficients(t)
         if kind == "eps" and self.ends_in_noise and t.device.type == "cpu" and bool((alpha == 0).any()):
             self.check(kind)
         _, b = row(kind, alpha, sigma)
         det = determinant(kind, alpha, sigma)
-        return _like(b / det, x_t) * _wide(x_t) + _like(-sigma / det, pred) * _wide(pred)
+        x_t, pred = at_least_float32(x_t), at_least_float32(pred)
+        return _like(b / det, x_t) * x_t + _like(-sigma / det, pred) * pred
 
     def target(self, kind: Prediction, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What a perfect net of this kind predicts: a x₀ + b ε."""

@@ -1,4 +1,4 @@
-"""Training-time laws: which t (or jump t → s) a sample of the batch is trained at.
+"""Laws of training times: at which t (or jump t → s) each sample of a batch is trained.
 
 A law is a small frozen object, `law(rng, process) -> t` float32 [B]. Uniform and logit-normal draw a share
 u ∈ (0, 1] of the way from data to noise and let the schedule place it (`Schedule.at`): ⌈uT⌉ on a chain, u
@@ -26,7 +26,7 @@ class Times(Protocol):
 
 @dataclass(frozen=True)
 class Uniform:
-    """u uniform in (0, 1] (DDPM's law on a chain: every step 1..T equally)."""
+    """u uniform in (0, 1] (on a chain, DDPM's law: every step 1..T equally often)."""
 
     def __call__(self, rng: Rng, process: Process) -> Tensor:
         """Times t, float32 [B], never the clean end."""
@@ -35,7 +35,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class LogitNormal:
-    """logit u ~ N(mean, std²) (Esser et al. 2024, eq. 19): more of the middle of the way."""
+    """logit u ~ N(mean, std²) (Esser et al. 2024, eq. 19): more of the middle."""
 
     mean: float = 0.0
     """of logit u"""
@@ -68,7 +68,7 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class Grid:
-    """A knot of the `steps`-step sampling grid, each as often; never the clean end."""
+    """A knot of the `steps`-step sampling grid, all equally often; never the clean end."""
 
     steps: Count
     """of the sampling grid"""
@@ -81,10 +81,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class Jumps:
-    """A jump of the `steps`-step sampling grid, two neighboring knots.
+    """A jump of the `steps`-step sampling grid, between two neighboring knots.
 
     steps: jumps of the grid; last: share of the last jump, the one to the data, in [0, 1]; the others share
-    the rest equally. None: each jump as often.
+    the rest equally. None: all jumps equally often. Raises UserError for a share out of range.
     """
 
     steps: Count

@@ -1,17 +1,19 @@
-"""What a reward is, and what becomes of one that fails.
+"""What a reward is, and what happens when one fails.
 
     r = reward(images [B,C,H,W] in [-1,1], batch, judges)    [B], higher is better, any range
 
-The batch carries what was asked for: captions, labels, and in extra["group"] which samples compare. A
-reward gets a copy of the images, to do with as it likes; where it returns another shape or numbers that are
-not finite, the samples in question have no score, the reason is told once, and the run continues. So it does
-where the code of somebody else raises, a function or a service, told by a `RewardError`; any other exception
-of a reward is a fault of ours and ends the run.
+The batch carries what was asked for: captions, labels, and in extra["group"] which samples are compared. A
+reward gets its own copy of the images. If it returns another shape, or numbers that are not finite, the
+samples concerned have no score, the reason is reported once, and the run continues. The same happens if
+foreign code raises, a function or a service, which a `RewardError` reports; any other exception of a reward
+is our own fault and ends the run.
 """
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -23,18 +25,18 @@ NOBODY: Players = {}
 
 
 class RewardError(Exception):
-    """Somebody else's code failed to judge a batch, which then has no scores."""
+    """Foreign code failed to judge a batch, which then has no scores."""
 
     @classmethod
     def of(cls, error: Exception) -> "RewardError":
-        """What it raised, in one line."""
+        """What that code raised, in one line."""
         return cls(f"raised {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 class Reward:
     """A judge of images.
 
-    judges: players beside the generator that it asks; differentiable: whether gradients reach the images.
+    judges: players, other than the generator, that it asks; differentiable: whether gradients reach images.
     """
 
     judges: tuple[str, ...] = ()
@@ -42,7 +44,7 @@ class Reward:
 
     @property
     def name(self) -> str:
-        """What messages and logs call it."""
+        """Its name in messages and logs."""
         return type(self).__name__
 
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
@@ -50,11 +52,11 @@ class Reward:
         raise NotImplementedError
 
     def state_dict(self) -> Mapping[str, object]:
-        """What must survive a restart; nothing, unless a reward learns."""
+        """What must survive a restart; nothing, unless the reward learns."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """The reverse of `state_dict`."""
+        """The inverse of `state_dict`."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Verdict:
 
 
 def judge(reward: Reward, images: Tensor, batch: Batch, players: Players = NOBODY) -> Verdict:
-    """The scores of a reward that may fail; its own exceptions but RewardError pass."""
+    """The scores of a reward that may fail; exceptions other than RewardError propagate."""
     count = len(images)
     try:
         value = reward(images.clone(), batch, players)
@@ -98,16 +100,16 @@ _told: set[str] = set()
 
 
 def _tell(key: str, problem: str) -> None:
-    """Warn once of each kind of problem in a process."""
+    """Warn once per process about each kind of problem."""
     if key not in _told:
         _told.add(key)
         warnings.warn(f"{problem}; groups without a score are left out", stacklevel=3)
 
 
 class WeightedSum(Reward):
-    """Σ_j w_j r_j; terms: rewards by name; weights: by the same names, 1 where not given.
+    """Σ_j w_j r_j; terms: rewards by name; weights: by the same names, 1 by default.
 
-    Raises UserError for a weight without a term.
+    Raises UserError for a weight without a term, and for no terms.
     """
 
     def __init__(self, terms: Mapping[str, Reward], weights: Mapping[str, float] | None = None) -> None:
@@ -127,7 +129,7 @@ class WeightedSum(Reward):
         return " + ".join(f"{weight:g} {name}" for name, weight in self.weights.items())
 
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
-        """The weighted sum [B]; what goes wrong in a term is told by the term's name."""
+        """The weighted sum [B]; errors name the term in which they occur."""
         total = torch.zeros(len(images), device=images.device)
         for name, term in self.terms.items():
             try:
@@ -146,19 +148,17 @@ class WeightedSum(Reward):
         return {name: dict(term.state_dict()) for name, term in self.terms.items()}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """The reverse of `state_dict`."""
+        """The inverse of `state_dict`."""
         for name, term in self.terms.items():
-            inner = state[name]
-            assert isinstance(inner, Mapping)
-            term.load_state_dict(inner)
+            term.load_state_dict(cast(Mapping[str, object], state[name]))
 
 
 class Function(Reward):
-    """A function of the user's, (images [B,C,H,W] in [-1,1], captions) → scores [B]: tensor or numbers.
+    """A user's function, (images [B,C,H,W] in [-1,1], captions) → scores [B]: a tensor or numbers.
 
     In a configuration: {_target_: lmsd.rewards.Function, function: {_target_: mine.score, _partial_: true}},
     with LMSD_ALLOW=mine. function: the node that names it; differentiable: whether its gradient reaches the
-    images.
+    images. Raises UserError for what cannot be called.
     """
 
     def __init__(
@@ -169,29 +169,29 @@ class Function(Reward):
     ) -> None:
         if not callable(function):
             raise UserError(
-                f"reward: {function!r} is no function; name one by its dotted path, _partial_: true"
+                f"reward: {function!r} is not a function; name one by its dotted path, _partial_: true"
             )
         self.function, self.differentiable = function, differentiable
 
     @property
     def name(self) -> str:
         """The function's own name."""
-        inner = getattr(self.function, "func", self.function)
+        inner = self.function.func if isinstance(self.function, partial) else self.function
         return str(getattr(inner, "__qualname__", type(inner).__name__))
 
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
-        """What the function says; numbers become a tensor. Raises RewardError where it fails."""
+        """The function's scores; numbers become a tensor. Raises RewardError if it fails."""
         try:
             scores = self.function(images, captions_of(batch))
             return scores if isinstance(scores, Tensor) else torch.as_tensor(scores, dtype=torch.float32)
-        except (UserError, torch.OutOfMemoryError):  # these have a way out
+        except (UserError, torch.OutOfMemoryError):  # the user can do something about these
             raise
         except Exception as error:
             raise RewardError.of(error) from error
 
 
 def captions_of(batch: Batch) -> list[str]:
-    """What was asked for in words: captions, or class numbers, or empty."""
+    """What was asked for in words: captions, or class numbers, or empty texts."""
     if batch.text is not None:
         return list(batch.text)
     if batch.label is not None:

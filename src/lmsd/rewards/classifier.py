@@ -1,10 +1,10 @@
 """The log-probability of what was asked for under an lmsd-cnn.
 
     labels      log softmax(logits)[label]
-    captions    Σ_w log σ(±logit_w), + for the words of the caption, − for the vocabulary's others
+    captions    Σ_w log σ(±logit_w), + for the words of the caption, − for the rest of the vocabulary
 
-In nats, at most 0, higher is better, differentiable. An evaluation that uses the same net no longer tells
-anything: train another one (another seed, other augmentation) for the reward.
+In nats, at most 0, higher is better, differentiable. An evaluation with the same net no longer says anything:
+train another one (another seed, another augmentation) for the reward.
 """
 
 from pathlib import Path
@@ -20,9 +20,9 @@ from lmsd.types import Batch, Players
 
 
 class ClassifierLogProb(Reward):
-    """log p(asked | image) under the lmsd-cnn in folder `path` (lmsd data features makes one).
+    """log p(asked | image) under the lmsd-cnn in a folder (made by lmsd data features).
 
-    path: of that folder; bound: smallest value, since a classifier is only sure of its own kind of image.
+    path: the folder; bound: smallest value, since a classifier is only sure of the kind of image it knows.
     """
 
     differentiable = True

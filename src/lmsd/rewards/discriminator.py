@@ -5,15 +5,15 @@ Bradley-Terry model, whose optimum is
 
     D*(x|c) = log p_data(x|c) − log p_G(x|c) + f(c)                                               nats
 
-so argmax_p E_p[D*] − β KL(p ‖ p_G) = p_G exp(D*/β)/Z, which is p_data at β = 1 nat. f(c) is free: scores
-compare within a group of one caption only, and everything here is made so that f cancels. Penalties flatten
-D; a temperature k, fitted on held-out pairs as argmax_k Σ log σ(k ΔD), gives its logits their unit back.
+so argmax_p E_p[D*] − β KL(p ‖ p_G) = p_G exp(D*/β)/Z, which is p_data at β = 1 nat. f(c) is free: scores are
+only comparable within a group of one caption, and everything here lets f cancel. Penalties flatten D; a
+temperature k, fitted on held-out pairs as argmax_k Σ log σ(k ΔD), restores the unit of its logits.
 
     r = k · (mean_h D_h − ensemble · std_h D_h),      r − mean_group r ≤ median over held-out pairs of k ΔD
 
-More real than real is no merit: no image counts more above its group's mean than the median real image above
-the policy's own image of the same caption. Real held-out images are at 0 nats in the mean: with no origin a
-judge that is refreshed would raise or lower the reward of the very same images.
+Being more real than real earns nothing: no image counts as further above its group's mean than the median
+real image is above the policy's image of the same caption. Held-out real images have a mean of 0 nats;
+without such an origin a refreshed judge would raise or lower the reward of the very same images.
 """
 
 import math
@@ -36,11 +36,12 @@ if TYPE_CHECKING:
 class DiscriminatorReward(Reward):
     """The logit of the player "discriminator" (marginal pairing) on images, in calibrated nats.
 
-    levels: times of the schedule at which images are judged, 0: as they are; their mean counts. ensemble: how
-    many standard deviations over heads are taken off. saturate: cap at the median real score, from the first
-    calibration on. seed: of the noise. Images of one caption follow one another in groups of one size,
-    batch.extra["group"] says which. Where something else than the images is diffused, batch.extra["diffused"]
-    holds what they are decoded from, which is what the discriminator knows.
+    levels: times of the schedule at which images are judged, 0: as they are; the mean counts. ensemble: how
+    many standard deviations over heads are subtracted. saturate: cap at the median real score, from the first
+    calibration on. seed: of the noise. Images of one caption are consecutive, in groups of equal size, named
+    by batch.extra["group"]. If something other than images is diffused, batch.extra["diffused"] holds what
+    they are decoded from, which is what the discriminator knows. Raises UserError for no levels and a
+    negative ensemble.
     """
 
     judges = ("discriminator",)
@@ -61,7 +62,7 @@ class DiscriminatorReward(Reward):
         self.temperature, self.margin, self.origin = 1.0, math.inf, 0.0
 
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
-        """[B], nats up to a number for each caption; 0: the mean of real images at the last calibration."""
+        """[B], nats up to a constant per caption; 0: the mean of real images at the last calibration."""
         scores = self.logits(batch.extra.get("diffused", images), batch, players) - self.origin
         size = group_size(batch)
         if not self.saturate or size == 1 or math.isinf(self.margin):
@@ -105,7 +106,7 @@ class DiscriminatorReward(Reward):
         return {"temperature": self.temperature, "margin": self.margin, "origin": self.origin}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """The reverse of `state_dict`."""
+        """The inverse of `state_dict`."""
         self.temperature = float(cast(float, state["temperature"]))
         self.margin = float(cast(float, state["margin"]))
         self.origin = float(cast(float, state.get("origin", 0.0)))  # not in earlier checkpoints
@@ -123,7 +124,7 @@ def fit_temperature(gap: Tensor, *, bounds: tuple[float, float] = (0.05, 20.0)) 
 
 
 def group_size(batch: Batch) -> int:
-    """How many images in a row have one caption, by batch.extra["group"]; 1 where it is not there."""
+    """How many consecutive images share a caption, by batch.extra["group"]; 1 without it."""
     group = batch.extra.get("group")
     return 1 if group is None else int((group == group[0]).sum())
 

@@ -1,4 +1,4 @@
-"""Rewards read off the pixels alone: JPEG size and sharpness.
+"""Rewards of the pixels alone: JPEG size and sharpness.
 
 compressibility   −bytes/1000, incompressibility +bytes/1000        Black et al. 2024 (DDPO), section 5
 sharpness         log mean_p (Δx)²,  Δ the four-neighbor Laplacian  differentiable
@@ -19,7 +19,8 @@ from lmsd.types import Batch, Players, levels
 class JPEGSize(Reward):
     """± the size of an image as JPEG, in thousands of bytes; images of one or three channels.
 
-    sign: −1 rewards what compresses, +1 what does not; quality: of the JPEG, 1 to 100.
+    sign: −1 rewards what compresses well, +1 what does not; quality: of the JPEG, 1 to 100. Raises UserError
+    for other values.
     """
 
     def __init__(self, sign: Literal[-1, 1] = -1, *, quality: int = 95) -> None:
@@ -33,15 +34,10 @@ class JPEGSize(Reward):
 
         if images.shape[1] not in (1, 3):
             raise UserError(f"jpeg reward: JPEG has 1 or 3 channels, not {images.shape[1]}")
-        space = "GRAY" if images.shape[1] == 1 else "RGB"
+        color = {"colorspace": "RGB", "colorsubsampling": "444"}
+        options = {"quality": self.quality, **(color if images.shape[1] == 3 else {"colorspace": "GRAY"})}
         sizes = [
-            len(
-                simplejpeg.encode_jpeg(np.ascontiguousarray(x), quality=self.quality, colorspace=space)
-                if space == "GRAY"
-                else simplejpeg.encode_jpeg(
-                    np.ascontiguousarray(x), quality=self.quality, colorspace=space, colorsubsampling="444"
-                )
-            )
+            len(simplejpeg.encode_jpeg(np.ascontiguousarray(x), **options))
             for x in levels(images).permute(0, 2, 3, 1).cpu().numpy()
         ]
         return self.sign * torch.tensor(sizes, dtype=torch.float32) / 1000

@@ -17,7 +17,7 @@ Credit: TypeAlias = Literal["words", "all"]
 class SceneWords(Reward):
     """The share of shape, color, size and position that an exact reader finds right, in [0, 1].
 
-    credit: "words" gives a quarter for each of them, "all" 1 for a picture right in all of them, else 0.
+    credit: words gives a quarter for each of them, all gives 1 to a picture with all of them right, else 0.
     """
 
     def __init__(self, credit: Credit = "words") -> None:

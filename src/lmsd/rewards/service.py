@@ -2,8 +2,8 @@
 
     POST url   {"images": [PNG in base64, ...], "captions": [...]}      →      {"scores": [number, ...]}
 
-For judges that live in another process, on another machine or in another environment. Nothing that comes back
-is anything but JSON numbers; null is a score that failed.
+For judges in another process, on another machine or in another environment. Only JSON numbers come back; null
+is a score that failed.
 """
 
 import base64
@@ -24,17 +24,19 @@ from lmsd.types import Batch, Players, levels
 
 
 class HTTPService(Reward):
-    """Scores of a service.
+    """The scores of a service.
 
-    url: its address; timeout: seconds for one try; retries: further tries; wait: seconds before the second
-    try, twice as long before each later one.
+    url: its address; timeout: seconds per attempt; retries: further attempts; wait: seconds before the second
+    attempt, doubled before each later one.
 
     Raises UserError for an address that is not http(s).
     """
 
     def __init__(self, url: str, *, timeout: float = 30.0, retries: int = 3, wait: float = 0.5) -> None:
         if not url.startswith(("http://", "https://")):
-            raise UserError(f"reward: {url!r} is no address of a service; it begins with http:// or https://")
+            raise UserError(
+                f"reward: {url!r} is not a service's address, which begins with http:// or https://"
+            )
         self.url, self.timeout, self.retries, self.wait = url, timeout, retries, wait
 
     @property
@@ -43,7 +45,7 @@ class HTTPService(Reward):
         return self.url
 
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
-        """[B]; raises RewardError of the last try when none was answered in time and in form."""
+        """[B]; raises the last attempt's RewardError if none got a valid answer in time."""
         body = {"images": [_png(image) for image in images], "captions": captions_of(batch)}
         data = json.dumps(body).encode()
         for attempt in range(self.retries + 1):

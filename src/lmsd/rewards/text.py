@@ -1,7 +1,7 @@
 """Text alignment and aesthetics by a CLIP from a local folder.
 
     alignment   w max(cos(f(x), g(c)), 0),  w = 2.5 (Hessel et al. 2021, CLIPScore), or the cosine itself
-    aesthetic   h(f(x)/‖f(x)‖),  h: linear layers from a local file, one after the other (LAION's predictor)
+    aesthetic   h(f(x)/‖f(x)‖),  h: consecutive linear layers from a local file (LAION's predictor)
 
 Both are differentiable: images are resized to the encoder's side by bicubic interpolation in torch.
 """
@@ -27,7 +27,7 @@ class _CLIP:
 
     def __init__(self, path: str | Path) -> None:
         if not (Path(path) / "config.json").is_file():
-            raise UserError(f"reward: {path} is no folder with a CLIP (config.json is not there)")
+            raise UserError(f"reward: {path} is not a folder with a CLIP (config.json is missing)")
         self.clip = CLIP(path)
         self.model = freeze(self.clip.net, saved=False)
         self.side = int(self.model.config.vision_config.image_size)
@@ -47,8 +47,8 @@ class _CLIP:
         if not self.told and self.clip.cut([caption]):
             self.told = True
             warnings.warn(
-                f"reward: CLIP reads {self.clip.length} tokens of a caption, and '{caption}' has more: what "
-                "is longer is cut",
+                f"reward: CLIP reads {self.clip.length} tokens of a caption, and '{caption}' has more: the "
+                "rest is cut",
                 stacklevel=2,
             )
         return F.normalize(self.clip.texts([caption]), dim=1)[0]
@@ -57,8 +57,8 @@ class _CLIP:
 class TextAlignment(Reward):
     """CLIPScore of image and caption, in [0, weight]; with clip=false the cosine, in [-1, 1].
 
-    path: a local folder with a CLIP model and its tokenizer; weight: of the cosine; clip: negative ones count
-    0.
+    path: a local folder with a CLIP model and its tokenizer; weight: of the cosine; clip: count negative ones
+    as 0.
     """
 
     differentiable = True

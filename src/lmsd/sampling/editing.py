@@ -1,11 +1,11 @@
-"""Editing: an image is changed by sampling from part of the way, and only where a mask says so.
+"""Editing: an image is changed by sampling from part of the way, and only where a mask allows it.
 
     x_k = α_k y + σ_k ε         the image y at the knot k where sampling begins (SDEdit, Meng et al. 2022)
-    x̂₀ ← m x̂₀ + (1 − m) y      at every step: what is not marked is known
+    x̂₀ ← m x̂₀ + (1 − m) y      at every step: what is not masked is known
 
 With the second line a posterior step leaves the known part at x_s ~ q(x_s | x_t, y), exactly as noisy as the
-rest, so the two meet without a seam (the conditioning of Song et al. 2021 written in x̂₀); at the last knot it
-is y itself.
+rest, so the two meet without a seam (the conditioning of Song et al. 2021 in terms of x̂₀); at the last knot
+it is y itself.
 """
 
 import math
@@ -22,7 +22,7 @@ from lmsd.types import Cond, Denoise
 
 
 def first_knot(strength: float, steps: int) -> int:
-    """The knot that an edit begins at: of `steps` steps the last ⌊strength · steps + ½⌋ are run, or one.
+    """The knot at which an edit begins: the last ⌊strength · steps + ½⌋ of all steps are run, at least one.
 
     Raises UserError for a strength outside (0, 1].
     """
@@ -46,11 +46,11 @@ def edit(
     strength: float = 1.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """What is near `image` [B,C,H,W], as it is diffused, and of the condition; not decoded.
+    """Samples near `image` [B,C,H,W], encoded, that fit the condition; not decoded.
 
-    strength: in (0, 1], how much of the way is sampled anew; 1 forgets the image but for its known part.
-    mask: [B,1,H,W] in [0, 1], 1 where the image may change; None: everywhere. Random numbers as in
-    `sample`, whose x_T is here ε.
+    strength: in (0, 1], how much of the way is resampled; 1 forgets all of the image but its known part.
+    mask: [B,1,H,W] in [0, 1], 1 where the image may change; None: everywhere. Random numbers as in `sample`,
+    whose x_T is ε here.
     """
     process, steps = generator.process, settings.steps
     start = first_knot(strength, steps)

@@ -1,4 +1,4 @@
-"""A generator, a sampler and their settings as one function: (batch, rng) → images."""
+"""A generator, a sampler and its settings as one function: (batch, rng) → images."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -20,9 +20,9 @@ Generate: TypeAlias = Callable[[Batch, Rng], Tensor]
 
 
 class Generation:
-    """Sampling with fixed settings, which it can name; counts the net's evaluations as it goes.
+    """Sampling with fixed settings, which it records; counts the net's evaluations as it goes.
 
-    Every x̂₀ keeps the bound of what is diffused, where there is one; what is decoded lies in [-1, 1].
+    Every x̂₀ respects the bound of the settings; images lie in [-1, 1].
     """
 
     def __init__(self, generator: Generator, sampler: Sampler, settings: Settings) -> None:
@@ -31,11 +31,11 @@ class Generation:
         self._made = 0
 
     def __call__(self, batch: Batch, rng: Rng) -> Tensor:
-        """Images [B,C,H,W] in [-1,1] for the batch's captions or labels, each sample by itself."""
+        """Images [B,C,H,W] in [-1,1] for the batch's captions or labels, each sample independent."""
         return self._run(batch, rng, strength=None, mask=None)
 
     def edit(self, batch: Batch, rng: Rng, *, strength: float, mask: Tensor | None = None) -> Tensor:
-        """`batch.x` changed towards its captions or labels; mask [B,1,H,W]: 1 where it may change."""
+        """`batch.x` edited towards its captions or labels; mask [B,1,H,W]: 1 where it may change."""
         return self._run(batch, rng, strength=strength, mask=mask)
 
     @torch.no_grad()
@@ -66,14 +66,14 @@ class Generation:
         return images.cpu()
 
     def _scaled(self, mask: Tensor) -> Tensor:
-        """A mask of pixels as one of what is diffused: a place may change where any of its pixels may."""
+        """A pixel mask at the size of what is diffused: a place may change if any of its pixels may."""
         return functional.adaptive_max_pool2d(mask, self.generator.shape[1:])
 
     def _count(self, net: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._evaluated += len(output)
 
     def record(self) -> dict[str, str | float]:
-        """Sampler, steps, guidance and NFE: evaluations of the net for one image, counted, not derived."""
+        """Sampler, steps, guidance and NFE, the net's evaluations per image, counted rather than derived."""
         nfe = self._evaluated / self._made if self._made else float("nan")
         name = type(self.sampler).__name__
         own = self.settings

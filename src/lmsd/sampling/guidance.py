@@ -2,7 +2,7 @@
 
     x̂₀ = x̂₀(null) + w (x̂₀(cond) − x̂₀(null))        (Ho and Salimans 2022, eq. 6, in x̂₀ instead of ε̂)
 
-In x̂₀ it is the same for every prediction kind and needs no schedule.
+In x̂₀ it is the same for all prediction kinds and needs no schedule.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from lmsd.types import Cond, Denoise
 
 
 class PredictsX0(Protocol):
-    """What sampling needs of a generator."""
+    """What sampling needs from a generator."""
 
     @property
     def process(self) -> Process:
@@ -34,7 +34,7 @@ class PredictsX0(Protocol):
 
     @property
     def bound(self) -> float | None:
-        """Bound on every |x₀| of the data as they are diffused; None: none is known."""
+        """Bound on every |x₀| of what is diffused; None: unknown."""
         ...
 
     def __call__(
@@ -54,8 +54,8 @@ def guided(
 ) -> Denoise:
     """The guided denoiser (x_t, t) → x̂₀ of a generator, for one z [B, z_dim].
 
-    scale: w, one number or one for each sample [B]; the number 1 skips the pass without condition. Raises
-    UserError if that pass is needed and there is no null condition.
+    scale: w, one number or one per sample [B]; the number 1 skips the unconditional pass. Raises UserError if
+    that pass is needed and there is no null condition.
     """
 
     def latent(x_t: Tensor) -> Tensor | None:
@@ -80,9 +80,9 @@ def denoisers(
     null: Cond | None,
     settings: Settings,
 ) -> DenoiseAt:
-    """(start of a step, its random numbers) → the denoiser of that step, with a z of its own.
+    """(start of a step, its random numbers) → the denoiser of that step, with its own z.
 
-    The one way to x̂₀ of sampling and of policy gradients.
+    Sampling and policy gradients get every x̂₀ through this.
     """
     interval, bound = settings.interval, bound_of(settings.bound, generator)
 
@@ -107,7 +107,7 @@ def sample(
     shape: Sequence[int],
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """x₀ [B, *shape] for the B positions of rng, float32 unless dtype says otherwise, not decoded.
+    """x₀ [B, *shape] for the B positions of rng, not decoded.
 
     Random numbers: x_T from rng ("x_T"); z and the noise of step k = 0, 1, ... from rng.at(k) ("z", "step").
     """
@@ -135,6 +135,6 @@ def walk(
     rng: Rng,
     start: int = 0,
 ) -> Iterator[Step]:
-    """The steps of a path from x at knot `start`, with gradients where they are on."""
+    """The steps of a path from x at knot `start`, with gradients if they are on."""
     denoise_at = denoisers(generator, cond, null, settings)
     return sampler.path(denoise_at, x, rng=rng, process=generator.process, steps=settings.steps, start=start)

@@ -1,10 +1,10 @@
-"""A trained run, opened without what trained it: `lmsd.load`.
+"""A trained run, opened without the code that trained it: `lmsd.load`.
 
     model = lmsd.load("last")
     images = model.sample(["a red circle", "a blue star"], seed=0)        uint8 [2,H,W,C]
     images = model.sample(n=16)        of a run with conditioner=none, which takes no prompts
 
-All of it comes from one checkpoint: the generator's spec and weights, and the text of the configuration, for
+Everything comes from one checkpoint: the generator's spec and weights, and the text of the configuration, for
 the sampler and its settings.
 """
 

@@ -1,16 +1,16 @@
 """Sampling as a policy: paths with their exact log-probabilities.
 
-The τ-family's step is a normal distribution in closed form, so the chain is a Markov decision process whose
-state is (x_t, c, z), whose action is x_s and whose reward comes at the end:
+A step of the τ-family is a normal distribution in closed form, so the chain is a Markov decision process with
+state (x_t, c, z), action x_s and a reward at the end:
 
     π_θ(x_s | x_t, c)  = N( keep · x_t + push · x̂₀_θ(x_t, t, c),  std² )
     log π_θ            = −‖x_s − mean_θ‖²/(2 std²) − D log std − ½ D log 2π                   nats
     KL(π_θ ‖ π_ref)    = ‖mean_θ − mean_ref‖²/(2 std²)                                        nats
 
-z of step k is a number of the state, drawn by counter and the same in learning. The reference measure of a
-KL-regularized optimum p_ref · exp(r/β) is kept by paths that forget x_T: τ = 1 from α_T = 0 (Domingo-Enrich
-et al. 2024). Flow-GRPO's noise scale a is √2 τ. The last step has std = σ_s = 0 and is no action, unless it
-is given a std of its own, `last_std`.
+The z of step k is part of the state, drawn by counter and so the same when learning. Paths that forget x_T
+(τ = 1 from α_T = 0) keep the reference measure of a KL-regularized optimum p_ref · exp(r/β) (Domingo-Enrich
+et al. 2024). Flow-GRPO's noise scale a is √2 τ. The last step has std = σ_s = 0 and is not an action, unless
+it is given its own std, `last_std`.
 """
 
 import math
@@ -58,11 +58,11 @@ def _check_std(std: float) -> None:
 
 
 class Policy(Sampler):
-    """How a path is drawn, the same in rollouts and in learning: the τ-family, with noise in its last step.
+    """How a path is drawn, in rollouts and in learning alike: the τ-family, with noise in its last step.
 
-    tau: of the τ-family; last_std: of the last step, which has none of its own; 0: it is deterministic; ode:
-    outside the window of steps that are learned from, deterministic ones (τ = 0; Li et al. 2025, MixGRPO),
-    else random ones, not learned from.
+    tau: of the τ-family; last_std: std of the last step, 0: deterministic; ode: steps outside the window that
+    is learned from are deterministic (τ = 0; Li et al. 2025, MixGRPO), else random. Raises UserError for a
+    negative last_std.
     """
 
     def __init__(self, tau: float = 1.0, *, last_std: float = 0.0, ode: bool = False) -> None:
@@ -72,7 +72,7 @@ class Policy(Sampler):
         self._noisy, self._still = Tau(tau), Tau(0.0)
 
     def transition(self, start: Level, to: Level, *, learned: bool = True) -> Transition:
-        """The coefficients of one step, in the window of those that are learned from or outside of it."""
+        """The coefficients of one step, inside or outside the window that is learned from."""
         inside = learned or not self.ode
         own = (self._noisy if inside else self._still).transition(start, to)
         last = inside and self.tau > 0 and own.std == 0
@@ -83,7 +83,7 @@ class Policy(Sampler):
         return self.transition(t.level, s.level).draw(denoise, x_t, t, rng)
 
     def within(self, window: Sequence[int] | None) -> Sampler:
-        """The same with a window, None: of all steps."""
+        """The same policy with a window; None: all steps."""
         return self if window is None else _Within(self, window)
 
     def transitions(
@@ -96,7 +96,7 @@ class Policy(Sampler):
     def actions(
         self, process: Process, settings: Settings, window: Sequence[int] | None = None
     ) -> tuple[int, ...]:
-        """The steps of `window` (None: all) that are random. Raises UserError where none is."""
+        """The random steps of `window` (None: all). Raises UserError if there are none."""
         table = self.transitions(process, settings.steps, window)
         wanted = range(settings.steps) if window is None else window
         steps = tuple(k for k in wanted if table[k].std > 0)
@@ -119,10 +119,10 @@ class Policy(Sampler):
         window: Sequence[int] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Trajectory:
-        """Paths for the B positions of rng, without gradients; the same numbers as `sample` draws.
+        """Paths for the B positions of rng, without gradients; with the same random numbers as `sample`.
 
-        shape: of one image; window: steps to be learned from, None: all; dtype: of what is stored, float32
-        at least: a path in half precision has other log-probabilities than its own.
+        shape: of one image; window: steps to learn from, None: all; dtype: of what is stored, at least
+        float32: rounded to half precision, a path would have other log-probabilities.
         """
         learned = self.actions(generator.process, settings, window)
         x = begin(generator, settings, rng, shape, dtype)
@@ -146,10 +146,10 @@ class Policy(Sampler):
         path: Trajectory,
         rng: Rng,
     ) -> list[Tensor]:
-        """`generator`'s means of a path's random steps, [B,...] each, differentiable.
+        """The generator's means of a path's random steps, [B,...] each, differentiable.
 
-        One call of the net a step with the rollout's own batch: in half precision another shape of batch
-        rounds otherwise, and the ratio of new to old probability would not begin at 1.
+        One call of the net per step, with the rollout's batch: in half precision a batch of another shape is
+        rounded differently, and the ratio of new to old probability would not start at 1.
         """
         denoise_at = denoisers(generator, cond, null, settings)
         table = knots(generator.process, settings.steps, path.x[:, 0])

@@ -1,8 +1,8 @@
 """From noise to data: the loop over the knots of a schedule, once, and what a step of it is.
 
-A sampler writes `step` alone: from x_t at the knot t to x_s at the cleaner knot s, given x̂₀ =
-denoise(x_t, t). Knots carry their α, σ and λ = ln α − ln σ as plain floats, made once for each schedule and
-number of steps, so a step costs no more than its own arithmetic. λ is −inf where α = 0 and +inf where σ = 0.
+A sampler only writes `step`: from x_t at the knot t to x_s at the cleaner knot s, given x̂₀ = denoise(x_t, t).
+Knots carry their α, σ and λ = ln α − ln σ as plain floats, computed once for each schedule and number of
+steps, so a step costs no more than its own arithmetic. λ is −inf where α = 0 and +inf where σ = 0.
 """
 
 from abc import ABC, abstractmethod
@@ -87,13 +87,13 @@ def knots(process: Process, steps: int, x: Tensor) -> list[Knot]:
 class Sampler(ABC):
     """A rule for one step, and the loop over all of them.
 
-    The loop is a generator of steps (`path`), so a caller may look between them; calling the sampler runs
-    it to the end and gives x₀.
+    The loop is a generator of steps (`path`), so that callers can look between them; calling the sampler runs
+    it to the end and returns x₀.
     """
 
     @abstractmethod
     def step(self, denoise: Denoise, x_t: Tensor, t: Knot, s: Knot, rng: Rng, state: State | None) -> Step:
-        """One step from x_t [B, ...] at t to the cleaner s; noise, if any, is rng.normal(..., "step")."""
+        """One step from x_t [B, ...] at t to the cleaner s; any noise is rng.normal(..., "step")."""
 
     def path(
         self,

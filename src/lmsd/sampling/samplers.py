@@ -4,7 +4,7 @@
     Heun          trapezoid rule on dx = x̂₀ dα + ε̂ dσ
     DPMSolverPP2M x_s = (σ_s/σ_t) x_t + α_s (1 − e^{−h}) [x̂₀ + (h/2h') (x̂₀ − x̂₀')]
 
-At both ends h = ∞ and every exponential above is 0: written so that no 0·∞ arises.
+At both ends h = ∞ and all exponentials above are 0: the code avoids 0·∞.
 """
 
 import math
@@ -31,7 +31,7 @@ class Transition:
         return self.keep * x_t + self.push * x0
 
     def draw(self, denoise: Denoise, x_t: Tensor, t: Knot, rng: Rng) -> Step:
-        """The step from x_t at t, in the type of x_t; its noise, if any, is rng.normal(..., "step")."""
+        """The step from x_t at t, in the dtype of x_t; any noise is rng.normal(..., "step")."""
         mean = self.mean(x_t, denoise(x_t, t.t)).to(x_t.dtype)
         if self.std == 0:
             return Step(mean, 0.0, mean)
@@ -39,14 +39,14 @@ class Transition:
 
 
 class Tau(Sampler):
-    """The exact solution of the τ-scaled reverse SDE with x̂₀ frozen over the step; first order.
+    """The exact solution of the τ-scaled reverse SDE with x̂₀ frozen during the step; first order.
 
     τ = 0: DDIM (Song et al. 2021, eq. 12 with σ = 0), Euler's rule for a flow. τ = 1: the posterior
     q(x_s|x_t,x̂₀), which is ancestral sampling (DDPM, alg. 2), and on the knots of Jumps(steps) the chain that
-    an adversarial generator is trained on, whose last jump gives x̂₀ itself (DDGAN, Xiao et al. 2022). Between
-    and above them the noise is scaled.
+    an adversarial generator is trained on, whose last jump gives x̂₀ itself (DDGAN, Xiao et al. 2022). Other
+    values scale the noise.
 
-    tau: noise of a step, 0 for none, 1 for the posterior's.
+    tau: noise of a step, 0 for none, 1 for the posterior's. Raises UserError for values out of range.
     """
 
     def __init__(self, tau: float = 1.0) -> None:
@@ -71,8 +71,8 @@ class Heun(Sampler):
     """Heun's second-order rule on the probability flow dx = x̂₀ dα + ε̂ dσ; two denoiser calls a step.
 
     For EDM (dα = 0) this is algorithm 1 of Karras et al. 2022, for a flow (dα = −dσ) Heun's rule on the
-    velocity. The flow does not depend on the path between two knots in the (α, σ) plane, so a straight line
-    does for every process. The last step, to σ = 0, is Euler's.
+    velocity. The probability flow does not depend on the path between two knots in the (α, σ) plane, so a
+    straight line works for every process. The last step, to σ = 0, is Euler's.
     """
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Knot, s: Knot, rng: Rng, state: State | None) -> Step:
@@ -93,7 +93,7 @@ class Heun(Sampler):
 class DPMSolverPP2M(Sampler):
     """DPM-Solver++(2M): second order from one denoiser call a step (Lu et al. 2022, alg. 2).
 
-    The first step and the last, where h is infinite for most schedules, are of first order.
+    The first and the last step, where h is infinite for most schedules, are of first order.
     """
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Knot, s: Knot, rng: Rng, state: State | None) -> Step:
@@ -110,9 +110,9 @@ class DPMSolverPP2M(Sampler):
 
 
 class Direct(Sampler):
-    """What the net gives out is the next state itself, x_s = f(x_t, t), on the chain that it was trained on.
+    """The net's output is the next state itself, x_s = f(x_t, t), on the chain that it was trained on.
 
-    For generators of prediction "x0" whose output is x_{t-1} and not x̂₀: `objectives.article`.
+    For generators of prediction "x0" whose output is x_{t-1} rather than x̂₀: `objectives.article`.
     """
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Knot, s: Knot, rng: Rng, state: State | None) -> Step:

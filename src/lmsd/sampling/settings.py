@@ -1,4 +1,4 @@
-"""How a generator is sampled from, whatever the sampler: in training, evaluation and serving alike."""
+"""How a generator is sampled, whatever the sampler: in training, evaluation and serving alike."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
@@ -6,7 +6,7 @@ from typing import Literal, Protocol, TypeAlias
 from lmsd.errors import Count, UserError
 
 Bound: TypeAlias = float | Literal["codec"] | None
-"""Bound on every |x̂₀|: a number; "codec": that of what is diffused, where it has one; None: none."""
+"""Bound on every |x̂₀|: a number; "codec": that of what is diffused, if it has one; None: no bound."""
 
 
 class Bounded(Protocol):
@@ -14,12 +14,12 @@ class Bounded(Protocol):
 
     @property
     def bound(self) -> float | None:
-        """On every |x₀| of the data; None: none is known."""
+        """On every |x₀| of the data; None: unknown."""
         ...
 
 
 def check_bound(bound: Bound) -> None:
-    """Raise UserError for a bound that is none."""
+    """Raise UserError for an invalid bound."""
     if bound not in ("codec", None) and (isinstance(bound, str) or not bound > 0):
         raise UserError(f"bound={bound} is none of: a number above 0; codec, the range of the data; null")
 
@@ -31,11 +31,11 @@ def bound_of(bound: Bound, generator: Bounded) -> float | None:
 
 @dataclass(frozen=True)
 class Settings:
-    """Of sampling.
+    """Settings of sampling.
 
     steps: K of the chain; guidance: w of x̂₀ = x̂₀(null) + w (x̂₀(cond) − x̂₀(null)), 1: off; interval: low and
-    high, guide only the steps that start at a time low ≤ t ≤ high of the schedule (σ for EDM; Kynkäänniemi et
-    al. 2024), None: all; bound: on every |x̂₀| (Ho et al. 2020).
+    high, guide only steps that start at a time low ≤ t ≤ high of the schedule (σ for EDM; Kynkäänniemi et al.
+    2024), None: all; bound: on every |x̂₀| (Ho et al. 2020).
 
     Raises UserError for values out of range.
     """
@@ -60,5 +60,5 @@ class Settings:
 
     @property
     def guided(self) -> bool:
-        """Whether the null condition is asked for."""
+        """Whether the null condition is needed."""
         return self.guidance != 1

@@ -74,7 +74,7 @@ def test_the_listing_is_the_configuration() -> None:
     found = {line.split()[0]: line for line in lines[1:]}
     assert list(found) == [f"net.{key}" for key in config.net if not key.startswith("_")]
     assert "a list of whole numbers of at least 1; default [64, 128]" in found["net.widths"]
-    assert "channels a level, multiples of 16" in found["net.widths"]
+    assert "channels of each level, multiples of 16" in found["net.widths"]
     assert listing(["seed"]).startswith("seed  a whole number")
     with pytest.raises(UserError, match=r"no options 'nets'; did you mean net\?"):
         listing(["nets"])

@@ -20,8 +20,8 @@ from lmsd.cli.config.compose import plain, stored
 from lmsd.cli.config.schema import leaves
 from lmsd.data.shards import Split
 from lmsd.data.shardset import ShardSet
-from lmsd.engine import Engine
 from lmsd.engine.datamodule import ShardDataModule
+from lmsd.engine.module import Engine
 from lmsd.engine.optim import Optimization
 from lmsd.engine.players import recompute
 from lmsd.errors import UserError

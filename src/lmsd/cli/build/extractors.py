@@ -1,7 +1,9 @@
-"""The extractor that a run is scored with: the data set's own, found or trained, or one from files."""
+"""The extractors that a run is scored with: the data set's own, found or trained, or from files."""
 
+import sys
+from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -10,17 +12,26 @@ from lmsd.data.shardset import ShardSet
 from lmsd.errors import UserError
 from lmsd.features.base import FeatureExtractor
 from lmsd.features.cnn import Extractor, load_extractor, save_extractor, train_extractor
+from lmsd.features.ssl import train_without_labels
 from lmsd.files import cache_folder
 
 
 def extractor_of(settings: DictConfig, data: ShardSet) -> FeatureExtractor:
-    """What `evaluate.extractor` describes: kind and path, or lmsd-cnn of these data."""
+    """What `evaluate.extractor` describes: kind and path, or lmsd-cnn of these data.
+
+    Images without captions and classes have lmsd-ssl in its place, and the settings say so from then on.
+    """
     kind = settings.get("kind") or "lmsd-cnn"
     path = None if settings.path is None else Path(settings.path)
-    if kind == "lmsd-cnn":
-        if path is not None and not (path / "lmsd-cnn.json").is_file():
-            raise UserError(f"evaluate.extractor.path={path} holds no lmsd-cnn; lmsd data features makes one")
-        return find_or_train(data, augment=settings.augment, images=settings.images, folder=path)[0]
+    train = data.index("train")
+    if kind == "lmsd-cnn" and path is None and not (train.captions or train.labels):
+        settings.kind = kind = "lmsd-ssl"
+    if kind in ("lmsd-cnn", "lmsd-ssl"):
+        if path is not None and not (path / f"{kind}.json").is_file():
+            raise UserError(f"evaluate.extractor.path={path} holds no {kind}; lmsd data features makes one")
+        return find_or_train(data, kind=kind, augment=settings.augment, images=settings.images, folder=path)[
+            0
+        ]
     if path is None:
         raise UserError(f"evaluate.extractor.kind={kind} needs its weights: evaluate.extractor.path=PATH")
     if kind == "inception":
@@ -35,22 +46,26 @@ def extractor_of(settings: DictConfig, data: ShardSet) -> FeatureExtractor:
 def find_or_train(
     data: ShardSet,
     *,
-    augment: str = "shift",
+    kind: str = "lmsd-cnn",
+    augment: Any = "shift",
     images: int | None = None,
     seed: int = 0,
     folder: Path | None = None,
 ) -> tuple[Extractor, Path]:
-    """lmsd-cnn for these data and where it is kept: `folder`, or the user's cache, by data and recipe."""
+    """lmsd-cnn or lmsd-ssl for these data and where it is kept: `folder`, or the user's cache, by recipe."""
     train = data.split_set("train")
-    name = "-".join(["lmsd-cnn", train.hash[:16], augment, str(images or "default"), str(seed)])
+    name = "-".join([kind, train.hash[:16], augment, str(images or "default"), str(seed)])
     kept = folder or cache_folder() / "extractors" / name
-    if (kept / "lmsd-cnn.json").is_file():
-        return load_extractor(kept), kept
-    kind = cast(Literal["none", "shift", "shift_flip"], augment)
-    held_out = data.split_set("val") if data.has("val") else None
+    if (kept / f"{kind}.json").is_file():
+        return load_extractor(kept, kind=kind), kept
+    learn = train_without_labels
+    if kind == "lmsd-cnn":
+        learn = partial(train_extractor, held_out=data.split_set("val") if data.has("val") else None)
+    else:
+        print(f"note: lmsd-ssl of these data is trained first, once, and kept in {kept}", file=sys.stderr)
     with Bar() as bar:
-        extractor = train_extractor(
-            train, held_out, augment=kind, images=images, seed=seed, data=train.hash, progress=bar.update
+        extractor = learn(
+            train, augment=augment, images=images, seed=seed, data=train.hash, progress=bar.update
         )
     save_extractor(extractor, kept)
     return extractor, kept

@@ -12,14 +12,16 @@ from torchmetrics import Metric
 from lmsd import spec, types
 from lmsd.cli.build import experiment
 from lmsd.cli.build.extractors import extractor_of
+from lmsd.cli.build.families import families_of, tuned_on
 from lmsd.cli.config.compose import plain
 from lmsd.cli.config.schema import METRICS, also_at
 from lmsd.cli.runs import store
 from lmsd.data.shardset import ShardSet
-from lmsd.engine import Engine
 from lmsd.engine.callbacks import Progress
+from lmsd.engine.module import Engine
 from lmsd.errors import UserError
 from lmsd.evaluation import Checker, Evaluator
+from lmsd.evaluation.families import Families
 from lmsd.evaluation.features import Uncaptioned
 from lmsd.evaluation.foreign import opened
 from lmsd.evaluation.grid import save_grid, to_picture
@@ -111,6 +113,8 @@ class Validation:
         self.config, self.data, self.folder, self.active = config, data, folder, scorer is not None
         self.monitor = None if scorer is None else f"val/fd[{scorer.extractor.name}]"
         self._scorer, self.others = scorer, others
+        if self.active:
+            self.families  # noqa: B018  made by this process before the others ask
 
     @property
     def evaluator(self) -> Evaluator:
@@ -118,6 +122,13 @@ class Validation:
         if self._scorer is None:
             self._scorer = on_val(self.config, self.data)
         return self._scorer
+
+    @cached_property
+    def families(self) -> Families | None:
+        """Further families, where they are asked for; none by default, since each takes its time."""
+        settings = self.config.evaluate
+        names, own = settings.get("families") or (), self.evaluator.extractor
+        return families_of(names, settings.extractor, self.data, own=own)
 
     @cached_property
     def commit(self) -> str | None:
@@ -146,9 +157,11 @@ class Validation:
                 "images": engine.clock.images,
                 "updates": engine.clock.updates,
                 "commit": self.commit,
+                "tuned_on": tuned_on(self.config),
             },
             progress=shown(engine),
             metrics=self.others,
+            families=self.families,
         )
         found = scores.scalars("val/")
         if self.active:

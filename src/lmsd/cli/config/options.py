@@ -30,9 +30,8 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions(RunOptions):
-    """One way of sampling; ema: "ema" for the first average, a half-life in images, or "raw".
-
-    interval: the times (low, high) of the schedule at which guidance acts; empty: the run's own.
+    """One way of sampling; ema: "ema" for the first average, a half-life in images, or "raw"; interval: the
+    times (low, high) of the schedule at which guidance acts, empty: the run's own.
     """
 
     steps: Count | None = None
@@ -53,6 +52,7 @@ def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") 
     prefix: what stands before every name on the command line.
     """
     names, values = known(kind), dict[str, Any]()
+    listed = f"options: {', '.join(names)}"
     for word in words:
         if "=" not in word:
             named = next((name for name in (word, "run") if name in names), None)
@@ -69,16 +69,15 @@ def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") 
             continue
         name = str(override.key_or_group).removeprefix(prefix)
         if name not in names:
-            listed = f"{nearest(name, names)}; options: {', '.join(names)}"
-            raise UserError(f"unknown option '{prefix}{name}' of lmsd {verb}{listed}")
+            raise UserError(f"unknown option '{prefix}{name}' of lmsd {verb}{nearest(name, names)}; {listed}")
         if override.is_sweep_override():
             raise UserError(f"'{word}' gives several values; {_one_way(override, names[name].kind)}")
         values[name] = convert(f"{prefix}{name}", override.value(), names[name].kind, text=text)
         if values[name] == () and names[name].default != []:
             raise UserError(f"{prefix}{name}=[] is empty: give at least one")
-    missing = [name for name, argument in names.items() if argument.value is None and name not in values]
-    if missing:
-        raise UserError(f"lmsd {verb} needs {missing[0]}=...; options: {', '.join(names)}")
+    for name, argument in names.items():
+        if argument.value is None and name not in values:
+            raise UserError(f"lmsd {verb} needs {name}=...; {listed}")
     if values.get("sampler") is not None:
         check_choice(parse(f"sampler={values['sampler']}"), groups())
     return kind(**values)

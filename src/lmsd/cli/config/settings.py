@@ -18,7 +18,7 @@ Node = Mapping[str, Any]
 class Extractor:
     """The features that images are scored in."""
 
-    kind: Literal["lmsd-cnn", "inception", "clip", "dinov2"] = "lmsd-cnn"
+    kind: Literal["lmsd-cnn", "lmsd-ssl", "inception", "clip", "dinov2"] = "lmsd-cnn"
     """lmsd-cnn, or inception, clip, dinov2 with their weights"""
     path: str | None = None
     """a file (inception) or folder; null: the data set's own lmsd-cnn, trained once and kept"""
@@ -57,6 +57,8 @@ class Evaluate:
     """of torchmetrics, by the names of their scores: {tv: {_target_: torchmetrics.image.TotalVariation}}"""
     extractor: Extractor
     """the features"""
+    families: Sequence[str] = ()
+    """further features while training, which takes longer: ssl, random, a folder of DINOv2"""
 
 
 class Optim:

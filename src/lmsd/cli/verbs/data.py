@@ -11,7 +11,8 @@ from lmsd.errors import Count, Seed, UserError
 
 HELP = """lmsd data build SOURCE out=DIR [option=value ...]   check, crop, split, write shards
 lmsd data index SHARDS [decode=true]                check shards from elsewhere and write their index
-lmsd data features SHARDS [option=value ...]        train lmsd-cnn, the classifier that scores a data set
+lmsd data features SHARDS [option=value ...]        train what scores a data set: lmsd-cnn, a classifier, or
+                                                    lmsd-ssl (kind=ssl), which never sees a label
 
 Sources
   digits     scikit-learn's handwritten digits, 8x8, "a handwritten seven"
@@ -31,7 +32,7 @@ Options of index
   decode=false   decode every image too, not its header alone, so that training meets no damaged one
 
 Options of features
-  image_size= channels= images= (to train on)  augment=none|shift|shift_flip  out=DIR
+  kind=cnn|ssl  image_size= channels= images= (to train on)  augment=none|shift|shift_flip  out=DIR
 """
 
 
@@ -130,6 +131,7 @@ def index(arguments: list[str]) -> int:
 class FeatureOptions:
     """Options of `lmsd data features`; see HELP."""
 
+    kind: Literal["cnn", "ssl"] = "cnn"
     image_size: Count = 32
     channels: Literal[1, 3] = 3
     images: Count | None = None
@@ -147,7 +149,14 @@ def features(arguments: list[str]) -> int:
 
     data = ShardSet(source, image_size=chosen.image_size, channels=chosen.channels)
     extractor, folder = find_or_train(
-        data, augment=chosen.augment, images=chosen.images, seed=chosen.seed, folder=chosen.out
+        data,
+        kind=f"lmsd-{chosen.kind}",
+        augment=chosen.augment,
+        images=chosen.images,
+        seed=chosen.seed,
+        folder=chosen.out,
     )
-    print(f"{extractor.name}: {extractor.recipe.accuracy:.1%} of held-out images right; {folder}")
+    right = extractor.recipe.accuracy
+    about = "no label seen" if right is None else f"{right:.1%} of held-out images right"
+    print(f"{extractor.name}: {about}; {folder}")
     return 0

@@ -3,9 +3,10 @@
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,9 +20,9 @@ from lmsd.ranks import launched_rank
 
 if TYPE_CHECKING:
     import torch
-    from torchmetrics import Metric
 
     from lmsd.evaluation import Evaluator, Scores
+    from lmsd.evaluation.families import Families
     from lmsd.sampling import Generation, Model
 
 HELP = """lmsd evaluate run=RUN [option=value ...]
@@ -30,8 +31,9 @@ HELP = """lmsd evaluate run=RUN [option=value ...]
   steps=[1,2,4] guidance=[1,3] sampler=         default: the run's own; every combination is scored
   interval=[0.2,0.8]             guide only the steps that start at these times; default: the run's own
   ema=[ema,raw,HALFLIFE]  checkpoint=FILE
-  extractor=KIND weights=PATH    lmsd-cnn, inception, clip or dinov2, from files that you have
+  extractor=KIND weights=PATH    lmsd-cnn, lmsd-ssl; inception, clip or dinov2 from files that you have
   shards=SHARDS         held-out shards that lie elsewhere
+  families=[ssl,random]          further features beside the extractor's: also FOLDER of a DINOv2; or none
   keep=[images,features]         beside the record; overlap=label scores a split that training has seen
 
 Writes RUN/eval/SPLIT/NAME.json for every combination, metrics.json (the newest) and the report. Several
@@ -71,9 +73,10 @@ class EvaluateOptions(Combinations):
     split: Literal["test", "val", "train"] = "test"
     n: Annotated[int, Number(2)] | None = None
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    extractor: Literal["lmsd-cnn", "inception", "clip", "dinov2"] | None = None
+    extractor: Literal["lmsd-cnn", "lmsd-ssl", "inception", "clip", "dinov2"] | None = None
     weights: Path | None = None
     shards: str | None = None
+    families: tuple[str, ...] = ("ssl", "random")
     keep: tuple[Literal["images", "features"], ...] = ()
     overlap: Literal["refuse", "label"] = "refuse"
 
@@ -114,18 +117,21 @@ def ranks() -> Iterator[None]:
 
 def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
     """Score a run on a split at every combination of settings, write the records, return them as text."""
+    from lmsd.cli.build.families import tuned_on
     from lmsd.cli.build.trained import opened
     from lmsd.cli.build.validate import metrics
 
-    commit = store.environment()["commit"]
     config = store.config_of(folder)
-    scorer, others = None, metrics(config)
+    about = {"run": folder.name, "commit": store.environment()["commit"], "tuned_on": tuned_on(config)}
+    scorer, beside, others = None, None, metrics(config)
     said = []
     for told in chosen.each():
         model, generate = opened(folder, told)
         model.generator.to(device())
-        scorer = scorer or scorer_of(config, chosen)
-        said.append(str(score(folder, model, generate, scorer, chosen, commit, others)))
+        if scorer is None:
+            scorer, beside = scorer_of(config, chosen)
+        made = partial(scorer, generate, metrics=others, families=beside)
+        said.append(str(score(folder, model, generate, scorer, made, chosen, about)))
     return "\n\n".join(said)
 
 
@@ -138,9 +144,10 @@ def device() -> "torch.device":
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def scorer_of(config: Any, chosen: EvaluateOptions) -> "Evaluator":
-    """The scorer of the chosen split; refused where the training set holds much of it."""
+def scorer_of(config: Any, chosen: EvaluateOptions) -> "tuple[Evaluator, Families | None]":
+    """The scorer of the chosen split, and further families; refused where training saw much of the split."""
     from lmsd.cli.build.experiment import shard_set
+    from lmsd.cli.build.families import families_of
     from lmsd.cli.build.validate import evaluator
     from lmsd.ranks import by_first, first_alone
 
@@ -153,10 +160,13 @@ def scorer_of(config: Any, chosen: EvaluateOptions) -> "Evaluator":
     if chosen.weights is not None:
         config.evaluate.extractor.path = str(chosen.weights)
     with first_alone():
-        scorer = evaluator(config, shard_set(config), chosen.split, n=chosen.n)
-    scorer.extractor.net.to(device())
+        data = shard_set(config)
+        scorer = evaluator(config, data, chosen.split, n=chosen.n)
+        families = families_of(chosen.families, config.evaluate.extractor, data, own=scorer.extractor)
+    for extractor in (scorer.extractor, *(families.beside if families else ())):
+        extractor.net.to(device())
     by_first(lambda: refuse_overlap(scorer, chosen))
-    return scorer
+    return scorer, families
 
 
 OVERLAP = 0.1
@@ -196,11 +206,11 @@ def score(
     model: "Model",
     generate: "Generation",
     scorer: "Evaluator",
+    made: "Callable[..., Scores]",
     chosen: EvaluateOptions,
-    commit: str | None,
-    metrics: "Mapping[str, Metric]",
+    about: Mapping[str, str | None],
 ) -> "Scores":
-    """Scores at one setting, with its record and the picture of closest pairs."""
+    """Scores at one setting, with its record and the picture of closest pairs; made: the scorer, at work."""
     from lmsd.cli.bar import Bar
 
     kept = folder / "eval" / chosen.split / "kept"
@@ -217,17 +227,14 @@ def score(
     features = f"{name}-seeds{'_'.join(map(str, chosen.seeds))}-{scorer.extractor.name}.safetensors".replace(
         "/", "_"
     )
-    setup = {"checkpoint": model.checkpoint.name, "run": folder.name, "commit": commit}
     with Bar() as bar:
-        scores = scorer(
-            generate,
+        scores = made(
             seeds=list(chosen.seeds),
             split=chosen.split,
             ema=model.ema,
-            setup=setup | {"options": asked(chosen)},
+            setup={"checkpoint": model.checkpoint.name, **about, "options": asked(chosen)},
             progress=bar.update,
             keep_images=kept / name if "images" in chosen.keep else None,
-            metrics=metrics,
             keep_features=kept / features if "features" in chosen.keep else None,
         )
     if launched_rank() == 0:
