@@ -88,10 +88,9 @@ def as_typed(key: str, text: str, kind: Kind, error: UserError) -> Any:
 
     Lists and quoted texts are the grammar's, and what it says of them stands, with the quotes that mend it.
     """
-    many = any(part.get("type") == "array" for part in parts(kind))
     if not any(part.get("items", part).get("type") == "string" for part in parts(kind)):
         raise error
-    if many and text.startswith("[") and text.endswith("]"):
+    if text[:1] + text[-1:] == "[]" and any(part.get("type") == "array" for part in parts(kind)):
         raise UserError(f"cannot read '{key}={text}': {_quoted(key, text)}") from error
     if text[:1] in ("'", '"', "[", "{"):
         raise error
@@ -100,10 +99,9 @@ def as_typed(key: str, text: str, kind: Kind, error: UserError) -> Any:
 
 def _quoted(key: str, text: str) -> str:
     """How to write a list whose items the grammar does not take, for any shell."""
-    items = [item.strip().strip("'\"") for item in text[1:-1].split(",")]
     if any(char in text for char in "'\"$`!\\"):
         return f"write them into a text file, one a line, and give {key}=FILE.txt"
-    listed = ", ".join(f"'{item}'" for item in items if item)
+    listed = ", ".join(f"'{word}'" for item in text[1:-1].split(",") if (word := item.strip(" '\"")))
     file = f", or write them into a text file: {key}=FILE.txt" if key == "prompts" else ""
     return f'quote every item, {key}="[{listed}]"{file}'
 
