@@ -57,7 +57,11 @@ def cut(batch: int, batches: int) -> list[str]:
 RUNS: dict[str, list[str]] = {
     "digits": ["experiment=digits", "data.shards=DIGITS", *cut(64, 66), *PHASES],
     "shapes": ["experiment=shapes", "data.shards=SHAPES", *cut(64, 66), *PHASES],
-    "cifar10": ["experiment=cifar10", "data.shards=CIFAR10", *cut(8, 66), *PHASES],
+    "cifar10": [
+        *("experiment=cifar10", "objective=lmsd", "recipe=lmsd_cifar10", "data.shards=CIFAR10"),
+        *("net=unet_pooled", "net.widths=[48,96]", "net.patch=4", "generator.prediction=velocity"),
+        *("objective.warm.weighting=none", "precision=32-true", *cut(8, 66), *PHASES),
+    ],
     "emoji": ["experiment=emoji", "data.shards=EMOJI", *cut(8, 66), *PHASES, "rollback.collapsed=0"],
     "digits_reward": [
         *("experiment=digits_reward", "data.shards=DIGITS", "init_from=[digits@ema,digits:discriminator]"),

@@ -11,8 +11,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli.build import experiment
-from lmsd.cli.config.compose import config_dir, groups, load
-from lmsd.cli.config.schema import check_limits, options
+from lmsd.cli.config.compose import load
+from lmsd.cli.config.schema import check_limits, config_dir, groups, root
 from lmsd.cli.verbs import demo
 from lmsd.engine.trainer import Hardware, fit
 from lmsd.spec import locate, targets
@@ -23,6 +23,7 @@ SIZES: dict[str, list[str]] = {
     "net=mlp": ["net.width=8", "net.depth=1"],
     "net=unet_text": ["net.widths=[16,16]", "net.heads=2"],
     "net=unet_pooled": ["net.widths=[16,16]", "net.head_dim=8"],
+    "net=unet_conv": ["net.widths=[16,16]", "net.context=16"],
     "net=transformer_text": ["net.layers=1", "net.heads=2", "net.head_dim=8"],
     "net=dit_label": ["net.layers=1", "net.heads=2", "net.head_dim=8"],
     "discriminator=mlp": ["discriminator.trunk.width=8", "discriminator.trunk.depth=1"],
@@ -36,6 +37,7 @@ SIZES: dict[str, list[str]] = {
 }
 LEARNS = "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh, turns: 1}"
 COMPANIONS = {
+    "recipe=denoising_cifar10": ["objective=denoising", "schedule=flow"],
     **{f"objective={name}": [LEARNS] for name in ("ddpo", "dpo", "draft", "grpo", "nft")},
     "discriminator=autoencoder": ["objective=article"],
     "objective=article": ["discriminator=autoencoder"],
@@ -180,7 +182,7 @@ def test_every_option_of_train_is_read(shards: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(DictConfig, "_get_impl", noting)
     begin(words)
     sections = ("optim.", "evaluate.")
-    own = {o.key for o in options(tree) if "." not in o.key or o.key.startswith(sections)}
+    own = {o.key for o in root(tree).leaves() if "." not in o.key or o.key.startswith(sections)}
     built = {"optim.generator", "optim.discriminator", "optim.clip"}
     unread = {key for key in own - read if key.rpartition(".")[0] not in built}
     assert unread == {"resume", "extend"}  # read off the command line, before there is a configuration

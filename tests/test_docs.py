@@ -14,8 +14,7 @@ from lmsd import cli
 from lmsd.cli.config import options
 from lmsd.cli.config.compose import load
 from lmsd.cli.config.listing import listing, schema
-from lmsd.cli.config.schema import check_limits, groups
-from lmsd.cli.config.schema import options as option_rows
+from lmsd.cli.config.schema import check_limits, groups, root
 from lmsd.cli.sweeps import space
 from lmsd.cli.verbs import VERBS
 from lmsd.cli.verbs.edit import EditOptions
@@ -89,7 +88,7 @@ def test_verbs_that_are_told_of_exist_and_options_in_the_text_too() -> None:
     names = {
         option.key
         for choice in groups()["objective"]
-        for option in option_rows(OmegaConf.to_container(load("train", [f"objective={choice}"])))
+        for option in root(OmegaConf.to_container(load("train", [f"objective={choice}"]))).leaves()
     }
     for option in re.findall(r"`((?:data|optim|objective|evaluate|callbacks|generator)\.[a-z_.]+)[=`]", text):
         assert option in names or any(name.startswith(f"{option}.") for name in names), option

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsd.errors import UserError
+from lmsd.files import sha256_of
 from lmsd.spec import plain
 
 if TYPE_CHECKING:  # torch is imported by what reads a file: runs are found without it
@@ -86,8 +87,7 @@ def intact(path: Path) -> bool:
     try:
         if manifest is None or path.stat().st_size != manifest["bytes"]:
             return False
-        with open(path, "rb") as file:
-            return bool(hashlib.file_digest(file, "sha256").hexdigest() == manifest["sha256"])
+        return bool(sha256_of(path) == manifest["sha256"])
     except OSError:
         return False
 

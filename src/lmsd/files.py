@@ -4,6 +4,7 @@ write    to PATH.tmp.ID, in the same folder
 fsync    the file; rename it to PATH; fsync the folder, so that power may fail right after
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,12 @@ def write_text(path: Path, text: str) -> None:
     """Replace a file's content, UTF-8, entirely or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, in hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -220,6 +220,8 @@ def test_a_damaged_sample_stops_or_is_replaced_alike_on_every_rank(tmp_path):
     assert alone.text[slot] == f"picture {shard[0] * 12 + sample[0]}"
     for world in (2, 3):
         assert sequence(tmp_path, world, 1, on_error="skip")[1] == alone.text
+        # several ranks never stop one by one: the guard ends the run for all, after a checkpoint
+        assert sequence(tmp_path, world, 1, on_error="stop")[1] == alone.text
 
 
 def test_split_sets_give_every_sample_by_number(shards):
@@ -362,6 +364,24 @@ def test_a_run_that_began_with_the_old_decoder_continues_only_when_told_how(mean
     assert differs == {"picture 0", "picture 1"}
     hashes = {module_of(meaning, decode=word).shards.split_set("train").hash for word in ("old", "new", None)}
     assert len(hashes) == 2  # statistics of the one are none of the other
+
+
+def test_what_only_decoding_shows_is_part_of_what_decodes_otherwise(tmp_path):
+    sound = encoded(picture(0, 64), "JPEG", quality=95)
+    extra = sound[:-2] + b"\x12\x34" * 9 + sound[-2:]  # refused by the decoder of then
+    broken = sound[: len(sound) * 3 // 4]  # and by today's
+    write_tar(
+        tmp_path / "a.tar",
+        [
+            (f"{number}.{suffix}", content)
+            for number, image in enumerate([sound, extra, broken, sound])
+            for suffix, content in (("jpg", image), ("txt", b"one"))
+        ],
+    )
+    began = module_of(tmp_path, batch_size=4).state_dict() | {"decode": "old"}
+    with pytest.raises(UserError, match=r"1 of 4 training samples \(25\.00%\) decode differently"):
+        module_of(tmp_path, batch_size=4).load_state_dict(began)
+    module_of(tmp_path, batch_size=4, decode="new").load_state_dict(began)
 
 
 def test_of_several_lines_one_is_drawn_anew_in_every_epoch_and_alike_on_every_rank(tmp_path):

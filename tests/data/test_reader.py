@@ -12,7 +12,7 @@ from tars import encoded, flip_byte, jpeg, members_of, picture, write_shards, wr
 
 from lmsd.data.decode import decode
 from lmsd.data.index import build_index
-from lmsd.data.reader import Reader
+from lmsd.data.reader import Form, Reader
 from lmsd.data.transforms import fit
 from lmsd.errors import UserError
 
@@ -22,9 +22,7 @@ def reader_of(paths, *, size=8, channels=3, caption="txt", keep=False, whole=0) 
     return Reader(
         index,
         lambda shard: index.shards[shard],
-        image_size=size,
-        channels=channels,
-        caption=caption,
+        Form(image_size=size, channels=channels, caption=caption),
         keep=keep,
         whole=whole,
     )
@@ -123,10 +121,12 @@ def test_a_damaged_sample_is_replaced_by_the_one_that_is_named(tmp_path, caplog,
         flip_byte(path, members_of(path)[key][0] + 3)
     reader = reader_of([path], keep=keep)
     asked = np.array([1, 2, 5])
+
+    def after(slot, attempt):
+        return np.array([0]), asked[slot : slot + 1] + attempt
+
     for _ in range(2):
-        found = reader.read(
-            np.zeros(3, int), asked, substitute=lambda slot, attempt: (0, int(asked[slot]) + attempt)
-        )
+        found = reader.read(np.zeros(3, int), asked, substitute=after)
         # 2 is damaged, and so is 3: 4 stands in
         assert found.text == ["picture 1", "picture 4", "picture 5"]
         assert found.label.tolist() == [1, 4, 5]
@@ -140,8 +140,9 @@ def test_when_everything_is_damaged_it_stops(tmp_path):
     path = Path(write_shards(tmp_path, [1])[0])
     build_index([path])
     flip_byte(path, members_of(path)["000000.jpg"][0])
+    zero = np.array([0])
     with pytest.raises(UserError, match="the 100 samples after it"):
-        reader_of([path]).read(np.array([0]), np.array([0]), substitute=lambda slot, attempt: (0, 0))
+        reader_of([path]).read(zero, zero, substitute=lambda slot, attempt: (zero, zero))
 
 
 def test_a_shard_that_shrinks_or_vanishes_after_indexing_is_told(tmp_path):

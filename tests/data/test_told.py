@@ -14,6 +14,7 @@ from lmsd.data.builders import BuildOptions, build
 from lmsd.data.color import OTHER
 from lmsd.data.decode import LATER, BadImage, decode, probe
 from lmsd.data.scan import EMPTY, SECOND, scan
+from lmsd.data.text import LOST
 from lmsd.errors import UserError
 
 
@@ -139,6 +140,15 @@ def test_a_second_caption_in_a_shard_is_told(tmp_path):
             "a.json": json.dumps({"caption": caption}).encode(),
         }
         assert list(scan(write_tar(tmp_path / "b.tar", files.items())).header.notes) == notes
+
+
+def test_words_of_which_characters_were_lost_are_told(tmp_path):
+    files = {"a.png": encoded(picture(1)), "a.txt": "caf\ufffd".encode()}
+    files |= {"b.png": encoded(picture(2)), "b.json": json.dumps({"caption": "b"}).encode()}
+    facts, _ = build_and_scan(tmp_path, files)
+    assert [(note["what"], note["count"], note["first"]) for note in facts["notes"]] == [(LOST, 1, "a.png")]
+    shard = write_tar(tmp_path / "a.tar", list(files.items())[:2])
+    assert list(scan(shard).header.notes) == [(LOST, 1, "a")]
 
 
 def test_signs_that_nobody_sees_are_no_caption_and_utf32_has_its_name(tmp_path):

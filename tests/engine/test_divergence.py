@@ -252,6 +252,27 @@ def test_what_was_trained_before_a_damaged_sample_is_saved(tmp_path: Path) -> No
     ]  # the third batch was read, one ahead, and not yet used
 
 
+@pytest.mark.slow
+def test_where_none_may_be_damaged_all_ranks_save_and_end_together(tmp_path: Path) -> None:
+    """on_error=stop: the sample came to one rank alone."""
+
+    class Half(Damaged):
+        def train_dataloader(self) -> object:
+            for batch in super().train_dataloader():
+                flags = batch.extra["substituted"][:4] * self.trainer.global_rank
+                yield Batch(batch.x, batch.position, batch.text, batch.label, {"substituted": flags})
+
+    def rank(own: int) -> None:
+        subject = engine("denoising", batches=10, log_every=16)
+        with pytest.raises(UserError, match=r"1 of 1,000 samples were damaged; .*data\.train\.on_error=skip"):
+            run(subject, tmp_path, datamodule=Half(5), callbacks=[Guard(samples=1000, stop=True)], devices=2)
+        assert subject.clock.images == 16
+
+    assert codes(fork_ranks(rank, 2, tmp_path), seconds=120) == [0, 0]
+    saved = checkpoints.manifests(tmp_path / "checkpoints").values()
+    assert [one["images"] for one in saved] == [8, 16]
+
+
 def test_a_damaged_sample_counts_once_however_often_it_comes(tmp_path: Path) -> None:
     subject = engine("denoising", batches=10, log_every=16)
     run(subject, tmp_path / "once", datamodule=Damaged(2, same=True), callbacks=[Guard(max_bad=0.1)])

@@ -1,4 +1,4 @@
-"""The nets of diffusers behind our call. One file, for diffusers costs seconds to import."""
+"""The nets, ours and those of diffusers, behind one call. One file, for diffusers costs seconds to import."""
 
 import copy
 import re
@@ -10,6 +10,7 @@ from torch import nn
 from lmsd.errors import UserError
 from lmsd.models import backbones
 from lmsd.models.conditioner import Conditioner, LabelConditioner
+from lmsd.models.conv_unet import ConvUNet
 from lmsd.models.discriminator import TrunkDiscriminator, double_backward_obstacle
 from lmsd.models.generator import Generator
 from lmsd.process.gaussian import Process
@@ -24,6 +25,9 @@ MAKERS = {
     ),
     "unet_pooled": lambda: backbones.PooledUNet(
         Sizes(3, 16, pooled_dim=POOLED, z_dim=Z), **SMALL, head_dim=8
+    ),
+    "unet_conv": lambda: ConvUNet(
+        Sizes(3, 16, pooled_dim=POOLED, z_dim=Z), **SMALL, blocks=(1, 2), heads=2, context=16
     ),
     "transformer_text": lambda: backbones.TextTransformer(
         Sizes(3, 16, token_dim=TEXT, z_dim=Z), patch=4, layers=2, heads=2, head_dim=8
@@ -228,6 +232,7 @@ def test_nets_without_text_need_none():
     for net in (
         backbones.TextUNet(Sizes(3, 16), **SMALL, heads=2),
         backbones.PooledUNet(Sizes(3, 16), **SMALL, head_dim=8),
+        ConvUNet(Sizes(3, 16), **SMALL, heads=2, context=16),
         backbones.TextTransformer(Sizes(3, 16), patch=4, layers=1, heads=2, head_dim=8),
     ):
         assert randomized(net)(x, time, Cond(), None).abs().sum() > 0
@@ -241,6 +246,9 @@ def test_nets_without_text_need_none():
             "side 18 does not divide by patch 4",
             lambda: backbones.LabelTransformer(Sizes(3, 18), classes=2, patch=4),
         ),
+        ("side 18 does not divide by patch 2 times 2^1", lambda: ConvUNet(Sizes(3, 18))),
+        ("widths names 2 levels, blocks 1", lambda: ConvUNet(Sizes(3, 16), blocks=[1])),
+        ("the last width, 128, does not divide by 3 heads", lambda: ConvUNet(Sizes(3, 16), heads=3)),
         ("attention names 1 levels, widths 2", lambda: backbones.PooledUNet(Sizes(3, 16), attention=[True])),
     ],
 )
@@ -249,7 +257,7 @@ def test_sizes_that_do_not_fit_are_refused(message, make):
         make()
 
 
-@pytest.mark.parametrize("name", ["unet_text", "transformer_text", "unet_pooled", "mlp"])
+@pytest.mark.parametrize("name", ["unet_text", "transformer_text", "unet_pooled", "unet_conv", "mlp"])
 def test_missing_text_is_refused(name):
     x, time, _, z = inputs(name)
     with pytest.raises(UserError, match="got none"):

@@ -2,6 +2,12 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch is imported where it is used
+    from lmsd.types import Progress
 
 PATIENCE, EVERY = 2.0, 20.0
 """Seconds to the first plain line of what takes longer, and between two of them."""
@@ -37,3 +43,10 @@ class Bar:
         if key not in self.tasks:
             self.tasks[key] = self.progress.add_task(what, total=total)
         self.progress.update(self.tasks[key], completed=done, total=total, description=what)  # type: ignore[arg-type]
+
+
+@contextmanager
+def drawn() -> "Iterator[Progress]":
+    """A bar for as long as something takes."""
+    with Bar() as bar:
+        yield bar.update

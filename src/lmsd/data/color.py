@@ -107,14 +107,10 @@ def _suits(base: str, mode: str) -> bool:
 
 
 def _is_srgb(transform: ImageCms.ImageCmsTransform, base: str) -> bool:
-    if base == "L":
-        shown = np.arange(256, dtype=np.uint8)[None]
-        before = np.repeat(shown[..., None], 3, axis=2).astype(int)
-    elif base == "RGB":
-        steps = np.linspace(0, 255, 17).astype(np.uint8)
-        shown = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(17, -1, 3)
-        before = shown.astype(int)
-    else:
+    if base not in ("L", "RGB"):
         return False
-    after = np.asarray(transform.apply(Image.fromarray(shown))).astype(int)
+    steps = np.linspace(0, 255, 17 if base == "RGB" else 256).astype(np.uint8)
+    cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(17, -1, 3) if base == "RGB" else steps[None]
+    shown = Image.fromarray(cube)
+    before, after = (np.asarray(image, int) for image in (shown.convert("RGB"), transform.apply(shown)))
     return bool(np.abs(after - before).max() <= _SAME)

@@ -27,7 +27,6 @@ class HeldOut:
     def __init__(self, split: Split, reader: Reader) -> None:
         self.split = split
         self._reader = reader
-        self._ends = np.cumsum(reader.index.sizes)
 
     def __len__(self) -> int:
         return len(self._reader.index)
@@ -35,18 +34,12 @@ class HeldOut:
     @property
     def hash(self) -> str:
         """sha256 of the index, the image size, the channels and the ways of fitting and decoding."""
-        reader = self._reader
-        words: tuple[object, ...] = (
-            reader.index.hash,
-            reader.image_size,
-            reader.channels,
-            reader.caption,
-            RECIPE,
-        )
-        if reader.index.changed and not reader.old:
+        index, form = self._reader.index, self._reader.form
+        words: tuple[object, ...] = (index.hash, form.image_size, form.channels, form.caption, RECIPE)
+        if index.changed and not form.old:
             words = (*words, "decode-2")
-        if reader.lines != "join":
-            words = (*words, reader.lines)
+        if form.lines != "join":
+            words = (*words, form.lines)
         return hashlib.sha256(repr(words).encode()).hexdigest()
 
     def images(self, indices: Indices) -> Tensor:
@@ -55,7 +48,7 @@ class HeldOut:
 
     def captions(self, indices: Indices) -> list[str]:
         """Captions. Raises UserError when the data have none."""
-        if self._reader.caption is None:
+        if self._reader.form.caption is None:
             raise UserError(f"the {self.split} shards have no captions, only classes")
         return self._reader.captions(*self._places(indices))
 
@@ -67,12 +60,11 @@ class HeldOut:
 
     def batch(self, rows: Indices) -> Batch:
         """Samples as a batch whose positions are their numbers, captions and classes where there are any."""
-        text = None if self._reader.caption is None else self.captions(rows)
+        text = None if self._reader.form.caption is None else self.captions(rows)
         return Batch(self.images(rows), torch.as_tensor(rows), text, self.labels(rows))
 
     def _places(self, indices: Indices) -> tuple[Integers, Integers]:
         numbers = np.asarray(indices, np.int64)
         if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(self)):
             raise UserError(f"the {self.split} split has {len(self)} samples: an index is outside")
-        shard = np.searchsorted(self._ends, numbers, side="right")
-        return shard, numbers - (self._ends - self._reader.index.sizes)[shard]
+        return self._reader.index.places(numbers)

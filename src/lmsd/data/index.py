@@ -12,6 +12,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,12 +26,13 @@ from lmsd.data.notes import Note, Notes
 from lmsd.data.scan import scan
 from lmsd.data.urls import name_of
 from lmsd.errors import UserError, redact
-from lmsd.files import cache_folder
+from lmsd.files import cache_folder, sha256_of
 
 if TYPE_CHECKING:  # torch is imported where it is used
     from lmsd.types import Progress
 
 _KEPT = 64  # shard indexes held in memory
+Integers = NDArray[np.int64]
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,8 @@ class Index:
     def __init__(self, shards: Sequence[str], files: Sequence[Path]) -> None:
         self.shards = tuple(shards)
         self.headers = tuple(load(file).header if (h := load_header(file)) is None else h for file in files)
-        self.sizes: NDArray[np.int64] = np.asarray([header.samples for header in self.headers], np.int64)
+        self.sizes: Integers = np.asarray([header.samples for header in self.headers], np.int64)
+        self._starts = np.cumsum(self.sizes) - self.sizes
         self.captions = self._captions()
         self.labels = self._labels()
         self._files = tuple(files)
@@ -56,6 +59,15 @@ class Index:
     def __len__(self) -> int:
         """Samples in all."""
         return int(self.sizes.sum())
+
+    def numbers(self, shard: Integers, sample: Integers) -> Integers:
+        """The numbers of samples among all of the index, [n]."""
+        return self._starts[shard] + sample
+
+    def places(self, numbers: Integers) -> tuple[Integers, Integers]:
+        """The reverse of `numbers`: shard and sample, [n] each."""
+        shard = np.searchsorted(self._starts, numbers, side="right") - 1
+        return shard, numbers - self._starts[shard]
 
     @property
     def hash(self) -> str:
@@ -120,7 +132,7 @@ class Index:
         return bool(kinds) and all(kinds)
 
 
-def changed(before: Sequence[Sequence[Any]], now: Sequence[Sequence[Any]]) -> str:
+def difference(before: Sequence[Sequence[Any]], now: Sequence[Sequence[Any]]) -> str:
     """Two summaries of an index compared, in words."""
     old, new = ({str(row[0]): tuple(row[1:]) for row in rows} for rows in (before, now))
     kinds = {
@@ -177,7 +189,8 @@ def say_renewed(folder: Path) -> None:
 def store(index: ShardIndex, path: Path) -> Path:
     """Write a shard's index beside it, or into the cache folder."""
     beside, cached = _places(path)
-    if _writable(path.parent):
+    # the superuser may write everywhere; a folder without any write bit is meant to stay as it is
+    if path.parent.stat().st_mode & 0o222 and os.access(path.parent, os.W_OK):
         try:
             index.save(beside)
             return beside
@@ -193,26 +206,19 @@ def _places(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + SUFFIX), cache_folder() / "index" / f"{digest}{SUFFIX}"
 
 
-def _writable(folder: Path) -> bool:
-    # the superuser may write everywhere; a folder without any write bit is meant to stay as it is
-    return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
-
-
 def _valid(path: Path) -> Path | None:
     """The index that is true of the shard as it is now, if there is one."""
     status = path.stat()
-    headers = [(file, load_header(file)) for file in _places(path) if file.is_file()]
-    old = [(file, header) for file, header in headers if header is not None and header.size == status.st_size]
-    for file, header in old:
+    headers = {file: load_header(file) for file in _places(path) if file.is_file()}
+    known = {file: header for file, header in headers.items() if header and header.size == status.st_size}
+    for file, header in known.items():
         if header.mtime_ns == status.st_mtime_ns:
             return file
-    if not old:
-        return None
-    with path.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    for file, header in old:
-        if header.sha256 == digest:
-            return store(load(file).at(status.st_mtime_ns), path)
+    digest = sha256_of(path) if known else ""
+    for file, header in known.items():
+        if header.sha256 == digest:  # the same bytes, written at another time
+            index = load(file)
+            return store(replace(index, header=replace(index.header, mtime_ns=status.st_mtime_ns)), path)
     return None
 
 

@@ -13,8 +13,9 @@ It is stored as `NAME.tar.idx.npz`, arrays of numbers and bytes only: it is read
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,10 +80,6 @@ class ShardIndex:
         start = int(self.key_ends[sample - 1]) if sample else 0
         return self.key_bytes[start : int(self.key_ends[sample])].tobytes().decode()
 
-    def at(self, mtime_ns: int) -> "ShardIndex":
-        """The same index for the same bytes with another time of change."""
-        return replace(self, header=replace(self.header, mtime_ns=mtime_ns))
-
     def column(self, *suffixes: str) -> Integers:
         """Offset, length and crc32 of each sample's member with one of the suffixes, [n,3]; −1 for none."""
         numbers = [i for i, name in enumerate(self.header.suffixes) if name in suffixes]
@@ -96,13 +93,10 @@ class ShardIndex:
 
         caption: the suffix "txt" or "json", or None for no captions (zeros).
         """
-        places = [
-            self.column(*SUFFIXES),
-            self.column(caption) if caption else np.zeros((len(self), 3), np.int64),
-        ]
-        for place in places:
-            place[:, 1] += place[:, 0]
-        return np.hstack([*places, self.picture.astype(np.int64)])
+        image = self.column(*SUFFIXES)
+        places = np.stack([image, self.column(caption) if caption else np.zeros_like(image)])
+        places[..., 1] += places[..., 0]
+        return np.hstack([*places, self.picture])
 
     def save(self, path: Path) -> None:
         """Write the index whole or not at all."""
@@ -122,28 +116,28 @@ class ShardIndex:
 
 def load_header(path: Path) -> Header | None:
     """The header alone, or None when the file is no index of this version."""
+    fields = _stored(path)
+    if fields.get("version") != VERSION:
+        return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            fields = json.loads(file["header"].tobytes())
+        fields["notes"] = [(str(kind), int(count), str(key)) for kind, count, key in fields["notes"]]
+        return Header(**fields | {name: tuple(fields[name]) for name in ("suffixes", "captions", "notes")})
     except _UNREADABLE:
-        return None
-    if not isinstance(fields, dict) or fields.get("version") != VERSION:
-        return None
-    try:
-        fields["suffixes"], fields["captions"] = tuple(fields["suffixes"]), tuple(fields["captions"])
-        fields["notes"] = tuple((str(kind), int(count), str(key)) for kind, count, key in fields["notes"])
-        return Header(**fields)
-    except (KeyError, TypeError, ValueError):
         return None
 
 
 def is_older(path: Path) -> bool:
     """Whether a file is an index of a version before this one."""
+    return _stored(path).get("version") in range(VERSION)
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """The fields of the header, none for a file that is no index."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return int(json.loads(file["header"].tobytes())["version"]) < VERSION
+            return dict(json.loads(file["header"].tobytes()))
     except _UNREADABLE:
-        return False
+        return {}
 
 
 def load(path: Path) -> ShardIndex:
@@ -153,8 +147,7 @@ def load(path: Path) -> ShardIndex:
         raise UserError(f"{path} is no index of this version: delete it and run `lmsd data index` again")
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name != "header"}
-        index = ShardIndex(header, **arrays)
+            index = ShardIndex(header, **{name: file[name] for name in file.files if name != "header"})
         _check(index)
     except _UNREADABLE as error:
         raise UserError(
@@ -164,18 +157,15 @@ def load(path: Path) -> ShardIndex:
 
 
 def _check(index: ShardIndex) -> None:
-    count, members = len(index), index.members
-    if members.ndim != 2 or members.shape[1] != 4 or index.picture.shape != (count, 3):
-        raise ValueError("arrays of a wrong shape")
+    count, members, first = len(index), index.members, index.first
     if (
-        len(index.key_ends) != count
+        members.shape != (len(members), 4)
+        or index.picture.shape != (count, 3)
         or len(index.labels) != count * index.header.labels
-        or count != index.header.samples
+        or not count == len(index.key_ends) == index.header.samples
     ):
         raise ValueError("counts that differ")
-    if len(members) and (
-        members[:, 1:3].min() < 0 or (members[:, 1] + members[:, 2]).max() > index.header.size
-    ):
+    if (members[:, 1:3] < 0).any() or (members[:, 1] + members[:, 2] > index.header.size).any():
         raise ValueError("members outside the shard")
-    if index.first[0] != 0 or index.first[-1] != len(members) or (np.diff(index.first) < 1).any():
+    if first[0] != 0 or first[-1] != len(members) or (np.diff(first) < 1).any():
         raise ValueError("samples without members")

@@ -10,9 +10,8 @@ streams of numpy's generators may change between versions. The order knows no ra
 batches, so each sample comes exactly once an epoch for every split of the work, and a resume is a lookup.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,18 +48,6 @@ def step(key: Words, word: ArrayLike) -> Words:
     return mix64(key * np.uint64(31) + value + _PHI)
 
 
-@dataclass(frozen=True)
-class _Epoch:
-    shards: Integers  # the order of the shards
-    starts: Integers  # first place of every window in the epoch, then N
-
-
-@dataclass(frozen=True)
-class _Window:
-    shard: Integers
-    sample: Integers
-
-
 class Order:
     """Position in the endless stream → (shard, sample).
 
@@ -88,72 +75,64 @@ class Order:
             )
         if self.total == 0:
             raise UserError("the shards hold no samples: build them with `lmsd data build`, or name others")
-        self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
-        self._windows: OrderedDict[tuple[int, int], _Window] = OrderedDict()
 
     def __call__(self, positions: ArrayLike) -> tuple[Integers, Integers]:
         """Shard and sample of every position (int64 [n], not negative), two int64 arrays [n]."""
-        place = self._place(positions)
+        epoch, window, place = self._located(positions)
         shard, sample = np.empty_like(place), np.empty_like(place)
-        epoch, within = np.divmod(place, self.total)
-        for e in np.unique(epoch):
-            at_epoch = np.flatnonzero(epoch == e)
-            starts = self._epoch(int(e)).starts
-            window = np.searchsorted(starts, within[at_epoch], side="right") - 1
-            for w in np.unique(window):
-                at = at_epoch[window == w]
-                order = self._window(int(e), int(w))
-                offset = within[at] - starts[w]
-                shard[at], sample[at] = order.shard[offset], order.sample[offset]
+        for e, w in _pairs(epoch, window):
+            at = (epoch == e) & (window == w)
+            shards, samples = _window(self, e, w)
+            shard[at], sample[at] = shards[place[at]], samples[place[at]]
         return shard, sample
 
     def windows(self, positions: ArrayLike) -> list[tuple[int, int]]:
-        """The (epoch, window) pairs that hold the positions, in the order of the stream."""
-        epoch, within = np.divmod(np.unique(self._place(positions)), self.total)
-        pairs = [
-            (int(e), int(np.searchsorted(self._epoch(int(e)).starts, q, side="right") - 1))
-            for e, q in zip(epoch, within, strict=True)
-        ]
-        return list(dict.fromkeys(pairs))
+        """The (epoch, window) pairs that hold the positions, in their order."""
+        return _pairs(*self._located(positions)[:2])
 
-    def _place(self, positions: ArrayLike) -> Integers:
+    def _located(self, positions: ArrayLike) -> tuple[Integers, Integers, Integers]:
+        """Epoch, window and place in the window of every position, [n] each."""
         place = np.asarray(positions, np.int64)
-        return place if self.first is None else place % self.first
+        epoch, place = np.divmod(place if self.first is None else place % self.first, self.total)
+        window = np.empty_like(place)
+        for e in np.unique(epoch).tolist():
+            at, (_, starts) = epoch == e, _epoch(self, e)
+            window[at] = np.searchsorted(starts, place[at], side="right") - 1
+            place[at] -= starts[window[at]]
+        return epoch, window, place
 
     def following(self, epoch: int, window: int) -> tuple[int, int]:
         """The window after a window, perhaps in the next epoch."""
-        last = len(self._epoch(epoch).starts) - 2
-        return (epoch, window + 1) if window < last else (epoch + 1, 0)
+        _, starts = _epoch(self, epoch)
+        return (epoch, window + 1) if window < len(starts) - 2 else (epoch + 1, 0)
 
     def shards(self, epoch: int, window: int) -> list[int]:
         """The shards of a window, in the epoch's order."""
-        ids = self._epoch(epoch).shards[window * self.window : (window + 1) * self.window]
-        return [int(shard) for shard in ids]
-
-    def _epoch(self, epoch: int) -> _Epoch:
-        if epoch not in self._epochs:
-            key = fold(self.seed, epoch, 1)
-            shards = np.argsort(step(key, np.arange(len(self.sizes))), kind="stable")
-            ends = np.concatenate([[0], np.cumsum(self.sizes[shards])])
-            inner = ends[0 : len(self.sizes) : self.window]
-            self._epochs[epoch] = _Epoch(shards, np.append(inner, self.total))
-            _shrink(self._epochs)
-        return self._epochs[epoch]
-
-    def _window(self, epoch: int, window: int) -> _Window:
-        if (epoch, window) not in self._windows:
-            shards = np.asarray(self.shards(epoch, window))
-            sizes = self.sizes[shards]
-            keys = np.repeat(step(fold(self.seed, epoch, 2), shards), sizes)
-            shard = np.repeat(shards, sizes)
-            sample = np.arange(len(shard)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-            order = np.argsort(step(keys, sample), kind="stable")
-            self._windows[epoch, window] = _Window(shard[order], sample[order])
-            _shrink(self._windows)
-        self._windows.move_to_end((epoch, window))
-        return self._windows[epoch, window]
+        shards, _ = _epoch(self, epoch)
+        return [int(shard) for shard in shards[window * self.window :][: self.window]]
 
 
-def _shrink(cache: OrderedDict[int, _Epoch] | OrderedDict[tuple[int, int], _Window]) -> None:
-    while len(cache) > _KEPT:
-        cache.popitem(last=False)
+@lru_cache(maxsize=_KEPT)
+def _epoch(order: Order, epoch: int) -> tuple[Integers, Integers]:
+    """The order of the shards; the first place of every window in the epoch, then N."""
+    shards = np.argsort(step(fold(order.seed, epoch, 1), np.arange(len(order.sizes))), kind="stable")
+    ends = np.concatenate([[0], np.cumsum(order.sizes[shards])])
+    inner = ends[0 : len(order.sizes) : order.window]
+    return shards, np.append(inner, order.total)
+
+
+@lru_cache(maxsize=_KEPT)
+def _window(order: Order, epoch: int, window: int) -> tuple[Integers, Integers]:
+    """Shard and sample of every place in a window."""
+    shards = np.asarray(order.shards(epoch, window))
+    sizes = order.sizes[shards]
+    keys = np.repeat(step(fold(order.seed, epoch, 2), shards), sizes)
+    shard = np.repeat(shards, sizes)
+    sample = np.arange(len(shard)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    mixed = np.argsort(step(keys, sample), kind="stable")
+    return shard[mixed], sample[mixed]
+
+
+def _pairs(epoch: Integers, window: Integers) -> list[tuple[int, int]]:
+    """The different pairs, in their order."""
+    return list(dict.fromkeys(zip(epoch.tolist(), window.tolist(), strict=True)))

@@ -22,6 +22,7 @@ from lmsd.data.members import SUFFIX, Header, is_older, load_header
 from lmsd.data.scan import scan
 from lmsd.data.urls import beside, filesystem, unreachable
 from lmsd.errors import UserError
+from lmsd.files import sha256_of
 
 _THREADS = 2
 _TRIES = 2
@@ -57,10 +58,9 @@ class Cache:
     def fetch(self, url: str, header: Header) -> Path:
         """The verified local file of a shard, fetched if it is not there."""
         path = self._name(url, ".tar")
-        if not _touched(path, header.size):
-            with self._locked(url):
-                if not _touched(path, header.size):
-                    self._download(url, header.size, path, header.sha256)
+        with self._locked(url):
+            if not _touched(path, header.size):
+                self._download(url, header.size, path, header.sha256)
         return path
 
     def ahead(self, wanted: list[tuple[str, Header]]) -> None:
@@ -178,10 +178,8 @@ def _wrong(part: Path, size: int, sha256: str | None) -> str:
     found = part.stat().st_size
     if found != size:
         return f"{found} bytes came, {size} were told"
-    with part.open("rb") as file:
-        if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            return "its sha256 is not the index's"
-    return ""
+    same = sha256 is None or sha256_of(part) == sha256
+    return "" if same else "its sha256 is not the index's"
 
 
 def _remote_size(url: str) -> int:

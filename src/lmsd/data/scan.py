@@ -24,7 +24,7 @@ from lmsd.data.decode import SUFFIXES, BadImage, decode, probe
 from lmsd.data.members import CHANGED, CLEAN, OLD_PLAIN, PLAIN, Header, ShardIndex
 from lmsd.data.names import TEXTS, grouped, hidden, printable
 from lmsd.data.notes import Notes
-from lmsd.data.text import BadText, caption_of, captions, decoded
+from lmsd.data.text import LOST, BadText, caption_of, captions, decoded
 from lmsd.errors import UserError
 
 MAX_MEMBER = 256 << 20
@@ -66,22 +66,17 @@ def scan(path: Path, *, decoding: bool = False) -> ShardIndex:
             f"the shard {path} is empty or cut off ({status.st_size} bytes): fetch or build it again"
         )
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        members = _walk(path, data)
+        everything = _walk(path, data)
         gathered = _Gathered(path, decoding)
-        for name in (member.name for member in members if hidden(member.name)):
+        for name in (member.name for member in everything if hidden(member.name)):
             gathered.notes.add(HIDDEN, name)
+        members = [member for member in everything if not hidden(member.name)]
         for key, group in grouped([member.name for member in members]).items():
             numbers = [number for _, number in group]
-            if numbers[-1] - numbers[0] >= len(numbers) and _apart(members, numbers):
+            if numbers[-1] - numbers[0] >= len(numbers):
                 gathered.notes.add(APART, key)
             gathered.add(key, _named(path, key, [(suffix, members[n]) for suffix, n in group]), data)
         return gathered.finish(status, hashlib.sha256(data).hexdigest())
-
-
-def _apart(members: list[_Member], numbers: list[int]) -> bool:
-    """Whether others than hidden files stand between the members of a sample."""
-    between = set(range(numbers[0], numbers[-1])) - set(numbers)
-    return any(not hidden(members[number].name) for number in between)
 
 
 def _named(path: Path, key: str, group: list[tuple[str, _Member]]) -> dict[str, _Member]:
@@ -92,8 +87,6 @@ def _named(path: Path, key: str, group: list[tuple[str, _Member]]) -> dict[str, 
             _refuse(path, key, f"the key comes twice ({sample[suffix].name} and {member.name})")
         sample[suffix] = member
     text = next((suffix for suffix in TEXTS if suffix in sample), None)
-    if text is None or text == "txt":
-        return sample
     return {("txt" if suffix == text else suffix): member for suffix, member in sample.items()}
 
 
@@ -110,9 +103,9 @@ def _walk(path: Path, data: mmap.mmap) -> list[_Member]:
                     if not _META.search(info.name):
                         members.append(_Member(info.name, info.offset_data, info.size))
                 end = info.offset_data + (-(-info.size // _BLOCK) * _BLOCK if info.isreg() else 0)
+    except UserError:
+        raise
     except (tarfile.TarError, EOFError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         packed = next((way for magic, way in _PACKED.items() if data[: len(magic)] == magic), None)
         if packed is not None:
             raise UserError(
@@ -248,6 +241,8 @@ class _Gathered:
             fields.get("caption", lines) != lines or other in content for other in TEXTS[1:]
         ):
             self.notes.add(SECOND, key)
+        if any("\ufffd" in line for line in lines):
+            self.notes.add(LOST, key)
         if len(lines) != 1:
             self.notes.add(SEVERAL if lines else EMPTY, key)
         if name == "txt":

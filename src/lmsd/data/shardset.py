@@ -1,13 +1,15 @@
 """A shard set: which shards there are, split, indexed and read; plain Python, no matter who trains on it."""
 
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from lmsd.data.heldout import HeldOut
 from lmsd.data.index import Index
 from lmsd.data.order import Order
-from lmsd.data.reader import Reader
+from lmsd.data.reader import Form, Reader
 from lmsd.data.shards import Source, Split, by_split, chosen, resolve
 from lmsd.data.storage import Storage
 from lmsd.data.stream import OnError, Stream
@@ -19,6 +21,11 @@ OnChange: TypeAlias = Literal["error", "new_epoch"]
 Decode: TypeAlias = Literal["old", "new"]
 
 _SKIP = ", or train without such samples by data.train.on_error=skip"
+_NO_TRAIN = "data.shards= names no train shard (every name begins with val- or test-): add train-*.tar"
+_NONE = (
+    "there are no {split} shards: give data.{split}=SHARDS, or name shards {split}-000000.tar and so on "
+    "among data.shards= (`lmsd data build` makes the split)"
+)
 _HELD = 256 << 20  # bytes of shards that a loader may hold, so that a sample costs no system call
 
 log = logging.getLogger(__name__)
@@ -87,11 +94,15 @@ class ShardSet:
         for split, source in named.items():
             if source is not None:
                 self._shards[split] = chosen(source, split)
-        self._refuse_overlap()
+            both = set(self._shards["train"]) & set(self._shards[split])
+            if both:
+                raise UserError(
+                    f"{min(both)} is named for both train and {split}: give data.{split}= other shards"
+                )
         self.image_size, self.channels = image_size, channels
         self.decode, self.train = decode, train or Streaming()
         self._storage, self._caption_key, self._lines = cache or Storage(), caption_key, captions
-        self.progress: Progress | None = None
+        self.watched: Callable[[], AbstractContextManager[Progress | None]] = nullcontext
         self._indexes: dict[Split, Index] = {}
 
     def index(self, split: Split) -> Index:
@@ -102,8 +113,9 @@ class ShardSet:
         if split not in self._indexes:
             shards = self._shards[split]
             if not shards:
-                raise UserError(_absent(split))
-            self._indexes[split] = self._storage.index(shards, progress=self.progress)
+                raise UserError(_NO_TRAIN if split == "train" else _NONE.format(split=split))
+            with self.watched() as progress:
+                self._indexes[split] = self._storage.index(shards, progress=progress)
         return self._indexes[split]
 
     def has(self, split: Split) -> bool:
@@ -114,6 +126,14 @@ class ShardSet:
     def samples(self) -> int:
         """Samples that are trained on."""
         return min(len(self.index("train")), self.train.first or len(self.index("train")))
+
+    def otherwise(self) -> int:
+        """Training samples that give other pixels or words than before version 2 of the index.
+
+        Their JPEGs are decoded for it, once, since only that tells which the decoder of then refused.
+        """
+        with self.watched() as progress:
+            return self.index("train").changed + self._reader("train").refused_before(progress)
 
     def prepare(self) -> None:
         """Index every split that is there."""
@@ -126,8 +146,11 @@ class ShardSet:
         """A split as a sequence, without augmentation. Raises UserError when the split has no shards."""
         return HeldOut(split, self._reader(split))
 
-    def stream(self, *, seed: int) -> Stream:
-        """The train split, endless and by position, augmented; seed: of the order."""
+    def stream(self, *, seed: int, several: bool = False) -> Stream:
+        """The train split, endless and by position, augmented; seed: of the order.
+
+        several: ranks never stop one by one, so a damaged sample's place is filled, and the batch says so.
+        """
         index, train = self.index("train"), self.train
         order = Order(index.sizes, window=train.window, seed=seed, first=train.first)
         bytes_decoded = order.total * self.image_size**2 * self.channels
@@ -139,7 +162,7 @@ class ShardSet:
             self._reader("train", keep=keep, whole=whole),
             flip=train.flip,
             color=train.color,
-            on_error=train.on_error,
+            on_error="skip" if several else train.on_error,
             ahead=self._storage.ahead(index, train.window),
         )
 
@@ -148,32 +171,17 @@ class ShardSet:
         return Reader(
             index,
             self._storage.locate(index),
-            image_size=self.image_size,
-            channels=self.channels,
-            caption=_caption(index, self._caption_key),
-            lines=self._lines,
-            old=self.decode == "old",
+            Form(
+                image_size=self.image_size,
+                channels=self.channels,
+                caption=_caption(index, self._caption_key),
+                lines=self._lines,
+                old=self.decode == "old",
+            ),
             keep=keep,
             whole=whole,
             advice=_SKIP if split == "train" else "",
         )
-
-    def _refuse_overlap(self) -> None:
-        for split in ("val", "test"):
-            both = set(self._shards["train"]) & set(self._shards[split])
-            if both:
-                raise UserError(
-                    f"{min(both)} is named for both train and {split}: give data.{split}= other shards"
-                )
-
-
-def _absent(split: Split) -> str:
-    if split == "train":
-        return "data.shards= names no train shard (every name begins with val- or test-): add train-*.tar"
-    return (
-        f"there are no {split} shards: give data.{split}=SHARDS, or name shards {split}-000000.tar and so on "
-        "among data.shards= (`lmsd data build` makes the split)"
-    )
 
 
 def _caption(index: Index, key: str | None) -> str | None:

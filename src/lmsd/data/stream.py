@@ -7,6 +7,7 @@ where it began.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -94,12 +95,11 @@ class Stream(Dataset[Batch]):
         skip = self._on_error == "skip"
         position = torch.from_numpy(positions)
         rng = Rng(self.order.seed, position)
-        drawn = self.reader.lines == "draw"
         found = self.reader.read(
             shard,
             sample,
-            substitute=self._next(positions) if skip else None,
-            u=rng.uniform((), "data.caption").tolist() if drawn else None,
+            substitute=partial(self._after, positions) if skip else None,
+            u=rng.uniform((), "data.caption").tolist() if self.reader.form.lines == "draw" else None,
         )
         x = scale(found.pixels)
         if self._flip:
@@ -107,21 +107,12 @@ class Stream(Dataset[Batch]):
         if self._color:
             x = jitter(x, rng, self._color)
         label = None if found.label is None else torch.from_numpy(found.label)
-        damaged = self._numbers(shard, sample) * found.substituted
+        damaged = (self.reader.index.numbers(shard, sample) + 1) * found.substituted
         extra = {"substituted": torch.from_numpy(damaged)} if skip else {}
         return Batch(x, position, found.text, label, extra)
 
-    def _numbers(self, shard: Integers, sample: Integers) -> Integers:
-        """One more than the number of each sample in the split."""
-        ends = np.cumsum(self.order.sizes)
-        return (ends - self.order.sizes)[shard] + sample + 1
-
-    def _next(self, positions: Integers) -> Callable[[int, int], tuple[int, int]]:
-        def place(slot: int, attempt: int) -> tuple[int, int]:
-            shard, sample = self.order(positions[slot : slot + 1] + attempt)
-            return int(shard[0]), int(sample[0])
-
-        return place
+    def _after(self, positions: Integers, slot: int, attempt: int) -> tuple[Integers, Integers]:
+        return self.order(positions[slot : slot + 1] + attempt)
 
     def _look_ahead(self, positions: Integers, ahead: Callable[[list[int]], None]) -> None:
         window = self.order.windows(positions[-1:])[0]

@@ -14,6 +14,7 @@ Lines: TypeAlias = Literal["join", "first", "draw"]
 """What several lines of a caption give: all as one, the first, or one that is drawn."""
 
 MAX_CAPTION = 64 << 10
+LOST = "captions with U+FFFD, which stands where characters were lost"
 
 _BLANKS = "\t\n\v\f\r\x85"  # control characters that are white space
 _MARK = "\ufeff"

@@ -40,15 +40,14 @@ def fit(pixels: Pixels, size: int) -> Pixels:
 def scale(pixels: Pixels) -> Tensor:
     """uint8 [B,H,W,C] → float32 [B,C,H,W] in [-1,1]."""
     count, height, width, channels = pixels.shape
-    x = np.empty((count, channels, height * width), np.float32)
-    flat = pixels.reshape(count, height * width, channels)
+    x = np.empty((count, channels, height, width), np.float32)
     several = max(1, _CACHED // (height * width * channels))
     for start in range(0, count, several):  # a few images at a time stay in the processor's cache
         part = x[start : start + several]
-        planes = np.ascontiguousarray(flat[start : start + several].transpose(0, 2, 1))
-        np.multiply(planes, _LEVEL, out=part)
-        np.subtract(part, _ONE, out=part)
-    return torch.from_numpy(x).view(count, channels, height, width)
+        part[...] = pixels[start : start + several].transpose(0, 3, 1, 2)
+        part *= _LEVEL
+        part -= _ONE
+    return torch.from_numpy(x)
 
 
 def flip(x: Tensor, rng: Rng) -> Tensor:
@@ -63,11 +62,8 @@ def jitter(x: Tensor, rng: Rng, strength: float) -> Tensor:
     factor = 1 + strength * (2 * rng.uniform((3,), "data.color") - 1)
     brightness, contrast, saturation = factor.T[:, :, None, None, None]
     y = (x + 1) * brightness  # in [0,2]: black stays black
-    if x.shape[1] == 3:
-        grey = (y * y.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
-        y = grey + (y - grey) * saturation
-    else:
-        grey = y
+    grey = (y * y.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True) if x.shape[1] == 3 else y
+    y = grey + (y - grey) * saturation
     mean = grey.mean((1, 2, 3), keepdim=True)
     changed: Tensor = mean + (y - mean) * contrast
     return changed.sub_(1).clamp_(-1, 1)

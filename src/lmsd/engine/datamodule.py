@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lmsd import stops
-from lmsd.data.index import changed
+from lmsd.data.index import difference
 from lmsd.data.shardset import Decode, ShardSet
 from lmsd.data.stream import Positions
 from lmsd.errors import UserError
@@ -62,7 +62,7 @@ class ShardDataModule(LightningDataModule):
         """An endless loader of this rank's micro-batches, from the current position on."""
         world, rank = self._where()
         return DataLoader(
-            self.shards.stream(seed=self.seed),
+            self.shards.stream(seed=self.seed, several=world > 1),
             batch_size=None,
             sampler=Positions(
                 self.position,
@@ -108,7 +108,7 @@ class ShardDataModule(LightningDataModule):
         position = int(state_dict["position"])
         other = any(state_dict.get(name) != now[name] for name in ("index_hash", "shards"))
         if other and self.shards.train.on_change == "error":
-            told = changed(state_dict.get("shards", ()), now["shards"])
+            told = difference(state_dict.get("shards", ()), now["shards"])
             differences.append(f"the shards have changed: {told}")
         if differences:
             way = "; or take the new shards from a new epoch on, data.train.on_change=new_epoch"
@@ -122,15 +122,15 @@ class ShardDataModule(LightningDataModule):
 
     def _compare(self, before: Decode) -> None:
         """Refuse to continue if samples decode differently than before, unless told how."""
-        index, decode = self.shards.index("train"), self.shards.decode
-        if before == (decode or "new") or not index.changed:
+        total, decode = len(self.shards.index("train")), self.shards.decode
+        if before == (decode or "new") or not (changed := self.shards.otherwise()):
             return
-        told = f"{index.changed:,} of {len(index):,} training samples ({index.changed / len(index):.2%})"
+        told = f"{changed:,} of {total:,} training samples ({changed / total:.2%})"
         if decode is None:
             raise UserError(
                 f"{told} decode differently than when this run began (color profiles, orientation by XMP, "
-                "marks and white space in captions): continue as it began by data.decode=old, or with "
-                "today's decoder by data.decode=new"
+                "marks and white space in captions, extraneous bytes in JPEGs): continue as it began by "
+                "data.decode=old, or with today's decoder by data.decode=new"
             )
         log.warning("%s decode differently than before, by data.decode=%s", told, decode)
 

@@ -40,9 +40,9 @@ class Guard(Callback):
     skipped: consecutive updates of a player with a gradient that is not finite; collapsed: consecutive lines
     of metrics of a collapsed game (`Objective.collapsed`), 0 to allow it; at_most: rollbacks in all, resumed
     runs included, before the run stops; max_bad: share of damaged samples above which it stops, after a
-    checkpoint; samples: size of the training set, if known, of which one may always be damaged. Raises
-    UserError if there is no checkpoint to return to, after too many rollbacks, and for too many damaged
-    samples.
+    checkpoint; samples: size of the training set, if known, of which one may always be damaged; stop:
+    none may be (data.train.on_error=stop; a single process stops where it reads the sample). Raises UserError
+    if there is no checkpoint to return to, after too many rollbacks, and for too many damaged samples.
     """
 
     def __init__(
@@ -53,9 +53,10 @@ class Guard(Callback):
         at_most: Amount = 3,
         max_bad: Share = 1e-3,
         samples: int | None = None,
+        stop: bool = False,
     ) -> None:
         self.skipped, self.collapsed, self.at_most, self.max_bad = skipped, collapsed, at_most, max_bad
-        self.samples = samples
+        self.samples, self.stop = samples, stop
         self._seen: dict[str, tuple[int, float]] = {}  # updates, sum of the weights at the last reading
         self._useless: list[int] = []  # images at the readings in a row of a collapsed game
         self._read = -1
@@ -79,13 +80,15 @@ class Guard(Callback):
 
     def _check_samples(self, trainer: Trainer, engine: Engine) -> None:
         bad, among = len(engine.run.damaged), self.samples or engine.clock.images
-        if bad <= self.max_bad * among or (self.samples is not None and bad == 1):
+        allowed = 0 if self.stop else max(self.max_bad * among, int(self.samples is not None))
+        if bad <= allowed:
             return
         save_now(trainer, engine)
+        limit = "" if self.stop else f", more than rollback.max_bad={self.max_bad:g}"
+        way = "train without them by data.train.on_error=skip" if self.stop else "raise rollback.max_bad="
         raise UserError(
-            f"{bad:,} of {among:,} samples were damaged, more than rollback.max_bad={self.max_bad:g}; the "
-            "first are named above: fetch or build their shards again, take the samples out, or raise "
-            "rollback.max_bad=, and resume the run"
+            f"{bad:,} of {among:,} samples were damaged{limit}; the first are named above: fetch or build "
+            f"their shards again, take the samples out, or {way}, and resume the run"
         )
 
     def _diagnose(self, trainer: Trainer, engine: Engine) -> tuple[str, str, int] | None:

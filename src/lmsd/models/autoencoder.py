@@ -24,8 +24,8 @@ from lmsd.models.frozen import fingerprint, freeze
 class Pretrained(Latents):
     """Base: a frozen autoencoder of images with `colors` channels, `factor` times smaller, `channels` deep.
 
-    scale, shift: of the latents, one number or one per channel. Raises UserError for any other count, and for
-    a scale that is not above 0.
+    scale, shift: of the latents, one number or one per channel; dtype: that it computes in, None: its own.
+    Raises UserError for any other count, and for a scale that is not above 0.
     """
 
     model: Any  # of untyped classes
@@ -42,10 +42,11 @@ class Pretrained(Latents):
         factor: int,
         scale: float | Sequence[float],
         shift: float | Sequence[float],
+        dtype: torch.dtype | None = torch.float32,
     ) -> None:
         super().__init__()
         self.path, self.colors, self.channels, self.factor = path, colors, channels, factor
-        self.model = model.float()
+        self.model = model if dtype is None else model.to(dtype)
         self.model.to(memory_format=torch.channels_last)  # a third faster on a CPU
         self.register_buffer("scale", self._per_channel("scale", scale))
         self.register_buffer("shift", self._per_channel("shift", shift))

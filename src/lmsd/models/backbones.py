@@ -3,6 +3,7 @@
     f(x [B,C,H,W], τ [B], cond, z [B,z_dim] | None) → like x
 
     MLPBackbone        the article's residual MLP              pooled text, z      images up to about 16x16
+    ConvUNet           our own, in `models.conv_unet`          pooled text, z
     TextUNet           diffusers' UNet2DConditionModel         text and z tokens, pooled text
     PooledUNet         diffusers' UNet2DModel                  pooled text, z
     TextTransformer    diffusers' PixArtTransformer2DModel     text and z tokens
@@ -71,7 +72,7 @@ class MLPBackbone(Backbone):
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the MLP predicts."""
-        return self.model(x, time, _pooled(self.pooled_dim, cond), z)  # type: ignore[no-any-return]
+        return self.model(x, time, pooled_of(self.pooled_dim, cond), z)  # type: ignore[no-any-return]
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the blocks."""
@@ -103,7 +104,7 @@ class DiffusersBackbone(Backbone):
         self.model.enable_gradient_checkpointing()
 
 
-def _pooled(dim: int, cond: Cond) -> Tensor | None:
+def pooled_of(dim: int, cond: Cond) -> Tensor | None:
     """cond.pooled for a net that takes it, else None."""
     if dim and cond.pooled is None:
         raise UserError(
@@ -112,7 +113,8 @@ def _pooled(dim: int, cond: Cond) -> Tensor | None:
     return cond.pooled if dim else None
 
 
-def _check_sides(image_size: int, patch: int, levels: int) -> None:
+def check_sides(image_size: int, patch: int, levels: int) -> None:
+    """Refuse a side that patches and halvings do not divide."""
     if image_size % (patch * 2 ** (levels - 1)):
         raise UserError(
             f"net: side {image_size} does not divide by patch {patch} times 2^{levels - 1} "
@@ -148,7 +150,7 @@ def _unet(
     """The arguments of both U-Nets of diffusers; attending: prefix of their blocks with attention."""
     if not widths:
         raise UserError("net: widths is empty; name the channels of each level, e.g. [64, 128]")
-    _check_sides(sizes.image_size, patch, len(widths))
+    check_sides(sizes.image_size, patch, len(widths))
     attends = _flags(attention, widths)
     return {
         "down_block_types": tuple(f"{attending if a else ''}DownBlock2D" for a in attends),
@@ -165,7 +167,7 @@ def _unet(
 
 def _transformer(sizes: Sizes, *, patch: int, layers: int, heads: int, head_dim: int) -> dict[str, Any]:
     """The arguments of both transformers of diffusers."""
-    _check_sides(sizes.image_size, patch, 1)
+    check_sides(sizes.image_size, patch, 1)
     return {
         "sample_size": sizes.image_size,
         "in_channels": sizes.channels,
@@ -213,7 +215,7 @@ class TextUNet(DiffusersBackbone):
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the U-Net predicts."""
         tokens, mask = self.context(cond, z, len(x))
-        pooled = _pooled(self.pooled_dim, cond)
+        pooled = pooled_of(self.pooled_dim, cond)
         (out,) = self.model(
             self.fold(x), time, tokens, class_labels=pooled, encoder_attention_mask=mask, return_dict=False
         )
@@ -250,14 +252,15 @@ class PooledUNet(DiffusersBackbone):
         embedding = "identity" if inputs else None
         model = UNet2DModel(**options, attention_head_dim=head_dim, class_embed_type=embedding)
         super().__init__(model, replace(sizes, token_dim=0), _levels(widths), last="conv_out", patch=patch)
-        embed = nn.Sequential(nn.Linear(inputs, time), nn.SiLU(), nn.Linear(time, time)) if inputs else None
-        self.embed = embed
+        self.embed = (
+            nn.Sequential(nn.Linear(inputs, time), nn.SiLU(), nn.Linear(time, time)) if inputs else None
+        )
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the U-Net predicts."""
         vector = None
         if self.embed is not None:
-            parts = (_pooled(self.pooled_dim, cond), z if self.z_dim else None)
+            parts = (pooled_of(self.pooled_dim, cond), z if self.z_dim else None)
             vector = self.embed(torch.cat([part.to(x.dtype) for part in parts if part is not None], dim=1))
         return self.unfold(self.model(self.fold(x), time, vector, return_dict=False)[0])
 

@@ -76,7 +76,7 @@ def test_bash_completes_after_an_equals_sign_and_without_torch() -> None:
     assert done.stdout.splitlines() == [
         "complete -o default -F _lmsd lmsd",
         "evaluate",
-        "unet_pooled unet_text",
+        "unet_conv unet_pooled unet_text",
         "optim.generator.lr=",
     ], done.stderr
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lmsd.cli.config.compose import check_choice, config_dir, flatten, groups, load, parse
+from lmsd.cli.config.compose import check_choice, flatten, load, parse
+from lmsd.cli.config.schema import config_dir, groups
 from lmsd.errors import UserError
 
 

@@ -3,22 +3,21 @@
 import pytest
 
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.schema import check_limits, check_tasks, complete, kind_at, options
-from lmsd.cli.config.signatures import fits
+from lmsd.cli.config.schema import check_limits, check_tasks, root
 from lmsd.errors import UserError
 
-DEFAULTS = complete({"evaluate": {}, "optim": {}})
-PLAIN = {option.key: (option.kind, option.value) for option in options(DEFAULTS)}
+DEFAULTS = root({"evaluate": {}, "optim": {}}).complete()
+PLAIN = {option.key: (option.kind, option.value) for option in root(DEFAULTS).leaves()}
 
 
 @pytest.mark.parametrize("key", PLAIN)
 def test_an_option_takes_its_default_and_refuses_a_wrong_value(key: str) -> None:
     """Of the options that no constructor takes: settings.Train and what it names."""
     kind, default = PLAIN[key]
-    assert kind_at(DEFAULTS, key) == kind
-    assert fits(kind, default)
+    assert root(DEFAULTS).at(key).kind == kind
+    assert kind.fits(default)
     assert kind
-    assert not fits(kind, [[]])
+    assert not kind.fits([[]])
     with pytest.raises(UserError, match=f"^{key}="):
         load("train", [f"{key}=[[]]"])
 

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from lmsd.cli.config.compose import load
 from lmsd.cli.config.listing import listing
-from lmsd.cli.config.schema import groups, options
+from lmsd.cli.config.schema import groups, root
 from lmsd.cli.config.signatures import ANYTHING
 from lmsd.errors import UserError
 
@@ -56,7 +56,7 @@ def test_a_typo_in_a_file_is_refused(
 def test_every_option_has_a_kind_and_a_line(words: list[str]) -> None:
     """An option without a line: write "name: what it is" into its constructor's docstring."""
     tree = OmegaConf.to_container(load("train", words))
-    rows = {option.key: (option.kind, option.about) for option in options(tree)}
+    rows = {option.key: (option.kind, option.about) for option in root(tree).leaves()}
     ours = {
         key: row
         for key, row in rows.items()

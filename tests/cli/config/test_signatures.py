@@ -8,17 +8,14 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from lmsd.cli.config.compose import config_dir
+from lmsd.cli.config.schema import config_dir
 from lmsd.cli.config.signatures import (
     ANYTHING,
     Kind,
     Unread,
     described,
-    fits,
     kind_of,
-    like,
     signature,
-    words,
 )
 from lmsd.spec import locate, targets
 
@@ -65,7 +62,7 @@ def test_a_package_of_the_users_is_read_and_not_run(tmp_path: Path, monkeypatch:
     monkeypatch.syspath_prepend(str(tmp_path))
     found = signature("package_of_tests.Net")
     assert found is not None
-    assert {name: (words(a.kind), a.about) for name, a in found.arguments.items()} == {
+    assert {name: (a.kind.words(), a.about) for name, a in found.arguments.items()} == {
         "width": ("a whole number, e.g. 1000", "of it"),
         "depth": ("a whole number, e.g. 1000", "of it"),
         "mode": ("one of soft, hard", "how"),
@@ -138,16 +135,16 @@ def kind(annotation: str) -> Kind:
 )
 def test_an_annotation_says_what_fits(annotation: str, takes: list, refuses: list, said: str) -> None:
     found = kind(annotation)
-    assert all(fits(found, value) for value in takes)
-    assert not any(fits(found, value) for value in refuses)
-    assert words(found) == said
+    assert all(found.fits(value) for value in takes)
+    assert not any(found.fits(value) for value in refuses)
+    assert found.words() == said
 
 
 def test_without_an_annotation_the_value_says_it() -> None:
-    assert fits(like(3), 4)
-    assert not fits(like(3), "a")
-    assert not fits(like(True), 1)
-    assert fits(like(0.5), 1)
-    assert not fits(like([1, 2]), ["a"])
-    assert not fits(like("a"), ["a"])
-    assert like(None) == like({}) == ANYTHING
+    assert Kind.like(3).fits(4)
+    assert not Kind.like(3).fits("a")
+    assert not Kind.like(True).fits(1)
+    assert Kind.like(0.5).fits(1)
+    assert not Kind.like([1, 2]).fits(["a"])
+    assert not Kind.like("a").fits(["a"])
+    assert Kind.like(None) == Kind.like({}) == ANYTHING

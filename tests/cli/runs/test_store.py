@@ -14,7 +14,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd.checkpoints import find_run
-from lmsd.cli.config.schema import complete
+from lmsd.cli.config.schema import root
 from lmsd.cli.runs import store
 from lmsd.cli.runs.resuming import accept
 from lmsd.errors import UserError
@@ -24,7 +24,7 @@ CONFIG = OmegaConf.create({"name": "small", "run_dir": None})
 
 def whole(config: DictConfig) -> Any:
     """A configuration as it is read again: with the defaults of what it does not say."""
-    return complete(OmegaConf.to_container(config))
+    return root(OmegaConf.to_container(config)).complete()
 
 
 @pytest.fixture(autouse=True)
@@ -271,7 +271,7 @@ def test_a_resume_writes_the_configuration_whole_and_without_secrets(monkeypatch
     text = (folder / "config.yaml").read_text()
     assert "canary" not in text
     kept = OmegaConf.to_container(store.config_of(folder))
-    assert kept == complete({**values, "keep": 2, "logger": {"own": {**logger, "token": "***"}}})
+    assert kept == root({**values, "keep": 2, "logger": {"own": {**logger, "token": "***"}}}).complete()
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):

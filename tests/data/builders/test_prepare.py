@@ -7,7 +7,7 @@ from photographs import pixels
 from PIL import Image, ImageEnhance
 
 from lmsd.data.builders import BuildOptions
-from lmsd.data.builders.prepare import content_hash, prepare_source, split_of
+from lmsd.data.builders.prepare import SAME_PIXELS, content_hash, prepare_source, split_of
 from lmsd.data.builders.source import Raw, Source
 from lmsd.errors import UserError
 
@@ -110,6 +110,40 @@ def test_exact_duplicates_keep_the_first_and_tell_of_another_caption():
         "exact duplicate of 000.png with another caption",
     ]
     assert [sample.caption for sample in result.samples] == ["field 0"]
+
+
+@pytest.mark.parametrize("way", ["same_caption", "group", "keep"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_exact_duplicates_with_another_caption_stay_in_one_split(way, flat):
+    samples = [
+        Raw(f"{raw.name}{copy}", np.full((8, 8, 3), seed, np.uint8) if flat else raw.picture, f"copy {copy}")
+        for seed, raw in enumerate(raws(20))
+        for copy in range(3)
+    ]
+    again = replace(samples[0], name="again.png")
+    result = prepared([*samples, again], BuildOptions(near_duplicates=way))
+    assert sorted(splits(result)) == sorted(raw.name for raw in samples)
+    assert [entry.reason for entry in result.dropped] == ["exact duplicate of 000.png0"]
+    assert list(result.notes) == [(SAME_PIXELS, 40, "000.png1")]
+    for raw in raws(20):
+        assert len({splits(result)[f"{raw.name}{copy}"] for copy in range(3)}) == 1
+    assert len({sample.key[:20] for sample in result.samples}) == 60
+    assert {sample.key for sample in result.samples} >= {sample.content for sample in result.samples}
+
+
+def test_exact_duplicates_of_a_fixed_test_picture_leave_train_whatever_their_caption():
+    pixels_of = raws(1)[0].picture
+    both = [Raw("a", pixels_of, "one", split="train"), Raw("b", pixels_of, "two", split="test")]
+    for way in ("same_caption", "keep"):
+        result = prepared(both, BuildOptions(near_duplicates=way))
+        assert splits(result) == {"b": "test"}
+        assert [entry.reason for entry in result.dropped] == ["kin of a test picture"]
+
+
+def test_copies_of_another_class_are_of_another_kind():
+    first = raws(1)[0]
+    both = [replace(first, name=f"{label}", caption="", label=label) for label in (0, 1)]
+    assert len(prepared(both, BuildOptions(near_duplicates="same_caption")).samples) == 2
 
 
 def test_what_is_near_a_fixed_test_picture_leaves_train():

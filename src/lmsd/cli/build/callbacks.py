@@ -5,6 +5,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lmsd.cli.build.experiment import instantiate
+from lmsd.data.shardset import ShardSet
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.hacking import HackingGuard
 from lmsd.engine.trainer import check_callbacks
@@ -19,7 +20,7 @@ def own(config: DictConfig, objective: Objective) -> list[Any]:
     return found
 
 
-def standing(config: DictConfig, validation: Any, objective: Objective, samples: int) -> list[Any]:
+def standing(config: DictConfig, validation: Any, objective: Objective, data: ShardSet) -> list[Any]:
     """Those that every run has."""
     found: list[Any] = []
     if validation is not None:
@@ -35,7 +36,7 @@ def standing(config: DictConfig, validation: Any, objective: Objective, samples:
     )
     return [
         *found,
-        instantiate(config.rollback, samples=samples),
+        instantiate(config.rollback, samples=data.samples, stop=data.train.on_error == "stop"),
         Watchdog(seconds=config.hang_seconds),
         saving,
     ]

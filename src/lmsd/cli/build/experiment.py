@@ -16,6 +16,7 @@ from torch import nn
 
 from lmsd import spec
 from lmsd.checkpoints import WeightsRef, find_run, load_weights
+from lmsd.cli.bar import drawn
 from lmsd.cli.config.compose import plain, stored
 from lmsd.cli.config.schema import leaves
 from lmsd.data.shards import Split
@@ -77,6 +78,8 @@ def shard_set(config: DictConfig) -> ShardSet:
     """The configuration's shards."""
     check_shards(config)
     built: ShardSet = instantiate(config.data)
+    if launched_rank() == 0:
+        built.watched = drawn
     return built
 
 

@@ -10,7 +10,7 @@ import torch
 from lmsd.checkpoints import manifests, newest
 from lmsd.cli.config.compose import load as load_config
 from lmsd.cli.config.compose import plain
-from lmsd.cli.config.options import SamplingOptions
+from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.errors import UserError
 from lmsd.sampling import Generation, Model, Sampler, load

@@ -8,7 +8,7 @@ What is not known here is left to the shell, which completes file names.
 
 from collections.abc import Iterable
 
-from lmsd.cli.config.signatures import ANYTHING, Kind, parts, signature
+from lmsd.cli.config.signatures import ANYTHING, Kind, signature
 from lmsd.errors import UserError
 
 BASH = r"""_lmsd() {
@@ -91,7 +91,7 @@ def following(given: list[str], word: str) -> Iterable[str]:
     if equals and (choices := groups().get(key.partition("@")[0])):
         return [f"{key}={choice}" for choice in choices]
     known = {**taken(verb), **(configured(given[1:]) if verb in CONFIGURED else {})}
-    each = [part.get("items", part) for part in parts(known.get(key, {}))] if equals else []
+    each = [part.get("items", part) for part in known.get(key, ANYTHING).parts] if equals else []
     words = ["true", "false"] * ({"type": "boolean"} in each) + [
         w for part in each for w in part.get("enum", ())
     ]
@@ -111,11 +111,11 @@ def configured(given: list[str]) -> dict[str, Kind]:
     from omegaconf import OmegaConf
 
     from lmsd.cli.config.compose import chooses, load, parse
-    from lmsd.cli.config.schema import groups, options
+    from lmsd.cli.config.schema import groups, root
 
     try:
         config = load("train", [word for word in given if "=" in word and chooses(parse(word), groups())])
     except UserError:
         config = load("train", [])
-    found = options(OmegaConf.to_container(config))
+    found = root(OmegaConf.to_container(config)).leaves()
     return {**dict.fromkeys(groups(), ANYTHING), **{option.key: option.kind or ANYTHING for option in found}}

@@ -4,47 +4,26 @@ Hydra composes the groups; this module refuses what Hydra lets pass or explains 
 with '+'), unknown choices of a group, a word where a number belongs, several values outside a sweep.
 """
 
+import gc
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lmsd.cli.config.schema import (
-    ENTRIES,
-    at,
-    check,
-    check_node,
-    coerced,
-    complete,
-    config_dir,
-    files,
-    groups,
-    inside,
-    is_node,
-    kind_at,
-    leaves,
-    names,
-    only_nodes,
-    options,
-    own_configs,
-    refuse,
-    taken,
-    unknown,
-)
-from lmsd.cli.config.signatures import ANYTHING, NULL, fits, parts
+from lmsd.cli.config import schema
+from lmsd.cli.config.schema import at, config_dir, files, groups, leaves
+from lmsd.cli.config.signatures import ANYTHING, NULL, Unread
 from lmsd.cli.config.suggest import nearest, renamed
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 from lmsd.ranks import launched_rank
@@ -58,23 +37,38 @@ WAYS = {"data": "; name your shards with data.shards=FOLDER"}
 
 def load(name: str, overrides: list[str]) -> DictConfig:
     """Compose `name`.yaml with overrides, all of them checked, fill in the defaults and resolve it."""
-    parsed, choices = [parse(override) for override in overrides], groups()
-    for override in parsed:
-        check_choice(override, choices)
-    picked = [override for override in parsed if chooses(override, choices)]
-    check_once(picked)
-    tree = composed(name, [str(override.input_line) for override in picked])
-    makers = [override for override in parsed if group_of(override).endswith("._target_")]
-    for override in makers:
-        apply(override, tree, groups=choices)
-    note = leave_out([*picked, *makers], tree)
-    for override in parsed:
-        if override not in picked and override not in makers:
-            apply(override, tree, groups=choices)
-    whole = resolved(complete(tree))
+    collecting = gc.isenabled()
+    gc.disable()  # nearly all that is made stays: searches for garbage take a tenth of the time
+    try:
+        tree, note = chosen(name, [parse(override) for override in overrides])
+        config = resolved(schema.root(tree).complete())
+    finally:
+        if collecting:
+            gc.enable()
     if note and launched_rank() == 0:
         print(note, file=sys.stderr)
-    return whole
+    return config
+
+
+def chosen(name: str, overrides: list[Override]) -> tuple[dict[str, Any], str]:
+    """The tree of the groups' choices with what overrides set in it; a note of what is left out of it."""
+    choices, picked = groups(), dict[str, Override]()
+    for override in overrides:
+        check_choice(override, choices)
+    for override in (override for override in overrides if chooses(override, choices)):
+        before = picked.setdefault(override.get_key_element().lstrip("+"), override)
+        if written(before) != written(override):
+            said = f"{before.input_line} and {override.input_line}: one run has one {override.key_or_group}"
+            raise UserError(f"{said}, leave one of the two out")
+    tree = composed(name, [str(override.input_line) for override in picked.values()])
+    rest = [override for override in overrides if not chooses(override, choices)]
+    made = [override for override in rest if override.key_or_group.endswith("._target_")]
+    for override in made:
+        apply(override, tree, groups=choices)
+    note = leave_out([*picked.values(), *made], tree)
+    for override in (override for override in rest if override not in made):
+        apply(override, tree, groups=choices)
+    return tree, note
 
 
 def resolved(tree: dict[str, Any]) -> DictConfig:
@@ -85,11 +79,11 @@ def resolved(tree: dict[str, Any]) -> DictConfig:
     kept = {key: value for key, value in leaves(tree) if "${oc.env:" in str(value)}
     whole = plain(OmegaConf.create(tree))
     for key in list(kept):
-        kind, found = kind_at(whole, key), at(whole, key)
-        if kind and isinstance(found, str) and not fits(kind, found):
+        kind, found = schema.root(whole).at(key).kind, at(whole, key)
+        if kind and isinstance(found, str) and not kind.fits(found):
             apply(parse(f"{key}={found}"), whole)
             del kept[key]
-    check(whole)
+    schema.check(whole)
     config: DictConfig = OmegaConf.create(whole)
     for key, value in kept.items():
         OmegaConf.update(config, key, value)
@@ -103,9 +97,9 @@ def leave_out(others: list[Override], tree: dict[str, Any]) -> str:
     choice of the group takes stays, to be refused; without a condition there is nothing to guide or check.
     """
     gone: dict[str, str] = {}
-    for key in [option.key for option in options(tree) if option.kind is None] if others else ():
+    for key in [option.key for option in schema.root(tree).leaves() if option.kind is None] if others else ():
         for override in others:
-            group = group_of(override)
+            group = override.key_or_group
             place = (override.package or group).removesuffix("_target_").rstrip(".")
             rest = key.removeprefix(f"{place}.")
             if rest != key and key not in gone and (group.endswith("._target_") or _elsewhere(group, rest)):
@@ -126,7 +120,7 @@ def _elsewhere(group: str, key: str) -> bool:
         text = file.read_text(encoding="utf-8")
         tree = yaml.safe_load(text) or {}
         node = at(at(tree, group) if "@package _global_" in text else tree, path)
-        if at(node, "_target_") and inside(node, ANYTHING, taken(node, ANYTHING, ""), name) is not None:
+        if at(node, "_target_") and schema.Option("", ANYTHING, node).within(name).kind is not None:
             return True
     return False
 
@@ -170,7 +164,7 @@ def parse(text: str) -> Override:
     if not override.is_sweep_override():
         return override
     said = f"gives several choices; a run has one, try each: lmsd sweep {text}"
-    if group_of(override) not in groups():
+    if override.key_or_group not in groups():
         said = f"gives several values; write {as_list(override)}, or try each: lmsd sweep {text}"
     raise UserError(f"'{text}' {said}")
 
@@ -193,14 +187,9 @@ def as_list(override: Override) -> str:
     return f"a list as {key}=[{values}]"
 
 
-def group_of(override: Override) -> str:
-    """The name of the group an override would choose from."""
-    return str(override.key_or_group)
-
-
 def chooses(override: Override, choices: Iterable[str]) -> bool:
     """Whether an override chooses from a group, rather than setting options."""
-    return group_of(override) in choices and not isinstance(override.value(), dict)
+    return override.key_or_group in choices and not isinstance(override.value(), dict)
 
 
 def written(override: Override) -> Any:
@@ -213,28 +202,35 @@ def check_choice(override: Override, choices: dict[str, list[str]]) -> None:
     """Refuse none or an unknown choice of a group, or one without the place that its group needs."""
     if not chooses(override, choices):
         return
-    group, value, places = group_of(override), written(override), chosen()
+    group, value, chosen_at = override.key_or_group, written(override), places()
     listed, line = ", ".join(choices[group]), str(override.input_line)
     if value is None or override.is_delete():
         way = f"write {group}=none" if "none" in choices[group] else f"leave {group}= out"
         raise UserError(f"'{line}' is no choice: {way}, or take one of {listed}")
-    if line.startswith("+") and (override.package or group) in places:
+    if line.startswith("+") and (override.package or group) in chosen_at:
         raise UserError(f"'{line}': {group} has a choice to replace, write {line.lstrip('+')}")
     for item in value if isinstance(value, list) else [value]:
         if item not in choices[group]:
             hint = nearest(str(item), choices[group]) or makers(group, str(item)) or WAYS.get(group, "")
             refusal = UserError(f"{group} '{item}' not found{hint}; available: {listed}")
             raise renamed(group, item) or refusal
-    ways = [f"{group}@{place}={value}" for place, name in places.items() if name == group]
-    if override.package is None and group not in places and ways:
+    ways = [f"{group}@{place}={value}" for place, name in chosen_at.items() if name == group]
+    if override.package is None and group not in chosen_at and ways:
         raise UserError(f"{group}={value} does not say for what: write {' or '.join(ways)}")
+
+
+def makers(group: str, name: str) -> str:
+    """A clause with the choices of a group that build the class `name`: sampler=Tau is ddim or ancestral."""
+    line = re.compile(rf"^_target_: (.*\.)?{re.escape(name)}$", re.M)
+    found = sorted(path.stem for path in files(group) if line.search(path.read_text(encoding="utf-8")))
+    return f"; did you mean {', '.join(found)}?" if found else ""
 
 
 _CHOSEN = re.compile(r"^ *- (?:override |optional )?(/?)([\w/]+?)(?:@([\w.]+))?: ?[\w\[$]", re.M)
 
 
 @cache
-def chosen() -> dict[str, str]:
+def places() -> dict[str, str]:
     """The places at which defaults choose from a group, with the group: optim.generator, optimizer."""
     found: dict[str, str] = {}
     for path in (config_dir() / "train.yaml", *files()):
@@ -246,27 +242,10 @@ def chosen() -> dict[str, str]:
     return found
 
 
-def makers(group: str, name: str) -> str:
-    """A clause with the choices of a group that build the class `name`: sampler=Tau is ddim or ancestral."""
-    line = re.compile(rf"^_target_: (.*\.)?{re.escape(name)}$", re.M)
-    found = sorted(path.stem for path in files(group) if line.search(path.read_text(encoding="utf-8")))
-    return f"; did you mean {', '.join(found)}?" if found else ""
-
-
-def check_once(picked: list[Override]) -> None:
-    """Refuse two choices of one group for one place."""
-    first: dict[str, Override] = {}
-    for override in picked:
-        before = first.setdefault(override.get_key_element().lstrip("+"), override)
-        if written(before) != written(override):
-            said = f"{before.input_line} and {override.input_line}: one run has one {group_of(override)}"
-            raise UserError(f"{said}, leave one of the two out")
-
-
 def apply(override: Override, tree: dict[str, Any], *, groups: Iterable[str] = ()) -> None:
     """Set an option of a composed tree, or take a named entry away (~callbacks.progress)."""
     value = check_value(override, tree, groups=groups)
-    *path, name = group_of(override).split(".")
+    *path, name = override.key_or_group.split(".")
     for part in path:
         if not isinstance(tree.get(part), dict):
             tree[part] = {}
@@ -274,7 +253,7 @@ def apply(override: Override, tree: dict[str, Any], *, groups: Iterable[str] = (
     if override.is_delete():
         del tree[name]
     else:
-        tree[name] = merged(tree.get(name), value)
+        tree[name] = value
 
 
 def merged(before: Any, value: Any) -> Any:
@@ -287,45 +266,40 @@ def merged(before: Any, value: Any) -> Any:
 def check_value(override: Override, tree: dict[str, Any], *, groups: Iterable[str] = ()) -> Any:
     """The value to set; refuses an unknown option, and a value of another type than the option's.
 
-    1e6 becomes a whole number where one belongs.
+    1e6 becomes a whole number where one belongs; a mapping's entries are set beside those that are there.
     """
-    key, value = group_of(override), override.value()
-    kind, there = kind_at(tree, key), at(complete(tree) if override.is_delete() else tree, key)
-    if kind is None or (override.is_delete() and there is None):
-        raise unknown(key, [*groups, *names(complete(tree))])
-    if override.is_delete():
-        if key.rpartition(".")[0] in ENTRIES:
-            return None
+    key, value, gone = override.key_or_group, override.value(), override.is_delete()
+    option, entry = schema.root(tree).at(key), key.rpartition(".")[0] in schema.ENTRIES
+    kind, there = option.kind, option.value
+    if kind is None or (gone and there in (None, Unread)):
+        raise schema.unknown(key, [*groups, *schema.names(tree)])
+    if gone and not entry:
         raise UserError(f"'{override.input_line}': options cannot be taken away; write {key}=null")
-    if isinstance(value, dict) and is_node(kind):
-        check_node(tree, merged(there, value), kind, key)
-        return value
-    if value is None and NULL in parts(kind):
+    if isinstance(value, dict) and kind.holds:
+        schema.check_below(replace(option, value=merged(there, value)), tree)
+        return merged(there, value)
+    if value is None and (gone or NULL in kind.parts):
         return None
-    if isinstance(there, dict) or (kind and only_nodes(kind) and not fits(kind, value)):
-        raise whole(key, value, tree)
-    value = coerced(value, kind, str(override.input_line).partition("=")[2])
+    if isinstance(there, dict) or (kind and kind.only_nodes and not kind.fits(value)):
+        said, group = "null" if value is None else value, places().get(key, key)
+        own = [name for name in schema.names(tree) if name.startswith(f"{key}.")]
+        way = f"{key} has options of its own, {', '.join(own[:4])}"
+        if group != key:
+            way = f"choose with {group}@{key}=, one of {', '.join(schema.groups()[group])}"
+        way = f"take it away with '~{key}'" if entry and value is None else way
+        raise UserError(f"{key}={said}: {way}")
+    value = kind.read(value, str(override.input_line).partition("=")[2])
     if not str(value).startswith("${"):  # looked at when it is resolved
-        refuse(key, value, kind)
+        schema.refuse(key, value, kind)
     return value
-
-
-def whole(key: str, value: Any, tree: dict[str, Any]) -> UserError:
-    """The sentence on one value for what has options of its own."""
-    group, said = chosen().get(key, key), "null" if value is None else value
-    if value is None and key.rpartition(".")[0] in ENTRIES:
-        return UserError(f"{key}=null: take it away with '~{key}'")
-    if group != key:
-        return UserError(f"{key}={value}: choose with {group}@{key}=, one of {', '.join(groups()[group])}")
-    own = [name for name in names(complete(tree)) if name.startswith(f"{key}.")]
-    return UserError(f"{key}={said}: {key} has options of its own, {', '.join(own[:4])}")
 
 
 def composed(name: str, overrides: list[str]) -> dict[str, Any]:
     """Hydra's composition as plain data, unresolved, with its errors in one line."""
-    bare_hydra()
-    added = ",".join(f"file://{folder}" for folder in own_configs())
+    added = ",".join(f"file://{folder}" for folder in schema.own_configs())
     searched = [f"hydra.searchpath=[{added}]"] if added else []
+    # without its own groups (launcher, logging, help), which would be half of the work
+    ConfigStore.instance().repo["hydra"]["config.yaml"].node.defaults = []
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             found: Any = OmegaConf.to_container(compose(name, overrides=[*searched, *overrides]))
@@ -335,22 +309,6 @@ def composed(name: str, overrides: list[str]) -> dict[str, Any]:
     except (ConfigCompositionException, HydraException, OmegaConfBaseException, ValueError) as error:
         said = str(error).splitlines()[0]
     raise UserError(f"the configuration cannot be composed: {said}")
-
-
-class OurFolders(SearchPathPlugin):
-    """Hydra looks for every choice in its own package first, opened as an archive might be."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Leave its package out of the path."""
-        entries = search_path.get_path()
-        entries[:] = [entry for entry in entries if entry.provider != "hydra"]
-
-
-@cache
-def bare_hydra() -> None:
-    """Take Hydra's own groups (launcher, logging, help) out of what it composes: half of the work."""
-    ConfigStore.instance().repo["hydra"]["config.yaml"].node.defaults = []
-    Plugins.instance().register(OurFolders)
 
 
 def plain(node: DictConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli.config.signatures import (
     ANYTHING,
-    DEFINED,
     NODE,
-    NULL,
     ROOT,
     Argument,
     Kind,
     Signature,
     Unread,
     find,
-    fits,
-    like,
-    parts,
     signature,
-    words,
-    written,
 )
 from lmsd.cli.config.suggest import nearest, renamed
 from lmsd.errors import UserError, shown
@@ -43,7 +37,7 @@ HANDED: Mapping[str, tuple[str, ...]] = {
     "generator": ("net", "schedule", "process", "conditioner", "codec", "channels", "image_size"),
     "discriminator": ("process", "generator", "cond_dim", "features", "marginal"),
     "discriminator.trunk": ("shape",),
-    "rollback": ("samples",),
+    "rollback": ("samples", "stop"),
     "objective": ("captions",),
     "optim.*": ("params",),
     "logger.*": ("save_dir",),
@@ -54,10 +48,7 @@ METRICS = "evaluate.metrics"
 ENTRIES = ("callbacks", "logger", METRICS)
 """Nodes of named objects: any may be added, any taken away."""
 
-THERE: Mapping[str, tuple[str, ...]] = {METRICS: ("torchmetrics.",)}
-"""What constructors may begin with at one place alone, beside the allow-list."""
-
-WHOLE: Kind = {"$ref": f"{DEFINED}{ROOT}"}
+WHOLE = Kind.of(ROOT)
 
 
 def config_dir() -> Path:
@@ -117,102 +108,99 @@ def at(tree: Any, path: str) -> Any:
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a node: its dotted name and its own, its kind, its value or default.
+    """An option of a tree: its dotted name, its kind, its value or default; a node has options of its own.
 
-    kind: None where nothing takes it; value: Unread where nobody says; whole: whether a completed tree has
-    it; said: what is said of its node.
+    kind: None where nothing takes it; value: Unread where nobody says; given: whether the tree holds it.
     """
 
     key: str
-    name: Any
     kind: Kind | None
     value: Any
-    whole: bool
-    argument: Argument | None
-    said: str
+    given: bool = True
+    argument: Argument | None = None
+    node: "Option | None" = None
 
     @property
     def about(self) -> str:
-        """One line on it; of its node where it has none."""
-        return self.argument.about if self.argument else self.said
+        """One line on it, or on its node."""
+        of = self.argument or self.node
+        return of.about if of else ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether a completed tree holds it."""
+        return self.given or (self.argument is not None and self.argument.filled)
+
+    @cached_property
+    def taken(self) -> Signature | None:
+        """What a node takes: its constructor, or the class that its kind names; not what it is handed."""
+        targets = (held(self.value).get("_target_"), *(self.kind or ANYTHING).sections)
+        found = next((signature(str(target)) for target in targets if target), None)
+        handed = next((names for place, names in HANDED.items() if fnmatchcase(self.key, place)), ())
+        return found and Signature({k: v for k, v in found.arguments.items() if k not in handed}, found.more)
+
+    def within(self, name: Any) -> "Option":
+        """An option of a node; its kind is None where nothing takes it.
+
+        What has no constructor of its own (the root, optim) may hold further roles' nodes, which name theirs.
+        """
+        found, node = self.taken, held(self.value)
+        argument = found.arguments.get(name) if found else None
+        value = node.get(name, argument.default if argument else Unread)
+        kind = argument.kind if argument else None
+        if found is None and self.kind is not None:
+            holds = [part for part in self.kind.parts if part.holds]
+            kind = holds[0].get("additionalProperties") or Kind.like(value) if holds else None
+        role = "_target_" not in node and "_target_" in held(value)
+        private = str(name).startswith("_") and self.kind is not None
+        if private or (found and not argument and (found.more or role)):
+            kind = ANYTHING
+        return Option(below(self.key, name), kind, value, name in node, argument, self)
+
+    def at(self, key: str) -> "Option":
+        """An option below, by its dotted name from here."""
+        name, _, rest = key.partition(".")
+        return self.within(name).at(rest) if rest else self.within(name)
+
+    @cached_property
+    def inner(self) -> dict[Any, "Option"]:
+        """What a node holds, and what its constructor takes beside it, by name."""
+        given = held(self.value)
+        known = self.taken.arguments if self.taken and given is self.value else {}
+        names = [name for name in given if name not in known]
+        names += [name for name, argument in known.items() if name in given or argument.filled]
+        return {name: self.within(name) for name in dict.fromkeys([*names, *known])}
+
+    def complete(self) -> Any:
+        """The value with the defaults that our own constructors and the user's have for what it leaves out.
+
+        Those of other libraries stay theirs, as do defaults that are no plain values.
+        """
+        match self.value:
+            case [*items]:
+                of = (self.kind or ANYTHING).get("items", ANYTHING)
+                return [Option(self.key, of, item).complete() for item in items]
+            case dict():
+                return {name: option.complete() for name, option in self.inner.items() if option.whole}
+        return self.value
+
+    def leaves(self) -> "Iterator[Option]":
+        """All options below that have none of their own, and what nothing takes."""
+        for name, option in self.inner.items():
+            if option.kind is not None and held(option.value):
+                yield from option.leaves()
+            elif option.value is not Unread and not str(name).startswith("_"):
+                yield option
 
 
-def taken(node: Any, kind: Kind, path: str) -> Signature | None:
-    """What a node takes: its constructor, or the class that its kind names, but for what is handed to it."""
-    named = [str(part["$ref"]).removeprefix(DEFINED) for part in parts(kind) if "$ref" in part]
-    found = next((signature(str(target)) for target in (held(node).get("_target_"), *named) if target), None)
-    handed = next((names for place, names in HANDED.items() if fnmatchcase(path, place)), ())
-    return found and Signature({k: v for k, v in found.arguments.items() if k not in handed}, found.more)
-
-
-def inside(node: Any, kind: Kind, found: Signature | None, name: str) -> Kind | None:
-    """The kind of an option of a node, of which `found` is taken; None for one that is not there.
-
-    What has no constructor of its own (the root, optim) may hold nodes for further roles, which name theirs.
-    """
-    if name.startswith("_"):
-        return ANYTHING
-    if found is None:
-        whole = next(filter(is_node, parts(kind)), None)
-        return None if whole is None else whole.get("additionalProperties") or like(at(node, name))
-    if name in found.arguments:
-        return found.arguments[name].kind
-    role = at(node, "_target_") is None and at(node, f"{name}._target_") is not None
-    return ANYTHING if found.more or role else None
-
-
-def kind_at(tree: Mapping[str, Any], key: str) -> Kind | None:
-    """What the option `key` takes; None for one that is not there."""
-    node: Any = tree
-    kind: Kind | None = WHOLE
-    path = ""
-    for name in key.split("."):
-        kind = None if kind is None else inside(node, kind, taken(node, kind, path), name)
-        node, path = at(node, name), below(path, name)
-    return kind
-
-
-def entries(node: Any, kind: Kind, path: str, said: str = "") -> Iterator[Option]:
-    """What a node holds, and what its constructor takes beside it; said: what is said of the node."""
-    found, given = taken(node, kind, path), held(node)
-    known = found.arguments if found and given is node else {}
-    whole = [name for name in given if name not in known]
-    whole += [name for name, argument in known.items() if name in given or argument.filled]
-    for name in dict.fromkeys([*whole, *known]):
-        argument, kept = known.get(name), name in whole
-        value = given.get(name, argument.default if argument else Unread)
-        within = inside(node, kind, found, str(name))
-        yield Option(below(path, name), name, within, value, kept, argument, said)
-
-
-def complete(node: Any, kind: Kind = WHOLE, path: str = "") -> Any:
-    """A tree with the defaults that our own constructors and the user's have for what it leaves out.
-
-    Those of other libraries stay theirs, as do defaults that are no plain values.
-    """
-    match node:
-        case [*items]:
-            return [complete(item, kind.get("items", ANYTHING), path) for item in items]
-        case dict():
-            whole = (option for option in entries(node, kind, path) if option.whole)
-            return {
-                option.name: complete(option.value, option.kind or ANYTHING, option.key) for option in whole
-            }
-    return node
-
-
-def options(node: Any, kind: Kind = WHOLE, path: str = "", said: str = "") -> Iterator[Option]:
-    """Every option of a completed tree, and what nothing takes (kind None); said: what is said of it."""
-    for option in entries(node, kind, path, said):
-        if option.kind is not None and held(option.value):
-            yield from options(option.value, option.kind, option.key, option.about)
-        elif option.value is not Unread and not str(option.name).startswith("_"):
-            yield option
+def root(tree: Any) -> Option:
+    """A whole configuration."""
+    return Option("", WHOLE, tree)
 
 
 def names(tree: Any) -> list[str]:
-    """The options of a completed tree, by their dotted names."""
-    return [option.key for option in options(tree) if option.kind is not None]
+    """The options of a tree, by their dotted names, with those that it leaves out."""
+    return [option.key for option in root(root(tree).complete()).leaves() if option.kind is not None]
 
 
 def unknown(key: str, known: Iterable[str]) -> UserError:
@@ -226,23 +214,19 @@ def unknown(key: str, known: Iterable[str]) -> UserError:
 
 def refuse(key: str, value: Any, kind: Kind) -> None:
     """Raise UserError unless the value fits."""
-    if fits(kind, value):
+    if kind.fits(value):
         return
     hint = nearest(str(value), map(str, kind["enum"])) if "enum" in kind else ""
-    if any(part.get("type") == "string" for part in parts(kind)) and isinstance(value, list | dict):
+    if kind.takes("string") and isinstance(value, list | dict):
         hint = ", but a list" if isinstance(value, list) else ", but a mapping"
-    if any(part.get("type") == "array" and fits(part, [value]) for part in parts(kind)):
+    if any(part.get("type") == "array" and part.fits([value]) for part in kind.parts):
         hint = f": write {key}=[{shown(key, value)}]"
-    raise UserError(f"{key}={written(shown(key, value))} is not {words(kind)}{hint}")
+    raise UserError(f"{key}={written(shown(key, value))} is not {kind.words()}{hint}")
 
 
-def coerced(value: Any, kind: Kind, text: str) -> Any:
-    """A value as an option of a kind takes it: where words belong, the text; 1e6 for a whole number."""
-    names = [part.get("type", "" if part else "number") for part in parts(kind)]
-    if "string" in names and not any(name in names for name in ("integer", "number", "boolean")):
-        return text if isinstance(value, int | float) else value
-    whole = isinstance(value, float) and value.is_integer() and not fits(kind, value)
-    return int(value) if whole and fits(kind, int(value)) else value
+def written(value: Any) -> str:
+    """A value as it is written on the command line."""
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 
 def check(tree: dict[str, Any]) -> None:
@@ -258,7 +242,7 @@ def check(tree: dict[str, Any]) -> None:
                 hint = nearest(str(name), [other for other in at(tree, group) if other != name])
                 way = f"one of your own begins with {key}._target_=MODULE.CLASS"
                 raise UserError(f"there is no {key}{hint}; {way}")
-    check_node(tree, tree, WHOLE, "")
+    check_below(root(tree), tree)
 
 
 def check_target(target: str, also: tuple[str, ...]) -> None:
@@ -276,51 +260,31 @@ def check_target(target: str, also: tuple[str, ...]) -> None:
 
 def also_at(path: str) -> tuple[str, ...]:
     """What constructors may begin with at a dotted name, beside the allow-list."""
-    return next((also for place, also in THERE.items() if path.startswith(f"{place}.")), ())
+    return ("torchmetrics.",) if path.startswith(f"{METRICS}.") else ()
 
 
-def check_node(tree: dict[str, Any], node: Any, kind: Kind, path: str) -> None:
-    """Refuse unknown names and wrong values below a node of a tree, at a dotted name."""
-    for item in node if isinstance(node, list) else ():
-        check_node(tree, item, kind.get("items", ANYTHING), path)
-    found = list(entries(node, kind, path))
+def check_below(node: Option, tree: dict[str, Any]) -> None:
+    """Refuse unknown names and wrong values below a node of a tree."""
+    for item in node.value if isinstance(node.value, list) else ():
+        check_below(Option(node.key, (node.kind or ANYTHING).get("items", ANYTHING), item), tree)
+    found = [option for name, option in node.inner.items() if not str(name).startswith("_")]
     for option in found:
-        key, within, value = option.key, option.kind, option.value
-        if not option.whole or str(option.name).startswith("_") or _unresolved(value):
+        key, kind, value = option.key, option.kind, option.value
+        if not option.whole or value == "???" or str(value).startswith("${"):  # not there yet
             continue
-        if within is None:
+        if kind is None:
             near = [other.key for other in found if other.kind is not None]
-            raise unknown(key, near if path else [*near, *names(tree)])
-        named, nothing = "_target_" in held(value), value is None and "_target_" in node
-        if isinstance(value, dict) and not named and NODE in parts(within) and only_nodes(within):
+            raise unknown(key, near if node.key else [*near, *names(tree)])
+        described = isinstance(value, dict)
+        if described and "_target_" not in value and kind.only_nodes and NODE in kind.parts:
             raise UserError(
                 f"{key} gives {', '.join(map(str, value)) or 'nothing'} and no _target_, so that nothing can "
                 f"be built of it: add {key}._target_=MODULE.CLASS, or leave {key} out"
             )
-        if not nothing and not (
-            isinstance(value, dict) and is_node(within)
-        ):  # nothing: its constructor speaks
-            refuse(key, value, within)
-        check_node(tree, value, within, key)
-
-
-def _unresolved(value: Any) -> bool:
-    """Whether it stands for a value: a reference, looked at when it is resolved, or one to be given."""
-    return value == "???" or str(value).startswith("${")
-
-
-def is_node(kind: Kind) -> bool:
-    """Whether an object may stand there, with options of its own."""
-    return any(not part or "$ref" in part or "object" in part.get("type", ()) for part in parts(kind))
-
-
-def only_nodes(kind: Kind) -> bool:
-    """Whether nothing may stand there but what has options of its own, or null."""
-    return all(is_node(part) or part == NULL for part in parts(kind))
-
-
-INTERACTIVE = ("bash", "interactive")
-"""Names of SLURM's jobs in which ranks are started by hand."""
+        left = value is None and "_target_" in node.value  # not given, which its constructor speaks of
+        if not left and not (described and kind.holds):
+            refuse(key, value, kind)
+        check_below(option, tree)
 
 
 def check_limits(config: DictConfig) -> None:
@@ -333,54 +297,47 @@ def check_limits(config: DictConfig) -> None:
             "generator.precondition=edm is for schedule=edm, where alpha = 1; take schedule=edm with it, or "
             "generator.precondition=none"
         )
-    if config.devices != "auto":  # looked at once the devices are counted
-        shares(config.batch_size, config.devices * config.num_nodes, config.micro_batches)
-        check_guidance(config)
-
-
-def check_guidance(config: DictConfig) -> None:
-    """Refuse guidance away from what a run never learned, its images without a condition, and at no times.
-
-    Learning from rewards begins with a generator that has learned them elsewhere, or has not.
-    """
-    interval, guidance = config.evaluate.interval, config.evaluate.guidance
-    dropped = [
-        value for key, value in leaves(OmegaConf.to_container(config.objective)) if key.endswith("_dropout")
-    ]
-    if guidance != 1.0 and "reward" not in config.objective and not any(dropped):
+    if config.devices == "auto":
+        return  # looked at once the devices are counted
+    shares(config.batch_size, config.devices * config.num_nodes, config.micro_batches)
+    told = leaves(OmegaConf.to_container(config.objective))
+    dropped = "reward" in config.objective or any(value for key, value in told if key.endswith("_dropout"))
+    guidance, interval = config.evaluate.guidance, config.evaluate.interval
+    if guidance != 1.0 and not dropped:  # before rewards, it was trained elsewhere
         raise UserError(
             f"guidance={guidance:g} needs a generator that was trained without captions too, and this one "
             "was not (caption_dropout=0 in its objective): take guidance=1, or train with caption_dropout=0.1"
         )
-    if interval is None:
-        return
-    said = f"evaluate.interval={list(interval)}"
-    if interval[0] > interval[1]:
-        raise UserError(f"{said} is no [low, high]: give two times, the lower one first")
-    if guidance == 1.0:
+    if interval is not None and interval[0] > interval[1]:
+        said = "is no [low, high]: give two times, the lower one first"
+        raise UserError(f"evaluate.interval={list(interval)} {said}")
+    if interval is not None and guidance == 1.0:
         raise UserError(
-            f"{said} says where guidance acts, and evaluate.guidance=1 is none: give another guidance, or "
-            "evaluate.interval=null"
+            f"evaluate.interval={list(interval)} says where guidance acts, and evaluate.guidance=1 is none: "
+            "give another guidance, or evaluate.interval=null"
         )
+
+
+INTERACTIVE = ("bash", "interactive")
+"""Names of SLURM's jobs in which ranks are started by hand."""
 
 
 def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ) -> None:
     """Refuse a job of SLURM's whose tasks are not the ranks that the configuration asks for."""
-    if "SLURM_NTASKS" not in environment or "TORCHELASTIC_RUN_ID" in environment:
+    job = {name.removeprefix("SLURM_"): value for name, value in environment.items()}
+    if "NTASKS" not in job or "TORCHELASTIC_RUN_ID" in job:
         return
-    name = environment.get("SLURM_JOB_NAME")
-    if name in INTERACTIVE:
-        if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # srun in salloc
+    if job.get("JOB_NAME") in INTERACTIVE:
+        if int(job.get("STEP_NUM_TASKS", "1")) > 1:  # srun in salloc
             raise UserError(
-                f"the job's name, {name}, says that ranks are started by hand, and each task would train a "
-                "run of its own: start them by srun --job-name=train lmsd train ..."
+                f"the job's name, {job['JOB_NAME']}, says that ranks are started by hand, and each task "
+                "would train a run of its own: start them by srun --job-name=train lmsd train ..."
             )
         return
-    tasks, ranks = int(environment["SLURM_NTASKS"]), config.devices * config.num_nodes
-    per_node, nodes = environment.get("SLURM_NTASKS_PER_NODE"), environment.get("SLURM_NNODES")
-    srun = "SLURM_STEP_ID" in environment
-    alone = ranks == 1 and (tasks == 1 or (per_node is not None and not srun))
-    placed = per_node == str(config.devices) and nodes in (None, str(config.num_nodes))
+    tasks, ranks, srun = int(job["NTASKS"]), config.devices * config.num_nodes, "STEP_ID" in job
+    alone = ranks == 1 and (tasks == 1 or ("NTASKS_PER_NODE" in job and not srun))
+    nodes = job.get("NNODES", str(config.num_nodes))
+    placed = (job.get("NTASKS_PER_NODE"), nodes) == (str(config.devices), str(config.num_nodes))
     if not alone and not (tasks == ranks and srun and placed):
         raise UserError(
             f"SLURM_NTASKS={tasks}, and devices={config.devices} num_nodes={config.num_nodes} are {ranks} "

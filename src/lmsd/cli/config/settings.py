@@ -1,13 +1,15 @@
-"""The options of `lmsd train` that no constructor takes: their types, ranges, defaults and meanings.
+"""Options that no constructor takes: their types, ranges, defaults and meanings.
 
-Nothing here is built: a field is an option, its annotation what it may be, the line below it what it means.
-Groups (net, objective, ...) are nodes, whose constructors say what they take.
+A field is an option, its annotation what it may be, the line below it what it means. Those of `lmsd train`
+are never built; groups (net, objective, ...) are nodes, whose constructors say what they take. The records at
+the end are shared by the small verbs.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from lmsd.errors import Amount, Count, Measure, Seed, Word
+from lmsd.errors import Amount, Count, Guidance, Measure, Seed, Word
 
 Name = Annotated[str, Word(r"^[^/]{1,100}$", "a name of 1 to 100 characters without a slash")]
 Folder = Annotated[str, Word(r"^(?!\.{1,2}$)[^/]{1,100}$", "a folder's name: no slash, nor . or ..")]
@@ -153,3 +155,28 @@ class Train:
     callbacks: Mapping[str, Any]
     """Lightning's callbacks by name"""
     evaluate: Evaluate
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """A run, what is taken of it, and how its sampling goes; None takes the run's own choice.
+
+    checkpoint: a file name, or the newest.
+    """
+
+    run: str
+    sampler: str | None = None
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(RunOptions):
+    """One way of sampling; ema: "ema" for the first average, a half-life in images, or "raw".
+
+    interval: the times (low, high) of the schedule at which guidance acts; empty: the run's own.
+    """
+
+    steps: Count | None = None
+    guidance: Guidance | None = None
+    interval: tuple[Measure, ...] = ()
+    ema: str = "ema"

@@ -14,53 +14,27 @@ An object that the configuration describes (a mapping with `_target_`) is a NODE
 
 import ast
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from math import inf
 from pathlib import Path
 from typing import Any
 
 from lmsd.spec import RENAMED
 
-Kind = Mapping[str, Any]
-Alias = Callable[[str], Any]
-"""What a name in an annotation stands for: the value of a type alias, a kind, or nothing that is known."""
-
 ROOT = "lmsd.cli.config.settings.Train"
 """What stands for the configuration itself: a class whose fields are its options."""
 SECTIONS = ROOT.rpartition(".")[0]
 DEFINED = "#/$defs/"
-"""What the reference of a kind to a class begins with: {"$ref": "#/$defs/lmsd.cli.config.settings.Clip"}."""
+"""What a kind names a class by: {"$ref": "#/$defs/lmsd.cli.config.settings.Optim"}."""
 LARGE = ("torch", "lightning", "torchmetrics")
 """Libraries whose defaults stay theirs, and whose type aliases are not looked up: each would be parsed."""
 
-ANYTHING: Kind = {}
-NULL: Kind = {"type": "null"}
-NODE: Kind = {"type": ["object", "array"]}
-PLAIN: dict[str, Kind] = {
-    "int": {"type": "integer"},
-    "float": {"type": "number"},
-    "bool": {"type": "boolean"},
-    "str": {"type": "string"},
-    "Path": {"type": "string", "format": "path"},
-    "PathLike": {"type": "string", "format": "path"},
-    "_PATH": {"type": "string", "format": "path"},  # Lightning's alias, whose library is not read
-    "timedelta": {"type": "string"},
-    "Any": ANYTHING,
-    "None": NULL,
-    "NoneType": NULL,
-}
-LISTS = ("sequence", "list", "tuple", "iterable")
-RANGES = {
-    "Number": {"low": "minimum", "high": "maximum"},
-    "Word": {"pattern": "pattern", "said": "description"},
-}
-"""What the classes of `lmsd.errors` in an annotation add to its kind, by their fields."""
-NUMBERS = ("integer", "number")
-NAMES = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "one word"}
-TAKES = {
+NUMBERS = {"integer": "whole number", "number": "number"}
+NAMES = {"boolean": "true or false", "string": "one word", "null": "null"}
+TAKES: Mapping[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
     "string": (str, int, float, bool),
@@ -69,6 +43,122 @@ TAKES = {
     "object": (dict,),
     "array": (list,),
 }
+
+
+class Kind(dict[str, Any]):
+    """What an option may be, as JSON Schema."""
+
+    @property
+    def parts(self) -> "Sequence[Kind]":
+        """The kinds that it is any of: itself, mostly."""
+        return self.get("anyOf") or [self]
+
+    @classmethod
+    def of(cls, name: str) -> "Kind":
+        """What the fields of a class describe."""
+        return cls({"$ref": f"{DEFINED}{name}"})
+
+    @classmethod
+    def like(cls, default: Any) -> "Kind":
+        """The kind of an option that only its value describes; null takes anything."""
+        match default:
+            case str():
+                return either([PLAIN["str"], NULL])
+            case [*items]:
+                return cls(type="array", items=cls.like(items[0]) if items else ANYTHING)
+        return PLAIN.get(type(default).__name__, ANYTHING)
+
+    @property
+    def sections(self) -> list[str]:
+        """The classes that describe a node which names no constructor."""
+        return [str(part["$ref"]).removeprefix(DEFINED) for part in self.parts if "$ref" in part]
+
+    @property
+    def holds(self) -> bool:
+        """Whether an object may stand there, with options of its own."""
+        return any(not part or "$ref" in part or "object" in part.get("type", ()) for part in self.parts)
+
+    @property
+    def only_nodes(self) -> bool:
+        """Whether nothing may stand there but what has options of its own, or null."""
+        return all(part.holds or part == NULL for part in self.parts)
+
+    def takes(self, *types: str) -> bool:
+        """Whether any of some types of JSON Schema may stand there, by their names."""
+        return any(part.get("type") in types for part in self.parts)
+
+    def fits(self, value: Any) -> bool:
+        """Whether a plain value is of the kind; a number is read as a word, too."""
+        if "anyOf" in self:
+            return any(part.fits(value) for part in self.parts)
+        if "enum" in self:
+            return any(value == word and type(value) is type(word) for word in self["enum"])
+        if not self or self == NODE or "$ref" in self:
+            return not self or type(value) in (dict, list)
+        if type(value) not in TAKES[self["type"]]:
+            return False
+        if self["type"] == "array":
+            counted = self.get("minItems", 0) <= len(value) <= self.get("maxItems", inf)
+            return counted and all(map(self["items"].fits, value))
+        if self["type"] in NUMBERS:
+            return bool(self.get("minimum", -inf) <= value <= self.get("maximum", inf))
+        return re.search(self.get("pattern", ""), str(value)) is not None
+
+    def read(self, value: Any, text: str) -> Any:
+        """A value as it is taken: where words alone belong, the text; 1e6 as a whole number."""
+        words = not (ANYTHING in self.parts or self.takes("integer", "number", "boolean"))
+        if words and self.takes("string"):
+            return text if isinstance(value, int | float) else value
+        whole = isinstance(value, float) and value.is_integer() and not self.fits(value)
+        return int(value) if whole and self.fits(int(value)) else value
+
+    def words(self, *, example: bool = True) -> str:
+        """What a value should be, as in "seed=abc is not ..."."""
+        if len(self.parts) > 1:
+            plain = any(part not in (NODE, NULL) for part in self.parts)  # then a node is a rarity
+            shown = [part for part in self.parts if not (plain and part == NODE)]
+            return " or ".join(part.words(example=example and len(shown) == 1) for part in shown)
+        if "description" in self:
+            return str(self["description"])
+        if "enum" in self:
+            return f"one of {', '.join(map(str, self['enum']))}"
+        name, low, high = str(self.get("type")), self.get("minimum", -inf), self.get("maximum", inf)
+        if name in NUMBERS:
+            ends = f" of at least {low:g}" if low > -inf else f" of at most {high:g}" if high < inf else ""
+            ends = f" from {low:g} to {high:g}" if -inf < low and high < inf else ends
+            shown_as = "1000" if name == "integer" else "1e-4"
+            return f"a {NUMBERS[name]}{ends or f', e.g. {shown_as}' * example}"
+        if name == "array":
+            count = f" of {self['minItems']}" if "minItems" in self else ""
+            item = self["items"].words(example=False)
+            if self["items"].get("type") not in NUMBERS:
+                return f"a list{count}, each {item}"
+            many = item.removeprefix("a ").replace("number", "numbers", 1)
+            return f"a list{count or ' of'} {many}{', e.g. [1, 2]' * example}"
+        if "additionalProperties" in self:
+            return f"a mapping, each {self['additionalProperties'].words(example=False)}"
+        return NAMES.get(name, "a node with _target_" if self else "anything")
+
+
+ANYTHING, NULL, NODE = Kind(), Kind(type="null"), Kind(type=["object", "array"])
+PATH = Kind(type="string", format="path")
+PLAIN = {
+    "int": Kind(type="integer"),
+    "float": Kind(type="number"),
+    "bool": Kind(type="boolean"),
+    "str": Kind(type="string"),
+    "timedelta": Kind(type="string"),
+    **dict.fromkeys(("Path", "PathLike", "_PATH"), PATH),  # the last is an alias of Lightning's
+    **{"Any": ANYTHING, "None": NULL},
+}
+RANGES = {
+    "Number": {"low": "minimum", "high": "maximum"},
+    "Word": {"pattern": "pattern", "said": "description"},
+}
+"""What the classes of `lmsd.errors` in an annotation add to its kind, by their fields."""
+
+Alias = Callable[[str], Any]
+"""What a name in an annotation stands for: the value of a type alias, a kind, or nothing that is known."""
 
 
 def kind_of(node: ast.expr | None, alias: Alias) -> Kind:
@@ -87,13 +177,12 @@ def kind_of(node: ast.expr | None, alias: Alias) -> Kind:
         case ast.Subscript(value=name, slice=item):
             return _generic(_last(name), [item], alias)
     word = _last(node)
-    if word in PLAIN:
-        return PLAIN[word]
-    match alias(word):
+    match PLAIN.get(word) if word in PLAIN else alias(word):
         case ast.expr() as behind:
             return kind_of(behind, alias)
-        case behind:
-            return behind or NODE
+        case Kind() as known:
+            return known
+    return NODE
 
 
 def _last(name: ast.expr) -> str:
@@ -102,112 +191,36 @@ def _last(name: ast.expr) -> str:
 
 def _generic(word: str, inside: Sequence[ast.expr], alias: Alias) -> Kind:
     if word == "Literal":
-        return {"enum": [ast.literal_eval(item) for item in inside]}
-    if word == "Annotated":
-        return {**kind_of(inside[0], alias), **{k: v for call in inside[1:] for k, v in _range(call).items()}}
+        return Kind(enum=[ast.literal_eval(item) for item in inside])
     kinds = [kind_of(item, alias) for item in inside if ast.unparse(item) != "..."]
-    if word in ("Optional", "Union"):
-        return either([*kinds, *([NULL] * (word == "Optional"))])
-    if word.lower() in LISTS:
-        fixed = word.lower() == "tuple" and len(kinds) == len(inside)
-        count = {"minItems": len(kinds), "maxItems": len(kinds)} if fixed else {}
-        return {"type": "array", "items": either(kinds), **count}
-    if word in ("Mapping", "dict"):
-        return {"type": "object", "additionalProperties": kinds[1]}
+    match word.lower():
+        case "annotated":
+            kind = Kind(kinds[0])
+            for call in inside[1:]:
+                match call:
+                    case ast.Call(func=ast.Name(id=name), args=args, keywords=more) if name in RANGES:
+                        given = [*zip(RANGES[name], args, strict=False), *((k.arg, k.value) for k in more)]
+                        kind |= {RANGES[name][str(key)]: ast.literal_eval(value) for key, value in given}
+            return kind
+        case "optional" | "union":
+            return either([*kinds, *([NULL] * (word == "Optional"))])
+        case "sequence" | "list" | "tuple" | "iterable" as name:
+            fixed = name == "tuple" and len(kinds) == len(inside)
+            count = {"minItems": len(kinds), "maxItems": len(kinds)} if fixed else {}
+            return Kind(type="array", items=either(kinds), **count)
+        case "mapping" | "dict":
+            return Kind(type="object", additionalProperties=kinds[1])
     return PLAIN.get(word, NODE)
 
 
-def _range(call: ast.expr) -> Kind:
-    match call:
-        case ast.Call(func=ast.Name(id=word), args=args, keywords=more) if word in RANGES:
-            names = RANGES[word]
-            given = [*zip(names, args, strict=False), *((item.arg, item.value) for item in more)]
-            return {names[str(name)]: ast.literal_eval(value) for name, value in given}
-    return {}
-
-
-def either(kinds: Sequence[Kind]) -> Kind:
+def either(kinds: Iterable[Kind]) -> Kind:
     """A union, flat; one that may be null says so last."""
     flat: list[Kind] = []
-    for kind in (part for each in kinds for part in parts(each)):
-        if kind not in flat:
-            flat.append(kind)
+    for part in (part for kind in kinds for part in kind.parts):
+        if part not in flat:
+            flat.append(part)
     flat.sort(key=NULL.__eq__)
-    return flat[0] if len(flat) == 1 else {"anyOf": flat}
-
-
-def parts(kind: Kind) -> Sequence[Kind]:
-    """The kinds that one is any of: itself, mostly."""
-    return kind.get("anyOf") or [kind]
-
-
-def like(default: Any) -> Kind:
-    """The kind of an option that only its value describes; null takes anything."""
-    match default:
-        case None:
-            return ANYTHING
-        case [*items]:
-            return {"type": "array", "items": like(items[0]) if items else ANYTHING}
-        case str():
-            return either([PLAIN["str"], NULL])
-    return PLAIN.get(type(default).__name__, ANYTHING)
-
-
-def fits(kind: Kind, value: Any) -> bool:
-    """Whether a plain value is of a kind; a number is read as a word, too."""
-    if "anyOf" in kind:
-        return any(fits(part, value) for part in kind["anyOf"])
-    if "enum" in kind:
-        return any(value == word and type(value) is type(word) for word in kind["enum"])
-    if kind == NODE or "$ref" in kind:
-        return type(value) in (dict, list)
-    name = kind.get("type")
-    if name is None or type(value) not in TAKES[name]:
-        return name is None
-    if name == "array":
-        counted = kind.get("minItems", 0) <= len(value) <= kind.get("maxItems", inf)
-        return counted and all(fits(kind["items"], item) for item in value)
-    if name in NUMBERS:
-        return bool(kind.get("minimum", -inf) <= value <= kind.get("maximum", inf))
-    return re.search(kind.get("pattern", ""), str(value)) is not None
-
-
-def words(kind: Kind, *, example: bool = True) -> str:
-    """What a value should be, as in "seed=abc is not ..."."""
-    given = parts(kind)
-    if len(given) > 1:
-        plain = any(part not in (NODE, NULL) for part in given)  # then a node is a rarity
-        shown = [part for part in given if not (plain and part == NODE)]
-        return " or ".join(words(part, example=example and len(shown) == 1) for part in shown)
-    if "description" in kind:
-        return str(kind["description"])
-    if "enum" in kind:
-        return f"one of {', '.join(map(str, kind['enum']))}"
-    name = str(kind.get("type"))
-    if name == "array":
-        item, count = kind["items"], f" of {kind['minItems']}" if "minItems" in kind else ""
-        if item.get("type") not in NUMBERS:
-            return f"a list{count}, each {words(item, example=False)}"
-        of = count or " of"
-        return f"a list{of} {NAMES[item['type']]}s{_bounds(item)}{', e.g. [1, 2]' * example}"
-    if name in NUMBERS:
-        shown_as = "1000" if name == "integer" else "1e-4"
-        return f"a {NAMES[name]}{_bounds(kind) or f', e.g. {shown_as}' * example}"
-    if "additionalProperties" in kind:
-        return f"a mapping, each {words(kind['additionalProperties'], example=False)}"
-    return "null" if kind == NULL else NAMES.get(name, "a node with _target_" if kind else "anything")
-
-
-def written(value: Any) -> str:
-    """A value as it is written on the command line."""
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
-
-
-def _bounds(kind: Kind) -> str:
-    low, high = kind.get("minimum", -inf), kind.get("maximum", inf)
-    if low > -inf:
-        return f" from {low:g} to {high:g}" if high < inf else f" of at least {low:g}"
-    return f" of at most {high:g}" if high < inf else ""
+    return flat[0] if len(flat) == 1 else Kind(anyOf=flat)
 
 
 class Unread:
@@ -226,11 +239,11 @@ class Found:
         """Its docstring, also one that is set after it: AdamW.__doc__ = ..."""
         match self.node:
             case ast.ClassDef(name=name) | ast.FunctionDef(name=name) as node:
-                parsed, own = tree(self.module), ast.get_docstring(node)
-                for other in parsed.body if parsed and not own else ():
+                own, later = ast.get_docstring(node), f"{name}.__doc__"
+                for other in parsed(self.module)[1] if not own else ():
                     match other:
-                        case ast.Assign(targets=[target]) if ast.unparse(target) == f"{name}.__doc__":
-                            texts = (part for part in ast.walk(other.value) if type(part) is ast.Constant)
+                        case ast.Assign(targets=[target], value=value) if ast.unparse(target) == later:
+                            texts = (part for part in ast.walk(value) if isinstance(part, ast.Constant))
                             return "".join(str(part.value) for part in texts)
                 return own or ""
         return ""
@@ -239,7 +252,7 @@ class Found:
         """What a name in its module stands for: the value of an alias, or the kind of a section."""
         match find(self.module, name, ours=True):
             case Found(node=ast.ClassDef(), module=module) if module == SECTIONS:
-                return {"$ref": f"{DEFINED}{module}.{name}"}
+                return Kind.of(f"{module}.{name}")
             case Found(node=ast.AnnAssign(value=value) | ast.Assign(value=value)):
                 return value
         return None
@@ -266,17 +279,18 @@ class Argument:
     @cached_property
     def default(self) -> Any:
         """The default as plain data, {} of a section; Unread for none, or one that is no plain value."""
-        if "$ref" in self.kind:
-            return {}
-        value = self.value
-        match value:
+        match self.value:
+            case None:
+                return {} if "$ref" in self.kind else Unread
             case ast.Name(id=name):
                 value = self.found.behind(name)
+            case value:
+                pass
         try:
-            plain = Unread if value is None else ast.literal_eval(value)
+            plain = ast.literal_eval(value)
         except ValueError:
             return Unread
-        return list(plain) if type(plain) is tuple else plain
+        return list(plain) if isinstance(plain, tuple) else plain
 
     @property
     def filled(self) -> bool:
@@ -298,33 +312,28 @@ class Signature:
 
 
 @cache
-def tree(module: str) -> ast.Module | None:
-    """The parsed source of a module, None where there is none."""
-    path = source(module)
-    return None if path is None else ast.parse(path.read_text(encoding="utf-8"))
-
-
-@cache
-def source(module: str) -> Path | None:
-    """The file of a module, without importing anything."""
+def parsed(module: str) -> tuple[str, list[ast.stmt]]:
+    """The package that a module imports from and its statements, none without source; nothing is imported."""
     top, *rest = module.split(".")
     try:
         spec = find_spec(top)
     except (ImportError, ValueError):
-        return None
-    folders = (spec.submodule_search_locations or []) if spec else []
-    places = [Path(folder, *rest) for folder in folders]
-    files = [file for path in places for file in (path / "__init__.py", path.with_suffix(".py"))]
-    if spec and spec.origin and not rest:
-        files.append(Path(spec.origin))
-    return next((file for file in files if file.suffix == ".py" and file.is_file()), None)
+        spec = None
+    places = [Path(folder, *rest) for folder in (spec and spec.submodule_search_locations) or ()]
+    files = [file for place in places for file in (place / "__init__.py", place.with_suffix(".py"))]
+    files += [Path(spec.origin)] if spec and spec.origin and not rest else []
+    for file in files:
+        if file.suffix == ".py" and file.is_file():
+            package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+            return package, ast.parse(file.read_text(encoding="utf-8")).body
+    return "", []
 
 
 @cache
 def find(module: str, name: str, *, ours: bool = False) -> Found | None:
     """Where `name` of a module is defined, through imports that re-export it; ours: in no large library."""
-    parsed = None if ours and module.split(".")[0] in LARGE else tree(module)
-    for node in parsed.body if parsed else []:
+    package, body = ("", []) if ours and module.split(".")[0] in LARGE else parsed(module)
+    for node in body:
         match node:
             case (
                 ast.ClassDef(name=said)
@@ -333,51 +342,41 @@ def find(module: str, name: str, *, ours: bool = False) -> Found | None:
                 | ast.Assign(targets=[ast.Name(id=said)])
             ) if said == name:
                 return Found(node, module)
-            case ast.ImportFrom(names=names):
+            case ast.ImportFrom(names=names, module=origin, level=level):
                 for alias in names:
                     if (alias.asname or alias.name) == name:
-                        return find(_origin(node, module), alias.name, ours=ours)
+                        there = resolve_name("." * level + (origin or ""), package)
+                        return find(there, alias.name, ours=ours)
     return None
-
-
-def _origin(node: ast.ImportFrom, module: str) -> str:
-    """The absolute name of the module that an import reads from."""
-    if not node.level:
-        return node.module or ""
-    path = source(module)
-    package = module.split(".")[: None if path is not None and path.name == "__init__.py" else -1]
-    return ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
 
 
 @cache
 def signature(target: str) -> Signature | None:
     """What a constructor takes; None where its source is not there."""
     module, _, name = RENAMED.get(target, target).rpartition(".")
-    match found := find(module, name) if module else None:
+    found = find(module, name) if module else None
+    match found:
         case Found(node=ast.FunctionDef() as function):
             return _of(function, found)
-        case Found(node=ast.ClassDef(body=body, bases=bases, decorator_list=decorators)):
-            pass
+        case Found(node=ast.ClassDef() as made):
+            own, fields = (
+                {},
+                found.module == SECTIONS or "dataclass" in " ".join(map(ast.unparse, made.decorator_list)),
+            )
         case _:
             return None
-    for node in body:
-        match node:
-            case ast.FunctionDef(name="__init__"):
-                return _of(node, found)
-    names = [ast.unparse(base).partition("[")[0] for base in bases]
-    inherited = [base for base in names if base not in ("ABC", "Protocol", "Generic", "object", "nn.Module")]
-    above = signature(f"{found.module}.{inherited[0]}") if inherited else Signature({})
-    fields = found.module == SECTIONS or any("dataclass" in ast.unparse(item) for item in decorators)
-    if above is None or not fields:
-        return above
-    own = dict(above.arguments)
-    for node, below in zip(body, [*body[1:], ast.Pass()], strict=True):
+    for node, below in zip(made.body, [*made.body[1:], ast.Pass()], strict=True):
         match node, below:
+            case ast.FunctionDef(name="__init__"), _:
+                return _of(node, found)
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                 own[name] = Argument(name, node.annotation, node.value, found, " ".join(text.split()))
             case ast.AnnAssign(target=ast.Name(id=name)), _:
                 own[name] = Argument(name, node.annotation, node.value, found)
-    return Signature(own, above.more)
+    bases = [ast.unparse(base).partition("[")[0] for base in made.bases]
+    inherited = [base for base in bases if base not in ("ABC", "Protocol", "Generic", "object", "nn.Module")]
+    above = signature(f"{found.module}.{inherited[0]}") if inherited else Signature({})
+    return Signature({**above.arguments, **own}, above.more) if above and fields else above
 
 
 def _of(function: ast.FunctionDef, found: Found) -> Signature:

@@ -18,7 +18,6 @@ from lmsd.cli.config.compose import (
     check_choice,
     check_value,
     flatten,
-    group_of,
     load,
     parse,
     require_secrets,
@@ -118,8 +117,8 @@ def changed(config: DictConfig, overrides: Sequence[Override]) -> tuple[DictConf
     tree: Any = OmegaConf.to_container(config)
     given = settled(overrides, tree)
     for override in overrides:
-        if group_of(override) in given and group_of(override) in flatten(config):
-            given[group_of(override)] = check_value(override, tree)
+        if override.key_or_group in given and override.key_or_group in flatten(config):
+            given[override.key_or_group] = check_value(override, tree)
     return OmegaConf.create(tree), given
 
 
@@ -206,7 +205,7 @@ def settled(overrides: Sequence[Override], tree: dict[str, Any]) -> dict[str, An
     found: dict[str, Any] = {}
     choices = groups()
     for override in overrides:
-        group, value = group_of(override), override.value()
+        group, value = override.key_or_group, override.value()
         if override.is_delete() and group.rpartition(".")[0] in ENTRIES:
             check_value(override, tree)
             del at(tree, group.rpartition(".")[0])[group.rpartition(".")[2]]

@@ -29,7 +29,7 @@ from lmsd.checkpoints import find_run
 from lmsd.checkpoints import folder_of as folder_of
 from lmsd.cli.config.compose import stored
 from lmsd.cli.config.older import today
-from lmsd.cli.config.schema import complete
+from lmsd.cli.config.schema import root
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 from lmsd.files import write_text
 from lmsd.ranks import launched_rank
@@ -245,7 +245,7 @@ def config_of(folder: Path) -> DictConfig:
 def _today(config: DictConfig) -> DictConfig:
     """A stored configuration under today's names, with what has been an option since."""
     tree: Any = OmegaConf.to_container(config)
-    return OmegaConf.create(complete(today(tree)))  # type: ignore[no-any-return]
+    return OmegaConf.create(root(today(tree)).complete())  # type: ignore[no-any-return]
 
 
 def config_again(folder: Path) -> DictConfig:

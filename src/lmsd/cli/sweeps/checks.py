@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.schema import check_limits, kind_at
-from lmsd.cli.config.signatures import parts
+from lmsd.cli.config.schema import check_limits, root
+from lmsd.cli.config.signatures import ANYTHING
 from lmsd.cli.sweeps.monitors import KNOWN
 from lmsd.cli.sweeps.space import Space
 from lmsd.errors import UserError
@@ -89,7 +89,7 @@ def counted(space: Space) -> Space:
         return space
     tree: Any = OmegaConf.to_container(load("train", space.words(next(corners(space)))))
     for place, axis in enumerate(axes):
-        kinds = [part.get("type") for part in parts(kind_at(tree, axis.key) or {})]
+        kinds = [part.get("type") for part in (root(tree).at(axis.key).kind or ANYTHING).parts]
         if axis.choices or "integer" not in kinds or "number" in kinds:
             continue
         low, high = int(axis.low), int(axis.high)

@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
-from lmsd.cli.config.compose import group_of, parse_sweep
+from lmsd.cli.config.compose import parse_sweep
 from lmsd.errors import UserError
 
 
@@ -104,7 +104,7 @@ def read(words: Sequence[str]) -> Space:
 
 def _refuse(override: Override, word: str) -> None:
     """Refuse what a sweep decides itself, and a choice on the test split."""
-    key = group_of(override)
+    key = override.key_or_group
     if key.rsplit(".", 1)[-1] == "split":
         raise UserError(
             f"{word}: a sweep chooses on val, and test stays unseen; score the winner alone: "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from lmsd.cli.config import options
-from lmsd.cli.config.options import SamplingOptions
+from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs.written import writing
 from lmsd.cli.verbs.sample import is_file, places
 from lmsd.errors import Number, Seed, UserError

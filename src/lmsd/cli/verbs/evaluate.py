@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from lmsd.cli.config import options
-from lmsd.cli.config.options import RunOptions, SamplingOptions
+from lmsd.cli.config.settings import RunOptions, SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.cli.verbs import report
 from lmsd.errors import Count, Guidance, Measure, Number, Seed, UserError

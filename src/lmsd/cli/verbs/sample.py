@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmsd.cli.config import options
-from lmsd.cli.config.options import SamplingOptions
+from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.cli.runs.written import check_out, writing
 from lmsd.errors import Count, Seed, UserError

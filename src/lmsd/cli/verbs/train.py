@@ -156,7 +156,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
             if resumed and chief:
                 with tolerated("config.yaml"):
                     store.save_config(folder, config)
-            watching = run.callbacks + standing(config, validation, built.objective, data.samples)
+            watching = run.callbacks + standing(config, validation, built.objective, data)
             play(config, built.engine, built.data, folder=folder, callbacks=watching, resumed=resumed)
         if chief:
             tell_end(folder, built.engine)

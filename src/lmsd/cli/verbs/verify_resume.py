@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -46,7 +46,11 @@ class VerifyOptions:
 
 def main(arguments: list[str]) -> int:
     """Compare; exit code 0 where the two are equal, 1 where not."""
-    own = [word for word in arguments if word.partition("=")[0] in options.known(VerifyOptions)]
+    own = [
+        word
+        for word in arguments
+        if word.partition("=")[0] in {field.name for field in fields(VerifyOptions)}
+    ]
     chosen = options.read(VerifyOptions, own, verb="verify-resume")
     words = shortened([word for word in arguments if word not in own])
     out = chosen.out or store.OUTPUTS / f"verify-resume-{time.strftime('%Y-%m-%d_%H%M%S')}"

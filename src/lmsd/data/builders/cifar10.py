@@ -3,7 +3,6 @@
 A record is one byte of label and 3,072 bytes of pixels, channel by channel in rows. Nothing is unpickled.
 """
 
-import hashlib
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from lmsd.data.builders.source import Raw, Source
 from lmsd.errors import UserError
+from lmsd.files import sha256_of
 
 WORDS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
@@ -37,8 +37,6 @@ def cifar10_source(path: Path | None) -> Source:
         raise UserError(f"{path} is no file; {_WHERE} and pass it as path=")
     batches = _read(path)
     total = sum(len(records) for records in batches.values())
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return Source(
         name="cifar10",
         samples=_samples(batches),
@@ -50,7 +48,7 @@ def cifar10_source(path: Path | None) -> Source:
         val=0.1,
         test=0.0,
         classes=list(WORDS),
-        details={"archive_sha256": digest},
+        details={"archive_sha256": sha256_of(path)},
     )
 
 

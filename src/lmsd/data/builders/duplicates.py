@@ -80,7 +80,7 @@ class Near:
         for item, owner in zip(items.tolist(), owners.tolist(), strict=True):
             found.join(item, owner)
         stars: dict[int, list[int]] = {}
-        for item, owner in zip(*(part.tolist() for part in _first(items, owners)), strict=True):
+        for item, owner in dict(zip(items[::-1].tolist(), owners[::-1].tolist(), strict=True)).items():
             stars.setdefault(owner, []).append(item)
         members = {owner: np.asarray([owner, *star]) for owner, star in stars.items()}
         radius = np.zeros(total)
@@ -231,12 +231,6 @@ def _main_direction(part: NDArray[np.float32]) -> NDArray[np.float32]:
     some = part[:: max(1, len(part) // 4096)]
     centered = some - some.mean(0)
     return np.linalg.eigh(centered.T @ centered)[1][:, -1].astype(np.float32)
-
-
-def _first(items: Integers, owners: Integers) -> tuple[Integers, Integers]:
-    """Each item once, with the first of its owners."""
-    unique, at = np.unique(items, return_index=True)
-    return unique, owners[at]
 
 
 class _Groups:

@@ -21,7 +21,7 @@ from lmsd.data.builders.source import Captions, Dropped, Raw, Source
 from lmsd.data.decode import SUFFIXES
 from lmsd.data.names import TEXTS, composed, grouped, hidden, is_image, printable
 from lmsd.data.notes import Notes
-from lmsd.data.text import MAX_CAPTION, BadText, caption_of, captions, decoded
+from lmsd.data.text import LOST, MAX_CAPTION, BadText, caption_of, captions, decoded
 from lmsd.errors import UserError
 
 LINES = {
@@ -286,9 +286,11 @@ def _hint(name: str) -> str:
 
 def _tell_captions(found: list[_Found], way: Captions, notes: Notes) -> None:
     """How many images have several captions, or that none has one."""
-    several = [entry.file.name for entry in found if len(entry.lines) > 1]
-    if several:
-        notes.add(LINES[way], several[0], len(several))
+    for entry in found:
+        if len(entry.lines) > 1:
+            notes.add(LINES[way], entry.file.name)
+        if any("\ufffd" in line for line in entry.lines):
+            notes.add(LOST, entry.file.name)
     if found and not any(entry.lines for entry in found):
         classes_too = "" if found[0].label is None else " or label"
         notes.add(BARE.format(classes_too), found[0].file.name, len(found))

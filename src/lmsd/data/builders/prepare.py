@@ -2,8 +2,9 @@
 
 A picture's content hash h = sha256(shape, pixels) names it, and pictures with one h are one picture. Of near
 duplicates (`duplicates`) one is kept: one that the source fixes as test, else as val, else the first of
-the source. Kin, which are near duplicates under a looser bound and in any turn, share a split. A group of kin
-goes by its smallest h, hashed once more and read as u in [0, 1):
+the source. Those with another caption are kept too where the source or the options say so, in one split. Kin,
+which are near duplicates under a looser bound and in any turn, share a split. A group of kin goes by its
+smallest h, hashed once more and read as u in [0, 1):
 
     u < test → test,   u < test + val → val,   else train
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from lmsd.data.builders.duplicates import Near, signature
 from lmsd.data.builders.options import BuildOptions
 from lmsd.data.builders.pictures import encode_picture, fit_picture, read_picture
-from lmsd.data.builders.source import Dropped, Pixels, Raw, Source
+from lmsd.data.builders.source import Dropped, NearDuplicates, Pixels, Raw, Source
 from lmsd.data.decode import BadImage
 from lmsd.data.notes import Note, Notes
 from lmsd.data.shards import Split
@@ -32,18 +33,21 @@ if TYPE_CHECKING:  # torch is imported where it is used
     from lmsd.types import Progress
 
 
-OTHER_CAPTION = (
-    "near duplicates with another caption, kept in one split (near_duplicates=drop leaves them out)"
-)
+_KEPT = "duplicates with another caption, kept in one split (near_duplicates=drop leaves them out)"
+OTHER_CAPTION, SAME_PIXELS = f"near {_KEPT}", f"exact {_KEPT}"
 
 _RANK: dict[Split | None, int] = {"test": 0, "val": 1, "train": 2, None: 3}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A prepared picture: its content hash, its words, and where its encoded bytes lie in the spool."""
+    """A prepared picture: its content hash, its words, and where its encoded bytes lie in the spool.
+
+    key: of its own; the content hash, but for a copy that is kept for its other caption.
+    """
 
     name: str
+    content: str
     key: str
     caption: str | None
     label: int | None
@@ -82,10 +86,14 @@ def prepare_source(
 ) -> Prepared:
     """Prepare every picture of `source`, encoded bytes going to `spool`, and give each kept one its split."""
     notes = Notes(source.notes)
-    samples, signatures, dropped = _read(source, options, notes, spool=spool, progress=progress)
-    group, gone = _near_duplicates(source, options, samples, signatures, notes=notes, progress=progress)
+    way = options.near_duplicates or source.near_duplicates
+    samples, signatures, dropped = _read(source, options, way, notes, spool=spool, progress=progress)
+    group, gone = _near_duplicates(source, options, way, samples, signatures, notes=notes, progress=progress)
     dropped += [Dropped(samples[i].name, _twin("near", samples[i], samples[gone[i]])) for i in sorted(gone)]
     kept = [index for index in range(len(samples)) if index not in gone]
+    for sample in (samples[index] for index in kept):
+        if sample.key != sample.content:
+            notes.add(SAME_PIXELS, sample.name)
     val = source.val if options.val is None else options.val
     test = source.test if options.test is None else options.test
     split, mixed = _split(samples, kept, group, val=val, test=test)
@@ -94,13 +102,19 @@ def prepare_source(
 
 
 def _read(
-    source: Source, options: BuildOptions, notes: Notes, *, spool: BinaryIO, progress: "Progress | None"
+    source: Source,
+    options: BuildOptions,
+    way: NearDuplicates,
+    notes: Notes,
+    *,
+    spool: BinaryIO,
+    progress: "Progress | None",
 ) -> tuple[list[Sample], list[NDArray[np.float32]], list[Dropped]]:
     """Decode, check, fit, hash and encode every picture; exact duplicates are dropped here."""
     samples: list[Sample] = []
     signatures: list[NDArray[np.float32]] = []
     dropped: list[Dropped] = []
-    first: dict[str, int] = {}
+    copies: dict[str, dict[str, int]] = {}  # content hash → words → the sample that has both
     for done, raw in enumerate(source.samples, 1):
         if progress is not None and (done % 64 == 0 or done == source.total):
             progress(done, source.total, "pictures")
@@ -111,14 +125,18 @@ def _read(
             continue
         for note in told:
             notes.add(note, raw.name)
-        key = content_hash(pixels)
-        if key in first:
-            samples[first[key]], twin = _one_of(samples[first[key]], raw)
+        content = key = content_hash(pixels)
+        known, words = copies.setdefault(content, {}), "" if way == "drop" else _words(raw)
+        if words in known:
+            samples[known[words]], twin = _one_of(samples[known[words]], raw)
             dropped.append(twin)
             continue
-        first[key] = len(samples)
+        if known:
+            key = hashlib.sha256(f"{content} {words}".encode()).hexdigest()
+        known[words] = len(samples)
         data = encode_picture(pixels, options.image_format)
-        samples.append(Sample(raw.name, key, raw.caption, raw.label, raw.split, spool.tell(), len(data)))
+        sample = Sample(raw.name, content, key, raw.caption, raw.label, raw.split, spool.tell(), len(data))
+        samples.append(sample)
         signatures.append(signature(pixels))
         spool.write(data)
     if not samples:
@@ -145,15 +163,21 @@ def _one_of(old: Sample, raw: Raw) -> tuple[Sample, Dropped]:
     return old, Dropped(raw.name, _twin("exact", raw, old))
 
 
+def _words(sample: Sample | Raw) -> str:
+    """What a picture is said to be: its caption, else its class."""
+    return sample.caption or str(sample.label)
+
+
 def _twin(kind: str, gone: Sample | Raw, kept: Sample | Raw) -> str:
     """The reason why one of two pictures is dropped."""
-    note = "" if gone.caption == kept.caption else " with another caption"
+    note = "" if _words(gone) == _words(kept) else " with another caption"
     return f"{kind} duplicate of {kept.name}{note}"
 
 
 def _near_duplicates(
     source: Source,
     options: BuildOptions,
+    way: NearDuplicates,
     samples: list[Sample],
     signatures: list[NDArray[np.float32]],
     *,
@@ -161,9 +185,10 @@ def _near_duplicates(
     progress: "Progress | None",
 ) -> tuple[list[int], dict[int, int]]:
     """The group of kin of every sample, and who goes as a near duplicate of whom."""
-    way = options.near_duplicates or source.near_duplicates
+    first: dict[str, int] = {}
+    same = [first.setdefault(sample.content, number) for number, sample in enumerate(samples)]
     if way == "keep":
-        return list(range(len(samples))), {}
+        return same, {}
     similarity = source.similarity if options.similarity is None else options.similarity
     stacked, total = np.stack(signatures), len(signatures)
 
@@ -176,13 +201,14 @@ def _near_duplicates(
         order = sorted(range(total), key=lambda i: (_RANK[samples[i].split], i))
         gone = alike = near.first_of(order, [""] * total, groups)
         if way == "same_caption":
-            gone = near.first_of(order, [sample.caption or "" for sample in samples], groups)
+            gone = near.first_of(order, list(map(_words, samples)), groups)
             for index in sorted(alike.keys() - gone.keys()):
-                notes.add(OTHER_CAPTION, samples[index].name)
+                if samples[index].key == samples[index].content:
+                    notes.add(OTHER_CAPTION, samples[index].name)
     if source.kinship is not None:
         bound = min(source.kinship, similarity)
         groups = Near(stacked, bound, turned=True, progress=tell("kin")).groups()
-    return groups, gone
+    return [groups[number] for number in same], gone  # flat pictures are near none, but for their copies
 
 
 def _split(
@@ -193,7 +219,7 @@ def _split(
     fixed: dict[int, Split] = {}
     for index in kept:
         sample, name = samples[index], group[index]
-        key[name] = min(key.get(name, sample.key), sample.key)
+        key[name] = min(key.get(name, sample.content), sample.content)
         if sample.split is not None and _RANK[sample.split] < _RANK[fixed.get(name)]:
             fixed[name] = sample.split
     result: list[Sample] = []

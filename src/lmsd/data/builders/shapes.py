@@ -1,6 +1,6 @@
-"""Captioned scenes with one shape each, and the exact reader that takes a picture back to its words.
+"""Captioned scenes of one shape each, and the exact reader that turns a picture back into words.
 
-A scene is words (shape, color, size, position) and what the caption leaves open (background, shift, scale).
+A scene has words (shape, color, size, position) and what the caption leaves open (background, shift, scale).
 In coordinates p of the unit square, y down, a shape of radius r at c covers a pixel by its signed distance d:
 
     A(p) = clip(1/2 − d((p − c)/r) · r · S, 0, 1)              S: pixels along a side
@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -130,9 +129,8 @@ def misread(scene: Scene, rng: np.random.Generator, holdout: Sequence[str] = ())
     """The scene with one of the caption's words replaced by another; no "color shape" pair of `holdout`."""
     while True:
         word = WORDS[rng.integers(len(WORDS))]
-        others = [name for name in _NAMES[word] if name != getattr(scene, word)]
-        change: dict[str, Any] = {word: others[rng.integers(len(others))]}
-        told = replace(scene, **change)
+        others: list[Any] = [name for name in _NAMES[word] if name != vars(scene)[word]]
+        told = replace(scene, **{word: others[rng.integers(len(others))]})
         if f"{told.color} {told.shape}" not in holdout:
             return told
 
@@ -192,16 +190,14 @@ def render(scene: Scene, size: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a batch of pictures shows: indices [B] into the vocabularies, −1 where nothing fits, and the fit.
+    """What a batch of pictures shows: words, the background's index [B], and where.
 
-    fit [B] in [0, 1]: intersection over union of the best rendering and the object, over 1 + 2 × the area of
-    all else that stands out, as a part of the object's; center [B, 2] (x, y), radius [B] in image sides.
+    words: of `WORDS`, indices [B] into their vocabularies, −1 where nothing fits; fit [B] in [0, 1]:
+    intersection over union of the best rendering and the object, over 1 + 2 × the area of all else that
+    stands out, as a part of the object's; center [B, 2] (x, y), radius [B] in sides of the image.
     """
 
-    shape: NDArray[np.int64]
-    color: NDArray[np.int64]
-    size: NDArray[np.int64]
-    position: NDArray[np.int64]
+    words: dict[str, NDArray[np.int64]]
     background: NDArray[np.int64]
     fit: Floats
     center: Floats
@@ -296,32 +292,16 @@ def read_scenes(images: Tensor | NDArray[np.uint8] | Floats) -> Reading:
     position, off = _nearest(center, _PLACE)
     seen = fit >= LEAST_FIT
     return Reading(
-        shape=np.where(seen, best, -1),
-        color=np.where(seen & (distance <= FARTHEST_COLOR), color, -1),
-        size=np.where(seen & (far <= 0.5 * np.log(_RADIUS[1] / _RADIUS[0])), size, -1),
-        position=np.where(seen & (off <= 0.1), position, -1),
+        words={
+            "shape": np.where(seen, best, -1),
+            "color": np.where(seen & (distance <= FARTHEST_COLOR), color, -1),
+            "size": np.where(seen & (far <= 0.5 * np.log(_RADIUS[1] / _RADIUS[0])), size, -1),
+            "position": np.where(seen & (off <= 0.1), position, -1),
+        },
         background=background,
         fit=fit,
         center=center,
         radius=radius,
-    )
-
-
-def read_scene(image: NDArray[np.uint8]) -> Scene | None:
-    """The scene a picture uint8 [H,W,3] shows, or None when no single shape of the vocabulary is in it."""
-    found = read_scenes(image[None])
-    if min(found.shape[0], found.color[0], found.size[0], found.position[0]) < 0:
-        return None
-    place, base = _PLACE[found.position[0]], _RADIUS[found.size[0]]
-    dx, dy = (found.center[0] - place).tolist()
-    return Scene(
-        SHAPES[found.shape[0]],
-        COLORS[found.color[0]],
-        SIZES[found.size[0]],
-        POSITIONS[found.position[0]],
-        BACKGROUNDS[found.background[0]],
-        (dx, dy),
-        float(found.radius[0] / base),
     )
 
 
@@ -336,17 +316,8 @@ def check(
         raise ValueError(f"{len(images)} images but {len(captions)} captions")
     found = read_scenes(images)
     asked = [parse_caption(text) for text in captions]
-    vocabulary: dict[str, tuple[str, ...]] = dict(zip(WORDS, (SHAPES, COLORS, SIZES, POSITIONS), strict=True))
     right: dict[str, NDArray[np.bool_]] = {}
-    for word, names in vocabulary.items():
-        wanted = np.array([names.index(getattr(scene, word)) for scene in asked], np.int64)
-        right[word] = getattr(found, word) == wanted
+    for word, names in _NAMES.items():
+        right[word] = found.words[word] == [names.index(vars(scene)[word]) for scene in asked]
     right["all"] = np.logical_and.reduce([right[word] for word in WORDS])
     return right
-
-
-def matches(image: NDArray[np.uint8] | Tensor, caption: str) -> bool:
-    """Whether one picture, uint8 [H,W,3] or float [3,H,W] in [−1, 1], shows exactly what the caption says."""
-    return bool(
-        check(torch.as_tensor(image)[None] if isinstance(image, Tensor) else image[None], [caption])["all"][0]
-    )

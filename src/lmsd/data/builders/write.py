@@ -4,7 +4,6 @@
 Everything is made in a folder beside the target and renamed into place when it is complete.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -27,6 +26,7 @@ from lmsd.data.builders.source import Source
 from lmsd.data.names import printable
 from lmsd.data.shards import SPLITS, Split
 from lmsd.errors import UserError
+from lmsd.files import sha256_of
 
 if TYPE_CHECKING:  # torch is imported where it is used
     from lmsd.types import Progress
@@ -192,7 +192,9 @@ def write_manifest(
         "class_names": source.classes or [],
         "captions": any(sample.caption is not None for sample in prepared.samples),
         "counts": {split: counts[split] for split in SPLITS},
-        "shards": {shard.name: {"sha256": _sha256(shard), "bytes": shard.stat().st_size} for shard in shards},
+        "shards": {
+            shard.name: {"sha256": sha256_of(shard), "bytes": shard.stat().st_size} for shard in shards
+        },
         "dropped": {
             "count": len(prepared.dropped),
             "reasons": dict(sorted(kinds.items())),
@@ -234,8 +236,3 @@ def _chosen(source: Source, options: BuildOptions) -> dict[str, object]:
 def _kind(reason: str) -> str:
     """A reason without its particulars, to count by."""
     return next((kind for kind, pattern in _KINDS.items() if pattern.match(reason)), reason)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
