@@ -72,10 +72,10 @@ def test_a_command_is_accepted(
         again = any(word.startswith("again=") for word in rest)
         options.read(Again if again else kinds[verb], rest, verb=verb)
     elif verb == "data":
-        from lmsd.cli.verbs.data import FeatureOptions
+        from lmsd.cli.verbs.data import FeaturesOptions
         from lmsd.data.builders import SOURCES, BuildOptions
 
-        kind = {"build": BuildOptions, "features": FeatureOptions}.get(rest[0])
+        kind = {"build": BuildOptions, "features": FeaturesOptions}.get(rest[0])
         assert rest[0] != "build" or rest[1] in SOURCES
         if kind is not None:
             options.read(kind, [w for w in rest[2:] if not w.startswith("out=")], verb="data")

@@ -10,11 +10,11 @@ from omegaconf import DictConfig
 from torchmetrics import Metric
 
 from lmsd import spec, types
-from lmsd.cli.build import experiment
+from lmsd.cli.build.experiment import instantiate, unconditional
 from lmsd.cli.build.extractors import extractor_of
 from lmsd.cli.build.families import families_of, tuned_on
 from lmsd.cli.config.compose import plain
-from lmsd.cli.config.schema import METRICS, also_at
+from lmsd.cli.config.schema import LIBRARIES
 from lmsd.cli.runs import store
 from lmsd.data.shardset import ShardSet
 from lmsd.engine.callbacks import Progress
@@ -38,7 +38,7 @@ from lmsd.sampling import Generation, Settings
 def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) -> Evaluator:
     """The scorer of one split by the chosen extractor; lmsd-cnn is trained first where there is none."""
     settings = config.evaluate
-    alone = experiment.unconditional(config)
+    alone = unconditional(config)
     if settings.checker == "shapes" and config.data.channels != 3:
         raise UserError("evaluate.checker=shapes reads images in color; set data.channels=3, or no checker")
     sets: list[ImageSet] = [data.split_set(split), data.split_set("train")]
@@ -63,10 +63,7 @@ def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) 
 def metrics(config: DictConfig) -> dict[str, Metric]:
     """The metrics of `evaluate.metrics` by the names of their scores; a run of before has none."""
     nodes = config.evaluate.get("metrics") or {}
-    return {
-        name: opened(name, partial(spec.build, plain(node), also_at(f"{METRICS}.{name}")))
-        for name, node in nodes.items()
-    }
+    return {name: opened(name, partial(spec.build, plain(node), LIBRARIES)) for name, node in nodes.items()}
 
 
 def checker(name: str | None) -> Checker | None:
@@ -144,7 +141,7 @@ class Validation:
         settings = self.config.evaluate
         generate = Generation(
             generator,
-            experiment.sampler(self.config),
+            instantiate(self.config.sampler),
             Settings(settings.steps, guidance=settings.guidance, interval=settings.interval),
         )
         half_life = str(averages.half_lives[0]) if averages.half_lives else "raw"
@@ -204,7 +201,7 @@ class Validation:
             batch = self.data.split_set("val").batch(self.evaluator.rows[:count])
             made = generate(batch, Rng(0, batch.position))
             captions = batch.text or [str(label) for label in (() if batch.label is None else batch.label)]
-            if experiment.unconditional(self.config):
+            if unconditional(self.config):
                 captions = [""] * count
             images = engine.clock.images
             save_grid(list(made), captions, self.folder / "samples" / f"step_{images:09d}.png")
