@@ -94,7 +94,7 @@ def leave_out(others: list[Override], tree: dict[str, Any]) -> str:
     """Remove options that belong to a constructor or choice that was replaced; return a note on them.
 
     experiment=shapes net=unet_pooled: the recipe set net.width and net.depth for its MLP. An option that no
-    choice of the group takes stays, and is refused later.
+    choice of the group takes stays, and is refused later; without a condition, guidance and checker go, too.
     """
     gone: dict[str, str] = {}
     for key in [option.key for option in schema.root(tree).leaves() if option.kind is None] if others else ():
@@ -106,6 +106,9 @@ def leave_out(others: list[Override], tree: dict[str, Any]) -> str:
                 path, _, name = key.rpartition(".")
                 del at(tree, path)[name]
                 gone[key] = str(override.input_line)
+    for key in ("guidance", "checker") if "conditioner=none" in [o.input_line for o in others] else ():
+        if at(tree, "evaluate").pop(key, None) is not None:
+            gone[f"evaluate.{key}"] = "conditioner=none"
     words = " ".join(dict.fromkeys(gone.values()))
     return f"note: left out for {words}, which takes none: {', '.join(gone)}" if gone else ""
 
