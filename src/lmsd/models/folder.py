@@ -34,8 +34,13 @@ class Folder:
 
     def __init__(self, path: str | Path, variant: str | None = None) -> None:
         self.path, self.variant = Path(path), variant
+        if self.path.is_file():
+            raise self.error(
+                "it is one file, and folders are read: diffusers makes one, PIPELINE.from_single_file(FILE)"
+                ".save_pretrained(FOLDER)"
+            )
         if not self.path.is_dir():
-            raise UserError(f"pipeline {path}: there is no such folder")
+            raise self.error("there is no such folder")
         if not (self.path / "model_index.json").is_file():
             raise self.error("it holds no model_index.json, as every diffusers folder does")
         self.index = self._json(self.path / "model_index.json")

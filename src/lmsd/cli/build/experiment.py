@@ -249,8 +249,9 @@ def note_words(net: nn.Module, config: DictConfig, captions: list[str], *, forei
         return
     reader = net.conditioner
     if cut := reader.cut(captions):
-        length = config.conditioner.length
-        print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
+        length = generator_spec(config).get("conditioner", {}).get("length")
+        where = f"conditioner.length={length}" if length else "the context's end"
+        print(f"note: {cut:,} of {len(captions):,} captions are cut at {where}")
     if foreign and isinstance(reader, TextConditioner):
         strange = unknown_words(reader.tokenizer, captions)
         if strange:

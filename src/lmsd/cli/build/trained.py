@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsd.checkpoints import manifests, newest
+from lmsd.cli.build import pretrained
 from lmsd.cli.config.compose import load as load_config
 from lmsd.cli.config.compose import plain
 from lmsd.cli.config.settings import SamplingOptions
@@ -15,7 +16,12 @@ from lmsd.spec import build
 
 
 def open_run(folder: Path, *, checkpoint: str | None, ema: str) -> Model:
-    """The model of a run's checkpoint, the newest by default. Raises UserError where there is none."""
+    """The model of a run's checkpoint, the newest by default, or of a pipeline's folder that nothing trained.
+
+    Raises UserError if there is none.
+    """
+    if pretrained.is_one(folder):
+        return pretrained.opened(folder)
     kept = folder / "checkpoints"
     path = kept / checkpoint if checkpoint else newest(kept)
     if path is None or not path.is_file():
@@ -59,4 +65,9 @@ def note_prompts(model: Model, prompts: Sequence[str]) -> None:
 
 def facts(model: Model, generate: Generation) -> dict[str, Any]:
     """What was sampled from, and how."""
-    return {"checkpoint": model.checkpoint.name, "ema": model.ema, **generate.record()}
+    return {
+        "checkpoint": model.checkpoint.name,
+        "ema": model.ema,
+        **pretrained.about(generate.generator),
+        **generate.record(),
+    }

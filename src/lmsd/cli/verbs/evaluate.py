@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 HELP = """lmsd evaluate run=RUN [option=value ...]
 
-  run=last|ID|FOLDER    split=test|val|train    n= (default: the whole split)    seeds=[0,1,2]
+  run=last|ID|FOLDER    or pipeline=FOLDER data.shards=SHARDS data.image_size=N, a diffusers folder as it is:
+                        image_size= of its own images, batch_size= of them at once (4), generator.precision=
+                        split=test|val|train    n= (default: the whole split)    seeds=[0,1,2]
   steps=[1,2,4] guidance=[1,3] sampler=         default: the run's own; every combination is scored
   interval=[0.2,0.8]             guide only the steps that start at these times; default: the run's own
   ema=[ema,raw,HALFLIFE]  checkpoint=FILE
@@ -63,6 +65,10 @@ class EvaluateOptions(RunOptions):
 
 def main(arguments: list[str]) -> int:
     """Evaluate, print the scores and the report's path."""
+    if any(word.startswith("pipeline=") for word in arguments):
+        from lmsd.cli.build.pretrained import as_run
+
+        arguments = as_run(arguments)
     chosen = options.read(EvaluateOptions, arguments, verb="evaluate")
     folder = store.find_folder(chosen.run)
     with ranks():
@@ -98,6 +104,7 @@ def ranks() -> Iterator[None]:
 def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
     """Score a run on a split at every combination of settings, write the records, return them as text."""
     from lmsd.cli.build.families import tuned_on
+    from lmsd.cli.build.pretrained import fitted
     from lmsd.cli.build.trained import generation, open_run
     from lmsd.cli.build.validate import metrics
 
@@ -117,7 +124,7 @@ def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
                 guidance=guidance,
                 interval=() if unguided else chosen.interval,
             )
-            generate = generation(model, told)
+            generate = fitted(generation(model, told), config)
             if scorer is None:
                 scorer, beside = scorer_of(config, chosen)
             made = partial(scorer, generate, metrics=others, families=beside)

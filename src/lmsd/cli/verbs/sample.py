@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 HELP = """lmsd sample run=RUN prompts=PROMPTS [option=value ...]
 
-  run=last|ID|FOLDER     prompts='[a red circle, a blue star]' or a text file, one prompt a line
+  run=last|ID|FOLDER     or pipeline=FOLDER, a diffusers folder, with image_size= and generator.precision=
+                         prompts='[a red circle, a blue star]' or a text file, one prompt a line
   seeds=[0,1,2]          one row of images for each seed
   steps= guidance=       default: the run's own
   interval=[0.2,0.8]     guide only the steps that start at these times; default: the run's own
@@ -51,6 +52,10 @@ def main(arguments: list[str]) -> int:
     if any(word.startswith("again=") for word in arguments):
         print(sample(remembered(options.read(Again, arguments, verb="sample again="))))
         return 0
+    if any(word.startswith("pipeline=") for word in arguments):
+        from lmsd.cli.build.pretrained import as_run
+
+        arguments = as_run(arguments)
     chosen = options.read(SampleOptions, arguments, verb="sample")
     print(sample(replace(chosen, prompts=tuple(prompts(chosen.prompts)))))
     return 0

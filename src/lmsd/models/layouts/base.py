@@ -132,6 +132,11 @@ class Layout(ABC):
         """What of the folder is not read, as a sentence's end; None: nothing."""
         return None
 
+    @classmethod
+    def usual(cls, net: Mapping[str, Any]) -> tuple[int, float]:
+        """Steps and guidance that models of the family are usually sampled with."""
+        return 50, 7.5
+
     def kept(self, encoders: Sequence[Encoder], caption: str) -> str:
         """What is read of a caption: of the encoder that reads most of it."""
         return max((encoder.kept(caption) for encoder in encoders), key=len)

@@ -46,6 +46,11 @@ class PixArtSigma(Layout):
         """What T5 reads."""
         return encoders[0].kept(caption, self.length)
 
+    @classmethod
+    def usual(cls, net: Mapping[str, Any]) -> tuple[int, float]:
+        """As of its release."""
+        return 20, 4.5
+
 
 class PixArtAlpha(PixArtSigma):
     """The first PixArt, with shorter captions; at 1024 its net is told the size of the image."""

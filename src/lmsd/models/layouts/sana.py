@@ -52,6 +52,11 @@ class Sana(Layout):
         """Distilled nets, which are told the guidance."""
         return "its net is told the guidance" if self.facts.net.get("guidance_embeds") else None
 
+    @classmethod
+    def usual(cls, net: Mapping[str, Any]) -> tuple[int, float]:
+        """As of its release."""
+        return 20, 4.5
+
 
 def instruction() -> str:
     """What diffusers' own pipeline puts before a caption, one paragraph a line."""

@@ -52,3 +52,8 @@ class StableDiffusion3(Layout):
     def kept(self, encoders: Sequence[Encoder], caption: str) -> str:
         """What T5 reads, which is the most; without it what CLIP does."""
         return encoders[2].kept(caption, self.length) if len(encoders) > 2 else encoders[0].kept(caption)
+
+    @classmethod
+    def usual(cls, net: Mapping[str, Any]) -> tuple[int, float]:
+        """As of its first release."""
+        return 28, 7.0
