@@ -1,17 +1,18 @@
 """What do the families of features see? Eight damages planted in real images, and real images alone.
 
-    python benchmarks/families.py                       digits and shapes, which are built
-    python benchmarks/families.py cifar10=SHARDS        and CIFAR-10
+    python benchmarks/families.py digits shapes         which are built
+    python benchmarks/families.py cifar10=SHARDS        whose extractors learn from 60,000 images here
 
 The "generated" images are other real ones of the same classes (or captions), damaged or not: what an honest
 score must see, and what it must not. A family sees a set where one of its scores lies beyond the 99.9 %
 interval of what real images have, one-sided, from the same jackknife as the 95 % one that is printed:
 
     sw_ratio, fd_ratio above 1; copies flagged (p < 0.001; looked for in real images and in copied ones);
-    right, the classifier's, below real images'
+    right, the classifier's, below real images'; few kinds: in real images, half of classes, repeated ones
 
-Every damage is drawn five times at each of three strengths, real images 20 times. The table says how often
-each family saw it. Results go to benchmarks/results/families.json.
+A glance (`lmsd.evaluation.looks`) is no family, and stands beside them. Every damage is drawn five times at
+each of three strengths, real images 20 times. The table says how often each saw it. Results go to
+benchmarks/results/families.json.
 """
 
 import json
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from scipy.stats import betabinom
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -32,9 +34,10 @@ from lmsd.cli.build.extractors import find_or_train
 from lmsd.data.builders import BuildOptions, build
 from lmsd.data.shardset import ShardSet
 from lmsd.evaluation.distances import distances, row_groups
+from lmsd.evaluation.looks import Captions, Looks, glance, kinds_of
 from lmsd.features.base import FeatureExtractor, captions_of
 from lmsd.features.random_conv import RandomExtractor
-from lmsd.metrics import GROUPS, Score, matched_halves, memorization, wilson
+from lmsd.metrics import FALSE_ALARM, GROUPS, Score, jackknife, matched_halves, nearest, wilson
 from lmsd.metrics.matching import matched_rows
 from lmsd.metrics.sliced import sliced_ratio, whitening
 from lmsd.types import levels, scale
@@ -42,16 +45,24 @@ from lmsd.types import levels, scale
 HERE = Path(__file__).resolve().parent
 DRAWS, REDRAWS, TRAIN = 5, 20, 5_000
 LEVEL = 0.999
+COARSE = 4
+"""How many times as strong grid and noise are on digits, whose 17 levels are 16 apart."""
+SETS = {"digits": (8, 1, 240), "shapes": (16, 3, 512), "cifar10": (32, 3, 512)}
+"""Size of the images, channels, n."""
 STRENGTHS: Mapping[str, tuple[float, float, float]] = {
-    "grid of 4 pixels, height in levels": (4, 8, 16),
+    "grid of 4 pixels, height in levels": (8, 12, 16),
     "contrast, factor": (1.15, 1.3, 1.6),
     "blur, σ in pixels": (0.5, 0.7, 1.0),
-    "noise, σ in levels": (4, 8, 16),
+    "noise, σ in levels": (8, 12, 16),
     "half of the classes shown as others, share": (0.5, 0.75, 1.0),
     "40 images repeated, share": (0.5, 0.75, 1.0),
     "captions swapped, share": (0.1, 0.3, 1.0),
     "training images copied, share": (0.1, 0.3, 1.0),
 }
+
+
+ALIKE = Score(jackknife(1.0, [1.0] * GROUPS))
+"""Kinds where none are counted."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +94,12 @@ class Data:
 def opened(name: str, shards: str, size: int, channels: int, n: int) -> Data:
     """A set with the features of all its images in three families."""
     data = ShardSet(shards, image_size=size, channels=channels)
+    images = 60_000 if name == "cifar10" else None
     extractors = (
-        find_or_train(data)[0],
-        find_or_train(data, kind="lmsd-ssl")[0],
+        find_or_train(data, images=images)[0],
+        find_or_train(data, kind="lmsd-ssl", images=images)[0],
         RandomExtractor(channels),
+        Looks(),
     )
     held, labels, captions = gathered(data, ("val", "test"), 6_000)
     train, own_labels, own_captions = gathered(data, ("train",), TRAIN)
@@ -195,24 +208,38 @@ PIXELS: Mapping[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
 }
 
 
-def seen(data: Data, real: Tensor, made: Made, *, copies: bool) -> list[list[str]]:
-    """The scores of each family that lie beyond what real images have; copies: whether any are looked for."""
+def seen(data: Data, real: Tensor, made: Made, *, copies: bool, few: bool) -> list[list[str]]:
+    """The scores of each family that lie beyond what real images have; copies, few: what is looked for."""
     halves = matched_halves(data.keys[real].tolist(), 0)
     groups = row_groups(len(real), halves)
     found = []
-    for place, (known, trained) in enumerate(zip(data.known, data.trained, strict=True)):
+    captions = Captions(data.keys[real].tolist(), data.train_keys.tolist())
+    kinds = []
+    for place, (known, trained) in enumerate(zip(data.known[:-1], data.trained[:-1], strict=True)):
         fakes, own = [made.features[place]], known[real]
         ratio = sliced_ratio(fakes, own, halves, groups, whitening(trained))
         scores = {"sw_ratio": ratio}
         if len(real) >= 2 * own.shape[1]:
             scores["fd_ratio"] = distances(fakes, own, halves, groups, halvings=2).ratio
         found.append([kind for kind, score in scores.items() if beyond(score)])
-        if copies and memorization(fakes, trained, own).flagged:
+        if few:
+            kinds.append(kinds_of(fakes, own, trained, captions))
+        if copies and copied(fakes[0], trained, own):
             found[-1].append("copies")
     theirs = data.right(data.logits[real], real)
     if made.right is not None and theirs is not None and short(made.right, theirs):
         found[0].append("right")
-    return found
+    fewest = min(kinds, key=lambda score: score.interval.value, default=ALIKE)
+    return [*found, glance([made.features[-1]], data.trained[-1], fewest).named]
+
+
+def copied(fake: Tensor, train: Tensor, real: Tensor) -> bool:
+    """Whether the test for copies (`lmsd.metrics.neighbors`) rejects."""
+    ours, theirs = (nearest(each, train, k=5)[0] for each in (fake, real))
+    likeness, own = (each[:, 0] / each[:, -1] for each in (ours, theirs))
+    r, m = max(1, round(0.01 * len(own))), len(own)
+    hits = int((likeness < own.sort().values[r - 1]).sum())
+    return bool(betabinom.sf(hits - 1, len(likeness), r, m - r + 1) < FALSE_ALARM)
 
 
 def beyond(score: Score) -> bool:
@@ -232,10 +259,12 @@ def short(right: Tensor, real: Tensor) -> bool:
 
 def table(data: Data) -> dict[str, object]:
     """How often each family saw what."""
-    names = [each.kind for each in data.extractors]
+    names = [*(each.kind for each in data.extractors[:-1]), "a glance"]
     rows: dict[str, object] = {}
-    print(f"\n{data.name}, n = {data.n}\n\n| | strength | {' | '.join(names)} | any |\n|---|---|{'---|' * 4}")
-    for what, strengths in {"real images": (0.0,), **STRENGTHS}.items():
+    print(f"\n{data.name}, n = {data.n}\n\n| | strength | {' | '.join(names)} | any |\n|---|---|{'---|' * 5}")
+    coarse = COARSE if data.name == "digits" else 1
+    for what, base in {"real images": (0.0,), **STRENGTHS}.items():
+        strengths = [each * coarse if "levels" in what else each for each in base]
         for strength in strengths:
             draws = DRAWS if strength else REDRAWS
             found = []
@@ -244,7 +273,15 @@ def table(data: Data) -> dict[str, object]:
                 made = (
                     damaged(data, what, strength, real, fake, seed) if strength else honest(data, real, fake)
                 )
-                found.append(seen(data, real, made, copies=what.startswith(("real", "training"))))
+                found.append(
+                    seen(
+                        data,
+                        real,
+                        made,
+                        copies=what.startswith(("real", "training")),
+                        few=what.startswith(("real", "half", "40")),
+                    )
+                )
             counts = [sum(bool(each[place]) for each in found) for place in range(len(names))]
             whole = sum(any(each) for each in found)
             by = sorted({word for each in found for own in each for word in own})
@@ -257,23 +294,22 @@ def table(data: Data) -> dict[str, object]:
 
 
 def main(arguments: list[str]) -> int:
-    """Tables of every data set."""
-    places = dict(word.split("=", 1) for word in arguments)
+    """Tables of the data sets that are named."""
+    places = {name: place for name, _, place in (word.partition("=") for word in arguments)}
+    if not places:
+        print(__doc__)
+        return 2
     path = HERE / "results" / "families.json"
-    found = json.loads(path.read_text()) if path.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, size in (("digits", None), ("shapes", 16)):
-            options = BuildOptions(image_size=size) if size else BuildOptions()
-            build(name, Path(folder) / name, options=options)
-        sets = [
-            lambda: opened("digits", f"{folder}/digits", 8, 1, 240),
-            lambda: opened("shapes", f"{folder}/shapes", 16, 3, 512),
-        ]
-        if "cifar10" in places:
-            sets.append(lambda: opened("cifar10", places["cifar10"], 32, 3, 512))
-        for make in sets:
-            data = make()
-            found[data.name] = {"n": data.n, "rows": table(data)}
+        for name, place in places.items():
+            size, channels, n = SETS[name]
+            shards = place or f"{folder}/{name}"
+            if not place:
+                build(name, Path(shards), options=BuildOptions(image_size=None if name == "digits" else size))
+            data = opened(name, shards, size, channels, n)
+            rows = table(data)
+            found = json.loads(path.read_text()) if path.is_file() else {}
+            found[name] = {"n": n, "rows": rows}
             path.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 

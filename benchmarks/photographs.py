@@ -84,7 +84,7 @@ class Judge:
     def grid(self, draw: Any, path: Path) -> None:
         """Four images of each of the first captions of val, for one look at an arm."""
         scorer = Evaluator(self.data.split_set("val"), self.extractor, n=40)
-        batch = scorer._prompts(slice(0, 40))
+        batch = scorer.prompts(slice(0, 40))
         images = draw(batch, Rng(0, batch.position))
         save_grid(list(images), list(batch.text or []), path, columns=8)
 

@@ -130,7 +130,7 @@ def test_a_choice_composes_builds_and_plays(choice: str, shards: Path, tmp_path:
     fit(engine, built.data, run_dir=tmp_path, hardware=Hardware(accelerator="cpu"), loggers=loggers)
     assert (engine.clock.images, engine.clock.updates) == (16, 2)
     assert any(not torch.equal(a, b) for a, b in zip(before, nets["generator"].parameters(), strict=True))
-    experiment.sampler(config)
+    experiment.instantiate(config.sampler)
 
 
 def check_arguments(node: Any) -> None:

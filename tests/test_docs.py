@@ -77,10 +77,10 @@ def test_a_command_is_accepted(
         again = any(word.startswith("again=") for word in rest)
         options.read(Again if again else kinds[verb], rest, verb=verb)
     elif verb == "data":
-        from lmsd.cli.verbs.data import FeatureOptions
+        from lmsd.cli.verbs.data import FeaturesOptions
         from lmsd.data.builders import SOURCES, BuildOptions
 
-        kind = {"build": BuildOptions, "features": FeatureOptions}.get(rest[0])
+        kind = {"build": BuildOptions, "features": FeaturesOptions}.get(rest[0])
         assert rest[0] != "build" or rest[1] in SOURCES
         if kind is not None:
             options.read(kind, [w for w in rest[2:] if not w.startswith("out=")], verb="data")
@@ -92,8 +92,8 @@ def test_verbs_that_are_told_of_exist_and_options_in_the_text_too() -> None:
     text = " ".join(page.read_text() for page in PAGES)
     names = {
         option.key
-        for choice in groups()["objective"]
-        for option in root(OmegaConf.to_container(load("train", [f"objective={choice}"]))).leaves()
+        for word in [*(f"objective={choice}" for choice in groups()["objective"]), "generator=pipeline"]
+        for option in root(OmegaConf.to_container(load("train", [word]))).leaves()
     }
     for option in re.findall(r"`((?:data|optim|objective|evaluate|callbacks|generator)\.[a-z_.]+)[=`]", text):
         assert option in names or any(name.startswith(f"{option}.") for name in names), option

@@ -51,12 +51,19 @@ def allowed_names() -> tuple[str, ...]:
     return (*ALLOWED, *(f"{name.strip().rstrip('.')}." for name in own if name.strip()))
 
 
-def forbidden(target: str, also: tuple[str, ...] = ()) -> UserError:
-    """The sentence on a target outside the list."""
-    return UserError(
-        f"_target_ '{target}' may not be built; allowed are classes and functions below "
-        f"{', '.join((*allowed_names(), *also))} and in the packages that LMSD_ALLOW names"
-    )
+def allowed(target: str, also: tuple[str, ...] = (), *, within: str = "") -> str:
+    """A target by today's name. Raises UserError for one outside the list, or defined `within` such a module.
+
+    also: what it may begin with beside the list.
+    """
+    target, names = RENAMED.get(target, target), (*allowed_names(), *also)
+    whole = all(part.isidentifier() for part in target.split("."))
+    if not (whole and target.startswith(names) and (not within or f"{within}.".startswith(names))):
+        raise UserError(
+            f"_target_ '{target}' may not be built; allowed are classes and functions below "
+            f"{', '.join(names)} and in the packages that LMSD_ALLOW names"
+        )
+    return target
 
 
 def locate(target: str, also: tuple[str, ...] = ()) -> Any:
@@ -66,10 +73,8 @@ def locate(target: str, also: tuple[str, ...] = ()) -> Any:
     allowed module imports it, and for one that does not exist. Only modules on the list are imported to find
     out.
     """
-    target, allowed = RENAMED.get(target, target), (*allowed_names(), *also)
+    target = allowed(target, also)
     module, _, name = target.rpartition(".")
-    if not target.startswith(allowed) or not all(part.isidentifier() for part in target.split(".")):
-        raise forbidden(target, also)
     try:
         there = import_module(module)
     except ImportError as error:
@@ -79,8 +84,7 @@ def locate(target: str, also: tuple[str, ...] = ()) -> Any:
         raise UserError(f"_target_ '{target}' is not there: {module} defines no {name}")
     # A class or a function itself: methods may be inherited from anywhere, and some unpickle.
     whole = (inspect.isclass(found) or inspect.isfunction(found)) and "." not in found.__qualname__
-    if not (whole and f"{found.__module__}.".startswith(allowed)):
-        raise forbidden(target, also)
+    allowed(target, also, within=found.__module__ if whole else "a method")
     return found
 
 

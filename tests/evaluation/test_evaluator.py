@@ -116,7 +116,7 @@ def test_copies_are_seen_and_shown(extractor, held_out, train, tmp_path):
     assert "COPIES" in str(caught)
     assert "COPIES" not in str(honest)
     number, row, source = caught.memorization.pairs[0]
-    batch = evaluator._prompts([row])
+    batch = evaluator.prompts([row])
     torch.testing.assert_close(copying(batch, Rng((0, 1)[number], batch.position))[0], train.x[source])
     picture = np.asarray(Image.open(evaluator.closest(copying, caught, tmp_path / "closest.png")))
     assert np.array_equal(picture[8:72, 8:72], picture[8:72, 80:144]), "a copy looks like its source"
@@ -297,7 +297,7 @@ def test_mirrored_copies_are_copies_where_training_mirrors(extractor, held_out, 
     assert not evaluator(perfect).memorization.flagged
     assert all(600 <= source < 1200 for _, _, source in caught.memorization.pairs)
     _, row, source = caught.memorization.pairs[0]
-    batch = evaluator._prompts([row])
+    batch = evaluator.prompts([row])
     made = copying(batch, Rng(0, batch.position))[0]
     torch.testing.assert_close(made, train.x[source - 600].flip(-1))
     picture = np.asarray(Image.open(evaluator.closest(copying, caught, tmp_path / "closest.png")))

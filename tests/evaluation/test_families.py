@@ -11,7 +11,7 @@ from tiny_set import TinySet, blobs
 from lmsd.evaluation import Evaluator
 from lmsd.evaluation.compare import write_comparison
 from lmsd.evaluation.families import Families, families_of, told, verdict_of
-from lmsd.evaluation.verdict import sentences
+from lmsd.evaluation.verdict import rows_of, sentences, shown
 from lmsd.features.random_conv import RandomExtractor
 from lmsd.features.ssl import train_without_labels
 
@@ -124,3 +124,12 @@ def test_two_runs_are_compared_with_the_claim_in_words(perfect, worse, tmp_path)
 def test_too_few_rows_for_intervals_have_no_families_and_fail_nothing(families):
     scores = Evaluator(TinySet(30, 2), untrained())(fresh, families=families)
     assert "sw_families" not in scores
+
+
+def test_real_images_stand_beside_a_score_of_the_same_features(families):
+    held_out, train = TinySet(N, 2), TinySet(400, 1)
+    scores = Evaluator(held_out, untrained(), halvings=1, train=train)(fresh, families=families)
+    beside = {row.name: row.beside for row in rows_of(scores.as_json())}
+    own, other = untrained().name, families.beside[1].name
+    assert f"training images {shown('fd')(scores['fd_train'].value)}" in beside[f"fd[{own}]"]
+    assert "training images" not in beside[f"fd[{other}]"], "those are of another family"

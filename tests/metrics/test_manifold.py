@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lmsd.errors import UserError
-from lmsd.metrics import density_coverage, manifold, manifolds, precision_recall, thirds
+from lmsd.metrics import manifold, manifolds, thirds
 from lmsd.metrics import manifold as function
 
 
@@ -37,8 +37,6 @@ def test_equals_the_definition(k, monkeypatch):
     assert (found.precision, found.recall, found.density, found.coverage) == pytest.approx(
         expected, rel=1e-12
     )
-    assert precision_recall(generated, real, k=k) == pytest.approx(expected[:2])
-    assert density_coverage(generated, real, k=k) == pytest.approx(expected[2:])
     monkeypatch.setitem(function.__globals__, "_CELLS", 90)
     assert manifold(generated, real, k=k) == found
 
@@ -78,7 +76,7 @@ def test_too_few_samples_are_refused():
         manifold(draw(5, 2), draw(9, 2))
 
 
-@pytest.mark.parametrize("function", [manifold, precision_recall, density_coverage, manifolds])
+@pytest.mark.parametrize("function", [manifold, manifolds])
 def test_neighbors_are_counted_from_one(function):
     with pytest.raises(UserError, match="k=0: neighbors are counted from 1"):
         function(draw(20, 2), draw(20, 2), k=0)

@@ -5,7 +5,7 @@ import torch
 from scipy.stats import betabinom, mannwhitneyu, norm
 
 from lmsd.errors import UserError
-from lmsd.metrics import memorization, nearest, nearest_distances, nearest_neighbor_ratio, wilson
+from lmsd.metrics import memorization, nearest, wilson
 from lmsd.metrics import neighbors as module
 
 
@@ -18,14 +18,14 @@ def test_distances_equal_brute_force_in_any_chunks(d, monkeypatch):
     x, to = draw(37, d, 0), draw(53, d, 1)
     x[5] = to[7]
     brute = (x[:, None] - to[None]).square().sum(dim=2).sqrt().min(dim=1).values
-    torch.testing.assert_close(nearest_distances(x, to), brute, rtol=1e-12, atol=0)
+    torch.testing.assert_close(nearest(x, to)[0][:, 0], brute, rtol=1e-12, atol=0)
     monkeypatch.setattr(module, "_CHUNK_CELLS", 200)
-    torch.testing.assert_close(nearest_distances(x, to), brute, rtol=1e-12, atol=0)
+    torch.testing.assert_close(nearest(x, to)[0][:, 0], brute, rtol=1e-12, atol=0)
 
 
 def test_an_honest_model_has_ratio_one_and_copies_show():
     train, held_out, honest = draw(1500, 8, 0), draw(600, 8, 1), draw(600, 8, 2)
-    fair = nearest_neighbor_ratio(honest, train, held_out)
+    fair = memorization([honest], train, held_out).near
     assert fair.ratio.value == pytest.approx(1.0, abs=0.05)
     assert fair.low.value == pytest.approx(1.0, abs=0.1)
     assert fair.closer.value < 0.03
@@ -33,7 +33,7 @@ def test_an_honest_model_has_ratio_one_and_copies_show():
         assert each.low < truth < each.high
     copies = honest.clone()
     copies[:60] = train[:60] + 1e-3 * draw(60, 8, 3)
-    caught = nearest_neighbor_ratio(copies, train, held_out)
+    caught = memorization([copies], train, held_out).near
     assert caught.low.value < caught.low.high < 0.3, "a tenth of copies moves the low quantile to nothing"
     assert caught.closer.value == pytest.approx(0.1, abs=0.03)
     assert caught.closer.low > 0.05

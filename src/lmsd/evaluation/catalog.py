@@ -55,6 +55,9 @@ CATALOG: Mapping[str, Kind] = {
         line=True,
         least=PAIRED,
     ),
+    "grid": Kind("how high a grid of some pixels stands in the images' steps; 0: none", line=True),
+    "color": Kind("strength of colors over training images'; 1 for a perfect model", line=True),
+    "kinds": Kind("kinds of images in a caption over held-out ones'; 1 for a perfect model", line=True),
     "fd": Kind(
         "Fréchet distance of generated and held-out images, same captions, same n; 0: the same moments",
         "min",

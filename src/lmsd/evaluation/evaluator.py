@@ -16,7 +16,7 @@ the scores are the same as with one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from lmsd.evaluation.families import Families, family_scores
 from lmsd.evaluation.features import Mirrored, cached_features, same_set, save_features
 from lmsd.evaluation.foreign import Foreign, as_levels, scored, taken
 from lmsd.evaluation.grid import save_grid, save_images
+from lmsd.evaluation.looks import Captions
 from lmsd.evaluation.measures import alignment, alike, class_scores, clip_distance, drawn, measures
 from lmsd.evaluation.names import full_name, published
 from lmsd.evaluation.overlap import Overlap
@@ -131,7 +132,7 @@ class Evaluator:
         if not seeds or len(set(seeds)) != len(seeds):
             raise UserError(f"seeds={list(seeds)}: give at least one, each once")
         count = len(seeds)
-        beside = () if families is None else families.beside
+        beside = () if families is None else families.extractors
         made = [
             self._made(generate, seed, number, count, progress, keep_images, bool(foreign), beside)
             for number, seed in enumerate(seeds)
@@ -144,11 +145,17 @@ class Evaluator:
         cut = self._cut(generate)
         scores = by_first(lambda: self._scores(made, real, training, tuple(seeds), record, cut))
         if families is not None:
-            known = families.prepared(self.extractor, self.held_out, self.rows)
-            fakes = [list(column) for column in zip(*((m.features, *m.beside) for m in made), strict=True)]
-            found, said = by_first(lambda: family_scores(known, fakes, self._keys, halvings=self.halvings))
-            scores = scores.with_more(found, said, {"families": families.digests()})
+            scores = self._judged(scores, families, made)
         return by_first(lambda: self._with_foreign(scores, foreign, made))
+
+    def _judged(self, scores: Scores, families: Families, made: Sequence[Made]) -> Scores:
+        """Scores with those of every family, and what a glance tells."""
+        known = families.prepared(self.extractor, self.held_out, self.rows)
+        fakes = [list(column) for column in zip(*((m.features, *m.beside) for m in made), strict=True)]
+        captions = Captions(self._keys, families.keys(labels=self.labels is not None))
+        found = by_first(lambda: family_scores(known, fakes, captions, halvings=self.halvings))
+        more = scores.with_more(found.scores, found.notes, {"families": families.digests()})
+        return replace(more, look=found.look)
 
     def _with_foreign(self, scores: Scores, foreign: Sequence[Foreign], made: Sequence[Made]) -> Scores:
         """Scores with those of others' metrics, by their own names."""
@@ -234,7 +241,7 @@ class Evaluator:
         """One seed's n images, each kept as features only (and as a file, if asked)."""
 
         def work(part: slice) -> Made:
-            batch = self._prompts(part)
+            batch = self.prompts(part)
             images = quantized(generate(batch, Rng(seed, batch.position)))
             found, logits = self.extractor(images)
             if keep is not None:
@@ -247,7 +254,7 @@ class Evaluator:
 
         return _joined(by_chunks(self.n, self.chunk, work))
 
-    def _prompts(self, part: slice | Sequence[int]) -> Batch:
+    def prompts(self, part: slice | Sequence[int]) -> Batch:
         """Captions and labels of a chunk, or of chosen places; x is black and only tells the shape."""
         places = range(self.n)[part] if isinstance(part, slice) else part
         chosen = list(places)
@@ -339,7 +346,7 @@ class Evaluator:
         images: list[Tensor] = []
         captions: list[str] = []
         for number, row, source in scores.memorization.pairs:
-            batch = self._prompts([row])
+            batch = self.prompts([row])
             made = quantized(generate(batch, Rng(scores.seeds[number], batch.position)))
             turned, source = divmod(source, len(self.train))
             beside = Mirrored(self.train) if turned else self.train

@@ -18,11 +18,12 @@ from torch import Tensor
 from lmsd.evaluation.catalog import CATALOG, kind_of
 from lmsd.evaluation.distances import row_groups
 from lmsd.evaluation.features import cached_features
+from lmsd.evaluation.looks import Captions, Looks, glance, kinds_of, sentence
 from lmsd.evaluation.measures import LEAST_PAIRS, measures
 from lmsd.evaluation.scores import score_of
-from lmsd.features.base import FeatureExtractor, ImageSet
+from lmsd.features.base import FeatureExtractor, ImageSet, captions_of
 from lmsd.metrics import Score, compare, matched_halves
-from lmsd.metrics.sliced import Whitening, geometric_mean, sliced_ratio, whitening
+from lmsd.metrics.sliced import geometric_mean, sliced_ratio, whitening
 
 WHITENED = 10_000
 """Training images, drawn once, on which the features of every family are whitened."""
@@ -32,23 +33,25 @@ JUDGE = ("fd", "kid_paired", "sw_ratio")
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a family knows of the real images: their features [n,d], and what whitens them."""
+    """What a family knows of the real images: features of held-out [n,d] and of training ones [N,d]."""
 
     name: str
     real: Tensor
-    white: Whitening
+    train: Tensor
 
 
 class Families:
     """Extractors beside an evaluation's own, and the training images that all features are whitened on.
 
-    cache: folder for features of real images, by hash of data and extractor.
+    extractors: they, and `Looks` last; cache: folder for features of real images, by hash of data and
+    extractor.
     """
 
     def __init__(
         self, beside: Sequence[FeatureExtractor], train: ImageSet, *, cache: Path | None = None
     ) -> None:
         self.beside, self.train, self.cache = tuple(beside), train, cache
+        self.extractors: tuple[FeatureExtractor, ...] = (*beside, Looks())
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
         self.rows: list[int] = order[:WHITENED].sort().values.tolist()
 
@@ -61,40 +64,64 @@ class Families:
     ) -> list[Prepared]:
         """The evaluation's own family, then those beside it; every rank calls it and does its share."""
         found = []
-        for each in (extractor, *self.beside):
+        for each in (extractor, *self.extractors):
             real = cached_features(held_out, each, rows, cache=self.cache)[0]
             train = cached_features(self.train, each, self.rows, cache=self.cache)[0]
-            found.append(Prepared(each.name, real, whitening(train)))
+            found.append(Prepared(each.name, real, train))
         return found
+
+    def keys(self, *, labels: bool) -> Sequence[int] | Sequence[str]:
+        """Labels of the training images that are whitened on, or captions; all alike without any."""
+        found = self.train.labels(self.rows) if labels else None
+        if found is not None:
+            numbers: list[int] = found.tolist()
+            return numbers
+        return captions_of(self.train, self.rows) or [""] * len(self.rows)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What families say together: scores by full name, what was refused, what a glance tells, if any."""
+
+    scores: dict[str, Score]
+    notes: list[str]
+    look: dict[str, Any] | None = None
 
 
 def family_scores(
     families: Sequence[Prepared],
     fakes: Sequence[Sequence[Tensor]],
-    keys: Sequence[int] | Sequence[str],
+    captions: Captions,
     *,
     halvings: int | None = None,
-) -> tuple[dict[str, Score], list[str]]:
-    """Scores by full name, and what was refused: all that features tell, but for kernel distances.
+) -> Judged:
+    """All that features tell, but for kernel distances, and what a glance does.
 
     fakes: of every family, an array [n,d] a seed. The first family is the evaluation's own, whose other
-    scores are there already: the ratio is all that is added.
+    scores are there already: the ratio is all that is added. The last is of `Looks`.
     """
+    keys = captions.held_out
     halves = matched_halves(keys, 0)
     if len(halves[0]) < LEAST_PAIRS:
-        return {}, []
+        return Judged({}, [])
     groups = row_groups(len(keys), halves)
     found: dict[str, Score] = {}
     notes: list[str] = []
-    ratios = []
-    for place, (family, made) in enumerate(zip(families, fakes, strict=True)):
+    ratios, kinds = [], []
+    *judges, eye = zip(families, fakes, strict=True)
+    for place, (family, made) in enumerate(judges):
+        white = whitening(family.train)
         if place:
             own = measures(made, family.real, keys, halvings=halvings, kernel=False)
             found |= {f"{kind}[{family.name}]": score for kind, score in own.scores.items()}
             notes += [f"{family.name}: {note}" for note in own.notes]
-        ratios.append(sliced_ratio(made, family.real, halves, groups, family.white))
+        ratios.append(sliced_ratio(made, family.real, halves, groups, white))
         found[f"sw_ratio[{family.name}]"] = ratios[-1]
-    return {"sw_families": geometric_mean(ratios)} | found, notes
+        kinds.append(kinds_of(made, family.real, family.train, captions))
+    fewest = min(kinds, key=lambda score: score.interval.value)
+    seen = glance(eye[1], eye[0].train, fewest, by_caption=captions.numbered()[2])
+    look = {"named": seen.named, "spectrum": seen.spectrum}
+    return Judged({"sw_families": geometric_mean(ratios)} | found | seen.scores, notes, look)
 
 
 def families_of(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -125,7 +152,9 @@ def distances_said(record: Mapping[str, Any], split: str) -> list[str]:
     who = {0: "none tells them apart", len(scored): "all tell them apart"}
     told = who.get(len(seen), f"only {' and '.join(seen)} told them apart")
     distance = f"Generated images lie {mean['value']:.2f} × as far from real ones as real ones do ({ends}"
-    return [f"{distance}; {each}): {told}.", *said]
+    look = record.get("look")
+    off = [] if look is None else [sentence(look["named"])]
+    return [f"{distance}; {each}): {told}.", *off, *said]
 
 
 def verdict_of(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ import base64
 import json
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import pairwise
@@ -18,6 +18,7 @@ from pathlib import Path
 from lmsd.errors import UserError
 from lmsd.evaluation.catalog import CATALOG, kind_of
 from lmsd.evaluation.charts import Curve, draw, short, stacked
+from lmsd.evaluation.looks import spectra
 from lmsd.evaluation.records import (
     Record,
     newest_records,
@@ -76,16 +77,22 @@ class Picture:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The newest scores of one split, the settings they stand with, the closest pairs, quality over steps."""
+    """The newest scores of one split and their settings, with pictures and charts.
+
+    further: scores in the families beside the extractor's; pictures: `closest` (pairs), `side` (beside real
+    images), `seeds` (of one caption), where they were made; charts: quality over steps.
+    """
 
     split: str
     rows: list[ScoreRow]
+    further: list[ScoreRow]
     slices: SliceTable | None
     setup: list[tuple[str, str]]
     notes: list[str]
     command: str
-    closest: str | None
+    pictures: dict[str, str]
     charts: list[Chart]
+    spectrum: list[Chart]
 
 
 def write_report(
@@ -105,6 +112,7 @@ def write_report(
     records = read_records(folder / "metrics.jsonl")
     timed = without_pauses(records, status.get("sessions", ()))
     found = newest_records(folder)
+    folded = (("Configuration", folder / "config.yaml"), ("Environment", folder / "env.json"))
     text = render(
         "report.html",
         name=folder.resolve().name,
@@ -116,7 +124,7 @@ def write_report(
         command=_command(folder),
         experiment=experiment,
         differences=[(key, *map(_written, values)) for key, values in (differences or {}).items()],
-        texts=_texts(folder),
+        texts=[(title, path.read_text()) for title, path in folded if path.is_file()],
     )
     path = folder / "report.html"
     write_text(path, text)
@@ -188,12 +196,15 @@ def _reward_curves(columns: Mapping[str, tuple[list[float], list[float]]]) -> li
         return []
     curves = [Curve(title, *columns[name]) for name, title in _REWARDED.items() if name in columns]
     for name in [name for name in columns if name.startswith("val/fd[") and name.endswith("]")]:
-        low, high = (
-            columns[f"{name}/{end}"][1] if f"{name}/{end}" in columns else None for end in ("low", "high")
-        )
+        low, high = _ends(columns, name)
         title = "held-out FD (val)" + (", 95 % interval" if low else "")
         curves.append(Curve(title, *columns[name], low, high))
     return curves
+
+
+def _ends(columns: Mapping[str, tuple[list[float], list[float]]], name: str) -> Iterator[list[float] | None]:
+    """The ends of a score's intervals; None without any."""
+    yield from (columns[key][1] if (key := f"{name}/{end}") in columns else None for end in ("low", "high"))
 
 
 def _speeds(records: Sequence[Record]) -> tuple[list[float], list[float]] | None:
@@ -214,9 +225,7 @@ def _score_charts(columns: Mapping[str, tuple[list[float], list[float]]]) -> lis
         kind, _, extractor = score.partition("[")
         if score.endswith(("/low", "/high")) or kind not in ("fd", "fd_ratio", "right", "neighbor_ratio"):
             continue
-        low, high = (
-            columns[f"{name}/{end}"][1] if f"{name}/{end}" in columns else None for end in ("low", "high")
-        )
+        low, high = _ends(columns, name)
         curves = [Curve(f"{split}, 95 % interval" if low else split, x, y, low, high)]
         real = columns.get(f"{split}/right_real") if kind == "right" else None
         if real is not None:
@@ -240,17 +249,28 @@ def _evaluation(folder: Path, split: str, content: Record) -> Evaluation:
     setup |= content.get("setup", {})
     shown = [(name.replace("_", " "), _plain(value)) for name, value in setup.items() if value is not None]
     others = records_by_age(folder, split)
-    same = (path for path, other in others.items() if other == content)
-    picture = next((path.with_suffix(".png") for path in same if path.with_suffix(".png").is_file()), None)
+    same = [path for path, other in others.items() if other == content]
+    pictures = {
+        name: _uri(path.with_suffix(suffix))
+        for path in reversed(same)
+        for name, suffix in (("closest", ".png"), ("side", ".side.png"), ("seeds", ".seeds.png"))
+        if path.with_suffix(suffix).is_file()
+    }
+    rows = rows_of(content)
+    own = f"[{content.get('extractor')}]"
+    beside = [row for row in rows if "[" in row.name and not row.name.endswith(own)]
+    further = [row for row in beside if not row.name.startswith("sw_ratio[")]
     return Evaluation(
         split=split,
-        rows=rows_of(content),
+        rows=[row for row in rows if row not in further],
+        further=further,
         slices=slices_of(content),
         setup=shown,
         notes=list(content.get("notes", [])),
         command=_evaluate_command(folder, content),
-        closest=None if picture is None else _uri(picture),
+        pictures=pictures,
         charts=_marked(over_steps([*others.values(), content], content)),
+        spectrum=_marked([Chart(*each) for each in spectra(content.get("look"))]),
     )
 
 
@@ -363,12 +383,9 @@ def _pictures(folder: Path) -> list[Picture]:
     paths = sorted(folder.glob("samples/step_*.png"))
     if len(paths) > _GRIDS:
         paths = [paths[round(place * (len(paths) - 1) / (_GRIDS - 1))] for place in range(_GRIDS)]
-    return [Picture(_images_of(path), _uri(path)) for path in reversed(paths)]
-
-
-def _images_of(path: Path) -> str:
-    number = path.stem.removeprefix("step_")
-    return f"after {int(number):,} images" if number.isdigit() else path.stem
+    titles = [path.stem.removeprefix("step_") for path in paths]
+    titles = [f"after {int(title):,} images" if title.isdigit() else title for title in titles]
+    return [Picture(title, _uri(path)) for title, path in reversed(list(zip(titles, paths, strict=True)))]
 
 
 def _uri(path: Path) -> str:
@@ -379,9 +396,3 @@ def _command(folder: Path) -> str:
     path = folder / "overrides.txt"
     overrides = path.read_text().splitlines() if path.is_file() else []
     return shlex.join(["lmsd", "train", *[line for line in overrides if line.strip()]])
-
-
-def _texts(folder: Path) -> list[tuple[str, str]]:
-    """Title and content of the files shown folded."""
-    named = (("Configuration", "config.yaml"), ("Environment", "env.json"))
-    return [(title, (folder / file).read_text()) for title, file in named if (folder / file).is_file()]

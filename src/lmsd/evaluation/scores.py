@@ -22,7 +22,8 @@ class Scores:
     """Scores of one model on one split, at one number of steps and one guidance.
 
     scores: by full name, kind[extractor] or a bare kind; memorization: distances to the training set; notes:
-    what was refused and what to beware of; setup: all settings; slices: by label, or by word of the captions.
+    what was refused and what to beware of; setup: all settings; slices: by label, or by word of the captions;
+    look: what a glance tells (`looks`).
     """
 
     extractor: str
@@ -33,6 +34,7 @@ class Scores:
     notes: tuple[str, ...]
     setup: Mapping[str, Scalar] = field(default_factory=dict)
     slices: Mapping[str, Slice] = field(default_factory=dict)
+    look: Mapping[str, Any] | None = None
 
     def __contains__(self, kind: str) -> bool:
         return any(kind_of(name) == kind for name in self.scores)
@@ -79,6 +81,7 @@ class Scores:
         return {
             "scores": scores,
             **({"slices": slices} if slices else {}),
+            **({} if self.look is None else {"look": dict(self.look)}),
             "n": self.n,
             "seeds": list(self.seeds),
             "extractor": self.extractor,
@@ -141,7 +144,7 @@ class Scores:
             f"{word} {self.scores[other].interval.value:.3g}"
             for word, suffix in (("halves, n/2,", "floor"), ("train", "train"), ("real", "real"))
             if (kind, suffix) not in (("fd", "floor"), ("fid", "floor"))
-            for other in [standing_beside(self.scores, kind, suffix)]
+            for other in [standing_beside(self.scores, name, suffix)]
             if other is not None
         ]
         return f"{name} {self.scores[name].interval}" + (f" (floor: {', '.join(beside)})" if beside else "")
@@ -153,10 +156,11 @@ def _has_line(name: str) -> bool:
     return found.line if found is not None else kind.rpartition("_")[2] not in BESIDE
 
 
-def standing_beside(names: Iterable[str], kind: str, suffix: str) -> str | None:
-    """The name of a kind's score of real images: that of fd for `fid`, of class_score for `is`."""
+def standing_beside(names: Iterable[str], name: str, suffix: str) -> str | None:
+    """The name of a score of real images in the same features: of fd for `fid`, of class_score for `is`."""
+    kind, _, features = name.partition("[")
     wanted = {"fid": "fd", "is": "class_score"}.get(kind, kind) + f"_{suffix}"
-    return next((name for name in names if kind_of(name) == wanted), None)
+    return next((each for each in names if kind_of(each) == wanted and each.endswith(features)), None)
 
 
 def _score_json(score: Score) -> dict[str, Any]:

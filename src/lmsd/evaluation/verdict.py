@@ -41,7 +41,7 @@ def rows_of(content: Mapping[str, Any]) -> list[ScoreRow]:
         beside = [
             f"{words} {show(scores[other]['value'])}"
             for suffix, words in BESIDE.items()
-            for other in [standing_beside(scores, kind, suffix)]
+            for other in [standing_beside(scores, name, suffix)]
             if other is not None and kind_of(other) not in _ALONE
         ]
         spread = [f"σ over seeds {show(score['seed_sd'])}"] if score.get("seed_sd") is not None else []

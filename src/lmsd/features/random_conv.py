@@ -3,7 +3,10 @@
 At each scale (the image, halved, halved again) two layers of random filters, 3×3 each, and over space the
 mean and the deviation of every response:
 
-    h₁ = |W₁ ∗ x|,  h₂ = |W₂ ∗ h₁|,    f = (log(mean h + ε), log(std h + ε)) of h₁ and h₂
+    h₁ = log(|W₁ ∗ x| + ε),  h₂ = |W₂ ∗ h₁|,    f = (mean h, std h) of h₁ and h₂
+
+ε is three of 255 levels: in logarithms a faint pattern on a smooth surface counts as it is seen, and is not
+lost in what strong edges add.
 
 W₁ and W₂ have mean 0 in every filter but for one in four of W₁, which sees brightness and color. Random nets
 tell textures apart nearly as trained ones do (Ustyuzhaninov et al. 2017), nothing can be tuned on them by
@@ -20,7 +23,7 @@ from lmsd.features.base import Speechless, in_range
 
 SCALES, FILTERS = 3, 8
 _CHUNK = 500
-_EPS = 0.02
+_EPS = 3 / 127.5
 _SEED = 20_220
 
 
@@ -48,11 +51,11 @@ class RandomConv(nn.Module):
             zip(self.first.split(FILTERS), self.second.split(FILTERS), strict=True)
         ):
             small = F.avg_pool2d(x, 2**scale) if scale else x
-            h1 = F.conv2d(F.pad(small, (1, 1, 1, 1), mode="replicate"), w1).abs()
+            h1 = (F.conv2d(F.pad(small, (1, 1, 1, 1), mode="replicate"), w1).abs() + _EPS).log()
             h2 = F.conv2d(F.pad(h1, (1, 1, 1, 1), mode="replicate"), w2).abs()
             for h in (h1, h2):
                 found += [h.mean(dim=(2, 3)), h.std(dim=(2, 3))]
-        return (torch.cat(found, dim=1) + _EPS).log()
+        return torch.cat(found, dim=1)
 
 
 class RandomExtractor(Speechless):

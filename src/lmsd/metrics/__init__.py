@@ -49,11 +49,9 @@ from lmsd.metrics.kernel import (
 )
 from lmsd.metrics.manifold import (
     Manifold,
-    density_coverage,
     manifold,
     manifold_by_rows,
     manifolds,
-    precision_recall,
 )
 from lmsd.metrics.matching import matched_halves, matched_rows
 from lmsd.metrics.neighbors import (
@@ -62,8 +60,6 @@ from lmsd.metrics.neighbors import (
     NeighborRatio,
     memorization,
     nearest,
-    nearest_distances,
-    nearest_neighbor_ratio,
 )
 
 __all__ = [
@@ -84,7 +80,6 @@ __all__ = [
     "clip_scores",
     "clustered_share",
     "compare",
-    "density_coverage",
     "divided",
     "divided_share",
     "extrapolated",
@@ -115,10 +110,7 @@ __all__ = [
     "means_of",
     "memorization",
     "nearest",
-    "nearest_distances",
-    "nearest_neighbor_ratio",
     "polynomial",
-    "precision_recall",
     "prompts_score",
     "r_precision",
     "stretched",

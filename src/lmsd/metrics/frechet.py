@@ -47,6 +47,14 @@ def as_features(x: Features, name: str = "features") -> Tensor:
     return array
 
 
+def of_one_width(x: Features, y: Features, names: tuple[str, str] = ("x", "y")) -> tuple[Tensor, Tensor]:
+    """Both as `as_features`. Raises UserError where their widths differ."""
+    a, b = (as_features(each, name) for each, name in zip((x, y), names, strict=True))
+    if a.shape[1] != b.shape[1]:
+        raise UserError(f"feature widths differ: {a.shape[1]} and {b.shape[1]}; use one extractor for both")
+    return a, b
+
+
 def gaussian_statistics(x: Features) -> tuple[Tensor, Tensor]:
     """Mean [d] and unbiased covariance [d,d] of a feature array [n,d], float64."""
     array = as_features(x)
@@ -60,9 +68,7 @@ def frechet_distance(x: Features, y: Features) -> float:
 
     Raises UserError where the widths differ, a value is not finite, or fewer than two rows are given.
     """
-    a, b = as_features(x, "x"), as_features(y, "y")
-    if a.shape[1] != b.shape[1]:
-        raise UserError(f"feature widths differ: {a.shape[1]} and {b.shape[1]}; use one extractor for both")
+    a, b = of_one_width(x, y)
     mean_a, mean_b = a.mean(dim=0), b.mean(dim=0)
     a, b = (a - mean_a) / (len(a) - 1) ** 0.5, (b - mean_b) / (len(b) - 1) ** 0.5
     cross = _regular_trace(a.T @ a, b.T @ b) if min(len(a), len(b)) > a.shape[1] else None

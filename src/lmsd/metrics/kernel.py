@@ -24,7 +24,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from lmsd.errors import UserError
-from lmsd.metrics.frechet import Features, as_features
+from lmsd.metrics.frechet import Features, as_features, of_one_width
 from lmsd.metrics.intervals import GROUPS, Interval, Score
 
 Kernel: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -161,9 +161,7 @@ class _Sums:
 
 
 def _pair(x: Features, y: Features) -> tuple[Tensor, Tensor]:
-    a, b = as_features(x, "x"), as_features(y, "y")
-    if a.shape[1] != b.shape[1]:
-        raise UserError(f"feature widths differ: {a.shape[1]} and {b.shape[1]}; use one extractor for both")
+    a, b = of_one_width(x, y)
     if min(len(a), len(b)) < 4:
         raise UserError(f"{len(a)} and {len(b)} rows are too few for a kernel distance with interval: 4 each")
     return a, b

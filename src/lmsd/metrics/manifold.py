@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lmsd.errors import UserError
-from lmsd.metrics.frechet import Features, as_features
+from lmsd.metrics.frechet import Features, of_one_width
 from lmsd.metrics.intervals import Score, divided, divided_share, stretched, thirds
 
 _CELLS = 1 << 23
@@ -45,18 +45,6 @@ def manifold(generated: Features, real: Features, *, k: int = 5) -> Manifold:
     if min(len(x), len(y)) <= k:
         raise UserError(f"{len(y)} generated and {len(x)} real samples are too few for k={k}: take n > k")
     return _manifolds(y[None], x[None], k)[0]
-
-
-def precision_recall(generated: Features, real: Features, *, k: int = 3) -> tuple[float, float]:
-    """Precision and recall, with the usual k = 3."""
-    found = manifold(generated, real, k=k)
-    return found.precision, found.recall
-
-
-def density_coverage(generated: Features, real: Features, *, k: int = 5) -> tuple[float, float]:
-    """Density and coverage, with the usual k = 5."""
-    found = manifold(generated, real, k=k)
-    return found.density, found.coverage
 
 
 def manifolds(generated: Features, real: Features, *, k: int = 5) -> list[Manifold]:
@@ -88,12 +76,9 @@ def _share(name: str, every: Sequence[Sequence[Manifold]], rows: int) -> Score:
 
 
 def _checked(generated: Features, real: Features, k: int) -> tuple[Tensor, Tensor]:
-    y, x = as_features(generated, "generated"), as_features(real, "real")
-    if y.shape[1] != x.shape[1]:
-        raise UserError(f"feature widths differ: {y.shape[1]} and {x.shape[1]}; use one extractor for both")
     if k < 1:
         raise UserError(f"k={k}: neighbors are counted from 1, and 5 (or 3) is usual")
-    return y, x
+    return of_one_width(generated, real, ("generated", "real"))
 
 
 def _manifolds(y: Tensor, x: Tensor, k: int) -> list[Manifold]:

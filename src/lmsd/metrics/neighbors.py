@@ -36,7 +36,7 @@ from scipy.stats import beta, betabinom, rankdata
 from torch import Tensor
 
 from lmsd.errors import UserError
-from lmsd.metrics.frechet import Features, as_features
+from lmsd.metrics.frechet import Features, as_features, of_one_width
 from lmsd.metrics.intervals import GROUPS, Interval, clustered_share, jackknife_half_width
 
 _CHUNK_CELLS = 1 << 24
@@ -101,9 +101,7 @@ def nearest(x: Features, to: Features, *, k: int = 1) -> tuple[Tensor, Tensor]:
     Neighbors are found by matrix products and their distances then taken by differences, so that a copy has
     distance 0 and not the square root of a rounding.
     """
-    a, b = as_features(x, "x"), as_features(to, "to")
-    if a.shape[1] != b.shape[1]:
-        raise UserError(f"feature widths differ: {a.shape[1]} and {b.shape[1]}; use one extractor for both")
+    a, b = of_one_width(x, to, ("x", "to"))
     if k < 1:
         raise UserError(f"k={k}: neighbors are counted from 1")
     if len(b) < k:
@@ -127,21 +125,6 @@ def _gaps(part: Tensor, to: Tensor, rows: Tensor) -> Tensor:
     """Distances [n,k] of each row to its k neighbors, one neighbor at a time."""
     gaps = [(part - to[rows[:, place]]).square().sum(dim=1).sqrt() for place in range(rows.shape[1])]
     return torch.stack(gaps, dim=1)
-
-
-def nearest_distances(x: Features, to: Features) -> Tensor:
-    """Euclidean distance [n], float64, of each row of `x` [n,d] to the nearest row of `to` [m,d]."""
-    return nearest(x, to)[0][:, 0]
-
-
-def nearest_neighbor_ratio(generated: Features, train: Features, held_out: Features) -> NeighborRatio:
-    """Nearest-training-neighbor distances of generated against held-out samples (module formula).
-
-    All three are arrays [n,d] in one space. Held-out samples that lie on training samples do not count; where
-    all of them do, everything is nan.
-    """
-    fake, real = (_snapped(nearest(each, train)[0], train) for each in (generated, held_out))
-    return _ratio(fake, _unseen(real[:, 0]))
 
 
 def _snapped(distances: Tensor, train: Features) -> Tensor:

@@ -62,7 +62,7 @@ class PipelineText(Conditioner):
 
     def __init__(self, encoders: Sequence[Encoder], layout: Layout, *, cpu: bool) -> None:
         super().__init__()
-        self.layout, self.stays = layout, cpu
+        self.layout, self.stays, self.length = layout, cpu, layout.length
         self.encoders = nn.ModuleList(encoders)
         self.fingerprint = fingerprint(self.encoders)
         codes = layout.codes(encoders, [""])

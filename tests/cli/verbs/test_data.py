@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lmsd import cli
-from lmsd.cli.verbs.data import FeatureOptions, IndexOptions
+from lmsd.cli.verbs.data import FeaturesOptions, IndexOptions
 from lmsd.data.builders import BuildOptions
 from lmsd.data.builders.shapes import class_names
 
@@ -82,7 +82,7 @@ def bases(home: Path) -> dict[str, dict[str, str]]:
 def test_the_table_has_every_option() -> None:
     assert {*BUILD, "overwrite"} == {field.name for field in fields(BuildOptions)}
     assert {field.name for field in fields(IndexOptions)} == {"decode"}
-    assert {field.name for field in fields(FeatureOptions)} == {*FEATURES, "out"}
+    assert {field.name for field in fields(FeaturesOptions)} == {*FEATURES, "out"}
 
 
 @pytest.mark.parametrize("name", BUILD)

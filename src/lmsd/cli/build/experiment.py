@@ -18,6 +18,7 @@ from lmsd import spec
 from lmsd.checkpoints import WeightsRef, find_run, load_weights
 from lmsd.cli.bar import drawn
 from lmsd.cli.config.compose import plain, stored
+from lmsd.cli.config.schema import held
 from lmsd.data.shards import Split
 from lmsd.data.shardset import ShardSet
 from lmsd.engine.datamodule import ShardDataModule
@@ -32,7 +33,6 @@ from lmsd.models.tokenizer import unknown_words
 from lmsd.objectives.base import Cast, Facts, Objective, Part
 from lmsd.objectives.base import trained as learners
 from lmsd.ranks import launched_rank
-from lmsd.sampling import Sampler
 from lmsd.types import Batch
 
 
@@ -55,7 +55,8 @@ def build(config: DictConfig) -> Experiment:
     torch.manual_seed(config.seed)
     lead = generator(config)
     objective: Objective = instantiate(config.objective)
-    data = data_module(config)
+    counts = {name: config[name] for name in ("batch_size", "micro_batches", "seed")}
+    data = ShardDataModule(shard_set(config), **counts)
     captions = training_captions(data.shards)
     nets = cast(config, objective.cast, lead, data.shards, captions)
     objective.prepare(Facts(captions, partial(held_out, data.shards), nets))
@@ -67,9 +68,9 @@ def instantiate(node: DictConfig, **given: Any) -> Any:
     return spec.build(plain(node), **given)
 
 
-def assemble(node: DictConfig, given: Mapping[str, Any]) -> Any:
+def assemble(node: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
     """Build `node`, handing over those of the given arguments that its constructor takes."""
-    return instantiate(node, **spec.taken(str(node._target_), given))
+    return spec.build(node, **spec.taken(str(node["_target_"]), given))
 
 
 def shard_set(config: DictConfig) -> ShardSet:
@@ -91,16 +92,6 @@ def check_shards(config: DictConfig) -> None:
     path = Path(shards)
     if not path.exists() and not any(char in path.name for char in "*{["):
         raise UserError(f"no data at {path}; make them with: {source}, or name others with data.shards=")
-
-
-def data_module(config: DictConfig) -> ShardDataModule:
-    """The stream of the configuration's shards."""
-    return ShardDataModule(
-        shard_set(config),
-        batch_size=config.batch_size,
-        micro_batches=config.micro_batches,
-        seed=config.seed,
-    )
 
 
 def generator(config: DictConfig) -> Generator:
@@ -146,31 +137,29 @@ def check_labels(conditioner: LabelConditioner, data: ShardSet, split: Split) ->
         raise UserError(f"conditioner.classes={conditioner.classes}: {said}; {way}")
 
 
-def own(config: DictConfig, role: str, part: Part, nets: Mapping[str, nn.Module]) -> nn.Module:
+def own(config: DictConfig, role: str, part: Part, player: Generator | None) -> nn.Module:
     """The net of the configuration's node called `role`; nodes in it are built first.
 
     Both are handed the size of what they look at; the node itself also what the method decides and, where
-    there is one, the generator whose images it judges.
+    there is one, the generator, player, whose images it judges.
     """
     if role == "generator":
         return generator(config)
-    node = config.get(role)
-    if not OmegaConf.is_dict(node) or "_target_" not in node:
+    node: Any = plain(config).get(role)
+    if "_target_" not in held(node):
         raise UserError(
             f"the objective plays {role!r}, and the configuration has no node {role} that says what it is: "
             f"add one with a _target_ beside the objective's"
         )
     given: dict[str, Any] = {}
     channels, *sides = config.data.channels, config.data.image_size, config.data.image_size
-    if isinstance(player := nets.get("generator"), Generator):
+    if player is not None:
         channels, *sides = player.shape
-        given |= {"generator": player, "process": player.process, "cond_dim": player.conditioner.pooled_dim}
+        given = {"generator": player, "process": player.process, "cond_dim": player.conditioner.pooled_dim}
     seen = {"channels": channels, "image_size": sides[0], "shape": (channels * part.stacked, *sides)}
-    given = {**seen, **part.given, **given}
-    parts = {name: item for name, item in node.items() if OmegaConf.is_dict(item) and "_target_" in item}
-    outer = OmegaConf.create({name: item for name, item in node.items() if name not in parts})
-    inner = {str(name): assemble(item, seen) for name, item in parts.items()}
-    built: nn.Module = assemble(outer, {**given, **inner})
+    inner = {name: assemble(item, seen) for name, item in node.items() if "_target_" in held(item)}
+    outer = {name: item for name, item in node.items() if name not in inner}
+    built: nn.Module = assemble(outer, {**seen, **part.given, **given, **inner})
     return built
 
 
@@ -186,19 +175,24 @@ def cast(
         if part.needs is not None and not part.trained and not {role, origin(parts, role)} & set(sources):
             raise UserError(part.needs)
     nets: dict[str, nn.Module] = {}
+    player = lead if "generator" in parts else None
     for role in order:
         part = parts[role]
         if part.like is None:
-            nets[role] = lead if role == "generator" else own(config, role, part, nets)
-            fitted(nets[role], config, data, captions)
-        elif part.fresh:
-            nets[role] = anew(nets[part.like], own(config, origin(parts, role), part, nets))
+            net = lead if role == "generator" else own(config, role, part, player)
         else:
-            nets[role] = twin(nets[part.like])
+            net = twin(nets[part.like])
+            if part.fresh:
+                renew(net, own(config, origin(parts, role), part, player))
+        reader = net.conditioner if isinstance(net, Generator) and part.like is None else None
+        if reader is not None:
+            check_condition(reader, data)
+            reader.fit(captions)
         if role in sources:
-            initialize(nets[role], role, sources[role])
-        if part.like is None:
-            note_words(nets[role], config, captions, foreign=role in sources)
+            initialize(net, role, sources[role])
+        if reader is not None:
+            note_words(reader, captions, foreign=role in sources)
+        nets[role] = net
     for role, part in parts.items():
         if not part.trained:
             nets[role].requires_grad_(False).eval()
@@ -224,34 +218,23 @@ def origin(parts: Cast, role: str) -> str:
 
 
 @torch.no_grad()
-def anew(like: nn.Module, drawn: nn.Module) -> nn.Module:
-    """A twin of `like` whose weights, all but the frozen ones, are those of `drawn`."""
-    made = twin(like)
-    for kept, new in zip(made.parameters(), drawn.parameters(), strict=True):
+def renew(net: nn.Module, drawn: nn.Module) -> None:
+    """Give a net the weights of another like it, all but the frozen ones."""
+    for kept, new in zip(net.parameters(), drawn.parameters(), strict=True):
         if kept.requires_grad:
             kept.copy_(new)
-    return made
 
 
-def fitted(net: nn.Module, config: DictConfig, data: ShardSet, captions: list[str]) -> None:
-    """Let a generator's conditioner learn its words from the captions."""
-    if isinstance(net, Generator):
-        check_condition(net.conditioner, data)
-        net.conditioner.fit(captions)
-
-
-def note_words(net: nn.Module, config: DictConfig, captions: list[str], *, foreign: bool) -> None:
+def note_words(reader: Conditioner, captions: list[str], *, foreign: bool) -> None:
     """Say how many captions lose their ends in the vocabulary that there is by now.
 
     foreign: it came with the weights of another run; then also which words it knows in pieces only.
     """
-    if launched_rank() or not isinstance(net, Generator):
+    if launched_rank():
         return
-    reader = net.conditioner
     if cut := reader.cut(captions):
-        length = generator_spec(config).get("conditioner", {}).get("length")
-        where = f"conditioner.length={length}" if length else "the context's end"
-        print(f"note: {cut:,} of {len(captions):,} captions are cut at {where}")
+        length = reader.length
+        print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
     if foreign and isinstance(reader, TextConditioner):
         strange = unknown_words(reader.tokenizer, captions)
         if strange:
@@ -261,11 +244,12 @@ def note_words(net: nn.Module, config: DictConfig, captions: list[str], *, forei
 
 def named_weights(config: DictConfig, parts: Cast) -> dict[str, WeightsRef]:
     """What `init_from=` names, by the role that takes it: a text, a list of them, or a mapping from roles."""
-    named = OmegaConf.to_container(config.init_from) if OmegaConf.is_config(config.init_from) else None
-    if isinstance(named, dict):
+    named: Any = config.init_from
+    named = OmegaConf.to_container(named) if OmegaConf.is_config(named) else named
+    if held(named):
         found = {str(role): WeightsRef.parse(str(text)) for role, text in named.items() if text}
     else:
-        texts = named if isinstance(named, list) else [config.init_from]
+        texts = named if isinstance(named, list) else [named]
         sources = [WeightsRef.parse(str(text)) for text in texts if text]
         found = {source.player: source for source in sources}
         if len(found) < len(sources):
@@ -308,36 +292,31 @@ def initialize(net: nn.Module, role: str, source: WeightsRef) -> None:
             print(f"  {name}: {', '.join(keys[:10])}{' ...' if len(keys) > 10 else ''}")
 
 
-def try_optimizer(player: str, node: DictConfig) -> None:
-    """Refuse options that the optimizer itself refuses, before a run has a folder."""
-    try:
-        instantiate(node)([nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"optim.{player}: {node._target_} refuses its options: {error}") from error
-
-
-def half_lives(config: DictConfig, lead: str) -> dict[str, list[int]]:
-    """The averages to keep by role: the lead's, `optim.ema`, and those of others."""
-    others: Any = OmegaConf.to_container(config.optim.get("averages") or OmegaConf.create())
-    if lead in others:
-        raise UserError(f"optim.averages.{lead}: those of the {lead}, which leads, are optim.ema")
-    return {lead: list(config.optim.ema), **others}
-
-
 def optimization(config: DictConfig, objective: Objective) -> Optimization:
-    """How each role that learns is updated, clipped and averaged; as the lead, where nothing else is said."""
+    """How each role that learns is updated, clipped and averaged; as the lead, where nothing else is said.
+
+    Raises UserError also for options that the optimizer itself refuses, before a run has a folder.
+    """
     optim, lead, roles = config.optim, objective.lead, learners(objective.cast)
     if lead not in optim:
         raise UserError(f"the {lead} leads and has no optimizer: optimizer@optim.{lead}=adamw")
-    nodes = {role: optim[role if role in optim else lead] for role in roles}
     if strange := sorted(optim.clip.keys() - set(roles) - optim.keys()):
         raise UserError(f"optim.clip names {strange}; those who learn are {list(roles)}")
-    for role, node in nodes.items():
-        try_optimizer(role, node)
+    averages = {role: list(lives) for role, lives in (optim.get("averages") or {}).items()}
+    if lead in averages:
+        raise UserError(f"optim.averages.{lead}: those of the {lead}, which leads, are optim.ema")
+    nodes = {role: optim.get(role, optim[lead]) for role in roles}
+    makers = {role: instantiate(node) for role, node in nodes.items()}
+    for role, make in makers.items():
+        try:
+            make([nn.Parameter(torch.zeros(1))])
+        except (TypeError, ValueError, RuntimeError) as error:
+            said = f"{nodes[role]['_target_']} refuses its options: {error}"
+            raise UserError(f"optim.{role}: {said}") from error
     return Optimization(
-        makers={role: instantiate(node) for role, node in nodes.items()},
+        makers=makers,
         clips={role: optim.clip.get(role if role in optim.clip else lead) for role in roles},
-        averages=half_lives(config, objective.lead),
+        averages={lead: list(optim.ema), **averages},
         warmup_images=optim.warmup_images,
         decay=optim.decay,
     )
@@ -359,9 +338,3 @@ def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objecti
         log_every=config.log_every,
         record={"config": OmegaConf.to_yaml(stored(config)), "spec": generator_spec(stored(config))},
     )
-
-
-def sampler(config: DictConfig) -> Sampler:
-    """The sampling rule."""
-    built: Sampler = instantiate(config.sampler)
-    return built

@@ -5,7 +5,7 @@ configuration names the folder, the sampler that the folder comes with, and the 
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,12 +17,11 @@ from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
 from lmsd.data.transforms import RECIPE, fit, scale
 from lmsd.errors import UserError
-from lmsd.models.generator import Generator
 from lmsd.models.pipeline import PipelineGenerator, Usual, usual
 from lmsd.ranks import launched_rank
 from lmsd.rng import Rng
 from lmsd.sampling import Generation, Model
-from lmsd.spec import build
+from lmsd.spec import build, taken
 from lmsd.types import Batch, levels
 
 TARGET = "lmsd.models.pipeline.from_pipeline"
@@ -83,6 +82,20 @@ def whole(word: str) -> int:
     return int(text)
 
 
+PARTS = ("net", "schedule", "conditioner", "codec")
+"""Groups that a generator is made of, unless it is one that has them already."""
+
+
+def refuse_parts(words: Sequence[str], config: DictConfig) -> None:
+    """Refuse a part, or an option of one, that the generator does not take because it has its own."""
+    target = str(config.generator._target_)
+    for word in words:
+        part = word.lstrip("+").partition("=")[0].partition(".")[0]
+        if part in PARTS and not taken(target, {part: None}):
+            name = target.rpartition(".")[2]
+            raise UserError(f"{word}: {name} takes no {part}, it has its own: leave it out")
+
+
 def is_one(folder: Path) -> bool:
     """Whether a run is a pipeline's folder that nothing has trained."""
     if store.has_checkpoint(folder) or not (folder / "config.yaml").is_file():
@@ -102,11 +115,6 @@ def opened(folder: Path) -> Model:
         text=OmegaConf.to_yaml(config),
         config=plain(config),
     )
-
-
-def about(generator: Generator) -> Mapping[str, str]:
-    """What records say of a folder's model: its name, class and license; of others nothing."""
-    return generator.about if isinstance(generator, PipelineGenerator) else {}
 
 
 class Fitted(Generation):
@@ -138,7 +146,7 @@ class Fitted(Generation):
         """That of the generation, with the model, its license, and how its images were resized."""
         made = self.generator.image_shape[1]
         resized = {"resized": f"{made} to {self.size} pixels ({RECIPE})"} if made != self.size else {}
-        return {**super().record(), **about(self.generator), **resized}
+        return {**super().record(), **self.generator.about, **resized}
 
 
 def fitted(generate: Generation, config: DictConfig) -> Generation:

@@ -68,6 +68,6 @@ def facts(model: Model, generate: Generation) -> dict[str, Any]:
     return {
         "checkpoint": model.checkpoint.name,
         "ema": model.ema,
-        **pretrained.about(generate.generator),
+        **generate.generator.about,
         **generate.record(),
     }

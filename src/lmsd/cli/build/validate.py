@@ -10,11 +10,11 @@ from omegaconf import DictConfig
 from torchmetrics import Metric
 
 from lmsd import spec, types
-from lmsd.cli.build import experiment
+from lmsd.cli.build.experiment import instantiate
 from lmsd.cli.build.extractors import extractor_of
 from lmsd.cli.build.families import families_of, tuned_on
 from lmsd.cli.config.compose import plain
-from lmsd.cli.config.schema import METRICS, also_at
+from lmsd.cli.config.schema import LIBRARIES
 from lmsd.cli.runs import store
 from lmsd.data.shardset import ShardSet
 from lmsd.engine.callbacks import Progress
@@ -59,10 +59,7 @@ def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) 
 def metrics(config: DictConfig) -> dict[str, Metric]:
     """The metrics of `evaluate.metrics` by the names of their scores; a run of before has none."""
     nodes = config.evaluate.get("metrics") or {}
-    return {
-        name: opened(name, partial(spec.build, plain(node), also_at(f"{METRICS}.{name}")))
-        for name, node in nodes.items()
-    }
+    return {name: opened(name, partial(spec.build, plain(node), LIBRARIES)) for name, node in nodes.items()}
 
 
 def checker(name: str | None) -> Checker | None:
@@ -139,7 +136,7 @@ class Validation:
         settings = self.config.evaluate
         generate = Generation(
             generator,
-            experiment.sampler(self.config),
+            instantiate(self.config.sampler),
             Settings(settings.steps, guidance=settings.guidance, interval=settings.interval),
         )
         half_life = str(averages.half_lives[0]) if averages.half_lives else "raw"

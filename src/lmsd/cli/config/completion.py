@@ -34,24 +34,11 @@ SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 CONFIGURED = ("train", "sweep", "verify-resume")
 """Verbs whose options are those of the configuration."""
 
-OPTIONS = {
-    "sample": "lmsd.cli.verbs.sample.SampleOptions",
-    "edit": "lmsd.cli.verbs.edit.EditOptions",
-    "evaluate": "lmsd.cli.verbs.evaluate.EvaluateOptions",
-    "sweep": "lmsd.cli.verbs.sweep.SweepOptions",
-    "data build": "lmsd.data.builders.options.BuildOptions",
-    "data features": "lmsd.cli.verbs.data.FeatureOptions",
-}
-"""The classes whose fields are the options of the other verbs."""
-
 WORDS = {
     "data": ("build", "index", "features"),
     "data build": ("digits", "shapes", "folder", "cifar10"),
-    "train": ("--help", "--options", "--schema", "--cfg"),
-    "sweep": ("--help", "--dry-run"),
-    "verify-resume": ("--help", "kills=", "kill_seed=", "out="),
 }
-"""What else may follow a verb."""
+"""What has to follow first."""
 
 
 def main(arguments: list[str]) -> int:
@@ -76,34 +63,36 @@ def candidates(line: str) -> list[str]:
 def following(given: list[str], word: str) -> Iterable[str]:
     """What may follow a verb and other words; after "=", with the name of the option before it."""
     from lmsd.checkpoints import by_age
+    from lmsd.cli import FLAGS
+    from lmsd.cli.config.schema import groups
     from lmsd.cli.verbs import VERBS
 
     verb, (key, equals, _) = " ".join(given[: 1 + (given[:1] == ["data"])]), word.partition("=")
-    if not verb:
-        return VERBS
+    if not verb or (verb in WORDS and len(given) < 3):
+        return WORDS.get(verb, VERBS)
     if verb in ("runs", "report") or (equals and key in ("run", "resume", "init_from")):
         return [f"{key}={run}" if equals else run for run in ("last", *(path.name for path in by_age()))]
-    plain = WORDS.get(verb, ()) if len(given) < 3 else ()
-    if not (verb in CONFIGURED or verb in OPTIONS) or (verb == "data build" and plain):
-        return plain
-    from lmsd.cli.config.schema import groups
-
-    if equals and (choices := groups().get(key.partition("@")[0])):
+    known = taken(*verb.split(" "))
+    choices = groups().get(key.partition("@")[0]) if verb in CONFIGURED or key in known else None
+    if equals and choices:
         return [f"{key}={choice}" for choice in choices]
-    known = {**taken(verb), **(configured(given[1:]) if verb in CONFIGURED else {})}
-    each = [part.get("items", part) for part in known.get(key, ANYTHING).parts] if equals else []
-    words = ["true", "false"] * ({"type": "boolean"} in each) + [
-        w for part in each for w in part.get("enum", ())
-    ]
-    return [f"{key}={word}" for word in words] if equals else [*plain, *(f"{name}=" for name in known)]
+    known |= configured(given[1:]) if verb in CONFIGURED else {}
+    if not equals:
+        flags = ("--help", *FLAGS[verb]) if verb in FLAGS and len(given) < 2 else ()
+        return [*flags, *(f"{name}=" for name in known)]
+    each = [part.get("items", part) for part in known.get(key, ANYTHING).parts]
+    words = [("true", "false") if part.takes("boolean") else part.get("enum", ()) for part in each]
+    return [f"{key}={word}" for some in words for word in some]
 
 
-def taken(verb: str) -> dict[str, Kind]:
-    """The options of a verb of its own, by their names, and what each may be."""
-    found = signature(OPTIONS[verb]) if verb in OPTIONS else None
-    own = found.arguments.items() if found else ()
-    prefix, more = "sweep." * (verb == "sweep"), ["out"] * verb.startswith("data ")
-    return {**dict.fromkeys(more, ANYTHING), **{f"{prefix}{name}": argument.kind for name, argument in own}}
+def taken(verb: str, what: str = "") -> dict[str, Kind]:
+    """The options of a verb of its own, the fields of its class, by their names, and what each may be."""
+    called = (what or verb).partition("-")[0].capitalize()
+    places = (f"lmsd.cli.verbs.{verb.replace('-', '_')}", "lmsd.data.builders.options")
+    found = next(filter(None, (signature(f"{place}.{called}Options") for place in places)), None)
+    own = {name: argument.kind for name, argument in found.arguments.items()} if found else {}
+    own |= {"out": ANYTHING} if what else {}
+    return {f"{'sweep.' * (verb == 'sweep')}{name}": kind for name, kind in own.items()}
 
 
 def configured(given: list[str]) -> dict[str, Kind]:

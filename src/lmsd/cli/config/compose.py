@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lmsd.cli.config import schema
 from lmsd.cli.config.schema import at, config_dir, files, groups, leaves
-from lmsd.cli.config.signatures import ANYTHING, NULL, Unread, signature
+from lmsd.cli.config.signatures import ANYTHING, NULL, Unread
 from lmsd.cli.config.suggest import nearest, renamed
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 from lmsd.ranks import launched_rank
@@ -68,23 +68,7 @@ def chosen(name: str, overrides: list[Override]) -> tuple[dict[str, Any], str]:
     note = leave_out([*picked.values(), *made], tree)
     for override in (override for override in rest if override not in made):
         apply(override, tree, groups=choices)
-    refuse_unread(overrides, tree)
     return tree, note
-
-
-PARTS = ("net", "schedule", "conditioner", "codec")
-"""Groups that a generator is made of, unless it is one that has them already."""
-
-
-def refuse_unread(overrides: list[Override], tree: dict[str, Any]) -> None:
-    """Refuse a part, or an option of one, that the generator does not take because it has its own."""
-    target = str(tree["generator"]["_target_"])
-    found = signature(target)
-    for override in overrides:
-        part = override.key_or_group.partition(".")[0]
-        if found and part in PARTS and part not in found.arguments:
-            name = target.rpartition(".")[2]
-            raise UserError(f"{override.input_line}: {name} takes no {part}, it has its own: leave it out")
 
 
 def resolved(tree: dict[str, Any]) -> DictConfig:

@@ -30,7 +30,7 @@ from lmsd.cli.config.signatures import (
 from lmsd.cli.config.suggest import nearest, renamed
 from lmsd.errors import UserError, shown
 from lmsd.ranks import shares
-from lmsd.spec import RENAMED, allowed_names, forbidden, targets
+from lmsd.spec import allowed, targets
 
 HANDED: Mapping[str, tuple[str, ...]] = {
     "net": ("sizes", "channels", "image_size", "token_dim", "pooled_dim", "z_dim"),
@@ -47,6 +47,8 @@ HANDED: Mapping[str, tuple[str, ...]] = {
 METRICS = "evaluate.metrics"
 ENTRIES = ("callbacks", "logger", METRICS)
 """Nodes of named objects: any may be added, any taken away."""
+LIBRARIES = ("torchmetrics.",)
+"""What constructors of metrics may begin with, beside the allow-list."""
 
 WHOLE = Kind.of(ROOT)
 
@@ -110,13 +112,13 @@ def at(tree: Any, path: str) -> Any:
 class Option:
     """An option of a tree: its dotted name, its kind, its value or default; a node has options of its own.
 
-    kind: None where nothing takes it; value: Unread where nobody says; given: whether the tree holds it.
+    kind: None where nothing takes it; value: Unread where nobody says; whole: completed trees hold it.
     """
 
     key: str
     kind: Kind | None
     value: Any
-    given: bool = True
+    whole: bool = True
     argument: Argument | None = None
     node: "Option | None" = None
 
@@ -125,11 +127,6 @@ class Option:
         """One line on it, or on its node."""
         of = self.argument or self.node
         return of.about if of else ""
-
-    @property
-    def whole(self) -> bool:
-        """Whether a completed tree holds it."""
-        return self.given or (self.argument is not None and self.argument.filled)
 
     @cached_property
     def taken(self) -> Signature | None:
@@ -155,7 +152,8 @@ class Option:
         private = str(name).startswith("_") and self.kind is not None
         if private or (found and not argument and (found.more or role)):
             kind = ANYTHING
-        return Option(below(self.key, name), kind, value, name in node, argument, self)
+        whole = name in node or (argument is not None and argument.filled)
+        return Option(below(self.key, name), kind, value, whole, argument, self)
 
     def at(self, key: str) -> "Option":
         """An option below, by its dotted name from here."""
@@ -167,9 +165,9 @@ class Option:
         """What a node holds, and what its constructor takes beside it, by name."""
         given = held(self.value)
         known = self.taken.arguments if self.taken and given is self.value else {}
-        names = [name for name in given if name not in known]
-        names += [name for name, argument in known.items() if name in given or argument.filled]
-        return {name: self.within(name) for name in dict.fromkeys([*names, *known])}
+        names = dict.fromkeys([*(name for name in given if name not in known), *known])
+        found = {name: self.within(name) for name in names}
+        return dict(sorted(found.items(), key=lambda item: not item[1].whole))
 
     def complete(self) -> Any:
         """The value with the defaults that our own constructors and the user's have for what it leaves out.
@@ -232,7 +230,7 @@ def written(value: Any) -> str:
 def check(tree: dict[str, Any]) -> None:
     """Refuse forbidden constructors, unknown names and wrong values in a composed, resolved configuration."""
     for target, place in targets(tree):
-        check_target(target, also_at(place))
+        check_target(target, LIBRARIES if place.startswith(f"{METRICS}.") else ())
     for group in ENTRIES:
         for name, node in held(at(tree, group)).items():
             key = f"{group}.{name}"
@@ -247,20 +245,12 @@ def check(tree: dict[str, Any]) -> None:
 
 def check_target(target: str, also: tuple[str, ...]) -> None:
     """What `lmsd.spec.locate` refuses, as far as that shows without importing anything."""
-    target, allowed = RENAMED.get(target, target), (*allowed_names(), *also)
-    module, _, name = target.rpartition(".")
-    if not target.startswith(allowed) or not all(part.isidentifier() for part in target.split(".")):
-        raise forbidden(target, also)
-    found = find(module, name) if target.startswith("lmsd.") else None
-    if found is None and target.startswith("lmsd."):
-        raise UserError(f"_target_ '{target}' is not there: {module} defines no {name}")
-    if found is not None and not f"{found.module}.".startswith(allowed):
-        raise forbidden(target)
-
-
-def also_at(path: str) -> tuple[str, ...]:
-    """What constructors may begin with at a dotted name, beside the allow-list."""
-    return ("torchmetrics.",) if path.startswith(f"{METRICS}.") else ()
+    module, _, name = allowed(target, also).rpartition(".")
+    if module.startswith("lmsd."):
+        found = find(module, name)
+        if found is None:
+            raise UserError(f"_target_ '{target}' is not there: {module} defines no {name}")
+        allowed(target, also, within=found.module)
 
 
 def check_below(node: Option, tree: dict[str, Any]) -> None:

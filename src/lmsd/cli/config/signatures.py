@@ -172,10 +172,8 @@ def kind_of(node: ast.expr | None, alias: Alias) -> Kind:
             return kind_of(ast.parse(str(text), mode="eval").body, alias)
         case ast.BinOp(left=left, right=right):
             return either([kind_of(left, alias), kind_of(right, alias)])
-        case ast.Subscript(value=name, slice=ast.Tuple(elts=inside)):
-            return _generic(_last(name), inside, alias)
-        case ast.Subscript(value=name, slice=item):
-            return _generic(_last(name), [item], alias)
+        case ast.Subscript(value=name, slice=inner):
+            return _generic(_last(name), inner.elts if isinstance(inner, ast.Tuple) else [inner], alias)
     word = _last(node)
     match PLAIN.get(word) if word in PLAIN else alias(word):
         case ast.expr() as behind:
@@ -195,13 +193,7 @@ def _generic(word: str, inside: Sequence[ast.expr], alias: Alias) -> Kind:
     kinds = [kind_of(item, alias) for item in inside if ast.unparse(item) != "..."]
     match word.lower():
         case "annotated":
-            kind = Kind(kinds[0])
-            for call in inside[1:]:
-                match call:
-                    case ast.Call(func=ast.Name(id=name), args=args, keywords=more) if name in RANGES:
-                        given = [*zip(RANGES[name], args, strict=False), *((k.arg, k.value) for k in more)]
-                        kind |= {RANGES[name][str(key)]: ast.literal_eval(value) for key, value in given}
-            return kind
+            return Kind({**kinds[0], **dict(pair for call in inside[1:] for pair in _range(call))})
         case "optional" | "union":
             return either([*kinds, *([NULL] * (word == "Optional"))])
         case "sequence" | "list" | "tuple" | "iterable" as name:
@@ -211,6 +203,14 @@ def _generic(word: str, inside: Sequence[ast.expr], alias: Alias) -> Kind:
         case "mapping" | "dict":
             return Kind(type="object", additionalProperties=kinds[1])
     return PLAIN.get(word, NODE)
+
+
+def _range(call: ast.expr) -> Iterable[tuple[str, Any]]:
+    match call:
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=more) if name in RANGES:
+            given = [*zip(RANGES[name], args, strict=False), *((str(item.arg), item.value) for item in more)]
+            return [(RANGES[name][key], ast.literal_eval(value)) for key, value in given]
+    return ()
 
 
 def either(kinds: Iterable[Kind]) -> Kind:

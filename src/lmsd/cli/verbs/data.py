@@ -126,7 +126,7 @@ def index(arguments: list[str]) -> int:
 
 
 @dataclass(frozen=True)
-class FeatureOptions:
+class FeaturesOptions:
     """Options of `lmsd data features`; see HELP."""
 
     kind: Literal["cnn", "ssl"] = "cnn"
@@ -141,7 +141,7 @@ class FeatureOptions:
 def features(arguments: list[str]) -> int:
     """Train the extractor of a data set, or find the one it has."""
     source, words = operand(arguments, "the shards")
-    chosen = options.read(FeatureOptions, words, verb="data features")
+    chosen = options.read(FeaturesOptions, words, verb="data features")
     from lmsd.cli.build.extractors import find_or_train
     from lmsd.data.shardset import ShardSet
 

@@ -203,6 +203,7 @@ def score(
 ) -> "Scores":
     """Scores at one setting, with its record and the picture of closest pairs; made: the scorer, at work."""
     from lmsd.cli.bar import Bar
+    from lmsd.evaluation.side import pictures
 
     kept = folder / "eval" / chosen.split / "kept"
     record = generate.record()
@@ -231,4 +232,6 @@ def score(
     if launched_rank() == 0:
         path = scores.write(folder)
         scorer.closest(generate, scores, path.with_suffix(".png"))
+        if scores.look is not None:
+            pictures(scorer, generate, path)
     return scores

@@ -82,6 +82,10 @@ def begin(arguments: list[str]) -> int:
     config, source = (extended(arguments) or continued(arguments)) if again else (None, None)
     if config is None:
         config = load("train", arguments)
+        if config.generator.get("path"):  # a pipeline's folder
+            from lmsd.cli.build.pretrained import refuse_parts
+
+            refuse_parts(arguments, config)
     if source is not None and finished(source, config):
         folder = store.folder_of(source)
         if launched_rank() == 0:

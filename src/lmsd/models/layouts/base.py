@@ -104,7 +104,7 @@ class Layout(ABC):
 
     net: the component that denoises, of one of `nets`; encoders: the text encoders in order, with their
     classes; optional: those that may be missing; codecs: classes of the autoencoder; explicit: the family's
-    pipeline gives the noise levels of a flow itself.
+    pipeline gives the noise levels of a flow itself; length: tokens of a caption that are read at most.
     """
 
     facts: Facts = field(repr=False)
@@ -115,6 +115,7 @@ class Layout(ABC):
     optional: ClassVar[tuple[str, ...]] = ()
     codecs: ClassVar[tuple[str, ...]] = ("AutoencoderKL",)
     explicit: ClassVar[bool] = False
+    length: ClassVar[int] = 77
 
     @abstractmethod
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:

@@ -21,7 +21,6 @@ class Flux(Layout):
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {"text_encoder": CLIP, "text_encoder_2": T5}
     explicit = True
     length = 512
-    """tokens of T5"""
 
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:
         """T5's tokens and CLIP's pooled vector."""

@@ -19,7 +19,6 @@ class PixArtSigma(Layout):
     nets = ("PixArtTransformer2DModel",)
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {"text_encoder": T5}
     length = 300
-    """tokens of T5"""
 
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:
         """T5's tokens, their mask and their mean."""

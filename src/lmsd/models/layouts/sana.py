@@ -21,7 +21,6 @@ class Sana(Layout):
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {"text_encoder": ("Gemma2Model",)}
     codecs = ("AutoencoderDC",)
     length = 300
-    """tokens of the caption"""
 
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:
         """Tokens, their mask and their mean."""

@@ -25,7 +25,6 @@ class StableDiffusion3(Layout):
     }
     optional = ("text_encoder_3",)
     length = 256
-    """tokens of T5"""
 
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:
         """Both CLIPs, then T5."""
