@@ -30,6 +30,7 @@ NEW = {
     "cli/build/pretrained.py": "a pipeline's folder is judged without training",
     "cli/build/callbacks.py": "what watches a run apart from what is trained",
     "cli/build/families.py": "families of features",
+    "cli/runs/pipelines.py": "a pipeline's folder is judged without training",
     "cli/config/older.py": "older versions' configurations under today's names",
     "cli/config/settings.py": "one schema",
     "cli/runs/resuming.py": "a run goes on as itself, or longer",

@@ -89,9 +89,8 @@ class Folder:
         except Exception as error:  # whatever a damaged file makes its reader raise
             said = " ".join(str(error).split())[:160]
             raise self.error(f"{component}/ cannot be loaded: {type(error).__name__}: {said}") from error
-        strange = [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]
-        if strange:
-            raise self.error(f"the weights in {component}/ do not fit its config.json, see {strange[0]}")
+        if strange := misfit(told):
+            raise self.error(f"the weights in {component}/ do not fit its config.json, see {strange}")
         broken = next((n for n, p in model.named_parameters() if not bool(p.isfinite().all())), None)
         if broken:
             raise self.error(f"{component}/ holds numbers that are not finite, in {broken}")
@@ -142,6 +141,11 @@ class Folder:
             p.name for p in sorted(self.path.iterdir()) if p.stem.upper().startswith(("LICENSE", "LICENCE"))
         ]
         return {"model": name, "pipeline": self.kind, "license": ", ".join(files) or "no license file"}
+
+
+def misfit(told: Mapping[str, Any]) -> str:
+    """The first weight that a net lacks, or does not take in this shape, as its loader tells; or ""."""
+    return next(iter([*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]), "")
 
 
 def _variant_of(name: str) -> str | None:

@@ -13,9 +13,7 @@ x₀ is what the generator's codec makes of an image: the image itself, or a lat
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
@@ -51,8 +49,6 @@ class Generator(nn.Module):
     """
 
     net: Net
-    about: Mapping[str, str] = MappingProxyType({})
-    """What records say of the model that it was read from."""
 
     def __init__(
         self,

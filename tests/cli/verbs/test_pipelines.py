@@ -102,7 +102,7 @@ def test_images_do_not_depend_on_how_many_are_made_at_once(folder):
 def test_groups_that_a_pipeline_does_not_read_are_refused(folder, word, capsys):
     line = said(capsys, "train", "generator=pipeline", f"generator.path={folder}", word, "data.shards=x")
     part = word.partition("=")[0].partition(".")[0]
-    assert f"{word}: from_pipeline takes no {part}, it has its own: leave it out" in line
+    assert f"{word}: generator=pipeline reads its {part} from the folder: leave it out" in line
 
 
 @pytest.mark.parametrize(

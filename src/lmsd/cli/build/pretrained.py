@@ -15,33 +15,20 @@ from torch import Tensor
 from lmsd.cli.config.compose import load, plain
 from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
+from lmsd.cli.runs.pipelines import OWN, folder_of
 from lmsd.data.transforms import RECIPE, fit, scale
 from lmsd.errors import UserError
 from lmsd.models.pipeline import PipelineGenerator, Usual, usual
 from lmsd.ranks import launched_rank
 from lmsd.rng import Rng
 from lmsd.sampling import Generation, Model
-from lmsd.spec import build, taken
+from lmsd.spec import build
 from lmsd.types import Batch, levels
 
-TARGET = "lmsd.models.pipeline.from_pipeline"
-KEY = "pipeline="
-OWN = ("image_size", "batch_size")
-"""Options of the run's configuration beside those with a dot: size of the images, how many at once."""
 
-
-def as_run(words: Sequence[str]) -> list[str]:
-    """A verb's words with run=FOLDER in place of pipeline=FOLDER and of what configures it; the run is made.
-
-    What has a dot in its name (data.shards=, generator.precision=) configures the run, and so do `OWN`.
-    """
-    if not any(word.startswith(KEY) for word in words):
-        return list(words)
-    paths = [word.removeprefix(KEY) for word in words if word.startswith(KEY)]
-    if len(paths) > 1 or any(word.startswith("run=") for word in words):
-        raise UserError("pipeline=FOLDER stands in the place of run=: give one of them, once")
-    path = Path(paths[0]).absolute()
-    given, left = apart(words)
+def begun(text: str, given: Sequence[str], words: Sequence[str]) -> str:
+    """The new run folder of a pipeline's; given: what configures it, of all words."""
+    path = Path(text).absolute()
     found = usual(path)
     folder = agreed("pipeline_run", lambda: str(store.create(configured(path, found, given), list(words))))
     if launched_rank() == 0:
@@ -50,14 +37,7 @@ def as_run(words: Sequence[str]) -> list[str]:
         print(f"{name}, a {kind} ({license_files}): {folder}", file=sys.stderr)
         for note in found.notes:
             print(f"note: {note}", file=sys.stderr)
-    return [f"run={folder}", *left]
-
-
-def apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(what configures the run; the verb's own options), without pipeline=."""
-    names = [(word, word.lstrip("+").partition("=")[0]) for word in words if not word.startswith(KEY)]
-    given = [word for word, name in names if "." in name or name in OWN]
-    return given, [word for word, _ in names if word not in given]
+    return folder
 
 
 def configured(path: Path, found: Usual, words: Sequence[str]) -> DictConfig:
@@ -82,25 +62,11 @@ def whole(word: str) -> int:
     return int(text)
 
 
-PARTS = ("net", "schedule", "conditioner", "codec")
-"""Groups that a generator is made of, unless it is one that has them already."""
-
-
-def refuse_parts(words: Sequence[str], config: DictConfig) -> None:
-    """Refuse a part, or an option of one, that the generator does not take because it has its own."""
-    target = str(config.generator._target_)
-    for word in words:
-        part = word.lstrip("+").partition("=")[0].partition(".")[0]
-        if part in PARTS and not taken(target, {part: None}):
-            name = target.rpartition(".")[2]
-            raise UserError(f"{word}: {name} takes no {part}, it has its own: leave it out")
-
-
 def is_one(folder: Path) -> bool:
     """Whether a run is a pipeline's folder that nothing has trained."""
     if store.has_checkpoint(folder) or not (folder / "config.yaml").is_file():
         return False
-    return bool(store.config_of(folder).generator.get("_target_") == TARGET)
+    return folder_of(store.config_of(folder)) is not None
 
 
 def opened(folder: Path) -> Model:
@@ -146,11 +112,11 @@ class Fitted(Generation):
         """That of the generation, with the model, its license, and how its images were resized."""
         made = self.generator.image_shape[1]
         resized = {"resized": f"{made} to {self.size} pixels ({RECIPE})"} if made != self.size else {}
-        return {**super().record(), **self.generator.about, **resized}
+        return {**super().record(), **vars(self.generator).get("about", {}), **resized}
 
 
 def fitted(generate: Generation, config: DictConfig) -> Generation:
     """How a run's images are made to be judged; those of a pipeline a few at a time, in the data's size."""
-    if config.generator.get("_target_") != TARGET:
+    if folder_of(config) is None:
         return generate
     return Fitted(generate, size=config.data.image_size, at_once=config.batch_size)

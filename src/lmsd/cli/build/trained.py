@@ -68,6 +68,6 @@ def facts(model: Model, generate: Generation) -> dict[str, Any]:
     return {
         "checkpoint": model.checkpoint.name,
         "ema": model.ema,
-        **generate.generator.about,
+        **vars(generate.generator).get("about", {}),
         **generate.record(),
     }

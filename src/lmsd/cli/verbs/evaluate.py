@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from lmsd.cli.config import options
 from lmsd.cli.config.settings import RunOptions, SamplingOptions
 from lmsd.cli.runs import store
+from lmsd.cli.runs.pipelines import as_run
 from lmsd.cli.verbs import report
 from lmsd.errors import Count, Guidance, Measure, Number, Seed, UserError
 from lmsd.ranks import launched_rank
@@ -65,11 +66,7 @@ class EvaluateOptions(RunOptions):
 
 def main(arguments: list[str]) -> int:
     """Evaluate, print the scores and the report's path."""
-    if any(word.startswith("pipeline=") for word in arguments):
-        from lmsd.cli.build.pretrained import as_run
-
-        arguments = as_run(arguments)
-    chosen = options.read(EvaluateOptions, arguments, verb="evaluate")
+    chosen = options.read(EvaluateOptions, as_run(arguments), verb="evaluate")
     folder = store.find_folder(chosen.run)
     with ranks():
         said = evaluate(folder, chosen)

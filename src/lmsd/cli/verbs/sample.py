@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lmsd.cli.config import options
 from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store
+from lmsd.cli.runs.pipelines import as_run
 from lmsd.cli.runs.written import check_out, writing
 from lmsd.errors import Seed, UserError
 
@@ -52,11 +53,7 @@ def main(arguments: list[str]) -> int:
     if any(word.startswith("again=") for word in arguments):
         print(sample(remembered(options.read(Again, arguments, verb="sample again="))))
         return 0
-    if any(word.startswith("pipeline=") for word in arguments):
-        from lmsd.cli.build.pretrained import as_run
-
-        arguments = as_run(arguments)
-    chosen = options.read(SampleOptions, arguments, verb="sample")
+    chosen = options.read(SampleOptions, as_run(arguments), verb="sample")
     print(sample(replace(chosen, prompts=tuple(prompts(chosen.prompts)))))
     return 0
 

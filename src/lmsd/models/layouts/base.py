@@ -90,12 +90,16 @@ class Encoder(nn.Module):
 
     def kept(self, caption: str, length: int | None = None) -> str:
         """What is read of a caption with more than `length` tokens."""
-        length = length or int(self.tokenizer.model_max_length)
-        whole = self.tokenizer(caption, truncation=False, verbose=False)["input_ids"]
-        if len(whole) <= length:
-            return caption
-        ids = self.tokenizer(caption, truncation=True, max_length=length)["input_ids"]
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return kept_by(self.tokenizer, caption, length or int(self.tokenizer.model_max_length))
+
+
+def kept_by(tokenizer: Any, caption: str, length: int) -> str:
+    """What a tokenizer leaves of a caption with more than `length` tokens."""
+    whole = tokenizer(caption, truncation=False, verbose=False)["input_ids"]
+    if len(whole) <= length:
+        return caption
+    ids = tokenizer(caption, truncation=True, max_length=length)["input_ids"]
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
 @dataclass(frozen=True)
