@@ -40,7 +40,8 @@ def apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def folder_of(config: DictConfig) -> str | None:
     """The pipeline's folder that a run's generator is read from; None for any other generator."""
-    return str(config.generator.path) if config.generator.get("_target_") == TARGET else None
+    node = config.get("generator") or {}
+    return str(node["path"]) if node.get("_target_") == TARGET else None
 
 
 def told_of_folder(config: DictConfig) -> dict[str, Any]:
