@@ -1,10 +1,14 @@
 """What screens say is what it is: numbers, verbs and advice, and a run without any program beside it."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from tiny_home import TINY, Home
 
 from lmsd.cli.config.compose import load
 from lmsd.cli.config.suggest import nearest
@@ -32,6 +36,35 @@ def test_nothing_beside_training_needs_a_program(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", "")
     assert store.environment()["commit"] is None
     assert gpus() == []
+
+
+@pytest.mark.slow
+def test_every_verb_works_where_no_program_is_found(made: Home, tmp_path: Path) -> None:
+    """Data, training on one process and on two, scores, samples, a sweep, a kill, with an empty PATH."""
+    known = {**os.environ, "LMSD_CACHE": str(made.folder / "cache"), "PATH": ""}
+    tiny = [*TINY, "data.shards=data/shapes"]
+    more = ["image_size=16", "train_count=64", "val_count=32", "test_count=32", "near_duplicates=keep"]
+    for words in (
+        ["data", "build", "shapes", "out=data/shapes", *more],
+        ["train", *tiny, "run_dir=outputs/alone"],
+        ["train", *tiny, "run_dir=outputs/two", "devices=2", "logger=wandb"],
+        ["sample", "run=outputs/alone", "prompts=a"],
+        ["evaluate", "run=outputs/alone"],
+        ["sweep", *tiny, "seed=1,2", "sweep.monitor=right"],
+        ["verify-resume", *tiny, "images=1920", "kills=1"],
+        ["doctor", "data/shapes"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "lmsd.cli", *words],
+            cwd=tmp_path,
+            env=known,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (words, done.stderr[-2000:])
+    for run in ("alone", "two"):
+        assert json.loads((tmp_path / "outputs" / run / "env.json").read_text())["commit"] is None
 
 
 def test_a_resume_without_checkpoint_begins_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,41 @@ def test_what_one_rank_wants_all_hear_of(tmp_path: Path) -> None:
     assert 24 < found["images"] <= 48
 
 
+@pytest.mark.slow
+def test_early_stopping_on_two_ranks_scores_and_saves_once(tmp_path: Path) -> None:
+    """It ends the run in the very evaluation that decided it, not a batch later with another one."""
+
+    def rank(own: int) -> None:
+        subject, scored = engine(batches=40), []
+        early = theirs.EarlyStopping("val/fd", patience=2)
+        evaluate = Evaluate(
+            lambda e: scored.append(e.clock.images) or worse(e), every_images=32, at_start=False
+        )
+        callbacks = [early, evaluate, Checkpoint(every_images=320)]
+        run(subject, tmp_path, callbacks=callbacks, datamodule=Stream(8), devices=2)
+        assert (subject.clock.images, scored) == (96, [32, 64, 96])
+
+    assert codes(fork_ranks(rank, 2, tmp_path), seconds=120) == [0, 0]
+    (found,) = checkpoints.manifests(tmp_path / "checkpoints").values()
+    assert found["images"] == 96
+
+
+@pytest.mark.slow
+def test_what_one_rank_wants_in_an_evaluation_all_hear_of_there(tmp_path: Path) -> None:
+    class Wishes(Callback):
+        def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            trainer.should_stop |= trainer.global_rank == 1
+
+    def rank(own: int) -> None:
+        subject, scored = engine(batches=40), []
+        evaluate = Evaluate(lambda e: scored.append(e.clock.images) or {}, every_images=32, at_start=False)
+        callbacks = [Wishes(), evaluate, Checkpoint(every_images=320)]
+        run(subject, tmp_path, callbacks=callbacks, datamodule=Stream(8), devices=2)
+        assert (subject.clock.images, scored) == (32, [32])
+
+    assert codes(fork_ranks(rank, 2, tmp_path), seconds=120) == [0, 0]
+
+
 def test_lightnings_early_stopping_knows_our_scores(tmp_path: Path) -> None:
     """val/fd rises: the second of two evaluations without a lower one ends it (patience=1)."""
     subject = engine(batches=20)
@@ -80,6 +115,8 @@ def test_lightnings_timer_ends_it_after_the_first_batch(tmp_path: Path) -> None:
         (theirs.GradientAccumulationScheduler({0: 2}), "accumulated by micro_batches=2"),
         (theirs.TQDMProgressBar(), "the bar is callbacks.progress"),
         (theirs.StochasticWeightAveraging(1e-3), "averaged by optim.ema="),
+        (theirs.LearningRateMonitor(), "rates are logged by images: generator/lr"),
+        (theirs.DeviceStatsMonitor(), "it logs by batches, and all else by images"),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -16,19 +16,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmsd import __version__
-from lmsd.cli.verbs import VERBS
+from lmsd.cli.verbs import FLAGS, VERBS
 from lmsd.errors import UserError, redact
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """What the system says of a file that the user named wrongly, or may not touch."""
 
-FLAGS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("sample", "edit", "evaluate", "runs", "report", "data", "doctor", "verify-resume"), ()),
-    "train": ("--options", "--schema", "--cfg"),
-    "demo": ("--ablation",),
-    "sweep": ("--dry-run",),
+BARE = {
+    "runs": "it lists all runs, or those with a word in their name: lmsd runs WORD",
+    "doctor": "it looks at everything, and at shards that are named: lmsd doctor SHARDS",
 }
-"""The words with dashes that verbs take beside -h and --help, where any other is refused here."""
+"""Verbs without options, and what they take."""
 
 NEEDY = ("sample", "edit", "evaluate", "sweep", "report", "data")
 """The verbs that say what they need where nothing follows them."""
@@ -173,7 +171,9 @@ def check_flags(name: str, words: Sequence[str]) -> None:
             if bare in HYDRAS:
                 raise UserError(f"lmsd {name} has no option {word.partition('=')[0]}; {HYDRAS[bare]}")
             near = get_close_matches(bare, [flag.lstrip("-") for flag in known], n=1, cutoff=0.7)
-            way = f": write options as {bare or 'option'}={value if equals else 'VALUE'}"
+            dotted = "sweep." * (name == "sweep")
+            way = f": write options as {dotted}{bare or 'option'}={value if equals else 'VALUE'}"
+            way = f": {BARE[name]}" if name in BARE else way
             hint = f"; did you mean --{near[0]}{f' {value}' * bool(value)}?" if near else way
             told = word.partition("=")[0]
             raise UserError(f"lmsd {name} has no option {told}{hint}  (lmsd {name} --help)")

@@ -123,6 +123,10 @@ class Evaluate(Callback):
             engine.write(found[0])
             for callback in trainer.callbacks if engine.clock.images else ():  # type: ignore[attr-defined]
                 callback.on_validation_end(trainer, engine)
+            if world_size() > 1:  # all ranks are here: what one wants now needs no batch more to be heard of
+                wishes = [trainer.should_stop] * world_size()
+                dist.all_gather_object(wishes, trainer.should_stop)
+                trainer.should_stop = engine.run.asked.ended = any(wishes)
 
     def _score(self, engine: Engine) -> dict[str, float] | None:
         """None where a signal broke it off; nothing where the system refused to write it down."""
@@ -270,17 +274,16 @@ class Progress(Callback):
         self._shown = self._began = time.monotonic()
         self._first = engine.clock.images
         if trainer.is_global_zero and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
+            from rich import console, progress
 
-            columns = (
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}"),
+            self._bar = progress.Progress(
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeRemainingColumn(),
+                "{task.description}",
+                console=console.Console(stderr=True),
+                refresh_per_second=4,
             )
-            self._bar = Bar(*columns, console=Console(stderr=True), refresh_per_second=4)
             self._bar.start()
             self._task = self._bar.add_task("", total=engine.clock.total_images, completed=self._first)
 
@@ -288,9 +291,8 @@ class Progress(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Show how far the run is."""
-        now = time.monotonic()
+        now, engine = time.monotonic(), engine_of(pl_module)
         pause = 0.25 if self._bar is not None else self.seconds
-        engine = engine_of(pl_module)
         if (now - self._shown < pause and not engine.clock.done) or not trainer.is_global_zero:
             return
         self._shown = now
@@ -298,8 +300,8 @@ class Progress(Callback):
         if self._bar is not None:
             self._bar.update(self._task, completed=engine.clock.images, description=text)
         else:
-            clock = engine.clock
-            print(f"{clock.images}/{clock.total_images} images  {text}", file=sys.stderr, flush=True)
+            seen = f"{engine.clock.images}/{engine.clock.total_images} images"
+            print(f"{seen}  {text}", file=sys.stderr, flush=True)
 
     def tell(self, done: int, total: int, what: str) -> None:
         """Show how far something is that holds training up, in the bar's own line."""

@@ -234,6 +234,9 @@ REPLACED: Mapping[type[Callback], str] = {
     theirs.StochasticWeightAveraging: "weights are averaged by optim.ema=[HALFLIFE]",
     theirs.WeightAveraging: "weights are averaged by optim.ema=[HALFLIFE]",
     theirs.ProgressBar: "the bar is callbacks.progress",
+    theirs.LearningRateMonitor: "rates are logged by images: generator/lr, discriminator/lr",
+    theirs.DeviceStatsMonitor: "it logs by batches, and all else by images; debug=profile tells of time",
+    theirs.ThroughputMonitor: "it logs by batches, and all else by images; debug=profile tells of time",
     theirs.BatchSizeFinder: "give batch_size=, and micro_batches= where it does not fit",
     theirs.LearningRateFinder: "rates are searched by lmsd sweep optim.generator.lr=1e-4,3e-4",
 }

@@ -134,8 +134,8 @@ class Discrete(Schedule):
         _check_steps(steps)
         if steps > self.steps:
             raise UserError(
-                f"{steps} steps on a chain of {self.steps}: ask for {self.steps} or less, or train on a "
-                f"longer one (schedule=cosine schedule.steps={max(steps, 1000)})"
+                f"{steps} steps on a chain of {self.steps}: ask for {self.steps} or less; its "
+                "length is chosen in training (schedule=cosine: 1000)"
             )
         return self.spacing(self.steps, steps)
 

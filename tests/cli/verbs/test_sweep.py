@@ -235,6 +235,8 @@ def test_which_way_is_better_is_the_scores_own() -> None:
         "cmmd",
         "cmmd_paired",
         "copies",
+        "sw_ratio",
+        "sw_families",
     }
     rising = {"right", "precision", "recall", "density", "coverage", "class_score", "is", "clip_score"}
     rising |= {"r_precision", "neighbor_ratio"}
@@ -340,6 +342,7 @@ def test_every_combination_is_built_before_the_first_and_val_is_looked_at(home, 
             ["seed=1,2", "sweep.monitor=cmmd"],
             "it comes with evaluate.extractor.kind=clip, and runs are scored",
         ),
+        (["seed=1,2", "sweep.monitor=sw_ratio"], "sw_ratio: it comes with evaluate.families=[random]"),
         (["seed=1,2", "sweep.monitor=fd[clip]"], "runs are scored with evaluate.extractor.kind=lmsd-cnn"),
         (["seed=1,2", "evaluate.extractor.kind=clip", "sweep.monitor=right"], "extractor.kind=lmsd-cnn, and"),
         (

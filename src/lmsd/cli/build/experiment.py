@@ -18,7 +18,7 @@ from lmsd import spec
 from lmsd.checkpoints import WeightsRef, find_run, load_weights
 from lmsd.cli.bar import drawn
 from lmsd.cli.config.compose import plain, stored
-from lmsd.cli.config.schema import held
+from lmsd.cli.config.schema import held, leaves
 from lmsd.data.shards import Split
 from lmsd.data.shardset import ShardSet
 from lmsd.engine.datamodule import ShardDataModule
@@ -52,6 +52,7 @@ def build(config: DictConfig) -> Experiment:
     The generator is built first: what does not fit in it is told before any data are read.
     """
     check_shards(config)
+    check_uses(config)
     torch.manual_seed(config.seed)
     lead = generator(config)
     objective: Objective = instantiate(config.objective)
@@ -124,6 +125,21 @@ def check_condition(conditioner: Conditioner, data: ShardSet) -> None:
     for split in splits:
         if isinstance(conditioner, LabelConditioner) and data.has(split):
             check_labels(conditioner, data, split)
+
+
+def unconditional(config: DictConfig) -> bool:
+    """Whether images are made of no caption and no class: conditioner=none."""
+    return str(config.conditioner.get("_target_", "")).endswith(".NullConditioner")
+
+
+def check_uses(config: DictConfig) -> None:
+    """Refuse, without a condition, guidance by it and images that are checked against captions."""
+    uses = (".guidance", "evaluate.checker")
+    for key, value in leaves(plain(config)) if unconditional(config) else ():
+        if key.endswith(uses) and value not in (1, None):
+            raise UserError(
+                f"{key}={value} is about captions or classes, and conditioner=none has none: leave it out"
+            )
 
 
 def check_labels(conditioner: LabelConditioner, data: ShardSet, split: Split) -> None:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torchmetrics import Metric
 
 from lmsd import spec, types
-from lmsd.cli.build.experiment import instantiate
+from lmsd.cli.build.experiment import instantiate, unconditional
 from lmsd.cli.build.extractors import extractor_of
 from lmsd.cli.build.families import families_of, tuned_on
 from lmsd.cli.config.compose import plain
@@ -22,9 +22,11 @@ from lmsd.engine.module import Engine
 from lmsd.errors import UserError
 from lmsd.evaluation import Checker, Evaluator
 from lmsd.evaluation.families import Families
+from lmsd.evaluation.features import Uncaptioned
 from lmsd.evaluation.foreign import opened
 from lmsd.evaluation.grid import save_grid, to_picture
 from lmsd.evaluation.overlap import overlap, similarity_of
+from lmsd.features.base import ImageSet
 from lmsd.files import cache_folder
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import generator_of
@@ -36,11 +38,13 @@ from lmsd.sampling import Generation, Settings
 def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) -> Evaluator:
     """The scorer of one split by the chosen extractor; lmsd-cnn is trained first where there is none."""
     settings = config.evaluate
+    alone = unconditional(config)
     if settings.checker == "shapes" and config.data.channels != 3:
         raise UserError("evaluate.checker=shapes reads images in color; set data.channels=3, or no checker")
-    held_out = data.split_set(split)
+    sets: list[ImageSet] = [data.split_set(split), data.split_set("train")]
+    held_out, train = [Uncaptioned(each) for each in sets] if alone else sets
     extractor = extractor_of(settings.extractor, data)
-    train, cache, shared = data.split_set("train"), cache_folder() / "features", None
+    cache, shared = cache_folder() / "features", None
     if split != "train" and rank_and_world()[0] == 0:
         bound = similarity_of(config.data.shards)
         shared = overlap(train, held_out, similarity=bound, mirrored=config.data.train.flip, cache=cache)
@@ -120,7 +124,8 @@ class Validation:
     def families(self) -> Families | None:
         """Further families, where they are asked for; none by default, since each takes its time."""
         settings = self.config.evaluate
-        return families_of(settings.get("families") or (), settings.extractor, self.data)
+        names, own = settings.get("families") or (), self.evaluator.extractor
+        return families_of(names, settings.extractor, self.data, own=own)
 
     @cached_property
     def commit(self) -> str | None:
@@ -195,9 +200,9 @@ class Validation:
         if count:
             batch = self.data.split_set("val").batch(self.evaluator.rows[:count])
             made = generate(batch, Rng(0, batch.position))
-            captions = batch.text or [
-                str(label) for label in (batch.label if batch.label is not None else range(count))
-            ]
+            captions = batch.text or [str(label) for label in (() if batch.label is None else batch.label)]
+            if unconditional(self.config):
+                captions = [""] * count
             images = engine.clock.images
             save_grid(list(made), captions, self.folder / "samples" / f"step_{images:09d}.png")
             for logger in engine.trainer.loggers:

@@ -63,9 +63,8 @@ def candidates(line: str) -> list[str]:
 def following(given: list[str], word: str) -> Iterable[str]:
     """What may follow a verb and other words; after "=", with the name of the option before it."""
     from lmsd.checkpoints import by_age
-    from lmsd.cli import FLAGS
     from lmsd.cli.config.schema import groups
-    from lmsd.cli.verbs import VERBS
+    from lmsd.cli.verbs import FLAGS, VERBS
 
     verb, (key, equals, _) = " ".join(given[: 1 + (given[:1] == ["data"])]), word.partition("=")
     if not verb or (verb in WORDS and len(given) < 3):

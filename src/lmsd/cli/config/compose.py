@@ -94,7 +94,7 @@ def leave_out(others: list[Override], tree: dict[str, Any]) -> str:
     """Take out what a node has for a constructor or choice that has another one now; a note of what is gone.
 
     experiment=shapes net=unet_pooled: the recipe's net.width and net.depth are those of its MLP. What no
-    choice of the group takes stays, to be refused.
+    choice of the group takes stays, to be refused; without a condition there is nothing to guide or check.
     """
     gone: dict[str, str] = {}
     for key in [option.key for option in schema.root(tree).leaves() if option.kind is None] if others else ():
@@ -106,6 +106,9 @@ def leave_out(others: list[Override], tree: dict[str, Any]) -> str:
                 path, _, name = key.rpartition(".")
                 del at(tree, path)[name]
                 gone[key] = str(override.input_line)
+    for key in ("guidance", "checker") if "conditioner=none" in [o.input_line for o in others] else ():
+        if at(tree, "evaluate").pop(key, None) is not None:
+            gone[f"evaluate.{key}"] = "conditioner=none"
     words = " ".join(dict.fromkeys(gone.values()))
     return f"note: left out for {words}, which takes none: {', '.join(gone)}" if gone else ""
 

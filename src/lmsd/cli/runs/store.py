@@ -149,7 +149,8 @@ def lock(folder: Path) -> IO[str]:
 def held(folder: Path) -> bool:
     """Whether another process trains a run; not for one that this process holds, which would lose it."""
     try:
-        lock(folder).close()
+        if (folder / "lock").is_file():
+            lock(folder).close()
     except UserError:
         return True
     return False
@@ -224,11 +225,9 @@ def alive(pid: Any) -> bool:
 
 def scored(folder: Path, word: str) -> list[dict[str, Any]]:
     """The lines of a run's metrics that hold a word; one that is being written is left out."""
-    path, found = folder / "metrics.jsonl", []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        if word in line and line.endswith("}"):
-            found.append(json.loads(line))
-    return found
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ()
+    return [json.loads(line) for line in lines if word in line and line.endswith("}")]
 
 
 def config_of(folder: Path) -> DictConfig:

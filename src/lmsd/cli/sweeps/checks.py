@@ -121,6 +121,8 @@ def lacking(name: str, settings: Any, held_out: int | None) -> str:
     givers = ("lmsd-cnn",) if name == "right" and settings.checker is None else kind.extractors
     if givers and by not in givers:
         return f"it comes with evaluate.extractor.kind={' or '.join(givers)}, and runs are scored with {by}"
+    if name.startswith("sw_") and not settings.families:
+        return "it comes with evaluate.families=[random]"
     if name in COPIES and not settings.neighbors:
         return "it comes with evaluate.neighbors=true"
     least = max(kind.least, 2 * features(settings.extractor) if name.startswith("fd") else 0)

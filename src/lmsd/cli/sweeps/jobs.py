@@ -49,7 +49,7 @@ class Job:
 
     def running(self) -> bool:
         """Whether the trial is still being trained."""
-        return self._leads() or held(self.folder)
+        return self._leads() or store.held(self.folder)
 
     def _leads(self) -> bool:
         if self.handle is not None:
@@ -83,11 +83,6 @@ def session(pid: Any) -> int | None:
         return os.getsid(pid)
     except (TypeError, OSError):
         return None
-
-
-def held(folder: Path) -> bool:
-    """Whether somebody trains the run of a folder."""
-    return (folder / "lock").is_file() and store.held(folder)
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,14 @@ class Axis:
         """Whether the interval holds whole numbers: int(interval(8,64))."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+    @property
+    def values(self) -> Sequence[Any]:
+        """Its values, where they can be counted."""
+        return self.choices or range(int(self.low), int(self.high) + 1)
+
     def count(self) -> float:
         """How many values it has; infinity for an interval of numbers that are not whole."""
-        if self.choices:
-            return len(self.choices)
-        return self.high - self.low + 1 if self.whole else inf
+        return len(self.values) if self.choices or self.whole else inf
 
     def shown(self) -> str:
         """The axis as a line: optim.generator.lr: 1e-05 to 0.001, by its logarithm."""
@@ -42,10 +45,6 @@ class Axis:
             return f"{self.key}: {', '.join(self.choices)}"
         whole, log = ", whole numbers" * self.whole, ", by its logarithm" * self.log
         return f"{self.key}: {self.low:g} to {self.high:g}{whole}{log}"
-
-    def at(self, place: int) -> Any:
-        """One of its values, where they can be counted."""
-        return self.choices[place] if self.choices else int(self.low) + place
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Space:
         values = {}
         for axis in reversed(self.axes):
             index, place = divmod(index, int(axis.count()))
-            values[axis.key] = axis.at(place)
+            values[axis.key] = axis.values[place]
         return {axis.key: values[axis.key] for axis in self.axes}
 
     def grid(self) -> list[dict[str, Any]]:
@@ -94,7 +93,11 @@ def read(words: Sequence[str]) -> Space:
         else:
             fixed.append(word)
     if not axes:
-        raise UserError("nothing varies: give an option several values, e.g. optim.generator.lr=1e-4,3e-4")
+        lists = [
+            f"{w} is one list; several values are {w[:-1].replace('=[', '=')}" for w in fixed if "=[" in w
+        ]
+        way = [*lists, "give an option several values, e.g. optim.generator.lr=1e-4,3e-4"][0]
+        raise UserError(f"nothing varies: {way}")
     named = [str(parse_sweep(word).get_key_element()) for word in fixed] + [axis.key for axis in axes]
     for axis in axes:
         if named.count(axis.key) > 1:

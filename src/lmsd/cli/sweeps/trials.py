@@ -74,12 +74,12 @@ class Trial:
         """Take in the scores that its run has written so far; the last one counts, finite or not."""
         found = self.result
         for line in store.scored(folder, f'"val/{kind_of(monitor)}'):
-            for key, value in line.items():
-                if not key.endswith(("/low", "/high")) and matches(monitor, key.removeprefix("val/")):
-                    known = value is not None and isfinite(value)
-                    found.value = value if known else None
-                    found.low, found.high = line.get(f"{key}/low"), line.get(f"{key}/high")
-                    found.points |= {int(line["images"]): value} if known else {}
+            names = [key for key in line if "/" not in key[4:] and matches(monitor, key[4:])]
+            for key in names[:1]:  # the extractor's own stands before those of further families
+                value = line[key]
+                found.value = value if value is not None and isfinite(value) else None
+                found.low, found.high = line.get(f"{key}/low"), line.get(f"{key}/high")
+                found.points |= {} if found.value is None else {int(line["images"]): value}
         self.seconds = float(store.status(folder).get("seconds", self.seconds))
 
     def lives(self) -> bool:

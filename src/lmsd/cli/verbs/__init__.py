@@ -13,3 +13,11 @@ VERBS = {
     "verify-resume": "kill and resume your own configuration, and compare it to a run that was not",
     "demo": "the whole chain on handwritten digits, in minutes",
 }
+
+FLAGS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("sample", "edit", "evaluate", "runs", "report", "data", "doctor", "verify-resume"), ()),
+    "train": ("--options", "--schema", "--cfg"),
+    "demo": ("--ablation",),
+    "sweep": ("--dry-run",),
+}
+"""The words with dashes that verbs take beside -h and --help, where any other is refused."""

@@ -55,9 +55,9 @@ def check(words: list[str]) -> None:
 
     config = load("train", ["experiment=digits", *words])
     check_limits(config)
-    for name, word in {"resume": "resume=", "dry": "debug=dry"}.items():
-        if config[name]:
-            raise UserError(f"{word} makes no sense here: lmsd demo trains a run of its own, to its end")
+    if config.resume or config.dry:
+        word = "resume=" if config.resume else "debug=dry"
+        raise UserError(f"{word} makes no sense here: lmsd demo trains a run of its own, to its end")
 
 
 def arm(overrides: list[str]) -> dict[str, Any]:

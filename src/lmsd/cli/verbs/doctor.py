@@ -40,6 +40,10 @@ class Finding:
 
 def main(arguments: list[str]) -> int:
     """Print the findings; exit code 2 where one wants a fix."""
+    for word in arguments:
+        name, equals, source = word.partition("=")
+        if equals and not Path(word).exists() and "/" not in name:
+            raise UserError(f"lmsd doctor has no option {name}=: name shards alone, lmsd doctor {source}")
     code = 0
     for finding in findings(arguments):
         print(finding, flush=True)
@@ -125,9 +129,8 @@ def disk(folder: Path, free: float) -> Finding:
 
 def wandb(key: bool) -> Finding:
     """Whether W&B would go online; it never asks."""
-    if key:
-        return Finding("ok", "W&B: a key is there; logger=wandb goes online")
-    return Finding("ok", "W&B: no key; logger=wandb writes offline (wandb login, or WANDB_API_KEY)")
+    offline = "no key; logger=wandb writes offline (wandb login, or WANDB_API_KEY)"
+    return Finding("ok", f"W&B: {'a key is there; logger=wandb goes online' if key else offline}")
 
 
 def wandb_key() -> bool:

@@ -27,7 +27,7 @@ from lmsd.cli.config.settings import Folder
 from lmsd.cli.runs import store
 from lmsd.cli.sweeps import ranking
 from lmsd.cli.sweeps.checks import checked, each, require_data
-from lmsd.cli.sweeps.jobs import Job, Placement, held
+from lmsd.cli.sweeps.jobs import Job, Placement
 from lmsd.cli.sweeps.monitors import better
 from lmsd.cli.sweeps.proposals import Method, hopeless, propose
 from lmsd.cli.sweeps.space import Space, read
@@ -58,6 +58,8 @@ parallel.svg, and the command that trains the winner. A sweep never sees the tes
 POLL = 0.5  # seconds between two looks at the jobs
 ENDED = ("done", "stopped")
 """States of a run that was trained as far as it was to be, by itself or a callback's leave."""
+OWN = ("method", "trials", "monitor", "direction", "prune", "jobs", "gpus", "prefix", "retry")
+"""Options of a sweep whose names no option of a run has."""
 PATIENCE = 60  # seconds that jobs which are told to stop have to save
 
 
@@ -81,6 +83,8 @@ def main(arguments: list[str]) -> int:
     words = [word for word in arguments if word != "--dry-run"]
     chosen = chosen_by([word for word in words if word.startswith("sweep.")])
     told = [word for word in words if not word.startswith("sweep.")]
+    for name in {word.partition("=")[0] for word in told} & set(OWN):
+        raise UserError(f"{name}= is an option of the sweep, not of its trials: write sweep.{name}=")
     space = checked(read(told), monitor=chosen.monitor)
     sweep = Sweep(space, chosen, folder_of(space, chosen))
     if dry:
@@ -226,7 +230,7 @@ class Sweep:
         for trial in filter(self._open, self.ledger.trials):
             folder = self.ledger.run_dir(trial)
             done = trial.state != "failed" and store.status(folder).get("state") in ENDED
-            if done or trial.lives() or held(folder):
+            if done or trial.lives() or store.held(folder):
                 trial.state = "running"
                 self.jobs.append(Job(trial, folder, self.chosen.notice))
             else:

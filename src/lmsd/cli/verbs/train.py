@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmsd import stops
 from lmsd.cli.config.compose import load
 from lmsd.cli.config.schema import check_limits, check_tasks
-from lmsd.cli.runs import store
+from lmsd.cli.runs import offline, store
 from lmsd.cli.runs.agreed import agreed
 from lmsd.cli.runs.pipelines import refuse_parts
 from lmsd.cli.runs.resuming import continued, extended, finished
@@ -168,9 +168,8 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
 def tell_end(folder: Path, engine: Any) -> None:
     """The report, and how to go on with a run that somebody's callback ended."""
     report(folder)
-    clock = engine.clock
     if store.status(folder).get("state") == "stopped":
-        at = f"{clock.images:,} of {clock.total_images:,} images"
+        at = f"{engine.clock.images:,} of {engine.clock.total_images:,} images"
         print(f"Stopped by a callback at {at}. Resume with: lmsd train resume={folder}", file=sys.stderr)
 
 
@@ -178,8 +177,14 @@ def play(
     config: DictConfig, engine: Any, data: Any, *, folder: Path, callbacks: list[Any], resumed: Path | None
 ) -> None:
     """Train in a run's folder, from its checkpoint where there is one."""
+    from lmsd.checkpoints import find, manifests
     from lmsd.engine.trainer import Hardware, fit
 
+    source = resumed if resumed and store.has_checkpoint(folder) else None
+    watched = loggers(config, folder)
+    if resumed and launched_rank() == 0:
+        saved = manifests(folder / "checkpoints")
+        offline.mend(folder, -1 if source is None else saved[find(source)]["images"], watched)
     fit(
         engine,
         data,
@@ -191,9 +196,9 @@ def play(
             precision=config.precision,
             fsdp=config.fsdp,
         ),
-        loggers=loggers(config, folder),
+        loggers=watched,
         callbacks=callbacks,
-        resume_from=resumed if resumed and store.has_checkpoint(folder) else None,
+        resume_from=source,
         profiler=config.profiler,
         asynchronous=config.checkpoint_async,
     )
@@ -305,11 +310,11 @@ def loggers(config: DictConfig, folder: Path) -> list[Any]:
             os.environ.setdefault(name, value)
         if not wandb_key():
             os.environ.setdefault("WANDB_MODE", "offline")
-    made = []
-    for node in nodes.values():
-        again = {"id": store.status(folder).get("id"), "resume": "allow"} if "Wandb" in node._target_ else {}
-        made.append(instantiate(node, save_dir=str(folder), **again))
-    return made
+    again = {"id": store.status(folder).get("id"), "resume": "allow"}
+    return [
+        instantiate(node, save_dir=str(folder), **(again if "Wandb" in node._target_ else {}))
+        for node in nodes.values()
+    ]
 
 
 def announce(
@@ -322,9 +327,8 @@ def announce(
         )
         begun = resumed is not None and store.has_checkpoint(store.folder_of(resumed))
         verb = "Resuming" if begun else "Beginning again, without a checkpoint:" if resumed else "Run"
-        verb = verb if folder else "Dry run"
         print(
-            f"{verb} {folder or config.name}  "
+            f"{verb if folder else 'Dry run'} {folder or config.name}  "
             f"({sizes}; {config.images:,} images in batches of {config.batch_size})"
         )
 

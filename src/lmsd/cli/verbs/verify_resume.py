@@ -12,10 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from lmsd.checkpoints import manifests
 from lmsd.cli.config import options
 from lmsd.cli.config.compose import load, parse
 from lmsd.cli.config.schema import check_limits
@@ -73,6 +73,8 @@ def shortened(words: list[str]) -> list[str]:
             raise UserError(f"{name}= makes no sense here: verify-resume makes both of its runs itself")
     config = load("train", words)
     check_limits(config)
+    if config.dry:
+        raise UserError("debug=dry makes no sense here: verify-resume trains; it is short by itself")
     batch = config.batch_size
     short = {"images": 48 * batch, "checkpoint_every": 8 * batch, "log_every": 4 * batch, "evaluate.n": 0}
     return [*words, *(f"{name}={value}" for name, value in short.items() if name not in given)]
@@ -99,7 +101,7 @@ def verify(words: list[str], out: Path, *, kills: int, draw: random.Random, laun
         process = launch(again, log)
         if not killed(process, cut, draw.uniform(0, seconds)):
             break
-        seen.append(images_of(cut))
+        seen.append(max((m["images"] for m in manifests(cut / "checkpoints").values()), default=0))
     if store.status(cut).get("state") != "done":
         finish(launch(again, log), log)
     difference, tensors = compare(whole_run, cut)
@@ -136,50 +138,35 @@ def finish(process: int, log: Path) -> None:
         raise UserError(f"training ended with exit code {code}: {lines[-1]} (all of it in {log})")
 
 
-def images_of(folder: Path) -> int:
-    """Images seen at the newest checkpoint, 0 for none."""
-    names = sorted((folder / "checkpoints").glob("step_*.json"))
-    return int(names[-1].stem.removeprefix("step_")) if names else 0
-
-
 def compare(ours: Path, theirs: Path) -> tuple[str, int]:
     """The first difference of two finished runs in words, or empty; and how many tensors were compared."""
     from lmsd.checkpoints import read, tensors
 
+    return next(differences(ours, theirs), ""), len(dict(tensors(read(ours))))
+
+
+def differences(ours: Path, theirs: Path) -> Iterator[str]:
+    """What two finished runs differ in: any bit of a tensor, place in the data, clock, lines of metrics."""
+    from lmsd.checkpoints import KEY, read, tensors
+
     a, b = read(ours), read(theirs)
     mine, other = dict(tensors(a)), dict(tensors(b))
-    lines = [list(map(timeless, store.scored(run, '"images"'))) for run in (ours, theirs)]
-    found = chain(of_tensors(mine, other), of_counts(a, b), of_lines(*lines))
-    return next(found, ""), len(mine)
-
-
-def of_tensors(mine: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
-    """The tensors that are not equal to the last bit."""
     for name in sorted(mine.keys() | other.keys()):
         if name not in mine or name not in other:
             yield f"{name} is in one of the two only"
         elif not mine[name].equal(other[name]):
             apart = (mine[name].double() - other[name].double()).abs().max()
             yield f"{name} differs by up to {float(apart):.3g}"
-
-
-def of_counts(a: dict[str, Any], b: dict[str, Any]) -> Iterator[str]:
-    """What else a checkpoint holds that differs: the place in the data, the clock."""
-    from lmsd.checkpoints import KEY
-
     for key in (*(key for key in a if key.endswith("DataModule")), KEY):
         for name in a[key].keys() - {"config"}:
             if plain(a[key][name]) != plain(b[key][name]):
                 yield f"{key}.{name} was {b[key][name]} and should be {a[key][name]}"
-
-
-def of_lines(mine: list[dict[str, Any]], other: list[dict[str, Any]]) -> Iterator[str]:
-    """Lines of metrics that differ, and how many there are."""
-    for first, second in zip(mine, other, strict=False):
-        if first != second:
-            yield f"metrics at {first['images']} images differ"
-    if len(mine) != len(other):
-        yield f"{len(other)} lines of metrics, and there should be {len(mine)}"
+    first, second = (list(map(timeless, store.scored(run, '"images"'))) for run in (ours, theirs))
+    for line, found in zip(first, second, strict=False):
+        if line != found:
+            yield f"metrics at {line['images']} images differ"
+    if len(first) != len(second):
+        yield f"{len(second)} lines of metrics, and there should be {len(first)}"
 
 
 def plain(value: Any) -> Any:
