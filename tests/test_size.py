@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 15042
+STATEMENTS = 15043
 OPTION_LINES = 1420
 LONG = 0
 WIDE = 4

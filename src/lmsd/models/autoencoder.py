@@ -264,8 +264,13 @@ def _autoencoder(path: Path) -> Any:
         )
     from diffusers import AutoencoderKL
 
-    options: Any = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
-    model, told = AutoencoderKL.from_pretrained(str(path), output_loading_info=True, **options)
+    model, told = AutoencoderKL.from_pretrained(
+        str(path),
+        output_loading_info=True,
+        local_files_only=True,
+        use_safetensors=True,
+        low_cpu_mem_usage=False,
+    )
     if strange := misfit(told):
         raise UserError(f"codec.path={path}: its weights do not fit its config.json, see {strange}")
     return model

@@ -229,8 +229,7 @@ class EDM(Schedule):
                 f"EDM needs 0 < sigma_min < sigma_max and rho > 0, not {sigma_min}, {sigma_max}, {rho}."
             )
         self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
-        self.t_noise, self._low = sigma_max, sigma_min ** (1 / rho)
-        self._width = sigma_max ** (1 / rho) - self._low
+        self.t_noise, self._low, self._high = sigma_max, sigma_min ** (1 / rho), sigma_max ** (1 / rho)
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(1, t, −ln t)."""
@@ -240,7 +239,7 @@ class EDM(Schedule):
     def at(self, u: Tensor) -> Tensor:
         """σ = (σ_min^{1/ρ} + u (σ_max^{1/ρ} − σ_min^{1/ρ}))^ρ (Karras et al. 2022, eq. 5)."""
         # exp and log round alike at any place of a vector, which torch.pow does not.
-        knot: Tensor = self._low + u.double() * self._width
+        knot: Tensor = self._low + u.double() * (self._high - self._low)
         return (knot.log() * self.rho).exp().float()
 
     def model_time(self, t: Tensor) -> Tensor:
@@ -251,7 +250,7 @@ class EDM(Schedule):
         """σ_max = knot 0 > … > knot n − 1 = σ_min > knot n = 0; one step goes from σ_max to 0."""
         _check_steps(steps)
         share = torch.linspace(1, 0, steps, dtype=torch.float64) if steps > 1 else torch.ones(1)
-        inner = ((self._low + share.double() * self._width) ** self.rho).tolist()
+        inner = ((self._low + share.double() * (self._high - self._low)) ** self.rho).tolist()
         return [self.sigma_max, *inner[1:], 0.0]
 
 
