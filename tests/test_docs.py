@@ -11,11 +11,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from lmsd import cli
+from lmsd.cli.build.words import apart
 from lmsd.cli.config import options
 from lmsd.cli.config.compose import load
 from lmsd.cli.config.listing import listing, schema
 from lmsd.cli.config.schema import check_limits, groups, root
-from lmsd.cli.runs.pipelines import apart
 from lmsd.cli.sweeps import space
 from lmsd.cli.verbs import VERBS
 from lmsd.cli.verbs.edit import EditOptions

@@ -1,4 +1,4 @@
-"""Words on a pipeline's folder: what stands in the place of run=, and what a generator of its own refuses."""
+"""What a configuration says of a pipeline's folder, without opening it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,34 +8,10 @@ from omegaconf import DictConfig
 from lmsd.errors import UserError
 
 TARGET = "lmsd.models.pipeline.from_pipeline"
-KEY = "pipeline="
 OWN = ("image_size", "batch_size")
 """Options of the run's configuration beside those with a dot: size of the images, how many at once."""
 PARTS = ("net", "schedule", "conditioner", "codec")
 """Groups that a folder stands in the place of."""
-
-
-def as_run(words: Sequence[str]) -> list[str]:
-    """A verb's words with run=FOLDER in place of pipeline=FOLDER and of what configures it; the run is made.
-
-    What has a dot in its name (data.shards=, generator.precision=) configures the run, and so do `OWN`.
-    """
-    paths = [word.removeprefix(KEY) for word in words if word.startswith(KEY)]
-    if not paths:
-        return list(words)
-    if len(paths) > 1 or any(word.startswith("run=") for word in words):
-        raise UserError("pipeline=FOLDER stands in the place of run=: give one of them, once")
-    from lmsd.cli.build.pretrained import begun
-
-    given, left = apart(words)
-    return [f"run={begun(paths[0], given, words)}", *left]
-
-
-def apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(what configures the run; the verb's own options), without pipeline=."""
-    names = [(word, word.lstrip("+").partition("=")[0]) for word in words if not word.startswith(KEY)]
-    given = [word for word, name in names if "." in name or name in OWN]
-    return given, [word for word, _ in names if word not in given]
 
 
 def folder_of(config: DictConfig) -> str | None:

@@ -11,10 +11,10 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from lmsd.cli.build.words import as_run
 from lmsd.cli.config import options
 from lmsd.cli.config.settings import RunOptions, SamplingOptions
 from lmsd.cli.runs import store
-from lmsd.cli.runs.pipelines import as_run
 from lmsd.cli.verbs import report
 from lmsd.errors import Count, Guidance, Measure, Number, Seed, UserError
 from lmsd.ranks import launched_rank

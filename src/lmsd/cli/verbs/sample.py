@@ -8,10 +8,10 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmsd.cli.build.words import as_run
 from lmsd.cli.config import options
 from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store
-from lmsd.cli.runs.pipelines import as_run
 from lmsd.cli.runs.written import check_out, writing
 from lmsd.errors import Count, Seed, UserError
 
