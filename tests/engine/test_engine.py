@@ -25,7 +25,7 @@ from lmsd.objectives import Adversarial, Denoising
 from lmsd.objectives.base import Cast, Objective, trained
 from lmsd.process.times import Jumps, Uniform
 from lmsd.rng import Rng
-from lmsd.types import Batch, Loss, Players, Turn
+from lmsd.types import Batch, Clock, Loss, Players, Turn
 
 
 def assert_same(ours: nn.Module, theirs: nn.Module) -> None:
@@ -50,29 +50,13 @@ def test_denoising_is_bit_equal_to_a_plain_loop(tmp_path: Path) -> None:
     assert not torch.equal(next(generator.parameters()), next(players()["generator"].parameters()))
 
 
-class Hand:
-    """The clock of the loop by hand."""
-
-    def __init__(self, total: int) -> None:
-        self.images, self.updates, self.total_images = 0, 0, total
-        self.played: dict[str, int] = {}
-
-    @property
-    def progress(self) -> float:
-        return self.images / self.total_images
-
-    @property
-    def furthest(self) -> float:
-        return self.progress
-
-
 def by_hand(name: str, *, batches: int, autocast: bool = False, clip: float | None = None) -> Players:
     """A GAN loop as one writes it: all gradients on, each turn its own autocast, lr in place."""
     dtype = torch.float32 if autocast else torch.float64
     objective = OBJECTIVES[name]()
     cast = cast_for(objective, dtype=dtype)
     optimizers = {role: adamw(cast[role].parameters(), lr=1e-3) for role in trained(objective.cast)}
-    clock = Hand(8 * batches)
+    clock = Clock(8 * batches, "generator")
     for start in range(0, 8 * batches, 8):
         batch = samples(torch.arange(start, start + 8), dtype)
         turns = objective.turns(cast, batch, clock, Rng(SEED, batch.position))
@@ -95,7 +79,6 @@ def by_hand(name: str, *, batches: int, autocast: bool = False, clip: float | No
             optimizer.param_groups[0]["lr"] = 1e-3 * (min(1.0, middle / 20) * cosine).item() * turn.rate
             optimizer.step()
             clock.played[turn.player] = clock.played.get(turn.player, 0) + 1
-            clock.updates += turn.player == "generator"
         clock.images += 8
     return cast
 
