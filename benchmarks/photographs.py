@@ -118,6 +118,7 @@ def train_ours(work: Path, shards: str, seed: int, images: int | None) -> dict[s
     """Train our recipe in a process of its own; its folder, CPU seconds and images."""
     folder = work / f"ours-{seed}"
     words = [f"data.shards={shards}", f"run_dir={folder}", f"seed={seed}", "threads=1", "evaluate.n=0"]
+    words += ["precision=bf16-mixed"]  # as the script
     words += [] if images is None else [f"images={images}"]
     command = [sys.executable, "-m", "lmsd.cli", "train", "experiment=cifar10", *words, "accelerator=cpu"]
     words += ["resume=auto"] if (folder / "checkpoints").is_dir() else []

@@ -61,7 +61,7 @@ RUNS: dict[str, list[str]] = {
         *("experiment=cifar10", "objective=lmsd", "recipe=lmsd_cifar10", "data.shards=CIFAR10"),
         *("net=unet_pooled", "net.widths=[48,96]", "net.patch=4", "generator.prediction=velocity"),
         *("generator.z_dim=32", "discriminator.trunk.widths=[64,128]", "discriminator.trunk.patch=4"),
-        *("objective.warm.weighting=none", "objective.warm_rate=[20.0,1.0]", "precision=32-true"),
+        *("objective.warm.weighting=none", "objective.warm_rate=[20.0,1.0]"),
         *("evaluate.guidance=6.0", *cut(8, 66), *PHASES),
     ],
     "emoji": ["experiment=emoji", "data.shards=EMOJI", *cut(8, 66), *PHASES, "rollback.collapsed=0"],
