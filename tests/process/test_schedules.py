@@ -151,7 +151,7 @@ def test_times_outside_a_chain_are_errors(time):
 
 
 def test_refusals_name_the_value():
-    with pytest.raises(UserError, match="5 steps on a chain of 4"):
+    with pytest.raises(UserError, match="steps=5 on a chain of 4"):
         Article().grid(5)
     with pytest.raises(UserError, match="not 0"):
         Flow().grid(0)
