@@ -200,7 +200,7 @@ MISTAKES = [
     ("data index train-{000..003}.tar", "4 of 4 shards of train-{000..003}.tar are missing: train-000.tar"),
     ("data index . decode=yes", "decode=yes is not true or false"),
     ("data index . check=true", "unknown option 'check' of lmsd data index; options: decode"),
-    ("data index .", "the folder . holds no .tar shard: build some with `lmsd data build`"),
+    ("data index .", "the folder . contains no .tar shard: build some with `lmsd data build`"),
     ("data index https://host/folder", "http has no folders to list; give a range such as .../train-"),
     ("data index https://host/a.tar.gz", "'https://host/a.tar.gz' is compressed"),
     ("data index pipe:ls", "a shard is never a command; name a file, or an http or s3 URL"),

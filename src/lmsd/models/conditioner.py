@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lmsd.errors import Count, Number, UserError
 from lmsd.models.frozen import fingerprint, freeze
+from lmsd.models.layouts.base import kept_by
 from lmsd.models.tokenizer import SMALLEST, encode_caption, kept_of, train_tokenizer, unknown_words
 from lmsd.types import Batch, Cond, at_least_float32
 
@@ -273,11 +274,7 @@ class PretrainedText(_CaptionConditioner):
 
     def kept(self, caption: str) -> str:
         """What the first `length` tokens are of a caption that has more."""
-        whole = self.tokenizer(caption, truncation=False, verbose=False)["input_ids"]
-        if len(whole) <= self.length:
-            return caption
-        ids = self.tokenizer(caption, truncation=True, max_length=self.length)["input_ids"]
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return kept_by(self.tokenizer, caption, self.length)
 
     @torch.no_grad()
     def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:

@@ -97,7 +97,7 @@ class Model:
         steps = own["steps"] if steps is None else steps
         settings = Settings(steps, guidance=guidance, interval=interval or own["interval"])
         sampler = sampler or build(self.config["sampler"])
-        check_sampler(sampler, self.config["objective"])
+        check_sampler(sampler, self.config.get("objective", {}))
         if guidance != 1.0 and self.generator.conditioner.reads == "nothing":
             raise UserError(
                 f"guidance={guidance:g} weighs images with their caption or class against images without, "

@@ -145,7 +145,7 @@ def test_mixed_modes_and_bad_images_through_the_whole_build(tmp_path):
     dropped = {entry["name"]: entry["reason"] for entry in manifest["dropped"]["pictures"]}
     assert set(dropped) == {"cut.png", "text.png"}
     assert dropped["cut.png"].startswith("it cannot be decoded (")
-    assert dropped["text.png"].startswith("it is no image that can be decoded (JPEG, PNG, WEBP, ")
+    assert dropped["text.png"].startswith("it is not an image that can be decoded (JPEG, PNG, WEBP, ")
     assert manifest["dropped"]["count"] == 2
     assert manifest["channels"] == 3
 

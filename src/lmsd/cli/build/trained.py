@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lmsd.checkpoints import manifests, newest
+from lmsd.cli.build import pretrained
 from lmsd.cli.config.compose import load as load_config
 from lmsd.cli.config.compose import plain
 from lmsd.cli.config.settings import SamplingOptions
@@ -20,20 +21,25 @@ from lmsd.spec import build
 def opened(folder: Path, chosen: SamplingOptions) -> tuple[Model, Generation]:
     """The model of a run's checkpoint, the newest by default, sampled as asked for, else as the run does it.
 
-    Raises UserError where there is no such checkpoint.
+    A pipeline's folder that nothing trained has none. Raises UserError where there is no such checkpoint.
     """
-    kept = folder / "checkpoints"
-    path = kept / chosen.checkpoint if chosen.checkpoint else newest(kept)
-    if path is None or not path.is_file():
-        names = ", ".join(known.name for known in manifests(kept)) or "none"
-        raise UserError(f"{folder} has no checkpoint {chosen.checkpoint or 'yet'}; there are: {names}")
-    model = load(path, ema=chosen.ema)
+    model = pretrained.opened(folder) if pretrained.is_one(folder) else trained(folder, chosen)
     return model, model.generation(
         sampler=None if chosen.sampler is None else sampler(chosen.sampler),
         steps=chosen.steps,
         guidance=chosen.guidance,
         interval=chosen.interval or None,  # type: ignore[arg-type]
     )
+
+
+def trained(folder: Path, chosen: SamplingOptions) -> Model:
+    """The model of a run's checkpoint."""
+    kept = folder / "checkpoints"
+    path = kept / chosen.checkpoint if chosen.checkpoint else newest(kept)
+    if path is None or not path.is_file():
+        names = ", ".join(known.name for known in manifests(kept)) or "none"
+        raise UserError(f"{folder} has no checkpoint {chosen.checkpoint or 'yet'}; there are: {names}")
+    return load(path, ema=chosen.ema)
 
 
 def sampler(name: str) -> Sampler:
@@ -89,4 +95,9 @@ def note_prompts(model: Model, prompts: Sequence[str]) -> None:
 
 def facts(model: Model, generate: Generation) -> dict[str, Any]:
     """What was sampled from, and how."""
-    return {"checkpoint": model.checkpoint.name, "ema": model.ema, **generate.record()}
+    return {
+        "checkpoint": model.checkpoint.name,
+        "ema": model.ema,
+        **vars(generate.generator).get("about", {}),
+        **generate.record(),
+    }

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from lmsd.cli.build.words import as_run
 from lmsd.cli.config import options
 from lmsd.cli.config.settings import RunOptions, SamplingOptions
 from lmsd.cli.runs import store
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 HELP = """lmsd evaluate run=RUN [option=value ...]
 
-  run=last|ID|FOLDER    split=test|val|train    n= (default: the whole split)    seeds=[0,1,2]
+  run=last|ID|FOLDER    or pipeline=FOLDER data.shards=SHARDS data.image_size=N, a diffusers folder as it is:
+                        image_size= of its own images, batch_size= of them at once (4), generator.precision=
+                        split=test|val|train    n= (default: the whole split)    seeds=[0,1,2]
   steps=[1,2,4] guidance=[1,3] sampler=         default: the run's own; every combination is scored
   interval=[0.2,0.8]             guide only the steps that start at these times; default: the run's own
   ema=[ema,raw,HALFLIFE]  checkpoint=FILE
@@ -83,7 +86,7 @@ class EvaluateOptions(Combinations):
 
 def main(arguments: list[str]) -> int:
     """Evaluate, print the scores and the report's path."""
-    chosen = options.read(EvaluateOptions, arguments, verb="evaluate")
+    chosen = options.read(EvaluateOptions, as_run(arguments), verb="evaluate")
     folder = store.find_folder(chosen.run)
     with ranks():
         said = evaluate(folder, chosen)
@@ -118,6 +121,7 @@ def ranks() -> Iterator[None]:
 def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
     """Score a run on a split at every combination of settings, write the records, return them as text."""
     from lmsd.cli.build.families import tuned_on
+    from lmsd.cli.build.pretrained import fitted
     from lmsd.cli.build.trained import opened
     from lmsd.cli.build.validate import metrics
 
@@ -128,6 +132,7 @@ def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
     for told in chosen.each():
         model, generate = opened(folder, told)
         model.generator.to(device())
+        generate = fitted(generate, config)
         if scorer is None:
             scorer, beside = scorer_of(config, chosen)
         made = partial(scorer, generate, metrics=others, families=beside)

@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmsd.cli.build.words import as_run
 from lmsd.cli.config import options
 from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 HELP = """lmsd sample run=RUN prompts=PROMPTS [option=value ...]
 
-  run=last|ID|FOLDER     prompts='[a red circle, a blue star]' or a text file, one prompt a line
+  run=last|ID|FOLDER     or pipeline=FOLDER, a diffusers folder, with image_size= and generator.precision=
+                         prompts='[a red circle, a blue star]' or a text file, one prompt a line
   n=16                   so many images without prompts: of a run with conditioner=none; of others with
                          captions of val, as in the grids of their training, or with each class in turn
   seeds=[0,1,2]          one row of images for each seed
@@ -55,7 +57,7 @@ def main(arguments: list[str]) -> int:
     if any(word.startswith("again=") for word in arguments):
         print(sample(remembered(options.read(Again, arguments, verb="sample again="))))
         return 0
-    chosen = options.read(SampleOptions, arguments, verb="sample")
+    chosen = options.read(SampleOptions, as_run(arguments), verb="sample")
     if chosen.prompts and chosen.n is not None:
         raise UserError(
             f"n={chosen.n} is for images without prompts: leave one of the two out; several images of each "

@@ -54,7 +54,7 @@ def read_rows(path: Path) -> list[Row]:
         raise UserError(f"captions={path} cannot be read ({error.strerror})") from error
     if "\0" in text:
         raise UserError(
-            f"{path} holds NUL characters, as UTF-16 and UTF-32 read as UTF-8 do: save it as UTF-8"
+            f"{path} contains NUL characters, as does UTF-16 or UTF-32 read as UTF-8: save it as UTF-8"
         )
     lines = re.split(r"\r\n|\r|\n", text)
     rows = _csv_rows(path, lines) if path.suffix.lower() == ".csv" else _jsonl_rows(path, lines)
