@@ -1,4 +1,4 @@
-"""Scores on val and a sample grid while a run trains."""
+"""Scores on val, and a sample grid, during training."""
 
 from collections.abc import Mapping
 from functools import cached_property, partial
@@ -36,7 +36,7 @@ from lmsd.sampling import Generation, Settings
 
 
 def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) -> Evaluator:
-    """The scorer of one split by the chosen extractor; lmsd-cnn is trained first where there is none."""
+    """The scorer of one split with the chosen extractor; lmsd-cnn is trained first if necessary."""
     settings = config.evaluate
     alone = unconditional(config)
     if settings.checker == "shapes" and config.data.channels != 3:
@@ -61,7 +61,7 @@ def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) 
 
 
 def metrics(config: DictConfig) -> dict[str, Metric]:
-    """The metrics of `evaluate.metrics` by the names of their scores; a run of before has none."""
+    """The metrics of `evaluate.metrics` by the names of their scores; older runs have none."""
     nodes = config.evaluate.get("metrics") or {}
     return {name: opened(name, partial(spec.build, plain(node), LIBRARIES)) for name, node in nodes.items()}
 
@@ -70,8 +70,6 @@ def checker(name: str | None) -> Checker | None:
     """An exact reader of images, by name: "shapes", or none."""
     if name is None:
         return None
-    if name != "shapes":
-        raise UserError(f"evaluate.checker={name}: there is one exact checker, shapes")
     from lmsd.data.builders.shapes import check
 
     return lambda images, captions: torch.from_numpy(check(images, captions)["all"])
@@ -92,7 +90,7 @@ def require_val(data: ShardSet) -> None:
 
 
 class Validation:
-    """What the engine calls at its cadence: scores of the first EMA on val, D on held-out reals, a grid.
+    """Called by the engine at its cadence: scores of the first EMA on val, D on held-out images, a grid.
 
     Every rank makes its share of the images. folder: the run's; scorer: prepared by the process that writes
     the files; the others, given None, take up what it prepared at their first call. monitor: the score that
@@ -170,7 +168,7 @@ class Validation:
         return found
 
     def _probed(self, engine: Engine) -> dict[str, float]:
-        """The method's health on train and on held-out images: apart when a player memorizes."""
+        """The method's diagnostics on training and held-out images: they differ when a player memorizes."""
         rows = self.evaluator.rows[:256]
         found: dict[str, float] = {}
         for split in ("train", "val"):
@@ -183,7 +181,7 @@ class Validation:
         return found
 
     def _table(self, found: Mapping[str, float], engine: Engine) -> None:
-        """Scores with their intervals to loggers that take tables."""
+        """Send scores with their intervals to loggers that support tables."""
         whole = {name: value for name, value in found.items() if not name.endswith(("/low", "/high"))}
         rows = [
             [name, value, found.get(f"{name}/low"), found.get(f"{name}/high")]
@@ -195,7 +193,7 @@ class Validation:
                 logger.log_table("scores", columns=columns, data=rows, step=engine.clock.images)
 
     def _grid(self, generate: Any, engine: Engine) -> None:
-        """The grid as a picture in samples/, and its images with their captions to loggers that take any."""
+        """Save the grid in samples/; send its images with captions to loggers that support images."""
         count = min(self.config.evaluate.grid, self.evaluator.n)
         if count:
             batch = self.data.split_set("val").batch(self.evaluator.rows[:count])
@@ -212,6 +210,6 @@ class Validation:
 
 
 def shown(engine: Engine) -> types.Progress | None:
-    """What shows in the run's own bar how many images are sampled; None without a bar."""
+    """The progress bar's counter of sampled images; None without a bar."""
     bar = next((c for c in engine.trainer.callbacks if isinstance(c, Progress)), None)  # type: ignore[attr-defined]
     return None if bar is None else bar.tell
