@@ -118,11 +118,14 @@ def prepared(config: DictConfig) -> Prepared:
         torch.set_num_threads(config.threads)
     from lmsd.cli.build import callbacks, experiment
     from lmsd.cli.build.validate import metrics, require_val
+    from lmsd.engine.sharding import require_shardable
 
     built = experiment.build(config)
     found = Prepared(built, callbacks.own(config, built.objective), metrics(config))
     if config.evaluate.n:
         require_val(built.data.shards)
+    if config.fsdp:
+        require_shardable(built.engine, config.devices * config.num_nodes)
     return found
 
 

@@ -60,7 +60,8 @@ def main(arguments: list[str]) -> int:
             "the run was over before it could be killed, so nothing was resumed: make it longer, images=..., "
             "or draw other moments, kill_seed=1"
         )
-    times = f"killed {len(trial.images)} times, on from {', '.join(map(str, trial.images))} images"
+    often = "once" if len(trial.images) == 1 else f"{len(trial.images)} times"
+    times = f"killed {often}, on from {', '.join(map(str, trial.images))} images"
     print(f"{times if trial.images else 'never killed'}; {trial.difference or trial.equal}")
     return 1 if trial.difference else 0
 
@@ -154,6 +155,8 @@ def differences(ours: Path, theirs: Path) -> Iterator[str]:
     for name in sorted(mine.keys() | other.keys()):
         if name not in mine or name not in other:
             yield f"{name} is in one of the two only"
+        elif mine[name].shape != other[name].shape:
+            yield f"{name} differs in shape: {list(other[name].shape)}, not {list(mine[name].shape)}"
         elif not mine[name].equal(other[name]):
             apart = (mine[name].double() - other[name].double()).abs().max()
             yield f"{name} differs by up to {float(apart):.3g}"
