@@ -6,13 +6,14 @@ Every arm trains on one thread, in turns: ours first, for `images` images (defau
 plain script's arms for as many CPU seconds as ours took (extractors and scores are not counted).
 
     ours        lmsd train experiment=cifar10
-    plain       velocity                        x0    x₀-prediction with min-SNR weights
+    velocity    the script                      x0    the same with x₀-prediction and min-SNR weights
 
-Guidance and steps of each arm are chosen once, with the first seed, by FD of the classifier on val: ours
-among settings of at most 8 net evaluations an image (guidance counts twice), the script among any of its
-own. Then each seed is scored once on test. WORK holds runs, weights and ledger.jsonl, one line a cell; what
-it has is not made again, so the command goes on where it was stopped. The table goes to
-benchmarks/results/photographs.json, and grids of the same captions to docs/photographs_ARM.png.
+Guidance and steps of each arm are chosen once, with the first seed, by FD of the classifier on val: first the
+guidance, at 16 steps (ours: 4), then the steps at that guidance. Ours may use 8 net evaluations an image
+(guidance counts twice), the script any number. Then each seed is scored on test by every family of features.
+WORK holds runs, weights and ledger.jsonl, one line a cell; what it has is not made again, so the same command
+goes on where it was stopped. The table goes to benchmarks/results/photographs.json, and pictures of the same
+captions and the chosen settings to docs/photographs_ARM.png.
 """
 
 import argparse
@@ -32,18 +33,23 @@ from scipy.stats import t as student
 import lmsd
 from lmsd.cli.build.extractors import find_or_train
 from lmsd.data.shardset import ShardSet
+from lmsd.errors import UserError
 from lmsd.evaluation import Evaluator
+from lmsd.evaluation.families import Families
 from lmsd.evaluation.grid import save_grid
 from lmsd.evaluation.scores import score_of
+from lmsd.features.random_conv import RandomExtractor
 from lmsd.files import cache_folder
 from lmsd.metrics import compare
 from lmsd.rng import Rng
+from lmsd.types import Batch
 
 HERE = Path(__file__).resolve().parent
-OURS = [(1.0, 4), (1.0, 8), (1.5, 4), (2.5, 4), (4.0, 4)]
-PLAIN = [(guidance, steps) for guidance in (1.0, 1.5, 2.5, 4.0) for steps in (4, 16, 50)]
-ARMS = {"ours": OURS, "velocity": PLAIN, "x0": PLAIN}
-"""Guidance and steps that an arm may choose from."""
+GUIDANCE = (1.0, 1.5, 2.5, 4.0)
+STEPS = {"ours": (4,), "velocity": (16, 4, 50), "x0": (16, 4, 50)}
+"""Steps of an arm; its guidance is chosen at the first number of them."""
+BUDGET = 8
+"""Net evaluations an image that ours may use."""
 
 
 class Ledger:
@@ -65,40 +71,54 @@ class Ledger:
 
 
 class Judge:
-    """Scores of a trained arm by the data set's classifier."""
+    """Scores by the data set's classifier and by the families that share nothing with it."""
 
-    def __init__(self, shards: str) -> None:
+    def __init__(self, shards: str, ssl_images: int | None) -> None:
         self.data = ShardSet(shards, image_size=32)
         self.extractor = find_or_train(self.data, augment="shift_flip")[0]
-        self.scorers: dict[tuple[str, int], Evaluator] = {}
+        self.ssl_images = ssl_images
+        self.cache = cache_folder() / "features"
 
-    def __call__(self, draw: Any, split: str, n: int) -> dict[str, Any]:
-        """FD, its floor, precision, recall and right prompts, with what a paired comparison needs."""
-        if (split, n) not in self.scorers:
-            held_out = self.data.split_set(split)  # type: ignore[arg-type]
-            cache = cache_folder() / "features"
-            self.scorers[split, n] = Evaluator(held_out, self.extractor, n=n, cache=cache)
-        scores = self.scorers[split, n](draw, split=split).as_json()["scores"]
-        return {name.split("[")[0]: found for name, found in scores.items() if "value" in found}
+    def __call__(self, draw: Any, split: Any, n: int) -> dict[str, Any]:
+        """Every score by its full name, with the parts that a paired comparison needs."""
+        scorer = Evaluator(self.data.split_set(split), self.extractor, n=n, cache=self.cache)
+        families = self._families() if split == "test" else None
+        found: dict[str, Any] = scorer(draw, split=split, families=families).as_json()["scores"]
+        return {name: score for name, score in found.items() if "value" in score}
+
+    def _families(self) -> Families:
+        ssl = find_or_train(self.data, kind="lmsd-ssl", images=self.ssl_images)[0]
+        return Families([ssl, RandomExtractor(3)], self.data.split_set("train"), cache=self.cache)
 
     def grid(self, draw: Any, path: Path) -> None:
-        """Four images of each of the first captions of val, for one look at an arm."""
-        scorer = Evaluator(self.data.split_set("val"), self.extractor, n=40)
-        batch = scorer.prompts(slice(0, 40))
-        images = draw(batch, Rng(0, batch.position))
-        save_grid(list(images), list(batch.text or []), path, columns=8)
+        """Eight images of each class of val, for one look at an arm."""
+        held_out = self.data.split_set("val")
+        labels = held_out.labels(range(len(held_out)))
+        assert labels is not None  # cifar10 has labels
+        rows = [row for label in range(10) for row in (labels == label).nonzero().flatten()[:8].tolist()]
+        blank = torch.zeros(len(rows), 3, 32, 32)
+        captions = held_out.captions(rows)
+        batch = Batch(blank, torch.arange(len(rows)), text=captions, label=labels[rows])
+        save_grid(list(draw(batch, Rng(0, batch.position))), captions, path, columns=8)
+
+
+def fd_of(found: dict[str, Any], kind: str = "fd", family: str = "lmsd-cnn") -> Any:
+    """A family's score of this kind."""
+    for name, score in found.items():
+        if name.startswith(f"{kind}[{family}"):
+            return score
+    raise UserError(f"there is no {kind} by {family} of so few images: raise --val and --n to 1000 or more")
 
 
 def _short(found: Any) -> str:
-    if isinstance(found, dict) and "fd" in found:
-        return f"FD {found['fd']['value']:.1f}"
-    return json.dumps(found)
+    return f"FD {fd_of(found)['value']:.1f}" if "right" in found else json.dumps(found)
 
 
 def train_ours(work: Path, shards: str, seed: int, images: int | None) -> dict[str, Any]:
     """Train our recipe in a process of its own; its folder, CPU seconds and images."""
     folder = work / f"ours-{seed}"
     words = [f"data.shards={shards}", f"run_dir={folder}", f"seed={seed}", "threads=1", "evaluate.n=0"]
+    words += ["precision=bf16-mixed"]  # as the script
     words += [] if images is None else [f"images={images}"]
     command = [sys.executable, "-m", "lmsd.cli", "train", "experiment=cifar10", *words, "accelerator=cpu"]
     words += ["resume=auto"] if (folder / "checkpoints").is_dir() else []
@@ -139,45 +159,55 @@ def drawer(arm: str, path: str, guidance: float, steps: int) -> Any:
 
 def choice(ledger: Ledger, judge: Judge, arm: str, path: str, n: int) -> tuple[float, int]:
     """Guidance and steps of the lowest FD on val."""
-    found = {
-        (guidance, steps): ledger.cell(
-            f"val {arm} guidance {guidance:g} steps {steps} n {n}",
-            lambda w=guidance, k=steps: judge(drawer(arm, path, w, k), "val", n),  # type: ignore[misc]
-        )["fd"]["value"]
-        for guidance, steps in ARMS[arm]
-    }
-    return min(found, key=lambda setting: found[setting])
+
+    def fd(guidance: float, steps: int) -> float:
+        def make() -> dict[str, Any]:
+            return judge(drawer(arm, path, guidance, steps), "val", n)
+
+        name = f"val {arm} guidance {guidance:g} steps {steps} n {n}"
+        return float(fd_of(ledger.cell(name, make))["value"])
+
+    first = STEPS[arm][0]
+    guidance = min(GUIDANCE, key=lambda guidance: fd(guidance, first))
+    tried = [(guidance, steps) for steps in STEPS[arm]]
+    if arm == "ours":
+        tried = [(guidance, BUDGET // 2 if guidance != 1 else BUDGET), (1.0, BUDGET)]
+    return min(tried, key=lambda setting: fd(*setting))
+
+
+def trained(ledger: Ledger, options: argparse.Namespace, seed: int) -> dict[str, dict[str, Any]]:
+    """All arms of a seed: ours, then the script's for the same CPU seconds."""
+
+    def ours() -> dict[str, Any]:
+        return train_ours(options.work, options.shards, seed, options.images)
+
+    found = {"ours": ledger.cell(f"train ours {seed}", ours)}
+    for arm in options.arms:
+
+        def plain(arm: str = arm) -> dict[str, Any]:
+            return train_plain(options.work, options.shards, seed, arm, found["ours"]["cpu_seconds"])
+
+        found[arm] = ledger.cell(f"train {arm} {seed}", plain)
+    return found
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Every cell of every seed; what the table is made of."""
     options.work.mkdir(parents=True, exist_ok=True)
-    ledger, judge = Ledger(options.work / "ledger.jsonl"), Judge(options.shards)
+    ledger, judge = Ledger(options.work / "ledger.jsonl"), Judge(options.shards, options.ssl_images)
     chosen: dict[str, tuple[float, int]] = {}
     rows: list[dict[str, Any]] = []
     for seed in range(options.seeds):
-        ours = ledger.cell(
-            f"train ours {seed}",
-            lambda s=seed: train_ours(options.work, options.shards, s, options.images),  # type: ignore[misc]
-        )
-        trained = {"ours": ours}
-        for arm in ("velocity", "x0"):
-            trained[arm] = ledger.cell(
-                f"train {arm} {seed}",
-                lambda s=seed, a=arm, b=ours["cpu_seconds"]: train_plain(  # type: ignore[misc]
-                    options.work, options.shards, s, a, b
-                ),
-            )
-        for arm, made in trained.items():
-            chosen.setdefault(
-                arm, choice(ledger, judge, arm, made["path"], options.val) if not seed else (1, 4)
-            )
+        for arm, made in trained(ledger, options, seed).items():
+            if arm not in chosen:
+                chosen[arm] = choice(ledger, judge, arm, made["path"], options.val)
             guidance, steps = chosen[arm]
             draw = drawer(arm, made["path"], guidance, steps)
-            found = ledger.cell(
-                f"test {arm} {seed} n {options.n}",
-                lambda d=draw: judge(d, "test", options.n),  # type: ignore[misc]
-            )
+
+            def test(draw: Any = draw) -> dict[str, Any]:
+                return judge(draw, "test", options.n)
+
+            found = ledger.cell(f"test {arm} {seed} n {options.n}", test)
             rows.append(
                 {"arm": arm, "seed": seed, **made, "guidance": guidance, "steps": steps, "test": found}
             )
@@ -188,21 +218,25 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """The comparison in Markdown."""
+    families = ("lmsd-cnn", "lmsd-ssl", "random-conv")
     lines = [
-        f"CIFAR-10 on test, n = {found['n']:,}, {found['extractor']}",
+        f"CIFAR-10 on test, n = {found['n']:,}; FD − floor in three families of features",
         "",
-        "| arm | seed | CPU s | images | guidance | steps | FD | FD − floor | recall | right, % |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| arm | seed | CPU s | images | guidance | steps | {' | '.join(families)} | recall | right, % |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
         test = row["test"]
-        fd, floor, right = test["fd"], test["fd_floor"]["value"], 100 * test["right"]["value"]
+        gaps = []
+        for family in families:
+            fd, floor = fd_of(test, "fd", family), fd_of(test, "fd_floor", family)["value"]
+            gaps.append(f"{fd['value'] - floor:.3g} [{fd['low'] - floor:.3g}, {fd['high'] - floor:.3g}]")
+        recall, right = fd_of(test, "recall")["value"], 100 * test["right"]["value"]
         lines.append(
             f"| {row['arm']} | {row['seed']} | {row['cpu_seconds']:.0f} | {row['images']:,} "
-            f"| {row['guidance']:g} | {row['steps']} | {fd['value']:.1f} [{fd['low']:.1f}, {fd['high']:.1f}] "
-            f"| {fd['value'] - floor:.1f} | {test['recall']['value']:.3f} | {right:.1f} |"
+            f"| {row['guidance']:g} | {row['steps']} | {' | '.join(gaps)} | {recall:.3f} | {right:.1f} |"
         )
-    return "\n".join([*lines, "", *map(str, gains(found["rows"]))])
+    return "\n".join([*lines, "", *gains(found["rows"])])
 
 
 def gains(rows: list[dict[str, Any]]) -> list[str]:
@@ -210,8 +244,8 @@ def gains(rows: list[dict[str, Any]]) -> list[str]:
     said = []
     by = {(row["arm"], row["seed"]): row for row in rows}
     seeds = sorted({row["seed"] for row in rows})
-    for arm in ("velocity", "x0"):
-        pairs = [(by["ours", seed]["test"]["fd"], by[arm, seed]["test"]["fd"]) for seed in seeds]
+    for arm in sorted({row["arm"] for row in rows} - {"ours"}):
+        pairs = [tuple(fd_of(by[side, seed]["test"]) for side in ("ours", arm)) for seed in seeds]
         gaps = [other["value"] - ours["value"] for ours, other in pairs]
         if len(gaps) > 1:
             half = float(student.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / len(gaps) ** 0.5)
@@ -236,6 +270,8 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=None)
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--val", type=int, default=1_000)
+    parser.add_argument("--arms", nargs="*", default=["velocity", "x0"], choices=["velocity", "x0"])
+    parser.add_argument("--ssl-images", type=int, default=None)
     parser.add_argument("--pictures", type=Path, default=HERE.parent / "docs")
     parser.add_argument("--results", type=Path, default=HERE / "results" / "photographs.json")
     options = parser.parse_args()

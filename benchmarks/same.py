@@ -57,10 +57,12 @@ def cut(batch: int, batches: int) -> list[str]:
 RUNS: dict[str, list[str]] = {
     "digits": ["experiment=digits", "data.shards=DIGITS", *cut(64, 66), *PHASES],
     "shapes": ["experiment=shapes", "data.shards=SHAPES", *cut(64, 66), *PHASES],
-    "cifar10": [
+    "cifar10": [  # the recipe of version 0.2.0, word for word
         *("experiment=cifar10", "objective=lmsd", "recipe=lmsd_cifar10", "data.shards=CIFAR10"),
         *("net=unet_pooled", "net.widths=[48,96]", "net.patch=4", "generator.prediction=velocity"),
-        *("objective.warm.weighting=none", "precision=32-true", *cut(8, 66), *PHASES),
+        *("generator.z_dim=32", "discriminator.trunk.widths=[64,128]", "discriminator.trunk.patch=4"),
+        *("objective.warm.weighting=none", "objective.warm_rate=[20.0,1.0]"),
+        *("evaluate.guidance=6.0", *cut(8, 66), *PHASES),
     ],
     "emoji": ["experiment=emoji", "data.shards=EMOJI", *cut(8, 66), *PHASES, "rollback.collapsed=0"],
     "digits_reward": [

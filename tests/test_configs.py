@@ -57,6 +57,7 @@ NEEDS = {
     "codec=taef2": ["codec.path=somewhere"],
     "codec=autoencoder": ["codec.path=somewhere"],
     "reward=alignment": ["objective=grpo", "objective.reward.path=somewhere"],
+    "generator=pipeline": ["generator.path=somewhere"],
     "reward=aesthetic": [
         "objective=grpo",
         "objective.reward.path=somewhere",
@@ -148,12 +149,24 @@ def check_arguments(node: Any) -> None:
             assert not unknown, f"{node['_target_']} takes no {unknown}"
 
 
+def folder_of_a_pipeline(beside: Path) -> Path:
+    """A tiny one, made once."""
+    folder = beside.parent / "sd15"
+    if not folder.exists():
+        sys.path.append(str(Path(__file__).parent / "models"))
+        from tiny_pipelines import make
+
+        make("sd15", folder)
+    return folder
+
+
 @pytest.mark.parametrize("name", groups()["experiment"])
 def test_an_experiment_composes_and_builds(name: str, shards: Path) -> None:
     text = (ROOT / "experiment" / f"{name}.yaml").read_text()
     header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
     assert f"lmsd train experiment={name}" in header or (name == "digits" and "demo" in header)
-    config = load("train", [f"experiment={name}"])
+    words = [f"generator.path={folder_of_a_pipeline(shards)}"] if name.startswith("pipeline") else []
+    config = load("train", [f"experiment={name}", *words])
     assert config.name == name
     check_limits(config)
     assert config.source.startswith("lmsd data ")

@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lmsd import cli
+from lmsd.cli.build.words import apart
 from lmsd.cli.config import options
 from lmsd.cli.config.compose import load
 from lmsd.cli.config.listing import listing, schema
@@ -69,6 +70,10 @@ def test_a_command_is_accepted(
         chosen_by([word for word in plain if word.startswith("sweep.")])
     elif verb in ("sample", "edit", "evaluate"):
         kinds = {"sample": SampleOptions, "edit": EditOptions, "evaluate": EvaluateOptions}
+        if any(word.startswith("pipeline=") for word in rest):
+            given, left = apart(rest)
+            load("train", ["generator=pipeline", *(word for word in given if "." in word.partition("=")[0])])
+            rest = ["run=last", *left]
         again = any(word.startswith("again=") for word in rest)
         options.read(Again if again else kinds[verb], rest, verb=verb)
     elif verb == "data":
@@ -87,8 +92,8 @@ def test_verbs_that_are_told_of_exist_and_options_in_the_text_too() -> None:
     text = " ".join(page.read_text() for page in PAGES)
     names = {
         option.key
-        for choice in groups()["objective"]
-        for option in root(OmegaConf.to_container(load("train", [f"objective={choice}"]))).leaves()
+        for word in [*(f"objective={choice}" for choice in groups()["objective"]), "generator=pipeline"]
+        for option in root(OmegaConf.to_container(load("train", [word]))).leaves()
     }
     for option in re.findall(r"`((?:data|optim|objective|evaluate|callbacks|generator)\.[a-z_.]+)[=`]", text):
         assert option in names or any(name.startswith(f"{option}.") for name in names), option

@@ -27,6 +27,8 @@ FAST = ["optim.warmup_images=0", "optim.generator.lr=0.02", "optim.decay=constan
 SAMPLE = {
     "run": ("run=outputs/nowhere", REFUSED),
     "prompts": ("prompts='[a large blue star, a small red circle]'", RESULT),
+    "n": ("n=4", REFUSED),
+    "n, without prompts": ("prompts=[] n=2", RESULT),
     "seeds": ("seeds=[3]", RESULT),
     "steps": ("steps=2", RESULT),
     "guidance": ("guidance=500", RESULT),

@@ -132,7 +132,7 @@ def test_an_edit_leaves_what_is_not_marked_bit_equal(home: Home, sampler: str) -
         (["image=absent.png", "prompt=a"], "absent.png: there is no such image"),
         (
             ["image=data/shapes/manifest.json", "prompt=a"],
-            "manifest.json: it is no image that can be decoded",
+            "manifest.json: it is not an image that can be decoded",
         ),
         (["prompt=a"], "lmsd edit needs image="),
         (["image=grey.png", "prompt=a", "strength=0"], "strength=0"),
@@ -645,7 +645,7 @@ def test_mistakes_in_evaluation(home: Home, refused: Refused, words: list[str], 
     [
         ([], "which shards? data.shards=FOLDER"),
         (["data.shards=nowhere"], "the shard nowhere is missing"),
-        (["data.shards=empty"], "holds no .tar shard"),
+        (["data.shards=empty"], "contains no .tar shard"),
         (["data.shards='pipe:cat x'"], "a shard is never a command"),
         (["data.shards=data/shapes/val-*.tar"], "add train-*.tar"),
         (["data.shards=data/shapes/train-*.tar"], "there are no val shards to score on"),

@@ -69,7 +69,7 @@ def test_no_secret_reaches_a_file_or_a_message(
         path.unlink()
     store.set_status(folder, state="interrupted")
     with monkeypatch.context() as patch:
-        patch.setattr("lmsd.engine.Engine._advance", broken)
+        patch.setattr("lmsd.engine.module.Engine._advance", broken)
         assert cli.run(["train", *run, *words, "resume=auto", "keep=2"]) == 1
     said.append(capfd.readouterr())
     assert "cannot log in with ***" in said[1].err

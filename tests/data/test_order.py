@@ -107,7 +107,7 @@ def test_a_hundred_million_samples_take_milliseconds():
 
 
 def test_what_cannot_be_ordered_is_refused():
-    with pytest.raises(UserError, match="hold no samples"):
+    with pytest.raises(UserError, match="contain no samples"):
         Order([0, 0])
     with pytest.raises(UserError, match=r"data\.train\.window=0"):
         Order([1], window=0)

@@ -163,7 +163,7 @@ def test_a_corrupt_download_is_refused_and_does_not_stay(server, tmp_path):
     build_index(write_shards(server.folder, [4] * 2))
     server.damage = {"train-000000.tar", "train-000001.tar"}
     module = module_of(server, 2, tmp_path / "cache")
-    with pytest.raises(UserError, match="sha256 is not the index's"):
+    with pytest.raises(UserError, match="sha256 differs from the one in its index"):
         texts(module, 1)
     time.sleep(0.2)  # let what is fetched ahead fail too
     assert list((tmp_path / "cache").glob("*.tar")) == []

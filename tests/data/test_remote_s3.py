@@ -154,7 +154,7 @@ def test_a_damaged_object_is_refused_and_does_not_stay(bucket, tmp_path):
     content = bytearray((folder / "train-000000.tar").read_bytes())
     content[700] ^= 1
     (folder / "train-000000.tar").write_bytes(content)
-    with pytest.raises(UserError, match="sha256 is not the index's"):
+    with pytest.raises(UserError, match="sha256 differs from the one in its index"):
         texts(module_of(tmp_path / "cache", "train-000000.tar"), 1)
     assert list((tmp_path / "cache").glob("*.tar")) == []
 

@@ -136,8 +136,13 @@ REFUSED = {
         [("a.jpg", jpeg(1)), ("a.JPG", jpeg(1)), ("a.txt", b"1")],
         r"comes twice \(a\.jpg and a\.JPG\)",
     ),
-    "no caption": ([("a.jpg", jpeg(1))], "neither a caption"),
-    "caption of some": ([*GOOD, ("b.jpg", jpeg(2))], "neither a caption"),
+    "caption of some": ([*GOOD, ("b.jpg", jpeg(2))], "neither a caption .* and others of the shard have"),
+    "caption of the last": ([("0.jpg", jpeg(2)), *GOOD], "a caption or a class, and the samples before it"),
+    "class of the last": (
+        [("0.jpg", jpeg(2)), ("a.jpg", jpeg(1)), ("a.cls", b"1")],
+        "'a': it has a caption or",
+    ),
+    "class of the first": ([("a.jpg", jpeg(1)), ("a.cls", b"1"), ("b.jpg", jpeg(2))], "'b': it has neither"),
     "other kind of caption": ([*GOOD, ("b.jpg", jpeg(2)), ("b.json", b'{"caption": "b"}')], "another kind"),
     "no image": ([("a.txt", b"one")], "0 images"),
     "two images": ([("a.jpg", jpeg(1)), ("a.png", encoded(picture(1))), ("a.txt", b"1")], "2 images"),
@@ -145,7 +150,7 @@ REFUSED = {
     "parent within": ([("x/../../a.jpg", jpeg(1)), ("x/../../a.txt", b"1")], "stay inside"),
     "absolute": ([("/a.jpg", jpeg(1)), ("/a.txt", b"1")], "absolute path, and must stay inside"),
     "control": ([("a\x1b.jpg", jpeg(1)), ("a\x1b.txt", b"1")], "control characters"),
-    "NUL": ([("a.jpg", jpeg(1)), ("a.txt", "dog".encode("utf-16-le"))], "NUL character at 1, as UTF-16"),
+    "NUL": ([("a.jpg", jpeg(1)), ("a.txt", "dog".encode("utf-16-le"))], "NUL character at 1, as does UTF-16"),
     "UTF-16": ([("a.jpg", jpeg(1)), ("a.txt", "dog".encode("utf-16"))], "not UTF-8 text but UTF-16"),
     "control in words": ([("a.jpg", jpeg(1)), ("a.txt", b"a \x1b[1mdog")], r"control character '\\x1b' at 2"),
     "surrogate": ([("a.jpg", jpeg(1)), ("a.json", b'{"caption": "\\ud83d"}')], "half a character"),
@@ -153,17 +158,31 @@ REFUSED = {
     "backslash": ([("x\\..\\a.jpg", jpeg(1)), ("x\\..\\a.txt", b"1")], "stay inside"),
     "bad marker": ([*GOOD, ("b.__bad__", b"1"), ("b.jpg", jpeg(1))], "begin with '__'"),
     "key marker": ([("a.jpg", jpeg(1)), ("a.txt", b"1"), ("a.__key__", b"z")], "begin with '__'"),
-    "not an image": ([("a.jpg", b"no image"), ("a.txt", b"1")], "no image that can be decoded"),
+    "not an image": ([("a.jpg", b"no image"), ("a.txt", b"1")], "not an image that can be decoded"),
     "not UTF-8": ([("a.jpg", jpeg(1)), ("a.txt", b"\xff\xfe")], "UTF-8"),
     "long caption": ([("a.jpg", jpeg(1)), ("a.txt", b"x" * 70_000)], "KiB of text"),
     "broken JSON": ([("a.jpg", jpeg(1)), ("a.json", b"{")], "no JSON"),
     "JSON list": ([("a.jpg", jpeg(1)), ("a.json", b"[1]")], "JSON object"),
     "JSON without words": ([("a.jpg", jpeg(1)), ("a.json", b'{"caption": 3}')], "3, not a text"),
-    "JSON without a caption": ([("a.jpg", jpeg(1)), ("a.json", b'{"width": 3}')], "neither a caption"),
+    "JSON without a caption": ([*GOOD, ("b.jpg", jpeg(1)), ("b.json", b'{"width": 3}')], "neither a caption"),
     "class in words": ([*GOOD, ("b.jpg", jpeg(2)), ("b.txt", b"2"), ("b.cls", b"cat")], "no integer"),
     "negative class": ([("a.jpg", jpeg(1)), ("a.cls", b"-1")], "no integer"),
     "class of some": ([*GOOD, ("b.jpg", jpeg(2)), ("b.txt", b"2"), ("b.cls", b"1")], "1 of 2 samples"),
 }
+
+
+def test_images_alone_are_a_shard(tmp_path):
+    found = scan(shard_of(tmp_path, ("a.jpg", jpeg(1)), ("b.jpg", jpeg(2)), ("c.png", encoded(picture(1)))))
+    assert (len(found), found.header.captions, found.header.labels, found.header.notes) == (3, (), False, ())
+    described = scan(shard_of(tmp_path, ("a.jpg", jpeg(1)), ("a.json", b'{"width": 3}'), ("b.jpg", jpeg(2))))
+    assert described.header.captions == ()
+    assert described.header.notes == (("JSON files without a 'caption'", 1, "a"),)
+
+
+def test_classes_alone_are_a_shard(tmp_path):
+    members = [("a.jpg", jpeg(1)), ("a.cls", b"3"), ("b.jpg", jpeg(2)), ("b.cls", b"0"), ("b.json", b"{}")]
+    found = scan(shard_of(tmp_path, *members))
+    assert (found.header.captions, found.header.labels, found.labels.tolist()) == ((), True, [3, 0])
 
 
 @pytest.mark.parametrize("name", REFUSED)

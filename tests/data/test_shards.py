@@ -80,7 +80,7 @@ def test_bad_sources_are_told(tmp_path, monkeypatch, source, words):
 
 def test_empty_folders_and_doubles_are_told(folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"holds no \.tar shard"):
+    with pytest.raises(UserError, match=r"contains no \.tar shard"):
         resolve(tmp_path / "empty")
     with pytest.raises(UserError, match="twice"):
         resolve([folder, folder / "other.tar"])
@@ -118,7 +118,7 @@ def test_the_split_is_read_from_any_spelling(name, split):
 
 
 def test_a_name_that_says_two_splits_is_refused():
-    with pytest.raises(UserError, match="says both train and val: call it train-set-train-val-0"):
+    with pytest.raises(UserError, match="means both train and val: call it train-set-train-val-0"):
         split_of("set-train-val-0.tar")
 
 
@@ -134,7 +134,7 @@ def test_the_folder_says_the_split_where_there_are_several(tmp_path):
         "test": ["test/0.tar"],
     }
     assert names(by_split(resolve(tmp_path / "test"))["train"]) == ["0.tar"]  # who names one folder means it
-    with pytest.raises(UserError, match=r"holds no \.tar shard, but its folder test does"):
+    with pytest.raises(UserError, match=r"contains no \.tar shard, but its subfolder test does"):
         resolve(tmp_path)
 
 

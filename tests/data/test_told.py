@@ -79,7 +79,7 @@ def test_what_a_picture_says_beyond_its_pixels_is_told_by_both_doors(tmp_path: P
 def test_whole_numbers_of_32_bits_have_no_known_white(numbers):
     data = encoded(Image.fromarray((picture(2)[..., 0]).astype(numbers)), "TIFF")
     for read in (probe, decode):
-        with pytest.raises(BadImage, match="have no known white; save it as 8 bit"):
+        with pytest.raises(BadImage, match="have no known white level; save it as 8 bit"):
             read(data)
 
 

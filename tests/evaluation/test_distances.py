@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from lmsd.errors import UserError
-from lmsd.evaluation.distances import _dealt, distances, row_groups
+from lmsd.evaluation.distances import distances, row_groups
 from lmsd.metrics import frechet_by_rows, frechet_distance, jackknife, matched_halves
+from lmsd.metrics.matching import dealt
 
 
 def draw(n: int, d: int, seed: int) -> torch.Tensor:
@@ -16,7 +17,7 @@ def test_values_and_intervals_are_the_formulas():
     """Every statistic recomputed from the arrays, group by group, without any subtraction."""
     real, fakes = draw(91, 4, 0) + 7.0, [draw(91, 4, 1) * 1.2 + 7.0, draw(91, 4, 2) * 1.2 + 7.0]
     pairs = matched_halves([0, 1] * 45 + [2], 0)
-    groups, halves = row_groups(91, pairs), [_dealt(pairs, seed) for seed in range(3)]
+    groups, halves = row_groups(91, pairs), [dealt(pairs, seed) for seed in range(3)]
 
     def statistics(keep):
         fd = sum(frechet_distance(fake[keep], real[keep]) for fake in fakes) / 2
@@ -50,7 +51,7 @@ def test_halves_stay_matched_with_any_group_left_out():
     pairs = matched_halves(labels, 0)
     groups = row_groups(203, pairs)
     for seed in range(3):
-        a, b = _dealt(pairs, seed)
+        a, b = dealt(pairs, seed)
         assert set(a.tolist()).isdisjoint(b.tolist())
         assert not torch.equal(a, pairs[0])
         for group in range(20):

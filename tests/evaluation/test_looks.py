@@ -155,6 +155,16 @@ def test_the_period_of_a_grid_is_named_be_it_lines_or_patches(period, kind):
     assert glance([look(scale(images))[0]], train, FINE).named == []
 
 
+def test_a_grid_that_real_images_have_and_the_model_lacks_is_none():
+    """Photographs that were stored as JPEG have one of 8 pixels."""
+    look = Looks()
+    train = look(with_blocks(smooth(600, 0), 8.0, period=8))[0]
+    assert glance([look(scale(smooth(300, 1)))[0]], train, FINE).named == []
+    assert glance([look(with_blocks(smooth(300, 1), 8.0, period=8))[0]], train, FINE).named == []
+    doubled = glance([look(with_blocks(smooth(300, 1), 24.0, period=8))[0]], train, FINE)
+    assert doubled.named == ["a grid of 8 pixels"]
+
+
 def test_a_grid_is_a_peak_of_the_spectrum():
     look = Looks()
     images = smooth(100, 1)

@@ -20,7 +20,7 @@ from lmsd.cli.verbs import FLAGS, VERBS
 from lmsd.errors import UserError, redact
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-"""What the system says of a file that the user named wrongly, or may not touch."""
+"""Error codes for a file that the user named wrongly or has no access to."""
 
 BARE = {
     "runs": "it lists all runs, or those with a word in their name: lmsd runs WORD",
@@ -29,7 +29,7 @@ BARE = {
 """Verbs without options, and what they take."""
 
 NEEDY = ("sample", "edit", "evaluate", "sweep", "report", "data")
-"""The verbs that say what they need where nothing follows them."""
+"""Verbs that print their help when nothing follows them."""
 
 HYDRAS: dict[str, str] = {
     **dict.fromkeys(("m", "multirun"), "several runs are a sweep: lmsd sweep OPTION=VALUE,VALUE"),
@@ -43,11 +43,11 @@ HYDRAS: dict[str, str] = {
     **dict.fromkeys(("sc", "shell-completion"), 'completion: eval "$(lmsd --completion bash)"'),
     "hydra-help": "lmsd train --help",
 }
-"""Hydra's own words with dashes, and what there is in their place."""
+"""Hydra's own flags, and what to use instead."""
 
 UNREAD = 141
-"""Exit code where the reader of our output has gone (lmsd train --options | head -1): 128 + SIGPIPE, what
-shells report for the programs that this signal ends; nothing is said."""
+"""Exit code when the reader of our output is gone (lmsd train --options | head -1): 128 + SIGPIPE, as shells
+report for programs that this signal ends; nothing is printed."""
 
 HELP = """lmsd {version}: adversarial diffusion models, from shards to held-out scores.
 
@@ -70,7 +70,7 @@ Examples
 
 
 def main(*arguments: str) -> None:
-    """Run the verb of `arguments` and the process's own; exit with its code."""
+    """Run the verb given by `arguments` and the command line; exit with its code."""
     code = run([*arguments, *sys.argv[1:]])
     try:
         if sys.stdout is not None:
@@ -102,7 +102,7 @@ def run(arguments: Sequence[str]) -> int:
         if said:
             print(f"lmsd: {said}", file=sys.stderr)
             return 2
-        where = " ".join([*getattr(error, "__notes__", []), "LMSD_TRACE=1 shows where"])
+        where = " ".join([*vars(error).get("__notes__", []), "LMSD_TRACE=1 shows where"])
         said = redact(" ".join(str(error).split())[:300])
         print(f"lmsd: failed with {type(error).__name__}: {said} ({where})", file=sys.stderr)
         if os.environ.get("LMSD_TRACE"):
@@ -140,14 +140,14 @@ def listed() -> str:
 
 
 def reader_gone() -> bool:
-    """Whether standard output is a pipe that nobody reads any more."""
+    """Whether standard output is a pipe without a reader."""
     poll = select.poll()
     poll.register(1, 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def known_failure(error: Exception) -> str:
-    """The sentence on what the system lacks or refuses, with the way out; empty for a failure of ours."""
+    """The message for what the system lacks or refuses, with the way out; empty for a fault of ours."""
     if "torchvision::nms" in str(error):
         from lmsd.cli.verbs.doctor import installed, torchvision
 
@@ -161,7 +161,7 @@ def known_failure(error: Exception) -> str:
 
 
 def check_flags(name: str, words: Sequence[str]) -> None:
-    """Refuse a word with dashes that the verb does not take: options are written without."""
+    """Refuse a flag that the verb does not take: options are written without dashes."""
     known = ("--help", "-h", *FLAGS.get(name, ()))
     for word in words if name in FLAGS else ():
         if word.startswith("-") and word not in known:
@@ -180,7 +180,7 @@ def check_flags(name: str, words: Sequence[str]) -> None:
 
 
 def out_of_memory(error: Exception) -> str:
-    """The sentence on a GPU that is too small, with what needs less and computes the same."""
+    """The message for too little GPU memory, with options that need less and compute the same."""
     import re
 
     sizes = re.search(r"allocate ([\d.]+ \w+).*?capacity of ([\d.]+ \w+)", str(error))
@@ -192,7 +192,7 @@ def out_of_memory(error: Exception) -> str:
 
 
 def verb(name: str) -> Any:
-    """The module of a verb; an unknown one is refused with the nearest."""
+    """The module of a verb; for an unknown one, UserError with the nearest."""
     if name not in VERBS:
         from lmsd.cli.config.suggest import nearest
 

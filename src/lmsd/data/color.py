@@ -1,9 +1,9 @@
-"""Color profiles: what an image's numbers mean, as sRGB, which is what every other image here means.
+"""Color profiles: the pixels of every image are converted to sRGB.
 
-A profile is converted by Pillow's ImageCms (LittleCMS, perceptual intent). One that moves no color by more
-than two of 255 is sRGB under another name: such pixels stay as they are, and a JPEG of that kind is still
-decoded by the fast path. A profile that cannot be read, or is meant for other channels, is left aside and
-named.
+Profiles are converted by Pillow's ImageCms (LittleCMS, perceptual intent). A profile that changes no color by
+more than two levels of 255 is sRGB under another name: such pixels are left as they are, and a JPEG of that
+kind is still decoded by the fast path. A profile that cannot be read, or is meant for other channels, is
+ignored and reported.
 """
 
 import io
@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
-UNREADABLE = "color profile that cannot be followed"
-OTHER = "colors of another kind than sRGB by {}, which are not followed"
+UNREADABLE = "color profiles that cannot be applied, ignored"
+OTHER = "color spaces other than sRGB by {}, ignored"
 
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 _GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I")
@@ -32,7 +32,7 @@ class Profile(NamedTuple):
 
 
 def profile_of(image: Image.Image) -> Profile:
-    """What the image's own profile asks for; the pixels need not be loaded."""
+    """What the image's own profile requires; the pixels need not be loaded."""
     content = image.info.get("icc_profile")
     if content:
         return _profile(bytes(content), image.mode)
@@ -40,12 +40,12 @@ def profile_of(image: Image.Image) -> Profile:
         return Profile(_lab(), "LAB")
     gamma = image.info.get("gamma")  # of PNG: 1 / 2.2 means what sRGB does
     if gamma and "srgb" not in image.info and abs(gamma * 2.2 - 1) > 0.05:
-        return Profile(None, note="gamma that is not followed")
+        return Profile(None, note="gamma values other than sRGB's, ignored")
     return Profile(None)
 
 
 def meant(image: Image.Image, data: bytes) -> str:
-    """What says, without a profile, that the colors are not sRGB's, or ""; data: the image's file."""
+    """A note if the colors are not sRGB according to other metadata than a profile, or ""; data: the file."""
     info = image.info
     if image.format == "PNG":
         at = data.find(b"cICP", 0, data.find(b"IDAT"))
@@ -58,14 +58,14 @@ def meant(image: Image.Image, data: bytes) -> str:
     elif image.format in ("JPEG", "MPO") and not info.get("icc_profile") and b"R03" in data:
         try:
             found = image.getexif().get_ifd(ExifTags.IFD.Interop).get(1)
-        except Exception:  # damaged metadata; the picture may be sound
+        except Exception:  # damaged metadata; the picture may be intact
             return ""
         return OTHER.format("EXIF") if str(found).startswith("R03") else ""
     return ""
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """The image in sRGB; transparency stays. Modes of 8 bits a channel."""
+    """The image, of 8 bits per channel, in sRGB; transparency is kept."""
     found = profile_of(image)
     if found.transform is None:
         return image
@@ -80,7 +80,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 @lru_cache(maxsize=1)
 def _lab() -> ImageCms.ImageCmsTransform:
-    """CIE Lab, whose numbers mean colors by themselves."""
+    """From CIE Lab, whose numbers define colors by themselves."""
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
 

@@ -1,12 +1,12 @@
-"""Bytes of an image → uint8 [H,W,C], C = 3 (RGB) or 1 (grey): the one decoder, of builders and of readers.
+"""Bytes of an image → uint8 [H,W,C], C = 3 (RGB) or 1 (gray): the only decoder, for builders and readers.
 
-Plain JPEG (8-bit YCbCr or grey, upright, in sRGB) goes through libjpeg-turbo by simplejpeg, with the accurate
-transform and upsampling, so that RGB equals Pillow's bit for bit at several times the speed, and grey is the
-stored luma. What that refuses, and everything else, goes through Pillow: palette, transparency (laid on
-white), CMYK, 16 bit, orientation (EXIF, else XMP), color profiles (`color`). Other formats than these are not
-opened, and nothing larger than `MAX_PIXELS` is decoded.
+Plain JPEG (8-bit YCbCr or gray, upright, in sRGB) is decoded by libjpeg-turbo through simplejpeg, with the
+accurate transform and upsampling, so that RGB equals Pillow's bit for bit at several times the speed, and
+gray is the stored luma. What simplejpeg refuses, and everything else, is decoded by Pillow: palettes,
+transparency (composited on white), CMYK, 16 bits, orientation (EXIF, or XMP), color profiles (`color`). Other
+formats than these are not opened, and nothing larger than `MAX_PIXELS` is decoded.
 
-`old` is the decoder of indexes before version 2: no profile, no orientation by XMP, and no second try.
+`old` is the decoder of indexes before version 2: no profiles, no orientation by XMP, and no second attempt.
 """
 
 import io
@@ -26,7 +26,7 @@ from lmsd.data.color import meant, profile_of, to_srgb
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 << 20
-"""The largest picture and the largest file that are decoded; some 15 bytes of memory a pixel at most."""
+"""The largest picture and file that are decoded; a pixel takes some 15 bytes of memory at most."""
 
 _SUFFIXES = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
@@ -40,9 +40,9 @@ _SUFFIXES = {
 }
 FORMATS = tuple(name for name, suffixes in _SUFFIXES.items() if suffixes)
 SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
-"""What the names of images end in, in lower case and without the dot."""
+"""Suffixes of the names of images, in lower case and without the dot."""
 
-LATER = "animations and files of several pages, of which the first is taken"
+LATER = "animations and multi-page files, of which only the first picture is used"
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -54,23 +54,27 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_META = (b"Exif", b"ICC_PROFILE", b"http://ns.adobe.com/xap")  # that a JPEG's pixels may depend on
+_META = (
+    b"Exif",
+    b"ICC_PROFILE",
+    b"http://ns.adobe.com/xap",
+)  # metadata that the meaning of a JPEG's pixels may depend on
 _LATE = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # that may follow a PNG's pixels
 
-_FILTERS = Lock()  # of warnings: one list a process
+_FILTERS = Lock()  # there is one list of warning filters per process
 
 Pixels = NDArray[np.uint8]
 
 
 class BadImage(ValueError):
-    """Bytes that are no image of an allowed format, or a broken or an oversized one."""
+    """Bytes that are not an image of an allowed format, or a broken or oversized one."""
 
 
 class Picture(NamedTuple):
     """What an image's header says.
 
-    plain: the fast path may decode it, into just this height and width; old_plain: the old decoder did so;
-    changed: the old decoder gave other pixels; notes: what of its metadata and content is not followed.
+    plain: the fast path may decode it, into exactly this height and width; old_plain: the old decoder did so;
+    changed: the old decoder produced other pixels; notes: metadata and content that are ignored.
     """
 
     height: int
@@ -82,7 +86,7 @@ class Picture(NamedTuple):
 
 
 def probe(data: bytes) -> Picture:
-    """Read the header alone. Raises BadImage."""
+    """Read only the header. Raises BadImage."""
     jpeg = data[:2] == b"\xff\xd8"
     size = _jpeg_size(data) if jpeg and b"Exif" not in data else None
     if size is not None and not any(mark in data for mark in _META):
@@ -114,14 +118,15 @@ def decode(data: bytes, *, channels: int = 3, old: bool = False) -> Pixels:
 
 
 def room(*shape: int) -> Pixels:
-    """Memory to decode into, 16 bytes past a multiple of 32.
+    """An array to decode into, uninitialized, whose address is 16 bytes past a multiple of 32.
 
-    At a multiple of 32 libjpeg-turbo writes past the processor's cache, which costs small images a quarter.
+    At multiples of 32 libjpeg-turbo bypasses the processor's cache, which is a quarter slower for small
+    images.
     """
     size = math.prod(shape)
-    bytes_ = np.empty(size + 32, np.uint8)
-    start = (16 - bytes_.ctypes.data) % 32
-    return bytes_[start : start + size].reshape(shape)
+    room = np.empty(size + 32, np.uint8)
+    start = (16 - room.ctypes.data) % 32
+    return room[start : start + size].reshape(shape)
 
 
 def decode_plain(data: bytes, out: Pixels, *, old: bool = False) -> None:
@@ -140,7 +145,7 @@ def decode_plain(data: bytes, out: Pixels, *, old: bool = False) -> None:
 
 
 def decode_slowly(data: bytes, *, channels: int, old: bool = False, luma: bool = False) -> Pixels:
-    """The same by Pillow; luma: take grey as a JPEG stores it, as the fast path does. Raises BadImage."""
+    """The same by Pillow; luma: take gray as a JPEG stores it, as the fast path does. Raises BadImage."""
     with _open(data) as image:
         try:
             if luma and channels == 1:
@@ -150,26 +155,26 @@ def decode_slowly(data: bytes, *, channels: int, old: bool = False, luma: bool =
             upright = _eight_bits(image if turn is None else image.transpose(turn), image.info)
             mode = "RGB" if channels == 3 else "L"
             pixels = np.asarray(_opaque(upright if old else to_srgb(upright), mode))
-        except Exception as error:  # Pillow's plugins raise many kinds for damaged data
+        except Exception as error:  # Pillow's plugins raise many kinds of errors for damaged data
             raise BadImage(f"it cannot be decoded ({error})") from error
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Without Pillow's warnings of large pictures and damaged metadata, which ours replace."""
+    """Suppress Pillow's warnings about large pictures and damaged metadata: our messages replace them."""
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def _later(image: Image.Image) -> str:
-    """A word for animations and files of several pages; a JPEG's further pictures are previews and maps."""
+    """A note for animations and multi-page files; further pictures in a JPEG are previews and depth maps."""
     if image.format not in ("GIF", "PNG", "WEBP", "AVIF", "TIFF"):
         return ""
     try:
         image.seek(1)
-    except Exception:  # there is no other one, or it is damaged, which is no matter here
+    except Exception:  # there is no second picture, or it is damaged, which does not matter here
         return ""
     return LATER
 
@@ -191,11 +196,11 @@ def _open(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise BadImage(f"it has more than {MAX_PIXELS // 1_000_000} million pixels") from error
     except UnidentifiedImageError as error:
-        raise BadImage(f"it is no image that can be decoded ({', '.join(FORMATS)})") from error
+        raise BadImage(f"it is not an image that can be decoded ({', '.join(FORMATS)})") from error
     except Exception as error:
         raise BadImage(f"its header is broken ({error})") from error
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-        raise BadImage(f"its values (mode {image.mode}) have no known white; save it as 8 bit")
+        raise BadImage(f"its values (mode {image.mode}) have no known white level; save it as 8 bit")
     if image.width * image.height > MAX_PIXELS:
         raise BadImage(
             f"its {image.width}x{image.height} pixels are more than {MAX_PIXELS // 1_000_000} million"
@@ -204,9 +209,9 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _turn(image: Image.Image, data: bytes, *, old: bool = False) -> int:
-    """The orientation by EXIF, else by XMP; 1 is upright, and so is what cannot be read.
+    """The orientation by EXIF, or by XMP; 1 (upright) if there is none or it cannot be read.
 
-    Pillow turns a TIFF itself, while its pixels are read.
+    Pillow rotates a TIFF itself while it reads the pixels.
     """
     if image.format == "TIFF" or (image.format == "PNG" and not any(mark in data for mark in _LATE)):
         return 1
@@ -216,17 +221,17 @@ def _turn(image: Image.Image, data: bytes, *, old: bool = False) -> int:
         return 1
     try:
         found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged metadata; the picture may be sound
+    except Exception:  # damaged metadata; the picture may be intact
         return 1
     return found if found in _TURNS else 1
 
 
 def _eight_bits(image: Image.Image, info: dict[str | tuple[int, int], object]) -> Image.Image:
-    """8 bits a channel, with its profile; greys of 16 are scaled, where Pillow's conversion clips at 255."""
+    """8 bits per channel, with its profile; 16-bit grays are scaled: Pillow's conversion would clip them."""
     if image.mode.startswith("I"):
-        grey = np.array(image, np.float32)
-        grey *= np.float32(255.0 / 65535.0)
-        image = Image.fromarray(np.rint(grey, out=grey).astype(np.uint8))
+        gray = np.array(image, np.float32)
+        gray *= np.float32(255.0 / 65535.0)
+        image = Image.fromarray(np.rint(gray, out=gray).astype(np.uint8))
     if "icc_profile" in info:
         image.info["icc_profile"] = info["icc_profile"]
     return image

@@ -1,4 +1,4 @@
-"""One split as a sequence: images, captions and classes by number, nothing augmented."""
+"""One split as a sequence: images, captions and classes by number, without augmentation."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Indices = Sequence[int] | Tensor | Integers | range
 class HeldOut:
     """A split by number, in the order of its shards (which may be sorted by content: draw indices at random).
 
-    hash names the data and how they are prepared, for statistics kept from run to run.
+    hash identifies the data and their preparation, for statistics that are kept between runs.
     """
 
     def __init__(self, split: Split, reader: Reader) -> None:
@@ -33,7 +33,7 @@ class HeldOut:
 
     @property
     def hash(self) -> str:
-        """sha256 of the index, the image size, the channels and the ways of fitting and decoding."""
+        """sha256 of the index, the image size, the channels and the methods of resizing and decoding."""
         index, form = self._reader.index, self._reader.form
         words: tuple[object, ...] = (index.hash, form.image_size, form.channels, form.caption, RECIPE)
         if index.changed and not form.old:
@@ -47,19 +47,19 @@ class HeldOut:
         return scale(self._reader.read(*self._places(indices)).pixels)
 
     def captions(self, indices: Indices) -> list[str]:
-        """Captions. Raises UserError when the data have none."""
+        """Captions. Raises UserError if the data have none."""
         if self._reader.form.caption is None:
             raise UserError(f"the {self.split} shards have no captions, only classes")
         return self._reader.captions(*self._places(indices))
 
     def labels(self, indices: Indices) -> Tensor | None:
-        """Classes int64 [n], or None when the data have none."""
+        """Classes int64 [n], or None if the data have none."""
         if not self._reader.index.labels:
             return None
         return torch.from_numpy(self._reader.labels(*self._places(indices)))
 
     def batch(self, rows: Indices) -> Batch:
-        """Samples as a batch whose positions are their numbers, captions and classes where there are any."""
+        """Samples as a batch, with their numbers as positions and the captions and classes that they have."""
         text = None if self._reader.form.caption is None else self.captions(rows)
         return Batch(self.images(rows), torch.as_tensor(rows), text, self.labels(rows))
 

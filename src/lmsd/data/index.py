@@ -1,10 +1,10 @@
 """The index of a list of shards: made once, kept beside each shard, checked at every start.
 
-A shard's index lies beside it as `NAME.tar.idx.npz`; where that folder cannot be written, in the user's
-cache folder (`LMSD_CACHE`, or ~/.cache/lmsd). It holds for the size and the time of change it was made for;
-a shard with the same size and another time is checked by its sha256, and an index of an older version is made
-again. The hash of an index is the sha256 of its shards' sha256s: it names the data and their order, wherever
-the files lie.
+A shard's index is stored beside it as `NAME.tar.idx.npz`, or in the user's cache folder (`LMSD_CACHE`, or
+~/.cache/lmsd) if that folder is read-only. It is valid for the size and modification time of the shard that
+it was made from; a shard with the same size and another time is checked by its sha256, and an index of an
+older version is made again. The hash of an index is the sha256 of its shards' sha256s: it identifies the data
+and their order, wherever the files are stored.
 """
 
 import hashlib
@@ -41,9 +41,9 @@ log = logging.getLogger(__name__)
 class Index:
     """The indexes of a list of shards, each read from disk when it is needed.
 
-    shards: names in order; sizes: samples of each, int64; hash: names the data; captions: where every
+    shards: names in order; sizes: samples of each, int64; hash: identifies the data; captions: where every
     sample has a caption ("txt", JSON fields); labels: whether every sample has a class. Raises UserError
-    when some shards have captions or classes and others have none.
+    if some shards have captions or classes and others have none.
     """
 
     def __init__(self, shards: Sequence[str], files: Sequence[Path]) -> None:
@@ -57,7 +57,7 @@ class Index:
         self._loaded: OrderedDict[int, ShardIndex] = OrderedDict()
 
     def __len__(self) -> int:
-        """Samples in all."""
+        """The number of samples."""
         return int(self.sizes.sum())
 
     def numbers(self, shard: Integers, sample: Integers) -> Integers:
@@ -75,17 +75,17 @@ class Index:
         return hashlib.sha256("".join(header.sha256 for header in self.headers).encode()).hexdigest()
 
     def summary(self) -> list[list[Any]]:
-        """File name, samples and the beginning of the sha256 of every shard, to tell what has changed."""
+        """File name, samples and the beginning of the sha256 of every shard, to see what has changed."""
         pairs = zip(self.shards, self.headers, strict=True)
         return [[name_of(name), header.samples, header.sha256[:16]] for name, header in pairs]
 
     @property
     def changed(self) -> int:
-        """Samples whose pixels or caption are others than before version 2 of the index."""
+        """Samples whose pixels or captions differ from those before version 2 of the index."""
         return sum(header.changed for header in self.headers)
 
     def notes(self) -> list[Note]:
-        """What is worth telling of the samples."""
+        """What the user should know of the samples."""
         found = Notes()
         for header, name in zip(self.headers, self.shards, strict=True):
             for kind, count, key in header.notes:
@@ -101,7 +101,7 @@ class Index:
         return self._loaded[number]
 
     def name(self, shard: int, sample: int) -> str:
-        """A sample in words, for messages."""
+        """A sample's name, for messages."""
         return f"sample {self.shard(shard).key(sample)!r} of the shard {redact(self.shards[shard])}"
 
     def _captions(self) -> frozenset[str]:
@@ -115,7 +115,7 @@ class Index:
         return frozenset(common)
 
     def _kinds(self) -> str:
-        """Two shards whose captions stand in different places."""
+        """Two shards that have their captions in different places."""
         pairs = [(h, name_of(n)) for h, n in zip(self.headers, self.shards, strict=True) if h.samples]
         (one, first), (other, second) = next(
             (a, b) for a in pairs for b in pairs if not {*a[0].captions} & {*b[0].captions}
@@ -133,7 +133,7 @@ class Index:
 
 
 def difference(before: Sequence[Sequence[Any]], now: Sequence[Sequence[Any]]) -> str:
-    """Two summaries of an index compared, in words."""
+    """The difference of two summaries of an index, in words."""
     old, new = ({str(row[0]): tuple(row[1:]) for row in rows} for rows in (before, now))
     kinds = {
         "new": new.keys() - old.keys(),
@@ -156,10 +156,10 @@ def build_index(
     decoding: bool = False,
     progress: "Progress | None" = None,
 ) -> Index:
-    """Read and check every local shard that has no valid index, write its index, and open them all.
+    """Read and check every local shard without a valid index, write its index, and open all indexes.
 
     refresh: read every shard again; decoding: and decode every image. Raises UserError naming the shard, the
-    member and the way out.
+    member and the remedy.
     """
     paths = [Path(os.path.abspath(path)) for path in shard_paths]
     files = (ensure(path, refresh=refresh, decoding=decoding) for path in paths)
@@ -167,7 +167,7 @@ def build_index(
 
 
 def ensure(path: Path, *, refresh: bool = False, decoding: bool = False) -> Path:
-    """The file that holds the valid index of one local shard; made where there is none."""
+    """The file of the valid index of one local shard, which is made if there is none."""
     if not path.is_file():
         raise UserError(f"the shard {path} is missing: check its name, or fetch the file again")
     found = None if refresh or decoding else _valid(path)
@@ -182,14 +182,14 @@ def ensure(path: Path, *, refresh: bool = False, decoding: bool = False) -> Path
 
 @cache
 def say_renewed(folder: Path) -> None:
-    """Say, once, that indexes of an older version are made again."""
-    log.warning("the shards' indexes are of an older version, and are made again, once, in %s", folder)
+    """Say once that indexes of an older version are made again."""
+    log.warning("the indexes of these shards are of an older version and are made again, once, in %s", folder)
 
 
 def store(index: ShardIndex, path: Path) -> Path:
     """Write a shard's index beside it, or into the cache folder."""
     beside, cached = _places(path)
-    # the superuser may write everywhere; a folder without any write bit is meant to stay as it is
+    # root may write anywhere; a folder without any write permission is meant to stay unchanged
     if path.parent.stat().st_mode & 0o222 and os.access(path.parent, os.W_OK):
         try:
             index.save(beside)
@@ -207,7 +207,7 @@ def _places(path: Path) -> tuple[Path, Path]:
 
 
 def _valid(path: Path) -> Path | None:
-    """The index that is true of the shard as it is now, if there is one."""
+    """The index that is valid for the shard as it is now, if there is one."""
     status = path.stat()
     headers = {file: load_header(file) for file in _places(path) if file.is_file()}
     known = {file: header for file, header in headers.items() if header and header.size == status.st_size}
@@ -223,7 +223,7 @@ def _valid(path: Path) -> Path | None:
 
 
 def counted(items: Iterable[T], total: int, progress: "Progress | None") -> Iterator[T]:
-    """The items, progress being told how many of the shards are indexed."""
+    """The items, while progress learns how many of the shards are indexed."""
     for done, item in enumerate(items, 1):
         yield item
         if progress is not None:

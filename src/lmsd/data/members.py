@@ -1,13 +1,13 @@
-"""The index of one shard: where every member lies, and what is known of every sample.
+"""The index of one shard: where every member is stored, and what is known of every sample.
 
     members   int64 [M,4]   suffix number, offset, length, crc32 of each member, in the order of the file
     first     int64 [n+1]   sample i has the members first[i] … first[i+1] − 1
-    picture   int32 [n,3]   height, width, and what of `PLAIN`, `OLD_PLAIN`, `CHANGED`, `CLEAN` holds
-    labels    int64 [n]     the classes of KEY.cls, or nothing
-    keys, key_ends          the keys' UTF-8 bytes end to end
+    picture   int32 [n,3]   height, width, and which of `PLAIN`, `OLD_PLAIN`, `CHANGED`, `CLEAN` apply
+    labels    int64 [n]     the classes of KEY.cls, or empty
+    keys, key_ends          the UTF-8 bytes of the keys, concatenated, and where each ends
     header    JSON          version, the shard's size, mtime and sha256, suffixes, JSON fields
 
-It is stored as `NAME.tar.idx.npz`, arrays of numbers and bytes only: it is read with pickle off.
+It is stored as `NAME.tar.idx.npz`, arrays of numbers and bytes only, and read without pickle.
 """
 
 import json
@@ -25,15 +25,15 @@ from lmsd.errors import UserError
 from lmsd.files import replacing
 
 SUFFIX = ".idx.npz"
-"""What an index is called after its shard."""
+"""What the name of an index adds to that of its shard."""
 
 VERSION = 2
 PLAIN, OLD_PLAIN, CHANGED, CLEAN = 1, 2, 4, 8
-"""The fast path may decode it; so did it before version 2; pixels or caption were others before version 2;
-KEY.txt is its caption as it stands."""
+"""The fast path may decode it; it did so before version 2; pixels or caption differ from those before version
+2; KEY.txt is the caption as it stands."""
 COLUMNS = 9  # of `ShardIndex.table`
 
-# what numpy raises for a file that is not, or no longer, an archive of plain arrays
+# what numpy raises for a file that is not an intact archive of plain arrays
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 Integers = NDArray[np.int64]
@@ -43,9 +43,10 @@ Integers = NDArray[np.int64]
 class Header:
     """What an index says of its shard.
 
-    suffixes: names of the suffix numbers; captions: where each sample's caption can be read, "txt" and the
+    suffixes: names of the suffix numbers; captions: where every sample's caption can be read, "txt" and the
     fields of JSON that are text in every sample; labels: whether every sample has a class; changed: samples
-    that give something else than before version 2; notes: what is worth telling, with a count and one key.
+    that are read differently than before version 2; notes: what the user should know, with a count and one
+    key.
     """
 
     samples: int
@@ -89,7 +90,8 @@ class ShardIndex:
         return found
 
     def table(self, caption: str | None) -> Integers:
-        """All that reading needs, [n,9]: start, end, crc32 of image and of caption; height, width, flags.
+        """Everything that reading needs, [n,9]: start, end, crc32 of image and of caption; height, width,
+        flags.
 
         caption: the suffix "txt" or "json", or None for no captions (zeros).
         """
@@ -99,7 +101,7 @@ class ShardIndex:
         return np.hstack([*places, self.picture])
 
     def save(self, path: Path) -> None:
-        """Write the index whole or not at all."""
+        """Write the index, completely or not at all."""
         header = json.dumps(vars(self.header), sort_keys=True).encode()
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(
@@ -115,7 +117,7 @@ class ShardIndex:
 
 
 def load_header(path: Path) -> Header | None:
-    """The header alone, or None when the file is no index of this version."""
+    """The header alone, or None if the file is no index of this version."""
     fields = _stored(path)
     if fields.get("version") != VERSION:
         return None
@@ -132,7 +134,7 @@ def is_older(path: Path) -> bool:
 
 
 def _stored(path: Path) -> dict[str, Any]:
-    """The fields of the header, none for a file that is no index."""
+    """The fields of the header; none if the file is no index."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(json.loads(file["header"].tobytes()))
@@ -141,10 +143,12 @@ def _stored(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path) -> ShardIndex:
-    """The whole index. Raises UserError for a file that is none, or whose arrays contradict each other."""
+    """The whole index. Raises UserError if the file is no index, or its arrays contradict each other."""
     header = load_header(path)
     if header is None:
-        raise UserError(f"{path} is no index of this version: delete it and run `lmsd data index` again")
+        raise UserError(
+            f"{path} is no index of the current version: delete it and run `lmsd data index` again"
+        )
     try:
         with np.load(path, allow_pickle=False) as file:
             index = ShardIndex(header, **{name: file[name] for name in file.files if name != "header"})

@@ -1,10 +1,11 @@
-"""Which files are one sample: the one pairing of names, of folders and of shards.
+"""Which files form a sample: the only pairing of names, for folders and shards.
 
-`dir/KEY.jpg` and `dir/KEY.txt` have the key `dir/KEY`; suffixes may be in capitals, keys are compared in
-Unicode's composed form (a Mac writes é as two signs), and Windows' separators are read as `/`. A key may hold
-dots. What is no sample by itself (an image with words of its own) belongs to the shortest key that it extends
-and that has an image, as in webdataset: beside `KEY.jpg`, `KEY.mask.png` is the member `mask.png` of KEY.
-Alone, `KEY.jpg.txt` is the caption of `KEY.jpg`. Hidden files (`.x`, `._x.jpg` of a Mac) belong to nothing.
+`dir/KEY.jpg` and `dir/KEY.txt` have the key `dir/KEY`; suffixes may be in upper case, keys are compared in
+Unicode's composed form (macOS stores é as two characters), and Windows separators are read as `/`. A key may
+contain dots. What is not a sample by itself (an image with its own text) belongs to the shortest key that it
+extends and that has an image, as in webdataset: beside `KEY.jpg`, `KEY.mask.png` is the member `mask.png` of
+KEY. Without a `KEY.txt`, `KEY.jpg.txt` is the caption of `KEY.jpg`. Hidden files (`.x`, and macOS's
+`._x.jpg`) belong to no sample.
 """
 
 import unicodedata
@@ -13,44 +14,44 @@ from collections.abc import Iterator, Sequence
 from lmsd.data.decode import SUFFIXES
 
 TEXTS = ("txt", "caption")
-"""Suffixes of captions; the first that is there is read."""
+"""Suffixes of captions; the first one that exists is read."""
 
 _IMAGES = frozenset(SUFFIXES)
 _WORDS = frozenset((*TEXTS, "json", "cls"))
 
 
 def printable(name: str) -> str:
-    """A name whose bytes are not UTF-8 with these written out, so that it can be shown and saved."""
+    """A name in which bytes that are not UTF-8 are escaped, so that it can be printed and saved."""
     try:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half a character from JSON, which no file name holds
+    except UnicodeEncodeError:  # half a surrogate pair, from JSON
         return name.encode("utf-8", "backslashreplace").decode()
 
 
 def composed(name: str) -> str:
-    """A name as names are compared."""
+    """A name in the form in which names are compared."""
     return unicodedata.normalize("NFC", printable(name.replace("\\", "/")))
 
 
 def hidden(name: str) -> bool:
-    """Whether the file's own name begins with a dot."""
+    """Whether the name of the file itself begins with a dot."""
     return name.replace("\\", "/").rpartition("/")[2].startswith(".")
 
 
 def parted(name: str) -> tuple[str, str]:
-    """The key and the suffix (in lower case, "" for none) of one name by itself."""
+    """The key and the suffix (in lower case, "" for none) of a single name."""
     folder, slash, base = composed(name).rpartition("/")
     stem, dot, suffix = base.rpartition(".")
     return (f"{folder}{slash}{stem}", suffix.lower()) if dot else (f"{folder}{slash}{base}", "")
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image by its name."""
+    """Whether a file is an image, by its name."""
     return parted(name)[1] in _IMAGES and not hidden(name)
 
 
 def grouped(names: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
-    """Key → (suffix, number of the name), in the order of the names; without hidden ones and bare words."""
+    """Key → (suffix, number of the name), in the order of the names, without hidden files and bare names."""
     parts = [("", "") if hidden(name) else parted(name) for name in names]
     images = {key for key, suffix in parts if suffix in _IMAGES}
     samples = images & {key for key, suffix in parts if suffix in _WORDS}
@@ -75,7 +76,7 @@ def _plain(group: list[tuple[str, int]]) -> list[tuple[str, int]]:
 
 
 def _shorter(key: str) -> Iterator[str]:
-    """The keys that a key with dots extends, the shortest first."""
+    """The keys that a key with dots extends, shortest first."""
     start = key.rfind("/") + 1
     at = key.find(".", start + 1)
     while at > 0:

@@ -1,14 +1,14 @@
-"""What is worth telling of data that are read all the same: kinds of things, with a count and one name."""
+"""What the user should know of data that are read all the same: findings with a count and a name."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 Note: TypeAlias = tuple[str, int, str]
-"""What it is, how many there are, and the name of the first."""
+"""What was found, how many there are, and the name of the first."""
 
 
 class Notes:
-    """Counts by kind, in the order in which the kinds came."""
+    """Counts by kind, in the order in which the kinds occurred."""
 
     def __init__(self, notes: Iterable[Note] = ()) -> None:
         self._kinds: dict[str, tuple[int, str]] = {}
@@ -16,7 +16,7 @@ class Notes:
             self.add(kind, name, count)
 
     def add(self, kind: str, name: str, count: int = 1) -> None:
-        """Count one more of a kind; "" is no kind."""
+        """Count one more of a kind, or `count` more; "" is no kind."""
         if kind:
             before, first = self._kinds.get(kind, (0, name))
             self._kinds[kind] = before + count, first

@@ -1,13 +1,13 @@
-"""The order of the endless stream: position → (epoch, shard, sample), a function without state.
+"""The order of the endless stream: position → (epoch, shard, sample), a stateless function.
 
     e = p div N,  q = p mod N                          N samples in all
     shards of epoch e     sorted by h(seed, e, 1, shard)
     windows               runs of W consecutive shards of that order
     samples in a window   sorted by h(seed, e, 2, shard, sample)
 
-h is a chain of SplitMix64 finalizers (Steele, Lea, Flood 2014) written here in numpy's uint64, since the
-streams of numpy's generators may change between versions. The order knows no ranks, no workers and no
-batches, so each sample comes exactly once an epoch for every split of the work, and a resume is a lookup.
+h is a chain of SplitMix64 finalizers (Steele, Lea, Flood 2014), written in numpy's uint64 because the streams
+of numpy's generators may change between versions. The order does not depend on ranks, workers or batches, so
+every sample occurs exactly once an epoch however the work is divided, and resuming is a lookup.
 """
 
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ from lmsd.errors import UserError
 _PHI = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
-_KEPT = 4  # windows kept; a batch may lie across two, and another loader may stand elsewhere
+_KEPT = 4  # a batch may span two windows, and another loader may be elsewhere
 
 Words = NDArray[np.uint64]
 Integers = NDArray[np.int64]
 
 
 def mix64(x: Words) -> Words:
-    """SplitMix64's finalizer on uint64, elementwise; a bijection."""
+    """SplitMix64's finalizer on uint64, elementwise: a bijection."""
     x = (x ^ (x >> np.uint64(30))) * _MIX_1
     x = (x ^ (x >> np.uint64(27))) * _MIX_2
     return x ^ (x >> np.uint64(31))
@@ -51,9 +51,8 @@ def step(key: Words, word: ArrayLike) -> Words:
 class Order:
     """Position in the endless stream → (shard, sample).
 
-    sizes: samples in each shard; window: W shards shuffled together; seed: the key of the whole order; first:
-    go over the first so many positions again and again.
-    Raises UserError when there is nothing to order.
+    sizes: samples in each shard; window: W, the number of shards shuffled together; seed: the key of the
+    order; first: repeat the first so many positions. Raises UserError if there are no samples.
     """
 
     def __init__(
@@ -71,10 +70,12 @@ class Order:
         self.total = int(self.sizes.sum())
         if window < 1:
             raise UserError(
-                f"data.train.window={window}: the window of shards shuffled together must be at least 1"
+                f"data.train.window={window}: the number of shards shuffled together must be at least 1"
             )
         if self.total == 0:
-            raise UserError("the shards hold no samples: build them with `lmsd data build`, or name others")
+            raise UserError(
+                "the shards contain no samples: build them with `lmsd data build`, or name others"
+            )
 
     def __call__(self, positions: ArrayLike) -> tuple[Integers, Integers]:
         """Shard and sample of every position (int64 [n], not negative), two int64 arrays [n]."""
@@ -87,7 +88,7 @@ class Order:
         return shard, sample
 
     def windows(self, positions: ArrayLike) -> list[tuple[int, int]]:
-        """The (epoch, window) pairs that hold the positions, in their order."""
+        """The (epoch, window) pairs of the positions, in their order."""
         return _pairs(*self._located(positions)[:2])
 
     def _located(self, positions: ArrayLike) -> tuple[Integers, Integers, Integers]:
@@ -102,7 +103,7 @@ class Order:
         return epoch, window, place
 
     def following(self, epoch: int, window: int) -> tuple[int, int]:
-        """The window after a window, perhaps in the next epoch."""
+        """The window after a window, possibly in the next epoch."""
         _, starts = _epoch(self, epoch)
         return (epoch, window + 1) if window < len(starts) - 2 else (epoch + 1, 0)
 
@@ -134,5 +135,5 @@ def _window(order: Order, epoch: int, window: int) -> tuple[Integers, Integers]:
 
 
 def _pairs(epoch: Integers, window: Integers) -> list[tuple[int, int]]:
-    """The different pairs, in their order."""
+    """The distinct pairs, in their order."""
     return list(dict.fromkeys(zip(epoch.tolist(), window.tolist(), strict=True)))

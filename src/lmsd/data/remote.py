@@ -1,12 +1,12 @@
 """Remote shards: fetched whole, ahead of use, into a bounded cache that holds verified files only.
 
-    fetch      to a temporary name, size and sha256 compared with the index, then renamed
-    evict      least recently used first, before a fetch, so that the cache stays below its bound
-    index      the file beside the remote shard if there is one, else made from the shard, fetched once
+    fetch      to a temporary name; size and sha256 are compared with the index before it is renamed
+    evict      least recently used first, before each fetch, so that the cache stays within its limit
+    index      the file beside the remote shard if there is one; otherwise made from the shard, fetched once
 
-Processes on one machine share the cache: a lock file for each shard lets one fetch while the others wait. A
-file that is evicted while another process reads it stays readable to that process. URLs never name files;
-their hashes do.
+Processes on one machine share the cache: a lock file for each shard lets one process fetch while the others
+wait. A file that is evicted while another process reads it stays readable for that process. Files are named
+by the hashes of URLs, never by the URLs.
 """
 
 import contextlib
@@ -41,12 +41,12 @@ class Cache:
         """Raise UserError when the cache is smaller than two windows of shards."""
         if needed > self.max_bytes:
             raise UserError(
-                f"data.cache.gigabytes={self.max_bytes / 1e9:g} holds less than two windows of {window} "
+                f"data.cache.gigabytes={self.max_bytes / 1e9:g} is less than two windows of {window} "
                 f"shards ({needed / 1e9:.3g} GB): raise data.cache.gigabytes= or lower data.train.window="
             )
 
     def index(self, url: str, *, decoding: bool = False) -> Path:
-        """The index file of a remote shard, true of its present size; decoding: made anew, decoding all."""
+        """The index of a remote shard, valid for its current size; decoding: made again, decoding all."""
         file = self._name(url, SUFFIX)
         size = _remote_size(url)
         with self._locked(url):
@@ -64,7 +64,7 @@ class Cache:
         return path
 
     def ahead(self, wanted: list[tuple[str, Header]]) -> None:
-        """Begin to fetch shards in the background, in this order."""
+        """Start fetching shards in the background, in this order."""
         if self._pool is None or self._pool[0] != os.getpid():  # threads do not outlive a fork
             self._pool = os.getpid(), ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch")
             self._running = set()
@@ -74,7 +74,7 @@ class Cache:
                 self._pool[1].submit(self._quietly, url, header)
 
     def _quietly(self, url: str, header: Header) -> None:
-        # what fails here fails again, and is told, where the shard is read
+        # what fails here fails again, with a message, where the shard is read
         with contextlib.suppress(UserError, OSError):
             self.fetch(url, header)
         self._running.discard(url)
@@ -82,7 +82,7 @@ class Cache:
     def _obtain_index(self, url: str, size: int, file: Path, *, decoding: bool) -> None:
         fetched = file.with_suffix(".fetched")
         if not decoding:
-            with contextlib.suppress(OSError):  # none beside it is no fault
+            with contextlib.suppress(OSError):  # there need not be one
                 _get(beside(url, SUFFIX), fetched)
         header = load_header(fetched) if fetched.is_file() else None
         if header is not None and header.size == size:
@@ -108,13 +108,13 @@ class Cache:
             with self._locked("evict"):
                 self._evict(size, room)
                 room.touch()
-                os.truncate(room, size)  # counted from now on, while the bytes come beside it
+                os.truncate(room, size)  # counted from now on, while the bytes arrive beside it
             try:
                 _get(url, part)
                 why = _wrong(part, size, sha256)
             except OSError as error:
                 why = str(error) or type(error).__name__
-            with self._locked("evict"):  # who counts sees the room or the shard
+            with self._locked("evict"):  # others see either the reserved room or the shard
                 if not why:
                     os.replace(part, path)
                 room.unlink(missing_ok=True)
@@ -122,7 +122,8 @@ class Cache:
                 return
             part.unlink(missing_ok=True)
         raise UserError(
-            f"{url} did not arrive whole in {_TRIES} tries: {why}; check the server's copy, or index it again"
+            f"{url} could not be fetched completely in {_TRIES} tries: {why}; check the copy on the server, "
+            "or index it again"
         )
 
     def _evict(self, coming: int, room: Path) -> None:
@@ -137,7 +138,7 @@ class Cache:
             path.unlink(missing_ok=True)
 
     def _abandoned(self, room: Path) -> bool:
-        """Delete what a killed process left: nobody holds its lock."""
+        """Delete what a killed process left behind: no process holds its lock."""
         with room.with_suffix(".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,14 +160,14 @@ class Cache:
 
 
 def _present(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
-    """Files with their status; one that another process renamed or deleted meanwhile is left out."""
+    """Files with their status, without those that another process has renamed or deleted meanwhile."""
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
             yield path, path.stat()
 
 
 def _touched(path: Path, size: int) -> bool:
-    """Whether a file of this size is there; marks it as used now."""
+    """Whether a file of this size exists; marks it as just used."""
     try:
         os.utime(path)
         return path.stat().st_size == size
@@ -177,9 +178,9 @@ def _touched(path: Path, size: int) -> bool:
 def _wrong(part: Path, size: int, sha256: str | None) -> str:
     found = part.stat().st_size
     if found != size:
-        return f"{found} bytes came, {size} were told"
+        return f"{found} bytes arrived, {size} were announced"
     same = sha256 is None or sha256_of(part) == sha256
-    return "" if same else "its sha256 is not the index's"
+    return "" if same else "its sha256 differs from the one in its index"
 
 
 def _remote_size(url: str) -> int:
@@ -189,20 +190,20 @@ def _remote_size(url: str) -> int:
         raise
     except FileNotFoundError as error:
         raise UserError(f"the shard {url} is missing, or its server is: check data.shards=") from error
-    except Exception as error:  # each backend of fsspec has errors of its own
+    except Exception as error:  # every backend of fsspec has its own errors
         raise unreachable(url, error) from error
     if size is None:
         raise UserError(
-            f"the server does not tell the size of {url}: use one that does, or fetch the file yourself"
+            f"the server does not report the size of {url}: use one that does, or fetch the file yourself"
         )
     return int(size)
 
 
 def _get(url: str, target: Path) -> None:
-    """Fetch a file. Raises OSError (FileNotFoundError: it is not there)."""
+    """Fetch a file. Raises OSError (FileNotFoundError if it does not exist)."""
     try:
         filesystem(url).get_file(url, str(target))
     except (OSError, UserError):
         raise
-    except Exception as error:  # each backend of fsspec has errors of its own
+    except Exception as error:  # every backend of fsspec has its own errors
         raise OSError(f"{type(error).__name__}: {error}") from error

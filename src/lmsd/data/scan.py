@@ -28,6 +28,7 @@ from lmsd.data.text import LOST, BadText, caption_of, captions, decoded
 from lmsd.errors import UserError
 
 MAX_MEMBER = 256 << 20
+NO_CAPTION = "JSON files without a 'caption'"
 EMPTY = "empty captions, trained as no words at all"
 SEVERAL = "captions of several lines"
 SECOND = "samples with a second caption, which is not read (.txt is)"
@@ -160,6 +161,7 @@ class _Gathered:
     first: list[int] = field(default_factory=lambda: [0])
     picture: list[tuple[int, int, int]] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
+    bare: int = 0
     captions: set[str] | None = None
     worded: set[str] = field(default_factory=set)
     notes: Notes = field(default_factory=Notes)
@@ -198,7 +200,7 @@ class _Gathered:
         return [found.height, found.width, flags]
 
     def _conditions(self, key: str, sample: Mapping[str, _Member], content: Mapping[str, bytes]) -> _Captions:
-        """Captions and class: every sample of a shard must have the same kinds, and at least one."""
+        """Captions and class: every sample of a shard must have the same kinds, or none of them any."""
         fields: _Captions = {}
         if "json" in sample:
             fields = _fields(self.path, sample["json"].name, content["json"], alone="txt" not in sample)
@@ -207,20 +209,27 @@ class _Gathered:
         if "cls" in sample:
             self.labels.append(_label(self.path, sample["cls"].name, content["cls"]))
         if not fields and "cls" not in sample:
-            _refuse(
-                self.path,
-                key,
-                "it has neither a caption (KEY.txt, or KEY.json with 'caption') nor a class (KEY.cls)",
-            )
+            self._without(key, "json" in sample)
+        elif self.bare:
+            _refuse(self.path, key, "it has a caption or a class, and the samples before it have none")
         self.worded |= {name for name, lines in fields.items() if lines}
         self.captions = set(fields) if self.captions is None else self.captions & set(fields)
-        if not self.captions and len(self.labels) != len(self.keys):
+        if not self.captions and len(self.labels) != len(self.keys) and not self.bare:
             _refuse(
                 self.path,
                 key,
                 "its caption or class is missing, or of another kind than the shard's other captions",
             )
         return fields
+
+    def _without(self, key: str, described: bool) -> None:
+        """Count a sample without caption and class: in a shard of such samples alone."""
+        if self.bare + 1 < len(self.keys):
+            why = "it has neither a caption (KEY.txt, or KEY.json with 'caption') nor a class (KEY.cls)"
+            _refuse(self.path, key, f"{why}, and others of the shard have")
+        self.bare += 1
+        if described:
+            self.notes.add(NO_CAPTION, key)
 
     def _words(self, key: str, content: Mapping[str, bytes], fields: _Captions) -> int:
         """Note what is worth telling of the caption taken by default; `CHANGED` or `CLEAN` where it is."""

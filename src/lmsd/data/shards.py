@@ -1,9 +1,10 @@
-"""What `data.shards=` means: folder, glob, brace range, http and s3 URLs, or a list of these; and the splits.
+"""The meaning of `data.shards=` (folder, glob, brace range, http or s3 URL, or a list of these), and the
+splits.
 
-A shard's split is its file prefix: `train-`, `val-` or `test-`; else the one word of its name that means a
-split (`cc3m-validation-0001`, `test_000`, `val0`), or of its folder's where the shards lie in several; a name
-with no such word is train, and one with two is refused. Nothing here opens a shard, and no name is ever given
-to a shell (webdataset would run `pipe:`).
+A shard's split is its file prefix, `train-`, `val-` or `test-`; otherwise the word of its name that means a
+split (`cc3m-validation-0001`, `test_000`, `val0`), or of its folder's name if the shards are in several
+folders. A name without such a word is train, and one with two is refused. Nothing here opens a shard, and no
+name is ever passed to a shell (webdataset would run `pipe:`).
 """
 
 import glob
@@ -31,12 +32,12 @@ _MEANT: dict[Split, str] = {
 
 
 def split_of(shard: str) -> Split:
-    """The split that a shard's file name says. Raises UserError for a name that says two."""
+    """The split that a shard's file name means. Raises UserError for a name that means two."""
     return _said(name_of(shard)) or "train"
 
 
 def _said(name: str) -> Split | None:
-    """The split that the words of a name mean, None where none does."""
+    """The split that the words of a name mean, or None."""
     prefix = next((split for split in SPLITS if name.startswith(f"{split}-")), None)
     if prefix is not None:
         return prefix
@@ -44,14 +45,14 @@ def _said(name: str) -> Split | None:
     found = [s for s in SPLITS if any(re.fullmatch(f"({_MEANT[s]})(set|split|data|s)?", w) for w in words)]
     if len(found) > 1:
         raise UserError(
-            f"the name {name} says both {' and '.join(found)}: call it {found[0]}-{name} or "
+            f"the name {name} means both {' and '.join(found)}: call it {found[0]}-{name} or "
             f"{found[1]}-{name}, whichever it is"
         )
     return found[0] if found else None
 
 
 def resolve(source: Source) -> tuple[str, ...]:
-    """Every shard that a source names, by file name, then by path.
+    """Every shard that a source names, sorted by file name, then by path.
 
     Raises UserError for a missing file or folder, a scheme other than http, https and s3, a shard named
     twice.
@@ -68,7 +69,7 @@ def resolve(source: Source) -> tuple[str, ...]:
 
 
 def by_split(shards: Sequence[str]) -> dict[Split, tuple[str, ...]]:
-    """Shards by the split that their names say, or their folders' where these are several."""
+    """Shards by the split that their names mean, or those of their folders if there are several."""
     folders = {shard.rpartition("/")[0] for shard in shards}
     found: dict[Split, list[str]] = {split: [] for split in SPLITS}
     for shard in shards:
@@ -78,7 +79,7 @@ def by_split(shards: Sequence[str]) -> dict[Split, tuple[str, ...]]:
 
 
 def chosen(source: Source, split: Split) -> tuple[str, ...]:
-    """The shards of `data.val=` or `data.test=`: those with the split's prefix, or all if none has it."""
+    """The shards of `data.val=` or `data.test=`: those of the split, or all if none is."""
     shards = resolve(source)
     return by_split(shards)[split] or shards
 
@@ -99,20 +100,20 @@ def _expand(part: str) -> list[str]:
         told = f"{', '.join(gone[:3])}{', ...' if len(gone) > 3 else ''}"
         raise UserError(
             f"{len(gone)} of {len(names)} shards of {part} are missing: {told}; fetch or build them "
-            "again, or name those that are there by a glob such as 'train-*.tar'"
+            "again, or name the existing ones by a glob such as 'train-*.tar'"
         )
     return [os.path.abspath(path) for name in names for path in _local(name)]
 
 
 def _braces(part: str) -> list[str]:
-    """`a-{000..002}` and `{a,b}` spelled out, by the library that webdataset uses."""
+    """`a-{000..002}` and `{a,b}` expanded, by the library that webdataset uses."""
     if "{" not in part:
         return [part]
     import braceexpand
 
     try:
         return list(braceexpand.braceexpand(part))
-    except ValueError as error:  # its own error for unbalanced braces
+    except ValueError as error:  # unbalanced braces
         raise UserError(f"{part!r}: {error}; a range is written NAME-{{000000..000009}}.tar") from error
 
 
@@ -139,15 +140,15 @@ def _refuse_folder(name: str, entries: list[str]) -> NoReturn:
     ]
     if packed:
         raise UserError(
-            f"the folder {name} holds compressed shards ({packed[0]}), and samples are read at their places "
-            "in an uncompressed tar file: unpack them once, e.g. gunzip *.tar.gz"
+            f"the folder {name} contains compressed shards ({packed[0]}), but samples are read at their "
+            "offsets in an uncompressed tar file: unpack them once, e.g. gunzip *.tar.gz"
         )
     if below:
         raise UserError(
-            f"the folder {name} holds no .tar shard, but its folder {below[0]} does: name that, or "
+            f"the folder {name} contains no .tar shard, but its subfolder {below[0]} does: name that, or "
             f"'{name}/*/*.tar'"
         )
-    raise UserError(f"the folder {name} holds no .tar shard: build some with `lmsd data build`")
+    raise UserError(f"the folder {name} contains no .tar shard: build some with `lmsd data build`")
 
 
 def _remote(url: str) -> list[str]:
@@ -161,12 +162,12 @@ def _remote(url: str) -> list[str]:
     if name_of(url).endswith(".tar"):
         return [url]
     if parts.path.lower().endswith((".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")):
-        raise UserError(f"{url!r} is compressed, and samples are read at their places: unpack it once")
+        raise UserError(f"{url!r} is compressed, but samples are read at their offsets: unpack it once")
     return _listed(urlunsplit(parts._replace(path=parts.path.rstrip("/") + "/*.tar")))
 
 
 def _listed(pattern: str) -> list[str]:
-    """A listing, which s3 has and http has not."""
+    """A listing, which s3 offers and http does not."""
     if not pattern.startswith("s3://"):
         raise UserError(
             f"{pattern!r}: http has no folders to list; give a range such as .../train-{{000000..000009}}.tar"
@@ -175,7 +176,7 @@ def _listed(pattern: str) -> list[str]:
         found = [f"s3://{path}" for path in filesystem(pattern).glob(pattern)]
     except UserError:
         raise
-    except Exception as error:  # each backend of fsspec has errors of its own
+    except Exception as error:  # every backend of fsspec has its own errors
         raise unreachable(pattern, error) from error
     if not found:
         raise UserError(f"no object matches {pattern}: check the bucket, the prefix and the credentials")

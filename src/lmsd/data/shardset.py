@@ -1,4 +1,4 @@
-"""A shard set: which shards there are, split, indexed and read; plain Python, no matter who trains on it."""
+"""A shard set: the shards by split, their indexes, and how they are read, in plain Python."""
 
 import logging
 from collections.abc import Callable
@@ -26,7 +26,7 @@ _NONE = (
     "there are no {split} shards: give data.{split}=SHARDS, or name shards {split}-000000.tar and so on "
     "among data.shards= (`lmsd data build` makes the split)"
 )
-_HELD = 256 << 20  # bytes of shards that a loader may hold, so that a sample costs no system call
+_HELD = 256 << 20  # bytes of shards that a loader may keep, so that reading a sample needs no system call
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +35,12 @@ log = logging.getLogger(__name__)
 class Streaming:
     """How the train split is streamed.
 
-    first: train on the first so many images of the stream, over and over; window: shards shuffled together;
-    flip: mirror at random; color: strength of random brightness, contrast and saturation; num_workers:
-    processes that decode, 0 for none; memory_gb: a train split that takes less when decoded is held in memory
-    (without workers); on_error: what a damaged sample does, skip fills its place, counted and named;
-    on_change: what a resume does where the shards have changed, refuse or begin an epoch of the new ones.
+    first: train on the first so many images of the stream, repeatedly; window: number of shards shuffled
+    together; flip: mirror at random; color: strength of random brightness, contrast and saturation;
+    num_workers: processes that decode, 0 for none; memory_gb: a train split that takes less when decoded is
+    kept in memory (without workers); on_error: stop at a damaged sample, or skip it, which counts and names
+    it and takes another in its place; on_change: when a run is resumed with other shards, refuse, or start an
+    epoch of the new ones.
     """
 
     first: Count | None = None
@@ -60,12 +61,12 @@ class ShardSet:
     """Images and captions in webdataset shards, by split.
 
     shards: folder, glob, brace range, list, or http and s3 URLs; splits by file prefix train-|val-|test-;
-    val, test: shards of these splits that lie elsewhere; image_size: images are cropped and resized to this
-    square; channels: 3 or 1; caption_key: a text field of KEY.json, instead of KEY.txt or "caption";
-    captions: what several lines of a caption give, all joined, the first, or one drawn anew each time;
-    decode: "old" reads images and captions as before version 2 of the index (no color profiles, no
-    orientation by XMP, captions as they stand), "new" as today, and says yes to that where a resumed run
-    began with the old one; cache: where remote shards are kept; train: how the train split is streamed.
+    val, test: shards of these splits that are stored elsewhere; image_size: images are cropped and resized to
+    this square; channels: 3 or 1; caption_key: a text field of KEY.json, instead of KEY.txt or "caption";
+    captions: what several lines of a caption become: all joined, the first, or one drawn each time; decode:
+    "old" reads images and captions as before version 2 of the index (no color profiles, no orientation by
+    XMP, captions as they stand), "new" as today, also in a resumed run that began with the old way; cache:
+    where remote shards are kept; train: how the train split is streamed.
 
     Raises UserError for shards that are missing or damaged.
     """
@@ -85,7 +86,7 @@ class ShardSet:
         train: Streaming | None = None,
     ) -> None:
         if channels not in (1, 3):
-            raise UserError(f"data.channels={channels}: images have 3 channels (RGB) or 1 (grey)")
+            raise UserError(f"data.channels={channels}: images have 3 channels (RGB) or 1 (gray)")
         one_of("data", "captions", captions, Lines)
         if decode is not None:
             one_of("data", "decode", decode, Decode)
@@ -106,9 +107,9 @@ class ShardSet:
         self._indexes: dict[Split, Index] = {}
 
     def index(self, split: Split) -> Index:
-        """The index of a split; shards that have none are read and checked first.
+        """The index of a split; shards without one are read and checked first.
 
-        Raises UserError when the split has no shards.
+        Raises UserError if the split has no shards.
         """
         if split not in self._indexes:
             shards = self._shards[split]
@@ -119,37 +120,38 @@ class ShardSet:
         return self._indexes[split]
 
     def has(self, split: Split) -> bool:
-        """Whether there are shards of a split."""
+        """Whether a split has shards."""
         return bool(self._shards[split])
 
     @property
     def samples(self) -> int:
-        """Samples that are trained on."""
+        """The number of samples that are trained on."""
         return min(len(self.index("train")), self.train.first or len(self.index("train")))
 
     def otherwise(self) -> int:
-        """Training samples that give other pixels or words than before version 2 of the index.
+        """How many training samples have other pixels or words than before version 2 of the index.
 
-        Their JPEGs are decoded for it, once, since only that tells which the decoder of then refused.
+        All JPEGs are decoded, since only that shows which ones the former decoder refused.
         """
         with self.watched() as progress:
             return self.index("train").changed + self._reader("train").refused_before(progress)
 
     def prepare(self) -> None:
-        """Index every split that is there."""
+        """Index every split that exists."""
         for split, shards in self._shards.items():
             if shards:
                 for what, count, name in self.index(split).notes():
                     log.warning("%s: %s %s (%s)", split, f"{count:,}", what, name)
 
     def split_set(self, split: Split) -> HeldOut:
-        """A split as a sequence, without augmentation. Raises UserError when the split has no shards."""
+        """A split as a sequence, without augmentation. Raises UserError if the split has no shards."""
         return HeldOut(split, self._reader(split))
 
     def stream(self, *, seed: int, several: bool = False) -> Stream:
         """The train split, endless and by position, augmented; seed: of the order.
 
-        several: ranks never stop one by one, so a damaged sample's place is filled, and the batch says so.
+        several: with several ranks, which cannot stop one by one, a damaged sample is replaced, and the batch
+        says so.
         """
         index, train = self.index("train"), self.train
         order = Order(index.sizes, window=train.window, seed=seed, first=train.first)
@@ -185,7 +187,7 @@ class ShardSet:
 
 
 def _caption(index: Index, key: str | None) -> str | None:
-    """Where captions are read: the key asked for, else KEY.txt, else "caption" of KEY.json, else nowhere."""
+    """Where captions are read: at the given key, or KEY.txt, or "caption" of KEY.json, or nowhere."""
     if key is not None and key not in index.captions:
         known = ", ".join(sorted(index.captions)) or "none"
         raise UserError(

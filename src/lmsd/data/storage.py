@@ -1,4 +1,4 @@
-"""Where shards lie: files are read in place, remote ones through the cache."""
+"""Where shards are stored: local files are read in place, remote ones through the cache."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ from lmsd.files import cache_folder
 if TYPE_CHECKING:  # torch is imported where it is used
     from lmsd.types import Progress
 
-_THREADS = 8  # questions to the server at a time
+_THREADS = 8  # concurrent requests to the server
 
 
 class Storage:
-    """Local files of shards, whether they were local or not.
+    """Local files of shards, wherever these are stored.
 
-    folder, gigabytes: the cache of remote shards; the user's own by default.
+    folder, gigabytes: the cache of remote shards, by default in the user's own cache folder.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, gigabytes: Measure = 20.0) -> None:
@@ -31,9 +31,9 @@ class Storage:
     def index(
         self, shards: Sequence[str], *, decoding: bool = False, progress: "Progress | None" = None
     ) -> Index:
-        """The index of shards from anywhere; remote ones without an index are fetched once to make it.
+        """The index of local and remote shards; a remote shard without an index is fetched once to make it.
 
-        decoding: read all of them again, and decode every image.
+        decoding: read all of them again and decode every image.
         """
         if not any(map(is_remote, shards)):
             return build_index(shards, decoding=decoding, progress=progress)
@@ -48,13 +48,13 @@ class Storage:
         return Index(shards, files)
 
     def locate(self, index: Index) -> Callable[[int], str]:
-        """Number of a shard → path of a local file of it, fetched now if it has to be."""
+        """Number of a shard → path of its local file, which is fetched if necessary."""
         return partial(_path, index, self._cache)
 
     def ahead(self, index: Index, window: int) -> Callable[[list[int]], None] | None:
-        """Told the shards that come next, fetches them in the background; None when all are local.
+        """A function that fetches the shards that come next in the background; None if all are local.
 
-        Raises UserError when the cache cannot hold the window that is read and the one that is fetched.
+        Raises UserError if the cache cannot hold both the window that is read and the one that is fetched.
         """
         remote = [h.size for h, name in zip(index.headers, index.shards, strict=True) if is_remote(name)]
         if not remote:

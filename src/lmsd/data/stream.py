@@ -1,9 +1,9 @@
-"""The training stream as a plain DataLoader reads it: arrays of positions in, batches out.
+"""The training stream for a plain DataLoader: arrays of positions in, batches out.
 
 The k-th global batch holds the positions p₀ + k·GB … p₀ + (k+1)·GB − 1; rank r of R takes the r-th of R
-equal runs of it, and hands it over in K equal runs, one after the other. A whole run is decoded by one
-call, so the loader's own cost is paid once a batch, and the data set knows nothing of ranks, workers or
-where it began.
+equal runs of it and delivers it in K equal runs, one after the other. A whole run is decoded by one call, so
+the loader's own cost arises once a batch, and the data set does not depend on ranks, workers or where it
+started.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ OnError: TypeAlias = Literal["stop", "skip"]
 Integers = NDArray[np.int64]
 
 ENDLESS = 1 << 40
-"""The stream's length as Lightning sees it: one epoch that never ends."""
+"""The length of the stream for Lightning: one epoch that never ends."""
 
 
 class Positions(Sampler[Integers]):
@@ -60,10 +60,10 @@ class Positions(Sampler[Integers]):
 class Stream(Dataset[Batch]):
     """Positions → Batch, augmented by position.
 
-    flip: mirror half of the images; color: strength of the color change, 0 for none;
-    on_error: "skip" fills a damaged sample's place with the next position's sample, and the batch says whose
-    place in `extra["substituted"]` (int64 [B]: one more than its number in the split, 0 for none);
-    ahead: told which shards come next.
+    flip: mirror half of the images; color: strength of the color change, 0 for none; on_error: "skip"
+    replaces a damaged sample by that of the next position, and the batch says which ones in
+    `extra["substituted"]` (int64 [B]: the sample's number in the split plus 1, 0 for none); ahead: called
+    with the shards that come next.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Captions from bytes: the one reader of text, of builders and of readers.
+"""Captions from bytes: the only reader of text, for builders and readers.
 
-Text is UTF-8; a byte order mark is no part of it. Refused are other encodings, control characters (a NUL is
-what UTF-16 without a mark leaves), halves of surrogate pairs, and more than `MAX_CAPTION` bytes. White space
-of any kind and length is one blank. Lines are captions of their own, joined by a blank unless told otherwise.
+Text is UTF-8; a byte order mark is not part of it. Other encodings are refused, as are control characters
+(UTF-16 without a mark shows as NULs), halves of surrogate pairs, and more than `MAX_CAPTION` bytes. White
+space of any kind and length becomes one space. Lines are separate captions, joined by a space by default.
 """
 
 import codecs
@@ -11,22 +11,22 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 Lines: TypeAlias = Literal["join", "first", "draw"]
-"""What several lines of a caption give: all as one, the first, or one that is drawn."""
+"""What several lines of a caption become: all joined into one, the first, or a random one."""
 
 MAX_CAPTION = 64 << 10
-LOST = "captions with U+FFFD, which stands where characters were lost"
+LOST = "captions with U+FFFD, which marks lost characters"
 
-_BLANKS = "\t\n\v\f\r\x85"  # control characters that are white space
+_BLANKS = "\t\n\v\f\r\x85"  # control characters that count as white space
 _MARK = "\ufeff"
-_UNSEEN = "\u200b\u200c\u200d\u200e\u200f\u2060\u00ad "  # a line of these alone is empty
+_UNSEEN = "\u200b\u200c\u200d\u200e\u200f\u2060\u00ad "  # a line of only these is empty
 
 
 class BadText(ValueError):
-    """Bytes or a value that is no text to train on; the message says why."""
+    """Bytes or a value that cannot be used as text; the message says why."""
 
 
 def decoded(content: bytes) -> str:
-    """UTF-8 text without its byte order mark. Raises BadText naming what it is instead."""
+    """UTF-8 text without its byte order mark. Raises BadText saying what it is instead."""
     try:
         return content.decode().removeprefix(_MARK)
     except UnicodeDecodeError as error:
@@ -40,7 +40,7 @@ def decoded(content: bytes) -> str:
 
 
 def captions(value: object) -> list[str]:
-    """The captions of a text, one a line, or of a list of texts; nothing for None. Raises BadText."""
+    """The captions of a text, one per line, or of a list of texts; none for None. Raises BadText."""
     if isinstance(value, str) and value.isprintable() and len(value) < MAX_CAPTION // 4:  # nearly all
         line = " ".join(value.split()) if "  " in value else value.strip()
         return [line] if line else []
@@ -56,7 +56,7 @@ def captions(value: object) -> list[str]:
 
 
 def caption_of(lines: Sequence[str], way: Lines = "join", *, u: float = 0.0) -> str:
-    """The caption that the lines give, "" for none; u in [0, 1) draws."""
+    """The caption that the lines become, "" for none; u in [0, 1) selects a random one."""
     if way == "join" or len(lines) < 2:
         return " ".join(lines)
     return lines[int(u * len(lines)) if way == "draw" else 0]
@@ -68,12 +68,12 @@ def _check(text: str) -> None:
     except UnicodeEncodeError as error:
         half = text[error.start]
         raise BadText(
-            f"it holds half a character ({half!r} at {error.start}, a surrogate without its pair)"
+            f"it contains half a character ({half!r} at {error.start}, a surrogate without its pair)"
         ) from error
     if size > MAX_CAPTION:
         raise BadText(f"it has {size:,} bytes, more than {MAX_CAPTION >> 10} KiB of text")
     for place, sign in enumerate(text):
         if unicodedata.category(sign) == "Cc" and sign not in _BLANKS:
             what = "a NUL character" if sign == "\0" else f"the control character {sign!r}"
-            told = ", as UTF-16 and UTF-32 read as UTF-8 do: save it as UTF-8" if sign == "\0" else ""
-            raise BadText(f"it holds {what} at {place}{told}")
+            told = ", as does UTF-16 or UTF-32 read as UTF-8: save it as UTF-8" if sign == "\0" else ""
+            raise BadText(f"it contains {what} at {place}{told}")

@@ -1,12 +1,12 @@
-"""Pixels to what a net sees: fit to a square, then on the batch a flip and a change of color.
+"""From pixels to what a net sees: fit to a square; then, for the batch, a flip and a change of color.
 
     fit      center crop to a square, antialiased bicubic resize to S x S (uint8)
     scale    x = u / 127.5 − 1, float32 [B,C,S,S] in [-1,1]
     flip     mirrored where u(seed, position, "data.flip") < ½
     color    brightness, contrast and saturation by factors 1 + c·(2u − 1), then clipped to [-1,1]
 
-The draws are `lmsd.rng.Rng`'s, keyed by the sample's position in the endless stream: the same for every
-rank, worker and micro-batch, and new in every epoch.
+Random numbers come from `lmsd.rng.Rng`, keyed by the sample's position in the endless stream: the same for
+every rank, worker and micro-batch, and new in every epoch.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ from lmsd.data.decode import Pixels
 from lmsd.rng import Rng
 
 RECIPE = "fit-bicubic-1"
-"""Names what `fit` does; part of every hash of preprocessed data."""
+"""Identifies what `fit` does; part of every hash of preprocessed data."""
 
 _LEVEL, _ONE = np.float32(1 / 127.5), np.float32(1)
 _CACHED = 48 << 10  # bytes
@@ -42,7 +42,7 @@ def scale(pixels: Pixels) -> Tensor:
     count, height, width, channels = pixels.shape
     x = np.empty((count, channels, height, width), np.float32)
     several = max(1, _CACHED // (height * width * channels))
-    for start in range(0, count, several):  # a few images at a time stay in the processor's cache
+    for start in range(0, count, several):  # so that a few images stay in the processor's cache
         part = x[start : start + several]
         part[...] = pixels[start : start + several].transpose(0, 3, 1, 2)
         part *= _LEVEL
@@ -51,7 +51,7 @@ def scale(pixels: Pixels) -> Tensor:
 
 
 def flip(x: Tensor, rng: Rng) -> Tensor:
-    """Mirror half of the images [B,C,H,W] left to right, chosen by position."""
+    """Mirror half of the images [B,C,H,W] horizontally, chosen by position."""
     mirrored = rng.uniform((), "data.flip") < 0.5
     out: Tensor = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
     return out
@@ -62,8 +62,8 @@ def jitter(x: Tensor, rng: Rng, strength: float) -> Tensor:
     factor = 1 + strength * (2 * rng.uniform((3,), "data.color") - 1)
     brightness, contrast, saturation = factor.T[:, :, None, None, None]
     y = (x + 1) * brightness  # in [0,2]: black stays black
-    grey = (y * y.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True) if x.shape[1] == 3 else y
-    y = grey + (y - grey) * saturation
-    mean = grey.mean((1, 2, 3), keepdim=True)
+    gray = (y * y.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True) if x.shape[1] == 3 else y
+    y = gray + (y - gray) * saturation
+    mean = gray.mean((1, 2, 3), keepdim=True)
     changed: Tensor = mean + (y - mean) * contrast
     return changed.sub_(1).clamp_(-1, 1)

@@ -1,4 +1,4 @@
-"""What a shard's name says: a path, or an http, https or s3 URL; and who opens URLs."""
+"""Names of shards, which are paths or http, https and s3 URLs, and what opens the URLs."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def is_remote(shard: str) -> bool:
 
 
 def name_of(shard: str) -> str:
-    """The file name of a path or URL; of a URL that names its file after the `?`, that one."""
+    """The file name of a path or URL; if a URL names its file after the `?`, that one."""
     if not is_remote(shard):
         return Path(shard).name
     parts = urlsplit(shard)
@@ -27,13 +27,13 @@ def name_of(shard: str) -> str:
 
 
 def beside(url: str, suffix: str) -> str:
-    """The URL of a file beside another, called after it; what follows the path stays."""
+    """The URL of the file beside another that has its name and a suffix; the query is kept."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=parts.path + suffix))
 
 
 def unreachable(url: str, error: Exception) -> UserError:
-    """What a backend of fsspec says, each in a way of its own, in one sentence."""
+    """The error of a backend of fsspec in one sentence."""
     said = " ".join(str(error).split()) or type(error).__name__
     keys = f"; {_S3}" if url.startswith("s3://") else ""
     return UserError(f"{url} cannot be reached ({said}): check the address{keys}")

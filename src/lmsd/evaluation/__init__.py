@@ -15,15 +15,11 @@ __all__ = [
     "Evaluator",
     "Scores",
 ]
-_PLACES = {
-    "evaluator": ("Checker", "Evaluator"),
-    "scores": ("Scores",),
-}
+_PLACES = {"Checker": "evaluator", "Evaluator": "evaluator", "Scores": "scores"}
 
 
 def __getattr__(name: str) -> Any:
     """A public name, from the module that defines it."""
-    for module, names in _PLACES.items():
-        if name in names:
-            return vars(import_module(f"{__name__}.{module}"))[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return vars(import_module(f"{__name__}.{_PLACES[name]}"))[name]

@@ -21,6 +21,7 @@ from lmsd.metrics import (
     jackknifed,
     means_of,
 )
+from lmsd.metrics.matching import dealt
 
 WIDE = 256
 """Above this number of features one halving stands for eight: an FD takes seconds there."""
@@ -58,7 +59,7 @@ def distances(
     center = real.double().mean(dim=0)
     real, fakes = real.double() - center, [fake.double() - center for fake in fakes]
     count = halvings if halvings is not None else 8 if real.shape[1] <= WIDE else 1
-    halves = [_dealt(pairs, seed) for seed in range(count)]
+    halves = [dealt(pairs, seed) for seed in range(count)]
     floor = means_of([_distance(real, real, groups, a, b) for a, b in halves])
     crossed = [half for a, b in halves for half in ((a, b), (b, a))]
     matches = [means_of([_distance(fake, real, groups, a, b) for a, b in crossed]) for fake in fakes]
@@ -84,12 +85,6 @@ def row_groups(rows: int, pairs: tuple[Tensor, Tensor]) -> Tensor:
     result = torch.arange(rows) % GROUPS
     result[pairs[0]] = result[pairs[1]] = jackknife_groups(len(pairs[0]))
     return result
-
-
-def _dealt(pairs: tuple[Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor]:
-    """The pairs with a random half of them turned round."""
-    turned = torch.rand(len(pairs[0]), generator=torch.Generator().manual_seed(seed)) < 0.5
-    return torch.where(turned, pairs[1], pairs[0]), torch.where(turned, pairs[0], pairs[1])
 
 
 def _distance(x: Tensor, y: Tensor, groups: Tensor, rows_x: Tensor, rows_y: Tensor) -> list[float]:

@@ -166,11 +166,17 @@ def verdict_of(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     ours, theirs = families_of(one), families_of(other)
     votes: dict[str, int] = {}
     for name in ours:
-        kinds = [kind for kind in JUDGE if kind in ours[name] and kind in theirs.get(name, {})]
+        other = theirs.get(name, {})
+        kinds = [kind for kind in JUDGE if kind in ours[name] and _paired(ours[name][kind], other.get(kind))]
         if kinds:
-            found = compare(score_of(ours[name][kinds[0]]), score_of(theirs[name][kinds[0]]))
+            found = compare(score_of(ours[name][kinds[0]]), score_of(other[kinds[0]]))
             votes[name] = int(math.copysign(1, found.difference.value)) if found.different else 0
     return told(votes) if votes else None
+
+
+def _paired(one: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
+    """Whether two scores have values on the same groups of rows."""
+    return other is not None and 1 < len(one.get("parts", ())) == len(other.get("parts", ()))
 
 
 def told(votes: Mapping[str, int], *, less: str = "better", more: str = "worse") -> str:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lmsd.errors import UserError
 from lmsd.features.base import FeatureExtractor, ImageSet
 from lmsd.files import replacing
 from lmsd.ranks import by_chunks, by_first, rank_and_world
@@ -39,6 +40,27 @@ class Mirrored:
     def labels(self, indices: Sequence[int]) -> Tensor | None:
         """Class indices of these rows."""
         return self.split.labels(indices)
+
+
+class Uncaptioned:
+    """A split of images alone, for models that make them of no caption and no class; its hash stays."""
+
+    def __init__(self, split: ImageSet) -> None:
+        self.split, self.hash = split, split.hash
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Images of these rows, float32 [k,C,H,W] in [-1,1]."""
+        return self.split.images(indices)
+
+    def captions(self, indices: Sequence[int]) -> list[str]:
+        """None: raises UserError."""
+        raise UserError("images alone, without captions")
+
+    def labels(self, indices: Sequence[int]) -> None:
+        """None."""
 
 
 def same_set(one: ImageSet, other: ImageSet) -> bool:

@@ -9,7 +9,9 @@ training images:
 
 A grid of p pixels, of whatever sign in each image, raises D at some of the p places that c mod p tells apart.
 Of L(c) = D(c) − D_train(c), less its trend, the part that repeats after p pixels has the mean square e_p, the
-jackknife's variance taken off; the period is the least p with 0.7 of the largest e_p.
+jackknife's variance taken off; the period is the least p with 0.7 of the largest e_p. Where that part of D is
+smaller than that of D_train there is no grid: images that were stored as JPEG have one of 8 pixels, which a
+model need not have.
 
 Kinds are 8 clusters of a caption's training images in each family of features; H is the entropy of the shares
 that generated (or as many held-out) images have of them, its mean over captions taken:
@@ -134,16 +136,17 @@ def _grid(mean: Tensor, without: Tensor, real: Tensor, side: int) -> tuple[int |
     """The period of a grid, None for none, and how high it is: root mean square of the part of L with it."""
 
     def repeated(numbers: Tensor) -> dict[int, Tensor]:
-        steps = numbers[: 2 * (side - 1)] - real[: 2 * (side - 1)]
-        both = _flat(steps.view(2, side - 1))
-        return {period: _periodic(both, period) for period in PERIODS if 4 * period <= side}
+        lines = _flat(numbers[: 2 * (side - 1)].view(2, side - 1))
+        return {period: _periodic(lines, period) for period in PERIODS if 4 * period <= side}
 
-    whole, parts = repeated(mean), [repeated(each) for each in without]
+    whole, usual = repeated(mean), repeated(real)
+    parts = [{p: part - usual[p] for p, part in repeated(each).items()} for each in without]
     found = {}
     for period, own in whole.items():
         spread = torch.stack([part[period] for part in parts]).var(dim=0, unbiased=False) * (GROUPS - 1)
         noise = float(spread.mean())
-        found[period] = (float(own.square().mean()) - noise, noise)
+        if own.square().sum() > usual[period].square().sum():  # less of what real images have is no grid
+            found[period] = (float((own - usual[period]).square().mean()) - noise, noise)
     most = max((energy for energy, _ in found.values()), default=0.0)
     sure = [p for p, (energy, noise) in found.items() if energy >= max(0.7 * most, _SURE * noise)]
     if not sure:

@@ -75,7 +75,8 @@ def overlap(
     found = _compare(train, held_out, similarity, mirrored)
     if path is not None:
         try:
-            _keep(path, found)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(asdict(found)) + "\n")
         except OSError as error:
             warnings.warn(f"the overlap is not kept for the next evaluation: {error}", stacklevel=2)
     return found
@@ -87,11 +88,6 @@ def _kept(path: Path) -> Overlap | None:
         return Overlap(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def _keep(path: Path, found: Overlap) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(asdict(found)) + "\n")
 
 
 def _compare(train: ImageSet, held_out: ImageSet, similarity: float, mirrored: bool) -> Overlap:

@@ -153,6 +153,4 @@ def _told(record: Record) -> str:
 
 
 def _plain(value: object) -> str:
-    if value is None:
-        return "–"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -288,7 +288,8 @@ def _vocabulary(
     ]
     if not telling:
         raise UserError(
-            "lmsd-cnn has nothing to learn: the samples have no class and no captions that differ"
+            "lmsd-cnn has nothing to learn: the samples have no class and no captions that differ; lmsd-ssl "
+            "needs neither (evaluate.extractor.kind=lmsd-ssl, or lmsd data features kind=ssl)"
         )
     return "words", tuple(sorted(word for word, _ in telling))
 

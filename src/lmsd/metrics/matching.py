@@ -43,6 +43,12 @@ def matched_halves(labels: Sequence[int] | Sequence[str] | Tensor, seed: int) ->
     return first.contiguous(), second.contiguous()
 
 
+def dealt(pairs: tuple[Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor]:
+    """The pairs with a random half of them turned round."""
+    turned = torch.rand(len(pairs[0]), generator=torch.Generator().manual_seed(seed)) < 0.5
+    return torch.where(turned, pairs[1], pairs[0]), torch.where(turned, pairs[0], pairs[1])
+
+
 def matched_rows(
     labels: Sequence[int] | Sequence[str], among: Sequence[int] | Sequence[str], seed: int
 ) -> Tensor:

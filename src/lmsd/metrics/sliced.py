@@ -24,6 +24,7 @@ from torch import Tensor
 from lmsd.errors import UserError
 from lmsd.metrics.frechet import Features, as_features, firsts, gaussian_statistics, means_of
 from lmsd.metrics.intervals import GROUPS, Score, jackknife
+from lmsd.metrics.matching import dealt
 
 PROJECTIONS = 1_000
 """Directions behind every value, the same for every call at one width."""
@@ -87,7 +88,7 @@ def sliced_ratio(
     own, others = _Sorted(white(real), u), [_Sorted(white(fake), u) for fake in fakes]
     floor, found = [], []
     for number in range(max(1, min(_HALVINGS, _ROWS // len(real)))):
-        a, b = _dealt(halves, number)
+        a, b = dealt(halves, number)
         parts_a, parts_b = own.without(a, groups), own.without(b, groups)
         floor.append(_gaps(parts_a, parts_b))
         crossed = ((parts_a, b), (parts_b, a))
@@ -149,12 +150,6 @@ def _directions(width: int, count: int, seed: int) -> Tensor:
         count, width, generator=torch.Generator().manual_seed(1_000 + seed), dtype=torch.float64
     )
     return torch.nn.functional.normalize(drawn, dim=1)
-
-
-def _dealt(pairs: tuple[Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor]:
-    """The pairs with a random half of them turned round."""
-    turned = torch.rand(len(pairs[0]), generator=torch.Generator().manual_seed(seed)) < 0.5
-    return torch.where(turned, pairs[1], pairs[0]), torch.where(turned, pairs[0], pairs[1])
 
 
 def _gaps(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[float]:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from lmsd.errors import UserError
 from lmsd.models.codec import Latents, Shape
+from lmsd.models.folder import misfit
 from lmsd.models.frozen import fingerprint, freeze
 
 
@@ -239,13 +240,11 @@ class Autoencoder(Pretrained):
 
     def latents(self, x: Tensor) -> Tensor:
         """The mean of E(x)."""
-        found: Tensor = self.model.encode(x).latent_dist.mode()
-        return found
+        return self.model.encode(x).latent_dist.mode()  # type: ignore[no-any-return]
 
     def images(self, z: Tensor) -> Tensor:
         """D(z)."""
-        found: Tensor = self.model.decode(z).sample
-        return found
+        return self.model.decode(z).sample  # type: ignore[no-any-return]
 
 
 def _autoencoder(path: Path) -> Any:
@@ -263,10 +262,13 @@ def _autoencoder(path: Path) -> Any:
         )
     from diffusers import AutoencoderKL
 
-    load: Any = AutoencoderKL.from_pretrained
-    options = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
-    model, told = load(str(path), output_loading_info=True, **options)
-    strange = [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]
-    if strange:
-        raise UserError(f"codec.path={path}: its weights do not fit its config.json, see {strange[0]}")
+    model, told = AutoencoderKL.from_pretrained(
+        str(path),
+        output_loading_info=True,
+        local_files_only=True,
+        use_safetensors=True,
+        low_cpu_mem_usage=False,
+    )
+    if strange := misfit(told):
+        raise UserError(f"codec.path={path}: its weights do not fit its config.json, see {strange}")
     return model

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lmsd.errors import Count, Number, UserError
 from lmsd.models.frozen import fingerprint, freeze
+from lmsd.models.layouts.base import kept_by
 from lmsd.models.tokenizer import SMALLEST, encode_caption, kept_of, train_tokenizer
 from lmsd.types import Batch, Cond, at_least_float32
 
@@ -21,12 +22,13 @@ from lmsd.types import Batch, Cond, at_least_float32
 class Conditioner(nn.Module):
     """Base: forward(batch, drop [B] bool | None) → Cond.
 
-    token_dim, pooled_dim: widths of Cond.tokens and Cond.pooled, 0 where there are none; reads: what of a
-    batch it needs.
+    token_dim, pooled_dim: widths of Cond.tokens and Cond.pooled, 0 where there are none; classes: how many
+    labels it knows; reads: what of a batch it needs.
     """
 
     token_dim: int = 0
     pooled_dim: int = 0
+    classes: int = 0
     reads: Literal["text", "label", "nothing"] = "nothing"
 
     def forward(self, batch: Batch, drop: Tensor | None = None) -> Cond:
@@ -35,6 +37,20 @@ class Conditioner(nn.Module):
 
     def fit(self, captions: list[str]) -> None:
         """Learn from the training captions what is no parameter (a tokenizer); nothing here."""
+
+    def labels(self, prompts: list[str]) -> Tensor | None:
+        """The labels [n] that prompts name by their numbers, for those who read labels.
+
+        Raises UserError for one that is none of the classes.
+        """
+        if self.reads != "label":
+            return None
+        strange = [word for word in prompts if not (word.isdecimal() and int(word) < self.classes)]
+        if strange:
+            raise UserError(
+                f"'{strange[0]}' is no class of this run: its prompts are numbers, 0 to {self.classes - 1}"
+            )
+        return torch.tensor([int(word) for word in prompts])
 
     def kept(self, caption: str) -> str:
         """The part of a caption that is read: all of it, unless it is longer than the context."""
@@ -249,11 +265,7 @@ class PretrainedText(_CaptionConditioner):
 
     def kept(self, caption: str) -> str:
         """What the first `length` tokens are of a caption that has more."""
-        whole = self.tokenizer(caption, truncation=False, verbose=False)["input_ids"]
-        if len(whole) <= self.length:
-            return caption
-        ids = self.tokenizer(caption, truncation=True, max_length=self.length)["input_ids"]
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return kept_by(self.tokenizer, caption, self.length)
 
     @torch.no_grad()
     def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:

@@ -34,8 +34,13 @@ class Folder:
 
     def __init__(self, path: str | Path, variant: str | None = None) -> None:
         self.path, self.variant = Path(path), variant
+        if self.path.is_file():
+            raise self.error(
+                "it is one file, and folders are read: diffusers makes one, PIPELINE.from_single_file(FILE)"
+                ".save_pretrained(FOLDER)"
+            )
         if not self.path.is_dir():
-            raise UserError(f"pipeline {path}: there is no such folder")
+            raise self.error("there is no such folder")
         if not (self.path / "model_index.json").is_file():
             raise self.error("it holds no model_index.json, as every diffusers folder does")
         self.index = self._json(self.path / "model_index.json")
@@ -84,9 +89,8 @@ class Folder:
         except Exception as error:  # whatever a damaged file makes its reader raise
             said = " ".join(str(error).split())[:160]
             raise self.error(f"{component}/ cannot be loaded: {type(error).__name__}: {said}") from error
-        strange = [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]
-        if strange:
-            raise self.error(f"the weights in {component}/ do not fit its config.json, see {strange[0]}")
+        if strange := misfit(told):
+            raise self.error(f"the weights in {component}/ do not fit its config.json, see {strange}")
         broken = next((n for n, p in model.named_parameters() if not bool(p.isfinite().all())), None)
         if broken:
             raise self.error(f"{component}/ holds numbers that are not finite, in {broken}")
@@ -137,6 +141,11 @@ class Folder:
             p.name for p in sorted(self.path.iterdir()) if p.stem.upper().startswith(("LICENSE", "LICENCE"))
         ]
         return {"model": name, "pipeline": self.kind, "license": ", ".join(files) or "no license file"}
+
+
+def misfit(told: Mapping[str, Any]) -> str:
+    """The first weight that a net lacks, or does not take in this shape, as its loader tells; or ""."""
+    return next(iter([*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]), "")
 
 
 def _variant_of(name: str) -> str | None:

@@ -8,6 +8,7 @@ part of checkpoints.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -61,7 +62,7 @@ class PipelineText(Conditioner):
 
     def __init__(self, encoders: Sequence[Encoder], layout: Layout, *, cpu: bool) -> None:
         super().__init__()
-        self.layout, self.stays = layout, cpu
+        self.layout, self.stays, self.length = layout, cpu, layout.length
         self.encoders = nn.ModuleList(encoders)
         self.fingerprint = fingerprint(self.encoders)
         codes = layout.codes(encoders, [""])
@@ -257,12 +258,35 @@ def from_pipeline(
     layout = kind(Facts(config, folder.index, size, side, net_guidance, instruction))
     if layout.refused():
         raise folder.error(f"{layout.refused()}, and that is not read")
-    read, dtype = _scheduled(folder, layout), PRECISIONS[precision]
+    read, dtype = _scheduled(folder, kind, tokens=layout.tokens), PRECISIONS[precision]
     encoders = [_encoder(folder, name, classes, dtype) for name, classes in held.items()]
     text = PipelineText(encoders, layout, cpu="text" in on_cpu)
     model = folder.model(kind.net, kind.nets, PRECISIONS[net_precision])
     net = PipelineNet(model, layout, text)
     return PipelineGenerator(net, read, conditioner=text, codec=codec, about=folder.about)
+
+
+@dataclass(frozen=True)
+class Usual:
+    """How a folder is sampled if nobody says otherwise, read without its weights.
+
+    sampler: a node for `lmsd.spec.build`; about: the model's name, class and license.
+    """
+
+    sampler: Mapping[str, Any]
+    steps: int
+    guidance: float
+    notes: tuple[str, ...]
+    about: Mapping[str, str]
+
+
+def usual(path: Path) -> Usual:
+    """What a folder's scheduler and family say of sampling. Raises UserError for one that is not read."""
+    folder = Folder(path)
+    kind, _ = family(folder)
+    read = _scheduled(folder, kind, tokens=1)
+    steps, guidance = kind.usual(folder.config(kind.net))
+    return Usual(read.sampler, steps, guidance, read.notes, folder.about)
 
 
 def family(folder: Folder) -> tuple[type[Layout], Mapping[str, tuple[str, ...]]]:
@@ -293,8 +317,8 @@ def _own_size(folder: Folder, config: Mapping[str, Any]) -> int:
     return size
 
 
-def _scheduled(folder: Folder, layout: Layout) -> Scheduled:
+def _scheduled(folder: Folder, kind: type[Layout], *, tokens: int) -> Scheduled:
     try:
-        return scheduled(folder.config("scheduler"), tokens=layout.tokens, explicit=layout.explicit)
+        return scheduled(folder.config("scheduler"), tokens=tokens, explicit=kind.explicit)
     except UserError as error:
         raise folder.error(str(error)) from error

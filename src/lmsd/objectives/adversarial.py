@@ -100,8 +100,15 @@ class Adversarial(Objective):
         return {"discriminator": judge, "generator": Part()}
 
     def prepare(self, facts: Facts) -> None:
-        """Draw mismatched captions from those of the data."""
+        """Draw mismatched captions from those of the data, for a generator that reads them."""
         self.mismatch.learn(facts.captions)
+        reads = generator_of(facts.players).conditioner.reads
+        if self.mismatch.weight and (reads != "text" or len(self.mismatch.captions) < 2):
+            raise UserError(
+                f"mismatch.weight={self.mismatch.weight:g} shows the discriminator images with captions of "
+                f"others, and this run's conditioner reads {reads if reads != 'text' else 'one alone'}: take "
+                "weight=0 there"
+            )
 
     # -- the script -----------------------------------------------------------------------------------------
 

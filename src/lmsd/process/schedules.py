@@ -116,9 +116,8 @@ class Discrete(Schedule):
 
     def _between(self, t: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(α, σ, λ) where σ/α is a straight line between two steps."""
-        below = t.floor().clamp(max=self.steps - 1).long()
-        ratio, share = table[1] / table[0], t - below
-        found = (1 - share) * ratio[below] + share * ratio[below + 1]
+        below, ratio = t.floor().clamp(max=self.steps - 1).long(), table[1] / table[0]
+        found = ratio[below].lerp(ratio[below + 1], t - below)
         alpha = (1 + found.square()).rsqrt()
         return alpha, found * alpha, -found.log()
 
@@ -174,8 +173,9 @@ class ScaledLinear(Discrete):
         spacing: Spaced | None = None,
     ) -> None:
         _check_steps(steps)
-        roots = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64)
-        super().__init__(roots**2, spacing)
+        super().__init__(
+            torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2, spacing
+        )
 
 
 class Cosine(Discrete):
@@ -229,7 +229,7 @@ class EDM(Schedule):
                 f"EDM needs 0 < sigma_min < sigma_max and rho > 0, not {sigma_min}, {sigma_max}, {rho}."
             )
         self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
-        self.t_noise = sigma_max
+        self.t_noise, self._low, self._high = sigma_max, sigma_min ** (1 / rho), sigma_max ** (1 / rho)
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(1, t, −ln t)."""
@@ -238,9 +238,8 @@ class EDM(Schedule):
 
     def at(self, u: Tensor) -> Tensor:
         """σ = (σ_min^{1/ρ} + u (σ_max^{1/ρ} − σ_min^{1/ρ}))^ρ (Karras et al. 2022, eq. 5)."""
-        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         # exp and log round alike at any place of a vector, which torch.pow does not.
-        knot: Tensor = low + u.double() * (high - low)
+        knot: Tensor = self._low + u.double() * (self._high - self._low)
         return (knot.log() * self.rho).exp().float()
 
     def model_time(self, t: Tensor) -> Tensor:
@@ -251,8 +250,7 @@ class EDM(Schedule):
         """σ_max = knot 0 > … > knot n − 1 = σ_min > knot n = 0; one step goes from σ_max to 0."""
         _check_steps(steps)
         share = torch.linspace(1, 0, steps, dtype=torch.float64) if steps > 1 else torch.ones(1)
-        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
-        inner = ((low + share.double() * (high - low)) ** self.rho).tolist()
+        inner = ((self._low + share.double() * (self._high - self._low)) ** self.rho).tolist()
         return [self.sigma_max, *inner[1:], 0.0]
 
 
@@ -262,11 +260,9 @@ class Flow(Schedule):
     spacing: its knots, None: equal steps from 1 to 0. Paths begin with noise of deviation 1.
     """
 
-    unit = True
-
     def __init__(self, *, spacing: Shifted | None = None) -> None:
         super().__init__()
-        self.spacing = spacing or Shifted()
+        self.spacing, self.unit = spacing or Shifted(), True
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(1 − t, t, ln(1 − t) − ln t)."""
@@ -279,8 +275,7 @@ class Flow(Schedule):
 
     def model_time(self, t: Tensor) -> Tensor:
         """1000 t, as SD3 and diffusers' flow-matching schedulers have it."""
-        found = t.float() * 1000.0
-        return found.floor() if self.spacing.whole else found
+        return (t.float() * 1000.0).floor() if self.spacing.whole else t.float() * 1000.0
 
     def grid(self, steps: int) -> list[float]:
         """The knots of `spacing`."""

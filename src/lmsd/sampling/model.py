@@ -2,6 +2,7 @@
 
     model = lmsd.load("last")
     images = model.sample(["a red circle", "a blue star"], seed=0)        uint8 [2,H,W,C]
+    images = model.sample(n=16)        of a run with conditioner=none, which takes no prompts
 
 Everything comes from one checkpoint: the generator's spec and weights, and the text of the configuration, for
 the sampler and its settings.
@@ -29,6 +30,14 @@ from lmsd.sampling.settings import Settings
 from lmsd.spec import build, plain
 from lmsd.types import Batch, levels
 
+_FREE = (
+    "this run was trained without captions and classes (conditioner=none): leave prompts out, and say how "
+    "many images, n=16"
+)
+_ASKED = (
+    "n={n} is for a run with conditioner=none, and this one reads {reads}: give prompts, one for each image"
+)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -52,21 +61,20 @@ class Model:
 
     def sample(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str] = (),
         *,
+        n: int | None = None,
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
     ) -> NDArray[np.uint8]:
         """One image for each prompt, uint8 [n,H,W,C]; image i is a function of (seed, i, its prompt).
 
-        prompts: captions, or class numbers for a model of labels; steps, guidance: None for the run's own.
-        The same images as `lmsd sample`. Raises UserError for settings that the run cannot sample with, and
-        for no prompts or one that stands in no list.
+        prompts: captions, or class numbers for a model of labels; n: how many images of a model that was
+        trained without either; steps, guidance: None for the run's own. The same images as `lmsd sample`.
+        Raises UserError for settings that the run cannot sample with, and for prompts that it does not take.
         """
-        if isinstance(prompts, str) or not prompts:
-            raise UserError(f"prompts={prompts!r} is no list of texts: give one for each image, [text, ...]")
-        batch = self.batch(prompts)
+        batch = self.batch(prompts, n=n)
         cut = self.generator.conditioner.cut(list(batch.text or ()))
         if cut:
             warnings.warn(f"{cut} of {len(batch)} prompts are longer than the context and cut", stacklevel=2)
@@ -85,6 +93,11 @@ class Model:
         """(batch, rng) → images in [-1,1], with the run's own settings where none are given."""
         own = self.config["evaluate"]
         guidance = own["guidance"] if guidance is None else guidance
+        if guidance != 1.0 and self.generator.conditioner.reads == "nothing":
+            raise UserError(
+                f"guidance={guidance:g} weighs images with their caption or class against images without, "
+                "and this run has only these (conditioner=none): take guidance=1"
+            )
         if guidance != 1.0 and not _learned_without(self.config["objective"]):
             raise UserError(
                 f"guidance={guidance:g} needs a generator that was trained without captions too, and this "
@@ -99,15 +112,24 @@ class Model:
             )
         return Generation(self.generator, sampler or build(self.config["sampler"]), settings)
 
-    def batch(self, prompts: Sequence[str], x: torch.Tensor | None = None) -> Batch:
-        """What the generator is asked for; x [n,C,H,W]: images to begin with, None: there are none."""
+    def batch(self, prompts: Sequence[str], x: torch.Tensor | None = None, *, n: int | None = None) -> Batch:
+        """What the generator is asked for; x [n,C,H,W]: images to begin with, None: there are none.
+
+        prompts, n: as of `sample`. Raises UserError for what the model does not take.
+        """
+        conditioner, count = self.generator.conditioner, len(prompts) if n is None else n
+        if conditioner.reads == "nothing" and (n is None or prompts):
+            raise UserError(_FREE)
+        if conditioner.reads != "nothing" and n is not None:
+            raise UserError(_ASKED.format(n=n, reads=conditioner.reads))
+        if isinstance(prompts, str) or count < 1:
+            raise UserError(f"prompts={prompts!r} is no list of texts: give one for each image, [text, ...]")
         words = [str(prompt) for prompt in prompts]
-        labels = [int(word) if word.isdecimal() else -1 for word in words]
         return Batch(
-            x=torch.zeros(len(words), *self.generator.image_shape) if x is None else x,
-            position=torch.arange(len(words)),
-            text=words,
-            label=torch.tensor(labels) if min(labels, default=-1) >= 0 else None,
+            x=torch.zeros(count, *self.generator.image_shape) if x is None else x,
+            position=torch.arange(count),
+            text=words or None,
+            label=conditioner.labels(words),
         )
 
     def unknown_words(self, prompts: Sequence[str]) -> list[str]:

@@ -39,7 +39,11 @@ def test_flips_of_training_reach_the_search_for_copies(flip, tmp_path, monkeypat
     monkeypatch.setattr(validate, "extractor_of", lambda settings, data: None)
     evaluate = {"checker": None, "extractor": {}, "neighbors": True}
     config = OmegaConf.create(
-        {"evaluate": evaluate, "data": {"train": {"flip": flip}, "channels": 3, "shards": "x"}}
+        {
+            "conditioner": {},
+            "evaluate": evaluate,
+            "data": {"train": {"flip": flip}, "channels": 3, "shards": "x"},
+        }
     )
     scorer = validate.evaluator(config, SimpleNamespace(split_set=Pictures), "val", n=None)
     assert scorer.mirrored is flip

@@ -140,6 +140,7 @@ def test_a_bucket_without_keys_is_one_sentence_and_exit_2(tmp_path) -> None:
 
 
 FEATURES: dict[str, str] = {
+    "kind": "kind=ssl",
     "image_size": "image_size=16",
     "channels": "channels=1",
     "images": "images=256",

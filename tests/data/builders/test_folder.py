@@ -1,4 +1,5 @@
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -144,7 +145,7 @@ def test_mixed_modes_and_bad_images_through_the_whole_build(tmp_path):
     dropped = {entry["name"]: entry["reason"] for entry in manifest["dropped"]["pictures"]}
     assert set(dropped) == {"cut.png", "text.png"}
     assert dropped["cut.png"].startswith("it cannot be decoded (")
-    assert dropped["text.png"].startswith("it is no image that can be decoded (JPEG, PNG, WEBP, ")
+    assert dropped["text.png"].startswith("it is not an image that can be decoded (JPEG, PNG, WEBP, ")
     assert manifest["dropped"]["count"] == 2
     assert manifest["channels"] == 3
 
@@ -165,3 +166,63 @@ def test_reasons_are_counted_without_their_particulars(images):
         "values without a known white": 3,
     }
     assert {entry["name"] for entry in dropped["pictures"]} >= {"blank2.png", "gone0.png", "white1.tif"}
+
+
+def test_images_alone_are_built_without_captions(tmp_path):
+    for seed in range(4):
+        (tmp_path / "in" / "deep").mkdir(parents=True, exist_ok=True)
+        photograph(seed).save(tmp_path / "in" / "deep" / f"{seed}.png")
+    source = folder_source(tmp_path / "in", None)
+    assert [(raw.caption, raw.label) for raw in source.samples] == [(None, None)] * 4
+    assert source.notes == [("images without captions, which train with conditioner=none", 4, "deep/0.png")]
+    assert source.dropped == []
+    manifest = build("folder", tmp_path / "out", options=BuildOptions(path=tmp_path / "in", image_size=16))
+    with tarfile.open(tmp_path / "out" / "train-000000.tar") as archive:
+        assert {name.rpartition(".")[2] for name in archive.getnames()} == {"png"}
+    assert json.loads(manifest.read_text())["captions"] is False
+
+
+def test_classes_alone_are_built_without_captions(tmp_path):
+    (tmp_path / "in").mkdir()
+    for seed in range(3):
+        photograph(seed).save(tmp_path / "in" / f"{seed}.png")
+        (tmp_path / "in" / f"{seed}.cls").write_text(f"{seed % 2}\n")
+    source = folder_source(tmp_path / "in", None)
+    assert [(raw.caption, raw.label) for raw in source.samples] == [(None, 0), (None, 1), (None, 0)]
+    assert source.classes == ["0", "1"]
+    assert source.notes[0][0] == "images without captions, which train with conditioner=none or label"
+    (tmp_path / "in" / "2.cls").unlink()
+    with pytest.raises(UserError, match=r"some images have a class but not to 2\.png; label all or none"):
+        folder_source(tmp_path / "in", None)
+
+
+def test_captions_are_left_out_on_demand_and_never_by_mistake(images):
+    (images / "a.mask.png").write_bytes((images / "a.png").read_bytes())
+    source = folder_source(images, None, "none")
+    assert [(raw.name, raw.caption) for raw in source.samples] == [
+        ("a.png", None), ("b.jpg", None), ("deep/c.webp", None)
+    ]  # fmt: skip
+    assert reasons(source) == {"a.mask.png": "it belongs to another image, a.png"}
+    for text in images.rglob("*.txt"):
+        text.rename(text.with_name(f"other-{text.name}"))
+    with pytest.raises(UserError, match=r"\(a\.mask\.png has none\); captions=none takes them without"):
+        folder_source(images, None)
+    for text in images.rglob("*.txt"):
+        text.unlink()
+    (images / "words.csv").write_text("file,caption\na.png,one\n")
+    with pytest.raises(UserError, match=r"captions=.*words\.csv reads that file; captions=none takes"):
+        folder_source(images, None)
+
+
+def test_a_table_may_give_classes_alone(images):
+    (images / "l.csv").write_text("file,label\na.png,dog\nb.jpg,cat\n")
+    source = folder_source(images, images / "l.csv")
+    assert [(raw.name, raw.caption, raw.label) for raw in source.samples] == [
+        ("a.png", None, 1), ("b.jpg", None, 0)
+    ]  # fmt: skip
+    assert source.classes == ["cat", "dog"]
+    rows = ['{"file": "a.png", "label": 1, "caption": "one"}', '{"file": "b.jpg", "label": 0}']
+    (images / "l.jsonl").write_text("\n".join(rows))
+    assert reasons(folder_source(images, images / "l.jsonl"))["b.jpg"] == (
+        "no caption: l.jsonl gives it a label alone"
+    )

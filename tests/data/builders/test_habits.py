@@ -65,7 +65,7 @@ def test_suffixes_in_capitals_dots_and_both_ways_of_writing_an_accent_are_paired
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("a dog".encode("utf-16-le"), "a NUL character at 1, as UTF-16 and UTF-32 read as UTF-8 do"),
+        ("a dog".encode("utf-16-le"), "a NUL character at 1, as does UTF-16 or UTF-32 read as UTF-8"),
         ("a dog".encode("utf-16"), "not UTF-8 text but UTF-16"),
         (b"a\x00dog", "a NUL character"),
         (b"a \x1b[31mdog", "the control character '\\x1b' at 2"),

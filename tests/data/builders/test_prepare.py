@@ -184,5 +184,5 @@ def test_progress_ends_at_the_total():
 
 def test_nothing_usable_is_an_error_that_says_why(tmp_path):
     (tmp_path / "x.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"x\.png: it is no image"):
+    with pytest.raises(UserError, match=r"x\.png: it is not an image"):
         prepared([Raw("x.png", tmp_path / "x.png", "c")])

@@ -1,4 +1,4 @@
-"""What watches a run: the callbacks of its configuration, and those that every run has."""
+"""Callbacks of a run: those of its configuration, and those that every run has."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ from lmsd.objectives.base import Objective, trained
 
 
 def own(config: DictConfig, objective: Objective) -> list[Any]:
-    """Those that the configuration names. Raises UserError for what cannot work here."""
+    """The callbacks that the configuration names. Raises UserError for those that cannot work here."""
     found = [instantiate(node) for node in config.callbacks.values()]
     check_callbacks(found, trained(objective.cast), scored=bool(config.evaluate.n))
     return found
 
 
 def standing(config: DictConfig, validation: Any, objective: Objective, data: ShardSet) -> list[Any]:
-    """Those that every run has."""
+    """The callbacks that every run has."""
     found: list[Any] = []
     if validation is not None:
         every = config.evaluate.every or config.images
@@ -43,6 +43,6 @@ def standing(config: DictConfig, validation: Any, objective: Objective, data: Sh
 
 
 def guards(config: DictConfig, objective: Objective) -> list[Any]:
-    """What ends a run that learns from rewards when they and the held-out score part."""
+    """Ends a run that learns from rewards when these and the held-out score diverge."""
     patience, proxy = config.evaluate.stop_hacking, objective.proxy
     return [HackingGuard(judge="val/fd[", proxy=proxy, patience=patience)] if patience and proxy else []

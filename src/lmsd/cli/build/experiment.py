@@ -18,7 +18,7 @@ from lmsd import spec
 from lmsd.checkpoints import WeightsRef, find_run, load_weights
 from lmsd.cli.bar import drawn
 from lmsd.cli.config.compose import plain, stored
-from lmsd.cli.config.schema import held
+from lmsd.cli.config.schema import held, leaves
 from lmsd.data.shards import Split
 from lmsd.data.shardset import ShardSet
 from lmsd.engine.datamodule import ShardDataModule
@@ -38,7 +38,7 @@ from lmsd.types import Batch
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a configuration describes: the data, the nets by role, the method that trains them, the engine."""
+    """What a configuration describes: the data, the nets by role, the training method and the engine."""
 
     data: ShardDataModule
     cast: Mapping[str, nn.Module]
@@ -47,11 +47,12 @@ class Experiment:
 
 
 def build(config: DictConfig) -> Experiment:
-    """All of an experiment, seeded; conditioners have learned the words of the training captions.
+    """Build an experiment, seeded; conditioners learn their vocabulary from the training captions.
 
-    The generator is built first: what does not fit in it is told before any data are read.
+    The generator is built first, so that its mistakes are reported before any data are read.
     """
     check_shards(config)
+    check_uses(config)
     torch.manual_seed(config.seed)
     lead = generator(config)
     objective: Objective = instantiate(config.objective)
@@ -64,12 +65,12 @@ def build(config: DictConfig) -> Experiment:
 
 
 def instantiate(node: DictConfig, **given: Any) -> Any:
-    """What `node` describes, with further keyword arguments; what is built is the tree that was checked."""
+    """Build `node` with further keyword arguments; targets are checked in the same resolved tree."""
     return spec.build(plain(node), **given)
 
 
 def assemble(node: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
-    """Build `node`, handing over those of the given arguments that its constructor takes."""
+    """Build `node` with those of the given arguments that its constructor takes."""
     return spec.build(node, **spec.taken(str(node["_target_"]), given))
 
 
@@ -83,7 +84,7 @@ def shard_set(config: DictConfig) -> ShardSet:
 
 
 def check_shards(config: DictConfig) -> None:
-    """Refuse a configuration without shards; name the command that makes an experiment's where missing."""
+    """Refuse missing shards, naming the command that makes those of the experiment."""
     shards, source = config.data.shards, config.source
     if shards is None:
         raise UserError("which shards? data.shards=FOLDER; lmsd data build makes them, see lmsd data --help")
@@ -95,14 +96,14 @@ def check_shards(config: DictConfig) -> None:
 
 
 def generator(config: DictConfig) -> Generator:
-    """The generator, untrained, of the channels and size that the configuration's data have."""
+    """The untrained generator for the channels and image size of the data."""
     built: Generator = spec.build(generator_spec(config))
     built.process.schedule.grid(config.steps)  # more steps than the chain has are refused here
     return built
 
 
 def generator_spec(config: DictConfig) -> dict[str, Any]:
-    """The generator's own tree and, in it, the parts and sizes that it takes: alone it rebuilds it."""
+    """The generator's node with the parts and sizes that it takes: enough to rebuild it."""
     tree = plain(config)
     parts = {name: tree[name] for name in ("schedule", "conditioner", "codec")}
     parts["net"] = {**tree["net"], "_partial_": True}  # the other parts say how large
@@ -112,7 +113,7 @@ def generator_spec(config: DictConfig) -> dict[str, Any]:
 
 
 def check_condition(conditioner: Conditioner, data: ShardSet) -> None:
-    """Refuse a conditioner that reads what the training shards do not hold."""
+    """Refuse a conditioner that reads what the training shards do not contain."""
     index = data.index("train")
     if conditioner.reads == "label" and not index.labels:
         ways = "conditioner=text for their captions" if index.captions else "conditioner=none"
@@ -126,8 +127,23 @@ def check_condition(conditioner: Conditioner, data: ShardSet) -> None:
             check_labels(conditioner, data, split)
 
 
+def unconditional(config: DictConfig) -> bool:
+    """Whether images are made of no caption and no class: conditioner=none."""
+    return str(config.conditioner.get("_target_", "")).endswith(".NullConditioner")
+
+
+def check_uses(config: DictConfig) -> None:
+    """Refuse, without a condition, guidance by it and images that are checked against captions."""
+    uses = (".guidance", "evaluate.checker")
+    for key, value in leaves(plain(config)) if unconditional(config) else ():
+        if key.endswith(uses) and value not in (1, None):
+            raise UserError(
+                f"{key}={value} is about captions or classes, and conditioner=none has none: leave it out"
+            )
+
+
 def check_labels(conditioner: LabelConditioner, data: ShardSet, split: Split) -> None:
-    """Refuse classes that the table of labels has no row for: its last one stands for no class."""
+    """Refuse classes beyond the embedding table, whose last row stands for no class."""
     held = data.split_set(split)
     labels = held.labels(range(len(held)))
     low, high = (0, 0) if labels is None or not len(labels) else (int(labels.min()), int(labels.max()))
@@ -138,10 +154,10 @@ def check_labels(conditioner: LabelConditioner, data: ShardSet, split: Split) ->
 
 
 def own(config: DictConfig, role: str, part: Part, player: Generator | None) -> nn.Module:
-    """The net of the configuration's node called `role`; nodes in it are built first.
+    """Build the net of the configuration's node `role`, inner nodes first.
 
-    Both are handed the size of what they look at; the node itself also what the method decides and, where
-    there is one, the generator, player, whose images it judges.
+    Both are given the size of their input; the node itself also gets what the method decides and, if there
+    is one, the generator whose images it judges (player).
     """
     if role == "generator":
         return generator(config)
@@ -166,9 +182,9 @@ def own(config: DictConfig, role: str, part: Part, player: Generator | None) -> 
 def cast(
     config: DictConfig, parts: Cast, lead: Generator, data: ShardSet, captions: list[str]
 ) -> dict[str, nn.Module]:
-    """Every role of a cast: from its own node, as a twin of another, and from the weights of `init_from=`.
+    """Build every role of a cast, from its own node or as a twin, and load the weights of `init_from=`.
 
-    The generator, lead, is the first, since others judge what it makes; twins are made of what has weights.
+    The generator (lead) comes first, since others judge its images; twins copy what already has weights.
     """
     order, sources = in_order(parts), named_weights(config, parts)
     for role, part in parts.items():
@@ -200,7 +216,7 @@ def cast(
 
 
 def in_order(parts: Cast) -> list[str]:
-    """The roles in the order to build them in: the generator, those with a node of their own, twins."""
+    """The roles in building order: the generator, those with a node of their own, twins."""
     made = sorted((role for role, part in parts.items() if part.like is None), key="generator".__ne__)
     left = {role: part.like for role, part in parts.items() if part.like is not None}
     while ready := [role for role, like in left.items() if like in made]:
@@ -212,23 +228,23 @@ def in_order(parts: Cast) -> list[str]:
 
 
 def origin(parts: Cast, role: str) -> str:
-    """Whose node a role is built from, through all its likenesses."""
+    """The role whose node a role is built from, through all twins."""
     like = parts[role].like
     return role if like is None else origin(parts, like)
 
 
 @torch.no_grad()
 def renew(net: nn.Module, drawn: nn.Module) -> None:
-    """Give a net the weights of another like it, all but the frozen ones."""
+    """Copy the weights of a net of the same architecture, except for frozen ones."""
     for kept, new in zip(net.parameters(), drawn.parameters(), strict=True):
         if kept.requires_grad:
             kept.copy_(new)
 
 
 def note_words(reader: Conditioner, captions: list[str], *, foreign: bool) -> None:
-    """Say how many captions lose their ends in the vocabulary that there is by now.
+    """Print how many captions are cut, with the vocabulary as it is now.
 
-    foreign: it came with the weights of another run; then also which words it knows in pieces only.
+    foreign: it came with the weights of another run; then also print words it only knows in pieces.
     """
     if launched_rank():
         return
@@ -243,7 +259,7 @@ def note_words(reader: Conditioner, captions: list[str], *, foreign: bool) -> No
 
 
 def named_weights(config: DictConfig, parts: Cast) -> dict[str, WeightsRef]:
-    """What `init_from=` names, by the role that takes it: a text, a list of them, or a mapping from roles."""
+    """The sources that `init_from=` names, by role: a text, a list of them, or a mapping from roles."""
     named: Any = config.init_from
     named = OmegaConf.to_container(named) if OmegaConf.is_config(named) else named
     if held(named):
@@ -261,7 +277,7 @@ def named_weights(config: DictConfig, parts: Cast) -> dict[str, WeightsRef]:
 
 
 def held_out(data: ShardSet, count: int = 256) -> Batch | None:
-    """Some of val, in a fixed random order, to calibrate a judge on; None, and a note, without val."""
+    """Random but fixed val images to calibrate a judge on; without val None, and a note is printed."""
     if not data.has("val"):
         if not launched_rank():
             print("note: no val shards to calibrate the discriminator on: its logits are taken as they are")
@@ -280,7 +296,7 @@ def training_captions(data: ShardSet) -> list[str]:
 
 
 def initialize(net: nn.Module, role: str, source: WeightsRef) -> None:
-    """Weights of another run for one player; what did not match is named."""
+    """Load the weights of another run into one player; print what does not match."""
     path = source.path if source.path.exists() else find_run(str(source.path))
     mismatch = load_weights(net, path, player=source.player, ema=source.ema)
     if launched_rank():
@@ -293,9 +309,9 @@ def initialize(net: nn.Module, role: str, source: WeightsRef) -> None:
 
 
 def optimization(config: DictConfig, objective: Objective) -> Optimization:
-    """How each role that learns is updated, clipped and averaged; as the lead, where nothing else is said.
+    """How each trained role is updated, clipped and averaged: like the lead unless configured otherwise.
 
-    Raises UserError also for options that the optimizer itself refuses, before a run has a folder.
+    Also raises UserError for options that the optimizer itself refuses, before the run has a folder.
     """
     optim, lead, roles = config.optim, objective.lead, learners(objective.cast)
     if lead not in optim:
@@ -323,7 +339,7 @@ def optimization(config: DictConfig, objective: Objective) -> Optimization:
 
 
 def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objective) -> Engine:
-    """The LightningModule that plays the objective's turns."""
+    """The LightningModule that runs the objective's turns."""
     if config.checkpointing:
         recompute(nets[objective.lead])
     return Engine(

@@ -17,13 +17,21 @@ from lmsd.files import cache_folder
 
 
 def extractor_of(settings: DictConfig, data: ShardSet) -> FeatureExtractor:
-    """What `evaluate.extractor` describes: kind and path, or lmsd-cnn of these data."""
+    """What `evaluate.extractor` describes: kind and path, or lmsd-cnn of these data.
+
+    Images without captions and classes have lmsd-ssl in its place, and the settings say so from then on.
+    """
     kind = settings.get("kind") or "lmsd-cnn"
     path = None if settings.path is None else Path(settings.path)
-    if kind == "lmsd-cnn":
-        if path is not None and not (path / "lmsd-cnn.json").is_file():
-            raise UserError(f"evaluate.extractor.path={path} holds no lmsd-cnn; lmsd data features makes one")
-        return find_or_train(data, augment=settings.augment, images=settings.images, folder=path)[0]
+    train = data.index("train")
+    if kind == "lmsd-cnn" and path is None and not (train.captions or train.labels):
+        settings.kind = kind = "lmsd-ssl"
+    if kind in ("lmsd-cnn", "lmsd-ssl"):
+        if path is not None and not (path / f"{kind}.json").is_file():
+            raise UserError(f"evaluate.extractor.path={path} holds no {kind}; lmsd data features makes one")
+        return find_or_train(data, kind=kind, augment=settings.augment, images=settings.images, folder=path)[
+            0
+        ]
     if path is None:
         raise UserError(f"evaluate.extractor.kind={kind} needs its weights: evaluate.extractor.path=PATH")
     if kind == "inception":

@@ -15,11 +15,13 @@ from lmsd.features.random_conv import RandomExtractor
 from lmsd.files import cache_folder
 
 
-def families_of(names: Sequence[str], settings: DictConfig, data: ShardSet) -> Families | None:
-    """The families of these names: ssl, random, folders of DINOv2; None for none."""
+def families_of(
+    names: Sequence[str], settings: DictConfig, data: ShardSet, *, own: FeatureExtractor
+) -> Families | None:
+    """The families of these names (ssl, random, folders of DINOv2) beside an extractor; None for none."""
     if list(names) in ([], ["none"]):
         return None
-    beside = [family(name, settings, data) for name in names]
+    beside = [each for name in names if (each := family(name, settings, data)).name != own.name]
     return Families(beside, data.split_set("train"), cache=cache_folder() / "features")
 
 

@@ -1,4 +1,4 @@
-"""Scores on val and a sample grid while a run trains."""
+"""Scores on val, and a sample grid, during training."""
 
 from collections.abc import Mapping
 from functools import cached_property, partial
@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torchmetrics import Metric
 
 from lmsd import spec, types
-from lmsd.cli.build.experiment import instantiate
+from lmsd.cli.build.experiment import instantiate, unconditional
 from lmsd.cli.build.extractors import extractor_of
 from lmsd.cli.build.families import families_of, tuned_on
 from lmsd.cli.config.compose import plain
@@ -22,9 +22,11 @@ from lmsd.engine.module import Engine
 from lmsd.errors import UserError
 from lmsd.evaluation import Checker, Evaluator
 from lmsd.evaluation.families import Families
+from lmsd.evaluation.features import Uncaptioned
 from lmsd.evaluation.foreign import opened
 from lmsd.evaluation.grid import save_grid, to_picture
 from lmsd.evaluation.overlap import overlap, similarity_of
+from lmsd.features.base import ImageSet
 from lmsd.files import cache_folder
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import generator_of
@@ -34,13 +36,15 @@ from lmsd.sampling import Generation, Settings
 
 
 def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) -> Evaluator:
-    """The scorer of one split by the chosen extractor; lmsd-cnn is trained first where there is none."""
+    """The scorer of one split with the chosen extractor; lmsd-cnn is trained first if necessary."""
     settings = config.evaluate
+    alone = unconditional(config)
     if settings.checker == "shapes" and config.data.channels != 3:
         raise UserError("evaluate.checker=shapes reads images in color; set data.channels=3, or no checker")
-    held_out = data.split_set(split)
+    sets: list[ImageSet] = [data.split_set(split), data.split_set("train")]
+    held_out, train = [Uncaptioned(each) for each in sets] if alone else sets
     extractor = extractor_of(settings.extractor, data)
-    train, cache, shared = data.split_set("train"), cache_folder() / "features", None
+    cache, shared = cache_folder() / "features", None
     if split != "train" and rank_and_world()[0] == 0:
         bound = similarity_of(config.data.shards)
         shared = overlap(train, held_out, similarity=bound, mirrored=config.data.train.flip, cache=cache)
@@ -57,7 +61,7 @@ def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) 
 
 
 def metrics(config: DictConfig) -> dict[str, Metric]:
-    """The metrics of `evaluate.metrics` by the names of their scores; a run of before has none."""
+    """The metrics of `evaluate.metrics` by the names of their scores; older runs have none."""
     nodes = config.evaluate.get("metrics") or {}
     return {name: opened(name, partial(spec.build, plain(node), LIBRARIES)) for name, node in nodes.items()}
 
@@ -66,8 +70,6 @@ def checker(name: str | None) -> Checker | None:
     """An exact reader of images, by name: "shapes", or none."""
     if name is None:
         return None
-    if name != "shapes":
-        raise UserError(f"evaluate.checker={name}: there is one exact checker, shapes")
     from lmsd.data.builders.shapes import check
 
     return lambda images, captions: torch.from_numpy(check(images, captions)["all"])
@@ -88,7 +90,7 @@ def require_val(data: ShardSet) -> None:
 
 
 class Validation:
-    """What the engine calls at its cadence: scores of the first EMA on val, D on held-out reals, a grid.
+    """Called by the engine at its cadence: scores of the first EMA on val, D on held-out images, a grid.
 
     Every rank makes its share of the images. folder: the run's; scorer: prepared by the process that writes
     the files; the others, given None, take up what it prepared at their first call. monitor: the score that
@@ -120,7 +122,8 @@ class Validation:
     def families(self) -> Families | None:
         """Further families, where they are asked for; none by default, since each takes its time."""
         settings = self.config.evaluate
-        return families_of(settings.get("families") or (), settings.extractor, self.data)
+        names, own = settings.get("families") or (), self.evaluator.extractor
+        return families_of(names, settings.extractor, self.data, own=own)
 
     @cached_property
     def commit(self) -> str | None:
@@ -165,7 +168,7 @@ class Validation:
         return found
 
     def _probed(self, engine: Engine) -> dict[str, float]:
-        """The method's health on train and on held-out images: apart when a player memorizes."""
+        """The method's diagnostics on training and held-out images: they differ when a player memorizes."""
         rows = self.evaluator.rows[:256]
         found: dict[str, float] = {}
         for split in ("train", "val"):
@@ -178,7 +181,7 @@ class Validation:
         return found
 
     def _table(self, found: Mapping[str, float], engine: Engine) -> None:
-        """Scores with their intervals to loggers that take tables."""
+        """Send scores with their intervals to loggers that support tables."""
         whole = {name: value for name, value in found.items() if not name.endswith(("/low", "/high"))}
         rows = [
             [name, value, found.get(f"{name}/low"), found.get(f"{name}/high")]
@@ -190,14 +193,14 @@ class Validation:
                 logger.log_table("scores", columns=columns, data=rows, step=engine.clock.images)
 
     def _grid(self, generate: Any, engine: Engine) -> None:
-        """The grid as a picture in samples/, and its images with their captions to loggers that take any."""
+        """Save the grid in samples/; send its images with captions to loggers that support images."""
         count = min(self.config.evaluate.grid, self.evaluator.n)
         if count:
             batch = self.data.split_set("val").batch(self.evaluator.rows[:count])
             made = generate(batch, Rng(0, batch.position))
-            captions = batch.text or [
-                str(label) for label in (batch.label if batch.label is not None else range(count))
-            ]
+            captions = batch.text or [str(label) for label in (() if batch.label is None else batch.label)]
+            if unconditional(self.config):
+                captions = [""] * count
             images = engine.clock.images
             save_grid(list(made), captions, self.folder / "samples" / f"step_{images:09d}.png")
             for logger in engine.trainer.loggers:
@@ -207,6 +210,6 @@ class Validation:
 
 
 def shown(engine: Engine) -> types.Progress | None:
-    """What shows in the run's own bar how many images are sampled; None without a bar."""
+    """The progress bar's counter of sampled images; None without a bar."""
     bar = next((c for c in engine.trainer.callbacks if isinstance(c, Progress)), None)  # type: ignore[attr-defined]
     return None if bar is None else bar.tell

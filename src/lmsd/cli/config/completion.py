@@ -3,7 +3,7 @@
     eval "$(lmsd --completion bash)"       zsh: the same with zsh       fish: lmsd --completion fish | source
 
 Verbs, then options and groups ("optim.generator.lr=", "net="), then choices ("net=mlp") and runs (run=last).
-What is not known here is left to the shell, which completes file names.
+Everything else is left to the shell, which completes file names.
 """
 
 from collections.abc import Iterable
@@ -32,13 +32,13 @@ FISH = """complete -c lmsd -a '(lmsd --complete (commandline -cp) 2>/dev/null)'
 """
 SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 CONFIGURED = ("train", "sweep", "verify-resume")
-"""Verbs whose options are those of the configuration."""
+"""Verbs that take the options of the configuration."""
 
 WORDS = {
     "data": ("build", "index", "features"),
     "data build": ("digits", "shapes", "folder", "cifar10"),
 }
-"""What has to follow first."""
+"""Words that must come first after these verbs."""
 
 
 def main(arguments: list[str]) -> int:
@@ -54,14 +54,14 @@ def main(arguments: list[str]) -> int:
 
 
 def candidates(line: str) -> list[str]:
-    """What the last word of a command line, which may be empty, can become."""
+    """Completions of the last word of a command line, which may be empty."""
     *before, word = line.split(" ")
     found = following([part for part in before if part][1:], word)
     return sorted({name for name in found if name.startswith(word)})
 
 
 def following(given: list[str], word: str) -> Iterable[str]:
-    """What may follow a verb and other words; after "=", with the name of the option before it."""
+    """What may follow the given words; values are returned with the name of their option."""
     from lmsd.checkpoints import by_age
     from lmsd.cli.config.schema import groups
     from lmsd.cli.verbs import FLAGS, VERBS
@@ -85,7 +85,7 @@ def following(given: list[str], word: str) -> Iterable[str]:
 
 
 def taken(verb: str, what: str = "") -> dict[str, Kind]:
-    """The options of a verb of its own, the fields of its class, by their names, and what each may be."""
+    """The options that are a verb's own, the fields of its class, by name, and their kinds."""
     called = (what or verb).partition("-")[0].capitalize()
     places = (f"lmsd.cli.verbs.{verb.replace('-', '_')}", "lmsd.data.builders.options")
     found = next(filter(None, (signature(f"{place}.{called}Options") for place in places)), None)
@@ -95,7 +95,7 @@ def taken(verb: str, what: str = "") -> dict[str, Kind]:
 
 
 def configured(given: list[str]) -> dict[str, Kind]:
-    """Groups and options of the configuration, under the choices among the given words."""
+    """Groups and options of the configuration, given the choices among the other words."""
     from omegaconf import OmegaConf
 
     from lmsd.cli.config.compose import chooses, load, parse

@@ -32,13 +32,13 @@ if yaml.__with_libyaml__:  # what omegaconf reads with, ten times as fast
     yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc]
 
 WAYS = {"data": "; name your shards with data.shards=FOLDER"}
-"""What those who look for a choice may look for."""
+"""Hints for choices that people look for under another name."""
 
 
 def load(name: str, overrides: list[str]) -> DictConfig:
-    """Compose `name`.yaml with overrides, all of them checked, fill in the defaults and resolve it."""
+    """Compose `name`.yaml with overrides, check them, fill in the defaults and resolve references."""
     collecting = gc.isenabled()
-    gc.disable()  # nearly all that is made stays: searches for garbage take a tenth of the time
+    gc.disable()  # almost nothing is freed here, and collections would take a tenth of the time
     try:
         tree, note = chosen(name, [parse(override) for override in overrides])
         config = resolved(schema.root(tree).complete())
@@ -51,7 +51,7 @@ def load(name: str, overrides: list[str]) -> DictConfig:
 
 
 def chosen(name: str, overrides: list[Override]) -> tuple[dict[str, Any], str]:
-    """The tree of the groups' choices with what overrides set in it; a note of what is left out of it."""
+    """The composed tree with the overrides applied, and a note on what was left out of it."""
     choices, picked = groups(), dict[str, Override]()
     for override in overrides:
         check_choice(override, choices)
@@ -72,29 +72,29 @@ def chosen(name: str, overrides: list[Override]) -> tuple[dict[str, Any], str]:
 
 
 def resolved(tree: dict[str, Any]) -> DictConfig:
-    """A whole tree without references, and checked; those to the environment stay, where they give words.
+    """Resolve and check a complete tree; references to the environment stay where the value is text.
 
-    They are looked up at each use, so that no file holds what they stand for.
+    They are resolved at each use, so that no file stores the values.
     """
     kept = {key: value for key, value in leaves(tree) if "${oc.env:" in str(value)}
-    whole = plain(OmegaConf.create(tree))
-    for key in list(kept):
+    config: DictConfig = OmegaConf.create(tree)
+    whole = plain(config)
+    OmegaConf.resolve(config)
+    for key in kept:
         kind, found = schema.root(whole).at(key).kind, at(whole, key)
         if kind and isinstance(found, str) and not kind.fits(found):
             apply(parse(f"{key}={found}"), whole)
-            del kept[key]
+            kept[key] = at(whole, key)
+        OmegaConf.update(config, key, kept[key])
     schema.check(whole)
-    config: DictConfig = OmegaConf.create(whole)
-    for key, value in kept.items():
-        OmegaConf.update(config, key, value)
     return config
 
 
 def leave_out(others: list[Override], tree: dict[str, Any]) -> str:
-    """Take out what a node has for a constructor or choice that has another one now; a note of what is gone.
+    """Remove options that belong to a constructor or choice that was replaced; return a note on them.
 
-    experiment=shapes net=unet_pooled: the recipe's net.width and net.depth are those of its MLP. What no
-    choice of the group takes stays, to be refused.
+    experiment=shapes net=unet_pooled: the recipe set net.width and net.depth for its MLP. An option that no
+    choice of the group takes stays, and is refused later; without a condition, guidance and checker go, too.
     """
     gone: dict[str, str] = {}
     for key in [option.key for option in schema.root(tree).leaves() if option.kind is None] if others else ():
@@ -106,6 +106,9 @@ def leave_out(others: list[Override], tree: dict[str, Any]) -> str:
                 path, _, name = key.rpartition(".")
                 del at(tree, path)[name]
                 gone[key] = str(override.input_line)
+    for key in ("guidance", "checker") if "conditioner=none" in [o.input_line for o in others] else ():
+        if at(tree, "evaluate").pop(key, None) is not None:
+            gone[f"evaluate.{key}"] = "conditioner=none"
     words = " ".join(dict.fromkeys(gone.values()))
     return f"note: left out for {words}, which takes none: {', '.join(gone)}" if gone else ""
 
@@ -126,13 +129,13 @@ _REFERENCE = re.compile(r"\$\{[^{}]*\}")
 
 
 def stored(config: DictConfig) -> DictConfig:
-    """The configuration as files may hold it: secrets are hidden, and to be given again."""
+    """The configuration as it may be written to files: secrets are hidden and must be given again."""
     public: DictConfig = OmegaConf.create(_public(OmegaConf.to_container(config)))
     return public
 
 
 def _public(value: Any, name: str = "") -> Any:
-    """The same tree without secrets; references stay as they are written, for they hold none."""
+    """A copy of the tree without secrets; references are kept as written, since they hold none."""
     match value:
         case dict():
             return {key: _public(item, str(key)) for key, item in value.items()}
@@ -156,7 +159,7 @@ def require_secrets(config: DictConfig) -> None:
 
 
 def parse(text: str) -> Override:
-    """One command-line word as Hydra's override; several values belong to `lmsd sweep`."""
+    """Parse one command-line word; several values are refused, as they belong to `lmsd sweep`."""
     override = parse_sweep(text)
     if not override.is_sweep_override():
         return override
@@ -167,7 +170,7 @@ def parse(text: str) -> Override:
 
 
 def parse_sweep(text: str) -> Override:
-    """One command-line word as Hydra's override, which may hold several values."""
+    """Parse one command-line word, which may have several values."""
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
@@ -178,25 +181,25 @@ def parse_sweep(text: str) -> Override:
 
 
 def as_list(override: Override) -> str:
-    """What to write in place of values by commas, or a range: a list, quotes and all."""
+    """How to write comma-separated values, or a range, as a list."""
     key, _, value = str(override.input_line).partition("=")
     values = value if override.is_choice_sweep() else ",".join(map(str, override.sweep_iterator()))
     return f"a list as {key}=[{values}]"
 
 
 def chooses(override: Override, choices: Iterable[str]) -> bool:
-    """Whether an override chooses from a group, rather than setting options."""
+    """Whether an override chooses from a group rather than setting options."""
     return override.key_or_group in choices and not isinstance(override.value(), dict)
 
 
 def written(override: Override) -> Any:
-    """A word or path as it was typed, where the grammar reads a number: resume=12e4, an id."""
+    """A word or path as it was typed, even if the grammar reads a number: resume=12e4, an id."""
     value = override.value()
     return str(override.input_line).partition("=")[2] if isinstance(value, bool | int | float) else value
 
 
 def check_choice(override: Override, choices: dict[str, list[str]]) -> None:
-    """Refuse none or an unknown choice of a group, or one without the place that its group needs."""
+    """Refuse an empty or unknown choice, and one without the place that its group needs."""
     if not chooses(override, choices):
         return
     group, value, chosen_at = override.key_or_group, written(override), places()
@@ -217,7 +220,7 @@ def check_choice(override: Override, choices: dict[str, list[str]]) -> None:
 
 
 def makers(group: str, name: str) -> str:
-    """A clause with the choices of a group that build the class `name`: sampler=Tau is ddim or ancestral."""
+    """A hint on the choices of a group that build the class `name`: sampler=Tau is ddim or ancestral."""
     line = re.compile(rf"^_target_: (.*\.)?{re.escape(name)}$", re.M)
     found = sorted(path.stem for path in files(group) if line.search(path.read_text(encoding="utf-8")))
     return f"; did you mean {', '.join(found)}?" if found else ""
@@ -228,7 +231,7 @@ _CHOSEN = re.compile(r"^ *- (?:override |optional )?(/?)([\w/]+?)(?:@([\w.]+))?:
 
 @cache
 def places() -> dict[str, str]:
-    """The places at which defaults choose from a group, with the group: optim.generator, optimizer."""
+    """Where defaults lists choose from a group, and from which: optim.generator, optimizer."""
     found: dict[str, str] = {}
     for path in (config_dir() / "train.yaml", *files()):
         text = path.read_text(encoding="utf-8")
@@ -240,7 +243,7 @@ def places() -> dict[str, str]:
 
 
 def apply(override: Override, tree: dict[str, Any], *, groups: Iterable[str] = ()) -> None:
-    """Set an option of a composed tree, or take a named entry away (~callbacks.progress)."""
+    """Set an option of a composed tree, or remove a named entry (~callbacks.progress)."""
     value = check_value(override, tree, groups=groups)
     *path, name = override.key_or_group.split(".")
     for part in path:
@@ -254,16 +257,16 @@ def apply(override: Override, tree: dict[str, Any], *, groups: Iterable[str] = (
 
 
 def merged(before: Any, value: Any) -> Any:
-    """A mapping's entries over those that were there; anything else takes their place."""
+    """Merge a mapping into the existing one; any other value replaces it."""
     if not isinstance(before, dict) or not isinstance(value, dict):
         return value
     return before | {key: merged(before.get(key), item) for key, item in value.items()}
 
 
 def check_value(override: Override, tree: dict[str, Any], *, groups: Iterable[str] = ()) -> Any:
-    """The value to set; refuses an unknown option, and a value of another type than the option's.
+    """The value to set; refuses an unknown option and a value that it does not take.
 
-    1e6 becomes a whole number where one belongs; a mapping's entries are set beside those that are there.
+    1e6 becomes a whole number where one is expected; a mapping is merged into the existing one.
     """
     key, value, gone = override.key_or_group, override.value(), override.is_delete()
     option, entry = schema.root(tree).at(key), key.rpartition(".")[0] in schema.ENTRIES
@@ -286,16 +289,16 @@ def check_value(override: Override, tree: dict[str, Any], *, groups: Iterable[st
         way = f"take it away with '~{key}'" if entry and value is None else way
         raise UserError(f"{key}={said}: {way}")
     value = kind.read(value, str(override.input_line).partition("=")[2])
-    if not str(value).startswith("${"):  # looked at when it is resolved
+    if not str(value).startswith("${"):  # checked once it is resolved
         schema.refuse(key, value, kind)
     return value
 
 
 def composed(name: str, overrides: list[str]) -> dict[str, Any]:
-    """Hydra's composition as plain data, unresolved, with its errors in one line."""
+    """Compose with Hydra: plain data, unresolved; its errors become one line."""
     added = ",".join(f"file://{folder}" for folder in schema.own_configs())
     searched = [f"hydra.searchpath=[{added}]"] if added else []
-    # without its own groups (launcher, logging, help), which would be half of the work
+    # leave out Hydra's own groups (launcher, logging, help), which take half of the time
     ConfigStore.instance().repo["hydra"]["config.yaml"].node.defaults = []
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
@@ -309,7 +312,7 @@ def composed(name: str, overrides: list[str]) -> dict[str, Any]:
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
-    """A node as plain data, its references resolved once. Raises UserError where one leads nowhere."""
+    """A node as plain data with its references resolved. Raises UserError for one that leads nowhere."""
     try:
         tree: Any = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:

@@ -1,4 +1,4 @@
-"""What `lmsd train` takes, told: `--options [group]` as a table, `--schema` as JSON Schema for editors."""
+"""What `lmsd train` takes: `--options [group]` as a table, `--schema` as JSON Schema for editors."""
 
 import json
 from typing import Any
@@ -14,11 +14,11 @@ from lmsd.errors import UserError
 from lmsd.spec import targets
 
 REFERENCE = Kind(type="string", pattern=r"\$\{|^\?\?\?$")
-"""What may stand in a file in place of any value: ${...}, and ??? for one that is to be given."""
+"""Allowed in a file in place of any value: a reference ${...}, or ??? for a mandatory value."""
 
 
 def listing(typed: list[str]) -> str:
-    """The options of the groups among the words (all without one), under the overrides among them."""
+    """The options of the named groups (all if none is named), given the overrides among the words."""
     tree = OmegaConf.to_container(load("train", [word for word in typed if "=" in word]))
     rows, groups = list(known.root(tree).leaves()), known.groups()
     names = [f"{word}." for word in typed if "=" not in word]
@@ -39,7 +39,7 @@ def listing(typed: list[str]) -> str:
 
 
 def schema() -> str:
-    """The JSON Schema of the whole configuration, which a file in configs/experiment/ keeps to as well."""
+    """The JSON Schema of the whole configuration, which files in configs/experiment/ follow, too."""
     found_at: dict[str, str] = {}
     for group, found in sorted((group, place) for place, group in places().items()):
         for file in known.files(group):
@@ -77,7 +77,7 @@ def _define(name: str, place: str, defined: dict[str, Any]) -> None:
 
 
 def _property(argument: Argument) -> dict[str, Any]:
-    """The schema of one option, with its meaning; a word may be a number, and anything a reference."""
+    """The schema of one option with its description; words may be numbers, and any value a reference."""
     kind: dict[str, Any] = {"anyOf": [*map(_editors, argument.kind.parts), REFERENCE]}
     kind |= {"description": argument.about} if argument.about else {}
     plain = argument.default is not Unread and not argument.kind.sections

@@ -1,7 +1,7 @@
-"""Configurations as older versions wrote them: the names that moved, and a stored tree under today's names.
+"""Configurations written by older versions: renamed options, and the migration of stored trees.
 
-Those of objectives moved with the parts that have a class of their own now (a penalty, an anchor, the
-settings of sampling).
+Options of objectives moved with the parts that now have classes of their own (penalty, anchor, sampling
+settings).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,10 +11,10 @@ RENAMED: dict[str, str] = {
     "data.source": "source",
     "data.max_bad": "rollback.max_bad",
 }
-"""Old name to new, of an option with all below it (objective.warm) or of a choice (sampler=few_step).
+"""Old name to new, of an option with everything below it (objective.warm) or a choice (sampler=few_step).
 
 A part may be `*`. The new name may be followed by a remark after a semicolon: "objective.bound; codec, a
-number or null". What a move alone cannot mend in a stored configuration is one of CHANGES.
+number or null". Whatever renaming alone cannot migrate in a stored configuration is one of CHANGES.
 """
 
 COURSE = {
@@ -95,14 +95,14 @@ OBJECTIVES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
     f"{_PARTS}.dpo.DPO": (SETTINGS, {"": f"{_PARTS}.dpo.DPO", **_DRAWN}),
     f"{_PARTS}.nft.NFT": (NFT, {"": f"{_PARTS}.nft.NFT", **_SCORED, **_COMPARED}),
 }
-"""By the target that stood at the top: option to today's, and the targets of today's nodes."""
+"""By the former target: old option names to new ones, and the targets of the new nodes."""
 
 STREAMED = ("first", "window", "flip", "color", "num_workers", "memory_gb", "on_error", "on_change")
 CACHE = {"cache_dir": "folder", "cache_gb": "gigabytes"}
-"""Of data: what went below train, and below cache under another name."""
+"""Of data: options that moved below train, and below cache with a new name."""
 
 _STILL = ("jumps", "pairing", "loss", "penalty", "anchor", "mismatch", "d_steps", "diversity_every")
-"""What a game of today is told as well, one without a warm start around it."""
+"""Options that the new game takes, too, without a warm start around it."""
 
 ANSWERED: dict[str, str] = {
     **RENAMED,
@@ -116,11 +116,11 @@ ANSWERED: dict[str, str] = {
     **{f"data.{old}": f"data.cache.{new}" for old, new in CACHE.items()},
     **{f"objective=lmsd_{name}": f"recipe=lmsd_{name}" for name in ("cifar10", "digits", "shapes")},
 }
-"""What a command may still say, to what it is told."""
+"""What a command may still say → the answer."""
 
 
 def objective(tree: dict[str, Any]) -> None:
-    """Move a stored objective of ours, in place; any other, and one of today, stays."""
+    """Migrate a stored objective of ours in place; any other, and a current one, stays as it is."""
     node = tree.get("objective")
     if not isinstance(node, dict) or node.get("_target_") not in OBJECTIVES:
         return
@@ -142,7 +142,7 @@ def objective(tree: dict[str, Any]) -> None:
 
 
 def shards(tree: dict[str, Any]) -> None:
-    """Group what stood flat under data, in place; data of today stay."""
+    """Group the formerly flat options of data in place; a current node stays as it is."""
     node = tree.get("data")
     if not isinstance(node, dict) or node.get("_target_") != "lmsd.data.module.ShardDataModule":
         return
@@ -154,7 +154,7 @@ def shards(tree: dict[str, Any]) -> None:
 
 
 def parts(tree: dict[str, Any]) -> None:
-    """Name what makes the generator and the guard, and the codec of pixels, in place; what is named stays."""
+    """Add the targets of the generator and the guard, and the identity codec, in place where missing."""
     if isinstance(generator := tree.get("generator"), dict):
         generator.setdefault("_target_", "lmsd.models.parts.from_parts")
         tree.setdefault("codec", {"_target_": "lmsd.models.codec.Identity"})
@@ -163,11 +163,11 @@ def parts(tree: dict[str, Any]) -> None:
 
 
 CHANGES: list[Callable[[dict[str, Any]], None]] = [objective, parts, shards]
-"""What else a stored configuration of an older version needs after the moves, in this order, in place."""
+"""Further migrations of a stored configuration, applied in place and in this order after the renaming."""
 
 
 def today(tree: dict[str, Any]) -> dict[str, Any]:
-    """The plain tree of a stored configuration under today's names, changed in place."""
+    """Migrate the plain tree of a stored configuration in place."""
     for old, told in RENAMED.items():
         *parents, leaf = old.split(".")
         if "=" not in old and "*" not in old and _at(tree, old):
@@ -181,7 +181,7 @@ def today(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _at(node: Mapping[str, Any], path: str) -> bool:
-    """Whether a dotted name is there."""
+    """Whether a dotted name exists."""
     for part in path.split("."):
         if not isinstance(node, dict) or part not in node:
             return False

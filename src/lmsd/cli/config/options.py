@@ -13,9 +13,9 @@ Options = TypeVar("Options")
 
 
 def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") -> Options:
-    """An instance of the dataclass `kind`; unknown names and wrong values are refused in one sentence.
+    """Read words into the dataclass `kind`; unknown names and wrong values are refused in one sentence.
 
-    prefix: what stands before every name on the command line.
+    prefix: of every name on the command line.
     """
     found, values = signature(f"{kind.__module__}.{kind.__qualname__}"), dict[str, Any]()
     names = found.arguments if found else {}
@@ -54,10 +54,10 @@ def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") 
 
 
 def as_typed(key: str, text: str, kind: Kind, error: UserError) -> Any:
-    """A text that the grammar does not take (it has 。 # % @ and the like), as it stands.
+    """Take text that the grammar refuses (with 。 # % @ and the like) as it was typed.
 
-    Lists and quoted texts are the grammar's, and what it says of them stands, with the quotes that mend it:
-    of a list, how to write its items for any shell.
+    Lists and quoted text are left to the grammar, whose error is raised; for a list it says how to quote the
+    items for any shell.
     """
     if not any(part.get("items", part).takes("string") for part in kind.parts):
         raise error
@@ -74,9 +74,9 @@ def as_typed(key: str, text: str, kind: Kind, error: UserError) -> Any:
 
 
 def convert(name: str, value: Any, kind: Kind, *, text: str | None = None) -> Any:
-    """A parsed value as the option's type; a single one is a sequence of one.
+    """Convert a parsed value to the type of the option; a single value becomes a sequence of one.
 
-    text: as it was typed, which a word that looks like a number stays.
+    text: as typed, kept for words that look like numbers.
     """
     if value is None and NULL in kind.parts:
         return None

@@ -1,9 +1,9 @@
-"""The schema of a configuration: which options there are, what each may be, what it is when nobody says.
+"""The schema of a configuration: which options exist, what values each takes, and its default.
 
-The configuration is a tree of plain data. What a node takes is the signature of the constructor that it
-names, or the class that its own annotation names (`settings.Train` at the root), read from source: nothing is
-imported to find out. The composed whole is looked at, so that a typo in an experiment's file is refused
-as one on the command line is.
+The configuration is a tree of plain data. A node takes the arguments of the constructor that it names, or the
+fields of the class that its annotation names (`settings.Train` at the root), both read from source without
+importing anything. The composed tree is checked as a whole, so that a typo in an experiment's file is refused
+like one on the command line.
 """
 
 import os
@@ -42,19 +42,19 @@ HANDED: Mapping[str, tuple[str, ...]] = {
     "optim.*": ("params",),
     "logger.*": ("save_dir",),
 }
-"""Arguments by which parts learn of each other, at the places of their nodes: no options."""
+"""Arguments that one part is given by another, by the place of its node: they are not options."""
 
 METRICS = "evaluate.metrics"
 ENTRIES = ("callbacks", "logger", METRICS)
-"""Nodes of named objects: any may be added, any taken away."""
+"""Nodes that hold named objects, which can be added and removed."""
 LIBRARIES = ("torchmetrics.",)
-"""What constructors of metrics may begin with, beside the allow-list."""
+"""Prefixes allowed for the constructors of metrics, in addition to the allow-list."""
 
 WHOLE = Kind.of(ROOT)
 
 
 def config_dir() -> Path:
-    """The folder of configurations: the repository's, or the installed package's."""
+    """The configuration folder: the repository's, or the installed package's."""
     here = Path(__file__).resolve()
     beside = here.parents[4] / "configs"
     return beside if (beside / "train.yaml").is_file() else here.parents[2] / "configs"
@@ -84,12 +84,12 @@ def groups() -> dict[str, list[str]]:
 
 
 def held(node: Any) -> Mapping[str, Any]:
-    """What a node of a plain tree holds; nothing where it is a value."""
+    """The entries of a node in a plain tree; none if it is a value."""
     return node if isinstance(node, dict) else {}
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a plain tree by dotted name; an empty mapping is a leaf."""
+    """The leaves of a plain tree by dotted name; an empty mapping counts as one."""
     for key, value in held(node).items():
         yield from leaves(value, below(prefix, key))
     if prefix and not held(node):
@@ -97,12 +97,12 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def below(path: str, name: object) -> str:
-    """The dotted name of what a node holds."""
+    """The dotted name of an entry of a node."""
     return f"{path}.{name}" if path else str(name)
 
 
 def at(tree: Any, path: str) -> Any:
-    """The node at a dotted name, the tree itself at ""; None where there is none."""
+    """The value at a dotted name ("" is the tree itself); None if there is none."""
     for part in path.split(".") if path else ():
         tree = held(tree).get(part)
     return tree
@@ -110,9 +110,9 @@ def at(tree: Any, path: str) -> Any:
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a tree: its dotted name, its kind, its value or default; a node has options of its own.
+    """An option of a tree: its dotted name, kind, and value or default. A node has options of its own.
 
-    kind: None where nothing takes it; value: Unread where nobody says; whole: completed trees hold it.
+    kind: None if nothing takes it; value: Unread if none is known; whole: a completed tree contains it.
     """
 
     key: str
@@ -124,22 +124,22 @@ class Option:
 
     @property
     def about(self) -> str:
-        """One line on it, or on its node."""
+        """One line of description, its own or that of its node."""
         of = self.argument or self.node
         return of.about if of else ""
 
     @cached_property
     def taken(self) -> Signature | None:
-        """What a node takes: its constructor, or the class that its kind names; not what it is handed."""
+        """What the node's constructor, or the class that its kind names, takes from the configuration."""
         targets = (held(self.value).get("_target_"), *(self.kind or ANYTHING).sections)
         found = next((signature(str(target)) for target in targets if target), None)
         handed = next((names for place, names in HANDED.items() if fnmatchcase(self.key, place)), ())
         return found and Signature({k: v for k, v in found.arguments.items() if k not in handed}, found.more)
 
     def within(self, name: Any) -> "Option":
-        """An option of a node; its kind is None where nothing takes it.
+        """An option of this node; its kind is None if nothing takes it.
 
-        What has no constructor of its own (the root, optim) may hold further roles' nodes, which name theirs.
+        A section without a constructor (the root, optim) may also hold the nodes of further roles.
         """
         found, node = self.taken, held(self.value)
         argument = found.arguments.get(name) if found else None
@@ -156,13 +156,13 @@ class Option:
         return Option(below(self.key, name), kind, value, whole, argument, self)
 
     def at(self, key: str) -> "Option":
-        """An option below, by its dotted name from here."""
+        """The option below with this dotted name, relative to this one."""
         name, _, rest = key.partition(".")
         return self.within(name).at(rest) if rest else self.within(name)
 
     @cached_property
     def inner(self) -> dict[Any, "Option"]:
-        """What a node holds, and what its constructor takes beside it, by name."""
+        """The entries of a node and the other arguments of its constructor, by name."""
         given = held(self.value)
         known = self.taken.arguments if self.taken and given is self.value else {}
         names = dict.fromkeys([*(name for name in given if name not in known), *known])
@@ -170,9 +170,9 @@ class Option:
         return dict(sorted(found.items(), key=lambda item: not item[1].whole))
 
     def complete(self) -> Any:
-        """The value with the defaults that our own constructors and the user's have for what it leaves out.
+        """The value, with the defaults of our own and the user's constructors filled in.
 
-        Those of other libraries stay theirs, as do defaults that are no plain values.
+        Defaults of other libraries, and those that are not plain values, are left out.
         """
         match self.value:
             case [*items]:
@@ -183,7 +183,7 @@ class Option:
         return self.value
 
     def leaves(self) -> "Iterator[Option]":
-        """All options below that have none of their own, and what nothing takes."""
+        """All options below that are not nodes, and entries that nothing takes."""
         for name, option in self.inner.items():
             if option.kind is not None and held(option.value):
                 yield from option.leaves()
@@ -197,12 +197,12 @@ def root(tree: Any) -> Option:
 
 
 def names(tree: Any) -> list[str]:
-    """The options of a tree, by their dotted names, with those that it leaves out."""
+    """The dotted names of all options of a tree, including those at their defaults."""
     return [option.key for option in root(root(tree).complete()).leaves() if option.kind is not None]
 
 
 def unknown(key: str, known: Iterable[str]) -> UserError:
-    """The sentence on an option that is not there, or has another name now."""
+    """The error for an option that does not exist, or has a new name."""
     names = [name for name in known if name != key and "._" not in name]
     top = key.partition(".")[0]
     where = f" {top}" if any(name.startswith(f"{top}.") for name in names) else ""
@@ -244,7 +244,7 @@ def check(tree: dict[str, Any]) -> None:
 
 
 def check_target(target: str, also: tuple[str, ...]) -> None:
-    """What `lmsd.spec.locate` refuses, as far as that shows without importing anything."""
+    """Refuse what `lmsd.spec.locate` would, as far as that can be told without importing anything."""
     module, _, name = allowed(target, also).rpartition(".")
     if module.startswith("lmsd."):
         found = find(module, name)
@@ -278,7 +278,7 @@ def check_below(node: Option, tree: dict[str, Any]) -> None:
 
 
 def check_limits(config: DictConfig) -> None:
-    """Refuse options that do not go together, and a mandatory one that was not given."""
+    """Refuse options that do not go together, and a missing mandatory one."""
     for key in sorted(OmegaConf.missing_keys(config)):
         raise UserError(f"{key} has no value of its own: give {key}=...")
     edm = config.schedule.get("_target_", "").endswith(".EDM")
@@ -313,11 +313,11 @@ def check_limits(config: DictConfig) -> None:
 
 
 INTERACTIVE = ("bash", "interactive")
-"""Names of SLURM's jobs in which ranks are started by hand."""
+"""Names of SLURM jobs in which ranks are started by hand."""
 
 
 def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse a job of SLURM's whose tasks are not the ranks that the configuration asks for."""
+    """Refuse a SLURM job whose tasks are not the ranks that the configuration asks for."""
     job = {name.removeprefix("SLURM_"): value for name, value in environment.items()}
     if "NTASKS" not in job or "TORCHELASTIC_RUN_ID" in job:
         return

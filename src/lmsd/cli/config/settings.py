@@ -20,7 +20,7 @@ Node = Mapping[str, Any]
 class Extractor:
     """The features that images are scored in."""
 
-    kind: Literal["lmsd-cnn", "inception", "clip", "dinov2"] = "lmsd-cnn"
+    kind: Literal["lmsd-cnn", "lmsd-ssl", "inception", "clip", "dinov2"] = "lmsd-cnn"
     """lmsd-cnn, or inception, clip, dinov2 with their weights"""
     path: str | None = None
     """a file (inception) or folder; null: the data set's own lmsd-cnn, trained once and kept"""

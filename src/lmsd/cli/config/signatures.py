@@ -1,8 +1,8 @@
-"""What options may be, read from the source of what takes them: nothing is imported or run to find out.
+"""What values options take, read from the source of the constructors: nothing is imported or run.
 
-A node names a constructor (`_target_`) and its arguments. Their types, ranges and defaults stand once, beside
-the code that reads them, and their meaning in its docstring ("width: of the residual stream; depth: blocks").
-Parsing that source costs milliseconds where importing it would cost seconds of torch. A kind is JSON Schema:
+A node names a constructor (`_target_`) and its arguments. Their types, ranges and defaults are written once,
+next to the code that uses them, and their meaning in its docstring ("width: of the stream; depth: blocks").
+Parsing that source takes milliseconds; importing it, with torch, would take seconds. A kind is JSON Schema:
 
     int                                  {"type": "integer"}
     Annotated[int, Number(1)] | None     {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]}
@@ -25,12 +25,12 @@ from typing import Any
 from lmsd.spec import RENAMED
 
 ROOT = "lmsd.cli.config.settings.Train"
-"""What stands for the configuration itself: a class whose fields are its options."""
+"""The class whose fields are the options of the configuration itself."""
 SECTIONS = ROOT.rpartition(".")[0]
 DEFINED = "#/$defs/"
-"""What a kind names a class by: {"$ref": "#/$defs/lmsd.cli.config.settings.Optim"}."""
+"""The prefix by which a kind refers to a class: {"$ref": "#/$defs/lmsd.cli.config.settings.Optim"}."""
 LARGE = ("torch", "lightning", "torchmetrics")
-"""Libraries whose defaults stay theirs, and whose type aliases are not looked up: each would be parsed."""
+"""Libraries whose defaults are not copied and whose type aliases are not looked up, to avoid parsing them."""
 
 NUMBERS = {"integer": "whole number", "number": "number"}
 NAMES = {"boolean": "true or false", "string": "one word", "null": "null"}
@@ -46,21 +46,21 @@ TAKES: Mapping[str, tuple[type, ...]] = {
 
 
 class Kind(dict[str, Any]):
-    """What an option may be, as JSON Schema."""
+    """The values that an option takes, as JSON Schema."""
 
     @property
     def parts(self) -> "Sequence[Kind]":
-        """The kinds that it is any of: itself, mostly."""
+        """The alternatives of a union; otherwise the kind itself."""
         return self.get("anyOf") or [self]
 
     @classmethod
     def of(cls, name: str) -> "Kind":
-        """What the fields of a class describe."""
+        """A node whose options are the fields of a class."""
         return cls({"$ref": f"{DEFINED}{name}"})
 
     @classmethod
     def like(cls, default: Any) -> "Kind":
-        """The kind of an option that only its value describes; null takes anything."""
+        """The kind of an option of which only the value is known; null allows anything."""
         match default:
             case str():
                 return either([PLAIN["str"], NULL])
@@ -70,25 +70,25 @@ class Kind(dict[str, Any]):
 
     @property
     def sections(self) -> list[str]:
-        """The classes that describe a node which names no constructor."""
+        """The classes whose fields are the options of a node without a constructor."""
         return [str(part["$ref"]).removeprefix(DEFINED) for part in self.parts if "$ref" in part]
 
     @property
     def holds(self) -> bool:
-        """Whether an object may stand there, with options of its own."""
+        """Whether a node with options of its own is allowed."""
         return any(not part or "$ref" in part or "object" in part.get("type", ()) for part in self.parts)
 
     @property
     def only_nodes(self) -> bool:
-        """Whether nothing may stand there but what has options of its own, or null."""
+        """Whether only a node with options of its own, or null, is allowed."""
         return all(part.holds or part == NULL for part in self.parts)
 
     def takes(self, *types: str) -> bool:
-        """Whether any of some types of JSON Schema may stand there, by their names."""
+        """Whether any of these JSON Schema types is allowed."""
         return any(part.get("type") in types for part in self.parts)
 
     def fits(self, value: Any) -> bool:
-        """Whether a plain value is of the kind; a number is read as a word, too."""
+        """Whether a plain value is allowed; numbers also count as words."""
         if "anyOf" in self:
             return any(part.fits(value) for part in self.parts)
         if "enum" in self:
@@ -105,7 +105,7 @@ class Kind(dict[str, Any]):
         return re.search(self.get("pattern", ""), str(value)) is not None
 
     def read(self, value: Any, text: str) -> Any:
-        """A value as it is taken: where words alone belong, the text; 1e6 as a whole number."""
+        """Convert a parsed value: to its text where only words are allowed, 1e6 to a whole number."""
         words = not (ANYTHING in self.parts or self.takes("integer", "number", "boolean"))
         if words and self.takes("string"):
             return text if isinstance(value, int | float) else value
@@ -113,7 +113,7 @@ class Kind(dict[str, Any]):
         return int(value) if whole and self.fits(int(value)) else value
 
     def words(self, *, example: bool = True) -> str:
-        """What a value should be, as in "seed=abc is not ..."."""
+        """The description of allowed values, as in "seed=abc is not ..."."""
         if len(self.parts) > 1:
             plain = any(part not in (NODE, NULL) for part in self.parts)  # then a node is a rarity
             shown = [part for part in self.parts if not (plain and part == NODE)]
@@ -155,14 +155,14 @@ RANGES = {
     "Number": {"low": "minimum", "high": "maximum"},
     "Word": {"pattern": "pattern", "said": "description"},
 }
-"""What the classes of `lmsd.errors` in an annotation add to its kind, by their fields."""
+"""JSON Schema keywords for the fields of the annotation classes in `lmsd.errors`."""
 
 Alias = Callable[[str], Any]
-"""What a name in an annotation stands for: the value of a type alias, a kind, or nothing that is known."""
+"""Resolves a name in an annotation: the value of a type alias, a kind, or None."""
 
 
 def kind_of(node: ast.expr | None, alias: Alias) -> Kind:
-    """The kind that an annotation names; a class that is none of Python's own is described by a node."""
+    """The kind for an annotation; a class other than the built-in ones becomes a node."""
     match node:
         case None:
             return ANYTHING
@@ -214,7 +214,7 @@ def _range(call: ast.expr) -> Iterable[tuple[str, Any]]:
 
 
 def either(kinds: Iterable[Kind]) -> Kind:
-    """A union, flat; one that may be null says so last."""
+    """A flat union, with null last."""
     flat: list[Kind] = []
     for part in (part for kind in kinds for part in kind.parts):
         if part not in flat:
@@ -224,19 +224,19 @@ def either(kinds: Iterable[Kind]) -> Kind:
 
 
 class Unread:
-    """Stands for a default that is no plain value, or for none at all."""
+    """Marks a missing default, or one that is not a plain value."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A definition and the module that it stands in."""
+    """A definition and the module that contains it."""
 
     node: ast.stmt
     module: str
 
     @cached_property
     def doc(self) -> str:
-        """Its docstring, also one that is set after it: AdamW.__doc__ = ..."""
+        """Its docstring, including one assigned later: AdamW.__doc__ = ..."""
         match self.node:
             case ast.ClassDef(name=name) | ast.FunctionDef(name=name) as node:
                 own, later = ast.get_docstring(node), f"{name}.__doc__"
@@ -249,7 +249,7 @@ class Found:
         return ""
 
     def behind(self, name: str) -> Any:
-        """What a name in its module stands for: the value of an alias, or the kind of a section."""
+        """What a name in its module refers to: the value of an alias, or the kind of a section."""
         match find(self.module, name, ours=True):
             case Found(node=ast.ClassDef(), module=module) if module == SECTIONS:
                 return Kind.of(f"{module}.{name}")
@@ -260,9 +260,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a constructor: its name, annotation and default, and where it stands.
+    """One argument of a constructor: its name, annotation and default, and where it is defined.
 
-    said: what the line below a field says of it.
+    said: the docstring line below a field.
     """
 
     name: str
@@ -273,12 +273,12 @@ class Argument:
 
     @cached_property
     def kind(self) -> Kind:
-        """What values it takes."""
+        """The values that it takes."""
         return kind_of(self.annotation, self.found.behind)
 
     @cached_property
     def default(self) -> Any:
-        """The default as plain data, {} of a section; Unread for none, or one that is no plain value."""
+        """The default as plain data, {} for a section; Unread if missing or not a plain value."""
         match self.value:
             case None:
                 return {} if "$ref" in self.kind else Unread
@@ -294,18 +294,18 @@ class Argument:
 
     @property
     def filled(self) -> bool:
-        """Whether a whole configuration holds it: the defaults of large libraries stay theirs."""
+        """Whether a completed configuration contains its default, which is not so for large libraries."""
         return self.found.module.partition(".")[0] not in LARGE and self.default is not Unread
 
     @property
     def about(self) -> str:
-        """One line on it, or nothing."""
+        """One line of description, or an empty string."""
         return self.said or described(self.found.doc, self.name)
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The arguments of a constructor by name; more: whether it takes others too."""
+    """The arguments of a constructor by name; more: whether it has **kwargs."""
 
     arguments: Mapping[str, Argument]
     more: bool = False
@@ -313,7 +313,7 @@ class Signature:
 
 @cache
 def parsed(module: str) -> tuple[str, list[ast.stmt]]:
-    """The package that a module imports from and its statements, none without source; nothing is imported."""
+    """The package of a module, for relative imports, and its statements; none without a source file."""
     top, *rest = module.split(".")
     try:
         spec = find_spec(top)
@@ -331,7 +331,7 @@ def parsed(module: str) -> tuple[str, list[ast.stmt]]:
 
 @cache
 def find(module: str, name: str, *, ours: bool = False) -> Found | None:
-    """Where `name` of a module is defined, through imports that re-export it; ours: in no large library."""
+    """Find the definition of a name through re-exports; ours: do not look into large libraries."""
     package, body = ("", []) if ours and module.split(".")[0] in LARGE else parsed(module)
     for node in body:
         match node:
@@ -352,7 +352,7 @@ def find(module: str, name: str, *, ours: bool = False) -> Found | None:
 
 @cache
 def signature(target: str) -> Signature | None:
-    """What a constructor takes; None where its source is not there."""
+    """The signature of a constructor; None if its source is not available."""
     module, _, name = RENAMED.get(target, target).rpartition(".")
     found = find(module, name) if module else None
     match found:
@@ -390,7 +390,7 @@ def _of(function: ast.FunctionDef, found: Found) -> Signature:
 
 
 def described(text: str, name: str) -> str:
-    """What a docstring says of an argument, in our form or another: "lr: rate;", "lr (float): rate"."""
+    """What a docstring says about an argument, as in "lr: rate;" or "lr (float): rate"."""
     flat, word = " ".join(text.split()), re.escape(name)
     ours = rf"(?:^|[;.:] )(?:\w+, )*{word}(?:, \w+)*: (.+?)(?:;|[.:](?= |$)|$)"
     others = rf"(?:^| ){word} \([^)]*\): (.+?)(?: \(default|[.;:](?= |$)|$)"

@@ -1,4 +1,4 @@
-"""What to write instead: the names nearest to a mistyped one, and today's name of an older option."""
+"""What to write instead: the nearest names to a mistyped one, and the new name of a renamed option."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ WORDS = {
     "num_inference_steps": "steps",
     "prompt": "prompts",
 }
-"""What other tools call our options."""
+"""Names that other tools use for our options."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -49,7 +49,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def renamed(key: str, value: object = None, rows: Mapping[str, str] = ANSWERED) -> UserError | None:
-    """The sentence on an option, or a choice, that has another name now; None for any other."""
+    """The error for a renamed option or choice; None for any other."""
     parts = key.split(".")
     for old, told in rows.items():
         (new, _, remark), (option, equals, choice) = told.partition(";"), old.partition("=")

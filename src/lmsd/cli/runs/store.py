@@ -30,6 +30,7 @@ from lmsd.checkpoints import folder_of as folder_of
 from lmsd.cli.config.compose import stored
 from lmsd.cli.config.older import today
 from lmsd.cli.config.schema import root
+from lmsd.cli.runs.pipelines import told_of_folder
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 from lmsd.files import write_text
 from lmsd.ranks import launched_rank
@@ -60,7 +61,9 @@ def create(config: DictConfig, overrides: Sequence[str]) -> Path:
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
     (folder / "overrides.txt").write_text("".join(f"{shown(override)}\n" for override in overrides))
-    (folder / "env.json").write_text(json.dumps(environment() | {"begun": time.time()}, indent=1) + "\n")
+    (folder / "env.json").write_text(
+        json.dumps(environment() | {"begun": time.time()} | told_of_folder(config), indent=1) + "\n"
+    )
     set_status(folder, state="created", id=uuid.uuid4().hex[:8])
     write_text(folder / "config.yaml", OmegaConf.to_yaml(stored(config)))
     point_latest(folder)

@@ -19,6 +19,7 @@ Sources
   shapes     captioned scenes at any size: image_size=16 train_count=10_000
   folder     path=DIR of images with .txt beside each, or captions=FILE.csv|.jsonl (columns: file, caption)
              captions=join|first|draw  several lines of a caption as one (join), the first, or one drawn
+             captions=none  no captions, for conditioner=none or label; taken where no file is a caption
   cifar10    path=cifar-10-binary.tar.gz, the official binary archive
 
 Options of build
@@ -77,10 +78,10 @@ def build(arguments: list[str]) -> int:
 
 def _lines(word: str) -> str:
     """`captions=first` is about the lines of captions, and `captions=FILE` about where they are."""
-    from lmsd.data.text import Lines
+    from lmsd.data.builders.source import Captions
 
     name, _, value = word.partition("=")
-    return f"lines={value}" if name == "captions" and value in get_args(Lines) else word
+    return f"lines={value}" if name == "captions" and value in get_args(Captions) else word
 
 
 def describe(manifest: Path) -> str:
@@ -94,7 +95,8 @@ def describe(manifest: Path) -> str:
     splits = ", ".join(f"{count} {split}" for split, count in facts["counts"].items())
     reasons = told((kind, count, dropped["first"][kind]) for kind, count in dropped["reasons"].items())
     notes = [told([(note["what"], note["count"], note["first"])]) for note in facts["notes"]]
-    line = f"{manifest.parent}: {splits} image-text pairs; dropped: {reasons or 'none'} ({manifest})"
+    kind = "image-text pairs" if facts["captions"] else "images without captions"
+    line = f"{manifest.parent}: {splits} {kind}; dropped: {reasons or 'none'} ({manifest})"
     return "\n".join([line, *(f"  {note}" for note in notes)])
 
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from lmsd.cli.config import options
 from lmsd.cli.config.settings import SamplingOptions
-from lmsd.cli.runs import store
-from lmsd.cli.runs.written import check_out, writing
-from lmsd.cli.verbs.sample import FILES, free_name
+from lmsd.cli.runs.written import writing
+from lmsd.cli.verbs.sample import is_file, places
 from lmsd.errors import Number, Seed, UserError
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 HELP = """lmsd edit run=RUN image=FILE prompt=PROMPT [option=value ...]
 
   image=FILE             JPEG, PNG or WebP; cropped and resized to the run's square
-  prompt='a blue star'   what it shall become
+  prompt='a blue star'   what it shall become; none for a run with conditioner=none
   strength=0.6           in (0, 1]: how far from the image; default 0.6, with a mask 1; of S steps the
                          nearest number to strength x S is done (halves up, at least one)
   mask=FILE              white where it may change, gray: how much; of the image's shape; every black
@@ -38,7 +37,7 @@ class EditOptions(SamplingOptions):
     """Options of `lmsd edit`; see HELP."""
 
     image: Path
-    prompt: str
+    prompt: str | None = None
     mask: Path | None = None
     strength: Annotated[float, Number(0.01, 1)] | None = None
     seed: Seed = 0
@@ -57,27 +56,25 @@ def main(arguments: list[str]) -> int:
 def edit(chosen: EditOptions) -> Path:
     """Change one image and return the picture's path; what the mask leaves out keeps its bytes."""
     check(chosen)
-    folder = store.find_folder(chosen.run)
-    out = chosen.out or free_name(folder / "samples", "edit")
-    check_out(out)
+    folder, out = places(chosen.run, chosen.out, "edit")
     import numpy as np
     import torch
     from PIL import Image
 
-    from lmsd.cli.build.trained import facts, generation, note_prompts, open_run
+    from lmsd.cli.build.trained import facts, note_prompts, opened
     from lmsd.data.transforms import fit, scale
     from lmsd.rng import Rng
     from lmsd.sampling import first_knot
     from lmsd.types import levels
 
-    model = open_run(folder, checkpoint=chosen.checkpoint, ema=chosen.ema)
-    generate = generation(model, chosen)
-    note_prompts(model, [chosen.prompt])
+    model, generate = opened(folder, chosen)
+    words = prompt_of(chosen, model.generator.conditioner.reads)
+    note_prompts(model, words)
     channels, size, _ = model.generator.image_shape
     whole = open_image(chosen.image, channels=channels)
     pixels = fit(whole, size)
     mask = None if chosen.mask is None else read_mask(chosen.mask, whole.shape[:2], size)
-    batch = model.batch([chosen.prompt], scale(pixels[None]))
+    batch = model.batch(words, scale(pixels[None]), n=None if words else 1)
     strength, steps = 1.0 if chosen.strength is None else chosen.strength, generate.settings.steps
     done = steps - first_knot(strength, steps)
     print(f"note: {done} of {steps} steps are done (strength={strength:g})", file=sys.stderr)
@@ -100,20 +97,29 @@ def edit(chosen: EditOptions) -> Path:
 
 def check(chosen: EditOptions) -> None:
     """Refuse what needs no run to be seen wrong."""
-    if not chosen.prompt.strip():
+    if chosen.prompt is not None and not chosen.prompt.strip():
         raise UserError("prompt= is empty: say what the image shall become, prompt='a blue star'")
-    words = Path(chosen.prompt)
-    if words.suffix.lower() in FILES and words.is_file():
+    if chosen.prompt is not None and is_file(chosen.prompt):
         raise UserError(
-            f"prompt={words} is a file: lmsd edit takes one prompt in words, prompt='a blue star'"
+            f"prompt={chosen.prompt} is a file: lmsd edit takes one prompt in words, prompt='a blue star'"
         )
     for path in (chosen.image, chosen.mask):
         if path is not None and not path.is_file():
             raise UserError(f"{path}: there is no such image")
         if path is not None and chosen.out is not None and chosen.out.exists() and chosen.out.samefile(path):
             raise UserError(f"out={chosen.out} is the picture that is edited, or its mask: give another name")
-    if chosen.out is not None:
-        check_out(chosen.out)
+
+
+def prompt_of(chosen: EditOptions, reads: str) -> list[str]:
+    """The prompt in a list, or none for a run that was trained without; reads: what its conditioner reads."""
+    if reads == "nothing" and chosen.prompt is not None:
+        raise UserError(
+            f"prompt='{chosen.prompt}' is given, and this run was trained without captions and classes "
+            "(conditioner=none): leave it out"
+        )
+    if reads != "nothing" and chosen.prompt is None:
+        raise UserError("lmsd edit needs prompt='a blue star' for this run: say what the image shall become")
+    return [] if chosen.prompt is None else [chosen.prompt]
 
 
 def open_image(path: Path, *, channels: int) -> "Pixels":

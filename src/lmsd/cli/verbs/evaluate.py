@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from lmsd.cli.build.words import as_run
 from lmsd.cli.config import options
 from lmsd.cli.config.settings import RunOptions, SamplingOptions
 from lmsd.cli.runs import store
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
 
 HELP = """lmsd evaluate run=RUN [option=value ...]
 
-  run=last|ID|FOLDER    split=test|val|train    n= (default: the whole split)    seeds=[0,1,2]
+  run=last|ID|FOLDER    or pipeline=FOLDER data.shards=SHARDS data.image_size=N, a diffusers folder as it is:
+                        image_size= of its own images, batch_size= of them at once (4), generator.precision=
+                        split=test|val|train    n= (default: the whole split)    seeds=[0,1,2]
   steps=[1,2,4] guidance=[1,3] sampler=         default: the run's own; every combination is scored
   interval=[0.2,0.8]             guide only the steps that start at these times; default: the run's own
   ema=[ema,raw,HALFLIFE]  checkpoint=FILE
-  extractor=KIND weights=PATH    lmsd-cnn, inception, clip or dinov2, from files that you have
+  extractor=KIND weights=PATH    lmsd-cnn, lmsd-ssl; inception, clip or dinov2 from files that you have
   shards=SHARDS         held-out shards that lie elsewhere
   families=[ssl,random]          further features beside the extractor's: also FOLDER of a DINOv2; or none
   keep=[images,features]         beside the record; overlap=label scores a split that training has seen
@@ -43,17 +46,37 @@ Numbers of different n, extractors or splits do not compare.
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(RunOptions):
+class Combinations(RunOptions):
+    """Ways of sampling, each with each; those that are not given are the run's own."""
+
+    steps: tuple[Count, ...] = ()
+    guidance: tuple[Guidance, ...] = ()
+    interval: tuple[Measure, ...] = ()
+    ema: tuple[str, ...] = ("ema",)
+
+    def each(self) -> Iterator[SamplingOptions]:
+        """One by one; of several, the one without guidance goes without interval, to compare with."""
+        for ema, steps, guidance in product(self.ema, self.steps or (None,), self.guidance or (None,)):
+            unguided = guidance == 1 and max(self.guidance) != 1
+            yield SamplingOptions(
+                run=self.run,
+                sampler=self.sampler,
+                checkpoint=self.checkpoint,
+                steps=steps,
+                guidance=guidance,
+                interval=() if unguided else self.interval,
+                ema=ema,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Combinations):
     """Options of `lmsd evaluate`; see HELP."""
 
     split: Literal["test", "val", "train"] = "test"
     n: Annotated[int, Number(2)] | None = None
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    steps: tuple[Count, ...] = ()
-    guidance: tuple[Guidance, ...] = ()
-    interval: tuple[Measure, ...] = ()
-    ema: tuple[str, ...] = ("ema",)
-    extractor: Literal["lmsd-cnn", "inception", "clip", "dinov2"] | None = None
+    extractor: Literal["lmsd-cnn", "lmsd-ssl", "inception", "clip", "dinov2"] | None = None
     weights: Path | None = None
     shards: str | None = None
     families: tuple[str, ...] = ("ssl", "random")
@@ -63,7 +86,7 @@ class EvaluateOptions(RunOptions):
 
 def main(arguments: list[str]) -> int:
     """Evaluate, print the scores and the report's path."""
-    chosen = options.read(EvaluateOptions, arguments, verb="evaluate")
+    chosen = options.read(EvaluateOptions, as_run(arguments), verb="evaluate")
     folder = store.find_folder(chosen.run)
     with ranks():
         said = evaluate(folder, chosen)
@@ -98,30 +121,22 @@ def ranks() -> Iterator[None]:
 def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
     """Score a run on a split at every combination of settings, write the records, return them as text."""
     from lmsd.cli.build.families import tuned_on
-    from lmsd.cli.build.trained import generation, open_run
+    from lmsd.cli.build.pretrained import fitted
+    from lmsd.cli.build.trained import opened
     from lmsd.cli.build.validate import metrics
 
     config = store.config_of(folder)
     about = {"run": folder.name, "commit": store.environment()["commit"], "tuned_on": tuned_on(config)}
     scorer, beside, others = None, None, metrics(config)
     said = []
-    for ema in chosen.ema:
-        model = open_run(folder, checkpoint=chosen.checkpoint, ema=ema)
+    for told in chosen.each():
+        model, generate = opened(folder, told)
         model.generator.to(device())
-        for steps, guidance in product(chosen.steps or (None,), chosen.guidance or (None,)):
-            unguided = guidance == 1 and max(chosen.guidance) != 1  # of several, for comparison
-            told = SamplingOptions(
-                run=chosen.run,
-                sampler=chosen.sampler,
-                steps=steps,
-                guidance=guidance,
-                interval=() if unguided else chosen.interval,
-            )
-            generate = generation(model, told)
-            if scorer is None:
-                scorer, beside = scorer_of(config, chosen)
-            made = partial(scorer, generate, metrics=others, families=beside)
-            said.append(str(score(folder, model, generate, scorer, made, chosen, about)))
+        generate = fitted(generate, config)
+        if scorer is None:
+            scorer, beside = scorer_of(config, chosen)
+        made = partial(scorer, generate, metrics=others, families=beside)
+        said.append(str(score(folder, model, generate, scorer, made, chosen, about)))
     return "\n\n".join(said)
 
 
@@ -152,7 +167,7 @@ def scorer_of(config: Any, chosen: EvaluateOptions) -> "tuple[Evaluator, Familie
     with first_alone():
         data = shard_set(config)
         scorer = evaluator(config, data, chosen.split, n=chosen.n)
-        families = families_of(chosen.families, config.evaluate.extractor, data)
+        families = families_of(chosen.families, config.evaluate.extractor, data, own=scorer.extractor)
     for extractor in (scorer.extractor, *(families.beside if families else ())):
         extractor.net.to(device())
     by_first(lambda: refuse_overlap(scorer, chosen))
@@ -179,10 +194,16 @@ _PLAIN = re.compile(r"[\w./:@+-]+")
 
 def asked(chosen: EvaluateOptions) -> str | None:
     """The options that took the place of the run's own and that no other field of a record tells."""
-    names = ("sampler", "extractor", "weights", "shards")
-    given = {name: str(getattr(chosen, name)) for name in names if getattr(chosen, name) is not None}
-    words = [f"{name}=" + (text if _PLAIN.fullmatch(text) else f"'{text}'") for name, text in given.items()]
-    return shlex.join(words + (["overlap=label"] if chosen.overlap == "label" else [])) or None
+    given = {
+        "sampler": chosen.sampler,
+        "extractor": chosen.extractor,
+        "weights": chosen.weights,
+        "shards": chosen.shards,
+        "overlap": None if chosen.overlap == "refuse" else chosen.overlap,
+    }
+    texts = {name: str(value) for name, value in given.items() if value is not None}
+    words = [f"{name}=" + (text if _PLAIN.fullmatch(text) else f"'{text}'") for name, text in texts.items()]
+    return shlex.join(words) or None
 
 
 def score(

@@ -4,21 +4,26 @@ import codecs
 import json
 import re
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmsd.cli.build.words import as_run
 from lmsd.cli.config import options
 from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.cli.runs.written import check_out, writing
-from lmsd.errors import Seed, UserError
+from lmsd.errors import Count, Seed, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 HELP = """lmsd sample run=RUN prompts=PROMPTS [option=value ...]
 
-  run=last|ID|FOLDER     prompts='[a red circle, a blue star]' or a text file, one prompt a line
+  run=last|ID|FOLDER     or pipeline=FOLDER, a diffusers folder, with image_size= and generator.precision=
+                         prompts='[a red circle, a blue star]' or a text file, one prompt a line
+  n=16                   so many images without prompts: of a run with conditioner=none; of others with
+                         captions of val, as in the grids of their training, or with each class in turn
   seeds=[0,1,2]          one row of images for each seed
   steps= guidance=       default: the run's own
   interval=[0.2,0.8]     guide only the steps that start at these times; default: the run's own
@@ -33,7 +38,8 @@ HELP = """lmsd sample run=RUN prompts=PROMPTS [option=value ...]
 class SampleOptions(SamplingOptions):
     """Options of `lmsd sample`; see HELP."""
 
-    prompts: tuple[str, ...]
+    prompts: tuple[str, ...] = ()
+    n: Count | None = None
     seeds: tuple[Seed, ...] = (0,)
     out: Path | None = None
 
@@ -51,7 +57,14 @@ def main(arguments: list[str]) -> int:
     if any(word.startswith("again=") for word in arguments):
         print(sample(remembered(options.read(Again, arguments, verb="sample again="))))
         return 0
-    chosen = options.read(SampleOptions, arguments, verb="sample")
+    chosen = options.read(SampleOptions, as_run(arguments), verb="sample")
+    if chosen.prompts and chosen.n is not None:
+        raise UserError(
+            f"n={chosen.n} is for images without prompts: leave one of the two out; several images of each "
+            "prompt are seeds=[0,1,2]"
+        )
+    if not chosen.prompts and chosen.n is None:
+        raise UserError("lmsd sample needs prompts='[a red circle, a blue star]', or n=16 for images without")
     print(sample(replace(chosen, prompts=tuple(prompts(chosen.prompts)))))
     return 0
 
@@ -70,88 +83,81 @@ def remembered(chosen: Again) -> SampleOptions:
 FILES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".md")
 """Endings by which one word is a file's name and no prompt."""
 
+MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+"""What a file may begin with, and the encoding that it tells."""
+
+
+def is_file(word: str) -> bool:
+    """Whether a prompt is the name of a file that is there."""
+    return Path(word).suffix.lower() in FILES and Path(word).is_file()
+
 
 def prompts(words: tuple[str, ...]) -> list[str]:
     """The prompts themselves, or the lines of the one file that is named."""
-    path = Path(words[0])
-    if len(words) > 1:
-        file = next(
-            (word for word in words if Path(word).suffix.lower() in FILES and Path(word).is_file()), None
-        )
+    if len(words) != 1 or Path(words[0]).suffix.lower() not in FILES:
+        file = next(filter(is_file, words), None)
         if file is not None:
             raise UserError(
                 f"prompts=[...] holds the file {file}: give one file alone, or the prompts themselves"
             )
-    if len(words) > 1 or path.suffix.lower() not in FILES:
         return list(words)
+    path = Path(words[0])
     if not path.is_file():
         raise UserError(f"prompts={path}: there is no such file; give prompts='[a, b]', or a .txt of them")
     if path.suffix.lower() != ".txt":
         raise UserError(f"prompts={path}: prompts are read from a .txt file, one a line")
     try:
-        text = decoded(path.read_bytes())
+        content = path.read_bytes()
+        text = content.decode(next((MARKS[mark] for mark in MARKS if content.startswith(mark)), "utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"prompts={path} cannot be read as text: {error}; save it as UTF-8") from error
+    # Lines end at line ends alone: U+2028, U+0085 and form feeds are part of a prompt.
     found = [line for line in re.split("\r\n|\n|\r", text) if line.strip()]
     if not found:
         raise UserError(f"prompts={path} holds none: write one a line")
-    for line in found:
-        sign = next((s for s in line if s < " " and s not in "\t\v\f"), None)
-        if sign is not None:
-            what = "NUL characters" if sign == "\0" else f"the control character {sign!r}"
-            raise UserError(f"prompts={path} holds {what} and is no text: save it as UTF-8")
+    sign = next((sign for line in found for sign in line if sign < " " and sign not in "\t\v\f"), None)
+    if sign is not None:
+        what = "NUL characters" if sign == "\0" else f"the control character {sign!r}"
+        raise UserError(f"prompts={path} holds {what} and is no text: save it as UTF-8")
     return found
 
 
-def decoded(content: bytes) -> str:
-    """The text of a file in UTF-8, or in what the mark at its beginning says; without that mark.
-
-    Lines end at line ends alone: U+2028, U+0085 and form feeds are part of a prompt.
-    """
-    for mark, name in (
-        (codecs.BOM_UTF8, "utf-8-sig"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    ):
-        if content.startswith(mark):
-            return content.decode(name)
-    return content.decode("utf-8")
-
-
 def sample(chosen: SampleOptions) -> Path:
-    """Draw len(seeds) rows of len(prompts) images and return the grid's path."""
-    if chosen.out is not None:
-        check_out(chosen.out)
-    folder = store.find_folder(chosen.run)
-    out = chosen.out or free_name(folder / "samples")
-    check_out(out)
+    """Draw len(seeds) rows of images, one of each prompt, or n of none, and return the grid's path."""
+    folder, out = places(chosen.run, chosen.out, "sample")
     from lmsd.cli.bar import Bar
-    from lmsd.cli.build.trained import facts, generation, note_prompts, open_run
+    from lmsd.cli.build.trained import drawn, facts, note_prompts, opened
     from lmsd.evaluation.grid import save_grid
     from lmsd.rng import Rng
 
-    model = open_run(folder, checkpoint=chosen.checkpoint, ema=chosen.ema)
-    generate = generation(model, chosen)
-    note_prompts(model, chosen.prompts)
-    batch = model.batch(chosen.prompts)
+    model, generate = opened(folder, chosen)
+    asked = chosen.prompts or drawn(model, folder, chosen.n or 1)
+    note_prompts(model, asked)
+    batch = model.batch(asked, n=None if asked else chosen.n)
     images: list[Tensor] = []
     with Bar() as bar:
         for row, seed in enumerate(chosen.seeds):
             images += list(generate(batch, Rng(seed, batch.position)))
             bar.update(row + 1, len(chosen.seeds), "rows of images")
-    captions = list(chosen.prompts) * len(chosen.seeds)
-    settings = replace(chosen, run=str(folder), checkpoint=model.checkpoint.name, out=None)
-    record = {**asdict(chosen), "run": folder.name, "out": out.name, **facts(model, generate)}
+    captions = list(asked or [""] * len(batch)) * len(chosen.seeds)
+    columns = None if chosen.n is not None and len(chosen.seeds) == 1 else len(batch)
+    settings = replace(chosen, run=str(folder), checkpoint=model.checkpoint.name, prompts=asked, out=None)
+    record = {**asdict(settings), "run": folder.name, "out": out.name, **facts(model, generate)}
     record["options"] = asdict(settings)
     with writing(out):
-        save_grid(images, captions, out, columns=len(chosen.prompts))
+        save_grid(images, captions, out, columns=columns)
         out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     return out
 
 
-def free_name(folder: Path, stem: str = "sample") -> Path:
-    """The first unused sample-NNN.png of a folder."""
-    number = 0
-    while (folder / f"{stem}-{number:03d}.png").exists():
-        number += 1
-    return folder / f"{stem}-{number:03d}.png"
+def places(run: str, out: Path | None, stem: str) -> tuple[Path, Path]:
+    """The folder of a run, and the file to write: out, or the first unused STEM-NNN.png of its samples."""
+    if out is not None:
+        check_out(out)
+    folder = store.find_folder(run)
+    if out is not None:
+        return folder, out
+    names = (folder / "samples" / f"{stem}-{number:03d}.png" for number in count())
+    free = next(name for name in names if not name.exists())
+    check_out(free)
+    return folder, free

@@ -6,7 +6,7 @@ class.
 
 `label` is the class: integers from 0, or words, which are numbered in alphabetical order. Lines are counted
 as an editor counts them. What cannot be read at all ends the build; a caption that is no text to train on
-drops its picture alone.
+drops its picture alone. A table of files and labels gives classes alone.
 """
 
 import csv
@@ -30,7 +30,10 @@ _NUMBER = re.compile(r"[-+\d.,\s]*\d[-+\d.,\s]*")
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its line, the file that it names, the caption's lines or why there are none, its class."""
+    """One row: its line, the file that it names, the caption's lines or why there are none, its class.
+
+    A class alone has neither lines nor a reason.
+    """
 
     line: int
     file: str
@@ -51,7 +54,7 @@ def read_rows(path: Path) -> list[Row]:
         raise UserError(f"captions={path} cannot be read ({error.strerror})") from error
     if "\0" in text:
         raise UserError(
-            f"{path} holds NUL characters, as UTF-16 and UTF-32 read as UTF-8 do: save it as UTF-8"
+            f"{path} contains NUL characters, as does UTF-16 or UTF-32 read as UTF-8: save it as UTF-8"
         )
     lines = re.split(r"\r\n|\r|\n", text)
     rows = _csv_rows(path, lines) if path.suffix.lower() == ".csv" else _jsonl_rows(path, lines)
@@ -99,10 +102,13 @@ def _jsonl_rows(path: Path, lines: list[str]) -> Iterator[tuple[int, Mapping[str
 
 
 def _row(path: Path, line: int, row: Mapping[str, object]) -> Row:
-    file, value = _field(row, FILE, path, line), _field(row, CAPTION, path, line)
+    file = _field(row, FILE, path, line)
     if not isinstance(file, str):
         raise UserError(f"{path} line {line}: the file is {file!r}, not a name")
     label = _label(row.get("label"), path, line)
+    if label is not None and not any(name in row for name in CAPTION):
+        return Row(line, file, [], "", label)
+    value = _field(row, CAPTION, path, line)
     if not isinstance(value, str | list):
         name = next(name for name in CAPTION if name in row)
         raise UserError(f"{path} line {line}: {name} is {value!r}, not a text")

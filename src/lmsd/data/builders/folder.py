@@ -1,7 +1,8 @@
-"""The source `folder`: images under a folder, each with a caption.
+"""The source `folder`: images under a folder, each with a caption, or none of them with one.
 
 Captions come from a .txt beside each image (dog.jpg, dog.txt; .caption, or the `caption` of a .json, where
-there is no .txt), or from one file (`captions`). Linked folders are read. Names in a caption file are
+there is no .txt), or from one file (`captions`). Where no file is one, and with captions=none, images have
+no captions, but classes where KEY.cls lies beside each. Linked folders are read. Names in a caption file are
 relative to the folder or to the file itself; Windows' separators, absolute names of files inside the folder
 and the two ways of writing é are understood. What is left out is named with the reason.
 """
@@ -16,11 +17,11 @@ from typing import NamedTuple, get_args
 
 from lmsd.data.builders.captions import MOST_CLASSES, Row, read_rows
 from lmsd.data.builders.captions import SUFFIXES as CAPTION_FILES
-from lmsd.data.builders.source import Dropped, Raw, Source
+from lmsd.data.builders.source import Captions, Dropped, Raw, Source
 from lmsd.data.decode import SUFFIXES
 from lmsd.data.names import TEXTS, composed, grouped, hidden, is_image, printable
 from lmsd.data.notes import Notes
-from lmsd.data.text import LOST, MAX_CAPTION, BadText, Lines, caption_of, captions, decoded
+from lmsd.data.text import LOST, MAX_CAPTION, BadText, caption_of, captions, decoded
 from lmsd.errors import UserError
 
 LINES = {
@@ -28,6 +29,7 @@ LINES = {
     "first": "captions of several lines, of which the first is taken",
     "draw": "captions of several lines, of which one is drawn",
 }
+BARE = "images without captions, which train with conditioner=none{}"
 REPEATS = "folders named like repeats (10_dog), which are not followed: each picture counts once"
 
 NO_IMAGE = "not an image by its name"
@@ -55,17 +57,17 @@ def _checked(path: Path | None, listed: Path | None) -> Path:
         raise UserError(f"path={path} is no folder")
     if listed is not None and listed.suffix.lower() not in CAPTION_FILES:
         raise UserError(
-            f"captions={listed} is neither .csv nor .jsonl, nor one of {', '.join(get_args(Lines))} (what "
+            f"captions={listed} is neither .csv nor .jsonl, nor one of {', '.join(get_args(Captions))} (what "
             "several lines of a caption give)"
         )
     return path
 
 
-def folder_source(path: Path | None, listed: Path | None, lines: Lines = "join") -> Source:
+def folder_source(path: Path | None, listed: Path | None, lines: Captions = "join") -> Source:
     """The images under `path` in the order of their names; those without a caption are dropped and named.
 
-    listed: a caption file; lines: what several lines of a caption give. UserError when the folder or the
-    caption file is missing or unreadable, or when nothing matches.
+    listed: a caption file; lines: what several lines of a caption give, or "none". UserError when the folder
+    or the caption file is missing or unreadable, or when nothing matches.
     """
     path = _checked(path, listed)
     dropped: list[Dropped] = []
@@ -76,12 +78,15 @@ def folder_source(path: Path | None, listed: Path | None, lines: Lines = "join")
     images = [file for file in files if is_image(file.name)]
     if not images:
         raise UserError(f"no image under {path}; images end in {', '.join(SUFFIXES)}")
-    found = _beside(files, dropped, used) if listed is None else _listed(path, images, listed, dropped)
-    for entry in found:
-        if len(entry.lines) > 1:
-            notes.add(LINES[lines], entry.file.name)
-        if any("\ufffd" in line for line in entry.lines):
-            notes.add(LOST, entry.file.name)
+    left = len(dropped)
+    if listed is not None:
+        found = _listed(path, images, listed, dropped)
+    else:
+        found = _beside(files, dropped, used, bare=lines == "none")
+        if not found and _wordless(files, dropped[left:]):
+            del dropped[left:]
+            found = _beside(files, dropped, used, bare=True)
+    _tell_captions(found, lines, notes)
     _tell(files, used, dropped, notes)
     if not found:
         raise UserError(_none(path, listed, images, dropped))
@@ -104,11 +109,19 @@ def folder_source(path: Path | None, listed: Path | None, lines: Lines = "join")
     )
 
 
-def _raw(entry: _Found, lines: Lines, classes: list[str] | None) -> Raw:
+def _raw(entry: _Found, way: Captions, classes: list[str] | None) -> Raw:
     name = entry.file.name
     u = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
     label = classes.index(str(entry.label)) if classes is not None else None
-    return Raw(name, entry.file.path, caption_of(entry.lines, lines, u=u), label)
+    if way == "none" or not entry.lines:
+        return Raw(name, entry.file.path, None, label)
+    return Raw(name, entry.file.path, caption_of(entry.lines, way, u=u), label)
+
+
+def _wordless(files: list[_File], dropped: list[Dropped]) -> bool:
+    """Whether nothing in a folder is meant as a caption: no text, no table, no class of some images alone."""
+    texts = any(file.name.lower().endswith((*TEXTS, ".json", *CAPTION_FILES)) for file in files)
+    return not texts and all(entry.reason.startswith("no caption") for entry in dropped)
 
 
 def _files(path: Path, dropped: list[Dropped]) -> list[_File]:
@@ -142,13 +155,16 @@ def _files(path: Path, dropped: list[Dropped]) -> list[_File]:
     return sorted(found)
 
 
-def _beside(files: list[_File], dropped: list[Dropped], used: set[_File]) -> list[_Found]:
-    """Pair each image with the text of its name, noting what has no partner; used: the texts and classes."""
+def _beside(files: list[_File], dropped: list[Dropped], used: set[_File], *, bare: bool) -> list[_Found]:
+    """Pair each image with the text of its name, noting what has no partner; used: the texts and classes.
+
+    bare: without texts.
+    """
     found: list[_Found] = []
     for group in grouped([file.name for file in files]).values():
         members = {suffix: files[number] for suffix, number in group}
         images = [files[number] for suffix, number in group if suffix in SUFFIXES]
-        words = [members[suffix] for suffix in (*TEXTS, "json") if suffix in members]
+        words = [members[suffix] for suffix in (*TEXTS, "json") if suffix in members and not bare]
         if images:
             used |= {*words[:1], *([members["cls"]] if "cls" in members else [])}
             dropped += [Dropped(text.name, f"a second caption, beside {words[0].name}") for text in words[1:]]
@@ -157,7 +173,9 @@ def _beside(files: list[_File], dropped: list[Dropped], used: set[_File]) -> lis
         for suffix, number in group:
             if suffix.rpartition(".")[2] in SUFFIXES:
                 text = words[0] if words and suffix in SUFFIXES else None
-                lines, label, why = _words(files[number], text, members.get("cls"))
+                lines, label, why = _words(files[number], text, members.get("cls"), bare=bare)
+                if bare and suffix not in SUFFIXES:
+                    why = f"it belongs to another image, {images[0].name}"
                 if why:
                     dropped.append(Dropped(files[number].name, why))
                 else:
@@ -165,11 +183,13 @@ def _beside(files: list[_File], dropped: list[Dropped], used: set[_File]) -> lis
     return sorted(found, key=lambda entry: entry.file)
 
 
-def _words(image: _File, text: _File | None, cls: _File | None) -> tuple[list[str], int | None, str]:
-    """Captions and class of an image, or why it has none."""
-    if text is None:
+def _words(
+    image: _File, text: _File | None, cls: _File | None, *, bare: bool
+) -> tuple[list[str], int | None, str]:
+    """Captions and class of an image, or why it has none; bare: it needs no captions."""
+    if text is None and not bare:
         return [], None, f"no caption: {Path(image.name).with_suffix('.txt').name} is not there"
-    lines, why = _lines(text)
+    lines, why = ([], "") if text is None else _lines(text)
     if why or cls is None:
         return lines, None, why
     return lines, *_class(cls)
@@ -229,6 +249,10 @@ def _listed(path: Path, images: list[_File], listed: Path, dropped: list[Dropped
             dropped.append(Dropped(image.name, why))
         else:
             found.append(_Found(image, row_of.lines, row_of.label))
+    if any(entry.lines for entry in found):
+        alone = f"no caption: {listed.name} gives it a label alone"
+        dropped += [Dropped(entry.file.name, alone) for entry in found if not entry.lines]
+        found = [entry for entry in found if entry.lines]
     return found
 
 
@@ -260,6 +284,18 @@ def _hint(name: str) -> str:
     return " (a place elsewhere: write names relative to the folder)" if posixpath.isabs(name) else ""
 
 
+def _tell_captions(found: list[_Found], way: Captions, notes: Notes) -> None:
+    """How many images have several captions, or that none has one."""
+    for entry in found:
+        if len(entry.lines) > 1:
+            notes.add(LINES[way], entry.file.name)
+        if any("\ufffd" in line for line in entry.lines):
+            notes.add(LOST, entry.file.name)
+    if found and not any(entry.lines for entry in found):
+        classes_too = "" if found[0].label is None else " or label"
+        notes.add(BARE.format(classes_too), found[0].file.name, len(found))
+
+
 def _tell(files: list[_File], used: set[_File], dropped: list[Dropped], notes: Notes) -> None:
     """What is left out, or read otherwise than other programs read it."""
     told = {entry.name for entry in dropped}
@@ -285,7 +321,8 @@ def _none(path: Path, listed: Path | None, images: list[_File], dropped: list[Dr
     where = "a .txt of its name beside it" if listed is None else f"a line in {listed}"
     tables = [entry.name for entry in dropped if entry.reason == TABLE]
     way = f"; captions={path / tables[0]} reads that file" if tables and listed is None else ""
-    return f"no image under {path} has a caption: each needs {where} ({images[0].name} has none){way}"
+    none = "; captions=none takes them without" if listed is None else ""
+    return f"no image under {path} has a caption: each needs {where} ({images[0].name} has none){way}{none}"
 
 
 def _classes(found: list[_Found], listed: Path | None) -> list[str] | None:

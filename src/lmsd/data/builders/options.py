@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from lmsd.data.builders.source import NearDuplicates
-from lmsd.data.text import Lines
+from lmsd.data.builders.source import Captions, NearDuplicates
 from lmsd.errors import Count, UserError
 
 ONLY_FOR: dict[str, tuple[str, ...]] = {
@@ -29,7 +28,8 @@ class BuildOptions:
     """How a data set is made.
 
     path: the folder of images, or the archive; captions: a CSV or JSONL file (default: .txt beside images);
-    lines: what several lines of a caption give: all joined, the first, or one drawn by the name;
+    lines: what several lines of a caption give: all joined, the first, or one drawn by the name; "none"
+    leaves captions out;
     image_size: side in pixels; channels: 1 (grey) or 3;
     val, test: parts of the pictures, by content; train_count, val_count, test_count: how many to draw;
     holdout: "color shape" pairs that only test may show; mismatch: share of the training captions
@@ -44,7 +44,7 @@ class BuildOptions:
 
     path: Path | None = None
     captions: Path | None = None
-    lines: Lines = "join"
+    lines: Captions = "join"
     image_size: Count | None = None
     channels: Literal[1, 3] | None = None
     val: float | None = None
@@ -93,7 +93,7 @@ class BuildOptions:
 _CHOICES: dict[str, tuple[object, ...]] = {
     "channels": (None, 1, 3),
     "denoise": ("none", "median", "gaussian"),
-    "lines": get_args(Lines),
+    "lines": get_args(Captions),
     "near_duplicates": (None, *get_args(NearDuplicates)),
     "image_format": ("png", "jpg"),
 }

@@ -49,7 +49,7 @@ class Sample:
     name: str
     content: str
     key: str
-    caption: str
+    caption: str | None
     label: int | None
     split: Split | None
     offset: int

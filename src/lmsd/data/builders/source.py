@@ -12,17 +12,19 @@ from lmsd.data.notes import Note
 from lmsd.data.shards import Split
 
 NearDuplicates: TypeAlias = Literal["same_caption", "drop", "group", "keep"]
+Captions: TypeAlias = Literal["join", "first", "draw", "none"]
+"""What the lines of a caption give; "none": no picture has a caption."""
 Pixels: TypeAlias = NDArray[np.uint8]
 """uint8 [H, W, C] with C = 1 or 3."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """One picture as its source has it: pixels or a file, its caption, and its split where that is given."""
+    """One picture as its source has it: pixels or a file, and what of caption, class and split is given."""
 
     name: str
     picture: Pixels | Path
-    caption: str
+    caption: str | None
     label: int | None = None
     split: Split | None = None
 

@@ -51,7 +51,7 @@ _KINDS = {
     "exact duplicate": re.compile("exact duplicate"),
     "near duplicate with another caption": re.compile("near duplicate .* with another caption"),
     "near duplicate": re.compile("near duplicate"),
-    "damaged": re.compile("it cannot be (decoded|read)|its header is broken|it is no image"),
+    "damaged": re.compile("it cannot be (decoded|read)|its header is broken|it is not an image"),
     "an empty caption": re.compile("its caption .*is empty"),
     "a caption that is not UTF-8": re.compile("its caption .* is not UTF-8"),
     "a caption that cannot be used": re.compile("its caption .* cannot be "),
@@ -168,8 +168,9 @@ def _members(sample: Sample, options: BuildOptions, spool: BinaryIO) -> dict[str
     members: dict[str, str | bytes] = {
         "__key__": sample.key[:KEY_DIGITS],
         options.image_format: spool.read(sample.length),
-        "txt": sample.caption.encode(),
     }
+    if sample.caption is not None:
+        members["txt"] = sample.caption.encode()
     if sample.label is not None:
         members["cls"] = str(sample.label).encode()
     return members
@@ -189,6 +190,7 @@ def write_manifest(
         "channels": options.channels or source.channels,
         "classes": len(source.classes or ()),
         "class_names": source.classes or [],
+        "captions": any(sample.caption is not None for sample in prepared.samples),
         "counts": {split: counts[split] for split in SPLITS},
         "shards": {
             shard.name: {"sha256": sha256_of(shard), "bytes": shard.stat().st_size} for shard in shards

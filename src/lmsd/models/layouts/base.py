@@ -90,12 +90,16 @@ class Encoder(nn.Module):
 
     def kept(self, caption: str, length: int | None = None) -> str:
         """What is read of a caption with more than `length` tokens."""
-        length = length or int(self.tokenizer.model_max_length)
-        whole = self.tokenizer(caption, truncation=False, verbose=False)["input_ids"]
-        if len(whole) <= length:
-            return caption
-        ids = self.tokenizer(caption, truncation=True, max_length=length)["input_ids"]
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return kept_by(self.tokenizer, caption, length or int(self.tokenizer.model_max_length))
+
+
+def kept_by(tokenizer: Any, caption: str, length: int) -> str:
+    """What a tokenizer leaves of a caption with more than `length` tokens."""
+    whole = tokenizer(caption, truncation=False, verbose=False)["input_ids"]
+    if len(whole) <= length:
+        return caption
+    ids = tokenizer(caption, truncation=True, max_length=length)["input_ids"]
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Layout(ABC):
 
     net: the component that denoises, of one of `nets`; encoders: the text encoders in order, with their
     classes; optional: those that may be missing; codecs: classes of the autoencoder; explicit: the family's
-    pipeline gives the noise levels of a flow itself.
+    pipeline gives the noise levels of a flow itself; length: tokens of a caption that are read at most.
     """
 
     facts: Facts = field(repr=False)
@@ -115,6 +119,7 @@ class Layout(ABC):
     optional: ClassVar[tuple[str, ...]] = ()
     codecs: ClassVar[tuple[str, ...]] = ("AutoencoderKL",)
     explicit: ClassVar[bool] = False
+    length: ClassVar[int] = 77
 
     @abstractmethod
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:
@@ -131,6 +136,11 @@ class Layout(ABC):
     def refused(self) -> str | None:
         """What of the folder is not read, as a sentence's end; None: nothing."""
         return None
+
+    @classmethod
+    def usual(cls, net: Mapping[str, Any]) -> tuple[int, float]:
+        """Steps and guidance that models of the family are usually sampled with."""
+        return 50, 7.5
 
     def kept(self, encoders: Sequence[Encoder], caption: str) -> str:
         """What is read of a caption: of the encoder that reads most of it."""

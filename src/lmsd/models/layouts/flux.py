@@ -21,7 +21,6 @@ class Flux(Layout):
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {"text_encoder": CLIP, "text_encoder_2": T5}
     explicit = True
     length = 512
-    """tokens of T5"""
 
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:
         """T5's tokens and CLIP's pooled vector."""
@@ -70,3 +69,8 @@ class Flux(Layout):
     def tokens(self) -> int:
         """Squares of 2x2."""
         return (self.facts.side // 2) ** 2
+
+    @classmethod
+    def usual(cls, net: Mapping[str, Any]) -> tuple[int, float]:
+        """No second pass: the guidance is an input; distilled nets without one take 4 steps."""
+        return (28 if net.get("guidance_embeds") else 4), 1.0

@@ -19,7 +19,6 @@ class PixArtSigma(Layout):
     nets = ("PixArtTransformer2DModel",)
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {"text_encoder": T5}
     length = 300
-    """tokens of T5"""
 
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:
         """T5's tokens, their mask and their mean."""
@@ -45,6 +44,11 @@ class PixArtSigma(Layout):
     def kept(self, encoders: Sequence[Encoder], caption: str) -> str:
         """What T5 reads."""
         return encoders[0].kept(caption, self.length)
+
+    @classmethod
+    def usual(cls, net: Mapping[str, Any]) -> tuple[int, float]:
+        """As of its release."""
+        return 20, 4.5
 
 
 class PixArtAlpha(PixArtSigma):

@@ -21,7 +21,6 @@ class Sana(Layout):
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {"text_encoder": ("Gemma2Model",)}
     codecs = ("AutoencoderDC",)
     length = 300
-    """tokens of the caption"""
 
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:
         """Tokens, their mask and their mean."""
@@ -51,6 +50,11 @@ class Sana(Layout):
     def refused(self) -> str | None:
         """Distilled nets, which are told the guidance."""
         return "its net is told the guidance" if self.facts.net.get("guidance_embeds") else None
+
+    @classmethod
+    def usual(cls, net: Mapping[str, Any]) -> tuple[int, float]:
+        """As of its release."""
+        return 20, 4.5
 
 
 def instruction() -> str:

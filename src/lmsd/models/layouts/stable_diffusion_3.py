@@ -25,7 +25,6 @@ class StableDiffusion3(Layout):
     }
     optional = ("text_encoder_3",)
     length = 256
-    """tokens of T5"""
 
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:
         """Both CLIPs, then T5."""
@@ -52,3 +51,8 @@ class StableDiffusion3(Layout):
     def kept(self, encoders: Sequence[Encoder], caption: str) -> str:
         """What T5 reads, which is the most; without it what CLIP does."""
         return encoders[2].kept(caption, self.length) if len(encoders) > 2 else encoders[0].kept(caption)
+
+    @classmethod
+    def usual(cls, net: Mapping[str, Any]) -> tuple[int, float]:
+        """As of its first release."""
+        return 28, 7.0

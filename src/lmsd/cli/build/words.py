@@ -1,0 +1,31 @@
+"""A verb's words with pipeline=FOLDER: which of them configure the run that stands for it."""
+
+from collections.abc import Sequence
+
+from lmsd.cli.runs.pipelines import OWN
+from lmsd.errors import UserError
+
+KEY = "pipeline="
+
+
+def as_run(words: Sequence[str]) -> list[str]:
+    """A verb's words with run=FOLDER in place of pipeline=FOLDER and of what configures it; the run is made.
+
+    What has a dot in its name (data.shards=, generator.precision=) configures the run, and so do `OWN`.
+    """
+    paths = [word.removeprefix(KEY) for word in words if word.startswith(KEY)]
+    if not paths:
+        return list(words)
+    if len(paths) > 1 or any(word.startswith("run=") for word in words):
+        raise UserError("pipeline=FOLDER stands in the place of run=: give one of them, once")
+    from lmsd.cli.build.pretrained import begun
+
+    given, left = apart(words)
+    return [f"run={begun(paths[0], given, words)}", *left]
+
+
+def apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(what configures the run; the verb's own options), without pipeline=."""
+    names = [(word, word.lstrip("+").partition("=")[0]) for word in words if not word.startswith(KEY)]
+    given = [word for word, name in names if "." in name or name in OWN]
+    return given, [word for word, _ in names if word not in given]

@@ -1,0 +1,38 @@
+"""What a configuration says of a pipeline's folder, without opening it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from lmsd.errors import UserError
+
+TARGET = "lmsd.models.pipeline.from_pipeline"
+OWN = ("image_size", "batch_size")
+"""Options of the run's configuration beside those with a dot: size of the images, how many at once."""
+PARTS = ("net", "schedule", "conditioner", "codec")
+"""Groups that a folder stands in the place of."""
+
+
+def folder_of(config: DictConfig) -> str | None:
+    """The pipeline's folder that a run's generator is read from; None for any other generator."""
+    node = config.get("generator") or {}
+    return str(node["path"]) if node.get("_target_") == TARGET else None
+
+
+def told_of_folder(config: DictConfig) -> dict[str, Any]:
+    """What env.json says of a run's pipeline: the model's name, class and license; or nothing."""
+    path = folder_of(config)
+    if path is None:
+        return {}
+    from lmsd.models.folder import Folder
+
+    return {"pretrained": dict(Folder(path).about)}
+
+
+def refuse_parts(words: Sequence[str], config: DictConfig) -> None:
+    """Refuse a part, or an option of one, that a pipeline's folder holds already."""
+    for word in words if folder_of(config) else ():
+        part = word.lstrip("+").partition("=")[0].partition(".")[0]
+        if part in PARTS:
+            raise UserError(f"{word}: generator=pipeline reads its {part} from the folder: leave it out")
