@@ -282,10 +282,6 @@ def check_limits(config: DictConfig) -> None:
     for key in sorted(OmegaConf.missing_keys(config)):
         raise UserError(f"{key} has no value of its own: give {key}=...")
     edm = config.schedule.get("_target_", "").endswith(".EDM")
-    if config.generator.get("precondition") != "edm" and config.generator.get("sigma_data", 0.5) != 0.5:
-        raise UserError(
-            "generator.sigma_data is for generator.precondition=edm: take that with it, or leave it out"
-        )
     if config.generator.get("precondition") == "edm" and not edm:
         raise UserError(
             "generator.precondition=edm is for schedule=edm, where alpha = 1; take schedule=edm with it, or "

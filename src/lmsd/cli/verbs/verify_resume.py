@@ -60,8 +60,7 @@ def main(arguments: list[str]) -> int:
             "the run was over before it could be killed, so nothing was resumed: make it longer, images=..., "
             "or draw other moments, kill_seed=1"
         )
-    often = "once" if len(trial.images) == 1 else f"{len(trial.images)} times"
-    times = f"killed {often}, on from {', '.join(map(str, trial.images))} images"
+    times = f"killed {len(trial.images)} times, on from {', '.join(map(str, trial.images))} images"
     print(f"{times if trial.images else 'never killed'}; {trial.difference or trial.equal}")
     return 1 if trial.difference else 0
 
