@@ -266,7 +266,7 @@ def weights(content: Mapping[str, Any], role: str, ema: str | None = None) -> di
         half_life = next(iter(kept), "") if ema == "ema" else ema
         if half_life not in kept:
             there = ", ".join(kept) or "none"
-            raise UserError(f"the checkpoint holds no EMA {ema!r} of {role!r}; there are {there}")
+            raise UserError(f"the checkpoint holds no EMA {ema!r} of {role!r}; there are {there}, and raw")
         prefix = kept[half_life]
     state = content["state_dict"]
     found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

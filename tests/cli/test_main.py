@@ -612,7 +612,7 @@ def test_a_guided_run_of_rewards_is_trained_scored_and_reported(home: Home) -> N
         (["run=outputs/first", "prompts=a red circle, a star"], "prompts=[a red circle, a star]"),
         (["run=outputs/first", "prompts=a", "checkpoint=x.ckpt"], "no checkpoint x.ckpt; there are: step_"),
         (["run=outputs/first", "prompts=a", "sampler=hein"], "did you mean heun?"),
-        (["run=outputs/first", "prompts=a", "steps=9"], "9 steps on a chain of 4"),
+        (["run=outputs/first", "prompts=a", "steps=9"], "steps=9 on a chain of 4"),
         (["run=outputs/first", "prompts=a", "ema=77"], "holds no EMA"),
         (["run=outputs/first", "prompts=a", "seeds=a"], "seeds=a is not a whole number from 0 to"),
         (["run=outputs/first", "prompts=a", "interval=[3,1]"], "interval=[3.0, 1.0] is no [low, high]"),
@@ -659,7 +659,7 @@ def test_mistakes_in_evaluation(home: Home, refused: Refused, words: list[str], 
         ([DATA, "init_from=outputs/first", "net.width=32"], "build the same net"),
         ([DATA, "net._target_=os.system"], "may not be built"),
         ([DATA, "optim.generator.lr=-1"], "Invalid learning rate"),
-        ([DATA, "steps=4", "evaluate.steps=9", "evaluate.at_start=true"], "9 steps on a chain of 4"),
+        ([DATA, "steps=4", "evaluate.steps=9", "evaluate.at_start=true"], "steps=9 on a chain of 4"),
     ],
 )
 def test_mistakes_in_training(home: Home, refused: Refused, words: list[str], said: str) -> None:

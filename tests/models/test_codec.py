@@ -100,5 +100,12 @@ def test_other_latents_are_refused():
         other.load_state_dict(first.state_dict())
     with pytest.raises(UserError, match="10x10 pixels do not divide by its factor, 4"):
         Unshuffle(4).shape_of((1, 10, 10))
-    with pytest.raises(UserError, match="scale=0 above 0"):
-        Unshuffle(2, scale=0)
+    for options, said in (
+        ({"scale": 0.0}, r"scale=0\.0 a finite number above 0"),
+        ({"scale": float("nan")}, "scale=nan a finite number above 0"),
+        ({"scale": float("inf")}, "scale=inf a finite number above 0"),
+        ({"shift": float("inf")}, "shift=inf a finite one"),
+        ({"shift": float("nan")}, "shift=nan a finite one"),
+    ):
+        with pytest.raises(UserError, match=said):
+            Unshuffle(2, **options)

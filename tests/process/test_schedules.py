@@ -151,9 +151,9 @@ def test_times_outside_a_chain_are_errors(time):
 
 
 def test_refusals_name_the_value():
-    with pytest.raises(UserError, match="5 steps on a chain of 4"):
+    with pytest.raises(UserError, match="steps=5 on a chain of 4"):
         Article().grid(5)
-    with pytest.raises(UserError, match="not 0"):
+    with pytest.raises(UserError, match="steps=0 is not a number of steps"):
         Flow().grid(0)
     with pytest.raises(UserError, match="not -3"):
         Linear(-3)

@@ -17,7 +17,8 @@ from lmsd.checkpoints import KEY, checkpoint_name
 from lmsd.engine.checkpoint import save
 from lmsd.errors import UserError
 from lmsd.rng import Rng
-from lmsd.sampling import DPMSolverPP2M
+from lmsd.sampling import Direct, DPMSolverPP2M, Tau
+from lmsd.sampling.model import check_sampler
 from lmsd.spec import build
 from lmsd.types import levels
 
@@ -172,3 +173,57 @@ def test_a_run_of_version_2_opens() -> None:
     ink = images.astype(int).sum((1, 2, 3)) / 255
     assert (ink > 5).all()
     assert (ink < 40).all(), "digits, and no noise"
+
+
+def test_odd_values_are_sentences(tmp_path: Path) -> None:
+    written(tmp_path)
+    model = lmsd.load(tmp_path)
+    odd: list[tuple[dict[str, Any], str]] = [
+        ({"seed": None}, "seed=None is no seed: give a whole number from 0"),
+        ({"seed": -1}, "seed=-1 is no seed"),
+        ({"seed": 1.5}, "seed=1.5 is no seed"),
+        ({"steps": 2.5}, "steps=2.5 must be a whole number"),
+        ({"steps": "4"}, "steps='4' must be a whole number"),
+        ({"steps": 1_000_000}, "steps=1000000 is not a number of steps: give 1 to 100000"),
+        ({"steps": 9}, "steps=9 on a chain of 4: ask for 4 or less"),
+        ({"guidance": "a"}, "guidance='a' must be a finite number"),
+        ({"guidance": float("nan")}, "guidance=nan must be a finite number"),
+        ({"prompts": None}, "prompts=None is no list of texts"),
+        ({"prompts": 5}, "prompts=5 is no list of texts"),
+        ({"prompts": "1"}, "prompts='1' is no list of texts"),
+        ({"prompts": []}, r"prompts=\[\] is no list of texts"),
+        ({"prompts": ["three"]}, "'three' is no class of this run: its prompts are numbers, 0 to 2"),
+        ({"prompts": ["3"]}, "'3' is no class of this run"),
+        ({"n": 2}, "n=2 is for a run with conditioner=none, and this one reads label"),
+    ]
+    for given, said in odd:
+        with pytest.raises(UserError, match=said):
+            model.sample(**{"prompts": ["1"], **given})
+    for run in (None, 3, b"x"):
+        with pytest.raises(UserError, match="is no run: give last, an id"):
+            lmsd.load(run)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="holds no EMA 'None' of 'generator'; there are 16, and raw"):
+        lmsd.load(tmp_path, ema=None)  # type: ignore[arg-type]
+    generate, batch = model.generation(), model.batch(["1", "2"])
+    with pytest.raises(UserError, match="3 positions for 2 samples"):
+        generate(batch, Rng(0, torch.arange(3)))
+    for shape in ((1, 1, 4, 4), (2, 3, 4, 4), (2, 1, 2, 2)):
+        with pytest.raises(UserError, match=r"mask of shape .*: give \[2,1,H,W\]"):
+            generate.edit(batch, Rng(0, batch.position), strength=0.5, mask=torch.ones(shape))
+
+
+def test_the_sampler_takes_what_the_objective_taught(tmp_path: Path) -> None:
+    teaches: dict[str, Any] = {"game": {"predict": "previous"}}
+    direct = {"_target_": "lmsd.sampling.Direct"}
+    check_sampler(Direct(), teaches)
+    check_sampler(Tau(), {"game": {"predict": "image"}})
+    check_sampler(Direct(), {"reward": {}})
+    with pytest.raises(UserError, match=r"the next state .* which Tau does not expect: sampler=direct"):
+        check_sampler(Tau(), teaches)
+    with pytest.raises(UserError, match=r"which Direct does not expect: another sampler"):
+        check_sampler(Direct(), {"game": {"predict": "image"}})
+    written(tmp_path, {**CONFIG, "objective": teaches, "sampler": direct})
+    model = lmsd.load(tmp_path)
+    assert model.sample(["1"]).shape == (1, 4, 4, 1)
+    with pytest.raises(UserError, match="sampler=direct"):
+        model.generation(sampler=Tau())

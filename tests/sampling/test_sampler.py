@@ -89,5 +89,5 @@ def test_gradients_flow_through_the_whole_path():
 
 
 def test_more_steps_than_the_chain_has_are_refused():
-    with pytest.raises(UserError, match="5 steps on a chain of 4"):
+    with pytest.raises(UserError, match="steps=5 on a chain of 4"):
         Tau(1)(lambda x, t: x, torch.ones(1, 1), Rng(0, torch.arange(1)), process=Process(Article()), steps=5)

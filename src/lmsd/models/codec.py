@@ -7,6 +7,7 @@ A codec is a part of its generator and never learns there. `bound` bounds every 
 for pixels, None if no bound is known, as for the latents of an autoencoder.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -129,8 +130,11 @@ class Unshuffle(Latents):
 
     def __init__(self, factor: Count = 2, *, scale: float = 1.0, shift: float = 0.0) -> None:
         super().__init__()
-        if factor < 1 or scale <= 0:
-            raise UserError(f"codec: factor={factor} must be 1 or more and scale={scale} above 0")
+        if factor < 1 or not (0 < scale < math.inf and math.isfinite(shift)):
+            raise UserError(
+                f"codec: factor={factor} must be 1 or more, scale={scale} a finite number above 0 and "
+                f"shift={shift} a finite one"
+            )
         self.factor, self.scale, self.shift = factor, scale, shift
         self.bound = scale * (1.0 + abs(shift))
         self.told = {"factor": factor, "scale": scale, "shift": shift}

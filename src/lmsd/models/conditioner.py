@@ -6,6 +6,7 @@ The null condition ∅ is learned: one more row of the label table, or the encod
 A conditioner is a submodule of its generator and learns in its turns; a discriminator gets c detached.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from lmsd.errors import Count, Number, UserError
 from lmsd.models.frozen import fingerprint, freeze
 from lmsd.models.layouts.base import kept_by
-from lmsd.models.tokenizer import SMALLEST, encode_caption, kept_of, train_tokenizer
+from lmsd.models.tokenizer import SMALLEST, encode_caption, kept_of, train_tokenizer, unknown_words
 from lmsd.types import Batch, Cond, at_least_float32
 
 
@@ -55,6 +56,10 @@ class Conditioner(nn.Module):
     def kept(self, caption: str) -> str:
         """The part of a caption that is read: all of it, unless it is longer than the context."""
         return caption
+
+    def unknown(self, captions: Sequence[str]) -> list[str]:
+        """The words of captions that it never learned whole; none, where it has no tokenizer of its own."""
+        return []
 
     def cut(self, captions: list[str]) -> int:
         """How many of the captions are longer than the context, and lose the rest."""
@@ -214,6 +219,10 @@ class TextConditioner(_CaptionConditioner):
     def kept(self, caption: str) -> str:
         """What the first `length` tokens are of a caption that has more; begin and end are two of them."""
         return kept_of(self.tokenizer, caption, self.length)
+
+    def unknown(self, captions: Sequence[str]) -> list[str]:
+        """The words that have no entry in its vocabulary."""
+        return unknown_words(self.tokenizer, captions) if self.tokenizer else []
 
     def get_extra_state(self) -> dict[str, str]:
         """The tokenizer's text, for the state dict."""

@@ -71,9 +71,13 @@ class Schedule(ABC):
         return self._knots[key]
 
 
+MOST_STEPS = 100_000
+"""More are a slip of the finger, which would end in hours of sampling."""
+
+
 def _check_steps(steps: int) -> None:
-    if steps < 1:
-        raise UserError(f"A process needs at least one step, not {steps}: give steps ≥ 1.")
+    if not 1 <= steps <= MOST_STEPS:
+        raise UserError(f"steps={steps} is not a number of steps: give 1 to {MOST_STEPS}")
 
 
 class Discrete(Schedule):
@@ -134,7 +138,7 @@ class Discrete(Schedule):
         _check_steps(steps)
         if steps > self.steps:
             raise UserError(
-                f"{steps} steps on a chain of {self.steps}: ask for {self.steps} or less; its "
+                f"steps={steps} on a chain of {self.steps}: ask for {self.steps} or less; its "
                 "length is chosen in training (schedule=cosine: 1000)"
             )
         return self.spacing(self.steps, steps)

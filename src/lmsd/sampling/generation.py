@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.rng import Rng
 from lmsd.sampling.editing import edit
@@ -41,6 +42,14 @@ class Generation:
     @torch.no_grad()
     def _run(self, batch: Batch, rng: Rng, *, strength: float | None, mask: Tensor | None) -> Tensor:
         net, training = self.generator, self.generator.training
+        if len(rng.position) != len(batch):
+            raise UserError(
+                f"{len(rng.position)} positions for {len(batch)} samples: rng=Rng(seed, batch.position)"
+            )
+        if mask is not None and tuple(mask.shape) != (len(batch), 1, *net.image_shape[1:]):
+            raise UserError(
+                f"mask of shape {list(mask.shape)}: give [{len(batch)},1,H,W], H and W of the images"
+            )
         device = next(net.parameters()).device
         batch, rng = batch.to(device), Rng(rng.seed, rng.position.to(device), turn=rng.turn)
         count = net.register_forward_hook(self._count)

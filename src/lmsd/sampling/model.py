@@ -9,7 +9,7 @@ the sampler and its settings.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 
 from lmsd.checkpoints import KEY, averages, find, find_run, put, read, spec_of, weights
 from lmsd.errors import UserError
-from lmsd.models.conditioner import TextConditioner
 from lmsd.models.generator import Generator
-from lmsd.models.tokenizer import unknown_words
 from lmsd.rng import Rng
 from lmsd.sampling.generation import Generation
 from lmsd.sampling.sampler import Sampler
+from lmsd.sampling.samplers import Direct
 from lmsd.sampling.settings import Settings
 from lmsd.spec import build, plain
 from lmsd.types import Batch, levels
@@ -74,6 +73,8 @@ class Model:
         trained without either; steps, guidance: None for the run's own. The same images as `lmsd sample`.
         Raises UserError for settings that the run cannot sample with, and for prompts that it does not take.
         """
+        if type(seed) is not int or seed < 0:
+            raise UserError(f"seed={seed!r} is no seed: give a whole number from 0")
         batch = self.batch(prompts, n=n)
         cut = self.generator.conditioner.cut(list(batch.text or ()))
         if cut:
@@ -93,6 +94,10 @@ class Model:
         """(batch, rng) → images in [-1,1], with the run's own settings where none are given."""
         own = self.config["evaluate"]
         guidance = own["guidance"] if guidance is None else guidance
+        steps = own["steps"] if steps is None else steps
+        settings = Settings(steps, guidance=guidance, interval=interval or own["interval"])
+        sampler = sampler or build(self.config["sampler"])
+        check_sampler(sampler, self.config.get("objective", {}))
         if guidance != 1.0 and self.generator.conditioner.reads == "nothing":
             raise UserError(
                 f"guidance={guidance:g} weighs images with their caption or class against images without, "
@@ -104,40 +109,36 @@ class Model:
                 "one was not (caption_dropout=0 in its objective): take guidance=1, or train with "
                 "caption_dropout=0.1"
             )
-        steps = own["steps"] if steps is None else steps
-        settings = Settings(steps, guidance=guidance, interval=interval or own["interval"])
         if interval is not None and not settings.guided:
             raise UserError(
                 f"interval={list(interval)} says where guidance acts, and guidance=1 is none: give another"
             )
-        return Generation(self.generator, sampler or build(self.config["sampler"]), settings)
+        return Generation(self.generator, sampler, settings)
 
     def batch(self, prompts: Sequence[str], x: torch.Tensor | None = None, *, n: int | None = None) -> Batch:
         """What the generator is asked for; x [n,C,H,W]: images to begin with, None: there are none.
 
         prompts, n: as of `sample`. Raises UserError for what the model does not take.
         """
-        conditioner, count = self.generator.conditioner, len(prompts) if n is None else n
+        conditioner = self.generator.conditioner
         if conditioner.reads == "nothing" and (n is None or prompts):
             raise UserError(_FREE)
         if conditioner.reads != "nothing" and n is not None:
             raise UserError(_ASKED.format(n=n, reads=conditioner.reads))
-        if isinstance(prompts, str) or count < 1:
+        if n is not None and (type(n) is not int or n < 1):
+            raise UserError(f"n={n!r} is no number of images: give 1 or more")
+        if n is None and (
+            isinstance(prompts, str) or not isinstance(prompts, Collection) or not len(prompts)
+        ):
             raise UserError(f"prompts={prompts!r} is no list of texts: give one for each image, [text, ...]")
         words = [str(prompt) for prompt in prompts]
+        count = n or len(words)
         return Batch(
             x=torch.zeros(count, *self.generator.image_shape) if x is None else x,
             position=torch.arange(count),
             text=words or None,
             label=conditioner.labels(words),
         )
-
-    def unknown_words(self, prompts: Sequence[str]) -> list[str]:
-        """The words of prompts that the run's own tokenizer never learned whole."""
-        conditioner = self.generator.conditioner
-        if not isinstance(conditioner, TextConditioner) or conditioner.tokenizer is None:
-            return []
-        return unknown_words(conditioner.tokenizer, prompts)
 
 
 def load(run: str | Path, *, ema: str | int = "ema") -> Model:
@@ -147,7 +148,10 @@ def load(run: str | Path, *, ema: str | int = "ema") -> Model:
     "ema" for the first average, or the raw weights where the run keeps none; a half-life in images; "raw".
     Raises UserError where there is no such run, checkpoint or average, and where one is damaged.
     """
-    path = Path(run)
+    try:
+        path = Path(run)
+    except TypeError as error:
+        raise UserError(f"run={run!r} is no run: give last, an id, a folder or a checkpoint") from error
     checkpoint = find(path if path.exists() else find_run(str(run)))
     content = read(checkpoint)
     half_life = None if ema == "raw" or not averages(content, "generator") else str(ema)
@@ -171,9 +175,27 @@ def load(run: str | Path, *, ema: str | int = "ema") -> Model:
     )
 
 
+def check_sampler(sampler: Sampler, objective: Any) -> None:
+    """Refuse a sampler that takes the net's output for what the objective did not teach it."""
+    previous, direct = _predicts_previous(objective), type(sampler) is Direct
+    if previous != direct and "reward" not in objective:  # which begins with what was taught elsewhere
+        learned = "the next state (predict=previous)" if previous else "the image, not the next state"
+        way = "sampler=direct" if previous else "another sampler, e.g. sampler=few_step"
+        raise UserError(
+            f"the objective teaches the net {learned}, which {type(sampler).__name__} does not expect: {way}"
+        )
+
+
 def _learned_without(objective: Any) -> bool:
     """Whether images without a condition were learned: some are dropped, or rewards begin elsewhere."""
     if not isinstance(objective, Mapping):
         return False
     dropped = objective.get("caption_dropout") or objective.get("drop")  # the latter in version 2
     return bool("reward" in objective or dropped) or any(map(_learned_without, objective.values()))
+
+
+def _predicts_previous(objective: Any) -> bool:
+    """Whether the net's output is x_{t-1}: predict=previous, at any depth."""
+    if not isinstance(objective, Mapping):
+        return False
+    return objective.get("predict") == "previous" or any(map(_predicts_previous, objective.values()))

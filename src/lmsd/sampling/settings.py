@@ -1,5 +1,6 @@
 """How a generator is sampled, whatever the sampler: in training, evaluation and serving alike."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -46,8 +47,10 @@ class Settings:
     bound: Bound = "codec"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"sampling: steps={self.steps} must be 1 or more")
+        if type(self.steps) is not int or self.steps < 1:
+            raise UserError(f"sampling: steps={self.steps!r} must be a whole number, 1 or more")
+        if type(self.guidance) not in (int, float) or not math.isfinite(self.guidance):
+            raise UserError(f"sampling: guidance={self.guidance!r} must be a finite number; 1 is off")
         check_bound(self.bound)
         if self.interval is not None:
             if len(self.interval) != 2 or self.interval[0] > self.interval[1]:

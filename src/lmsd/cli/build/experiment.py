@@ -26,13 +26,13 @@ from lmsd.engine.module import Engine
 from lmsd.engine.optim import Optimization
 from lmsd.engine.players import recompute
 from lmsd.errors import UserError
-from lmsd.models.conditioner import Conditioner, LabelConditioner, TextConditioner
+from lmsd.models.conditioner import Conditioner, LabelConditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
-from lmsd.models.tokenizer import unknown_words
 from lmsd.objectives.base import Cast, Facts, Objective, Part
 from lmsd.objectives.base import trained as learners
 from lmsd.ranks import launched_rank
+from lmsd.sampling.model import check_sampler
 from lmsd.types import Batch
 
 
@@ -56,6 +56,7 @@ def build(config: DictConfig) -> Experiment:
     torch.manual_seed(config.seed)
     lead = generator(config)
     objective: Objective = instantiate(config.objective)
+    check_sampler(instantiate(config.sampler), plain(config.objective))
     counts = {name: config[name] for name in ("batch_size", "micro_batches", "seed")}
     data = ShardDataModule(shard_set(config), **counts)
     captions = training_captions(data.shards)
@@ -251,8 +252,8 @@ def note_words(reader: Conditioner, captions: list[str], *, foreign: bool) -> No
     if cut := reader.cut(captions):
         length = reader.length
         print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
-    if foreign and isinstance(reader, TextConditioner):
-        strange = unknown_words(reader.tokenizer, captions)
+    if foreign:
+        strange = reader.unknown(captions)
         if strange:
             listed = f"{', '.join(strange[:5])}{' ...' * (len(strange) > 5)}"
             print(f"note: {len(strange):,} words of the captions are new to the weights, in pieces: {listed}")

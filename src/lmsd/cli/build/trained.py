@@ -87,7 +87,7 @@ def note_prompts(model: Model, prompts: Sequence[str]) -> None:
             f"note: a prompt is longer than the model's context: '{cut[0]}' is read as '{kept}'{more}",
             file=sys.stderr,
         )
-    strange = model.unknown_words(prompts)
+    strange = conditioner.unknown(prompts)
     if strange:
         named = ", ".join(f"'{word}'" for word in strange[:5])
         print(f"note: {named}: rare in the captions of this run, or never in them", file=sys.stderr)
