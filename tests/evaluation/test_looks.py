@@ -148,7 +148,7 @@ def test_the_period_of_a_grid_is_named_be_it_lines_or_patches(period, kind):
     look = Looks()
     train = look(scale(smooth(600, 0)))[0]
     images = smooth(300, 1)
-    made = (with_grid if kind == "lines" else with_blocks)(images, 8.0, period=period)
+    made = (with_grid if kind == "lines" else with_blocks)(images, 16.0, period=period)
     found = glance([look(made)[0]], train, FINE)
     assert found.named == [f"a grid of {period} pixels"]
     assert found.scores["grid"].interval.low > 0.0

@@ -155,7 +155,7 @@ def test_refusals_name_the_value():
         Article().grid(5)
     with pytest.raises(UserError, match="steps=0 is not a number of steps"):
         Flow().grid(0)
-    with pytest.raises(UserError, match="not -3"):
+    with pytest.raises(UserError, match="steps=-3 is not a number of steps"):
         Linear(-3)
     with pytest.raises(UserError, match=r"\(0, 1\]; these go from 0\.0001 to 1\.5"):
         Linear(beta_end=1.5)

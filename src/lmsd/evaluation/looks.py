@@ -164,9 +164,16 @@ def _flat(lines: Tensor) -> Tensor:
 
 
 def _periodic(lines: Tensor, period: int) -> Tensor:
-    """The mean of lines [2,n] at each place of a period, [2,period], less the mean of all."""
-    place = torch.arange(lines.shape[1]) % period
-    means = torch.stack([lines[:, place == each].mean(dim=1) for each in range(period)], dim=1)
+    """The mean of lines [2,n] at each place of a period, [2,period], less the mean of all.
+
+    An eighth of the places at each end is left out: borders are a matter of their own.
+    """
+    place = torch.arange(lines.shape[1])
+    border = len(place) // 8
+    inside = place[border : len(place) - border]
+    means = torch.stack(
+        [lines[:, inside[inside % period == each]].mean(dim=1) for each in range(period)], dim=1
+    )
     return means - means.mean(dim=1, keepdim=True)
 
 
