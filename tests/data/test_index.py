@@ -171,3 +171,10 @@ def test_progress_is_told_shard_by_shard(tmp_path):
     seen = []
     build_index(write_shards(tmp_path, [1, 1, 1]), progress=lambda *step: seen.append(step))
     assert seen == [(k, 3, "indexing shards") for k in (1, 2, 3)]
+
+
+def test_a_shard_of_empty_captions_alone_is_one_among_others(tmp_path):
+    worded = write_tar(tmp_path / "a.tar", [("a.jpg", jpeg(1)), ("a.txt", b"one")])
+    empty = write_tar(tmp_path / "b.tar", [("b.jpg", jpeg(2)), ("b.txt", b" \n")])
+    assert build_index([worded, empty]).captions == {"txt"}
+    assert build_index([empty]).captions == frozenset()

@@ -13,8 +13,8 @@ from tars import encoded, picture, write_tar
 from lmsd.data.builders import BuildOptions, build
 from lmsd.data.color import OTHER
 from lmsd.data.decode import LATER, BadImage, decode, probe
-from lmsd.data.scan import EMPTY, SECOND, scan
-from lmsd.data.text import LOST
+from lmsd.data.scan import SECOND, scan
+from lmsd.data.text import EMPTY, LOST
 from lmsd.errors import UserError
 
 
@@ -155,7 +155,8 @@ def test_signs_that_nobody_sees_are_no_caption_and_utf32_has_its_name(tmp_path):
     files = {"a.png": encoded(picture(1)), "a.txt": " \u200b\ufeff ".encode()}
     files |= {"b.png": encoded(picture(2)), "b.txt": b"b"}
     facts, shard = build_and_scan(tmp_path, files)
-    assert facts["dropped"]["reasons"] == {"an empty caption": 1}
+    assert facts["dropped"]["count"] == 0
+    assert [(note["what"], note["count"], note["first"]) for note in facts["notes"]] == [(EMPTY, 1, "a.png")]
     assert list(scan(shard).header.notes) == [(EMPTY, 1, "a")]
     files["a.txt"] = "a".encode("utf-32")
     with pytest.raises(UserError, match="not UTF-8 text but UTF-32"):

@@ -60,8 +60,12 @@ class HeldOut:
 
     def batch(self, rows: Indices) -> Batch:
         """Samples as a batch, with their numbers as positions and the captions and classes that they have."""
-        text = None if self._reader.form.caption is None else self.captions(rows)
-        return Batch(self.images(rows), torch.as_tensor(rows), text, self.labels(rows))
+        return Batch(
+            self.images(rows),
+            torch.as_tensor(rows),
+            self.captions(rows) if self._reader.form.caption else None,
+            self.labels(rows),
+        )
 
     def _places(self, indices: Indices) -> tuple[Integers, Integers]:
         numbers = np.asarray(indices, np.int64)

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsd.data.members import SUFFIX, ShardIndex, is_older, load, load_header
+from lmsd.data.members import SUFFIX, Header, ShardIndex, is_older, load, load_header
 from lmsd.data.names import printable
 from lmsd.data.notes import Note, Notes
 from lmsd.data.scan import scan
+from lmsd.data.text import EMPTY
 from lmsd.data.urls import name_of
 from lmsd.errors import UserError, redact
 from lmsd.files import cache_folder, sha256_of
@@ -76,8 +77,10 @@ class Index:
 
     def summary(self) -> list[list[Any]]:
         """File name, samples and the beginning of the sha256 of every shard, to see what has changed."""
-        pairs = zip(self.shards, self.headers, strict=True)
-        return [[name_of(name), header.samples, header.sha256[:16]] for name, header in pairs]
+        return [
+            [name_of(name), header.samples, header.sha256[:16]]
+            for name, header in zip(self.shards, self.headers, strict=True)
+        ]
 
     @property
     def changed(self) -> int:
@@ -105,11 +108,13 @@ class Index:
         return f"sample {self.shard(shard).key(sample)!r} of the shard {redact(self.shards[shard])}"
 
     def _captions(self) -> frozenset[str]:
-        kinds = [set(header.captions) for header in self.headers if header.samples]
-        common = set.intersection(*kinds) if kinds else set()
-        if not common and any(kinds):
+        if not any(header.captions for header in self.headers):
+            return frozenset()
+        kinds = [_places_of_captions(header) for header in self.headers if header.samples]
+        common = set.intersection(*kinds)
+        if not common:
             pairs = zip(self.headers, self.shards, strict=True)
-            missing = next((name for header, name in pairs if header.samples and not header.captions), None)
+            missing = next((n for h, n in pairs if h.samples and not _places_of_captions(h)), None)
             where = f"{missing} has none" if missing else self._kinds()
             raise UserError(f"some shards have captions, but {where}: build the shards again, all alike")
         return frozenset(common)
@@ -120,8 +125,8 @@ class Index:
         (one, first), (other, second) = next(
             (a, b) for a in pairs for b in pairs if not {*a[0].captions} & {*b[0].captions}
         )
-        words = [f"{name} in {', '.join(h.captions)}" for h, name in ((one, first), (other, second))]
-        return f"in different places ({words[0]}; {words[1]})"
+        places = (f"{name} in {', '.join(h.captions)}" for h, name in ((one, first), (other, second)))
+        return f"in different places ({'; '.join(places)})"
 
     def _labels(self) -> bool:
         kinds = [header.labels for header in self.headers if header.samples]
@@ -130,6 +135,13 @@ class Index:
                 "some shards have classes (KEY.cls) and others none: build the shards again, all alike"
             )
         return bool(kinds) and all(kinds)
+
+
+def _places_of_captions(header: Header) -> set[str]:
+    """Where a shard's captions can be read, also if all of them are empty."""
+    if any(kind == EMPTY and count == header.samples for kind, count, _ in header.notes):
+        return {"txt" if "txt" in header.suffixes else "caption"}
+    return set(header.captions)
 
 
 def difference(before: Sequence[Sequence[Any]], now: Sequence[Sequence[Any]]) -> str:
@@ -145,8 +157,10 @@ def difference(before: Sequence[Sequence[Any]], now: Sequence[Sequence[Any]]) ->
         for kind, names in kinds.items()
         if names
     ]
-    counts = [f"{sum(int(row[1]) for row in rows):,} samples in {len(rows)} shards" for rows in (before, now)]
-    return f"{', '.join(parts) or 'another order'}; {counts[0]} then, {counts[1]} now"
+    then, today = (
+        f"{sum(int(row[1]) for row in rows):,} samples in {len(rows)} shards" for rows in (before, now)
+    )
+    return f"{', '.join(parts) or 'another order'}; {then} then, {today} now"
 
 
 def build_index(

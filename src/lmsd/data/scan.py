@@ -24,12 +24,11 @@ from lmsd.data.decode import SUFFIXES, BadImage, decode, probe
 from lmsd.data.members import CHANGED, CLEAN, OLD_PLAIN, PLAIN, Header, ShardIndex
 from lmsd.data.names import TEXTS, grouped, hidden, printable
 from lmsd.data.notes import Notes
-from lmsd.data.text import LOST, BadText, caption_of, captions, decoded
+from lmsd.data.text import EMPTY, LOST, BadText, caption_of, captions, decoded
 from lmsd.errors import UserError
 
 MAX_MEMBER = 256 << 20
 NO_CAPTION = "JSON files without a 'caption'"
-EMPTY = "empty captions, trained as no words at all"
 SEVERAL = "captions of several lines"
 SECOND = "samples with a second caption, which is not read (.txt is)"
 APART = "samples whose members lie apart, which plain webdataset does not read (tar --sort=name)"

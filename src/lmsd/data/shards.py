@@ -57,7 +57,7 @@ def resolve(source: Source) -> tuple[str, ...]:
     Raises UserError for a missing file or folder, a scheme other than http, https and s3, a shard named
     twice.
     """
-    parts = [source] if isinstance(source, str | os.PathLike) else list(source)
+    parts = [source] if isinstance(source, str | os.PathLike) else source
     found = [shard for part in parts for shard in _expand(os.fspath(part))]
     if not found:
         raise UserError(f"data.shards={source!r} names no shard: give a folder, a glob or a brace range")

@@ -155,8 +155,8 @@ class ShardSet:
         """
         index, train = self.index("train"), self.train
         order = Order(index.sizes, window=train.window, seed=seed, first=train.first)
-        bytes_decoded = order.total * self.image_size**2 * self.channels
-        keep = train.num_workers == 0 and bytes_decoded <= train.memory_gb * 1e9
+        decoded = order.total * self.image_size**2 * self.channels  # bytes
+        keep = train.num_workers == 0 and decoded <= train.memory_gb * 1e9
         largest = sorted(header.size for header in index.headers)[-2 * train.window :]
         whole = len(largest) if sum(largest) <= _HELD else 0
         return Stream(

@@ -107,8 +107,8 @@ class Stream(Dataset[Batch]):
         if self._color:
             x = jitter(x, rng, self._color)
         label = None if found.label is None else torch.from_numpy(found.label)
-        damaged = (self.reader.index.numbers(shard, sample) + 1) * found.substituted
-        extra = {"substituted": torch.from_numpy(damaged)} if skip else {}
+        numbers = self.reader.index.numbers(shard, sample)
+        extra = {"substituted": torch.from_numpy((numbers + 1) * found.substituted)} if skip else {}
         return Batch(x, position, found.text, label, extra)
 
     def _after(self, positions: Integers, slot: int, attempt: int) -> tuple[Integers, Integers]:

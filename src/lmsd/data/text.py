@@ -14,6 +14,7 @@ Lines: TypeAlias = Literal["join", "first", "draw"]
 """What several lines of a caption become: all joined into one, the first, or a random one."""
 
 MAX_CAPTION = 64 << 10
+EMPTY = "empty captions, trained as no words at all"
 LOST = "captions with U+FFFD, which marks lost characters"
 
 _BLANKS = "\t\n\v\f\r\x85"  # control characters that count as white space

@@ -258,7 +258,12 @@ def test_full_fine_tuning_goes_on_bitwise(folder, home, monkeypatch):
     assert len(moved) > 0.9 * len(base)
 
 
-def test_pipeline_stands_in_the_place_of_run(folder, capsys):
+def test_pipeline_stands_in_the_place_of_run(folder, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     line = said(capsys, "sample", f"pipeline={folder}", "run=last", "prompts=a")
     assert "pipeline=FOLDER stands in the place of run=" in line
+    assert "unknown option 'net' of lmsd sample" in said(
+        capsys, "sample", f"pipeline={folder}", "net=a", "prompts=a"
+    )
+    assert not Path("outputs").exists()  # before a run was made
     assert "there is no such folder" in said(capsys, "sample", "pipeline=nowhere", "prompts=a")

@@ -8,6 +8,7 @@ from PIL import Image
 
 from lmsd.data.builders import BuildOptions, build
 from lmsd.data.builders.folder import folder_source
+from lmsd.data.text import EMPTY
 from lmsd.errors import UserError
 
 
@@ -45,13 +46,13 @@ def test_what_has_no_partner_is_dropped_and_named(images):
     source = folder_source(images, None)
     assert reasons(source) == {
         "lonely.png": "no caption: lonely.txt is not there",
-        "blank.png": "its caption blank.txt is empty",
         "latin.png": "its caption latin.txt cannot be used: it is not UTF-8 text (unexpected end of data at "
         "byte 3): save it as UTF-8",
         "ghost.txt": "a caption without an image",
         "notes.pdf": "not an image by its name",
     }
-    assert source.total == 3
+    assert source.total == 4
+    assert list(source.notes) == [(EMPTY, 1, "blank.png")]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -75,11 +76,10 @@ def test_captions_from_one_file(images, kind):
         lines = [json.dumps({"file": f, "caption": c, "label": n}) for f, c, n in rows]
     path.write_text("\n".join(lines), encoding="utf-8")
     source = folder_source(images, path)
-    assert [(raw.name, raw.caption, raw.label) for raw in source.samples] == [rows[0], rows[1]]
+    assert [(raw.name, raw.caption, raw.label) for raw in source.samples] == [rows[0], rows[3], rows[1]]
     assert source.classes == ["0", "1"]
     first = 2 if kind == "csv" else 1
     assert reasons(source) == {
-        "b.jpg": f"its caption is empty (metadata.{kind} line {first + 3})",
         "gone.png": f"metadata.{kind} line {first + 2} names it, and it is no image under the folder",
     }
 
@@ -161,11 +161,10 @@ def test_reasons_are_counted_without_their_particulars(images):
     dropped = json.loads(build("folder", images.parent / "out", options=options).read_text())["dropped"]
     assert dropped["reasons"] == {
         "a line of the captions without an image": 3,
-        "an empty caption": 3,
         "no caption": 2,
         "values without a known white": 3,
     }
-    assert {entry["name"] for entry in dropped["pictures"]} >= {"blank2.png", "gone0.png", "white1.tif"}
+    assert {entry["name"] for entry in dropped["pictures"]} >= {"gone0.png", "white1.tif"}
 
 
 def test_images_alone_are_built_without_captions(tmp_path):

@@ -73,7 +73,6 @@ def test_suffixes_in_capitals_dots_and_both_ways_of_writing_an_accent_are_paired
         ("café".encode("cp1252"), "it is not UTF-8 text"),
         (b"x" * 100_000, "100,000 bytes, more than 64 KiB"),
         (b"x" * 5_000_000, "5,000,000 bytes, more than 64 KiB"),
-        (b" \xef\xbb\xbf\r\n", "is empty"),
     ],
 )
 def test_what_is_no_text_is_dropped_with_the_users_file_and_the_reason(tmp_path, content, why):

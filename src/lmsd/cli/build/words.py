@@ -2,10 +2,20 @@
 
 from collections.abc import Sequence
 
+from lmsd.cli.config import options
+from lmsd.cli.config.options import Options
 from lmsd.cli.runs.pipelines import OWN
 from lmsd.errors import UserError
 
 KEY = "pipeline="
+
+
+def read(kind: type[Options], words: list[str], *, verb: str) -> Options:
+    """The options of a verb, of a run or of a pipeline's folder; refused before a run is made for one."""
+    if any(word.startswith(KEY) for word in words):
+        others = [word for word in apart(words)[1] if not word.startswith("run=")]
+        options.read(kind, ["run=last", *others], verb=verb)
+    return options.read(kind, as_run(words), verb=verb)
 
 
 def as_run(words: Sequence[str]) -> list[str]:

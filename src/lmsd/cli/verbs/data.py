@@ -120,8 +120,10 @@ def index(arguments: list[str]) -> int:
         for split, shards in by_split(resolve(source)).items():
             if shards:
                 found = Storage().index(shards, decoding=chosen.decode, progress=bar.update)
-                count = f"{len(found)} samples in {len(found.shards)} shards"
-                print(f"{split}: {count}, index {found.hash[:12]}; {checked}")
+                print(
+                    f"{split}: {len(found)} samples in {len(found.shards)} shards, "
+                    f"index {found.hash[:12]}; {checked}"
+                )
                 for note in found.notes():
                     print(f"  {told([note])}")
     return 0

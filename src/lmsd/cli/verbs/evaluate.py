@@ -11,8 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from lmsd.cli.build.words import as_run
-from lmsd.cli.config import options
+from lmsd.cli.build.words import read
 from lmsd.cli.config.settings import RunOptions, SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.cli.verbs import report
@@ -86,7 +85,7 @@ class EvaluateOptions(Combinations):
 
 def main(arguments: list[str]) -> int:
     """Evaluate, print the scores and the report's path."""
-    chosen = options.read(EvaluateOptions, as_run(arguments), verb="evaluate")
+    chosen = read(EvaluateOptions, arguments, verb="evaluate")
     folder = store.find_folder(chosen.run)
     with ranks():
         said = evaluate(folder, chosen)

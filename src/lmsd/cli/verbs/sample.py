@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmsd.cli.build.words import as_run
+from lmsd.cli.build.words import read
 from lmsd.cli.config import options
 from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     if any(word.startswith("again=") for word in arguments):
         print(sample(remembered(options.read(Again, arguments, verb="sample again="))))
         return 0
-    chosen = options.read(SampleOptions, as_run(arguments), verb="sample")
+    chosen = read(SampleOptions, arguments, verb="sample")
     if chosen.prompts and chosen.n is not None:
         raise UserError(
             f"n={chosen.n} is for images without prompts: leave one of the two out; several images of each "

@@ -18,7 +18,7 @@ from lmsd.cli.config.compose import load
 from lmsd.cli.config.schema import check_limits, check_tasks
 from lmsd.cli.runs import offline, store
 from lmsd.cli.runs.agreed import agreed
-from lmsd.cli.runs.pipelines import refuse_parts
+from lmsd.cli.runs.pipelines import TARGET, refuse_parts
 from lmsd.cli.runs.resuming import continued, extended, finished
 from lmsd.cli.runs.transcript import transcript
 from lmsd.errors import UserError, redact
@@ -83,7 +83,8 @@ def begin(arguments: list[str]) -> int:
     config, source = (extended(arguments) or continued(arguments)) if again else (None, None)
     if config is None:
         config = load("train", arguments)
-        refuse_parts(arguments, config)
+        if (config.get("generator") or {}).get("_target_") == TARGET:
+            refuse_parts(arguments, config)
     if source is not None and finished(source, config):
         folder = store.folder_of(source)
         if launched_rank() == 0:
@@ -97,8 +98,8 @@ def begin(arguments: list[str]) -> int:
 
 def refuse_mistakes(config: DictConfig) -> None:
     """Refuse what cannot be before anything is built; without torch, unless devices are to be counted."""
-    checks = (require_device, check_limits) if config.devices == "auto" else (check_limits, require_device)
-    for check in (*checks, check_tasks):
+    first, second = (require_device, check_limits)[:: 1 if config.devices == "auto" else -1]
+    for check in (first, second, check_tasks):
         check(config)
 
 
@@ -122,10 +123,9 @@ def prepared(config: DictConfig) -> Prepared:
     from lmsd.cli.build.validate import metrics, require_val
 
     built = experiment.build(config)
-    found = Prepared(built, callbacks.own(config, built.objective), metrics(config))
     if config.evaluate.n:
         require_val(built.data.shards)
-    return found
+    return Prepared(built, callbacks.own(config, built.objective), metrics(config))
 
 
 def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | None = None) -> Path:
@@ -223,7 +223,17 @@ def require_device(config: DictConfig) -> None:
     if config.devices == "auto":
         config.devices = count if count and kind in ("auto", "gpu", "cuda") else 1
     absent = (kind == "cuda" and not count) or (kind == "mps" and not torch.backends.mps.is_available())
-    if config.compile and not compiler():
+    makers = (
+        os.environ.get("CXX", ""),
+        os.environ.get("CC", ""),
+        "g++",
+        "clang++",
+        "c++",
+        "gcc",
+        "clang",
+        "cc",
+    )
+    if config.compile and not any(map(shutil.which, makers)):
         raise UserError(
             "compile=true needs a C++ compiler and there is none in PATH: install one (g++), or leave it out"
         )
@@ -231,12 +241,6 @@ def require_device(config: DictConfig) -> None:
         raise UserError(f"accelerator={kind}: this machine has none that torch can use; accelerator=cpu")
     if count and kind in ("auto", "gpu", "cuda") and config.devices > count:
         raise UserError(f"devices={config.devices}: this machine has {count} GPUs; ask for at most {count}")
-
-
-def compiler() -> bool:
-    """Whether there is what torch.compile builds its kernels with."""
-    named = [os.environ[name] for name in ("CXX", "CC") if os.environ.get(name)]
-    return any(shutil.which(name) for name in (*named, "g++", "clang++", "c++", "gcc", "clang", "cc"))
 
 
 @contextmanager

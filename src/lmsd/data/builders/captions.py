@@ -37,7 +37,7 @@ class Row:
 
     line: int
     file: str
-    lines: list[str]
+    lines: list[str] | None
     why: str
     label: int | str | None
 
@@ -107,7 +107,7 @@ def _row(path: Path, line: int, row: Mapping[str, object]) -> Row:
         raise UserError(f"{path} line {line}: the file is {file!r}, not a name")
     label = _label(row.get("label"), path, line)
     if label is not None and not any(name in row for name in CAPTION):
-        return Row(line, file, [], "", label)
+        return Row(line, file, None, "", label)
     value = _field(row, CAPTION, path, line)
     if not isinstance(value, str | list):
         name = next(name for name in CAPTION if name in row)
@@ -115,9 +115,8 @@ def _row(path: Path, line: int, row: Mapping[str, object]) -> Row:
     try:
         found = captions(value)
     except BadText as error:
-        return Row(line, file, [], f"its caption ({path.name} line {line}) cannot be used: {error}", label)
-    why = "" if found else f"its caption is empty ({path.name} line {line})"
-    return Row(line, file, found, why, label)
+        return Row(line, file, None, f"its caption ({path.name} line {line}) cannot be used: {error}", label)
+    return Row(line, file, found, "", label)
 
 
 def _field(row: Mapping[str, object], names: tuple[str, ...], path: Path, line: int) -> object:

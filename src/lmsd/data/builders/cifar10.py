@@ -36,11 +36,10 @@ def cifar10_source(path: Path | None) -> Source:
     if not path.is_file():
         raise UserError(f"{path} is no file; {_WHERE} and pass it as path=")
     batches = _read(path)
-    total = sum(len(records) for records in batches.values())
     return Source(
         name="cifar10",
         samples=_samples(batches),
-        total=total,
+        total=sum(map(len, batches.values())),
         image_size=32,
         channels=3,
         similarity=0.99,

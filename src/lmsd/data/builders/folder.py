@@ -21,7 +21,7 @@ from lmsd.data.builders.source import Captions, Dropped, Raw, Source
 from lmsd.data.decode import SUFFIXES
 from lmsd.data.names import TEXTS, composed, grouped, hidden, is_image, printable
 from lmsd.data.notes import Notes
-from lmsd.data.text import LOST, MAX_CAPTION, BadText, caption_of, captions, decoded
+from lmsd.data.text import EMPTY, LOST, MAX_CAPTION, BadText, caption_of, captions, decoded
 from lmsd.errors import UserError
 
 LINES = {
@@ -45,7 +45,7 @@ class _File(NamedTuple):
 
 class _Found(NamedTuple):
     file: _File
-    lines: list[str]
+    lines: list[str] | None  # of its caption, none of an empty one; None: it has no caption
     label: int | str | None
 
 
@@ -91,7 +91,8 @@ def folder_source(path: Path | None, listed: Path | None, lines: Captions = "joi
     if not found:
         raise UserError(_none(path, listed, images, dropped))
     classes = _classes(found, listed)
-    samples = [_raw(entry, lines, classes) for entry in found]
+    way: Captions = lines if any(entry.lines for entry in found) else "none"
+    samples = [_raw(entry, way, classes) for entry in found]
     return Source(
         name="folder",
         samples=samples,
@@ -113,7 +114,7 @@ def _raw(entry: _Found, way: Captions, classes: list[str] | None) -> Raw:
     name = entry.file.name
     u = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
     label = classes.index(str(entry.label)) if classes is not None else None
-    if way == "none" or not entry.lines:
+    if way == "none" or entry.lines is None:
         return Raw(name, entry.file.path, None, label)
     return Raw(name, entry.file.path, caption_of(entry.lines, way, u=u), label)
 
@@ -185,17 +186,17 @@ def _beside(files: list[_File], dropped: list[Dropped], used: set[_File], *, bar
 
 def _words(
     image: _File, text: _File | None, cls: _File | None, *, bare: bool
-) -> tuple[list[str], int | None, str]:
+) -> tuple[list[str] | None, int | None, str]:
     """Captions and class of an image, or why it has none; bare: it needs no captions."""
     if text is None and not bare:
-        return [], None, f"no caption: {Path(image.name).with_suffix('.txt').name} is not there"
-    lines, why = ([], "") if text is None else _lines(text)
+        return None, None, f"no caption: {Path(image.name).with_suffix('.txt').name} is not there"
+    lines, why = (None, "") if text is None else _lines(text)
     if why or cls is None:
         return lines, None, why
     return lines, *_class(cls)
 
 
-def _lines(text: _File) -> tuple[list[str], str]:
+def _lines(text: _File) -> tuple[list[str] | None, str]:
     """The captions of a file beside an image, or why there are none."""
     base = posixpath.basename(text.name)
     try:
@@ -208,12 +209,11 @@ def _lines(text: _File) -> tuple[list[str], str]:
             if not isinstance(fields, dict) or "caption" not in fields:
                 raise BadText("it is no JSON object with a 'caption'")
             value = fields["caption"]
-        lines = captions(value)
+        return captions(value), ""
     except BadText as error:
-        return [], f"its caption {base} cannot be used: {error}"
+        return None, f"its caption {base} cannot be used: {error}"
     except (OSError, ValueError, RecursionError) as error:
-        return [], f"its caption {base} cannot be read ({error})"
-    return lines, "" if lines else f"its caption {base} is empty"
+        return None, f"its caption {base} cannot be read ({error})"
 
 
 def _class(file: _File) -> tuple[int | None, str]:
@@ -251,8 +251,8 @@ def _listed(path: Path, images: list[_File], listed: Path, dropped: list[Dropped
             found.append(_Found(image, row_of.lines, row_of.label))
     if any(entry.lines for entry in found):
         alone = f"no caption: {listed.name} gives it a label alone"
-        dropped += [Dropped(entry.file.name, alone) for entry in found if not entry.lines]
-        found = [entry for entry in found if entry.lines]
+        dropped += [Dropped(entry.file.name, alone) for entry in found if entry.lines is None]
+        found = [entry for entry in found if entry.lines is not None]
     return found
 
 
@@ -287,13 +287,14 @@ def _hint(name: str) -> str:
 def _tell_captions(found: list[_Found], way: Captions, notes: Notes) -> None:
     """How many images have several captions, or that none has one."""
     for entry in found:
-        if len(entry.lines) > 1:
+        if entry.lines == []:
+            notes.add(EMPTY, entry.file.name)
+        if len(entry.lines or ()) > 1:
             notes.add(LINES[way], entry.file.name)
-        if any("\ufffd" in line for line in entry.lines):
+        if any("\ufffd" in line for line in entry.lines or ()):
             notes.add(LOST, entry.file.name)
     if found and not any(entry.lines for entry in found):
-        classes_too = "" if found[0].label is None else " or label"
-        notes.add(BARE.format(classes_too), found[0].file.name, len(found))
+        notes.add(BARE.format("" if found[0].label is None else " or label"), found[0].file.name, len(found))
 
 
 def _tell(files: list[_File], used: set[_File], dropped: list[Dropped], notes: Notes) -> None:

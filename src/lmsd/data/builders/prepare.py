@@ -94,11 +94,15 @@ def prepare_source(
     for sample in (samples[index] for index in kept):
         if sample.key != sample.content:
             notes.add(SAME_PIXELS, sample.name)
-    val = source.val if options.val is None else options.val
-    test = source.test if options.test is None else options.test
-    split, mixed = _split(samples, kept, group, val=val, test=test)
-    everything = [*source.dropped, *dropped, *mixed]
-    return Prepared(sorted(split, key=lambda sample: sample.key), everything, list(notes))
+    split, mixed = _split(
+        samples,
+        kept,
+        group,
+        val=source.val if options.val is None else options.val,
+        test=source.test if options.test is None else options.test,
+    )
+    split.sort(key=lambda sample: sample.key)
+    return Prepared(split, [*source.dropped, *dropped, *mixed], list(notes))
 
 
 def _read(
@@ -147,12 +151,12 @@ def _read(
 def _pixels(raw: Raw, source: Source, options: BuildOptions) -> tuple[Pixels, tuple[str, ...]]:
     """The fitted pixels of one picture, and what is worth telling of it; BadImage when it cannot be used."""
     channels = options.channels or source.channels
-    picture = raw.picture
-    notes: tuple[str, ...] = ()
+    picture, notes = raw.picture, tuple[str, ...]()
     if isinstance(picture, Path):
         picture, notes = read_picture(picture, channels=channels)
-    size = options.image_size or source.image_size
-    return fit_picture(picture, size, channels=channels, denoise=options.denoise), notes
+    return fit_picture(
+        picture, options.image_size or source.image_size, channels=channels, denoise=options.denoise
+    ), notes
 
 
 def _one_of(old: Sample, raw: Raw) -> tuple[Sample, Dropped]:

@@ -52,7 +52,6 @@ _KINDS = {
     "near duplicate with another caption": re.compile("near duplicate .* with another caption"),
     "near duplicate": re.compile("near duplicate"),
     "damaged": re.compile("it cannot be (decoded|read)|its header is broken|it is not an image"),
-    "an empty caption": re.compile("its caption .*is empty"),
     "a caption that is not UTF-8": re.compile("its caption .* is not UTF-8"),
     "a caption that cannot be used": re.compile("its caption .* cannot be "),
     "a line of the captions without an image": re.compile(r".* line \d+ names it"),
