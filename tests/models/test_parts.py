@@ -66,6 +66,7 @@ def test_the_tree_alone_rebuilds_it() -> None:
         "channels": 1,
         "image_size": 8,
         "prediction": "x0",
+        "precondition": "edm",
         "sigma_data": 0.7,
     }
     torch.manual_seed(0)

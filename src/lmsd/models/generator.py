@@ -92,6 +92,10 @@ class Generator(nn.Module):
     def _check_process(self) -> None:
         if self.precondition == "edm":
             return
+        if self.sigma_data != 0.5:
+            raise UserError(
+                "generator.sigma_data is for generator.precondition=edm: take both, or leave it out"
+            )
         self.process.check(self.prediction)
         schedule = self.process.schedule
         alpha, sigma = schedule(torch.tensor([float(schedule.t_noise)]))

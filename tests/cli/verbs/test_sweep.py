@@ -7,10 +7,12 @@ training, which the slow tests run for real.
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -374,6 +376,49 @@ def test_mistakes_in_a_sweep(sweep: list[str], said: str, refused, tmp_path: Pat
     monkeypatch.chdir(tmp_path)
     assert said in refused("sweep", *sweep)
     assert not Path("outputs").exists()
+
+
+GRID = ["optim.generator.lr=1e-4,3e-4", "seed=1,13"]
+SEARCH = ["optim.generator.lr=tag(log,interval(1e-5,1e-2))", "seed=1", "sweep.trials=8"]
+OPTIONS = {
+    "method": (SEARCH, "sweep.method=random", "other"),
+    "trials": (SEARCH, "sweep.trials=3", "other"),
+    "monitor": (GRID, "sweep.monitor=kid", "other"),
+    "direction": (GRID, "sweep.direction=max", "other"),
+    "prune": (GRID, "sweep.prune=true threads=20", "same"),  # never before three are done, as here
+    "jobs": (GRID, "sweep.jobs=2", "same"),
+    "gpus": (GRID, "sweep.gpus=[4]", "elsewhere"),
+    "prefix": (GRID, "sweep.prefix=nothing-of-this-name", "refused"),
+    "retry": (GRID, "sweep.retry=true", "other"),
+    "seed": (SEARCH, "sweep.seed=1", "other"),
+    "name": (GRID, "sweep.name=its", "same"),
+}
+"""What is varied, what is changed alone, and whether trials, states, scores or order are others."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_of_a_sweep_matters(name: str, words: list[str]) -> None:
+    assert set(OPTIONS) == {field.name for field in fields(SweepOptions)}
+    axes, changed, what = OPTIONS[name]
+    base, found = [*axes, *words], []
+    for typed in (base, list({w.partition("=")[0]: w for w in [*base, *changed.split()]}.values())):
+        if what == "refused" and typed is not base:
+            assert cli.run(["sweep", *typed]) == 2
+            return
+        assert cli.run(["sweep", *typed]) in (0, 1)
+        folder = Path("outputs/sweeps") / ("its" if changed in typed and name == "name" else "it")
+        rows = [row[:-1] for row in csv.reader((folder / "results.csv").open())]
+        devices = (folder / "devices.txt").read_text() if name == "gpus" else ""
+        found.append((rows, devices, name == "retry" and starts()))
+        if name == "retry":
+            Path("mended").touch()
+        else:
+            shutil.rmtree(folder)
+    (one, there, begun), (other, elsewhere, again) = found
+    assert (one == other) is (what in ("same", "elsewhere"))
+    assert (there != elsewhere) is (what == "elsewhere")
+    assert name != "retry" or again == [*begun, "13 0.0001", "13 0.0003"]
 
 
 @pytest.mark.slow

@@ -98,8 +98,8 @@ def begin(arguments: list[str]) -> int:
 
 def refuse_mistakes(config: DictConfig) -> None:
     """Refuse what cannot be before anything is built; without torch, unless devices are to be counted."""
-    checks = (require_device, check_limits) if config.devices == "auto" else (check_limits, require_device)
-    for check in (*checks, check_tasks):
+    first, second = (require_device, check_limits)[:: 1 if config.devices == "auto" else -1]
+    for check in (first, second, check_tasks):
         check(config)
 
 
@@ -123,10 +123,9 @@ def prepared(config: DictConfig) -> Prepared:
     from lmsd.cli.build.validate import metrics, require_val
 
     built = experiment.build(config)
-    found = Prepared(built, callbacks.own(config, built.objective), metrics(config))
     if config.evaluate.n:
         require_val(built.data.shards)
-    return found
+    return Prepared(built, callbacks.own(config, built.objective), metrics(config))
 
 
 def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | None = None) -> Path:
@@ -224,7 +223,17 @@ def require_device(config: DictConfig) -> None:
     if config.devices == "auto":
         config.devices = count if count and kind in ("auto", "gpu", "cuda") else 1
     absent = (kind == "cuda" and not count) or (kind == "mps" and not torch.backends.mps.is_available())
-    if config.compile and not compiler():
+    makers = (
+        os.environ.get("CXX", ""),
+        os.environ.get("CC", ""),
+        "g++",
+        "clang++",
+        "c++",
+        "gcc",
+        "clang",
+        "cc",
+    )
+    if config.compile and not any(map(shutil.which, makers)):
         raise UserError(
             "compile=true needs a C++ compiler and there is none in PATH: install one (g++), or leave it out"
         )
@@ -232,12 +241,6 @@ def require_device(config: DictConfig) -> None:
         raise UserError(f"accelerator={kind}: this machine has none that torch can use; accelerator=cpu")
     if count and kind in ("auto", "gpu", "cuda") and config.devices > count:
         raise UserError(f"devices={config.devices}: this machine has {count} GPUs; ask for at most {count}")
-
-
-def compiler() -> bool:
-    """Whether there is what torch.compile builds its kernels with."""
-    named = [os.environ[name] for name in ("CXX", "CC") if os.environ.get(name)]
-    return any(shutil.which(name) for name in (*named, "g++", "clang++", "c++", "gcc", "clang", "cc"))
 
 
 @contextmanager

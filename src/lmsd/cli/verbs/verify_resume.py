@@ -154,6 +154,8 @@ def differences(ours: Path, theirs: Path) -> Iterator[str]:
     for name in sorted(mine.keys() | other.keys()):
         if name not in mine or name not in other:
             yield f"{name} is in one of the two only"
+        elif mine[name].shape != other[name].shape:
+            yield f"{name} differs in shape: {list(other[name].shape)}, not {list(mine[name].shape)}"
         elif not mine[name].equal(other[name]):
             apart = (mine[name].double() - other[name].double()).abs().max()
             yield f"{name} differs by up to {float(apart):.3g}"
