@@ -78,7 +78,7 @@ def test_a_cadence_comes_once_for_each_multiple() -> None:
 
 
 def test_the_clock_counts_and_comes_back() -> None:
-    clock = Clock(100, "generator", images=40, updates=5)
+    clock = Clock(100, "generator", images=40, played={"generator": 5})
     other = Clock(80, "generator")
     other.load_state_dict(clock.state_dict())
     assert (other.progress, other.done, other.updates) == (0.5, False, 5)
