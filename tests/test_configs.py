@@ -43,6 +43,12 @@ COMPANIONS = {
     "objective=article": ["discriminator=autoencoder"],
     "discriminator=trunk": ["objective.game.pairing=marginal"],
     "net=dit_label": ["conditioner=label", "generator.z_dim=0"],
+    "sampler=direct": [
+        "objective=article",
+        "discriminator=autoencoder",
+        "objective.game.predict=previous",
+        "generator.prediction=x0",
+    ],
     "schedule=edm": ["generator.precondition=edm", "objective.warmup=0"],
     **{f"reward={name}": ["objective=grpo"] for name in ("jpeg", "sharpness")},
     **{f"reward={name}": ["objective=grpo", LEARNS] for name in ("discriminator", "sum")},

@@ -74,6 +74,12 @@ def manifest_at(path: Path) -> dict[str, Any] | None:
     return manifest if sealed else None
 
 
+def images_of(path: Path) -> int:
+    """How many images a checkpoint has seen, by its manifest, or by its content where it was killed before that."""
+    manifest = manifest_at(path)
+    return int(read(path)[KEY]["clock"]["images"] if manifest is None else manifest["images"])
+
+
 def manifests(folder: Path) -> dict[Path, dict[str, Any]]:
     """The committed checkpoints of a folder with their manifests, oldest first."""
     found = {path: manifest_at(path) for path in folder.glob(PATTERN)}

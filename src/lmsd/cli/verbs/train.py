@@ -177,14 +177,13 @@ def play(
     config: DictConfig, engine: Any, data: Any, *, folder: Path, callbacks: list[Any], resumed: Path | None
 ) -> None:
     """Train in a run's folder, from its checkpoint where there is one."""
-    from lmsd.checkpoints import find, manifests
+    from lmsd.checkpoints import find, images_of
     from lmsd.engine.trainer import Hardware, fit
 
     source = resumed if resumed and store.has_checkpoint(folder) else None
     watched = loggers(config, folder)
     if resumed and launched_rank() == 0:
-        saved = manifests(folder / "checkpoints")
-        offline.mend(folder, -1 if source is None else saved[find(source)]["images"], watched)
+        offline.mend(folder, -1 if source is None else images_of(find(source)), watched)
     fit(
         engine,
         data,
