@@ -75,7 +75,7 @@ def manifest_at(path: Path) -> dict[str, Any] | None:
 
 
 def images_of(path: Path) -> int:
-    """How many images a checkpoint has seen, by its manifest, or by its content where it was killed before that."""
+    """The images that a checkpoint has seen: by its manifest, or its content where a kill came before that."""
     manifest = manifest_at(path)
     return int(read(path)[KEY]["clock"]["images"] if manifest is None else manifest["images"])
 
