@@ -75,7 +75,7 @@ def manifest_at(path: Path) -> dict[str, Any] | None:
 
 
 def images_of(path: Path) -> int:
-    """The images that a checkpoint has seen: by its manifest, or its content where a kill came before that."""
+    """The images that a checkpoint has seen, by its manifest, else by its content."""
     manifest = manifest_at(path)
     return int(read(path)[KEY]["clock"]["images"] if manifest is None else manifest["images"])
 
