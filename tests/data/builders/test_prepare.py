@@ -1,5 +1,5 @@
 import io
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from PIL import Image, ImageEnhance
 
 from lmsd.data.builders import BuildOptions
 from lmsd.data.builders.prepare import SAME_PIXELS, content_hash, prepare_source, split_of
-from lmsd.data.builders.source import Raw, Source
+from lmsd.data.builders.source import Defaults, Raw, Source
 from lmsd.errors import UserError
 
 
@@ -23,8 +23,10 @@ def brighter(image):
 
 
 def source(samples, **changes):
-    plain = Source("folder", samples, len(samples), 32, 3, similarity=0.99, kinship=0.97, val=0.3, test=0.3)
-    return replace(plain, **changes)
+    names = {entry.name for entry in fields(Defaults)}
+    own = {name: changes.pop(name) for name in names & changes.keys()}
+    defaults = Defaults(32, 3, similarity=0.99, kinship=0.97, val=0.3, test=0.3)
+    return Source("folder", samples, len(samples), replace(defaults, **own), **changes)
 
 
 def raws(count, first=0):

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsd.data.builders.source import Raw, Source
+from lmsd.data.builders.source import Defaults, Raw, Source
 from lmsd.errors import UserError
 from lmsd.files import sha256_of
 
@@ -40,12 +40,7 @@ def cifar10_source(path: Path | None) -> Source:
         name="cifar10",
         samples=_samples(batches),
         total=sum(map(len, batches.values())),
-        image_size=32,
-        channels=3,
-        similarity=0.99,
-        kinship=0.97,
-        val=0.1,
-        test=0.0,
+        defaults=Defaults(image_size=32, channels=3, similarity=0.99, kinship=0.97, val=0.1, test=0.0),
         classes=list(WORDS),
         details={"archive_sha256": sha256_of(path)},
     )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lmsd.data.builders.source import Raw, Source
+from lmsd.data.builders.source import Defaults, Raw, Source
 from lmsd.errors import UserError
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -27,11 +27,6 @@ def digits_source() -> Source:
         name="digits",
         samples=samples,
         total=len(samples),
-        image_size=8,
-        channels=1,
-        similarity=0.995,
-        kinship=0.98,
-        val=0.175,
-        test=0.28,
+        defaults=Defaults(image_size=8, channels=1, similarity=0.995, kinship=0.98, val=0.175, test=0.28),
         classes=list(WORDS),
     )

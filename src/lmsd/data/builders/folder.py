@@ -17,7 +17,7 @@ from typing import NamedTuple, get_args
 
 from lmsd.data.builders.captions import MOST_CLASSES, Row, read_rows
 from lmsd.data.builders.captions import SUFFIXES as CAPTION_FILES
-from lmsd.data.builders.source import Captions, Dropped, Raw, Source
+from lmsd.data.builders.source import Captions, Defaults, Dropped, Raw, Source
 from lmsd.data.decode import SUFFIXES
 from lmsd.data.names import TEXTS, composed, grouped, hidden, is_image, printable
 from lmsd.data.notes import Notes
@@ -97,13 +97,15 @@ def folder_source(path: Path | None, listed: Path | None, lines: Captions = "joi
         name="folder",
         samples=samples,
         total=len(samples),
-        image_size=64,
-        channels=3,
-        similarity=0.99,
-        kinship=0.97,
-        val=0.1,
-        test=0.1,
-        near_duplicates="same_caption",
+        defaults=Defaults(
+            image_size=64,
+            channels=3,
+            similarity=0.99,
+            kinship=0.97,
+            val=0.1,
+            test=0.1,
+            near_duplicates="same_caption",
+        ),
         classes=classes,
         dropped=sorted(dropped, key=lambda entry: entry.name),
         notes=list(notes),

@@ -24,40 +24,56 @@ ONLY_FOR: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class BuildOptions:
-    """How a data set is made.
+class Preparation:
+    """What becomes of every picture.
 
-    path: the folder of images, or the archive; captions: a CSV or JSONL file (default: .txt beside images);
-    lines: what several lines of a caption give: all joined, the first, or one drawn by the name; "none"
-    leaves captions out;
-    image_size: side in pixels; channels: 1 (grey) or 3;
-    val, test: parts of the pictures, by content; train_count, val_count, test_count: how many to draw;
-    holdout: "color shape" pairs that only test may show; mismatch: share of the training captions
-    that have one wrong word; seed: of what is drawn;
+    image_size: side in pixels; channels: 1 (gray) or 3;
+    val, test: parts of the pictures, by content;
     denoise: a 3x3 median, or a Gaussian of half a pixel, after resizing;
     near_duplicates: drop all but one, or all but one of each caption ("same_caption", the choice of folder),
     or keep all in one split ("group"), or do not look for any ("keep");
-    similarity: correlation in (0, 1] from which two pictures are near duplicates;
-    image_format: png is exact, jpg (quality 95) smaller; shard_size: samples a shard;
-    overwrite: replace the data set that is there.
+    similarity: correlation in (0, 1] from which two pictures are near duplicates.
     """
 
-    path: Path | None = None
-    captions: Path | None = None
-    lines: Captions = "join"
     image_size: Count | None = None
     channels: Literal[1, 3] | None = None
     val: float | None = None
     test: float | None = None
+    denoise: Literal["none", "median", "gaussian"] = "none"
+    near_duplicates: NearDuplicates | None = None
+    similarity: float | None = None
+
+
+@dataclass(frozen=True)
+class Drawing(Preparation):
+    """What a source that draws its pictures draws.
+
+    train_count, val_count, test_count: how many; holdout: "color shape" pairs that only test may show;
+    mismatch: share of the training captions that have one wrong word; seed: of what is drawn.
+    """
+
     train_count: int = 10_000
     val_count: int = 1_000
     test_count: int = 2_000
     holdout: tuple[str, ...] = ()
     mismatch: float = 0.0
     seed: int = 0
-    denoise: Literal["none", "median", "gaussian"] = "none"
-    near_duplicates: NearDuplicates | None = None
-    similarity: float | None = None
+
+
+@dataclass(frozen=True)
+class BuildOptions(Drawing):
+    """How a data set is made.
+
+    path: the folder of images, or the archive; captions: a CSV or JSONL file (default: .txt beside images);
+    lines: what several lines of a caption give: all joined, the first, or one drawn by the name; "none"
+    leaves captions out;
+    image_format: png is exact, jpg (quality 95) smaller; shard_size: samples in a shard;
+    overwrite: replace the data set that is there.
+    """
+
+    path: Path | None = None
+    captions: Path | None = None
+    lines: Captions = "join"
     image_format: Literal["png", "jpg"] = "png"
     shard_size: int = 1_000
     overwrite: bool = False

@@ -86,7 +86,7 @@ def prepare_source(
 ) -> Prepared:
     """Prepare every picture of `source`, encoded bytes going to `spool`, and give each kept one its split."""
     notes = Notes(source.notes)
-    way = options.near_duplicates or source.near_duplicates
+    way = options.near_duplicates or source.defaults.near_duplicates
     samples, signatures, dropped = _read(source, options, way, notes, spool=spool, progress=progress)
     group, gone = _near_duplicates(source, options, way, samples, signatures, notes=notes, progress=progress)
     dropped += [Dropped(samples[i].name, _twin("near", samples[i], samples[gone[i]])) for i in sorted(gone)]
@@ -98,8 +98,8 @@ def prepare_source(
         samples,
         kept,
         group,
-        val=source.val if options.val is None else options.val,
-        test=source.test if options.test is None else options.test,
+        val=source.defaults.val if options.val is None else options.val,
+        test=source.defaults.test if options.test is None else options.test,
     )
     split.sort(key=lambda sample: sample.key)
     return Prepared(split, [*source.dropped, *dropped, *mixed], list(notes))
@@ -150,12 +150,12 @@ def _read(
 
 def _pixels(raw: Raw, source: Source, options: BuildOptions) -> tuple[Pixels, tuple[str, ...]]:
     """The fitted pixels of one picture, and what is worth telling of it; BadImage when it cannot be used."""
-    channels = options.channels or source.channels
+    channels = options.channels or source.defaults.channels
     picture, notes = raw.picture, tuple[str, ...]()
     if isinstance(picture, Path):
         picture, notes = read_picture(picture, channels=channels)
     return fit_picture(
-        picture, options.image_size or source.image_size, channels=channels, denoise=options.denoise
+        picture, options.image_size or source.defaults.image_size, channels=channels, denoise=options.denoise
     ), notes
 
 
@@ -193,7 +193,7 @@ def _near_duplicates(
     same = [first.setdefault(sample.content, number) for number, sample in enumerate(samples)]
     if way == "keep":
         return same, {}
-    similarity = source.similarity if options.similarity is None else options.similarity
+    similarity = source.defaults.similarity if options.similarity is None else options.similarity
     stacked, total = np.stack(signatures), len(signatures)
 
     def tell(stage: str) -> Callable[[int], None] | None:
@@ -209,8 +209,8 @@ def _near_duplicates(
             for index in sorted(alike.keys() - gone.keys()):
                 if samples[index].key == samples[index].content:
                     notes.add(OTHER_CAPTION, samples[index].name)
-    if source.kinship is not None:
-        bound = min(source.kinship, similarity)
+    if source.defaults.kinship is not None:
+        bound = min(source.defaults.kinship, similarity)
         groups = Near(stacked, bound, turned=True, progress=tell("kin")).groups()
     return [groups[number] for number in same], gone  # flat pictures are near none, but for their copies
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from lmsd.data.builders.options import BuildOptions
 from lmsd.data.builders.shapes import class_names, misread, random_scene, render
-from lmsd.data.builders.source import Raw, Source
+from lmsd.data.builders.source import Defaults, Raw, Source
 from lmsd.data.shards import SPLITS
 from lmsd.errors import UserError
 
@@ -43,11 +43,6 @@ def shapes_source(options: BuildOptions) -> Source:
         name="shapes",
         samples=draw(),
         total=sum(counts),
-        image_size=size,
-        channels=3,
-        similarity=0.999,
-        kinship=None,
-        val=0.0,
-        test=0.0,
+        defaults=Defaults(image_size=size, channels=3, similarity=0.999, kinship=None, val=0.0, test=0.0),
         classes=class_names(),
     )

@@ -38,20 +38,16 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A stream of `total` pictures, and what the preparation takes where the options leave it open.
+class Defaults:
+    """What the preparation takes where the options leave it open.
 
+    image_size: side in pixels; channels: 1 (gray) or 3;
     similarity: correlation from which two pictures are near duplicates, of which one is kept;
     kinship: correlation, in any turn or mirror image, from which two pictures share a split (None: none do);
     val, test: parts of the pictures whose split the source does not fix (val is taken from a fixed train);
-    near_duplicates: what becomes of near duplicates (see `BuildOptions`);
-    dropped: what the source itself leaves out; notes: what else is worth telling;
-    details: what the manifest says of it.
+    near_duplicates: what becomes of near duplicates (see `BuildOptions`).
     """
 
-    name: str
-    samples: Iterable[Raw]
-    total: int
     image_size: int
     channels: Literal[1, 3]
     similarity: float
@@ -59,6 +55,20 @@ class Source:
     val: float
     test: float
     near_duplicates: NearDuplicates = "drop"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stream of `total` pictures, and how they are prepared unless the options say otherwise.
+
+    dropped: what the source itself leaves out; notes: what else is worth telling;
+    details: what the manifest says of it.
+    """
+
+    name: str
+    samples: Iterable[Raw]
+    total: int
+    defaults: Defaults
     classes: list[str] | None = None
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)

@@ -185,8 +185,8 @@ def write_manifest(
     manifest = {
         "version": 1,
         "source": {"name": source.name, **source.details},
-        "image_size": options.image_size or source.image_size,
-        "channels": options.channels or source.channels,
+        "image_size": options.image_size or source.defaults.image_size,
+        "channels": options.channels or source.defaults.channels,
         "classes": len(source.classes or ()),
         "class_names": source.classes or [],
         "captions": any(sample.caption is not None for sample in prepared.samples),
@@ -215,8 +215,12 @@ def write_manifest(
 
 def _chosen(source: Source, options: BuildOptions) -> dict[str, object]:
     """The options that the source reads, with its own choice where they left it open; paths as bare names."""
-    own: dict[str, object] = {"val": source.val, "test": source.test, "similarity": source.similarity}
-    own |= {"near_duplicates": source.near_duplicates}
+    own: dict[str, object] = {
+        "val": source.defaults.val,
+        "test": source.defaults.test,
+        "similarity": source.defaults.similarity,
+    }
+    own |= {"near_duplicates": source.defaults.near_duplicates}
     chosen: dict[str, object] = {}
     for name, value in asdict(options).items():
         if name not in ("overwrite", "image_size", "channels") and source.name in ONLY_FOR.get(
@@ -229,7 +233,7 @@ def _chosen(source: Source, options: BuildOptions) -> dict[str, object]:
                 if value is None
                 else value
             )
-    return {**chosen, "kinship": source.kinship}
+    return {**chosen, "kinship": source.defaults.kinship}
 
 
 def _kind(reason: str) -> str:
