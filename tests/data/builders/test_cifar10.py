@@ -6,8 +6,8 @@ import tarfile
 import numpy as np
 import pytest
 import webdataset
-from photographs import pixels
 from PIL import Image
+from tiny_photographs import pixels
 
 from lmsd.data.builders import BuildOptions, build
 from lmsd.data.builders.cifar10 import BATCHES, TEST, WORDS, cifar10_source

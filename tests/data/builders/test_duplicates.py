@@ -2,10 +2,10 @@ import io
 
 import numpy as np
 import pytest
-from photographs import pixels
 from PIL import Image, ImageEnhance
 from scipy.sparse.csgraph import connected_components
 from sklearn.datasets import load_digits
+from tiny_photographs import pixels
 
 from lmsd.data.builders.duplicates import Near, signature
 

@@ -3,8 +3,8 @@ import tarfile
 
 import numpy as np
 import pytest
-from photographs import captioned, photograph
 from PIL import Image
+from tiny_photographs import captioned, photograph
 
 from lmsd.data.builders import BuildOptions, build
 from lmsd.data.builders.folder import folder_source

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from photographs import captioned, photograph
 from PIL import Image
+from tiny_photographs import captioned, photograph
 from webdataset import WebDataset
 
 from lmsd.cli.verbs.data import build as build_verb

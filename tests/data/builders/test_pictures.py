@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from photographs import photograph
 from PIL import Image
+from tiny_photographs import photograph
 
 from lmsd.data.builders.pictures import encode_picture, fit_picture, read_picture
 from lmsd.data.decode import BadImage

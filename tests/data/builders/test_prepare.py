@@ -3,8 +3,8 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from photographs import pixels
 from PIL import Image, ImageEnhance
+from tiny_photographs import pixels
 
 from lmsd.data.builders import BuildOptions
 from lmsd.data.builders.prepare import SAME_PIXELS, content_hash, prepare_source, split_of

@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import webdataset
-from photographs import captioned, photograph
 from PIL import Image
 from sklearn.datasets import load_digits
+from tiny_photographs import captioned, photograph
 
 from lmsd.data.builders import BuildOptions, build
 from lmsd.data.builders.shapes import WORDS, check, class_names, parse_caption
