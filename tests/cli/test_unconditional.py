@@ -108,20 +108,20 @@ def test_scores_compare_images_and_nothing_else(free: Path) -> None:
 
 def test_captions_that_are_there_are_not_held_against_a_run_that_reads_none(home: Home) -> None:
     words = ["train", *SMALL, "evaluate.n=24", "data.shards=data/shapes", "conditioner=none"]
-    spoken([*words, "name=blind", "run_dir=outputs/blind"])
-    lines = [json.loads(line) for line in Path("outputs/blind/metrics.jsonl").read_text().splitlines()]
+    spoken([*words, "name=blind", "run_dir=outputs/free_blind"])
+    lines = [json.loads(line) for line in Path("outputs/free_blind/metrics.jsonl").read_text().splitlines()]
     names = {name for line in lines for name in line}
     assert not [name for name in names if "right" in name]
-    spoken(["sample", "run=outputs/blind", "n=2", "out=blind.png"])
+    spoken(["sample", "run=outputs/free_blind", "n=2", "out=blind.png"])
 
 
 def test_it_goes_on_where_it_was_and_longer(free: Path) -> None:
     words = [*WORDS, "data.shards=data/alone", "conditioner=none", "evaluate.n=0"]
-    spoken([*words, "run_dir=outputs/half", "images=96"])
-    said = spoken(["train", "extend=outputs/half", "images=192", "run_dir=outputs/longer"])
-    assert "outputs/longer" in said
-    assert json.loads(Path("outputs/longer/status.json").read_text())["images"] == 192
-    spoken(["train", *words[1:], "run_dir=outputs/lent", "init_from=outputs/free", "debug=dry"])
+    spoken([*words, "run_dir=outputs/free_half", "images=96"])
+    said = spoken(["train", "extend=outputs/free_half", "images=192", "run_dir=outputs/free_longer"])
+    assert "outputs/free_longer" in said
+    assert json.loads(Path("outputs/free_longer/status.json").read_text())["images"] == 192
+    spoken(["train", *words[1:], "run_dir=outputs/free_lent", "init_from=outputs/free", "debug=dry"])
 
 
 def test_classes_alone_are_a_condition(folders: Home, refused: Refused, capsys) -> None:
@@ -200,7 +200,7 @@ def test_no_condition_leaves_out_what_an_experiment_guides_and_checks(capsys) ->
 @pytest.mark.slow
 def test_two_ranks_make_one_run(folders: Home) -> None:
     words = [*WORDS, "data.shards=data/alone", "conditioner=none", "images=96", "devices=2"]
-    launch = [sys.executable, "-m", "lmsd.cli", *words, "run_dir=outputs/pair"]
+    launch = [sys.executable, "-m", "lmsd.cli", *words, "run_dir=outputs/free_pair"]
     done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(Path("outputs/pair/status.json").read_text())["state"] == "done"
+    assert json.loads(Path("outputs/free_pair/status.json").read_text())["state"] == "done"

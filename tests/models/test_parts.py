@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.nn import functional
 
 from lmsd.errors import UserError
 from lmsd.models.backbones import LabelTransformer, MLPBackbone
@@ -22,6 +23,12 @@ class Halves(Codec):
 
     def image_shape_of(self, shape: Shape) -> Shape:
         return shape[0] // 4, 2 * shape[1], 2 * shape[2]
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.pixel_unshuffle(x, 2)
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return functional.pixel_shuffle(z, 2)
 
 
 def test_a_net_is_told_what_it_must_know() -> None:

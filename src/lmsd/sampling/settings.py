@@ -1,8 +1,9 @@
 """How a generator is sampled, whatever the sampler: in training, evaluation and serving alike."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
+
+import torch
 
 from lmsd.errors import Count, UserError
 
@@ -49,7 +50,10 @@ class Settings:
     def __post_init__(self) -> None:
         if type(self.steps) is not int or self.steps < 1:
             raise UserError(f"sampling: steps={self.steps!r} must be a whole number, 1 or more")
-        if type(self.guidance) not in (int, float) or not math.isfinite(self.guidance):
+        if (
+            type(self.guidance) not in (int, float, torch.Tensor)
+            or not torch.as_tensor(self.guidance).isfinite().all()
+        ):
             raise UserError(f"sampling: guidance={self.guidance!r} must be a finite number; 1 is off")
         check_bound(self.bound)
         if self.interval is not None:

@@ -63,6 +63,17 @@ def _checked(path: Path | None, listed: Path | None) -> Path:
     return path
 
 
+DEFAULTS = Defaults(
+    image_size=64,
+    channels=3,
+    similarity=0.99,
+    kinship=0.97,
+    val=0.1,
+    test=0.1,
+    near_duplicates="same_caption",
+)
+
+
 def folder_source(path: Path | None, listed: Path | None, lines: Captions = "join") -> Source:
     """The images under `path` in the order of their names; those without a caption are dropped and named.
 
@@ -92,20 +103,11 @@ def folder_source(path: Path | None, listed: Path | None, lines: Captions = "joi
         raise UserError(_none(path, listed, images, dropped))
     classes = _classes(found, listed)
     way: Captions = lines if any(entry.lines for entry in found) else "none"
-    samples = [_raw(entry, way, classes) for entry in found]
     return Source(
         name="folder",
-        samples=samples,
-        total=len(samples),
-        defaults=Defaults(
-            image_size=64,
-            channels=3,
-            similarity=0.99,
-            kinship=0.97,
-            val=0.1,
-            test=0.1,
-            near_duplicates="same_caption",
-        ),
+        samples=[_raw(entry, way, classes) for entry in found],
+        total=len(found),
+        defaults=DEFAULTS,
         classes=classes,
         dropped=sorted(dropped, key=lambda entry: entry.name),
         notes=list(notes),

@@ -91,9 +91,8 @@ def prepare_source(
     group, gone = _near_duplicates(source, options, way, samples, signatures, notes=notes, progress=progress)
     dropped += [Dropped(samples[i].name, _twin("near", samples[i], samples[gone[i]])) for i in sorted(gone)]
     kept = [index for index in range(len(samples)) if index not in gone]
-    for sample in (samples[index] for index in kept):
-        if sample.key != sample.content:
-            notes.add(SAME_PIXELS, sample.name)
+    for sample in (samples[i] for i in kept if samples[i].key != samples[i].content):
+        notes.add(SAME_PIXELS, sample.name)
     split, mixed = _split(
         samples,
         kept,
@@ -101,8 +100,9 @@ def prepare_source(
         val=source.defaults.val if options.val is None else options.val,
         test=source.defaults.test if options.test is None else options.test,
     )
-    split.sort(key=lambda sample: sample.key)
-    return Prepared(split, [*source.dropped, *dropped, *mixed], list(notes))
+    return Prepared(
+        sorted(split, key=lambda sample: sample.key), [*source.dropped, *dropped, *mixed], list(notes)
+    )
 
 
 def _read(

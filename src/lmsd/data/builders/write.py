@@ -215,25 +215,17 @@ def write_manifest(
 
 def _chosen(source: Source, options: BuildOptions) -> dict[str, object]:
     """The options that the source reads, with its own choice where they left it open; paths as bare names."""
-    own: dict[str, object] = {
-        "val": source.defaults.val,
-        "test": source.defaults.test,
-        "similarity": source.defaults.similarity,
+    own = asdict(source.defaults)
+    read = {
+        name: value
+        for name, value in asdict(options).items()
+        if name not in ("overwrite", "image_size", "channels")
+        and source.name in ONLY_FOR.get(name, (source.name,))
     }
-    own |= {"near_duplicates": source.defaults.near_duplicates}
-    chosen: dict[str, object] = {}
-    for name, value in asdict(options).items():
-        if name not in ("overwrite", "image_size", "channels") and source.name in ONLY_FOR.get(
-            name, (source.name,)
-        ):
-            chosen[name] = (
-                printable(value.name)
-                if isinstance(value, Path)
-                else own.get(name)
-                if value is None
-                else value
-            )
-    return {**chosen, "kinship": source.defaults.kinship}
+    return {
+        name: printable(value.name) if isinstance(value, Path) else own.get(name) if value is None else value
+        for name, value in read.items()
+    } | {"kinship": own["kinship"]}
 
 
 def _kind(reason: str) -> str:
