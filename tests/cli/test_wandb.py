@@ -122,6 +122,10 @@ def test_a_part_ends_where_the_checkpoint_does_and_has_no_hole(tmp_path: Path) -
     (tmp_path / "wandb" / "run-20300101_000001-12ab34cd").rmdir()
     offline.mend(tmp_path, -1, [logger])
     assert (path.stat().st_size, len(logger.lines)) == (7, 2)
+    for content in (b"", b"another format's " + whole):
+        path.write_bytes(content)
+        offline.mend(tmp_path, -1, [logger])
+        assert path.read_bytes() == content, "what cannot be read is not cut"
 
 
 def test_a_line_that_goes_over_a_blocks_end_is_one() -> None:

@@ -121,6 +121,20 @@ def test_two_runs_are_compared_with_the_claim_in_words(perfect, worse, tmp_path)
     assert "a is better, and all 3 families agree" in page.read_text()
 
 
+def test_what_all_families_say_is_compared_where_they_are_the_same(perfect, worse, tmp_path):
+    perfect.write(tmp_path / "a")
+    record = json.loads(worse.write(tmp_path / "b").read_text())
+    named = record["setup"]["families"].split(", ")
+    for families, alike in ((named[::-1], True), (named[1:], False)):
+        record["setup"]["families"] = ", ".join(families)
+        for path in (tmp_path / "b").rglob("*.json"):
+            path.write_text(json.dumps(record))
+        words = write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "both.html")[1]
+        for kind in ("sw_families", "kinds"):
+            assert (f"note: {kind} is not compared" in words) is not alike
+            assert any(line.split()[0] == kind for line in words.splitlines()) is alike
+
+
 def test_too_few_rows_for_intervals_have_no_families_and_fail_nothing(families):
     scores = Evaluator(TinySet(30, 2), untrained())(fresh, families=families)
     assert "sw_families" not in scores

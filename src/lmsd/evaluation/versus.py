@@ -23,6 +23,8 @@ LEVEL = 0.05
 _SAME = (("split", "splits"), ("data", "data"), ("extractor_sha256", "extractors"))
 _SETTINGS = ("sampler", "tau", "steps", "guidance", "interval", "ema", "resize", "right_by")
 """What makes two records alike, beside n, the data and the extractor."""
+# scores that hang on more than the extractor, and what of the setup names it
+_READ_BY = {"right": "right_by", "sw_families": "families", "kinds": "families"}
 _TOLD = (
     "sampler",
     "tau",
@@ -72,16 +74,17 @@ def versus(one: Sequence[Record], other: Sequence[Record], name: str) -> Versus:
     sides = (_told(a), _told(b))
     if refused is not None:
         return Versus(name, f"not comparable: {refused}", sides, [], [])
-    notes, rows = [], compared(a, b)
-    apart = _apart(a["setup"], b["setup"], _TOLD)
-    if apart:
-        notes.append(f"the settings differ, and scores with them: {'; '.join(apart)}")
-    if a["setup"].get("right_by") != b["setup"].get("right_by"):
-        notes.append("right is not compared: it was read by different instruments")
+    apart = "; ".join(_apart(a["setup"], b["setup"], _TOLD))
+    notes = [f"the settings differ, and scores with them: {apart}"] if apart else []
+    notes += [
+        f"{kind} is not compared: it was read by different instruments"
+        for kind in _READ_BY
+        if kind in a["scores"] and kind in b["scores"] and not _read_alike(a, b, kind)
+    ]
     notes += [f"{who}: {note}" for who, each in (("the first", a), (name, b)) for note in flattering(each)]
     paired = "the same prompts, images and noise" if a["seeds"] == b["seeds"] else "the same prompts"
     basis = f"{a['setup']['split']}, n={a['n']}, paired over {paired}"
-    return Versus(name, basis, sides, notes, rows, verdict_of(a, b))
+    return Versus(name, basis, sides, notes, compared(a, b), verdict_of(a, b))
 
 
 def _pair(one: Sequence[Record], other: Sequence[Record]) -> tuple[Record, Record]:
@@ -110,22 +113,25 @@ def incomparable(one: Record, other: Record) -> str | None:
 
 def compared(one: Record, other: Record) -> list[ComparisonRow]:
     """Every score that two records share; noise is paired where the seeds are equal."""
-    instrument = one["setup"].get("right_by") == other["setup"].get("right_by")
     found = {}
     for name, score in one["scores"].items():
-        match, kind = other["scores"].get(name, {}), kind_of(name)
-        groups = len(score.get("parts", ()))
-        if kind.rpartition("_")[2] in BESIDE or groups < 2 or len(match.get("parts", ())) != groups:
-            continue
-        if kind != "right" or instrument:
+        kind, match = kind_of(name), other["scores"].get(name, {})
+        paired = 1 < len(score.get("parts", ())) == len(match.get("parts", ()))
+        if paired and kind.rpartition("_")[2] not in BESIDE and _read_alike(one, other, kind):
             found[name] = compare(score_of(score), score_of(match)).p
     rejected, rows = holm(found), []
     for name, p in found.items():
-        show = shown(kind_of(name))
-        one_value, other_value = (show(each["scores"][name]["value"]) for each in (one, other))
+        values = (each["scores"][name]["value"] for each in (one, other))
+        one_value, other_value = map(shown(kind_of(name)), values)
         said = f"{'different' if name in rejected else 'not told apart'} (p = {p:.2g})"
         rows.append(ComparisonRow(name, one_value, other_value, said, name in rejected))
     return rows
+
+
+def _read_alike(one: Record, other: Record, kind: str) -> bool:
+    """Whether two records' scores of a kind were read by the same instruments, in any order."""
+    key = _READ_BY.get(kind, "")
+    return len({frozenset(str(each["setup"].get(key)).split(", ")) for each in (one, other)}) == 1
 
 
 def holm(found: Mapping[str, float], *, level: float = LEVEL) -> set[str]:

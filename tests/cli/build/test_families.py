@@ -9,9 +9,10 @@ from test_extractors import dinov2
 from tiny_home import Home, spoken
 
 from lmsd import cli
-from lmsd.cli.build.families import family, tuned_on
+from lmsd.cli.build.families import families_of, family, tuned_on
 from lmsd.data.shardset import ShardSet
 from lmsd.errors import UserError
+from lmsd.features.random_conv import RandomExtractor
 
 SHARDS = ["data/shapes", "image_size=16", "images=64"]
 
@@ -49,6 +50,14 @@ def test_an_unknown_family_is_told_in_a_sentence(home: Home) -> None:
     data = ShardSet("data/shapes", image_size=16)
     with pytest.raises(UserError, match="there is no family nowhere; take ssl, random"):
         family("nowhere", OmegaConf.create({"augment": "shift", "images": 64}), data)
+
+
+def test_a_family_named_twice_counts_once(home: Home) -> None:
+    data, settings = ShardSet("data/shapes", image_size=16), OmegaConf.create({})
+    own = RandomExtractor(1)
+    found = families_of(["random", "random"], settings, data, own=own)
+    assert found is not None
+    assert [each.kind for each in found.beside] == ["random-conv"]
 
 
 def test_rewards_are_what_a_run_was_tuned_on() -> None:

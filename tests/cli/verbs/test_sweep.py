@@ -345,6 +345,14 @@ def test_every_combination_is_built_before_the_first_and_val_is_looked_at(home, 
             "it comes with evaluate.extractor.kind=clip, and runs are scored",
         ),
         (["seed=1,2", "sweep.monitor=sw_ratio"], "sw_ratio: it comes with evaluate.families=[random]"),
+        (
+            ["seed=1,2", "sweep.monitor=sw_families", "evaluate.families=[none]"],
+            "it comes with evaluate.fami",
+        ),
+        (
+            ["seed=1,2", "sweep.monitor=sw_ratio[lmsd-ssl]", "evaluate.families=[random]"],
+            "runs are scored with",
+        ),
         (["seed=1,2", "sweep.monitor=fd[clip]"], "runs are scored with evaluate.extractor.kind=lmsd-cnn"),
         (["seed=1,2", "evaluate.extractor.kind=clip", "sweep.monitor=right"], "extractor.kind=lmsd-cnn, and"),
         (

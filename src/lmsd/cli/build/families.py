@@ -21,7 +21,8 @@ def families_of(
     """The families of these names (ssl, random, folders of DINOv2) beside an extractor; None for none."""
     if list(names) in ([], ["none"]):
         return None
-    beside = [each for name in names if (each := family(name, settings, data)).name != own.name]
+    made = {each.name: each for each in (family(name, settings, data) for name in names)}  # each counts once
+    beside = [each for name, each in made.items() if name != own.name]
     return Families(beside, data.split_set("train"), cache=cache_folder() / "features")
 
 

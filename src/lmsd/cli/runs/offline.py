@@ -20,6 +20,7 @@ from lmsd.cli.runs import store
 
 BLOCK, HEAD = 32768, 7
 WHOLE, LAST = 1, 4
+_BEGIN = b":W&B"
 _IMAGES = re.compile(rb"trainer/global_step\x82\x01.(\d+)", re.S)
 """An item of a line: the axis' name, then the tag and the length of its value, then the value as JSON."""
 
@@ -36,7 +37,10 @@ def mend(folder: Path, images: int, loggers: Sequence[Any]) -> None:
         return
     kept: dict[int, bytes] = {}
     for path in parts:
-        found = list(records(path.read_bytes(), images))
+        data = path.read_bytes()
+        if not data.startswith(_BEGIN):  # empty, or of a kind that we cannot read: not ours to cut
+            continue
+        found = list(records(data, images))
         for _, at, record in found:
             kept[at] = kept.get(at, b"") + record
         if not path.with_name(f"{path.name}.synced").exists():

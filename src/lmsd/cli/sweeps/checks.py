@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from lmsd.data.shardset import ShardSet
 
 COPIES = ("neighbor_ratio", "copies")
+_FAMILIES = {"ssl": "lmsd-ssl", "random": "random-conv", "none": "none"}
+"""The kind of each family's extractor; a folder is a DINOv2's."""
 
 
 def checked(space: Space, *, monitor: str = "fd") -> Space:
@@ -108,7 +110,9 @@ def require(monitor: str, settings: Any, *, held_out: int | None = None) -> None
         raise UserError("evaluate.n=0: a sweep ranks its trials by their scores on val; give evaluate.n=1000")
     why = lacking(kind_of(monitor), settings, held_out)
     asked, by = monitor.partition("[")[2], settings.extractor.kind
-    if not why and not asked.startswith(by[: len(asked)]):
+    beside = settings.families if kind_of(monitor) == "sw_ratio" else ()
+    kinds = (by, *(_FAMILIES.get(name, "dinov2") for name in beside))
+    if not why and not any(asked.startswith(kind[: len(asked)]) for kind in kinds):
         why = f"runs are scored with evaluate.extractor.kind={by}"
     if why:
         others = ", ".join(name for name in KNOWN if not lacking(name, settings, held_out))
@@ -121,7 +125,7 @@ def lacking(name: str, settings: Any, held_out: int | None) -> str:
     givers = ("lmsd-cnn",) if name == "right" and settings.checker is None else kind.extractors
     if givers and by not in givers:
         return f"it comes with evaluate.extractor.kind={' or '.join(givers)}, and runs are scored with {by}"
-    if name.startswith("sw_") and not settings.families:
+    if name.startswith("sw_") and set(settings.families) <= {"none"}:
         return "it comes with evaluate.families=[random]"
     if name in COPIES and not settings.neighbors:
         return "it comes with evaluate.neighbors=true"
