@@ -111,3 +111,14 @@ def test_an_image_size_that_does_not_fit_is_refused(folder):
     with pytest.raises(UserError, match="33x33 pixels do not divide by its factor, 2"):
         from_pipeline(folder, image_size=33)
     assert from_pipeline(folder).image_shape == (3, 32, 32)
+
+
+def test_a_variant_needs_none_of_the_plain_shards(tmp_path):
+    unet = make("sd15", tmp_path / "sd15") / "unet"
+    name = "diffusion_pytorch_model"
+    (unet / f"{name}.safetensors").rename(unet / f"{name}.fp16.safetensors")
+    shard = {"weight_map": {"a": f"{name}-00001-of-00001.safetensors"}}
+    (unet / f"{name}.safetensors.index.json").write_text(json.dumps({"metadata": {}, **shard}))
+    with pytest.raises(UserError, match="lacks"):
+        Folder(unet.parent).model("unet", ["UNet2DConditionModel"], torch.float32)
+    Folder(unet.parent, "fp16").model("unet", ["UNet2DConditionModel"], torch.float32)

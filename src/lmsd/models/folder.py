@@ -99,7 +99,8 @@ class Folder:
     def _variant(self, folder: Path) -> str | None:
         """The variant to load of a component; UserError where its files are not all there."""
         weights = sorted(folder.glob("*.safetensors"))
-        for index in sorted(folder.glob("*.safetensors.index.json")):
+        plain = sorted(folder.glob("*.safetensors.index.json")) if self.variant is None else []
+        for index in plain:
             shards = set(self._json(index).get("weight_map", {}).values())
             lacking = sorted(name for name in shards if not (folder / name).is_file())
             if lacking:
