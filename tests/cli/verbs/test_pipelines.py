@@ -11,6 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from lmsd import cli
 from lmsd.checkpoints import newest, read, weights
+from lmsd.cli.build.pretrained import begun, configured
+from lmsd.cli.build.trained import opened
+from lmsd.cli.config.settings import SamplingOptions
+from lmsd.cli.runs import store
+from lmsd.errors import UserError
+from lmsd.models.pipeline import usual
 
 sys.path.append(str(Path(__file__).parents[2] / "models"))
 from tiny_pipelines import make
@@ -267,3 +273,30 @@ def test_pipeline_stands_in_the_place_of_run(folder, capsys, monkeypatch, tmp_pa
     )
     assert not Path("outputs").exists()  # before a run was made
     assert "there is no such folder" in said(capsys, "sample", "pipeline=nowhere", "prompts=a")
+
+
+@pytest.mark.parametrize(
+    "word", ["sampler.tau=0.5", "evaluate.steps=3", "evaluate.guidance=1", "generator.path=elsewhere"]
+)
+def test_what_a_folder_would_overrule_is_refused(folder, word, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    line = said(capsys, "sample", f"pipeline={folder}", "prompts=a", word)
+    assert f"{word} does nothing beside pipeline=FOLDER" in line
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("options", [{"checkpoint": "step_000000001.ckpt"}, {"ema": "64"}])
+def test_an_untrained_folder_has_neither_checkpoints_nor_averages(folder, options, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run = Path(begun(str(folder), ["image_size=32"], ["image_size=32", f"pipeline={folder}"]))
+    with pytest.raises(UserError, match="nothing has trained, without checkpoints and averages"):
+        opened(run, SamplingOptions(run=str(run), **options))
+
+
+def test_a_training_run_without_a_checkpoint_is_no_untrained_folder(folder, monkeypatch, tmp_path):
+    """Else `lmsd sample run=last` would show the folder's own images as those of the training."""
+    monkeypatch.chdir(tmp_path)
+    config = configured(folder, usual(folder), ["image_size=32"])
+    run = store.create(config, ["generator=pipeline", f"generator.path={folder}"])
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        opened(run, SamplingOptions(run=str(run)))

@@ -181,6 +181,14 @@ def test_images_alone_are_built_without_captions(tmp_path):
     assert json.loads(manifest.read_text())["captions"] is False
 
 
+def test_empty_captions_alone_are_none_and_not_told_as_trained(images):
+    for name in ("a.txt", "b.txt", "deep/c.txt"):
+        (images / name).write_text(" \n")
+    source = folder_source(images, None)
+    assert [raw.caption for raw in source.samples] == [None, None, None]
+    assert source.notes == [("images without captions, which train with conditioner=none", 3, "a.png")]
+
+
 def test_classes_alone_are_built_without_captions(tmp_path):
     (tmp_path / "in").mkdir()
     for seed in range(3):

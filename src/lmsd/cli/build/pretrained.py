@@ -12,7 +12,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from lmsd.cli.build.words import KEY
 from lmsd.cli.config.compose import load, plain
+from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
 from lmsd.cli.runs.pipelines import OWN, folder_of
@@ -24,6 +26,9 @@ from lmsd.rng import Rng
 from lmsd.sampling import Generation, Model
 from lmsd.spec import build
 from lmsd.types import Batch, levels
+
+OVERRULED = ("generator.path", "evaluate.steps", "evaluate.guidance")
+"""Options whose values come from the folder."""
 
 
 def begun(text: str, given: Sequence[str], words: Sequence[str]) -> str:
@@ -41,7 +46,14 @@ def begun(text: str, given: Sequence[str], words: Sequence[str]) -> str:
 
 
 def configured(path: Path, found: Usual, words: Sequence[str]) -> DictConfig:
-    """The configuration of a run that is a folder."""
+    """The configuration of a run that is a folder; UserError for a word that the folder would overrule."""
+    for word in words:
+        name = word.lstrip("+").partition("=")[0]
+        if name in OVERRULED or name.startswith("sampler."):
+            raise UserError(
+                f"{word} does nothing beside pipeline=FOLDER, which brings its own: leave it out; sampler=, "
+                "steps= and guidance= choose others"
+            )
     sized = [word for word in words if word.startswith("image_size=")]
     batch = [word for word in words if word.startswith("batch_size=")] or ["batch_size=4"]
     others = [word for word in words if word.partition("=")[0] not in OWN]
@@ -66,12 +78,17 @@ def is_one(folder: Path) -> bool:
     """Whether a run is a pipeline's folder that nothing has trained."""
     if store.has_checkpoint(folder) or not (folder / "config.yaml").is_file():
         return False
-    return folder_of(store.config_of(folder)) is not None
+    return any(word.startswith(KEY) for word in (folder / "overrides.txt").read_text().splitlines())
 
 
-def opened(folder: Path) -> Model:
-    """The model of such a run."""
+def opened(folder: Path, chosen: SamplingOptions) -> Model:
+    """The model of such a run; UserError for a checkpoint or an average, of which it has none."""
     config = store.config_of(folder)
+    if chosen.checkpoint not in (None, config.name) or chosen.ema not in ("ema", "raw"):
+        raise UserError(
+            f"{folder} is a pipeline's folder that nothing has trained, without checkpoints and averages: "
+            "leave checkpoint= and ema= out"
+        )
     generator: PipelineGenerator = build(plain(config.generator))
     return Model(
         generator=generator.eval().requires_grad_(False),

@@ -23,7 +23,7 @@ def opened(folder: Path, chosen: SamplingOptions) -> tuple[Model, Generation]:
 
     A pipeline's folder that nothing trained has none. Raises UserError where there is no such checkpoint.
     """
-    model = pretrained.opened(folder) if pretrained.is_one(folder) else trained(folder, chosen)
+    model = pretrained.opened(folder, chosen) if pretrained.is_one(folder) else trained(folder, chosen)
     return model, model.generation(
         sampler=None if chosen.sampler is None else sampler(chosen.sampler),
         steps=chosen.steps,

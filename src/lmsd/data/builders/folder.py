@@ -290,15 +290,16 @@ def _hint(name: str) -> str:
 
 def _tell_captions(found: list[_Found], way: Captions, notes: Notes) -> None:
     """How many images have several captions, or that none has one."""
-    for entry in found:
-        if entry.lines == []:
-            notes.add(EMPTY, entry.file.name)
-        if len(entry.lines or ()) > 1:
-            notes.add(LINES[way], entry.file.name)
-        if any("\ufffd" in line for line in entry.lines or ()):
-            notes.add(LOST, entry.file.name)
     if found and not any(entry.lines for entry in found):
         notes.add(BARE.format("" if found[0].label is None else " or label"), found[0].file.name, len(found))
+    else:
+        for entry in found:
+            if entry.lines == []:
+                notes.add(EMPTY, entry.file.name)
+            if len(entry.lines or ()) > 1:
+                notes.add(LINES[way], entry.file.name)
+            if any("\ufffd" in line for line in entry.lines or ()):
+                notes.add(LOST, entry.file.name)
 
 
 def _tell(files: list[_File], used: set[_File], dropped: list[Dropped], notes: Notes) -> None:
