@@ -353,6 +353,7 @@ def test_every_combination_is_built_before_the_first_and_val_is_looked_at(home, 
             ["seed=1,2", "sweep.monitor=sw_ratio[lmsd-ssl]", "evaluate.families=[random]"],
             "runs are scored with",
         ),
+        (["seed=1,2", "evaluate.families=[nowhere]"], "evaluate.families: there is no family nowhere; take"),
         (["seed=1,2", "sweep.monitor=fd[clip]"], "runs are scored with evaluate.extractor.kind=lmsd-cnn"),
         (["seed=1,2", "evaluate.extractor.kind=clip", "sweep.monitor=right"], "extractor.kind=lmsd-cnn, and"),
         (

@@ -108,6 +108,9 @@ def require(monitor: str, settings: Any, *, held_out: int | None = None) -> None
     """
     if settings.n == 0:
         raise UserError("evaluate.n=0: a sweep ranks its trials by their scores on val; give evaluate.n=1000")
+    for name in settings.families:
+        if name not in _FAMILIES and not Path(name).is_dir():
+            raise UserError(f"evaluate.families: there is no family {name}; take ssl, random, or a folder")
     why = lacking(kind_of(monitor), settings, held_out)
     asked, by = monitor.partition("[")[2], settings.extractor.kind
     beside = settings.families if kind_of(monitor) == "sw_ratio" else ()
