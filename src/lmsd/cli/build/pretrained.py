@@ -12,12 +12,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from lmsd.cli.build.words import KEY
 from lmsd.cli.config.compose import load, plain
 from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
-from lmsd.cli.runs.pipelines import OWN, folder_of
+from lmsd.cli.runs.pipelines import KEY, OWN, folder_of
 from lmsd.data.transforms import RECIPE, fit, scale
 from lmsd.errors import UserError
 from lmsd.models.pipeline import PipelineGenerator, Usual, usual

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 
 from lmsd.cli.config import options
 from lmsd.cli.config.options import Options
-from lmsd.cli.runs.pipelines import OWN
+from lmsd.cli.runs.pipelines import KEY, OWN
 from lmsd.errors import UserError
-
-KEY = "pipeline="
 
 
 def read(kind: type[Options], words: list[str], *, verb: str) -> Options:

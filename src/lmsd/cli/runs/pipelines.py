@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from lmsd.errors import UserError
 
+KEY = "pipeline="
 TARGET = "lmsd.models.pipeline.from_pipeline"
 OWN = ("image_size", "batch_size")
 """Options of the run's configuration beside those with a dot: size of the images, how many at once."""
