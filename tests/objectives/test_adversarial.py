@@ -9,6 +9,7 @@ from torch.distributions import Normal, kl_divergence
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.objectives.adversarial import Adversarial
+from lmsd.objectives.anchor import Anchor
 from lmsd.objectives.denoising import Denoising
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import EDM, Article, Flow
@@ -182,6 +183,12 @@ def test_fakes_of_a_perfect_generator_have_the_law_of_reals(pairing):
         )
         assert real.item() == pytest.approx(fake.item(), rel=0.05)
         assert real.item() > 0.1
+
+
+@pytest.mark.parametrize("given", [{"weight": 3.0}, {"kappa": 1.0}])
+def test_what_no_anchor_reads_is_refused(given):
+    with pytest.raises(UserError, match="with kind=none weight and kappa do nothing"):
+        Anchor(**given)
 
 
 def test_mse_anchor_is_the_kl_of_the_posteriors():

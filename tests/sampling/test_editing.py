@@ -107,6 +107,6 @@ def test_strength_counts_the_last_steps() -> None:
     assert [first_knot(s, 4) for s in (0.375, 0.5, 0.6, 0.62, 0.625, 0.63)] == [2, 2, 2, 2, 1, 1]
     assert [4 - first_knot(s / 8, 4) for s in range(1, 9)] == [1, 1, 2, 2, 3, 3, 4, 4], "halves up, always"
     assert [first_knot(s, 4) for s in (1.0, 0.75, 0.5, 0.25, 0.01)] == [0, 1, 2, 3, 3]
-    for strength in (0.0, -1.0, 1.01):
+    for strength in (0.0, -1.0, 1.01, "half", True):
         with pytest.raises(UserError, match="strength="):
             first_knot(strength, 4)

@@ -34,7 +34,8 @@ class Anchor:
     """λ times one of the terms above, in the generator's loss.
 
     kind: mse_kl, energy or none; weight: λ, a number, or a pair (start, end) joined by a cosine over its
-    phase of the run; kappa: κ, the largest ½ ΔSNR that counts. Raises UserError for values out of range.
+    phase of the run; kappa: κ, the largest ½ ΔSNR that counts. Raises UserError for values out of range, and
+    for a weight or κ of none.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class Anchor:
         self.kind, self.weight, self.kappa = kind, Annealed(weight), kappa
         if self.weight.least < 0 or kappa <= 0:
             raise UserError(f"anchor: weight={self.weight} must be 0 or more and kappa={kappa} above 0")
+        if kind == "none" and (weight, kappa) != (1.0, 5.0):
+            raise UserError("anchor: with kind=none weight and kappa do nothing: give a kind, or neither")
 
     def check(self, generator: Generator) -> None:
         """Refuse a generator without z for the energy score."""

@@ -27,7 +27,7 @@ def first_knot(strength: float, steps: int) -> int:
 
     Raises UserError for a strength outside (0, 1].
     """
-    if not 0.0 < strength <= 1.0:
+    if type(strength) not in (int, float) or not 0.0 < strength <= 1.0:
         raise UserError(
             f"strength={strength}: give 1 for a new image, and less to stay closer to the old one"
         )
