@@ -6,6 +6,7 @@ The null condition ∅ is learned: one more row of the label table, or the encod
 A conditioner is a submodule of its generator and learns in its turns; a discriminator gets c detached.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,9 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from lmsd.errors import Count, Number, UserError
-from lmsd.models.frozen import fingerprint, freeze
+from lmsd.models.frozen import fingerprint, freeze, weights_of
 from lmsd.models.layouts.base import kept_by
-from lmsd.models.tokenizer import SMALLEST, encode_caption, kept_of, train_tokenizer, unknown_words
+from lmsd.models.tokenizer import (
+    SMALLEST,
+    encode_caption,
+    kept_of,
+    train_tokenizer,
+    unknown_words,
+    with_tokens,
+)
+from lmsd.models.words import HubSpeller, Speller
 from lmsd.types import Batch, Cond, at_least_float32
 
 
@@ -52,6 +61,10 @@ class Conditioner(nn.Module):
                 f"'{strange[0]}' is no class of this run: its prompts are numbers, 0 to {self.classes - 1}"
             )
         return torch.tensor([int(word) for word in prompts])
+
+    def spellers(self) -> "Sequence[Speller]":
+        """What can learn new words; nothing, where no captions are read."""
+        return ()
 
     def kept(self, caption: str) -> str:
         """The part of a caption that is read: all of it, unless it is longer than the context."""
@@ -106,10 +119,14 @@ class LabelConditioner(Conditioner):
         return Cond(pooled=self.table(label), label=label)
 
 
-class _CaptionConditioner(Conditioner):
+class _CaptionConditioner(Conditioner, Speller):
     """Encodes the distinct captions of a batch once and hands every sample its row."""
 
     reads = "text"
+
+    def spellers(self) -> Sequence[Speller]:
+        """Itself."""
+        return [self]
 
     def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [U,L,D], mask [U,L], pooled [U,D] of U distinct captions."""
@@ -201,8 +218,11 @@ class TextConditioner(_CaptionConditioner):
                 nn.init.normal_(parameter, std=std)
 
     def fit(self, captions: list[str]) -> None:
-        """Learn the tokenizer, `self.tokenizer`: the text of a tokenizer.json. Touches no parameter."""
-        self.tokenizer = train_tokenizer(captions, vocab=self.vocab)
+        """Learn the tokenizer, `self.tokenizer`: the text of a tokenizer.json. Touches no parameter.
+
+        One that came with trained weights stays.
+        """
+        self.tokenizer = self.tokenizer or train_tokenizer(captions, vocab=self.vocab)
 
     def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Run the transformer on U captions."""
@@ -210,15 +230,33 @@ class TextConditioner(_CaptionConditioner):
             raise UserError(
                 "text: the tokenizer is not there yet; call fit(training captions) or load a checkpoint"
             )
-        ids = [encode_caption(self.tokenizer, caption, self.length) for caption in captions]
-        padded, mask = _pad(ids, self.length, next(self.encoder.parameters()).device)
+        written = map(self.written, captions)
+        ids = [encode_caption(self.tokenizer, caption, self.length) for caption in written]
+        padded, mask = _pad(ids, self.length, next(weights_of(self.encoder))[1].device)
         # Attention is causal and padding comes last, so no real token sees it and no mask is needed here.
         tokens = at_least_float32(self.encoder(input_ids=padded).last_hidden_state)
         return tokens, mask, _mean(tokens, mask)
 
     def kept(self, caption: str) -> str:
         """What the first `length` tokens are of a caption that has more; begin and end are two of them."""
-        return kept_of(self.tokenizer, caption, self.length)
+        return kept_of(self.tokenizer, self.written(caption), self.length)
+
+    def ids_of(self, text: str) -> list[int]:
+        """By the tokenizer learned from the captions."""
+        return list(encode_caption(self.tokenizer, text, sys.maxsize)[1:-1])
+
+    def add_tokens(self, tokens: Sequence[str]) -> int:
+        """As further entries of the tokenizer."""
+        self.tokenizer, first = with_tokens(self.tokenizer, tokens)
+        return first
+
+    def table(self) -> nn.Module:
+        """The encoder's."""
+        return self.encoder.get_input_embeddings()  # type: ignore[no-any-return]
+
+    def set_table(self, table: nn.Module) -> None:
+        """Give the encoder others."""
+        self.encoder.set_input_embeddings(table)
 
     def unknown(self, captions: Sequence[str]) -> list[str]:
         """The words that have no entry in its vocabulary."""
@@ -233,7 +271,7 @@ class TextConditioner(_CaptionConditioner):
         self.tokenizer = state["tokenizer"]
 
 
-class PretrainedText(_CaptionConditioner):
+class PretrainedText(_CaptionConditioner, HubSpeller):
     """A frozen CLIP or T5 text encoder and its tokenizer from a local folder in the format of transformers.
 
     Its weights are no part of checkpoints; their fingerprint is, and another encoder is refused on loading.
@@ -266,6 +304,11 @@ class PretrainedText(_CaptionConditioner):
         self.encoder = freeze(encoder, saved=False)
         self.fingerprint = fingerprint(self.encoder)
 
+    @property
+    def hub(self) -> Any:
+        """The encoder."""
+        return self.encoder
+
     def train(self, mode: bool = True) -> "PretrainedText":
         """Keep the encoder in eval mode: its dropout stays off."""
         super().train(mode)
@@ -274,14 +317,17 @@ class PretrainedText(_CaptionConditioner):
 
     def kept(self, caption: str) -> str:
         """What the first `length` tokens are of a caption that has more."""
-        return kept_by(self.tokenizer, caption, self.length)
+        return kept_by(self.tokenizer, self.written(caption), self.length)
 
-    @torch.no_grad()
     def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Run the encoder on U captions."""
         rows = self.tokenizer(
-            captions, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
-        ).to(next(self.encoder.buffers()).device)
+            list(map(self.written, captions)),
+            padding="max_length",
+            truncation=True,
+            max_length=self.length,
+            return_tensors="pt",
+        ).to(next(weights_of(self.encoder))[1].device)
         mask = rows["attention_mask"].bool()
         out = self.encoder(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"])
         tokens = at_least_float32(out.last_hidden_state)

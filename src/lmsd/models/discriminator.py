@@ -10,7 +10,6 @@ processes. The last layers are float32: a difference of 10⁻² between logits d
 logits around 10.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from lmsd.errors import Count, UserError
 from lmsd.models.backbones import Backbone
-from lmsd.models.frozen import freeze
+from lmsd.models.frozen import freeze, twin, weights_of
 from lmsd.models.generator import Generator, edm_coefficients
 from lmsd.nets.embed import TimeEmbedding
 from lmsd.process.gaussian import Process
@@ -151,9 +150,8 @@ class _Tap(nn.Module):
         return F.leaky_relu(self.layer(self.norm(h)), 0.2).mean(1)
 
 
-def _places(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """A block's output (the first of several) as [B,N,C]: maps [B,C,H,W], tokens [B,N,C], a vector [B,C]."""
-    h = output if isinstance(output, Tensor) else output[0]
+def _places(h: Tensor) -> Tensor:
+    """A block's output as [B,N,C]: maps [B,C,H,W], tokens [B,N,C], a vector [B,C]."""
     if h.ndim == 4:
         return h.flatten(2).transpose(1, 2)
     return h if h.ndim == 3 else h[:, None]
@@ -186,7 +184,8 @@ class TrunkDiscriminator(_Judge):
     generator: its net is copied with its current weights and runs at (x_s, s, c) with z = 0; cond_dim: width
     of the pooled condition; width: of a tap's features; taps: submodules of the net whose outputs are judged,
     one logit each, by default the net's own list; frozen: the copy holds buffers and never learns; else it is
-    trained too. Raises UserError for a net without these taps.
+    trained too. Of a tuned generator the base is shared, and the copy's adapters are what is kept or trained.
+    Raises UserError for a net without these taps.
     """
 
     def __init__(
@@ -204,14 +203,15 @@ class TrunkDiscriminator(_Judge):
         self.z_dim = generator.z_dim
         if not isinstance(generator.net, Backbone):
             raise UserError(f"discriminator: {type(generator.net).__name__} is no backbone and has no taps")
-        self.net = copy.deepcopy(generator.net)
+        self.net = twin(generator.net)
+        base = vars(self.net).get("is_frozen", False)  # shared, and no part of checkpoints
         self.sigma_data = generator.sigma_data if generator.precondition == "edm" else None
         self.names = tuple(taps) if taps is not None else self.net.taps
         known = {name for name, _ in self.net.named_modules()}
         if not self.names or not known.issuperset(self.names):
             raise UserError(f"discriminator: no such taps as {self.names}; the net's own are {self.net.taps}")
         if frozen:
-            freeze(self.net, saved=True)
+            freeze(self.net, saved=not base)
         channels = [h.shape[2] for h in self._probe()]
         self.taps = nn.ModuleList(_Tap(c, width) for c in channels)
         self.heads = nn.ModuleList(ProjectionHead(width, cond_dim=cond_dim) for _ in channels)
@@ -232,8 +232,8 @@ class TrunkDiscriminator(_Judge):
         """Outputs of the taps as [B,N,C], in order."""
         caught: list[Tensor] = []
 
-        def catch(module: nn.Module, args: tuple[object, ...], output: Tensor | tuple[Tensor, ...]) -> None:
-            caught.append(_places(output))
+        def catch(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+            caught.append(_places(self.net.features(output)))
 
         handles = [self.net.get_submodule(name).register_forward_hook(catch) for name in self.names]
         try:
@@ -247,7 +247,7 @@ class TrunkDiscriminator(_Judge):
     def _probe(self) -> list[Tensor]:
         """The taps' features of one gray image: how wide they are."""
         net = self.net
-        device = next(iter(net.state_dict().values())).device
+        device = next(weights_of(net))[1].device
         cond = Cond(
             tokens=torch.zeros(1, 1, net.token_dim) if net.token_dim else None,
             mask=torch.ones(1, 1, dtype=torch.bool) if net.token_dim else None,

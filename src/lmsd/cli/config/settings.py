@@ -145,6 +145,7 @@ class Train:
     codec: Node
     net: Node
     generator: Node
+    tuning: Node
     discriminator: Node
     sampler: Node
     objective: Node

@@ -48,6 +48,11 @@ class Flux(Layout):
         half = self.facts.side // 2
         return F.pixel_shuffle(raw.transpose(1, 2).unflatten(2, (half, half)), 2)
 
+    def features(self, output: Any) -> Tensor:
+        """The second of a block's two streams, of text and image."""
+        found: Tensor = output[1]
+        return found
+
     def kept(self, encoders: Sequence[Encoder], caption: str) -> str:
         """What T5 reads."""
         return encoders[1].kept(caption, self.length)

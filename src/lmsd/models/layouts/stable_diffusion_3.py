@@ -48,6 +48,11 @@ class StableDiffusion3(Layout):
             "pooled_projections": given(cond.pooled),
         }
 
+    def features(self, output: Any) -> Tensor:
+        """The second of a block's two streams, of text and image."""
+        found: Tensor = output[1]
+        return found
+
     def kept(self, encoders: Sequence[Encoder], caption: str) -> str:
         """What T5 reads, which is the most; without it what CLIP does."""
         return encoders[2].kept(caption, self.length) if len(encoders) > 2 else encoders[0].kept(caption)
