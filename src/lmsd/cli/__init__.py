@@ -28,7 +28,7 @@ BARE = {
 }
 """Verbs without options, and what they take."""
 
-NEEDY = ("sample", "edit", "evaluate", "sweep", "report", "data")
+NEEDY = ("sample", "edit", "evaluate", "sweep", "report", "data", "merge")
 """Verbs that print their help when nothing follows them."""
 
 HYDRAS: dict[str, str] = {

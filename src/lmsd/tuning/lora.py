@@ -50,6 +50,11 @@ class LoRA(Tuning):
         if modules is not None and not modules and not text:
             raise UserError("tuning: modules=[] and text=[] leave nothing to adapt: name some")
 
+    @property
+    def scaling(self) -> float:
+        """S."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
     def apply(self, generator: Generator) -> None:
         """Adapters in the net and, where they are asked for, in the text encoders."""
         net, text = cast(nn.Module, generator.net), generator.conditioner

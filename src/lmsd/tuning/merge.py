@@ -8,15 +8,24 @@ Means of A and of B are not means of B A; the sum's own factors are. All sums ar
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lmsd.checkpoints import WeightsRef, find, find_run, read, spec_of, weights
 from lmsd.errors import UserError
+from lmsd.models.conditioner import PretrainedText
 from lmsd.models.frozen import thaw
 from lmsd.models.generator import Generator
-from lmsd.tuning.base import tuned_parts
+from lmsd.models.pipeline import PipelineText
+from lmsd.models.trained import located
+from lmsd.spec import build
+from lmsd.tuning.base import Base, digest_of
+from lmsd.tuning.files import lows
+from lmsd.tuning.lora import OWN, LoRA
 from lmsd.tuning.low import Low, Place, changes, components, layers
 
 
@@ -42,20 +51,99 @@ def add(generator: Generator, parts: Sequence[tuple[Mapping[Place, Low], float]]
         weight.copy_((weight.double() + change).to(weight.dtype))
 
 
-@torch.no_grad()
-def merged(generator: Generator) -> Generator:
-    """A tuned generator as an ordinary one, in place: adapters added to the weights, all of which move."""
+def taken_off(generator: Generator) -> dict[Place, Low]:
+    """What the adapters of a generator do, if it has any, which are taken off their layers."""
     found = changes(generator)
     for (component, name), layer in list(layers(generator)):
-        root = components(generator)[component]
         parent, _, last = name.rpartition(".")
-        setattr(root.get_submodule(parent), last, layer.base_layer)
-    add(generator, [(found, 1.0)])
-    for part in tuned_parts(generator):
-        thaw(part)
-    if "base" in dict(generator.named_children()):
+        setattr(components(generator)[component].get_submodule(parent), last, layer.base_layer)
+    return found
+
+
+@torch.no_grad()
+def merged(generator: Generator, parts: Sequence[tuple[Mapping[Place, Low], float]] = ()) -> Generator:
+    """A tuned generator as an ordinary one, in place: adapters added to the weights, all of which move.
+
+    parts: further changes of the same base with their strengths. Text encoders of a folder stay frozen and
+    unsaved, unless there are adapters in them.
+    """
+    found = taken_off(generator)
+    add(generator, [(found, 1.0), *parts])
+    text = any(component.startswith("text_encoder") for component, _ in found)
+    thaw(cast(nn.Module, generator.net))
+    if text or not isinstance(generator.conditioner, PipelineText | PretrainedText):
+        thaw(generator.conditioner)
+    if "base" in dict(generator.named_children()) and not text:
         del generator.base
     return generator
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter to sample with: SOURCE or SOURCE*STRENGTH, of a LoRA's file or a run with adapters."""
+
+    source: str
+    strength: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> "Adapter":
+        """Raises UserError for a strength that is no number."""
+        source, star, number = text.rpartition("*")
+        try:
+            return cls(source, float(number)) if star else cls(text)
+        except ValueError as error:
+            raise UserError(f"adapter {text}: {number} is no strength: write SOURCE*0.7") from error
+
+    def lows(self, generator: Generator) -> dict[Place, Low]:
+        """Its changes, at their places in a generator.
+
+        Raises UserError for a source without adapters, for another net, or from a run on another base.
+        """
+        if self.source.endswith(".safetensors"):
+            return lows(Path(self.source), generator)
+        source = WeightsRef.parse(located(self.source))
+        content = read(find(source.path if source.path.exists() else find_run(str(source.path))))
+        node = spec_of(content).get("tuning")
+        tuning = build(node) if node else None
+        if not isinstance(tuning, LoRA):
+            raise UserError(f"adapter {self.source} is a run without adapters: take one of tuning=lora")
+        state = weights(content, "generator", source.ema)
+        base = dict(generator.named_children()).get("base")
+        own = base.digest if isinstance(base, Base) else digest_of(generator)
+        told: Any = state["base._extra_state"]
+        if told["digest"] != own:
+            raise UserError(f"adapter {self.source} was trained on another base than this")
+        return stored(state, generator, tuning)
+
+
+def stored(state: Mapping[str, Any], generator: Generator, tuning: LoRA) -> dict[Place, Low]:
+    """The changes in the state of a tuned generator, by their places in one of the same base."""
+    places = {id(root): name for name, root in components(generator).items()}
+    begin = {places[id(m)]: f"{name}." for name, m in generator.named_modules() if id(m) in places}
+    found: dict[Place, Low] = {}
+    for key, down in state.items():
+        name, mark, _ = key.partition(f".lora_A.{OWN}.")
+        for component, start in begin.items() if mark else ():
+            if name.startswith(start):
+                found[component, name.removeprefix(start)] = Low(
+                    down,
+                    state[f"{name}.lora_B.{OWN}.weight"],
+                    tuning.scaling,
+                    state.get(f"{name}.lora_magnitude_vector.{OWN}.weight"),
+                )
+    return found
+
+
+def attach(generator: Generator, adapters: Sequence[Adapter]) -> None:
+    """Sample with adapters: their changes, at their strengths, are added to the weights in memory.
+
+    Those that the generator has itself are merged first, so that all are changes of the same base.
+    """
+    found = [(adapter.lows(generator), adapter.strength) for adapter in adapters]
+    add(generator, [(taken_off(generator), 1.0), *found])
+    told = ", ".join(f"{Path(a.source).name}*{a.strength:g}" for a in adapters)
+    about = vars(generator).get("about", {})
+    generator.about = {**about, "adapters": told}  # type: ignore[assignment]
 
 
 def soup(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -87,8 +175,8 @@ def mixed(parts: Sequence[tuple[Mapping[Place, Low], float]], rank: int) -> dict
     Raises UserError for a DoRA, whose changes do not add up.
     """
     found: dict[Place, Low] = {}
-    for place in dict.fromkeys(place for lows, _ in parts for place in lows):
-        here = [(lows[place], strength) for lows, strength in parts if place in lows]
+    for place in dict.fromkeys(place for part, _ in parts for place in part):
+        here = [(part[place], strength) for part, strength in parts if place in part]
         if any(low.magnitude is not None for low, _ in here):
             raise UserError("merge: DoRAs have magnitudes and do not add up: merge each into weights")
         first = here[0][0]
@@ -110,3 +198,12 @@ def mixed(parts: Sequence[tuple[Mapping[Place, Low], float]], rank: int) -> dict
             up.view(len(left), rank, *first.up.shape[2:]).to(first.up.dtype),
         )
     return found
+
+
+@torch.no_grad()
+def fill(generator: Generator, found: Mapping[Place, Low]) -> None:
+    """Give the adapters of a tuned generator what they do."""
+    for place, layer in layers(generator):
+        low, down, up = found[place], layer.lora_A[OWN].weight, layer.lora_B[OWN].weight
+        down.copy_(low.down.view_as(down))
+        up.copy_((low.up * (low.scale / layer.scaling[OWN])).view_as(up))
