@@ -18,7 +18,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
 STATEMENTS = 15018
-OPTION_LINES = 1419
+OPTION_LINES = 1426
 LONG = 0
 WIDE = 1
 WIDEST = 12

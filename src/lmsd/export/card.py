@@ -86,8 +86,8 @@ def _body(model: Model, name: str, written: Written, parity: Parity, told: Told)
     yield f"# {model.name}\n"
     yield (
         f"Images of {side}x{side} pixels in {'color' if channels == 3 else 'gray'}, drawn in "
-        f"{settings.steps} steps at guidance {settings.guidance:g}. Trained on {model.images:,} images; exported by lmsd "
-        f"{__version__}.\n"
+        f"{settings.steps} steps at guidance {settings.guidance:g}. Trained on {model.images:,} images; "
+        f"exported by lmsd {__version__}.\n"
     )
     yield "```python\nimport lmsd\n"
     asked = "n=4" if model.generator.conditioner.reads == "nothing" else '["..."]'
