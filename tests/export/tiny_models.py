@@ -58,11 +58,9 @@ def model(name: str, *, seed: int = 0, guidance: float = 1.0, steps: int = 4, **
     tree = SPECS[name]
     torch.manual_seed(seed)
     generator = build(tree)
-    state = {
-        key: torch.randn(value.shape) / max(4.0, value[0].numel() ** 0.5)
-        for key, value in generator.named_parameters()
-    }
-    generator.load_state_dict(state, strict=False)
+    with torch.no_grad():
+        for value in generator.parameters():
+            value.copy_(torch.randn(value.shape) / max(4.0, value[0].numel() ** 0.5))
     if isinstance(generator.conditioner, TextConditioner):
         generator.conditioner.fit(WORDS)
     own = {

@@ -12,7 +12,9 @@ from lmsd.models.runtimes import Runtime
 from lmsd.sampling.model import Model
 
 
-def node(model: Model, runtime: Runtime, found: Mapping[str, Part], folder: Path, suffix: str) -> dict[str, Any]:
+def node(
+    model: Model, runtime: Runtime, found: Mapping[str, Part], folder: Path, suffix: str
+) -> dict[str, Any]:
     """The node of a folder whose programs lie in NAME + suffix."""
     generator = model.generator
     programs = {
@@ -20,7 +22,9 @@ def node(model: Model, runtime: Runtime, found: Mapping[str, Part], folder: Path
         for name, part in found.items()
     }
     net = generator.net
-    sizes = {name: int(vars(net)[name]) for name in ("channels", "image_size", "token_dim", "pooled_dim", "z_dim")}
+    sizes = {
+        name: int(vars(net)[name]) for name in ("channels", "image_size", "token_dim", "pooled_dim", "z_dim")
+    }
     return {
         "_target_": "lmsd.models.runtimes.from_programs",
         "runtime": runtime,

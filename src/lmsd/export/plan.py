@@ -1,6 +1,6 @@
 """How a model is sampled, as a table of numbers: no schedule and no sampler are needed to follow it.
 
-    u_k = Σ_j w_kj s_j        input of call k: a sum over x_T, the x̂₀ of earlier calls, the noise of steps
+    u_k = Σ_j w_kj s_j        input of call k: a sum over x_T, the x̂₀ of earlier calls, and noise of steps
     s_k = x̂₀(u_k, t_k)        clamped to the bound, guided where the table says so
     x_0 = Σ_j w_j s_j
 
@@ -27,6 +27,7 @@ class _Traced:
     """The calls of a sampler that was run on unit vectors: names of these, and the inputs of the calls."""
 
     size: int
+    spread: float
     names: list[str] = field(default_factory=lambda: ["x_T"])
     calls: list[dict[str, Any]] = field(default_factory=list)
 
@@ -39,8 +40,10 @@ class _Traced:
         return found
 
     def weights(self, x: Tensor) -> list[list[Any]]:
-        """[[name, weight], ...] of a vector, zeros left out."""
-        return [[name, weight] for name, weight in zip(self.names, x[0].tolist(), strict=False) if weight]
+        """[[name, weight], ...] of a vector, zeros left out; x_T counts as noise of deviation 1."""
+        given = zip(self.names, x[0].tolist(), strict=False)
+        scaled = [(name, weight * self.spread if name == "x_T" else weight) for name, weight in given]
+        return [[name, weight] for name, weight in scaled if weight]
 
 
 class _Units(Rng):
@@ -60,10 +63,14 @@ class _Units(Rng):
 
 
 def plan(generate: Generation) -> dict[str, Any]:
-    """The table: spread and bound, calls (t, step, guided, x: their inputs' weights), and the result's weights."""
+    """The table of a way of sampling.
+
+    calls: t, step, guided, x (the weights of its input); noise: name, turn and tag of what is drawn at the
+    model's shape; result: weights of x_0; bounds: that every x̂₀ is clamped to.
+    """
     settings, generator = generate.settings, generate.generator
-    traced = _Traced(4 * settings.steps + 8)
-    interval = settings.interval
+    traced = _Traced(4 * settings.steps + 8, spread(generator.process.schedule, settings.steps))
+    interval, bound = settings.interval, bound_of(settings.bound, generator)
 
     def denoise_at(start: Level, here: Rng) -> Denoise:
         inside = interval is None or interval[0] <= start.time <= interval[1]
@@ -80,14 +87,20 @@ def plan(generate: Generation) -> dict[str, Any]:
         denoise_at, x, rng=_Units(traced), process=generator.process, steps=settings.steps
     ):
         x = step.x_s
+    result = traced.weights(x)
+    drawn = [
+        ["x_T", 0, "x_T"],
+        *([name, int(name[6:]), "step"] for name in traced.names if name[:6] == "noise."),
+    ]
     return {
-        "spread": spread(generator.process.schedule, settings.steps),
-        "bound": bound_of(settings.bound, generator),
+        "bounds": [None, None] if bound is None else [-bound, bound],
         "guidance": settings.guidance,
+        "steps": settings.steps,
         "shape": list(generator.shape),
         "z_dim": generator.z_dim,
         "calls": traced.calls,
-        "result": traced.weights(x),
+        "noise": drawn,
+        "result": result,
     }
 
 
@@ -98,6 +111,5 @@ def knots(generate: Generation) -> list[float]:
 
 
 def noisy(table: Mapping[str, Any]) -> list[int]:
-    """The steps whose noise a plan uses."""
-    named = [name for call in [*table["calls"], {"x": table["result"]}] for name, _ in call["x"]]
-    return sorted({int(name.partition(".")[2]) for name in named if name.startswith("noise.")})
+    """The steps that draw noise, in order."""
+    return [step for _, step, tag in table["noise"] if tag == "step"]

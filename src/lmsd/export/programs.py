@@ -3,8 +3,8 @@
     condition   ids, mask | label → [tokens], [pooled]
     denoiser    x_t, t, [pooled, tokens, mask, label], [z] → x̂₀, not clamped
     decoder     z → images in [-1,1], where the codec is more than the pixels
-    loop        x_T, the condition, [the null condition], [z of every step], [noise of the steps that draw any]
-                → images: the whole of few-step sampling, deterministic given its inputs
+    loop        x_T of deviation 1, the condition, [the null one], [z of every step], [noise of the steps that
+                draw any] → images: the whole of few-step sampling, deterministic given its inputs
 
 All tensors have the batch first. Example inputs have three rows, as a program traced with one would be for
 one alone.
@@ -47,8 +47,8 @@ def check(model: Model) -> None:
     target = locate(str(model.spec["_target_"]))
     if target is not from_parts:
         raise UserError(
-            f"{model.name} is no net of ours with its own process ({target.__name__}), which this format is for: "
-            "take format=safetensors, or a format of pipelines"
+            f"{model.name} was made by {target.__name__}, and this format is for nets with a schedule of "
+            "ours: take format=safetensors, or a format of pipelines"
         )
 
 
@@ -148,13 +148,15 @@ class _Decoder(nn.Module):
 class _Loop(nn.Module):
     """A plan, unrolled around the denoiser; inputs in the order of `names`."""
 
-    def __init__(self, generator: Generator, table: Mapping[str, Any], cond: Sequence[str], names: Sequence[str]):
+    def __init__(
+        self, generator: Generator, table: Mapping[str, Any], cond: Sequence[str], names: Sequence[str]
+    ) -> None:
         super().__init__()
         self.generator, self.table, self.cond, self.names = generator, table, tuple(cond), tuple(names)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         given = dict(zip(self.names, inputs, strict=True))
-        known = {"x_T": self.table["spread"] * given["x_T"]}
+        known = {"x_T": given["x_T"]}
         known |= {f"noise.{step}": given["noise"][:, place] for place, step in enumerate(noisy(self.table))}
         for number, call in enumerate(self.table["calls"]):
             x_t = self._sum(call["x"], known)
@@ -162,15 +164,17 @@ class _Loop(nn.Module):
             if call["guided"]:
                 free = self._denoised(x_t, call, given, "null_")
                 found = free + self.table["guidance"] * (found - free)
-            bound = self.table["bound"]
-            known[f"x0.{number}"] = found if bound is None else found.clamp(-bound, bound)
+            low, high = self.table["bounds"]
+            known[f"x0.{number}"] = found if high is None else found.clamp(low, high)
         return self.generator.decode(self._sum(self.table["result"], known))
 
     def _sum(self, weights: Sequence[tuple[str, float]], known: Mapping[str, Tensor]) -> Tensor:
         terms = [known[name] if weight == 1 else weight * known[name] for name, weight in weights]
         return sum(terms[1:], terms[0])
 
-    def _denoised(self, x_t: Tensor, call: Mapping[str, Any], given: Mapping[str, Tensor], kind: str) -> Tensor:
+    def _denoised(
+        self, x_t: Tensor, call: Mapping[str, Any], given: Mapping[str, Tensor], kind: str
+    ) -> Tensor:
         cond = Cond(**{name: given[f"{kind}{name}"] for name in self.cond})
         z = given["z"][:, call["step"]] if "z" in given else None
         t = torch.full_like(x_t[:, 0, 0, 0], call["t"])
@@ -196,12 +200,16 @@ def traced(part: Part) -> torch.export.ExportedProgram:
     rows = torch.export.Dim("rows", min=1, max=63)  # 64 is where diffusers' upsampling branches
     shapes: list[Any] = [{0: rows} for _ in part.inputs]
     with torch.no_grad():
-        return torch.export.export(
+        found = torch.export.export(
             part.module.eval(),
             tuple(part.inputs.values()),
             dynamic_shapes=tuple(_as_arguments(part.module, shapes)),
             strict=False,
         )
+    for module in found.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # paths of this machine
+    return found
 
 
 def _as_arguments(module: nn.Module, shapes: list[Any]) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Generators whose parts are programs in files, run by what made them: onnxruntime, torch.export, AOTInductor.
+"""Generators whose parts are programs in files, run by onnxruntime, torch.export or AOTInductor.
 
     denoiser    x_t, t, [pooled, tokens, mask, label], [z]  → x̂₀, before any clamping
     condition   ids, mask | label  → [tokens], [pooled]
@@ -153,7 +153,9 @@ class ProgramText(CaptionConditioner):
     def ids(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Those of the tokenizer."""
         if self.pretrained is None:
-            return padded([encode_caption(self.tokenizer, text, self.length) for text in captions], self.length)
+            return padded(
+                [encode_caption(self.tokenizer, text, self.length) for text in captions], self.length
+            )
         rows = self.pretrained(
             captions, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
         )
@@ -218,7 +220,9 @@ class ProgramCodec(Codec):
 
     def encode(self, x: Tensor) -> Tensor:
         """Not to be had: UserError."""
-        raise UserError("an exported model decodes only: edit with the run itself, or with format=safetensors")
+        raise UserError(
+            "an exported model decodes only: edit with the run itself, or with format=safetensors"
+        )
 
     def decode(self, z: Tensor) -> Tensor:
         """Done by the generator."""
