@@ -13,13 +13,14 @@ card, and the name at the very end.
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
-FormatName: TypeAlias = Literal["safetensors", "onnx", "torch_export", "aoti", "web"]
+FormatName: TypeAlias = Literal["safetensors", "onnx", "torch_export", "aoti", "web", "diffusers"]
 FORMATS: Mapping[str, str] = {
     "safetensors": "weights and spec, bit-equal, for lmsd.load",
     "onnx": "programs for onnxruntime, and a sample.py that needs no torch; loop=true|false",
     "torch_export": "programs for torch alone; loop=true|false",
     "aoti": "programs compiled for this kind of CPU, which C++ loads, too; loop=true|false; minutes",
     "web": "that of onnx with index.html, a page that draws in a browser; runtime=FOLDER",
+    "diffusers": "a folder that plain diffusers opens, of a pipeline's run (generator=pipeline)",
 }
 """Every format, the module of its name here, and what it is for."""
 

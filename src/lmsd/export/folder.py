@@ -133,7 +133,7 @@ def digests(model: Model) -> dict[str, str]:
     """sha256 of the checkpoint and of the exported weights, by names and bytes."""
     found = hashlib.sha256()
     for name, value in sorted(model.generator.state_dict().items()):
-        if isinstance(value, torch.Tensor):
+        if torch.is_tensor(value):
             found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     own = {"checkpoint": sha256_of(model.checkpoint)} if model.checkpoint.is_file() else {}

@@ -60,9 +60,10 @@ def conditioner_of(model: Model, folder: Path) -> dict[str, Any] | None:
 def codec_of(model: Model) -> dict[str, Any] | None:
     """The codec itself where it has no weights, else what is known of its images."""
     codec = model.generator.codec
-    if isinstance(codec, Identity):
-        return None
-    if isinstance(codec, Unshuffle):
-        return dict(model.spec["codec"])
+    match codec:
+        case Identity():
+            return None
+        case Unshuffle():
+            return dict(model.spec["codec"])
     image = list(model.generator.image_shape)
     return {"_target_": "lmsd.models.runtimes.ProgramCodec", "image": image, "bound": codec.bound}

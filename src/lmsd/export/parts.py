@@ -20,7 +20,7 @@ def copied(node: Any, folder: Path, name: str = "generator") -> Any:
 
 def copied_at(key: str, value: Any, folder: Path, name: str) -> Any:
     """One entry of a node; only what is called path and exists is a file."""
-    if key != "path" or not isinstance(value, str) or not Path(value).exists():
+    if key != "path" or type(value) is not str or not Path(value).exists():
         return copied(value, folder, name)
     place = Path("parts") / name.removesuffix(".path") / Path(value).name
     if Path(value).is_dir():

@@ -57,18 +57,18 @@ def parts(model: Model, *, loop: bool | None) -> dict[str, Part]:
     check(model)
     generator, generate = model.generator, model.generation()
     found: dict[str, Part] = {}
-    conditioner = generator.conditioner
-    if isinstance(conditioner, CaptionConditioner):
-        ids, mask = conditioner.ids(["a", "b c", ""])
-        found["condition"] = Part(_Text(conditioner), {"ids": ids, "mask": mask}, ("tokens", "pooled"))
-    elif isinstance(conditioner, LabelConditioner):
-        label = torch.arange(ROWS) % (conditioner.classes + 1)
-        found["condition"] = Part(_Labels(conditioner), {"label": label}, ("pooled",))
+    match generator.conditioner:
+        case CaptionConditioner() as text:
+            ids, mask = text.ids(["a", "b c", ""])
+            found["condition"] = Part(_Text(text), {"ids": ids, "mask": mask}, ("tokens", "pooled"))
+        case LabelConditioner() as labels:
+            label = torch.arange(ROWS) % (labels.classes + 1)
+            found["condition"] = Part(_Labels(labels), {"label": label}, ("pooled",))
     cond = condition_of(generator)
     times = torch.full((ROWS,), float(generator.process.schedule.t_noise))
     inputs = {"x_t": torch.randn(ROWS, *generator.shape), "t": times, **cond, **_z(generator)}
     found["denoiser"] = Part(_Denoiser(generator, list(cond)), inputs, ("x0",))
-    if not isinstance(generator.codec, Identity):
+    if type(generator.codec) is not Identity:
         found["decoder"] = Part(_Decoder(generator), {"z": torch.randn(ROWS, *generator.shape)}, ("images",))
     table = plan(generate)
     calls = len(table["calls"]) + sum(call["guided"] for call in table["calls"])
@@ -86,7 +86,7 @@ def condition_of(generator: Generator) -> dict[str, Tensor]:
     if net.token_dim:
         found["tokens"] = torch.randn(ROWS, length, net.token_dim)
         found["mask"] = torch.ones(ROWS, length, dtype=torch.bool)
-    if isinstance(generator.conditioner, LabelConditioner) and not net.pooled_dim:
+    if generator.conditioner.reads == "label" and not net.pooled_dim:
         found["label"] = torch.zeros(ROWS, dtype=torch.int64)
     return found
 
@@ -207,8 +207,10 @@ def traced(part: Part) -> torch.export.ExportedProgram:
             strict=False,
         )
     for module in found.graph_module.modules():
-        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # paths of this machine
+        match module:
+            case torch.fx.GraphModule():
+                for node in module.graph.nodes:
+                    node.meta.pop("stack_trace", None)  # paths of this machine
     return found
 
 

@@ -23,14 +23,14 @@ class Options:
 
 def write(model: "Model", folder: Path, options: Options) -> Written:
     """The weights, contiguous and each by itself, and what of the state is no tensor."""
+    import torch
     from safetensors.torch import save_file
-    from torch import Tensor
 
     from lmsd.export.parts import copied
     from lmsd.models.exported import REST, WEIGHTS
 
     state = model.generator.state_dict()
-    tensors = {name: value.clone().contiguous() for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = {name: value.clone().contiguous() for name, value in state.items() if torch.is_tensor(value)}
     save_file(tensors, folder / WEIGHTS)
     rest = {name: value for name, value in state.items() if name not in tensors}
     (folder / REST).write_text(json.dumps(rest, indent=1) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ TABLE = "sample.json"
 def write(model: Model, folder: Path, opens: Mapping[str, Any]) -> list[str]:
     """Both files, for a run whose tokenizer is its own; else what the folder needs, in a sentence."""
     conditioner = model.generator.conditioner
-    if isinstance(conditioner, PretrainedText):
+    if type(conditioner) is PretrainedText:
         return [
             "There is no sample.py: prompts go through the pretrained tokenizer in tokenizer/, which "
             "transformers reads; the programs themselves need onnxruntime alone."
@@ -36,7 +36,7 @@ def write(model: Model, folder: Path, opens: Mapping[str, Any]) -> list[str]:
 
 def _tokenizer(conditioner: Any) -> dict[str, Any]:
     """Vocabulary, merges in order, and the letter that stands for each byte."""
-    if not isinstance(conditioner, TextConditioner):
+    if type(conditioner) is not TextConditioner:
         return {"vocab": {}, "merges": [], "letters": [], "length": 0}
     model = json.loads(conditioner.tokenizer)["model"]
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]

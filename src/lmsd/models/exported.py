@@ -59,9 +59,10 @@ def opened(folder: Path, content: Mapping[str, Any]) -> Generator:
     Raises UserError where the manifest names what may not be built, or builds something else.
     """
     built = build(placed(content["opens"], folder), folder=folder)
-    if not isinstance(built, Generator):
-        raise UserError(f"{folder / MANIFEST}: it builds a {type(built).__name__} and no Generator")
-    return built
+    match built:
+        case Generator():
+            return built
+    raise UserError(f"{folder / MANIFEST}: it builds a {type(built).__name__} and no Generator")
 
 
 def placed(node: Any, folder: Path) -> Any:
@@ -89,4 +90,9 @@ def restored(generator: Generator, *, folder: Path) -> Generator:
         raise UserError(
             f"{folder / WEIGHTS} lacks {', '.join(mismatch.missing[:5])}: its spec is of another net"
         )
+    return generator
+
+
+def given(generator: Generator, *, folder: Path) -> Generator:
+    """The generator of a folder whose own files hold all of it."""
     return generator

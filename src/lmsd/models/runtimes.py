@@ -96,7 +96,7 @@ def _aoti(path: Path) -> Run:
 
 
 def _listed(found: Any) -> list[Tensor]:
-    return [found] if isinstance(found, Tensor) else list(found)
+    return [found] if torch.is_tensor(found) else list(found)
 
 
 class _Told(nn.Module):
@@ -268,6 +268,7 @@ def from_programs(
     )
     found = {name: program(runtime, folder, programs[name]) for name in programs if name != "loop"}
     made.denoiser, made.decoder = found["denoiser"], found.get("decoder")
-    if isinstance(made.conditioner, ProgramText | ProgramLabels):
-        made.conditioner.encoder = found["condition"]
+    match made.conditioner:
+        case ProgramText() | ProgramLabels() as reader:
+            reader.encoder = found["condition"]
     return made
