@@ -119,18 +119,24 @@ class LabelConditioner(Conditioner):
         return Cond(pooled=self.table(label), label=label)
 
 
-class _CaptionConditioner(Conditioner, Speller):
+class CaptionConditioner(Conditioner):
     """Encodes the distinct captions of a batch once and hands every sample its row."""
 
     reads = "text"
 
-    def spellers(self) -> Sequence[Speller]:
-        """Itself."""
-        return [self]
+    def ids(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and the mask of what is no padding, [U,L] each, of U captions."""
+        raise NotImplementedError
+
+    def states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [U,L,D] and pooled [U,D] of ids and mask [U,L]."""
+        raise NotImplementedError
 
     def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [U,L,D], mask [U,L], pooled [U,D] of U distinct captions."""
-        raise NotImplementedError
+        ids, mask = self.ids(captions)
+        tokens, pooled = self.states(ids, mask)
+        return tokens, mask, pooled
 
     def forward(self, batch: Batch, drop: Tensor | None = None) -> Cond:
         """Condition on `batch.text`; on the empty caption where `drop` is True."""
@@ -148,11 +154,10 @@ class _CaptionConditioner(Conditioner, Speller):
         return Cond(tokens=tokens[index], mask=mask[index], pooled=pooled[index])
 
 
-def _pad(ids: list[tuple[int, ...]], length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def padded(ids: Sequence[tuple[int, ...]], length: int) -> tuple[Tensor, Tensor]:
     """Ids padded with the end token, as CLIP pads, and the mask of what is no padding; [U,length]."""
-    padded = torch.tensor([[*row, *([1] * (length - len(row)))] for row in ids])
-    mask = torch.arange(length) < torch.tensor([len(row) for row in ids])[:, None]
-    return padded.to(device), mask.to(device)
+    rows = torch.tensor([[*row, *([1] * (length - len(row)))] for row in ids])
+    return rows, torch.arange(length) < torch.tensor([len(row) for row in ids])[:, None]
 
 
 def _mean(tokens: Tensor, mask: Tensor) -> Tensor:
@@ -161,7 +166,7 @@ def _mean(tokens: Tensor, mask: Tensor) -> Tensor:
     return (tokens * weight).sum(1) / weight.sum(1)
 
 
-class TextConditioner(_CaptionConditioner):
+class TextConditioner(CaptionConditioner, Speller):
     """A small CLIP text transformer with a tokenizer of its own, both learned from the training captions.
 
     dim: width of tokens and of pooled, which is their mean; vocab: room in the table, at least 514 (bytes);
@@ -224,22 +229,31 @@ class TextConditioner(_CaptionConditioner):
         """
         self.tokenizer = self.tokenizer or train_tokenizer(captions, vocab=self.vocab)
 
-    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the transformer on U captions."""
+    def ids(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Those of the own tokenizer."""
         if not self.tokenizer:
             raise UserError(
                 "text: the tokenizer is not there yet; call fit(training captions) or load a checkpoint"
             )
         written = map(self.written, captions)
-        ids = [encode_caption(self.tokenizer, caption, self.length) for caption in written]
-        padded, mask = _pad(ids, self.length, next(weights_of(self.encoder))[1].device)
+        rows = [encode_caption(self.tokenizer, caption, self.length) for caption in written]
+        ids, mask = padded(rows, self.length)
+        device = next(weights_of(self.encoder))[1].device
+        return ids.to(device), mask.to(device)
+
+    def states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the transformer."""
         # Attention is causal and padding comes last, so no real token sees it and no mask is needed here.
-        tokens = at_least_float32(self.encoder(input_ids=padded).last_hidden_state)
-        return tokens, mask, _mean(tokens, mask)
+        tokens = at_least_float32(self.encoder(input_ids=ids).last_hidden_state)
+        return tokens, _mean(tokens, mask)
 
     def kept(self, caption: str) -> str:
         """What the first `length` tokens are of a caption that has more; begin and end are two of them."""
         return kept_of(self.tokenizer, self.written(caption), self.length)
+
+    def spellers(self) -> Sequence[Speller]:
+        """Itself."""
+        return [self]
 
     def ids_of(self, text: str) -> list[int]:
         """By the tokenizer learned from the captions."""
@@ -271,7 +285,7 @@ class TextConditioner(_CaptionConditioner):
         self.tokenizer = state["tokenizer"]
 
 
-class PretrainedText(_CaptionConditioner, HubSpeller):
+class PretrainedText(CaptionConditioner, HubSpeller):
     """A frozen CLIP or T5 text encoder and its tokenizer from a local folder in the format of transformers.
 
     Its weights are no part of checkpoints; their fingerprint is, and another encoder is refused on loading.
@@ -319,8 +333,12 @@ class PretrainedText(_CaptionConditioner, HubSpeller):
         """What the first `length` tokens are of a caption that has more."""
         return kept_by(self.tokenizer, self.written(caption), self.length)
 
-    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the encoder on U captions."""
+    def spellers(self) -> Sequence[Speller]:
+        """Itself."""
+        return [self]
+
+    def ids(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Those of the encoder's tokenizer."""
         rows = self.tokenizer(
             list(map(self.written, captions)),
             padding="max_length",
@@ -328,14 +346,13 @@ class PretrainedText(_CaptionConditioner, HubSpeller):
             max_length=self.length,
             return_tensors="pt",
         ).to(next(weights_of(self.encoder))[1].device)
-        mask = rows["attention_mask"].bool()
-        out = self.encoder(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"])
+        return rows["input_ids"], rows["attention_mask"].bool()
+
+    def states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the encoder."""
+        out = self.encoder(input_ids=ids, attention_mask=mask.long())
         tokens = at_least_float32(out.last_hidden_state)
-        return (
-            tokens,
-            mask,
-            at_least_float32(out.pooler_output) if self.kind == "clip" else _mean(tokens, mask),
-        )
+        return tokens, at_least_float32(out.pooler_output) if self.kind == "clip" else _mean(tokens, mask)
 
     def get_extra_state(self) -> dict[str, str]:
         """Which encoder this is."""
