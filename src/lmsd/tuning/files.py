@@ -213,3 +213,12 @@ def load_words(path: Path, tables: Sequence[nn.Module]) -> None:
                 "give tuning.vectors= and tuning.encoders= as the file has them"
             )
         table.rows.copy_(value.view_as(table.rows))
+
+
+def filled(generator: Generator, file: str, *, folder: Path) -> Generator:
+    """A tuned generator with what a file holds, for `lmsd.load` of an exported folder.
+
+    folder: the exported one, within which the file lies.
+    """
+    load(Path(file), generator)
+    return generator

@@ -78,6 +78,17 @@ def merged(generator: Generator, parts: Sequence[tuple[Mapping[Place, Low], floa
     return generator
 
 
+def whole(spec: Mapping[str, Any], *, text: bool) -> dict[str, Any]:
+    """The tree of a tuned generator once it is merged; text: its text encoders are no longer the folder's."""
+    base = dict(spec["generator"] if "tuning" in spec else spec)
+    if base["_target_"] == "lmsd.models.trained.from_run":
+        return spec_of(read(find(WeightsRef.parse(base["path"]).path)))
+    if not text:
+        return base
+    everything = {"_target_": "lmsd.tuning.full.Full", "modules": ["*"], "text": ["*"]}
+    return {"_target_": "lmsd.tuning.base.tuned", "generator": base, "tuning": everything}
+
+
 @dataclass(frozen=True)
 class Adapter:
     """An adapter to sample with: SOURCE or SOURCE*STRENGTH, of a LoRA's file or a run with adapters."""

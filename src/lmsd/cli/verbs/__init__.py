@@ -17,21 +17,8 @@ VERBS = {
 }
 
 FLAGS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(
-        (
-            "sample",
-            "edit",
-            "evaluate",
-            "export",
-            "merge",
-            "runs",
-            "report",
-            "data",
-            "doctor",
-            "verify-resume",
-        ),
-        (),
-    ),
+    **dict.fromkeys(("sample", "edit", "evaluate", "export", "merge"), ()),
+    **dict.fromkeys(("runs", "report", "data", "doctor", "verify-resume"), ()),
     "train": ("--options", "--schema", "--cfg"),
     "demo": ("--ablation",),
     "sweep": ("--dry-run",),

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,7 +73,7 @@ def opened(text: str) -> "Model":
 def one(chosen: MergeOptions, words: Sequence[str]) -> Path:
     """One run with its adapters, and others, in its weights."""
     from lmsd.tuning.low import changes
-    from lmsd.tuning.merge import Adapter, merged
+    from lmsd.tuning.merge import Adapter, merged, whole
 
     assert chosen.run is not None
     model = opened(chosen.run)
@@ -86,28 +86,7 @@ def one(chosen: MergeOptions, words: Sequence[str]) -> Path:
     text = any(name.startswith("text_encoder") for name, _ in changes(generator))
     merged(generator, parts)
     record = {"how": "adapters into weights", "parts": [told(chosen.run), *map(told, chosen.adapters)]}
-    return written(chosen.to, model, whole(model, text=text), record, words)
-
-
-def whole(model: "Model", *, text: bool) -> dict[str, Any]:
-    """The tree of the generator without its adapters; text: its text encoders are no longer the folder's."""
-    from lmsd.checkpoints import read, spec_of
-
-    spec = spec_in(model)
-    spec = spec["generator"] if "tuning" in spec else spec
-    if spec["_target_"] == "lmsd.models.trained.from_run":
-        return spec_of(read(place(spec["path"])[0]))
-    if not text:
-        return dict(spec)
-    everything = {"_target_": "lmsd.tuning.full.Full", "modules": ["*"], "text": ["*"]}
-    return {"_target_": "lmsd.tuning.base.tuned", "generator": spec, "tuning": everything}
-
-
-def spec_in(model: "Model") -> dict[str, Any]:
-    """The tree in a model's checkpoint."""
-    from lmsd.checkpoints import read, spec_of
-
-    return spec_of(read(model.checkpoint))
+    return written(chosen.to, model, whole(model.spec, text=text), record, words)
 
 
 def several(chosen: MergeOptions, words: Sequence[str]) -> Path:
@@ -116,7 +95,7 @@ def several(chosen: MergeOptions, words: Sequence[str]) -> Path:
     from lmsd.tuning.merge import fill, mixed, soup
 
     models = [opened(text) for text in chosen.runs]
-    specs = [spec_in(model) for model in models]
+    specs = [model.spec for model in models]
     for text, spec in zip(chosen.runs, specs, strict=True):
         if spec != specs[0]:
             raise UserError(
@@ -199,7 +178,7 @@ def told(text: str) -> dict[str, Any]:
 def written(
     to: Path,
     model: "Model",
-    spec: dict[str, Any],
+    spec: Mapping[str, Any],
     record: dict[str, Any],
     words: Sequence[str],
     generator: "Generator | None" = None,
@@ -230,7 +209,7 @@ def written(
             "metrics": {},
             "seed": own["seed"],
             "config": OmegaConf.to_yaml(config),
-            "spec": spec,
+            "spec": dict(spec),
             "merged": record,
         },
     }
