@@ -54,7 +54,8 @@ class PipelineNet(Backbone):
 
     def features(self, output: Any) -> Tensor:
         """What of a block's output belongs to the image."""
-        return at_least_float32(self.layout.features(output))
+        stream = self.layout.stream
+        return at_least_float32(super().features(output if stream is None else output[stream]))
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the model's blocks."""

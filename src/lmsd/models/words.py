@@ -54,6 +54,11 @@ class Speller(nn.Module, ABC):
     def set_table(self, table: nn.Module) -> None:
         """Take others."""
 
+    def rows(self) -> nn.Parameter | None:
+        """Those of the word that it has learned, if any."""
+        table = self.table()
+        return table.rows if isinstance(table, Widened) else None
+
     def learn(self, word: str, vectors: int, like: str | None) -> None:
         """Add a word of so many vectors, which begin as those of a text, None: as their mean."""
         tokens = [word, *(f"{word}_{number}" for number in range(1, vectors))]

@@ -58,7 +58,7 @@ def tuned(generator: Generator, tuning: Tuning) -> Generator:
     """
     if tuning.nothing:
         return generator
-    if "base" in dict(generator.named_children()):
+    if is_tuned(generator):
         raise UserError("tuning: the generator is tuned already: tune its base, or merge it (lmsd merge)")
     generator.base = Base(digest_of(generator))
     tuning.apply(generator)
@@ -78,7 +78,7 @@ def tuned_parts(generator: Generator) -> tuple[nn.Module, nn.Module]:
 
 def is_tuned(generator: nn.Module) -> bool:
     """Whether a player is a generator of which only a part moves."""
-    return isinstance(generator, Generator) and "base" in dict(generator.named_children())
+    return "base" in dict(generator.named_children())
 
 
 def digest_of(generator: Generator) -> str:

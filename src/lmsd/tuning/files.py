@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.models.pipeline import PipelineNet
-from lmsd.models.words import Widened
 from lmsd.tuning.lora import KINDS, OWN
 from lmsd.tuning.low import Layer, Low, Place, components, layers
 
@@ -161,9 +160,9 @@ def load(path: Path, generator: Generator) -> tuple[list[str], list[str]]:
 
     Raises UserError where nothing fits, or rank and kind are others.
     """
-    tables = [speller.table() for speller in generator.conditioner.spellers()]
-    if any(isinstance(table, Widened) for table in tables):
-        load_words(path, tables)
+    words = [speller.rows() for speller in generator.conditioner.spellers()]
+    if any(rows is not None for rows in words):
+        load_words(path, words)
         return [], []
     mine = dict(layers(generator))
     if not mine:
@@ -199,20 +198,20 @@ def fill(path: Path, layer: Layer, low: Low) -> None:
         own.copy_(low.magnitude.view_as(own))
 
 
-def load_words(path: Path, tables: Sequence[nn.Module]) -> None:
-    """Fill the rows of a new word from a file of embeddings; tables: of the text encoders in order."""
+def load_words(path: Path, words: Sequence[nn.Parameter | None]) -> None:
+    """Fill the rows of a new word from a file of embeddings; words: those of the text encoders in order."""
     tensors, _ = opened(path)
-    for name, table in zip(ENCODERS, tables, strict=False):
-        if not isinstance(table, Widened):
+    for name, rows in zip(ENCODERS, words, strict=False):
+        if rows is None:
             continue
         value = tensors.get(name, next(iter(tensors.values())) if len(tensors) == 1 else None)
-        if value is None or value.numel() != table.rows.numel() or value.shape[-1] != table.rows.shape[-1]:
+        if value is None or value.numel() != rows.numel() or value.shape[-1] != rows.shape[-1]:
             listed = ", ".join(f"{key} {list(value.shape)}" for key, value in tensors.items())
             raise UserError(
-                f"init_from={path} holds {listed}, and the word has {list(table.rows.shape)} in {name} here: "
+                f"init_from={path} holds {listed}, and the word has {list(rows.shape)} in {name} here: "
                 "give tuning.vectors= and tuning.encoders= as the file has them"
             )
-        table.rows.copy_(value.view_as(table.rows))
+        rows.copy_(value.view_as(rows))
 
 
 def filled(generator: Generator, file: str, *, folder: Path) -> Generator:

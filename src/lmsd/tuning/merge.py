@@ -23,7 +23,7 @@ from lmsd.models.generator import Generator
 from lmsd.models.pipeline import PipelineText
 from lmsd.models.trained import located
 from lmsd.spec import build
-from lmsd.tuning.base import Base, digest_of
+from lmsd.tuning.base import Base, digest_of, is_tuned
 from lmsd.tuning.files import lows
 from lmsd.tuning.lora import OWN, LoRA
 from lmsd.tuning.low import Low, Place, changes, components, layers
@@ -73,7 +73,7 @@ def merged(generator: Generator, parts: Sequence[tuple[Mapping[Place, Low], floa
     thaw(cast(nn.Module, generator.net))
     if text or not isinstance(generator.conditioner, PipelineText | PretrainedText):
         thaw(generator.conditioner)
-    if "base" in dict(generator.named_children()) and not text:
+    if is_tuned(generator) and not text:
         del generator.base
     return generator
 
@@ -119,8 +119,7 @@ class Adapter:
         if not isinstance(tuning, LoRA):
             raise UserError(f"adapter {self.source} is a run without adapters: take one of tuning=lora")
         state = weights(content, "generator", source.ema)
-        base = dict(generator.named_children()).get("base")
-        own = base.digest if isinstance(base, Base) else digest_of(generator)
+        own = cast(Base, generator.base).digest if is_tuned(generator) else digest_of(generator)
         told: Any = state["base._extra_state"]
         if told["digest"] != own:
             raise UserError(f"adapter {self.source} was trained on another base than this")

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
-from lmsd.models.words import Widened
 from lmsd.tuning.files import ENCODERS
 from lmsd.tuning.low import Low, Place
 
@@ -28,7 +27,10 @@ def diffusers_keys(found: Mapping[Place, Low]) -> dict[str, Tensor]:
         written[f"{name}.lora_A.weight"] = low.down
         written[f"{name}.lora_B.weight"] = low.up * low.scale
         if low.magnitude is not None:
-            written[f"{name}.lora_magnitude_vector"] = low.magnitude.flatten()
+            end = ".weight" * place[0].startswith(
+                "text_encoder"
+            )  # transformers reads it so, diffusers without
+            written[f"{name}.lora_magnitude_vector{end}"] = low.magnitude.flatten()
     return packed(written)
 
 
@@ -66,12 +68,8 @@ def old_name(place: Place) -> str:
 
 def embeddings(generator: Generator, word: str) -> dict[str, Tensor]:
     """The rows of a new word: one tensor under its name, or one for each encoder that learned it."""
-    tables = [speller.table() for speller in generator.conditioner.spellers()]
-    rows = {
-        name: table.rows.detach()
-        for name, table in zip(ENCODERS, tables, strict=False)
-        if isinstance(table, Widened)
-    }
+    words = [speller.rows() for speller in generator.conditioner.spellers()]
+    rows = {name: value for name, value in zip(ENCODERS, words, strict=False) if value is not None}
     return packed(rows if len(rows) > 1 else dict.fromkeys([word], next(iter(rows.values()))))
 
 

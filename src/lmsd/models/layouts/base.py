@@ -117,7 +117,8 @@ class Layout(ABC):
 
     net: the component that denoises, of one of `nets`; encoders: the text encoders in order, with their
     classes; optional: those that may be missing; codecs: classes of the autoencoder; explicit: the family's
-    pipeline gives the noise levels of a flow itself; length: tokens of a caption that are read at most.
+    pipeline gives the noise levels of a flow itself; length: tokens of a caption that are read at most;
+    stream: which of a block's outputs is the image's, where text is another, None for the first.
     """
 
     facts: Facts = field(repr=False)
@@ -129,6 +130,7 @@ class Layout(ABC):
     codecs: ClassVar[tuple[str, ...]] = ("AutoencoderKL",)
     explicit: ClassVar[bool] = False
     length: ClassVar[int] = 77
+    stream: ClassVar[int | None] = None
 
     @abstractmethod
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:
@@ -149,11 +151,6 @@ class Layout(ABC):
         found = [f"{name}.{number}" for name in lists for number in range(len(list(parts[name].children())))]
         places = {round((part + 1) * len(found) / 4) - 1 for part in range(4)}
         return [found[place] for place in sorted(places) if place >= 0]
-
-    def features(self, output: Any) -> Tensor:
-        """What of a block's output belongs to the image."""
-        found: Tensor = output if isinstance(output, Tensor) else output[0]
-        return found
 
     def refused(self) -> str | None:
         """What of the folder is not read, as a sentence's end; None: nothing."""

@@ -20,6 +20,7 @@ class Flux(Layout):
     nets = ("FluxTransformer2DModel",)
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {"text_encoder": CLIP, "text_encoder_2": T5}
     explicit = True
+    stream = 1
     length = 512
 
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:
@@ -47,11 +48,6 @@ class Flux(Layout):
         """[B, HW/4, 4C] → [B,C,H,W]."""
         half = self.facts.side // 2
         return F.pixel_shuffle(raw.transpose(1, 2).unflatten(2, (half, half)), 2)
-
-    def features(self, output: Any) -> Tensor:
-        """The second of a block's two streams, of text and image."""
-        found: Tensor = output[1]
-        return found
 
     def kept(self, encoders: Sequence[Encoder], caption: str) -> str:
         """What T5 reads."""

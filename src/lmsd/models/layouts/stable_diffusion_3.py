@@ -24,6 +24,7 @@ class StableDiffusion3(Layout):
         "text_encoder_3": T5,
     }
     optional = ("text_encoder_3",)
+    stream = 1
     length = 256
 
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:
@@ -47,11 +48,6 @@ class StableDiffusion3(Layout):
             "encoder_hidden_states": given(cond.tokens),
             "pooled_projections": given(cond.pooled),
         }
-
-    def features(self, output: Any) -> Tensor:
-        """The second of a block's two streams, of text and image."""
-        found: Tensor = output[1]
-        return found
 
     def kept(self, encoders: Sequence[Encoder], caption: str) -> str:
         """What T5 reads, which is the most; without it what CLIP does."""
