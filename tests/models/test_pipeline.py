@@ -231,6 +231,7 @@ MISREAD: dict[str, dict[str, dict[str, Any]]] = {
     "sdxl": SDXL,
     "turbo": SDXL,
     "sd3": {"states": of(codes=other_states), "pooled": of(codes=other_pooled)},
+    "sd35": {"states": of(codes=other_states), "pooled": of(codes=other_pooled)},
     "flux": FLUX | {"guidance": of(inputs=other_guidance)},
     "schnell": FLUX,
     "pixart": {"mask": of(codes=no_mask), "half": of(output=other_half), "states": of(codes=other_states)},
@@ -247,6 +248,7 @@ KNOTS: dict[str, dict[str, Any]] = {
     "sdxl": {"offset": 0},
     "turbo": {"rule": "leading"},
     "sd3": {"low": None},
+    "sd35": {"low": None},
     "flux": {"shift": 3.0},
     "schnell": {"shift": 3.0},
     "pixart": {"spare": False},
@@ -275,7 +277,7 @@ def test_other_knots_move_latents_by_a_hundred_tolerances(pair):
     assert moved >= TEETH * TOLERANCE
 
 
-@pytest.mark.parametrize("pair", ["sd3", "flux", "schnell"], indirect=True, scope="module")
+@pytest.mark.parametrize("pair", ["sd3", "sd35", "flux", "schnell"], indirect=True, scope="module")
 def test_an_autoencoder_without_its_shift_moves_images(pair):
     z, codec = latents(pair.ours, 2, 1.0), pair.ours.codec
     own, kept = pair.ours.decode(z), codec.shift
