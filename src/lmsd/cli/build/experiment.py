@@ -39,6 +39,10 @@ from lmsd.tuning.files import load
 from lmsd.types import Batch
 
 
+EVERYTHING = {"_target_": "lmsd.tuning.full.Full", "modules": None, "text": []}
+"""The tuning that leaves a generator as it is."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """What a configuration describes: the data, the nets by role, the training method and the engine."""
@@ -117,7 +121,7 @@ def generator_spec(config: DictConfig) -> dict[str, Any]:
     if "path" in whole:
         whole["path"] = located(str(whole["path"]))
     tuning = tree.get("tuning")
-    if tuning is None or spec.build(tuning).nothing:  # None: stored before there was any
+    if tuning in (None, EVERYTHING):  # None: stored before there was any
         return whole
     return {"_target_": "lmsd.tuning.base.tuned", "generator": whole, "tuning": tuning}
 
