@@ -25,6 +25,7 @@ SHORT = ["data.image_size=32", "batch_size=4", "images=16", "checkpoint_every=8"
 SHORT += ["optim.warmup_images=4", "optim.ema=[8]", "optim.generator.lr=1e-3", "data.shards=shapes"]
 KINDS = {
     "lora": ["experiment=pipeline_lora", "tuning.rank=2", "tuning.text=[q_proj,v_proj]"],
+    "plain": ["experiment=pipeline_lora", "tuning.rank=2"],
     "dora": ["experiment=pipeline_lora", "tuning=dora", "tuning.rank=2"],
     "word": [
         "experiment=pipeline_full",
@@ -73,7 +74,7 @@ def same(one: dict, other: dict) -> None:
 @pytest.mark.parametrize(
     ("kind", "layout"),
     [
-        *((kind, "sd15") for kind in KINDS),
+        *((kind, "sd15") for kind in KINDS if kind != "plain"),
         *((kind, layout) for kind in ("lora", "dreambooth", "grpo", "game") for layout in ("pixart", "sana")),
     ],
 )
@@ -154,3 +155,117 @@ def test_two_ranks_are_one(home, monkeypatch, kind):
     for name, value in first.items():
         if isinstance(value, Tensor):
             torch.testing.assert_close(value, second[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def adapted(home):
+    """Two runs with adapters on one folder, of other seeds; one with a word; one of a part of the net."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        for seed in (0, 1):
+            assert cli.run(["train", *words("plain", "sd15", f"run{seed}"), f"seed={seed}"]) == 0
+        assert cli.run(["train", *words("word", "sd15", "word")]) == 0
+        assert cli.run(["train", *words("part", "sd15", "part")]) == 0
+        for name in ("run0", "run1", "word", "part"):
+            stir(name)
+    return home
+
+
+def stir(name: str) -> None:
+    """Weights as after a long training, so that what they do shows."""
+    from lmsd.engine.checkpoint import save
+
+    path = newest(Path(name, "checkpoints"))
+    found = read(path)
+    draw = torch.Generator().manual_seed(len(name))
+    for value in found["state_dict"].values():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            value += 0.1 * torch.randn(value.shape, generator=draw)
+    save(found, path)
+
+
+def seen(source: str, **options) -> Tensor:
+    """x0 of one noise, in float64."""
+    generator = lmsd.load(source, **options).generator.double()
+    x = torch.linspace(-1, 1, 1024, dtype=torch.float64).view(1, *generator.shape)
+    from lmsd.types import Batch
+
+    cond = generator.condition(Batch(x=x, position=torch.arange(1), text=["a <new> circle"]))
+    return generator(x, torch.full((1,), 500.0, dtype=torch.float64), cond.map(lambda v: v.double()))
+
+
+def test_merging_one_run(adapted, monkeypatch, capsys):
+    monkeypatch.chdir(adapted)
+    assert cli.run(["merge", "run=run0@ema", "to=merged"]) == 0
+    torch.testing.assert_close(seen("merged", ema="raw"), seen("run0"), rtol=0, atol=1e-5)
+    record = json.loads(Path("merged", "merge.json").read_text())
+    assert record["parts"][0]["source"] == "run0@ema"
+    assert len(record["parts"][0]["sha256"]) == 64
+    assert cli.run(["sample", "run=merged", "prompts=a", "steps=2"]) == 0
+    assert (
+        cli.run(["train", *words("part", "sd15", "from-merged"), "init_from=merged", "tuning.modules=null"])
+        == 0
+    )
+    assert cli.run(["merge", "run=run0@ema", "to=merged"]) == 2
+    assert "to=merged exists" in capsys.readouterr().err
+    assert cli.run(["merge", "run=part", "to=other"]) == 2
+    assert "has no adapters, and none are named" in capsys.readouterr().err
+    assert cli.run(["merge", "runs=[run0]", "to=other"]) == 2
+    assert cli.run(["merge", "runs=[run0,part]", "to=other"]) == 2
+    assert "has another generator than run0" in capsys.readouterr().err
+
+
+def test_soups(adapted, monkeypatch):
+    monkeypatch.chdir(adapted)
+    assert cli.run(["merge", "runs=[run0,run0]", "to=same"]) == 0
+    torch.testing.assert_close(seen("same", ema="raw"), seen("run0", ema="raw"), rtol=0, atol=1e-5)
+    assert cli.run(["merge", "runs=[run0,run1]", "rank=4", "to=soup"]) == 0
+    assert cli.run(["merge", "run=run0", "adapters=[run1]", "to=both"]) == 0
+    assert cli.run(["merge", "runs=[part,part@ema]", "how=greedy", "n=16", "to=greedy"]) == 0
+    record = json.loads(Path("greedy", "merge.json").read_text())
+    assert record["how"] == "greedy"
+    assert any(part["taken"] for part in record["parts"])
+    assert set(record["val"]) >= {"part", "part@ema"}
+    assert cli.run(["sample", "run=soup", "prompts=a", "steps=2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("run0", "lora"),
+        ("run0", "kohya"),
+        ("word", "embedding"),
+        ("run0", "safetensors"),
+        ("run0", "diffusers"),
+    ],
+)
+def test_an_exported_run_is_the_run(adapted, monkeypatch, name, format):
+    monkeypatch.chdir(adapted)
+    to = f"{name}-{format}"
+    assert cli.run(["export", f"run={name}", f"format={format}", f"to={to}", "steps=2"]) == 0
+    torch.testing.assert_close(seen(to), seen(name), rtol=0, atol=1e-5)
+    assert json.loads(Path(to, "parity.json").read_text())["held"]
+
+
+def test_files_begin_runs_and_are_sampled_with(adapted, monkeypatch, capsys):
+    monkeypatch.chdir(adapted)
+    if not Path("run0-lora").exists():
+        assert cli.run(["export", "run=run0", "format=lora", "to=run0-lora", "steps=2"]) == 0
+    file = "run0-lora/pytorch_lora_weights.safetensors"
+    assert cli.run(["train", *words("plain", "sd15", "from-file"), f"init_from={file}", "images=4"]) == 0
+    sampled = ["sample", "prompts=a", "steps=2", "image_size=32", "pipeline=sd15"]
+    assert cli.run([*sampled, f"adapters=[{file}*0.5, run1@ema]", "out=with.png"]) == 0
+    assert cli.run([*sampled, "out=without.png"]) == 0
+    assert Path("with.png").read_bytes() != Path("without.png").read_bytes()
+    assert (
+        json.loads(Path("with.json").read_text())["adapters"]
+        == "pytorch_lora_weights.safetensors*0.5, run1@ema*1"
+    )
+    capsys.readouterr()
+    assert cli.run(["train", *words("plain", "sd15", "refused"), "init_from=part/none.safetensors"]) == 2
+    assert cli.run(["export", "run=part", "format=lora", "to=nothing"]) == 2
+    assert "has no adapters, which tuning=lora makes" in capsys.readouterr().err
+    assert cli.run(["export", "run=run0", "format=embedding", "to=nothing"]) == 2
+    assert "has learned no word" in capsys.readouterr().err
+    assert cli.run(["export", "run=word", "format=onnx", "to=nothing"]) == 2
+    assert "tuned otherwise than by adapters of its net alone" in capsys.readouterr().err
