@@ -23,7 +23,7 @@ LONG = 0
 WIDE = 1
 WIDEST = 12
 PROBES = 8
-ISINSTANCE = 152
+ISINSTANCE = 162
 LONG_FILES = 0
 NEW = {
     "checkpoints.py": "a run opens without us",
@@ -37,6 +37,12 @@ NEW = {
     "cli/runs/resuming.py": "a run goes on as itself, or longer",
     "cli/runs/offline.py": "W&B in parts: every line once",
     "cli/sweeps/checks.py": "a sweep is sure of its combinations and scores before the first trial",
+    "data/builders/arrow.py": "data as people have it",
+    "data/builders/entries.py": "data as people have it",
+    "data/builders/layouts.py": "data as people have it",
+    "data/builders/parquet.py": "data as people have it",
+    "data/builders/tars.py": "data as people have it",
+    "data/builders/where.py": "data as people have it",
     "data/builders/captions.py": "captions that are never silently wrong",
     "data/color.py": "color profiles",
     "data/names.py": "one pairing of files, of folders and of shards",

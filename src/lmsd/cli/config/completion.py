@@ -36,7 +36,21 @@ CONFIGURED = ("train", "sweep", "verify-resume")
 
 WORDS = {
     "data": ("build", "index", "features"),
-    "data build": ("digits", "shapes", "folder", "cifar10"),
+    "data build": tuple(
+        [
+            "digits",
+            "shapes",
+            "folder",
+            "imagefolder",
+            "classes",
+            "kohya",
+            "coco",
+            "table",
+            "parquet",
+            "tars",
+            "cifar10",
+        ]
+    ),
 }
 """Words that must come first after these verbs."""
 
