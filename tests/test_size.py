@@ -81,6 +81,7 @@ NEW = {
     "objectives/penalty.py": "methods on a screen",
     "objectives/phases.py": "methods on a screen",
     "objectives/pulse.py": "a run that teaches nothing says so",
+    "objectives/starts.py": "few-step methods",
     "objectives/warm.py": "methods on a screen",
     "process/knots.py": "knots",
     "sampling/plms.py": "knots",
