@@ -182,11 +182,11 @@ MISTAKES = [
     ("data build folder path=pictures", "where to? lmsd data build needs out=DIR"),
     (
         "data build foldr path=a out=b",
-        "there is no source 'foldr'; did you mean folder, imagefolder?, and no such",
+        "there is no source 'foldr'; did you mean folder, imagefolder?",
     ),
     (
         "data build ./photos out=x",
-        "there is no source './photos', and no such folder or file; sources: digits",
+        "there is no source './photos', and no such folder or file;",
     ),
     ("data build folder out=x", "the source folder needs path=, the folder of the images"),
     ("data build folder path=nowhere out=x", "path=nowhere is no folder"),

@@ -36,20 +36,9 @@ CONFIGURED = ("train", "sweep", "verify-resume")
 
 WORDS = {
     "data": ("build", "index", "features"),
-    "data build": tuple(
-        [
-            "digits",
-            "shapes",
-            "folder",
-            "imagefolder",
-            "classes",
-            "kohya",
-            "coco",
-            "table",
-            "parquet",
-            "tars",
-            "cifar10",
-        ]
+    "data build": (
+        *("digits", "shapes", "folder", "imagefolder", "classes", "kohya"),
+        *("coco", "table", "parquet", "tars", "cifar10"),
     ),
 }
 """Words that must come first after these verbs."""

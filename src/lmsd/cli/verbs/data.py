@@ -91,9 +91,8 @@ def _of_path(path: str, words: list[str]) -> "tuple[SourceName, list[str]]":
 
     if not os.path.exists(path):
         way = "" if "/" in path else nearest(path, SOURCES)
-        raise UserError(
-            f"there is no source '{path}'{way}, and no such folder or file; sources: {', '.join(SOURCES)}"
-        )
+        gone = "" if way else ", and no such folder or file"
+        raise UserError(f"there is no source '{path}'{way}{gone}; sources: {', '.join(SOURCES)}")
     named = [word.partition("=")[2] for word in words if word.startswith("source=")]
     words = [*(word for word in words if not word.startswith("source=")), f"path={json.dumps(path)}"]
     name = next((layout for layout in LAYOUTS if named and layout == named[-1]), None)
