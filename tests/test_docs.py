@@ -77,13 +77,15 @@ def test_a_command_is_accepted(
         again = any(word.startswith("again=") for word in rest)
         options.read(Again if again else kinds[verb], rest, verb=verb)
     elif verb == "data":
-        from lmsd.cli.verbs.data import FeaturesOptions
+        from lmsd.cli.verbs.data import FeaturesOptions, ShowOptions
         from lmsd.data.builders import SOURCES, BuildOptions
 
-        kind = {"build": BuildOptions, "features": FeaturesOptions}.get(rest[0])
+        kind = {"build": BuildOptions, "features": FeaturesOptions, "show": ShowOptions}.get(rest[0])
         assert rest[0] != "build" or rest[1] in {*SOURCES, "photos"}
         if kind is not None:
-            options.read(kind, [w for w in rest[2:] if not w.startswith("out=")], verb="data")
+            options.read(
+                kind, [w for w in rest[2:] if rest[0] == "show" or not w.startswith("out=")], verb="data"
+            )
     else:
         assert verb in ("doctor", "runs", "report", "train", "demo")
 

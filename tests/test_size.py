@@ -52,6 +52,7 @@ NEW = {
     "engine/state.py": "an engine without other people's notes",
     "evaluation/catalog.py": "one row a metric",
     "evaluation/families.py": "families of features",
+    "evaluation/gallery.py": "data as people have it",
     "evaluation/looks.py": "the report looks at pictures as a person would",
     "evaluation/side.py": "the report looks at pictures as a person would",
     "features/base.py": "an extractor says what it is",

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from lmsd import cli
-from lmsd.cli.config.completion import SHELLS, WORDS, candidates
+from lmsd.cli.config.completion import SHELLS, candidates
 from lmsd.cli.config.schema import groups
+from lmsd.cli.verbs import WORDS
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # torch is imported where it is used
 
 HELP = """lmsd data build SOURCE|PATH out=DIR [option=value ...]   check, crop, split, write shards
 lmsd data index SHARDS [decode=true]                check shards from elsewhere and write their index
+lmsd data show SHARDS [out=FILE.html n=48]          a page to look at: samples, sizes, captions, nearest pairs
 lmsd data features SHARDS [option=value ...]        train what scores a data set: lmsd-cnn, a classifier, or
                                                     lmsd-ssl (kind=ssl), which never sees a label
 
@@ -43,14 +44,17 @@ Options of build
 Options of index
   decode=false   decode every image too, not its header alone, so that training meets no damaged one
 
+Options of show
+  out=data.html  n=48 (samples of each split)  image_size=96 channels= captions=join|first seed=
+
 Options of features
   kind=cnn|ssl  image_size= channels= images= (to train on)  augment=none|shift|shift_flip  out=DIR
 """
 
 
 def main(arguments: list[str]) -> int:
-    """Dispatch to build, index or features."""
-    actions = {"build": build, "index": index, "features": features}
+    """Dispatch to build, index, show or features."""
+    actions = {"build": build, "index": index, "show": show, "features": features}
     if arguments[0] not in actions:
         raise UserError(f"unknown action '{arguments[0]}'{nearest(arguments[0], actions)}; lmsd data --help")
     return actions[arguments[0]](arguments[1:])
@@ -154,6 +158,43 @@ def index(arguments: list[str]) -> int:
                 )
                 for note in found.notes():
                     print(f"  {told([note])}")
+    return 0
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Options of `lmsd data show`; n: samples of each split; see HELP."""
+
+    out: Path = Path("data.html")
+    n: Count = 48
+    image_size: Count = 96
+    channels: Literal[1, 3] = 3
+    captions: Literal["join", "first"] = "join"
+    seed: Seed = 0
+
+
+def show(arguments: list[str]) -> int:
+    """Write the page of a data set."""
+    source, words = operand(arguments, "the shards (folder, glob, brace range, URL)")
+    chosen = options.read(ShowOptions, words, verb="data show")
+    from lmsd.data.builders.write import MANIFEST
+    from lmsd.data.shardset import ShardSet
+    from lmsd.evaluation.gallery import write_gallery
+
+    if chosen.out.is_dir() or not chosen.out.absolute().parent.is_dir():
+        raise UserError(f"out={chosen.out} is no place for a file: name one such as out=data.html")
+    shape = {"image_size": chosen.image_size, "channels": chosen.channels}
+    data = ShardSet(source, **shape, captions=chosen.captions)
+    manifest = Path(source) / MANIFEST
+    page = write_gallery(
+        data,
+        source,
+        chosen.out,
+        manifest=manifest if manifest.is_file() else None,
+        n=chosen.n,
+        seed=chosen.seed,
+    )
+    print(page)
     return 0
 
 
