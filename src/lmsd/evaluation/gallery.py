@@ -149,11 +149,12 @@ def _pairs(
         for value, at in zip(values.tolist(), flat.tolist(), strict=True):
             best.append((value, start + at // len(stacked), at % len(stacked)))
     chosen = sorted(best, reverse=True)[:_PAIRS]
-    return [
-        Pair(*(_shown(data, splits[places[i][0]], places[i][1], names) for i in (one, other)), value)
-        for value, one, other in chosen
-        if value >= NEAR
-    ]
+    pairs = []
+    for value, *two in chosen:
+        if value >= NEAR:
+            one, other = (_shown(data, splits[places[i][0]], places[i][1], names) for i in two)
+            pairs.append(Pair(one, other, value))
+    return pairs
 
 
 def _dropped(manifest: Mapping[str, dict[str, object]]) -> list[tuple[str, int, str]]:

@@ -187,8 +187,7 @@ def show(arguments: list[str]) -> int:
 
     if chosen.out.is_dir() or not chosen.out.absolute().parent.is_dir():
         raise UserError(f"out={chosen.out} is no place for a file: name one such as out=data.html")
-    shape = {"image_size": chosen.image_size, "channels": chosen.channels}
-    data = ShardSet(source, **shape, captions=chosen.captions)
+    data = ShardSet(source, image_size=chosen.image_size, channels=chosen.channels, captions=chosen.captions)
     manifest = Path(source) / MANIFEST
     page = write_gallery(
         data,
