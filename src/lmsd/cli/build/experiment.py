@@ -122,6 +122,11 @@ def generator_spec(config: DictConfig) -> dict[str, Any]:
     tuning = tree.get("tuning")
     if tuning in (None, EVERYTHING):  # None: stored before there was any
         return whole
+    if "path" not in whole:
+        raise UserError(
+            "tuning= adapts a trained generator, and this one begins with random weights: take "
+            "generator=pipeline generator.path=FOLDER, or generator=run generator.path=RUN@ema"
+        )
     return {"_target_": "lmsd.tuning.base.tuned", "generator": whole, "tuning": tuning}
 
 
