@@ -240,7 +240,7 @@ def test_a_file_that_does_not_fit_is_refused(folders, tmp_path, change, said):
 
 
 def test_a_word_comes_back_and_diffusers_reads_it(folders, tmp_path):
-    folder, tuning = folders("sd15"), TextualInversion("<thing>", vectors=2)
+    folder, tuning = folders("sd15"), TextualInversion("thing", vectors=2)
     own = stirred(tuned(read(folder), tuning))
     file = tmp_path / "thing.safetensors"
     save_file(embeddings(own, "<thing>"), file)
@@ -259,7 +259,7 @@ def test_a_word_comes_back_and_diffusers_reads_it(folders, tmp_path):
 
 
 def test_words_of_two_encoders_are_in_one_file(folders, tmp_path):
-    folder, tuning = folders("sdxl"), TextualInversion("<thing>", vectors=2)
+    folder, tuning = folders("sdxl"), TextualInversion("thing", vectors=2)
     own = stirred(tuned(read(folder), tuning))
     save_file(embeddings(own, "<thing>"), tmp_path / "x.safetensors")
     assert set(load_file(tmp_path / "x.safetensors")) == {"clip_l", "clip_g"}
@@ -267,7 +267,7 @@ def test_words_of_two_encoders_are_in_one_file(folders, tmp_path):
     load(tmp_path / "x.safetensors", again)
     assert torch.equal(latents(again), latents(own))
     with pytest.raises(UserError, match=r"and the word has \[3, 32\] in clip_l here"):
-        load(tmp_path / "x.safetensors", tuned(read(folder), TextualInversion("<thing>", vectors=3)))
+        load(tmp_path / "x.safetensors", tuned(read(folder), TextualInversion("thing", vectors=3)))
 
 
 @pytest.mark.parametrize("kind", KINDS)

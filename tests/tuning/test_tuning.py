@@ -95,7 +95,7 @@ def test_a_twin_shares_the_base_and_has_adapters_of_its_own(folders):
 
 
 @pytest.mark.parametrize(
-    "tuning", [LoRA(2), LoRA(2, dora=True), Full(["attn2.*"]), TextualInversion("<thing>")], ids=str
+    "tuning", [LoRA(2), LoRA(2, dora=True), Full(["attn2.*"]), TextualInversion("thing")], ids=str
 )
 def test_the_reference_is_the_base_with_its_adapters_off(folders, tuning):
     generator = tuned(read(folders["sd15"]), tuning)
@@ -133,7 +133,7 @@ def test_a_new_word_has_rows_of_its_own(folders, layout, vectors):
     generator = read(folders[layout])
     plain, named = seen(generator, ["a red circle"]).detach(), seen(generator).detach()
     tables = [s.table() for s in generator.conditioner.spellers()]
-    tuned(generator, TextualInversion("<thing>", vectors=vectors, init="circle"))
+    tuned(generator, TextualInversion("thing", vectors=vectors, init="circle"))
     sizes = {tuple(p.shape) for p in generator.parameters()}
     assert len(list(generator.parameters())) == len(tables)
     assert all(size[0] == vectors for size in sizes)
@@ -148,10 +148,10 @@ def test_a_new_word_has_rows_of_its_own(folders, layout, vectors):
 
 
 def test_one_of_two_encoders_learns_the_word(folders):
-    generator = tuned(read(folders["sdxl"]), TextualInversion("<thing>", encoders=[2]))
+    generator = tuned(read(folders["sdxl"]), TextualInversion("thing", encoders=[2]))
     assert [n.split(".")[2] for n, _ in generator.named_parameters()] == ["1"]
     with pytest.raises(UserError, match="has 2 text encoders"):
-        tuned(read(folders["sdxl"]), TextualInversion("<thing>", encoders=[3]))
+        tuned(read(folders["sdxl"]), TextualInversion("thing", encoders=[3]))
 
 
 def test_full_tuning_by_pattern_moves_these_weights_alone(folders):
@@ -175,7 +175,7 @@ def test_full_tuning_by_pattern_moves_these_weights_alone(folders):
         (lambda: LoRA(2, modules=[]), "leave nothing to adapt"),
         (lambda: Full([]), "would let nothing move"),
         (lambda: LoRA(2, alpha=0.0), "alpha=0.0 must be above 0"),
-        (lambda: TextualInversion("thing"), "is no word in angle brackets"),
+        (lambda: TextualInversion("<thing>"), "is no word like my-cat"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(folders, tuning, said):

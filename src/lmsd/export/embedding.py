@@ -34,8 +34,8 @@ def write(model: "Model", folder: Path, options: Options) -> Written:
     word = model.spec.get("tuning", {}).get("word")
     if word is None:
         raise UserError(f"{model.name} has learned no word, as tuning=textual_inversion does")
-    found = embeddings(model.generator, word)
-    file = folder / f"{word.strip('<>')}.safetensors"
+    found = embeddings(model.generator, f"<{word}>")
+    file = folder / f"{word}.safetensors"
     save_file(found, file, metadata={"format": "pt"})
     opens = {"_target_": "lmsd.tuning.files.filled", "generator": model.spec, "file": f"{PLACE}{file.name}"}
     return Written(opens, model.spec, needs=("diffusers",), notes=(_TWO,) if len(found) > 1 else ())

@@ -30,7 +30,7 @@ KINDS = {
     "word": [
         "experiment=pipeline_full",
         "tuning=textual_inversion",
-        "tuning.word='<new>'",
+        "tuning.word=new",
         "tuning.vectors=2",
     ],
     "part": ["experiment=pipeline_full", "tuning.modules=[attn2.*]"],
