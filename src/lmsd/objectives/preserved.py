@@ -23,6 +23,8 @@ from lmsd.rng import Rng, fold
 from lmsd.sampling import Sampler, Settings, sample
 from lmsd.types import Batch, Clock, Loss, Players, Turn
 
+_AT_ONCE = 8
+"""Own images drawn at a time, whatever the batch: their last bits depend on it."""
 _OWN, _LOSS = 1, 2  # streams of random numbers beside the method's
 
 
@@ -75,7 +77,7 @@ class Preserved(Objective):
         own = self._own(players, batch, rng)
         for turn in self.method.turns(players, batch, clock, rng):
             if turn.player == "generator":
-                at = Rng(int(fold(rng.seed, _LOSS).item()), rng.position, turn=clock.updates)
+                at = Rng(int(fold(rng.seed, _LOSS).item()), rng.position)
                 turn = replace(turn, loss=partial(self._loss, turn, players, own, at))
             yield turn
 
@@ -97,7 +99,7 @@ class Preserved(Objective):
         """All own images, as they are diffused, on the device of the batch."""
         base, device, found = generator_of(players, "base"), batch.x.device, []
         base.eval()
-        for places in torch.arange(self.own, device=device).split(max(1, len(batch))):
+        for places in torch.arange(self.own, device=device).split(_AT_ONCE):
             text = [self.prompts[place % len(self.prompts)] for place in places.tolist()]
             asked = Batch(x=batch.x[:1].expand(len(places), *batch.x.shape[1:]), position=places, text=text)
             nothing = torch.ones(len(places), dtype=torch.bool, device=device)
