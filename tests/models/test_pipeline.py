@@ -291,3 +291,24 @@ def test_every_layout_that_is_read_has_a_folder(tmp_path):
     folders = [make(name, tmp_path / name) for name in MAKERS]
     names = [json.loads((folder / "model_index.json").read_text())["_class_name"] for folder in folders]
     assert set(names) == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("kind", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+def test_levels_of_edm_are_walked_in_their_place(tmp_path, kind):
+    """As Playground 2.5 has them; diffusers begins with noise of √(σ² + 1), which is taken out here."""
+    import diffusers
+
+    folder = make("sdxl", tmp_path / "sdxl")
+    scheduler = getattr(diffusers, kind)(sigma_max=80.0)
+    scheduler.save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", kind]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    theirs = DiffusionPipeline.from_pretrained(folder)
+    theirs.set_progress_bar_config(disable=True)
+    pair = Pair("sdxl", folder, from_pipeline(folder, image_size=SIDE), theirs)
+    own = latents(pair.ours, 8, 1.0)
+    assert len(pair.ours.read.notes) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(theirs.scheduler), "init_noise_sigma", property(lambda self: 80.0))
+        torch.testing.assert_close(own, called(pair, 8, 1.0), rtol=1e-4, atol=1e-3)

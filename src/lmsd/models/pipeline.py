@@ -214,7 +214,13 @@ class PipelineGenerator(Generator):
         about: Mapping[str, str],
     ) -> None:
         super().__init__(
-            net, Process(read.schedule), prediction=read.prediction, conditioner=conditioner, codec=codec
+            net,
+            Process(read.schedule),
+            prediction=read.prediction,
+            conditioner=conditioner,
+            codec=codec,
+            precondition="none" if read.sigma_data is None else "edm",
+            sigma_data=read.sigma_data or 0.5,
         )
         self.read, self.about = read, about
 
