@@ -51,7 +51,7 @@ class Stop(Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", ["lmsd", "marginal", "grpo", "draft", "nft", "dpo"])
+@pytest.mark.parametrize("name", ["lmsd", "marginal", "grpo", "draft", "nft", "dpo", "f_distill"])
 def test_a_resumed_run_in_latents_is_the_unbroken_run(name: str, tmp_path: Path) -> None:
     def subject() -> object:
         objective = OBJECTIVES[name]()

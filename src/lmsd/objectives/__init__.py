@@ -6,13 +6,16 @@ from lmsd.objectives.anchor import Anchor, Anchored
 from lmsd.objectives.article import Article
 from lmsd.objectives.base import Objective
 from lmsd.objectives.denoising import Denoising
+from lmsd.objectives.distill import Distill, Heads
 from lmsd.objectives.dpo import DPO
 from lmsd.objectives.draft import DRaFT
+from lmsd.objectives.matching import Matching
 from lmsd.objectives.mismatch import Mismatch
 from lmsd.objectives.nft import NFT, Contrast, OldPolicy
 from lmsd.objectives.penalty import Penalty
 from lmsd.objectives.phases import Phase, Phases
 from lmsd.objectives.policy import PolicyGradient, Reference, Update, Windows
+from lmsd.objectives.ratio import Tilt
 from lmsd.objectives.rewarded import Refresh
 from lmsd.objectives.warm import warm_start
 
@@ -26,6 +29,9 @@ __all__ = [
     "Contrast",
     "DRaFT",
     "Denoising",
+    "Distill",
+    "Heads",
+    "Matching",
     "Mismatch",
     "Normalizer",
     "Objective",
@@ -36,6 +42,7 @@ __all__ = [
     "PolicyGradient",
     "Reference",
     "Refresh",
+    "Tilt",
     "Update",
     "Windows",
     "warm_start",
