@@ -21,7 +21,7 @@ from lmsd.rng import Rng
 from lmsd.sampling import Settings, Tau
 
 GRID = torch.linspace(-12, 14, 26_001, dtype=torch.float64)
-DATA, STD = 1.0, 0.8
+DATA, STD = 0.5, 0.8
 BETAS = (0.3, 0.5, 1.0, 2.0, 4.0)
 
 
@@ -83,7 +83,7 @@ class Told(ExactFake):
         return self.score(x_t, t, cond), told
 
 
-def distilled(beta, *, reference=0.0, refreshed=False, steps=700, rate=0.03):
+def distilled(beta, *, reference=0.0, refreshed=False, steps=600, rate=0.05):
     """The student's (mean, deviation) after distillation of N(reference, STD²) with D as a reward.
 
     refreshed: D is log p_data/p for the student's law p; else for the reference.
@@ -122,13 +122,11 @@ def distilled(beta, *, reference=0.0, refreshed=False, steps=700, rate=0.03):
     ("beta", "refreshed", "reference", "mean"),
     [
         (1.0, False, 0.0, DATA),
-        (2.0, False, 0.0, DATA / 2),
         (0.5, True, 0.0, DATA / 1.5),
-        (1.0, True, 0.0, DATA / 2),
-        (2.0, False, 0.4, 0.4 + 0.6 / 2),  # one round of renewing both, from N(0.4, STD²)
+        (2.0, False, 0.2, 0.2 + 0.3 / 2),  # one round of renewing both, from N(0.2, STD²)
     ],
 )
 def test_a_tilted_student_has_the_law_of_its_arm(beta, refreshed, reference, mean):
     found, std = distilled(beta, reference=reference, refreshed=refreshed)
-    assert found == pytest.approx(mean, abs=0.05)
-    assert std == pytest.approx(STD, abs=0.06)
+    assert found == pytest.approx(mean, abs=0.03)
+    assert std == pytest.approx(STD, abs=0.03)

@@ -50,7 +50,7 @@ from lmsd.types import Batch, Clock, Loss, Players, Turn
 Reals: TypeAlias = Literal["data", "teacher"]
 
 TEACHER_STEPS = 16
-"""Of the teacher's samples that stand for real images (reals=teacher)."""
+"""Of the teacher's samples that stand for real images (reals=teacher); fewer on a shorter chain."""
 
 _JUDGED, _HELD_OUT, _TEACHER = 6, 7, 8  # streams of random numbers beside the turn's own
 _NEEDS = "a student is distilled from a teacher: init_from={generator: RUN@ema, teacher: RUN@ema}"
@@ -224,7 +224,9 @@ class Distill(Objective):
     def _real(self, players: Players, batch: Batch, rng: Rng) -> Tensor:
         if self.reals == "data":
             return batch.x
-        return self._sampled(generator_of(players, "teacher"), batch, aside(rng, _TEACHER), TEACHER_STEPS)
+        teacher = generator_of(players, "teacher")
+        steps = min(TEACHER_STEPS, teacher.process.schedule.steps or TEACHER_STEPS)
+        return self._sampled(teacher, batch, aside(rng, _TEACHER), steps)
 
     # -- the fake --------------------------------------------------------------------------------------------
 
