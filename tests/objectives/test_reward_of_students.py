@@ -64,7 +64,7 @@ def test_renewing_both_ends_at_the_data_above_half_a_nat(beta):
         assert abs(errors[0]) < 1e-6
         return
     assert errors[1] / errors[0] == pytest.approx(1 - 1 / beta, rel=1e-4)
-    assert (abs(errors[-1]) < abs(errors[0])) == (beta > 0.5)
+    assert (abs(errors[-1]) < 0.9 * abs(errors[0])) == (beta > 0.5)
 
 
 # -- the same by distillation ------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ class Told(ExactFake):
         return self.score(x_t, t, cond), told
 
 
-def distilled(beta, *, reference=0.0, refreshed=False, steps=600, rate=0.05):
+def distilled(beta, *, reference=0.0, refreshed=False, steps=800, rate=0.04):
     """The student's (mean, deviation) after distillation of N(reference, STD²) with D as a reward.
 
     refreshed: D is log p_data/p for the student's law p; else for the reference.
