@@ -179,6 +179,34 @@ def test_faults_in_the_table_are_seen(fault: str, tmp_path: Path) -> None:
     assert [row.held for row in rows] == [True, False]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "share"), [("int8", 0.7), ("fp16", 0.7), ("bf16", 0.7)])
+def test_fewer_bits_are_smaller_and_near(kind: str, share: float, tmp_path: Path) -> None:
+    """On a net of matrix products, and one of convolutions, of which int8 turns little."""
+    pytest.importorskip("onnxruntime", reason="pip install 'lmsd[export]'")
+    made = format_of("onnx")
+    model, sizes = tiny_models.model("shapes", seed=4), {}
+    for quantize in (None, kind):
+        to = tmp_path / str(quantize)
+        parity = export(model, "onnx", to, made.Options(loop=False, quantize=quantize), Told())
+        assert parity.held
+        sizes[quantize] = (to / "denoiser.onnx").stat().st_size
+    assert sizes[kind] < share * sizes[None]
+    card = (tmp_path / kind / "README.md").read_text()
+    assert f"of the weights are {kind}, and the programs take 0." in card
+    assert "compare scores" in card
+    one, two = (lmsd.load(tmp_path / name).sample(PROMPTS, seed=1).astype(int) for name in ("None", kind))
+    assert 0 < np.abs(one - two).mean() < 6
+
+
+@pytest.mark.slow
+def test_where_eight_bits_bring_nothing_it_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="pip install 'lmsd[export]'")
+    made = format_of("onnx")
+    export(tiny_models.model("alone"), "onnx", tmp_path / "out", made.Options(quantize="int8"), Told())
+    assert "better leave quantize out" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_what_has_no_net_of_ours_is_refused(tmp_path: Path) -> None:
     from dataclasses import replace
 

@@ -46,6 +46,12 @@ class Limits:
 
 
 EXACT = Limits(x0=0.0, psnr=SAME)
+QUANTIZED = {
+    "int8": Limits(x0=0.1, psnr=30.0),
+    "fp16": Limits(x0=0.003, psnr=45.0),
+    "bf16": Limits(x0=0.03, psnr=40.0),
+}
+"""What weights of fewer bits are held to: no fault, which the scores must judge."""
 
 
 def compare(model: Model, other: Model, limits: Limits) -> Parity:

@@ -7,7 +7,7 @@ sample.py      draws with numpy, pillow and onnxruntime alone, from runs with a 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lmsd.export.base import Parity, Written
 
@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """loop: the whole loop as one program too; null: of at most 16 evaluations of the net."""
+    """loop: the whole loop as one program too; null: of at most 16 evaluations of the net.
+
+    quantize: int8, weights of matrix products; fp16, bf16, how all weights are stored.
+    """
 
     loop: bool | None = None
+    quantize: Literal["int8", "fp16", "bf16"] | None = None
 
 
 def write(model: "Model", folder: Path, options: Options) -> Written:
@@ -38,6 +42,10 @@ def write(model: "Model", folder: Path, options: Options) -> Written:
         save(traced(part), folder / f"{name}.onnx", list(part.inputs), list(part.outputs))
     opens = node(model, "onnx", found, folder, ".onnx")
     notes = standalone.write(model, folder, opens)
+    if options.quantize:
+        from lmsd.export.quantize import quantized
+
+        notes.append(quantized(folder, list(found), options.quantize))
     return Written(opens, model.spec, needs=("onnxruntime",), notes=tuple(notes))
 
 
@@ -65,9 +73,11 @@ def save(program: "ExportedProgram", path: Path, inputs: list[str], outputs: lis
 def check(folder: Path, model: "Model") -> Parity:
     """x̂₀ and images by `lmsd.load`; images by loop.onnx and by sample.py, where they are."""
     from lmsd.export import alone
-    from lmsd.export.gate import Limits, compare
+    from lmsd.export.gate import QUANTIZED, Limits, compare
+    from lmsd.models.exported import manifest_in
     from lmsd.sampling.model import load
 
-    other, limits = load(folder), Limits()
+    kind = manifest_in(folder)["options"].get("quantize")
+    other, limits = load(folder), QUANTIZED.get(kind, Limits())
     found = compare(model, other, limits)
     return Parity((*found.rows, *alone.rows(folder, model, other, limits)), found.setup)
