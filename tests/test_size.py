@@ -72,6 +72,7 @@ NEW = {
     "export/page.py": "a run leaves as a program of its own",
     "export/diffusers.py": "a run leaves as a program of its own",
     "export/quantize.py": "a run leaves as a program of its own",
+    "export/own_pipeline.py": "a run leaves as a program of its own",
     "evaluation/catalog.py": "one row a metric",
     "evaluation/families.py": "families of features",
     "evaluation/looks.py": "the report looks at pictures as a person would",

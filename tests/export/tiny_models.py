@@ -18,7 +18,7 @@ DDIM = {"_target_": "lmsd.sampling.Tau", "tau": 0.0}
 
 def text(dim: int, **other: Any) -> dict[str, Any]:
     target = "lmsd.models.conditioner.TextConditioner"
-    return {"_target_": target, "dim": dim, "vocab": 540, "layers": 1, "heads": 2, "length": 8, **other}
+    return {"_target_": target, "dim": dim, "vocab": 600, "layers": 1, "heads": 2, "length": 8, **other}
 
 
 def net(kind: str, **options: Any) -> dict[str, Any]:

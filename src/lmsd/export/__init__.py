@@ -20,7 +20,7 @@ FORMATS: Mapping[str, str] = {
     "torch_export": "programs for torch alone; loop=true|false",
     "aoti": "programs compiled for this kind of CPU, which C++ loads, too; loop=true|false; minutes",
     "web": "that of onnx with index.html, a page that draws in a browser; runtime=FOLDER",
-    "diffusers": "a folder that plain diffusers opens, of a pipeline's run (generator=pipeline)",
+    "diffusers": "a folder that plain diffusers opens: of a pipeline's run, or of a net of diffusers",
 }
 """Every format, the module of its name here, and what it is for."""
 
