@@ -12,8 +12,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 
 import tiny_pipelines
-
-from tiny_models import net, spec
+from tiny_models import ANCESTRAL
 
 import lmsd
 from lmsd.errors import UserError
@@ -73,38 +72,13 @@ def test_files_of_the_base_net_stay_behind(tmp_path: Path) -> None:
     assert not {".cache", "v1-5-pruned.ckpt", "unet/diffusion_pytorch_model.fp16.safetensors"} & there
 
 
-ANCESTRAL = {"_target_": "lmsd.sampling.Tau", "tau": 1.0}
-CHAIN = {"_target_": "lmsd.process.schedules.Cosine", "steps": 50}
-LABELS = {"_target_": "lmsd.models.conditioner.LabelConditioner", "classes": 3, "dim": 16}
-NOBODY = {"_target_": "lmsd.models.conditioner.NullConditioner"}
-SQUARES = {"_target_": "lmsd.models.codec.Unshuffle", "factor": 2, "scale": 2.0}
-POOLED = net("backbones.PooledUNet", widths=[16, 32], head_dim=16, patch=2)
-WIDE = {"heads": 2, "head_dim": 16, "layers": 2, "patch": 2}
-tiny_models.SPECS |= {
-    "text_unet": spec(
-        net("backbones.TextUNet", widths=[16, 32], heads=2, patch=2), tiny_models.FLOW, z_dim=4
-    ),
-    "transformer": spec(net("backbones.TextTransformer", **WIDE), CHAIN, image_size=8, z_dim=4),
-    "dit": spec(
-        net("backbones.LabelTransformer", classes=3, **WIDE), CHAIN, image_size=8, conditioner=LABELS
-    ),
-    "free": spec(POOLED, CHAIN, image_size=8, conditioner=NOBODY, prediction="eps"),
-    "squares": spec(
-        net("backbones.PooledUNet", widths=[16, 32], head_dim=16),
-        tiny_models.FLOW,
-        prediction="velocity",
-        conditioner=LABELS,
-        codec=SQUARES,
-        z_dim=4,
-    ),
-}
 FROM_SCRATCH: dict[str, dict[str, Any]] = {
     "emoji": {"guidance": 2.0},
     "text_unet": {},
     "transformer": {"sampler": ANCESTRAL, "guidance": 1.5, "steps": 5},
     "dit": {"steps": 5},
     "free": {"sampler": ANCESTRAL, "steps": 10},
-    "squares": {"guidance": 1.5},
+    "pooled_squares": {"guidance": 1.5},
 }
 
 

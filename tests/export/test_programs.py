@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from tiny_models import net, spec
+from tiny_models import ANCESTRAL, DPMPP, HEUN
 
 import lmsd
 from lmsd.errors import UserError
@@ -18,45 +18,7 @@ from lmsd.export.card import Told
 from lmsd.export.folder import export, format_of
 from lmsd.models.pipeline import from_pipeline
 
-EDM = {"_target_": "lmsd.process.schedules.EDM"}
-CHAIN = {"_target_": "lmsd.process.schedules.Cosine", "steps": 50}
-LABELS = {"_target_": "lmsd.models.conditioner.LabelConditioner", "classes": 3, "dim": 16}
-NOBODY = {"_target_": "lmsd.models.conditioner.NullConditioner"}
-SQUARES = {"_target_": "lmsd.models.codec.Unshuffle", "factor": 2, "scale": 2.0}
-MLP = net("backbones.MLPBackbone", width=32, depth=1, time_dim=16)
-ANCESTRAL = {"_target_": "lmsd.sampling.Tau", "tau": 1.0}
 PROMPTS = ["a red circle", "", "a large blue star"]
-
-tiny_models.SPECS |= {
-    "text_unet": spec(
-        net("backbones.TextUNet", widths=[16, 32], heads=2, patch=2), tiny_models.FLOW, z_dim=4
-    ),
-    "transformer": spec(
-        net("backbones.TextTransformer", layers=2, heads=2, head_dim=16, patch=2),
-        CHAIN,
-        image_size=8,
-        z_dim=4,
-    ),
-    "dit": spec(
-        net("backbones.LabelTransformer", classes=3, layers=2, heads=2, head_dim=16, patch=2),
-        CHAIN,
-        image_size=8,
-        conditioner=LABELS,
-    ),
-    "labels": spec(MLP, tiny_models.ARTICLE, image_size=8, channels=1, conditioner=LABELS, z_dim=4),
-    "alone": spec(
-        MLP, EDM, image_size=8, channels=1, conditioner=NOBODY, precondition="edm", prediction="x0"
-    ),
-    "unshuffled": spec(
-        net("conv_unet.ConvUNet", widths=[16, 32], blocks=[1, 1], patch=2, context=32),
-        tiny_models.FLOW,
-        prediction="velocity",
-        codec=SQUARES,
-    ),
-}
-
-HEUN = {"_target_": "lmsd.sampling.Heun"}
-DPMPP = {"_target_": "lmsd.sampling.DPMSolverPP2M"}
 SAME: list[tuple[str, str, dict[str, Any]]] = [
     *(
         (name, kind, {})
@@ -67,7 +29,7 @@ SAME: list[tuple[str, str, dict[str, Any]]] = [
     ("shapes", "onnx", {"seed": 1, "steps": 20, "sampler": DPMPP}),
     ("cifar10", "torch_export", {"seed": 1, "guidance": 2.0, "sampler": HEUN, "steps": 3}),
     ("emoji", "onnx", {"seed": 1, "steps": 1}),
-    *((name, "onnx", {"seed": 2}) for name in ("text_unet", "dit", "labels", "alone", "unshuffled")),
+    *((name, "onnx", {"seed": 2}) for name in ("text_unet", "dit", "labels", "edm", "squares")),
     *((name, "torch_export", {"seed": 2}) for name in ("text_unet", "transformer", "labels")),
 ]
 
@@ -203,7 +165,7 @@ def test_fewer_bits_are_smaller_and_near(kind: str, share: float, tmp_path: Path
 def test_where_eight_bits_bring_nothing_it_says_so(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="pip install 'lmsd[export]'")
     made = format_of("onnx")
-    export(tiny_models.model("alone"), "onnx", tmp_path / "out", made.Options(quantize="int8"), Told())
+    export(tiny_models.model("edm"), "onnx", tmp_path / "out", made.Options(quantize="int8"), Told())
     assert "better leave quantize out" in (tmp_path / "out" / "README.md").read_text()
 
 

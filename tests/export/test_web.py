@@ -10,6 +10,7 @@ import tiny_models
 import torch
 from browser import CHROMIUM, Page, browser
 from PIL import Image
+from tiny_models import ANCESTRAL
 
 from lmsd.errors import UserError
 from lmsd.export import web
@@ -20,7 +21,6 @@ from lmsd.rng import Rng
 from lmsd.sampling.model import Model
 
 PROMPTS = ["a red circle", "", "a large blue star on the left"]
-ANCESTRAL = {"_target_": "lmsd.sampling.Tau", "tau": 1.0}
 ODD = ["it's  Übergröße 42 !?'s", "a 'large'\t(blue)\nring…", "日本 x", "½ Ⅷ ²", "é e\u0301"]
 
 
