@@ -218,5 +218,5 @@ def _as_arguments(module: nn.Module, shapes: list[Any]) -> Iterator[Any]:
     """Shapes as forward takes the tensors: those of *inputs in a tuple of their own."""
     named = {_Denoiser: 2, _Loop: 0}.get(type(module), len(shapes))  # type: ignore[call-overload]
     yield from shapes[:named]
-    if named < len(shapes) or type(module) in (_Denoiser, _Loop):
+    if named < len(shapes):
         yield tuple(shapes[named:])
