@@ -77,6 +77,8 @@ def test_torch_export_by_default(tmp_path: Path) -> None:
     assert np.array_equal(model.sample(PROMPTS, seed=1), again.sample(PROMPTS, seed=1))
     many = [*PROMPTS * 23][:65]
     assert np.array_equal(model.sample(many, seed=1), again.sample(many, seed=1)), "more than one call takes"
+    with pytest.raises(UserError, match="holds programs, of which nothing else can be made"):
+        export(again, "safetensors", tmp_path / "more", format_of("safetensors").Options(), Told())
     x, t, cond = torch.zeros(1, 1, 8, 8), torch.ones(1), again.generator.condition(again.batch(["a"]))
     with pytest.raises(UserError, match="gives x0 alone"):
         again.generator(x, t, cond, torch.zeros(1, 4), output="native")
@@ -167,6 +169,13 @@ def test_where_eight_bits_bring_nothing_it_says_so(tmp_path: Path) -> None:
     made = format_of("onnx")
     export(tiny_models.model("edm"), "onnx", tmp_path / "out", made.Options(quantize="int8"), Told())
     assert "better leave quantize out" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = format_of("onnx")
+    monkeypatch.setattr(made, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(UserError, match=r"needs onnxscript: pip install 'lmsd\[export\]'"):
+        export(tiny_models.model("digits"), "onnx", tmp_path / "out", made.Options(), Told())
 
 
 def test_what_has_no_net_of_ours_is_refused(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from lmsd.export.base import Format, Parity, Written
 from lmsd.export.card import Told, card
 from lmsd.files import sha256_of, sync
 from lmsd.models.exported import MANIFEST, VERSION
+from lmsd.models.runtimes import ProgramGenerator
 from lmsd.sampling import levels
 from lmsd.sampling.model import Model
 
@@ -43,6 +44,11 @@ def export(model: Model, name: str, to: Path, options: Any, told: Told) -> Parit
     for the card. Raises UserError where `to` holds something, where the format cannot hold the model, and
     where the folder does not give the model back.
     """
+    if type(model.generator) is ProgramGenerator:
+        raise UserError(
+            f"{model.checkpoint.parent} holds programs, of which nothing else can be made: export the run "
+            "itself, or a folder of format=safetensors"
+        )
     kind = format_of(name)
     with naming(to) as folder:
         written = kind.write(model, folder, options)

@@ -6,9 +6,11 @@ sample.py      draws with numpy, pillow and onnxruntime alone, from runs with a 
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from lmsd.errors import UserError
 from lmsd.export.base import Parity, Written
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def write(model: "Model", folder: Path, options: Options) -> Written:
 
     That one takes 1e-15 for 0, and with it the guards of divisions; onnxruntime optimizes by itself.
     """
+    installed()
     from lmsd.export import standalone
     from lmsd.export.opening import node
     from lmsd.export.programs import parts, traced
@@ -47,6 +50,13 @@ def write(model: "Model", folder: Path, options: Options) -> Written:
 
         notes.append(quantized(folder, list(found), options.quantize))
     return Written(opens, model.spec, needs=("onnxruntime",), notes=tuple(notes))
+
+
+def installed() -> None:
+    """Raise UserError where a package of the extra is missing."""
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"format=onnx needs {', '.join(missing)}: pip install 'lmsd[export]'")
 
 
 def save(program: "ExportedProgram", path: Path, inputs: list[str], outputs: list[str]) -> None:
