@@ -57,7 +57,7 @@ def test_it_draws_what_the_sampler_draws(name: str, sampler: str) -> None:
 
 
 def test_a_linear_multistep_of_fourth_order_too() -> None:
-    model = tiny_models.model("chain", steps=9, sampler={"_target_": "lmsd.sampling.PLMS"})
+    model = tiny_models.model("linear", steps=9, sampler={"_target_": "lmsd.sampling.PLMS"})
     generate, batch = model.generation(), asked(model, 2)
     there = generate(batch, Rng(1, batch.position))
     assert (there - followed(generate, batch, 1)).abs().max() < 2e-4

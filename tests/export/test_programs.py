@@ -29,8 +29,11 @@ SAME: list[tuple[str, str, dict[str, Any]]] = [
     ("shapes", "onnx", {"seed": 1, "steps": 20, "sampler": DPMPP}),
     ("cifar10", "torch_export", {"seed": 1, "guidance": 2.0, "sampler": HEUN, "steps": 3}),
     ("emoji", "onnx", {"seed": 1, "steps": 1}),
-    *((name, "onnx", {"seed": 2}) for name in ("text_unet", "dit", "labels", "edm", "squares")),
-    *((name, "torch_export", {"seed": 2}) for name in ("text_unet", "transformer", "labels")),
+    *(
+        (name, "onnx", {"seed": 2})
+        for name in ("text_unet", "transformer", "dit", "labels", "edm", "squares")
+    ),
+    *((name, "torch_export", {"seed": 2}) for name in ("text_unet", "transformer")),
 ]
 
 

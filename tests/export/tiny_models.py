@@ -65,6 +65,9 @@ MLP = net("backbones.MLPBackbone", width=32, depth=1, time_dim=16)
 CONVOLUTIONS = net("conv_unet.ConvUNet", widths=[16, 32], blocks=[1, 1], patch=2, context=32)
 SMALL = {"heads": 2, "head_dim": 16, "layers": 2, "patch": 2}
 SPECS |= {
+    "linear": spec(
+        MLP, {"_target_": "lmsd.process.schedules.Linear", "steps": 100}, channels=1, image_size=8, z_dim=4
+    ),
     "chain": spec(MLP, CHAIN, channels=1, image_size=8, prediction="x0", z_dim=4),
     "text_unet": spec(net("backbones.TextUNet", widths=[16, 32], heads=2, patch=2), FLOW, z_dim=4),
     "transformer": spec(net("backbones.TextTransformer", **SMALL), CHAIN, image_size=8, z_dim=4),

@@ -8,7 +8,7 @@ sample.py      draws with numpy, pillow and onnxruntime alone, from runs with a 
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmsd.errors import UserError
 from lmsd.export.base import Parity, Written
@@ -77,7 +77,28 @@ def save(program: "ExportedProgram", path: Path, inputs: list[str], outputs: lis
     proto = made.model_proto
     for node in proto.graph.node:  # where in whose files each was traced
         del node.metadata_props[:]
+    without_empty_squeezes(proto.graph)
     path.write_bytes(proto.SerializeToString())
+
+
+def without_empty_squeezes(graph: Any) -> None:
+    """Turn every Squeeze of a side that is not 1 into what torch does there: nothing; ONNX refuses it."""
+    from onnx import numpy_helper
+
+    sides = {
+        value.name: [side.dim_value for side in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.input)
+    }
+    axes = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    for node in graph.node:
+        for each in node.attribute if node.op_type == "Constant" else ():
+            if each.name == "value":
+                axes[node.output[0]] = numpy_helper.to_array(each.t)
+        if node.op_type == "Squeeze" and len(node.input) > 1 and node.input[1] in axes:
+            known = sides.get(node.input[0], [])
+            if any(known and known[int(axis)] > 1 for axis in axes[node.input[1]].flatten()):
+                node.op_type = "Identity"
+                del node.input[1:]
 
 
 def check(folder: Path, model: "Model") -> Parity:

@@ -18,7 +18,7 @@ from lmsd.errors import UserError
 from lmsd.export.base import Row
 from lmsd.export.gate import Limits, asked, drawn, psnr
 from lmsd.export.plan import plan
-from lmsd.models.codec import Identity, Unshuffle
+from lmsd.models.codec import Codec, Identity, Unshuffle
 from lmsd.models.conditioner import LabelConditioner, TextConditioner
 from lmsd.process.knots import TRAILING, Shifted
 from lmsd.process.schedules import Discrete, Flow
@@ -87,8 +87,8 @@ def extras(model: Model) -> dict[str, Tensor]:
     return {key: value.detach().clone().contiguous() for key, value in found.items()}
 
 
-def facts(model: Model) -> dict[str, Any]:
-    """What the pipeline is told. Raises UserError, by name, for what diffusers has no counterpart of."""
+def fits(model: Model) -> None:
+    """Raise UserError, by name, for what diffusers has no counterpart of."""
     generator, generate = model.generator, model.generation()
     net, schedule, sampler, codec = (
         generator.net,
@@ -104,7 +104,7 @@ def facts(model: Model) -> dict[str, Any]:
             # DDIMScheduler steps T // n whatever its own knots are
             walks = schedule.spacing == TRAILING and schedule.steps % generate.settings.steps == 0
     tau = sampler.tau if type(sampler) is Tau else None
-    for fits, what in (
+    for there, what in (
         (kind in NETS, f"net {kind} (those that are: {', '.join(NETS)})"),
         (generator.precondition == "none", "precondition=edm"),
         (type(codec) in (Identity, Unshuffle), f"codec {type(codec).__name__}"),
@@ -115,14 +115,22 @@ def facts(model: Model) -> dict[str, Any]:
         ),
         (generate.settings.interval is None, "guidance in an interval"),
     ):
-        if not fits:
+        if not there:
             raise UserError(f"format=diffusers: diffusers has no counterpart of {what}; take format=onnx")
+
+
+def facts(model: Model) -> dict[str, Any]:
+    """What the pipeline is told."""
+    fits(model)
+    generator, generate = model.generator, model.generation()
+    net: Any = generator.net
+    sampler: Any = generate.sampler
     table = plan(generate)
     return {
-        "kind": kind,
-        "flow": flow,
-        "chain": schedule.steps or 1000,
-        "eta": tau,
+        "kind": type(net).__name__,
+        "flow": type(generator.process.schedule) is Flow,
+        "chain": generator.process.schedule.steps or 1000,
+        "eta": sampler.tau,
         "prediction": PREDICTIONS[generator.prediction],
         "reads": generator.conditioner.reads,
         "classes": generator.conditioner.classes,
@@ -134,10 +142,16 @@ def facts(model: Model) -> dict[str, Any]:
         "steps": generate.settings.steps,
         "guidance": generate.settings.guidance,
         "bounds": table["bounds"],
-        "unshuffle": codec.factor if type(codec) is Unshuffle else 1,
-        "scale": codec.scale if type(codec) is Unshuffle else 1.0,
-        "shift": codec.shift if type(codec) is Unshuffle else 0.0,
+        **squares(generator.codec),
     }
+
+
+def squares(codec: Codec) -> dict[str, Any]:
+    """How what is diffused becomes pixels."""
+    match codec:
+        case Unshuffle():
+            return {"unshuffle": codec.factor, "scale": codec.scale, "shift": codec.shift}
+    return {"unshuffle": 1, "scale": 1.0, "shift": 0.0}
 
 
 def betas(model: Model) -> Tensor:
