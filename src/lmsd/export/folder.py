@@ -30,6 +30,9 @@ from lmsd.models.runtimes import ProgramGenerator
 from lmsd.sampling import levels
 from lmsd.sampling.model import Model
 
+PLAIN = (bool, int, str, type(None))
+"""Types of options that a manifest keeps; folders of this machine are left out."""
+
 
 def format_of(name: str) -> Format:
     """The module of a format."""
@@ -108,7 +111,7 @@ def manifest(model: Model, name: str, folder: Path, written: Written, options: A
         "name": model.name,
         "opens": written.opens,
         "needs": list(written.needs),
-        "options": vars(options),
+        "options": {name: value for name, value in vars(options).items() if type(value) in PLAIN},
         "images": model.images,
         "ema": model.ema,
         "knots": [level.time for level in levels(model.generator.process.schedule, settings.steps)],
