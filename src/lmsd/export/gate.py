@@ -47,7 +47,7 @@ class Limits:
 
 EXACT = Limits(x0=0.0, psnr=SAME)
 QUANTIZED = {
-    "int8": Limits(x0=0.1, psnr=30.0),
+    "int8": Limits(x0=0.25, psnr=25.0),
     "fp16": Limits(x0=0.003, psnr=45.0),
     "bf16": Limits(x0=0.03, psnr=40.0),
 }
