@@ -10,6 +10,7 @@ All tensors have the batch first. Example inputs have three rows, as a program t
 one alone.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -199,7 +200,8 @@ def traced(part: Part) -> torch.export.ExportedProgram:
     """A part as an ExportedProgram for 1 to 63 rows."""
     rows = torch.export.Dim("rows", min=1, max=63)  # 64 is where diffusers' upsampling branches
     shapes: list[Any] = [{0: rows} for _ in part.inputs]
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates parts of its own
         found = torch.export.export(
             part.module.eval(),
             tuple(part.inputs.values()),
