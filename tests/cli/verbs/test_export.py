@@ -68,6 +68,14 @@ def test_mistakes(home: Home, refused: Refused, words: list[str], said: str) -> 
     assert said in refused("export", *words)
 
 
+def test_other_verbs_say_what_an_exported_folder_is_for(home: Home, refused: Refused) -> None:
+    spoken(["export", "run=outputs/first", "format=safetensors", "to=out/named"])
+    assert "out/named is an exported folder, which lmsd.load opens" in refused(
+        "sample", "run=out/named", "n=1"
+    )
+    assert "out/named is an exported folder" in refused("evaluate", "run=out/named")
+
+
 def test_what_tab_offers() -> None:
     assert "format=safetensors" in candidates("lmsd export format=")
     assert candidates("lmsd export run=last licen") == ["license="]
