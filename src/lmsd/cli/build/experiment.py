@@ -38,7 +38,7 @@ from lmsd.tuning import bare, is_tuned
 from lmsd.tuning.files import load
 from lmsd.types import Batch
 
-EVERYTHING = {"_target_": "lmsd.tuning.full.Full", "modules": None, "text": []}
+EVERYTHING: Mapping[str, Any] = {"_target_": "lmsd.tuning.full.Full", "modules": None, "text": []}
 """The tuning that leaves a generator as it is."""
 
 
