@@ -148,7 +148,7 @@ def test_two_ranks_are_one(home, monkeypatch, kind):
     plain += ["optimizer@optim.generator=sgd", "optim.generator.lr=0.1"]
     assert cli.run(["train", *plain]) == 0
     ranks = [w if not w.startswith("run_dir") else f"run_dir={two}" for w in plain]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "lmsd.cli", "train", *ranks, "devices=2"]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=500)
     first, second = weights(content(one), "generator"), weights(content(two), "generator")
