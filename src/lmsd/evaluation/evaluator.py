@@ -35,6 +35,7 @@ from lmsd.evaluation.looks import Captions
 from lmsd.evaluation.measures import alignment, alike, class_scores, clip_distance, drawn, measures
 from lmsd.evaluation.names import full_name, published
 from lmsd.evaluation.overlap import Overlap
+from lmsd.evaluation.reconstruction import refuse_trained_on
 from lmsd.evaluation.scores import Scalar, Scores
 from lmsd.evaluation.slices import rows_by_slice, sliced
 from lmsd.features.base import FeatureExtractor, ImageSet, captions_of, in_range
@@ -362,6 +363,7 @@ class Evaluator:
             made = dict(generate.record())
             tau = vars(generate.sampler).get("tau")
             made |= {} if tau is None else {"tau": float(tau)}
+            refuse_trained_on(made, self.extractor)
         return {
             "split": split,
             "ema": ema,

@@ -36,6 +36,7 @@ class Pretrained(Latents):
 
     model: Any  # of untyped classes
     checked = True
+    posterior: Posterior = "mean"
     scale: Tensor
     shift: Tensor
 

@@ -6,7 +6,10 @@ The null condition ∅ is learned: one more row of the label table, or the encod
 A conditioner is a submodule of its generator and learns in its turns; a discriminator gets c detached.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from lmsd.errors import Count, Number, UserError
-from lmsd.models.frozen import fingerprint, freeze
+from lmsd.models.codes import Codes
+from lmsd.models.frozen import digest, fingerprint, freeze
 from lmsd.models.layouts.base import kept_by
 from lmsd.models.tokenizer import SMALLEST, encode_caption, kept_of, train_tokenizer, unknown_words
 from lmsd.types import Batch, Cond, at_least_float32
@@ -237,7 +241,7 @@ class PretrainedText(_CaptionConditioner):
     """A frozen CLIP or T5 text encoder and its tokenizer from a local folder in the format of transformers.
 
     Its weights are no part of checkpoints; their fingerprint is, and another encoder is refused on loading.
-    pooled: CLIP's own (the end token), T5's mean of real tokens.
+    pooled: CLIP's own (the end token), T5's mean of real tokens. codes: what a cache holds of captions.
 
     path: folder of the encoder with its tokenizer; kind: clip or t5; length: tokens a caption, longer ones
     cut.
@@ -265,6 +269,13 @@ class PretrainedText(_CaptionConditioner):
         self.token_dim = self.pooled_dim = int(encoder.config.hidden_size)
         self.encoder = freeze(encoder, saved=False)
         self.fingerprint = fingerprint(self.encoder)
+        self.codes: Codes | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the encoder's weights and the tokenizer's vocabulary, for what is kept of its codes."""
+        words = json.dumps(sorted(self.tokenizer.get_vocab().items()))
+        return hashlib.sha256(f"{digest(self.encoder)} {self.kind} {words}".encode()).hexdigest()
 
     def train(self, mode: bool = True) -> "PretrainedText":
         """Keep the encoder in eval mode: its dropout stays off."""
@@ -276,8 +287,17 @@ class PretrainedText(_CaptionConditioner):
         """What the first `length` tokens are of a caption that has more."""
         return kept_by(self.tokenizer, caption, self.length)
 
-    @torch.no_grad()
     def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """What the cache holds of U captions, or what the encoder makes of them."""
+        found = None if self.codes is None else self.codes(captions)
+        if found is None:
+            return self.encoded(captions)
+        device = next(self.encoder.buffers()).device
+        tokens, mask, pooled = (each.to(device) for each in found)
+        return tokens, mask, pooled
+
+    @torch.no_grad()
+    def encoded(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Run the encoder on U captions."""
         rows = self.tokenizer(
             captions, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"

@@ -2,6 +2,7 @@
 
 digits    scikit-learn's handwritten digits, real, 8x8
 shapes    procedural captioned scenes at any size, with an exact checker (`lmsd.data.builders.shapes`)
+edits     pairs of such scenes and the instruction that makes one of the other
 folder    images with a .txt beside each, or a CSV or JSONL file of captions
 cifar10   the official binary archive, cifar-10-binary.tar.gz, from a local path
 """
@@ -25,7 +26,7 @@ if TYPE_CHECKING:  # torch is imported where it is used
 
 __all__ = ["SOURCES", "BuildOptions", "SourceName", "build"]
 
-SourceName: TypeAlias = Literal["digits", "shapes", "folder", "cifar10"]
+SourceName: TypeAlias = Literal["digits", "shapes", "edits", "folder", "cifar10"]
 SOURCES: tuple[SourceName, ...] = get_args(SourceName)
 
 
@@ -43,6 +44,12 @@ def build(
     """
     options = options or BuildOptions()
     out = Path(out)
+    if source == "edits":
+        from lmsd.data.builders.edits import build_edits, check_edits  # with torch
+
+        options.check(source)
+        check_edits(options)
+        return build_edits(out, options, progress)
     with fresh_folder(out, overwrite=options.overwrite) as work, tempfile.TemporaryFile() as spool:
         opened = _open(source, options)
         prepared = prepare_source(opened, options, spool=spool, progress=progress)

@@ -126,17 +126,17 @@ def write_shards(
         members = [sample for sample in prepared.samples if sample.split == split]
         encoded = (_members(sample, options, spool) for sample in members)
         if members:
-            shards += _write_split(folder, split, encoded, size=options.shard_size, tell=tell)
+            shards += write_split(folder, split, encoded, size=options.shard_size, tell=tell)
     return shards
 
 
-def _write_split(
+def write_split(
     folder: Path,
     split: Split,
     samples: Iterator[dict[str, str | bytes]],
     *,
     size: int,
-    tell: Callable[[], None],
+    tell: Callable[[], None] = lambda: None,
 ) -> list[Path]:
     """Write one split's samples with webdataset's own writer, nothing in the tar depending on who or when."""
     from webdataset.writer import ShardWriter
