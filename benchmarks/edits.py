@@ -1,7 +1,7 @@
 """Trained editing on scenes, where every answer is known, beside copying the source and SDEdit.
 
     python benchmarks/edits.py build OUT                                   pairs of scenes, in OUT/edits
-    python benchmarks/edits.py train OUT seed=0 images=200_000             the edit, and a twin that reads captions
+    python benchmarks/edits.py train OUT seed=0 images=200_000             the edit, and a twin with captions
     python benchmarks/edits.py judge OUT seed=0 [n=1000]                   one row a method, into results/
 
 right: the instruction is carried out by the exact reader of pictures; kept: every attribute that it does not

@@ -134,6 +134,7 @@ class Evaluator:
             raise UserError(f"seeds={list(seeds)}: give at least one, each once")
         count = len(seeds)
         beside = () if families is None else families.extractors
+        refuse_trained_on(generate, [self.extractor, *beside])
         made = [
             self._made(generate, seed, number, count, progress, keep_images, bool(foreign), beside)
             for number, seed in enumerate(seeds)
@@ -361,9 +362,6 @@ class Evaluator:
         made: dict[str, Scalar] = {}
         if isinstance(generate, Generation):
             made = dict(generate.record())
-            tau = vars(generate.sampler).get("tau")
-            made |= {} if tau is None else {"tau": float(tau)}
-            refuse_trained_on(made, self.extractor)
         return {
             "split": split,
             "ema": ema,

@@ -1,6 +1,6 @@
 """A codec scored by what it gives back: its Fréchet distance to the images themselves is rFD."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from lmsd.errors import UserError
 from lmsd.features.base import FeatureExtractor, ImageSet
 from lmsd.models.codec import Codec
 from lmsd.rng import Rng
+from lmsd.sampling import Generate, Generation
 from lmsd.types import Batch
 
 AT_ONCE = 64
@@ -33,10 +34,12 @@ class Reconstruction:
         return torch.cat(made)
 
 
-def refuse_trained_on(made: Mapping[str, object], extractor: FeatureExtractor) -> None:
-    """Raise UserError if the codec of what made the images was trained on these very features."""
-    if made.get("codec_features") == extractor.sha256:
-        raise UserError(
-            f"{extractor.name} trained the codec of this run, so scores in its features would flatter: take "
-            "another extractor"
-        )
+def refuse_trained_on(generate: Generate, extractors: Sequence[FeatureExtractor]) -> None:
+    """Raise UserError if the codec of what makes the images was trained on features of one of these."""
+    features = generate.record().get("codec_features") if isinstance(generate, Generation) else None
+    for extractor in extractors:
+        if features == extractor.sha256:
+            raise UserError(
+                f"{extractor.name} trained the codec of this run, so scores in its features would flatter: "
+                "take another extractor"
+            )

@@ -16,7 +16,7 @@ smoother, and easier to diffuse. A scaled latent keeps `SIDE` cells a side at le
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ class Autoencoding(Objective):
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:
         """The adversary's turn, then the codec's."""
-        codec, critic = players["codec"], players["discriminator"]
+        codec, critic = codec_of(players), players["discriminator"]
         change = self._change(rng.seed, clock.images, batch.x, codec)
         playing = self.adversary > 0 and clock.progress >= self.start
         if playing:
@@ -108,8 +108,7 @@ class Autoencoding(Objective):
     @torch.no_grad()
     def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
         """PSNR in dB and SSIM of reconstructions, and the share of A's verdicts that are right."""
-        codec, critic = players["codec"], players["discriminator"]
-        assert isinstance(codec, OwnAutoencoder)
+        codec, critic = codec_of(players), players["discriminator"]
         made = torch.cat([codec.decode(codec.encode(part)).clamp(-1, 1) for part in batch.x.split(64)])
         found = {
             "codec/psnr": peak_signal_noise_ratio(
@@ -140,9 +139,8 @@ class Autoencoding(Objective):
 
     # -- what the losses are made of ------------------------------------------------------------------------
 
-    def _change(self, seed: int, images: int, x: Tensor, codec: nn.Module) -> tuple[int, int] | None:
+    def _change(self, seed: int, images: int, x: Tensor, codec: OwnAutoencoder) -> tuple[int, int] | None:
         """(cells a side, quarter turns) of this batch, the same on every rank; None: as it is."""
-        assert isinstance(codec, OwnAutoencoder)
         side = codec.smaller(*x.shape[2:])[0]
         u, size, turn = Rng(seed, torch.tensor([images])).uniform((3,), "equivariance")[0].tolist()
         if u >= self.equivariance or x.shape[2] != x.shape[3]:
@@ -151,10 +149,9 @@ class Autoencoding(Objective):
         return least + int(size * (side + 1 - least)), int(4 * turn)
 
     def _made(
-        self, codec: nn.Module, x: Tensor, rng: Rng, change: tuple[int, int] | None
+        self, codec: OwnAutoencoder, x: Tensor, rng: Rng, change: tuple[int, int] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x, or what it has become; x̂; KL of each sample."""
-        assert isinstance(codec, OwnAutoencoder)
         mean, logvar = codec.spread(x)
         kl, z = mean.new_zeros(len(x)), mean
         if self.kl:
@@ -167,7 +164,7 @@ class Autoencoding(Objective):
 
     def _d_loss(
         self,
-        codec: nn.Module,
+        codec: OwnAutoencoder,
         critic: nn.Module,
         x: Tensor,
         rng: Rng,
@@ -189,7 +186,7 @@ class Autoencoding(Objective):
 
     def _c_loss(
         self,
-        codec: nn.Module,
+        codec: OwnAutoencoder,
         critic: nn.Module | None,
         x: Tensor,
         rng: Rng,
@@ -210,6 +207,11 @@ class Autoencoding(Objective):
             terms["adversary"] = generator_loss("relativistic", of_real, critic(made).flatten(1))
             loss = loss + self.adversary * terms["adversary"]
         return Loss(loss.mean(), means(terms))
+
+
+def codec_of(players: Players) -> OwnAutoencoder:
+    """The player "codec", typed."""
+    return cast(OwnAutoencoder, players["codec"])
 
 
 def treated(x: Tensor, side: int, turn: int) -> Tensor:
