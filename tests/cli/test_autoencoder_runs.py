@@ -20,6 +20,7 @@ from lmsd.features.cnn import load_extractor, save_extractor
 from lmsd.models.autoencoder import Autoencoder
 from lmsd.models.own import TrainedAutoencoder, save
 from lmsd.objectives.autoencoding import Autoencoding
+from lmsd.objectives.base import Facts
 
 SIZED = [word for word in TINY if not word.startswith(("net.", "discriminator.", "optim.ema"))]
 CODEC = [*SIZED, "objective=autoencoder", "codec.widths=[8,8]", "codec.latent_channels=4", "optim.ema=[64]"]
@@ -74,9 +75,12 @@ def test_scores_in_the_features_that_trained_the_codec_are_refused(
     """The classifier of the codec, given as the extractor of a run in its latents."""
     judges = []
     plain = Autoencoding.prepare
-    monkeypatch.setattr(
-        Autoencoding, "prepare", lambda self, facts: judges.append(facts) or plain(self, facts)
-    )
+
+    def watched(method: Autoencoding, facts: Facts) -> None:
+        judges.append(facts)
+        plain(method, facts)
+
+    monkeypatch.setattr(Autoencoding, "prepare", watched)
     spoken(["train", *CODEC, "objective.width=16", "debug=dry"])
     extractor = judges[0].classifier(16, 101)
     assert extractor.recipe.width == 16

@@ -42,6 +42,7 @@ Encode: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 STORED = torch.float16
 SUFFIX = ".latents"
+MADE = "made"  # the one entry of the metadata: several come in random order
 AT_ONCE = 16  # images encoded together
 WAY = "`lmsd data encode` with the words of this run makes them"
 _KEPT = 64  # open side files
@@ -151,9 +152,10 @@ def encode_shards(
             for left in folder.glob(f"{file.name}.tmp.*"):  # of a process that was killed
                 left.unlink(missing_ok=True)
             first = int(starts[number])
+            told = json.dumps(maker.told(index.headers[number].sha256), sort_keys=True)
             found = _encoded(split, range(first, first + int(index.sizes[number])), maker, encode)
             with replacing(file) as temporary:
-                save_file(found, temporary, metadata=maker.told(index.headers[number].sha256))
+                save_file(found, temporary, metadata={MADE: told})
             written += 1
         if progress is not None:
             progress(done, len(mine), "encoding shards")
@@ -192,8 +194,8 @@ def _difference(folder: Path, shard: str, told: Mapping[str, str]) -> str:
     for file in sorted(folder.glob(f"{escape(shard)}.*{SUFFIX}")):
         try:
             with safe_open(file, "pt") as opened:
-                own = opened.metadata() or {}
-        except (OSError, SafetensorError):
+                own = json.loads((opened.metadata() or {}).get(MADE, "{}"))
+        except (OSError, ValueError, SafetensorError):
             continue
         apart = [
             f"{name} was {own.get(name, 'none')[:40]} and is {value[:40]}"

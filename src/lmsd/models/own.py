@@ -43,7 +43,8 @@ class OwnAutoencoder(Latents):
         self.shape, self.channels = tuple(shape), latent_channels
         self.factor = 2 ** (len(widths) - 1)
         self.smaller(*shape[1:])
-        groups = next(n for n in (16, 8, 4, 2, 1) if all(width % n == 0 for width in widths))
+        # a group of few channels would lose the brightness of the image
+        groups = next(n for n in (32, 16, 8, 4, 2, 1) if n == 1 or _fits(n, widths))
         self.model = AutoencoderKL(
             in_channels=shape[0],
             out_channels=shape[0],
@@ -78,6 +79,10 @@ class OwnAutoencoder(Latents):
     def image_shape_of(self, shape: Shape) -> Shape:
         """(colors, H·f, W·f)."""
         return int(self.shape[0]), shape[1] * self.factor, shape[2] * self.factor
+
+
+def _fits(groups: int, widths: Sequence[int]) -> bool:
+    return all(width % groups == 0 and width // groups >= 8 for width in widths)
 
 
 class TrainedAutoencoder(FolderCodec):

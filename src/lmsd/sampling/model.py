@@ -102,8 +102,8 @@ class Model:
                 f"image_guidance={image:g} is for runs that see an image (objective=edit, inpaint): leave "
                 "it out"
             )
-        limits = {"interval": interval or own["interval"], "image_guidance": image}
-        settings = Settings(steps, guidance=guidance, **limits)
+        limits = interval or own["interval"]
+        settings = Settings(steps, guidance=guidance, interval=limits, image_guidance=image)
         sampler = sampler or build(self.config["sampler"])
         check_sampler(sampler, self.config.get("objective", {}))
         if guidance != 1.0 and self.generator.conditioner.reads == "nothing":

@@ -94,5 +94,5 @@ def test_a_picture_that_is_not_there_is_named(shards: Path) -> None:
     data = ShardSet(str(shards), image_size=SIZE, images=["depth"])
     with pytest.raises(UserError, match=r"images=\[depth\]: sample 'test-000000' .* no member depth.png"):
         data.split_set("test").batch([0])
-    with pytest.raises(UserError, match="no holdout and no mismatch"):
+    with pytest.raises(UserError, match="the source 'edits' has no option mismatch"):
         build("edits", shards.parent / "x", options=BuildOptions(mismatch=0.5))

@@ -69,17 +69,19 @@ def encode(arguments: list[str]) -> int:
     from lmsd.models.conditioner import PretrainedText
 
     codec, data = codec_of(config, statistics=False), shard_set(config)
-    ranks = {"rank": launched_rank(), "world": launched_world()}
+    rank, world = launched_rank(), launched_world()
     index, split = data.index("train"), data.split_set("train")
     made = maker(codec, data)
     with Bar() as bar:
-        new = encode_shards(split, index, Path(folder), made, codec.raw, **ranks, progress=bar.update)
+        given = (split, index, Path(folder), made, codec.raw)
+        new = encode_shards(*given, rank=rank, world=world, progress=bar.update)
     print(f"{folder}: latents of {len(split):,} samples in {len(index.shards)} shards, {new} written here")
     reader = spec.build(plain(config)["conditioner"])
     if isinstance(reader, PretrainedText):
         check_condition(reader, data)
-        captions, text = captions_of(data), (reader.encoded, reader.digest, reader.length)
+        captions = captions_of(data)
+        text = (captions, Path(folder), reader.encoded, reader.digest, reader.length)
         with Bar() as bar:
-            new = encode_captions(captions, Path(folder), *text, **ranks, progress=bar.update)
+            new = encode_captions(*text, rank=rank, world=world, progress=bar.update)
         print(f"{folder}: codes of {len(captions):,} captions and of none, {new} files written here")
     return 0

@@ -45,10 +45,9 @@ def build(
     options = options or BuildOptions()
     out = Path(out)
     if source == "edits":
-        from lmsd.data.builders.edits import build_edits, check_edits  # with torch
+        from lmsd.data.builders.edits import build_edits  # with torch
 
         options.check(source)
-        check_edits(options)
         return build_edits(out, options, progress)
     with fresh_folder(out, overwrite=options.overwrite) as work, tempfile.TemporaryFile() as spool:
         opened = _open(source, options)

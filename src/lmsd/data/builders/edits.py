@@ -37,7 +37,6 @@ from lmsd.data.builders.shapes import (
 from lmsd.data.builders.write import MANIFEST, fresh_folder, write_split
 from lmsd.data.index import build_index
 from lmsd.data.shards import SPLITS, Split
-from lmsd.errors import UserError
 from lmsd.files import sha256_of
 
 if TYPE_CHECKING:
@@ -190,9 +189,3 @@ def judged(images: Any, edits: list[Edit]) -> dict[str, NDArray[np.bool_]]:
             shown.words[word][row] == before.words[word][row] for word in WORDS if word != edit.changed
         )
     return {"right": right, "kept": kept}
-
-
-def check_edits(options: BuildOptions) -> None:
-    """Refuse options that pairs do not have."""
-    if options.holdout or options.mismatch:
-        raise UserError("the source 'edits' has no holdout and no mismatch: leave them out")
