@@ -100,7 +100,7 @@ def test_the_generator_is_shown_its_source_or_zeros() -> None:
     image = subject.condition(given, None, blind).image
     assert torch.equal(image[1:3], given.extra["source"][1:3])
     assert float(image[[0, 3]].abs().max()) == 0
-    with pytest.raises(UserError, match=r"set data\.images=\[source\]"):
+    with pytest.raises(UserError, match=r"is shown none: lmsd edit image=FILE"):
         subject.condition(Batch(given.x, given.position, label=given.label))
     assert generator("nothing").condition(given).image is None
 

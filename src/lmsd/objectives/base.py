@@ -75,13 +75,13 @@ class Facts:
 
     captions: the distinct captions of the train split, sorted, possibly none; held_out: makes a batch of
     images that no player is trained on, None without val shards; players: the cast, as built; classifier:
-    (width, seed) → lmsd-cnn of the train split, trained once and kept.
+    (width, seed) → lmsd-cnn of the train split, trained once and kept; None where nobody can.
     """
 
     captions: Sequence[str]
     held_out: Callable[[], Batch | None]
     players: Players
-    classifier: Callable[[int, int], Extractor]
+    classifier: Callable[[int, int], Extractor] | None = None
 
 
 class Objective(Protocol):

@@ -57,7 +57,7 @@ class Generation:
         net.eval()
         try:
             if net.sees != "nothing":
-                batch = self._shown(batch, mask)
+                batch = self._shown(batch, mask, editing=strength is not None)
             cond = net.condition(batch)
             everything = torch.ones(len(batch), dtype=torch.bool, device=device)
             null = net.condition(batch, everything) if self.settings.guided else None
@@ -77,10 +77,10 @@ class Generation:
         self._made += len(batch)
         return images.cpu()
 
-    def _shown(self, batch: Batch, mask: Tensor | None) -> Batch:
-        """The encoded batch with what the net sees: a source, x where there is no other, or a mask."""
+    def _shown(self, batch: Batch, mask: Tensor | None, *, editing: bool) -> Batch:
+        """The encoded batch with what the net sees: a source (an edit's x, where it has no other), a mask."""
         extra = dict(batch.extra)
-        if self.generator.sees == "source":
+        if editing and self.generator.sees == "source":
             extra.setdefault("source", batch.x)
         encoded = self.generator.encode(replace(batch, extra=extra))
         if mask is not None and self.generator.sees == "masked":

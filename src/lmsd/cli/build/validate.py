@@ -93,6 +93,11 @@ def require_val(data: ShardSet) -> None:
         )
 
 
+def sighted(made: Generation, data: ShardSet, split: Any) -> Generation:
+    """A generation whose scores are made from the further pictures of a split, if the data have such."""
+    return Editing(made, data.split_set(split).pictures) if data.images else made
+
+
 class Validation:
     """Called by the engine at its cadence: scores of the first EMA on val, D on held-out images, a grid.
 
@@ -174,8 +179,7 @@ class Validation:
         settings = self.config.evaluate
         limits = {"interval": settings.interval, "image_guidance": settings.get("image_guidance", 1.0)}
         ways = Settings(settings.steps, guidance=settings.guidance, **limits)
-        made = Generation(lead, instantiate(self.config.sampler), ways)
-        return Editing(made, self.data.split_set("val").pictures) if self.data.images else made
+        return sighted(Generation(lead, instantiate(self.config.sampler), ways), self.data, "val")
 
     def _probed(self, engine: Engine) -> dict[str, float]:
         """The method's diagnostics on training and held-out images: they differ when a player memorizes."""

@@ -35,8 +35,8 @@ CONFIGURED = ("train", "sweep", "verify-resume")
 """Verbs that take the options of the configuration."""
 
 WORDS = {
-    "data": ("build", "index", "features"),
-    "data build": ("digits", "shapes", "folder", "cifar10"),
+    "data": ("build", "index", "features", "statistics", "encode"),
+    "data build": ("digits", "shapes", "edits", "folder", "cifar10"),
 }
 """Words that must come first after these verbs."""
 
