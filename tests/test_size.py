@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 15298
+STATEMENTS = 15301
 OPTION_LINES = 1419
 LONG = 0
 WIDE = 3

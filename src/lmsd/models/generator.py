@@ -178,8 +178,8 @@ class Generator(nn.Module):
         if self.sees == "source":
             if "source" not in batch.extra:
                 raise UserError(
-                    "this generator edits images (objective=edit) and is shown none: lmsd edit image=FILE, or "
-                    "data with sources, data.images=[source]"
+                    "this generator edits images (objective=edit) and is shown none: lmsd edit image=FILE, "
+                    "or data with sources, data.images=[source]"
                 )
             return batch.extra["source"]
         mask = batch.extra.get("mask", torch.ones_like(batch.x[:, :1]))
