@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmsd.checkpoints import KEY, averages, find, find_run, folder_of, put, read, spec_of, weights
+from lmsd.checkpoints import KEY, averages, find, put, read, spec_of, weights
 from lmsd.errors import Count, UserError
 from lmsd.models.autoencoder import FolderCodec
 from lmsd.models.codec import Latents, Shape
@@ -88,14 +88,12 @@ def _fits(groups: int, widths: Sequence[int]) -> bool:
 class TrainedAutoencoder(FolderCodec):
     """The autoencoder of a run of `objective=autoencoder`, frozen.
 
-    path: the run or one of its checkpoints, whose first average is read, or the raw weights; statistics: the
+    path: the run's folder or one of its checkpoints, whose first average is read, or the raw weights; statistics: the
     file that `lmsd data statistics` wrote. Raises UserError for a run of something else.
     """
 
     def __init__(self, path: str | Path, *, statistics: str | Path | None = None) -> None:
-        place = Path(path)
-        checkpoint = find(place if place.exists() else find_run(str(path)))
-        content = read(checkpoint)
+        content = read(find(Path(path)))
         own = build(spec_of(content))
         if type(own) is not OwnAutoencoder:
             raise UserError(f"codec.path={path} is a run of a {type(own).__name__}, not of an autoencoder")
@@ -131,9 +129,3 @@ def save(codec: FolderCodec, folder: Path, *, probe: Shape = (3, 32, 32)) -> flo
     if apart > 1e-4 * max(1.0, float(one.abs().max())):
         raise UserError(f"{folder}: read back, its latents differ by {apart:.2g}")
     return apart
-
-
-def run_of(path: str | Path) -> Path:
-    """The folder of a codec's run, where its statistics lie by default."""
-    place = Path(path)
-    return folder_of(find(place if place.exists() else find_run(str(path))))

@@ -87,6 +87,8 @@ class Autoencoding(Objective):
             raise UserError(
                 f"autoencoding trains codec=own, and this run has {type(codec).__name__}: leave codec= out"
             )
+        if self.perceptual and facts.classifier is None:
+            raise UserError("autoencoding: perceptual needs a classifier of the data, and none is given")
         if self.perceptual and facts.classifier is not None:
             found = facts.classifier(self.width, self.seed)
             self._judge, self.features = found.net, found.sha256
