@@ -88,8 +88,9 @@ def _fits(groups: int, widths: Sequence[int]) -> bool:
 class TrainedAutoencoder(FolderCodec):
     """The autoencoder of a run of `objective=autoencoder`, frozen.
 
-    path: the run's folder or one of its checkpoints, whose first average is read, or the raw weights where
-    it keeps none; statistics: the file that `lmsd data statistics` wrote. Raises UserError for a run of something else.
+    path: the run's folder or one of its checkpoints, whose first average is read, or the raw weights where it
+    keeps none; statistics: the file that `lmsd data statistics` wrote. Raises UserError for a run of
+    something else.
     """
 
     def __init__(self, path: str | Path, *, statistics: str | Path | None = None) -> None:

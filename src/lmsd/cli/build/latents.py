@@ -28,7 +28,8 @@ def codec_of(config: DictConfig, *, statistics: bool = True) -> Pretrained:
     Raises UserError for a codec that is none.
     """
     node = plain(config)["codec"]
-    found: Pretrained = spec.build(node if statistics else node | {"statistics": None})
+    bare = spec.taken(str(node["_target_"]), {"statistics": None})
+    found: Pretrained = spec.build(node if statistics else node | bare)
     if not found.checked:
         raise UserError(f"codec: {type(found).__name__} is no autoencoder, and its latents need no files")
     return found
