@@ -252,7 +252,7 @@ def test_missing_folder_is_refused(tmp_path):
 def test_cached_codes_are_the_encoders_in_half_precision(kind, clip_folder, t5_folder, tmp_path):
     path = clip_folder if kind == "clip" else t5_folder
     plain, cached = (PretrainedText(path, kind=kind, length=10) for _ in range(2))
-    given = (plain.encoded, plain.digest, plain.length)
+    given = (plain.encode, plain.digest, plain.length)
     assert [encode_captions(CAPTIONS, tmp_path, *given) for _ in range(2)] == [1, 0]
     cached.codes = Codes(tmp_path, CAPTIONS, cached.digest, cached.length)
     assert len(cached.codes) == len(CAPTIONS) + 1

@@ -62,6 +62,11 @@ def attach(config: DictConfig, data: ShardSet, nets: Mapping[str, nn.Module]) ->
     data.latents = Latents(folder, data.index("train"), maker(codec, data))
     reader = generator_of(nets).conditioner
     if isinstance(reader, PretrainedText):
+        if any(parameter.requires_grad for parameter in reader.parameters()):
+            raise UserError(
+                f"data.train.latents={folder} holds the codes of captions, and this run's text encoder "
+                "learns: leave it out"
+            )
         reader.codes = Codes(folder, captions_of(data), reader.digest, reader.length)
 
 

@@ -80,7 +80,7 @@ def encode(arguments: list[str]) -> int:
     if isinstance(reader, PretrainedText):
         check_condition(reader, data)
         captions = captions_of(data)
-        text = (captions, Path(folder), reader.encoded, reader.digest, reader.length)
+        text = (captions, Path(folder), reader.encode, reader.digest, reader.length)
         with Bar() as bar:
             new = encode_captions(*text, rank=rank, world=world, progress=bar.update)
         print(f"{folder}: codes of {len(captions):,} captions and of none, {new} files written here")
