@@ -323,7 +323,7 @@ class Autoencoder(FolderCodec):
     ) -> None:
         one_of("codec", "posterior", posterior, Posterior)
         kind, config, model = _opened(Path(path))
-        given: dict[str, Any] = {"scale": scale, "shift": shift, "statistics": statistics}
+        given: dict[str, Any] = {"scale": scale, "shift": shift, "statistics": statistics, "dtype": None}
         super().__init__(model, config, path=str(path), **given)
         self.posterior = posterior
         if posterior == "drawn":

@@ -102,7 +102,7 @@ class TrainedAutoencoder(FolderCodec):
         lacking = put(own, weights(content, "codec", half_life)).missing
         if lacking:
             raise UserError(f"codec.path={path} lacks {lacking[0]}: its spec is of another net")
-        super().__init__(own.model, dict(own.model.config), path=str(path), statistics=statistics)
+        super().__init__(own.model, dict(own.model.config), path=str(path), statistics=statistics, dtype=None)
         features = content[KEY]["objective"].get("features")
         if features:
             self.told = {**self.told, "features": features}

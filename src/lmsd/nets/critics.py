@@ -136,7 +136,7 @@ class PatchCritic(nn.Module):
             h = stem(F.avg_pool2d(h, 2) if index else h)
             for block in stage:  # type: ignore[attr-defined]
                 h = block(h)
-        return self.outside(_activate(h))  # type: ignore[no-any-return]
+        return self.outside(F.leaky_relu(h, _SLOPE))  # type: ignore[no-any-return]
 
 
 class _PlainBlock(nn.Module):
@@ -148,7 +148,7 @@ class _PlainBlock(nn.Module):
         _he(self.second, gain)
 
     def forward(self, h: Tensor) -> Tensor:
-        return h + self.second(_activate(self.first(_activate(h))))  # type: ignore[no-any-return]
+        return h + self.second(F.leaky_relu(self.first(F.leaky_relu(h, _SLOPE)), _SLOPE))  # type: ignore[no-any-return]
 
 
 class ConvCritic(nn.Module):
