@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmsd.checkpoints import KEY, averages, find, put, read, spec_of, weights
+from lmsd.checkpoints import KEY, averages, find, folder_of, put, read, spec_of, weights
 from lmsd.errors import Count, UserError
 from lmsd.models.autoencoder import FolderCodec
 from lmsd.models.codec import Latents, Shape
@@ -89,8 +89,8 @@ class TrainedAutoencoder(FolderCodec):
     """The autoencoder of a run of `objective=autoencoder`, frozen.
 
     path: the run's folder or one of its checkpoints, whose first average is read, or the raw weights where it
-    keeps none; statistics: the file that `lmsd data statistics` wrote. Raises UserError for a run of
-    something else.
+    keeps none; statistics: the file that `lmsd data statistics` wrote, None for latents.json in the run's
+    folder, if it is there. Raises UserError for a run of something else.
     """
 
     def __init__(self, path: str | Path, *, statistics: str | Path | None = None) -> None:
@@ -102,7 +102,11 @@ class TrainedAutoencoder(FolderCodec):
         lacking = put(own, weights(content, "codec", half_life)).missing
         if lacking:
             raise UserError(f"codec.path={path} lacks {lacking[0]}: its spec is of another net")
-        super().__init__(own.model, dict(own.model.config), path=str(path), statistics=statistics, dtype=None)
+        self.kept = folder_of(Path(path)) / "latents.json"
+        if statistics is None and self.kept.is_file():
+            statistics = self.kept
+        given: dict[str, Any] = {"path": str(path), "statistics": statistics, "dtype": None}
+        super().__init__(own.model, dict(own.model.config), **given)
         features = content[KEY]["objective"].get("features")
         if features:
             self.told = {**self.told, "features": features}
@@ -118,9 +122,10 @@ def save(codec: FolderCodec, folder: Path, *, probe: Shape = (3, 32, 32)) -> flo
     model: nn.Module = codec.model
     channels = codec.channels
     mean, scale = (value.flatten().expand(channels).tolist() for value in (codec.shift, codec.scale))
-    written = type(codec.model).from_config(
-        {**codec.model.config, "latents_mean": mean, "latents_std": [1 / each for each in scale]}
-    )
+    # a name in _use_default_values would be given its default
+    own = {name: value for name, value in codec.model.config.items() if not name.startswith("_")}
+    own |= {"latents_mean": mean, "latents_std": [1 / each for each in scale]}
+    written = type(codec.model).from_config(own)
     written.load_state_dict(model.state_dict() or dict(model.named_buffers()))
     written.save_pretrained(str(folder), safe_serialization=True)
     x = torch.rand(1, codec.colors, *probe[1:], generator=torch.Generator().manual_seed(0)) * 2 - 1

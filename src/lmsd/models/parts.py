@@ -68,6 +68,10 @@ def from_parts(
     )
 
 
+def nothing() -> None:
+    """No generator, for an objective that trains something else."""
+
+
 def _check_labels(net: Net, conditioner: Conditioner) -> None:
     """Refuse a net of class labels if there are none, or another number of them."""
     if not isinstance(net, LabelTransformer):

@@ -16,7 +16,7 @@ from lmsd.cli.config.schema import groups
     ("line", "found"),
     [
         ("lmsd tr", ["train"]),
-        ("lmsd data ", ["build", "features", "index"]),
+        ("lmsd data ", ["build", "encode", "features", "index", "statistics"]),
         ("lmsd data build d", ["digits"]),
         ("lmsd data build digits image_f", ["image_format="]),
         ("lmsd train trainer=", [f"trainer={choice}" for choice in groups()["trainer"]]),

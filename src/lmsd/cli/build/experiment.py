@@ -37,6 +37,9 @@ from lmsd.ranks import launched_rank
 from lmsd.sampling.model import check_sampler
 from lmsd.types import Batch
 
+NOTHING = "lmsd.models.parts.nothing"
+"""The target of generator=none."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -56,7 +59,7 @@ def build(config: DictConfig) -> Experiment:
     check_shards(config)
     check_uses(config)
     torch.manual_seed(config.seed)
-    lead = generator(config) if "_target_" in config.generator else None
+    lead = None if config.generator._target_ == NOTHING else generator(config)
     objective: Objective = instantiate(config.objective)
     check_sampler(instantiate(config.sampler), plain(config.objective))
     counts = {name: config[name] for name in ("batch_size", "micro_batches", "seed")}

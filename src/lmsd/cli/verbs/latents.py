@@ -21,7 +21,10 @@ def statistics(arguments: list[str]) -> int:
     if not given.replace("_", "").isdecimal() or not int(given):
         raise UserError(f"images={given} is not a whole number of at least 1")
     config = load("train", words)
-    path = OmegaConf.select(config, "codec.statistics")
+    from lmsd.cli.build.latents import codec_of
+
+    codec = codec_of(config, statistics=False)
+    path = OmegaConf.select(config, "codec.statistics") or codec.kept
     if path is None:
         raise UserError(
             "where to? lmsd data statistics writes the file codec.statistics=FILE.json of a run whose codec "
@@ -30,10 +33,9 @@ def statistics(arguments: list[str]) -> int:
     import torch
 
     from lmsd.cli.build.experiment import shard_set
-    from lmsd.cli.build.latents import codec_of
     from lmsd.models.statistics import measured
 
-    codec, train = codec_of(config, statistics=False), shard_set(config).split_set("train")
+    train = shard_set(config).split_set("train")
     count = min(len(train), int(given))
     rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
     with Bar() as bar:
