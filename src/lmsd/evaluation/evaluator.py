@@ -27,7 +27,7 @@ from torchmetrics import Metric
 import lmsd
 from lmsd.errors import UserError
 from lmsd.evaluation.catalog import CATALOG
-from lmsd.evaluation.families import Families, family_scores
+from lmsd.evaluation.families import Families, family_scores, refuse_trained_on
 from lmsd.evaluation.features import Mirrored, cached_features, same_set, save_features
 from lmsd.evaluation.foreign import Foreign, as_levels, scored, taken
 from lmsd.evaluation.grid import save_grid, save_images
@@ -35,7 +35,6 @@ from lmsd.evaluation.looks import Captions
 from lmsd.evaluation.measures import alignment, alike, class_scores, clip_distance, drawn, measures
 from lmsd.evaluation.names import full_name, published
 from lmsd.evaluation.overlap import Overlap
-from lmsd.evaluation.reconstruction import refuse_trained_on
 from lmsd.evaluation.scores import Scalar, Scores
 from lmsd.evaluation.slices import rows_by_slice, sliced
 from lmsd.features.base import FeatureExtractor, ImageSet, captions_of, in_range
@@ -361,7 +360,8 @@ class Evaluator:
         """Settings that every number stands with."""
         made: dict[str, Scalar] = {}
         if isinstance(generate, Generation):
-            made = dict(generate.record())
+            made, tau = dict(generate.record()), vars(generate.sampler).get("tau")
+            made |= {} if tau is None else {"tau": float(tau)}
         return {
             "split": split,
             "ema": ema,

@@ -1,15 +1,11 @@
 """A codec scored by what it gives back: its Fréchet distance to the images themselves is rFD."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from lmsd.errors import UserError
-from lmsd.features.base import FeatureExtractor, ImageSet
+from lmsd.features.base import ImageSet
 from lmsd.models.codec import Codec
 from lmsd.rng import Rng
-from lmsd.sampling import Generate, Generation
 from lmsd.types import Batch
 
 AT_ONCE = 64
@@ -33,13 +29,3 @@ class Reconstruction:
         self.codec.train(training)
         return torch.cat(made)
 
-
-def refuse_trained_on(generate: Generate, extractors: Sequence[FeatureExtractor]) -> None:
-    """Raise UserError if the codec of what makes the images was trained on features of one of these."""
-    features = generate.record().get("codec_features") if isinstance(generate, Generation) else None
-    for extractor in extractors:
-        if features == extractor.sha256:
-            raise UserError(
-                f"{extractor.name} trained the codec of this run, so scores in its features would flatter: "
-                "take another extractor"
-            )

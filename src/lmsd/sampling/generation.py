@@ -107,8 +107,7 @@ class Generation:
             where |= {"image_guidance": f"{own.image_guidance:g}"}
         features = self.generator.codec.told.get("features")
         where |= {} if features is None else {"codec_features": features}
-        tau = {key: float(value) for key, value in vars(self.sampler).items() if key == "tau" and value}
-        return {"sampler": name, "steps": own.steps, "guidance": own.guidance, **where, "nfe": nfe, **tau}
+        return {"sampler": name, "steps": own.steps, "guidance": own.guidance, **where, "nfe": nfe}
 
 
 class Editing(Generation):
