@@ -194,6 +194,7 @@ def told(votes: Mapping[str, int], *, less: str = "better", more: str = "worse")
         return f"{said} alone, which is no claim: that takes a second family"
     return f"neither {less} nor {more}, for the families do not agree: {said}"
 
+
 def refuse_trained_on(generate: Generate, extractors: Sequence[FeatureExtractor]) -> None:
     """Raise UserError if the codec of what makes the images was trained on features of one of these."""
     features = generate.record().get("codec_features") if isinstance(generate, Generation) else None

@@ -28,4 +28,3 @@ class Reconstruction:
         ]
         self.codec.train(training)
         return torch.cat(made)
-
