@@ -125,7 +125,7 @@ def test_an_inpainting_net_sees_the_mask_and_what_it_leaves() -> None:
 
 
 def test_what_is_dropped_are_the_shares_that_were_asked_for() -> None:
-    method, seen = Editing(Uniform(), dropout=0.1), []
+    method, seen = Editing(Uniform(), caption_dropout=0.1), []
     subject, given = trained(generator()), batch()
     plain = subject.condition
 
@@ -196,8 +196,8 @@ def test_what_cannot_be_is_refused() -> None:
         Editing(Uniform()).prepare(
             Facts([], lambda: None, {"generator": generator("masked")}, lambda width, seed: None)
         )
-    with pytest.raises(UserError, match=r"dropout=0\.5 of each kind"):
-        Inpainting(Uniform(), dropout=0.5)
+    with pytest.raises(UserError, match=r"caption_dropout=0\.5 of each kind"):
+        Inpainting(Uniform(), caption_dropout=0.5)
     with pytest.raises(UserError, match="needs a net that takes an image of 1 channels"):
         Generator(net(2), Process(Flow()), conditioner=LabelConditioner(3, 8), sees="source")
     with pytest.raises(UserError, match="image_guidance is for a generator that sees an image"):

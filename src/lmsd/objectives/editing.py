@@ -31,17 +31,18 @@ STROKES = 4
 class Editing(Denoising):
     """Denoising of the edited image, given the source `Batch.extra["source"]` (data.images=[source]).
 
-    times, weighting: as in `Denoising`; dropout: share of the samples without instruction, as many without
-    image, as many without both. Raises UserError for a generator that sees no source.
+    times, weighting: as in `Denoising`; caption_dropout: share of the samples without instruction, as many
+    without image, as many without both. Raises UserError for a generator that sees no source.
     """
 
     sees = "source"
 
-    def __init__(self, times: Times, *, weighting: Weighting = "none", dropout: Share = 0.05) -> None:
-        super().__init__(times, weighting=weighting, caption_dropout=2 * dropout)
-        if not 0 <= dropout <= 1 / 3:
-            raise UserError(f"editing: dropout={dropout} of each kind: give a share from 0 to 1/3")
-        self.dropout = dropout
+    def __init__(self, times: Times, *, weighting: Weighting = "none", caption_dropout: Share = 0.05) -> None:
+        if not 0 <= caption_dropout <= 1 / 3:
+            raise UserError(
+                f"editing: caption_dropout={caption_dropout} of each kind: give a share from 0 to 1/3"
+            )
+        super().__init__(times, weighting=weighting, caption_dropout=caption_dropout)
 
     def prepare(self, facts: Facts) -> None:
         """Refuse a generator that does not see what this method shows it."""
@@ -60,7 +61,8 @@ class Editing(Denoising):
     def loss(self, generator: Generator, batch: Batch, rng: Rng) -> Loss:
         """The mean over the batch; logs "denoising", the same number."""
         u = rng.uniform((), "drop")
-        mute, blind = u < 2 * self.dropout, (u >= self.dropout) & (u < 3 * self.dropout)
+        p = self.caption_dropout
+        mute, blind = u < 2 * p, (u >= p) & (u < 3 * p)
         t = self.times(rng, generator.process)
         eps = standard_normal(rng, batch.x, "eps")
         x_t = generator.process.noise(batch.x, t, eps)
