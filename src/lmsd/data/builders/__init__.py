@@ -60,7 +60,7 @@ def build(
     return out / MANIFEST
 
 
-def _open(source: SourceName, options: BuildOptions) -> Source:
+def _open(source: Literal["digits", "shapes", "cifar10"] | LayoutName, options: BuildOptions) -> Source:
     """The source of that name, its options checked."""
     if source not in SOURCES:
         raise UserError(f"there is no source {source!r}; take one of {', '.join(SOURCES)}")
