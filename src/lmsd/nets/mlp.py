@@ -84,4 +84,7 @@ class ResidualMLP(nn.Module):
             else:
                 h = block(h, context)
         scale, shift = self.modulation(context).chunk(2, dim=1)
-        return self.outside(modulate(F.layer_norm(h, (self.width,)), scale, shift)).view(len(x), *self.shape)  # type: ignore[no-any-return]
+        made: Tensor = self.outside(modulate(F.layer_norm(h, (self.width,)), scale, shift))
+        return made.view(x.shape[0], *self.shape)
+            x.shape[0], *self.shape
+        )  # type: ignore[no-any-return]
