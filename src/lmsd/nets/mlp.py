@@ -86,5 +86,3 @@ class ResidualMLP(nn.Module):
         scale, shift = self.modulation(context).chunk(2, dim=1)
         made: Tensor = self.outside(modulate(F.layer_norm(h, (self.width,)), scale, shift))
         return made.view(x.shape[0], *self.shape)
-            x.shape[0], *self.shape
-        )  # type: ignore[no-any-return]
