@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 
+STATEMENTS = 15340
 OPTION_LINES = 1435
 LONG = 0
 WIDE = 3
