@@ -51,6 +51,11 @@ class Backbone(nn.Module):
             raise UserError("net: it sees an image beside x, and got none")
         return torch.cat([x, cond.image.to(x.dtype)], dim=1)
 
+    def features(self, output: Any) -> Tensor:
+        """What of a tap's output is judged: the first, where a block returns several."""
+        found: Tensor = output if isinstance(output, Tensor) else output[0]
+        return found
+
 
 class MLPBackbone(Backbone):
     """The article's MLP, residual and modulated by the pooled condition and z, for images up to about 16x16.
