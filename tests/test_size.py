@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 15101
+STATEMENTS = 15078
 OPTION_LINES = 1435
 LONG = 0
 WIDE = 1
