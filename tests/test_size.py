@@ -77,6 +77,8 @@ NEW = {
     "export/web.py": "a run leaves as a program of its own",
     "export/page.py": "a run leaves as a program of its own",
     "export/diffusers.py": "a run leaves as a program of its own",
+    "export/quantize.py": "a run leaves as a program of its own",
+    "export/own_pipeline.py": "a run leaves as a program of its own",
     "evaluation/catalog.py": "one row a metric",
     "evaluation/families.py": "families of features",
     "evaluation/gallery.py": "data as people have it",

@@ -379,6 +379,10 @@ def find_run(name: str) -> Path:
     """The folder of a run by its path, its id, or `last` for the newest; or a checkpoint by its path."""
     if (folder_of(Path(name)) / "config.yaml").is_file():
         return Path(name)
+    if (Path(name) / "lmsd.json").is_file():
+        raise UserError(
+            f"{name} is an exported folder, which lmsd.load opens in Python: name the run itself here"
+        )
     known = by_age()
     if name == "last" and known:
         return known[-1]

@@ -16,11 +16,11 @@ from typing import Literal, TypeAlias
 FormatName: TypeAlias = Literal["safetensors", "onnx", "torch_export", "aoti", "web", "diffusers"]
 FORMATS: Mapping[str, str] = {
     "safetensors": "weights and spec, bit-equal, for lmsd.load",
-    "onnx": "programs for onnxruntime, and a sample.py that needs no torch; loop=true|false",
+    "onnx": "programs for onnxruntime, and a sample.py that needs no torch; loop= quantize=int8|fp16|bf16",
     "torch_export": "programs for torch alone; loop=true|false",
     "aoti": "programs compiled for this kind of CPU, which C++ loads, too; loop=true|false; minutes",
     "web": "that of onnx with index.html, a page that draws in a browser; runtime=FOLDER",
-    "diffusers": "a folder that plain diffusers opens, of a pipeline's run (generator=pipeline)",
+    "diffusers": "a folder that plain diffusers opens: of a pipeline's run, or of a net of diffusers",
 }
 """Every format, the module of its name here, and what it is for."""
 

@@ -214,7 +214,7 @@ class TextUNet(DiffusersBackbone):
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the U-Net predicts."""
-        tokens, mask = self.context(cond, z, len(x))
+        tokens, mask = self.context(cond, z, x.shape[0])
         pooled = pooled_of(self.pooled_dim, cond)
         (out,) = self.model(
             self.fold(x), time, tokens, class_labels=pooled, encoder_attention_mask=mask, return_dict=False
@@ -299,7 +299,7 @@ class TextTransformer(DiffusersBackbone):
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the transformer predicts."""
-        tokens, mask = self.context(cond, z, len(x))
+        tokens, mask = self.context(cond, z, x.shape[0])
         (out,) = self.model(x, tokens, timestep=time, encoder_attention_mask=mask, return_dict=False)
         return out  # type: ignore[no-any-return]
 

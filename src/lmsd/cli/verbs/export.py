@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
 
     check_place(chosen.to)
     model, records = opened(chosen)
-    told = Told(["export", *map(store.shown, arguments)], chosen.license, records, base_of(model))
+    told = Told(["export", *map(published, arguments)], chosen.license, records, base_of(model))
     parity = export(model, chosen.format, chosen.to, given, told)
     for row in parity.rows:
         print(f"note: {row}", file=sys.stderr)
@@ -129,6 +129,12 @@ def resampled(model: "Model", chosen: ExportOptions) -> "Model":
     found = replace(model, config=config)
     found.generation()  # which refuses what the run cannot be sampled with
     return found
+
+
+def published(word: str) -> str:
+    """A word of the command line as a card may show it: without secrets and folders of this machine."""
+    key, equals, value = store.shown(word).partition("=")
+    return f"{key}{equals}{Path(value).name if Path(value).is_absolute() else value}"
 
 
 def base_of(model: "Model") -> str | None:
