@@ -291,7 +291,7 @@ def table(rows: Sequence[dict[str, Any]]) -> tuple[str, bool]:
 
     free = mean("free")
     lines.append("| free | " + " | ".join(f"{value:.4f}" for value in free) + " |")
-    named = [("potential", mean("potential"))]
+    named = [("potential", mean("potential"))] if any("potential" in row for row in rows) else []
     named += [(f"D, {count:,} updates", mean("alone", count)) for count in rows[0]["alone"]]
     for name, values in named:
         shares = " | ".join(f"{100 * value / most:.0f} %" for value, most in zip(values, free, strict=True))
