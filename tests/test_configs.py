@@ -46,6 +46,7 @@ COMPANIONS = {
     "discriminator=autoencoder": ["objective=article"],
     "objective=ladd": ["discriminator=trunk", "objective.reals=data", "objective.teacher=null"],
     "objective=apt": ["discriminator=trunk"],
+    "objective=preserved": ["objective.prompts=[a]", "objective.own=4"],
     "objective=cafm": ["objective.alone=0", "objective.every=1"],
     "objective=article": ["discriminator=autoencoder"],
     "discriminator=trunk": ["objective.game.pairing=marginal"],
@@ -71,6 +72,11 @@ NEEDS = {
     "codec=autoencoder": ["codec.path=somewhere"],
     "reward=alignment": ["objective=grpo", "objective.reward.path=somewhere"],
     "generator=pipeline": ["generator.path=somewhere"],
+    "generator=run": ["generator.path=somewhere"],
+    **{
+        f"tuning={name}": ["generator=pipeline", "generator.path=somewhere"]
+        for name in ("lora", "dora", "textual_inversion")
+    },
     "objective=fd_loss": ["objective.path=somewhere"],
     "reward=aesthetic": [
         "objective=grpo",
@@ -191,7 +197,10 @@ def test_an_experiment_composes_and_builds(name: str, shards: Path) -> None:
     text = (ROOT / "experiment" / f"{name}.yaml").read_text()
     header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
     assert f"lmsd train experiment={name}" in header or (name == "digits" and "demo" in header)
-    words = [f"generator.path={folder_of_a_pipeline(shards)}"] if name.startswith("pipeline") else []
+    words = [f"generator.path={folder_of_a_pipeline(shards)}", "data.image_size=32"]
+    words = words if name.startswith("pipeline") else []
+    if name == "pipeline_dreambooth":
+        words += ["objective.prompts=[a photo of a dog]"]
     config = load("train", [f"experiment={name}", *words])
     assert config.name == name
     check_limits(config)

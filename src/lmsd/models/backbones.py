@@ -42,6 +42,11 @@ class Backbone(nn.Module):
         self.token_dim, self.pooled_dim, self.z_dim = sizes.token_dim, sizes.pooled_dim, sizes.z_dim
         self.taps = tuple(f"model.{tap}" for tap in taps)
 
+    def features(self, output: Any) -> Tensor:
+        """What of a tap's output is judged: the first, where a block returns several."""
+        found: Tensor = output if isinstance(output, Tensor) else output[0]
+        return found
+
 
 class MLPBackbone(Backbone):
     """The article's MLP, residual and modulated by the pooled condition and z, for images up to about 16x16.

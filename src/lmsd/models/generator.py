@@ -14,7 +14,7 @@ x₀ is what the generator's codec makes of an image: the image itself, or a lat
 
 import math
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lmsd.errors import Amount, UserError
 from lmsd.models.codec import Codec, Identity, Shape, bounded
 from lmsd.models.conditioner import Conditioner, NullConditioner
+from lmsd.models.frozen import weights_of
 from lmsd.process.gaussian import Process
 from lmsd.rng import Rng
 from lmsd.types import Batch, Cond, Net, Prediction, at_least_float32
@@ -103,6 +104,11 @@ class Generator(nn.Module):
         scale = math.hypot(alpha.item(), sigma.item())
         if scale > _LARGEST_INPUT:
             raise UserError(f"generator: the net would see inputs of scale {scale:.0f}; set precondition=edm")
+
+    @property
+    def device(self) -> torch.device:
+        """Where its net is; frozen or not."""
+        return next(weights_of(cast(nn.Module, self.net)))[1].device
 
     @property
     def shape(self) -> Shape:

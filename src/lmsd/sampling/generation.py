@@ -50,7 +50,7 @@ class Generation:
             raise UserError(
                 f"mask of shape {list(mask.shape)}: give [{len(batch)},1,H,W], H and W of the images"
             )
-        device = next(net.parameters()).device
+        device = net.device
         batch, rng = batch.to(device), Rng(rng.seed, rng.position.to(device), turn=rng.turn)
         count = net.register_forward_hook(self._count)
         net.eval()

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lmsd.checkpoints import KEY, averages, find, find_run, put, read, spec_of, weights
+from lmsd.checkpoints import KEY, averages, find, find_run, read, spec_of
 from lmsd.errors import UserError
 from lmsd.models.exported import MANIFEST, manifest_in, opened, placed
 from lmsd.models.generator import Generator
+from lmsd.models.trained import rebuilt
 from lmsd.rng import Rng
 from lmsd.sampling.generation import Generation
 from lmsd.sampling.sampler import Sampler
@@ -162,14 +163,9 @@ def load(run: str | Path, *, ema: str | int = "ema") -> Model:
     content = read(checkpoint)
     half_life = None if ema == "raw" or not averages(content, "generator") else str(ema)
     try:
-        built = build(spec_of(content))
-        if not isinstance(built, Generator):
-            raise UserError(f"its spec builds a {type(built).__name__} and no Generator")
-        mismatch = put(built, weights(content, "generator", half_life))
+        built = rebuilt(content, half_life)
     except UserError as error:
         raise UserError(f"{checkpoint}: {error}") from error
-    if mismatch.missing:
-        raise UserError(f"{checkpoint} lacks {', '.join(mismatch.missing[:5])}: its spec is of another net")
     text = str(content[KEY]["config"])
     return Model(
         generator=built.eval().requires_grad_(False),

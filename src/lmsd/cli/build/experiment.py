@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lmsd import spec
-from lmsd.checkpoints import WeightsRef, find_run, load_weights
+from lmsd.checkpoints import Mismatch, WeightsRef, find_run, load_weights
 from lmsd.cli.bar import drawn
 from lmsd.cli.config.compose import plain, stored
 from lmsd.cli.config.schema import held, leaves
@@ -29,11 +29,17 @@ from lmsd.errors import UserError
 from lmsd.models.conditioner import Conditioner, LabelConditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
+from lmsd.models.trained import located
 from lmsd.objectives.base import Cast, Facts, Objective, Part
 from lmsd.objectives.base import trained as learners
 from lmsd.ranks import launched_rank
 from lmsd.sampling.model import check_sampler
+from lmsd.tuning import bare, is_tuned
+from lmsd.tuning.files import load
 from lmsd.types import Batch
+
+EVERYTHING: Mapping[str, Any] = {"_target_": "lmsd.tuning.full.Full", "modules": None, "text": []}
+"""The tuning that leaves a generator as it is."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +110,24 @@ def generator(config: DictConfig) -> Generator:
 
 
 def generator_spec(config: DictConfig) -> dict[str, Any]:
-    """The generator's node with the parts and sizes that it takes: enough to rebuild it."""
+    """The generator's node with the parts and sizes that it takes, and its tuning: enough to rebuild it."""
     tree = plain(config)
     parts = {name: tree[name] for name in ("schedule", "conditioner", "codec")}
     parts["net"] = {**tree["net"], "_partial_": True}  # the other parts say how large
     parts |= {name: tree["data"][name] for name in ("channels", "image_size")}
     own = tree["generator"]
-    return {**spec.taken(str(own["_target_"]), parts), **own}
+    whole = {**spec.taken(str(own["_target_"]), parts), **own}
+    if "path" in whole:
+        whole["path"] = located(str(whole["path"]))
+    tuning = tree.get("tuning")
+    if tuning in (None, EVERYTHING):  # None: stored before there was any
+        return whole
+    if "path" not in whole:
+        raise UserError(
+            "tuning= adapts a trained generator, and this one begins with random weights: take "
+            "generator=pipeline generator.path=FOLDER, or generator=run generator.path=RUN@ema"
+        )
+    return {"_target_": "lmsd.tuning.base.tuned", "generator": whole, "tuning": tuning}
 
 
 def check_condition(conditioner: Conditioner, data: ShardSet) -> None:
@@ -197,6 +214,8 @@ def cast(
         part = parts[role]
         if part.like is None:
             net = lead if role == "generator" else own(config, role, part, player)
+        elif part.fixed and is_tuned(nets[part.like]) and origin(parts, role) not in sources:
+            net = bare(nets[part.like])
         else:
             net = twin(nets[part.like])
             if part.fresh:
@@ -299,7 +318,10 @@ def training_captions(data: ShardSet) -> list[str]:
 def initialize(net: nn.Module, role: str, source: WeightsRef) -> None:
     """Load the weights of another run into one player; print what does not match."""
     path = source.path if source.path.exists() else find_run(str(source.path))
-    mismatch = load_weights(net, path, player=source.player, ema=source.ema)
+    if path.suffix == ".safetensors" and isinstance(net, Generator):
+        mismatch = Mismatch(*map(tuple, load(path, net)))
+    else:
+        mismatch = load_weights(net, path, player=source.player, ema=source.ema)
     if launched_rank():
         return
     kind = f"EMA {source.ema}" if source.ema else "raw weights"

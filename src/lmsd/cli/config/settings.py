@@ -145,6 +145,7 @@ class Train:
     codec: Node
     net: Node
     generator: Node
+    tuning: Node
     discriminator: Node
     sampler: Node
     objective: Node
@@ -161,12 +162,13 @@ class Train:
 class RunOptions:
     """A run, what is taken of it, and how its sampling goes; None takes the run's own choice.
 
-    checkpoint: a file name, or the newest.
+    checkpoint: a file name, or the newest; adapters: LoRA files or runs, each with *STRENGTH, to be added.
     """
 
     run: str
     sampler: str | None = None
     checkpoint: str | None = None
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

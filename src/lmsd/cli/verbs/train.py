@@ -18,7 +18,7 @@ from lmsd.cli.config.compose import load
 from lmsd.cli.config.schema import check_limits, check_tasks
 from lmsd.cli.runs import offline, store
 from lmsd.cli.runs.agreed import agreed
-from lmsd.cli.runs.pipelines import TARGET, refuse_parts
+from lmsd.cli.runs.pipelines import refuse_parts
 from lmsd.cli.runs.resuming import continued, extended, finished
 from lmsd.cli.runs.transcript import transcript
 from lmsd.errors import UserError, redact
@@ -83,8 +83,7 @@ def begin(arguments: list[str]) -> int:
     config, source = (extended(arguments) or continued(arguments)) if again else (None, None)
     if config is None:
         config = load("train", arguments)
-        if (config.get("generator") or {}).get("_target_") == TARGET:
-            refuse_parts(arguments, config)
+        refuse_parts(arguments, config)
     if source is not None and finished(source, config):
         folder = store.folder_of(source)
         if launched_rank() == 0:
