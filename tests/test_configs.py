@@ -70,6 +70,12 @@ NEEDS = {
     "conditioner=t5": ["conditioner.path=somewhere"],
     "codec=taef2": ["codec.path=somewhere"],
     "codec=autoencoder": ["codec.path=somewhere"],
+    "codec=trained": ["codec.path=somewhere"],
+    "codec=own": [],
+    "discriminator=patch": [],
+    "generator=none": [],
+    "objective=autoencoder": [],
+    "objective=edit": [],
     "reward=alignment": ["objective=grpo", "objective.reward.path=somewhere"],
     "generator=pipeline": ["generator.path=somewhere"],
     "generator=run": ["generator.path=somewhere"],
@@ -192,6 +198,14 @@ def folder_of_a_pipeline(beside: Path) -> Path:
     return folder
 
 
+LATENTS = {
+    "cifar10_autoencoder": ["objective.perceptual=0"],
+    "cifar10_latent": ["codec=unshuffle", "codec.factor=4"],
+    "emoji_latent": ["codec=unshuffle", "codec.factor=8", "codec.scale=1", "codec.shift=0"],
+}
+"""Experiments of codecs, here without their weights or the classifier behind them."""
+
+
 @pytest.mark.parametrize("name", groups()["experiment"])
 def test_an_experiment_composes_and_builds(name: str, shards: Path) -> None:
     text = (ROOT / "experiment" / f"{name}.yaml").read_text()
@@ -199,6 +213,7 @@ def test_an_experiment_composes_and_builds(name: str, shards: Path) -> None:
     assert f"lmsd train experiment={name}" in header or (name == "digits" and "demo" in header)
     words = [f"generator.path={folder_of_a_pipeline(shards)}", "data.image_size=32"]
     words = words if name.startswith("pipeline") else []
+    words += LATENTS.get(name, [])
     if name == "pipeline_dreambooth":
         words += ["objective.prompts=[a photo of a dog]"]
     config = load("train", [f"experiment={name}", *words])

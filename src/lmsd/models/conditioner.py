@@ -6,8 +6,11 @@ The null condition ∅ is learned: one more row of the label table, or the encod
 A conditioner is a submodule of its generator and learns in its turns; a discriminator gets c detached.
 """
 
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from lmsd.errors import Count, Number, UserError
-from lmsd.models.frozen import fingerprint, freeze, weights_of
+from lmsd.models.codes import Codes
+from lmsd.models.frozen import digest, fingerprint, freeze, weights_of
 from lmsd.models.layouts.base import kept_by
 from lmsd.models.tokenizer import (
     SMALLEST,
@@ -289,7 +293,7 @@ class PretrainedText(CaptionConditioner, HubSpeller):
     """A frozen CLIP or T5 text encoder and its tokenizer from a local folder in the format of transformers.
 
     Its weights are no part of checkpoints; their fingerprint is, and another encoder is refused on loading.
-    pooled: CLIP's own (the end token), T5's mean of real tokens.
+    pooled: CLIP's own (the end token), T5's mean of real tokens. codes: what a cache holds of captions.
 
     path: folder of the encoder with its tokenizer; kind: clip or t5; length: tokens a caption, longer ones
     cut.
@@ -317,6 +321,13 @@ class PretrainedText(CaptionConditioner, HubSpeller):
         self.token_dim = self.pooled_dim = int(encoder.config.hidden_size)
         self.encoder = freeze(encoder, saved=False)
         self.fingerprint = fingerprint(self.encoder)
+        self.codes: Codes | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the encoder's weights and the tokenizer's vocabulary, for what is kept of its codes."""
+        words = json.dumps(sorted(self.tokenizer.get_vocab().items()))
+        return hashlib.sha256(f"{digest(self.encoder)} {self.kind} {words}".encode()).hexdigest()
 
     @property
     def hub(self) -> Any:
@@ -336,6 +347,15 @@ class PretrainedText(CaptionConditioner, HubSpeller):
     def spellers(self) -> Sequence[Speller]:
         """Itself."""
         return [self]
+
+    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """What the cache holds of U captions, or what the encoder makes of them."""
+        found = None if self.codes is None else self.codes(captions)
+        if found is None:
+            return super().encode(captions)
+        device = next(self.encoder.buffers()).device
+        tokens, mask, pooled = (each.to(device) for each in found)
+        return tokens, mask, pooled
 
     def ids(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Those of the encoder's tokenizer."""

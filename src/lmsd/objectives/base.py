@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from lmsd.errors import UserError
+from lmsd.features.cnn import Extractor
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.process.gaussian import Process
@@ -77,12 +78,14 @@ class Facts:
     """What a method may know before it begins.
 
     captions: the distinct captions of the train split, sorted, possibly none; held_out: makes a batch of
-    images that no player is trained on, None without val shards; players: the cast, as built.
+    images that no player is trained on, None without val shards; players: the cast, as built; classifier:
+    (width, seed) → lmsd-cnn of the train split, trained once and kept; None where nobody can.
     """
 
     captions: Sequence[str]
     held_out: Callable[[], Batch | None]
     players: Players
+    classifier: Callable[[int, int], Extractor] | None = None
 
 
 class Objective(Protocol):

@@ -94,12 +94,20 @@ class Model:
         steps: int | None = None,
         guidance: float | None = None,
         interval: tuple[float, float] | None = None,
+        image_guidance: float | None = None,
     ) -> Generation:
         """(batch, rng) → images in [-1,1], with the run's own settings where none are given."""
         own = self.config["evaluate"]
         guidance = own["guidance"] if guidance is None else guidance
         steps = own["steps"] if steps is None else steps
-        settings = Settings(steps, guidance=guidance, interval=interval or own["interval"])
+        image = own.get("image_guidance", 1.0) if image_guidance is None else image_guidance
+        if image != 1.0 and self.generator.sees == "nothing":
+            raise UserError(
+                f"image_guidance={image:g} is for runs that see an image (objective=edit, inpaint): leave "
+                "it out"
+            )
+        limits = interval or own["interval"]
+        settings = Settings(steps, guidance=guidance, interval=limits, image_guidance=image)
         sampler = sampler or build(self.config["sampler"])
         check_sampler(sampler, self.config.get("objective", {}))
         if guidance != 1.0 and self.generator.conditioner.reads == "nothing":

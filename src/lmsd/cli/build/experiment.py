@@ -17,6 +17,8 @@ from torch import nn
 from lmsd import spec
 from lmsd.checkpoints import Mismatch, WeightsRef, find_run, load_weights
 from lmsd.cli.bar import drawn
+from lmsd.cli.build.extractors import classifier_of
+from lmsd.cli.build.latents import attach
 from lmsd.cli.config.compose import plain, stored
 from lmsd.cli.config.schema import held, leaves
 from lmsd.data.shards import Split
@@ -38,6 +40,8 @@ from lmsd.tuning import bare, is_tuned
 from lmsd.tuning.files import load
 from lmsd.types import Batch
 
+NOTHING = "lmsd.models.parts.nothing"
+"""The target of generator=none."""
 EVERYTHING: Mapping[str, Any] = {"_target_": "lmsd.tuning.full.Full", "modules": None, "text": []}
 """The tuning that leaves a generator as it is."""
 
@@ -60,14 +64,16 @@ def build(config: DictConfig) -> Experiment:
     check_shards(config)
     check_uses(config)
     torch.manual_seed(config.seed)
-    lead = generator(config)
+    lead = None if config.generator._target_ == NOTHING else generator(config)
     objective: Objective = instantiate(config.objective)
     check_sampler(instantiate(config.sampler), plain(config.objective))
     counts = {name: config[name] for name in ("batch_size", "micro_batches", "seed")}
     data = ShardDataModule(shard_set(config), **counts)
     captions = training_captions(data.shards)
     nets = cast(config, objective.cast, lead, data.shards, captions)
-    objective.prepare(Facts(captions, partial(held_out, data.shards), nets))
+    attach(config, data.shards, nets)
+    classifier = partial(classifier_of, config.evaluate.extractor, data.shards)
+    objective.prepare(Facts(captions, partial(held_out, data.shards), nets, classifier))
     return Experiment(data, nets, objective, engine(config, nets, objective))
 
 
@@ -128,6 +134,15 @@ def generator_spec(config: DictConfig) -> dict[str, Any]:
             "generator=pipeline generator.path=FOLDER, or generator=run generator.path=RUN@ema"
         )
     return {"_target_": "lmsd.tuning.base.tuned", "generator": whole, "tuning": tuning}
+
+
+def lead_spec(config: DictConfig, lead: str) -> dict[str, Any]:
+    """What rebuilds the player that leads."""
+    if lead == "generator":
+        return generator_spec(config)
+    tree = plain(config)
+    channels, side = tree["data"]["channels"], tree["data"]["image_size"]
+    return {**spec.taken(str(tree[lead]["_target_"]), {"shape": [channels, side, side]}), **tree[lead]}
 
 
 def check_condition(conditioner: Conditioner, data: ShardSet) -> None:
@@ -198,7 +213,7 @@ def own(config: DictConfig, role: str, part: Part, player: Generator | None) -> 
 
 
 def cast(
-    config: DictConfig, parts: Cast, lead: Generator, data: ShardSet, captions: list[str]
+    config: DictConfig, parts: Cast, lead: Generator | None, data: ShardSet, captions: list[str]
 ) -> dict[str, nn.Module]:
     """Build every role of a cast, from its own node or as a twin, and load the weights of `init_from=`.
 
@@ -213,7 +228,7 @@ def cast(
     for role in order:
         part = parts[role]
         if part.like is None:
-            net = lead if role == "generator" else own(config, role, part, player)
+            net = lead if lead and role == "generator" else own(config, role, part, player)
         elif part.fixed and is_tuned(nets[part.like]) and origin(parts, role) not in sources:
             net = bare(nets[part.like])
         else:
@@ -375,5 +390,8 @@ def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objecti
         seed=config.seed,
         compile=config.compile,
         log_every=config.log_every,
-        record={"config": OmegaConf.to_yaml(stored(config)), "spec": generator_spec(stored(config))},
+        record={
+            "config": OmegaConf.to_yaml(stored(config)),
+            "spec": lead_spec(stored(config), objective.lead),
+        },
     )

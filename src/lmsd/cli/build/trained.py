@@ -32,6 +32,7 @@ def opened(folder: Path, chosen: SamplingOptions) -> tuple[Model, Generation]:
         steps=chosen.steps,
         guidance=chosen.guidance,
         interval=chosen.interval or None,  # type: ignore[arg-type]
+        image_guidance=chosen.image_guidance,
     )
 
 

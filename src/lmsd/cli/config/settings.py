@@ -45,6 +45,8 @@ class Evaluate:
     """of sampling"""
     guidance: float = 1.0
     """w of x_hat = null + w (cond - null); 1: off"""
+    image_guidance: float = 1.0
+    """of a run that sees an image (objective=edit, inpaint): the same for the image; 1: off"""
     interval: tuple[Measure, Measure] | None = None
     """the times [low, high] of the schedule at which guidance acts; null: all"""
     grid: Amount = 32
@@ -180,5 +182,6 @@ class SamplingOptions(RunOptions):
 
     steps: Count | None = None
     guidance: Guidance | None = None
+    image_guidance: Guidance | None = None
     interval: tuple[Measure, ...] = ()
     ema: str = "ema"

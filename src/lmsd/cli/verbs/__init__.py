@@ -26,9 +26,9 @@ FLAGS: dict[str, tuple[str, ...]] = {
 """The words with dashes that verbs take beside -h and --help, where any other is refused."""
 
 WORDS: dict[str, tuple[str, ...]] = {
-    "data": ("build", "index", "show", "features", "statistics"),
+    "data": ("build", "index", "show", "features", "statistics", "encode"),
     "data build": (
-        *("digits", "shapes", "folder", "imagefolder", "classes", "kohya"),
+        *("digits", "shapes", "edits", "folder", "imagefolder", "classes", "kohya"),
         *("coco", "table", "parquet", "tars", "cifar10"),
     ),
 }

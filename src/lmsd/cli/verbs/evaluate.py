@@ -120,10 +120,11 @@ def ranks() -> Iterator[None]:
 
 def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
     """Score a run on a split at every combination of settings, write the records, return them as text."""
+    from lmsd.cli.build.experiment import shard_set
     from lmsd.cli.build.families import tuned_on
     from lmsd.cli.build.pretrained import fitted
     from lmsd.cli.build.trained import opened
-    from lmsd.cli.build.validate import metrics
+    from lmsd.cli.build.validate import metrics, sighted
 
     config = store.config_of(folder)
     about = {"run": folder.name, "commit": store.environment()["commit"], "tuned_on": tuned_on(config)}
@@ -135,6 +136,7 @@ def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
         generate = fitted(generate, config)
         if scorer is None:
             scorer, beside = scorer_of(config, chosen)
+        generate = sighted(generate, shard_set(config), chosen.split)
         made = partial(scorer, generate, metrics=others, families=beside)
         said.append(str(score(folder, model, generate, scorer, made, chosen, about)))
     return "\n\n".join(said)

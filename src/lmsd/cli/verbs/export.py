@@ -27,7 +27,8 @@ SAID = """lmsd export run=RUN format=NAME to=FOLDER [option=value ...]
   run=last|ID|FOLDER     a run, one of its checkpoints, or a folder that lmsd export wrote
   to=FOLDER              a new folder: lmsd.json, the model, README.md (its card), parity.json
   ema=ema|raw|HALFLIFE   checkpoint=FILE       which weights; default the first average of the newest one
-  sampler= steps= guidance= interval=          what the exported model is sampled with; default: the run's own
+  sampler= steps= guidance= image_guidance= interval=
+                         what the exported model is sampled with; default: the run's own
   license=apache-2.0     of the model, by the hub's name, for the card
   hub=USER/NAME          also upload the folder there, after everything else
 
