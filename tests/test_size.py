@@ -18,7 +18,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
 STATEMENTS = 15441
-OPTION_LINES = 1435
+OPTION_LINES = 1429
 LONG = 0
 WIDE = 3
 WIDEST = 12

@@ -17,6 +17,7 @@ from lmsd.errors import UserError
 from lmsd.export.card import Told
 from lmsd.export.folder import export, format_of
 from lmsd.models.pipeline import from_pipeline
+from lmsd.models.runtimes import Program
 
 PROMPTS = ["a red circle", "", "a large blue star"]
 SAME: list[tuple[str, str, dict[str, Any]]] = [
@@ -85,6 +86,23 @@ def test_torch_export_by_default(tmp_path: Path) -> None:
     x, t, cond = torch.zeros(1, 1, 8, 8), torch.ones(1), again.generator.condition(again.batch(["a"]))
     with pytest.raises(UserError, match="gives x0 alone"):
         again.generator(x, t, cond, torch.zeros(1, 4), output="native")
+
+
+def test_programs_are_given_whole_rows_some_at_a_time() -> None:
+    """Contiguous, as they were traced: a compiled program reads an expanded tensor's memory as it lies."""
+    calls: list[list[torch.Tensor]] = []
+
+    def run(rows: Any) -> list[torch.Tensor]:
+        calls.append(list(rows))
+        return [rows[0] + rows[1][:, None]]
+
+    found = Program(run, ("x_t", "t"), ("x0",))
+    x_t, t = torch.arange(70.0).view(2, 35).t(), torch.ones(1).expand(35)
+    assert torch.equal(found({"x_t": x_t, "t": t, "z": None})["x0"], x_t + 1)
+    assert [len(x) for x, _ in calls] == [32, 3]
+    assert all(each.is_contiguous() for rows in calls for each in rows)
+    with pytest.raises(UserError, match="takes x_t, t, and one of them is missing"):
+        found({"x_t": x_t, "t": None})
 
 
 @pytest.mark.slow
