@@ -24,6 +24,7 @@ from lmsd.engine.ema import EMA
 from lmsd.engine.flops import Flops, peak_of
 from lmsd.engine.logging import rewind
 from lmsd.engine.meter import Meter
+from lmsd.engine.muon import Muon
 from lmsd.engine.optim import Optimization, clip, set_rate, step
 from lmsd.engine.players import Reducer, Seats, net_of
 from lmsd.engine.state import RunState
@@ -116,7 +117,9 @@ class Engine(LightningModule):
         for name in self.learners:
             if not self.seats.trainable[name]:
                 raise UserError(f"player {name!r} has an optimizer but no trainable parameter")
-            self._optimizers[name] = self.optimization.makers[name](self.seats.trainable[name])
+            made = self._optimizers[name] = self.optimization.makers[name](self.seats.trainable[name])
+            if isinstance(made, Muon):
+                made.choose(self.players[name])
         return list(self._optimizers.values())
 
     # -- the loop ---------------------------------------------------------------------------------------

@@ -25,13 +25,15 @@ from lmsd.engine.datamodule import ShardDataModule
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import Optimization
 from lmsd.engine.players import recompute
+from lmsd.engine.precision import choice, timed
+from lmsd.engine.trainer import Precision, found_accelerator
 from lmsd.errors import UserError
 from lmsd.models.conditioner import Conditioner, LabelConditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Cast, Facts, Objective, Part
 from lmsd.objectives.base import trained as learners
-from lmsd.ranks import launched_rank
+from lmsd.ranks import launched_rank, shares
 from lmsd.sampling.model import check_sampler
 from lmsd.types import Batch
 
@@ -353,5 +355,22 @@ def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objecti
         seed=config.seed,
         compile=config.compile,
         log_every=config.log_every,
-        record={"config": OmegaConf.to_yaml(stored(config)), "spec": generator_spec(stored(config))},
+        record=record(config),
     )
+
+
+def record(config: DictConfig) -> dict[str, Any]:
+    """What a checkpoint says about its origin."""
+    return {"config": OmegaConf.to_yaml(stored(config)), "spec": generator_spec(stored(config))}
+
+
+def faster_precision(config: DictConfig, built: Experiment) -> Precision:
+    """What precision=auto stands for on this device, by a trial on the first images of the run."""
+    size = shares(config.batch_size, config.devices * config.num_nodes, config.micro_batches)
+    on_gpu = found_accelerator(config.accelerator) != "cpu"
+    device = torch.device("cuda" if on_gpu else "cpu")  # rank 0's is the first
+    batch = next(iter(built.data.train_dataloader())).rows(slice(size))
+    seconds = timed(built.engine, batch, device)
+    told = ", ".join(f"{name} {1e3 * spent:.0f} ms" for name, spent in seconds.items())
+    print(f"precision={choice(seconds)}, by trial: a batch of {size} takes {told}")
+    return choice(seconds)

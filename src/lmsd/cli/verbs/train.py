@@ -140,6 +140,8 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     run = prepared(config)
     built, data = run.built, run.built.data.shards
     chief = launched_rank() == 0
+    if config.precision == "auto":
+        settle_precision(config, built)
     if config.dry:
         announce(config, None, built.cast, resumed=resumed)
         built.engine.configure_optimizers()
@@ -163,6 +165,14 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
         if chief:
             tell_end(folder, built.engine)
     return folder
+
+
+def settle_precision(config: DictConfig, built: "Experiment") -> None:
+    """Let rank 0 try what is faster, and write the choice down where a resumed run will find it."""
+    from lmsd.cli.build.experiment import faster_precision, record
+
+    config.precision = agreed("precision", lambda: faster_precision(config, built))
+    built.engine.record.update(record(config))
 
 
 def tell_end(folder: Path, engine: Any) -> None:
