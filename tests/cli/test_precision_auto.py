@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_home import TINY, Home, spoken
 
+from lmsd import cli
 from lmsd.checkpoints import KEY, newest, read
 from lmsd.cli.config.compose import load
 from lmsd.cli.runs import store
@@ -54,6 +55,11 @@ def test_it_is_tried_once_and_resumed_as_it_was(home: Home) -> None:
 
 def test_a_dry_run_tries_it_too(home: Home) -> None:
     assert "by trial: a batch of 32 takes" in spoken([*WORDS, "precision=auto", "debug=dry"])
+
+
+def test_what_is_cut_over_ranks_is_not_tried(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([*WORDS, "precision=auto", "fsdp=true", "devices=2"]) == 2
+    assert "precision=auto tries the run in one process" in capsys.readouterr().err
 
 
 def test_trainer_gpu_sets_it() -> None:

@@ -160,10 +160,12 @@ class Engine(LightningModule):
                 f"{len(batch)} images on each of {world_size()} ranks, in {self.micro_batches} micro-batches "
                 f"do not make batch_size={self.batch_size}: choose a multiple of ranks x micro_batches"
             )
+        return self.encoded(batch).split(len(batch) // size)
+
+    def encoded(self, batch: Batch) -> Batch:
+        """What the players diffuse of a batch: latents where the lead has a codec."""
         lead = self.players[self.lead]
-        drawn = Rng(self.seed, batch.position)
-        encoded = lead.encode(batch, drawn) if isinstance(lead, Generator) else batch
-        return encoded.split(len(batch) // size)
+        return lead.encode(batch, Rng(self.seed, batch.position)) if isinstance(lead, Generator) else batch
 
     def _rounds(self, scripts: Sequence[Iterator[Turn]]) -> Iterator[list[Turn]]:
         """Advance the scripts in lockstep, without gradients between turns."""

@@ -14,7 +14,6 @@ import torch
 
 from lmsd.engine.module import Engine
 from lmsd.engine.trainer import Precision
-from lmsd.models.generator import Generator
 from lmsd.rng import Rng
 from lmsd.types import Batch
 
@@ -50,10 +49,10 @@ def timed(engine: Engine, batch: Batch, device: torch.device) -> dict[Precision,
 
 def _seconds(engine: Engine, batch: Batch, *, half: bool) -> float:
     """How long the turns of a batch take, without their updates."""
-    device, lead = batch.x.device, engine.players[engine.lead]
+    device = batch.x.device
     start = time.monotonic()
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        encoded = lead.encode(batch) if isinstance(lead, Generator) else batch
+        encoded = engine.encoded(batch)
         clock, rng = copy.deepcopy(engine.clock), Rng(engine.seed, encoded.position)
         turns = iter(engine.objective.turns(engine.roles, encoded, clock, rng))
         while True:

@@ -175,6 +175,11 @@ def settle_precision(config: DictConfig, built: "Experiment") -> None:
     """Let rank 0 try what is faster, and write the choice down where a resumed run will find it."""
     from lmsd.cli.build.experiment import faster_precision, record
 
+    if config.fsdp:
+        raise UserError(
+            "precision=auto tries the run in one process, and fsdp=true is for nets too large for that: name "
+            "it, precision=bf16-mixed"
+        )
     config.precision = agreed("precision", lambda: faster_precision(config, built))
     built.engine.record.update(record(config))
 
