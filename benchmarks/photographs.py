@@ -246,6 +246,15 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *gains(found["rows"])])
 
 
+def short(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the parts of its scores and its place on this machine, which the ledger has."""
+    scores = {
+        name: {word: round(score[word], 4) for word in ("value", "low", "high")}
+        for name, score in row["test"].items()
+    }
+    return {name: value for name, value in row.items() if name not in ("path", "test")} | {"test": scores}
+
+
 def gains(rows: list[dict[str, Any]]) -> list[str]:
     """Ours against each arm of the script, paired: over training seeds, or one seed's images."""
     by = {(row["arm"], row["seed"]): row["test"] for row in rows}
@@ -308,7 +317,8 @@ def main() -> int:
     found = run(options)
     text = table(found)
     print(text)
-    options.results.write_text(json.dumps({**found, "table": text.splitlines()}, indent=1) + "\n")
+    kept = {**found, "rows": list(map(short, found["rows"])), "table": text.splitlines()}
+    options.results.write_text(json.dumps(kept, indent=1) + "\n")
     return 0
 
 

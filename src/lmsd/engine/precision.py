@@ -52,7 +52,8 @@ def _seconds(engine: Engine, batch: Batch, *, half: bool) -> float:
     device = batch.x.device
     start = time.monotonic()
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        encoded = engine.encoded(batch)
+        with torch.no_grad():
+            encoded = engine.encoded(batch)
         clock, rng = copy.deepcopy(engine.clock), Rng(engine.seed, encoded.position)
         turns = iter(engine.objective.turns(engine.roles, encoded, clock, rng))
         while True:

@@ -7,8 +7,8 @@
                m(h) = (1 + scale) rms(h) + shift; scale, shift and g are linear in
                c = time + pooled text, and 0 at the start
     attention  softmax(q̂ k̂ᵀ) v, q̂ and k̂ of unit RMS a head with a learned gain     Dehghani et al. 2023
-    skips      block i of the first half feeds block n − 1 − i: h ← A [h, skip],
-               A = [1, 0] at the start                                             Bao et al. 2023
+    skips      block i of the first half feeds block n − 1 − i: h ← h + A skip,
+               A = 0 at the start                                                  after Bao et al. 2023
     head       m(h), linear layer (0 at the start), pixel_shuffle(p)
 
 Padding of the text takes no part in the attention. Registers are learned tokens that stand for nothing:
@@ -118,10 +118,10 @@ class UViT(Backbone):
         self.blocks = nn.ModuleList(
             Block(width, heads=heads, hidden=inner, context=context) for _ in range(layers)
         )
-        self.mix = nn.ModuleList(_mixer(width) for _ in range(layers // 2))
+        self.mix = nn.ModuleList(nn.Linear(width, width) for _ in range(layers // 2))
         self.modulation = nn.Linear(context, 2 * width)
         self.head = nn.Linear(width, self.channels * patch**2)
-        for layer in (self.modulation, self.head):
+        for layer in (self.modulation, self.head, *self.mix):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -138,7 +138,7 @@ class UViT(Backbone):
                 skips.append(h)
                 continue
             if index >= len(self.blocks) - len(self.mix):
-                h = self.mix[index - len(self.blocks)](torch.cat([h, skips.pop()], dim=2))
+                h = h + self.mix[index - len(self.blocks)](skips.pop())
             h = self._through(block, h, context, mask)
         out = self.head(_normalized(h[:, -count:], *self.modulation(context).chunk(2, dim=1)))
         return F.pixel_shuffle(out.transpose(1, 2).unflatten(2, side), self.patch)
@@ -146,11 +146,11 @@ class UViT(Backbone):
     def _sequence(self, images: Tensor, cond: Cond, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """All tokens [B,S,D], the patches last, and the mask [B,S] of those that count."""
         words, mask = self.words(cond, z, len(images))
-        words = self.enter(words.to(self.enter.weight.dtype)).to(images.dtype)
-        registers = self.registers.to(images.dtype).expand(len(images), -1, -1)
+        words = self.enter(words.to(self.enter.weight.dtype))
+        registers = self.registers.expand(len(images), -1, -1)
         if mask is not None:
             mask = F.pad(mask, (len(self.registers), len(self.position)), value=True)
-        return torch.cat([registers, words, images + self.position.to(images.dtype)], dim=1), mask
+        return torch.cat([registers, words, images + self.position], dim=1), mask  # float32 in autocast, too
 
     def _through(self, block: nn.Module, h: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -160,12 +160,3 @@ class UViT(Backbone):
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the blocks."""
         self.gradient_checkpointing = True
-
-
-def _mixer(width: int) -> nn.Linear:
-    """[h, skip] → h at the start."""
-    layer = nn.Linear(2 * width, width)
-    with torch.no_grad():
-        layer.weight.copy_(torch.eye(width, 2 * width))
-        layer.bias.zero_()
-    return layer
