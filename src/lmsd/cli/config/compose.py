@@ -7,7 +7,7 @@ with '+'), unknown choices of a group, a word where a number belongs, several va
 import gc
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -31,6 +31,7 @@ from lmsd.ranks import launched_rank
 if yaml.__with_libyaml__:  # what omegaconf reads with, ten times as fast
     yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc]
 
+_IMPLIED = re.compile(r"^ *- override /(\w+): (\w+)", re.MULTILINE)
 WAYS = {"data": "; name your shards with data.shards=FOLDER"}
 """Hints for choices that people look for under another name."""
 
@@ -65,10 +66,18 @@ def chosen(name: str, overrides: list[Override]) -> tuple[dict[str, Any], str]:
     made = [override for override in rest if override.key_or_group.endswith("._target_")]
     for override in made:
         apply(override, tree, groups=choices)
-    note = leave_out([*picked.values(), *made], tree)
+    note = leave_out([*picked.values(), *implied(picked), *made], tree)
     for override in (override for override in rest if override not in made):
         apply(override, tree, groups=choices)
     return tree, note
+
+
+def implied(picked: Mapping[str, Override]) -> Iterator[Override]:
+    """What chosen files choose in turn, where the words do not: objective=ladd takes discriminator=trunk."""
+    for group, override in picked.items():
+        for file in (file for file in files(group) if file.stem == override.value()):
+            found = _IMPLIED.findall(file.read_text(encoding="utf-8"))
+            yield from (parse(f"{own}={choice}") for own, choice in found if own not in picked)
 
 
 def resolved(tree: dict[str, Any]) -> DictConfig:

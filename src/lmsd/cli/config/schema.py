@@ -35,7 +35,7 @@ from lmsd.spec import allowed, targets
 HANDED: Mapping[str, tuple[str, ...]] = {
     "net": ("sizes", "channels", "image_size", "token_dim", "pooled_dim", "z_dim"),
     "generator": ("net", "schedule", "process", "conditioner", "codec", "channels", "image_size"),
-    "discriminator": ("process", "generator", "cond_dim", "features", "marginal"),
+    "discriminator": ("process", "generator", "cond_dim", "features", "marginal", "smooth"),
     "discriminator.trunk": ("shape",),
     "rollback": ("samples", "stop"),
     "objective": ("captions",),

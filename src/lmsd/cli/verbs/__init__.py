@@ -5,6 +5,7 @@ VERBS = {
     "sample": "prompts to a captioned grid of images",
     "edit": "change an image by a prompt, all of it or what a mask marks",
     "evaluate": "score a run on held-out data",
+    "export": "a run to a folder that stands alone, with proof that it is the same",
     "sweep": "many runs over some options, ranked by their scores on val",
     "runs": "list runs: state, how far, best score",
     "report": "write report.html of a run again",
@@ -15,9 +16,20 @@ VERBS = {
 }
 
 FLAGS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("sample", "edit", "evaluate", "runs", "report", "data", "doctor", "verify-resume"), ()),
+    **dict.fromkeys(
+        ("sample", "edit", "evaluate", "export", "runs", "report", "data", "doctor", "verify-resume"), ()
+    ),
     "train": ("--options", "--schema", "--cfg"),
     "demo": ("--ablation",),
     "sweep": ("--dry-run",),
 }
 """The words with dashes that verbs take beside -h and --help, where any other is refused."""
+
+WORDS: dict[str, tuple[str, ...]] = {
+    "data": ("build", "index", "show", "features", "statistics"),
+    "data build": (
+        *("digits", "shapes", "folder", "imagefolder", "classes", "kohya"),
+        *("coco", "table", "parquet", "tars", "cifar10"),
+    ),
+}
+"""Words that must come first after these verbs."""
