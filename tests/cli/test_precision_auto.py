@@ -26,7 +26,8 @@ def found(folder: Path) -> tuple[str, dict[str, torch.Tensor]]:
     assert path is not None
     content, written = read(path), store.config_of(folder).precision
     assert f"precision: {written}\n" in content[KEY]["config"]
-    return written, content["state_dict"]
+    state = content["state_dict"]
+    return written, {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def same(one: Path, other: Path) -> bool:
