@@ -17,7 +17,7 @@ from lmsd.errors import Amount, UserError
 from lmsd.models.backbones import LabelTransformer
 from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import Conditioner, LabelConditioner, NullConditioner
-from lmsd.models.generator import Generator, Precondition
+from lmsd.models.generator import Generator, Precondition, Sees
 from lmsd.process import Process
 from lmsd.process.schedules import Schedule
 from lmsd.types import Net, Prediction, Sizes
@@ -35,17 +35,20 @@ def from_parts(
     z_dim: Amount = 0,
     precondition: Precondition = "none",
     sigma_data: float = 0.5,
+    sees: Sees = "nothing",
 ) -> Generator:
     """A generator whose net is made to measure; see `Generator`.
 
     net: its constructor, with all but the sizes bound; channels, image_size: C and H = W of the images;
     prediction: what the net predicts; z_dim: width of the latent noise, 0 for none; precondition: none or
-    edm; sigma_data: σ_d. Raises UserError if the parts do not fit, or the net was given what they decide.
+    edm; sigma_data: σ_d; sees: what image it has beside x. Raises UserError if the parts do not fit, or the
+    net was given what they decide.
     """
     conditioner = conditioner if conditioner is not None else NullConditioner()
     codec = codec if codec is not None else Identity()
     depth, side, _ = codec.shape_of((channels, image_size, image_size))
-    sizes = Sizes(depth, side, conditioner.token_dim, conditioner.pooled_dim, z_dim)
+    image_dim = {"nothing": 0, "source": depth, "masked": depth + 1}.get(sees, 0)
+    sizes = Sizes(depth, side, conditioner.token_dim, conditioner.pooled_dim, z_dim, image_dim)
     given: dict[str, Any] = {"sizes": sizes, **vars(sizes)}
     for name in net.keywords.keys() & given.keys() if isinstance(net, partial) else ():
         raise UserError(f"net.{name} follows from the data, the codec and the conditioner: leave it out")
@@ -61,7 +64,12 @@ def from_parts(
         z_dim=z_dim,
         precondition=precondition,
         sigma_data=sigma_data,
+        sees=sees,
     )
+
+
+def nothing() -> None:
+    """No generator, for an objective that trains something else."""
 
 
 def _check_labels(net: Net, conditioner: Conditioner) -> None:

@@ -18,7 +18,7 @@ from lmsd.cli.config.compose import load
 from lmsd.cli.config.schema import check_limits, check_tasks
 from lmsd.cli.runs import offline, store
 from lmsd.cli.runs.agreed import agreed
-from lmsd.cli.runs.pipelines import TARGET, refuse_parts
+from lmsd.cli.runs.pipelines import refuse_parts
 from lmsd.cli.runs.resuming import continued, extended, finished
 from lmsd.cli.runs.transcript import transcript
 from lmsd.errors import UserError, redact
@@ -83,8 +83,7 @@ def begin(arguments: list[str]) -> int:
     config, source = (extended(arguments) or continued(arguments)) if again else (None, None)
     if config is None:
         config = load("train", arguments)
-        if (config.get("generator") or {}).get("_target_") == TARGET:
-            refuse_parts(arguments, config)
+        refuse_parts(arguments, config)
     if source is not None and finished(source, config):
         folder = store.folder_of(source)
         if launched_rank() == 0:
@@ -173,15 +172,16 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
 
 def settle_precision(config: DictConfig, built: "Experiment") -> None:
     """Let rank 0 try what is faster, and write the choice down where a resumed run will find it."""
-    from lmsd.cli.build.experiment import faster_precision, record
+    from lmsd.cli.build.experiment import record
+    from lmsd.cli.build.precision import faster
 
     if config.fsdp:
         raise UserError(
             "precision=auto tries the run in one process, and fsdp=true is for nets too large for that: name "
             "it, precision=bf16-mixed"
         )
-    config.precision = agreed("precision", lambda: faster_precision(config, built))
-    built.engine.record.update(record(config))
+    config.precision = agreed("precision", lambda: faster(config, built))
+    built.engine.record.update(record(config, built.objective.lead))
 
 
 def tell_end(folder: Path, engine: Any) -> None:
