@@ -23,6 +23,7 @@ SIZES: dict[str, list[str]] = {
     "net=mlp": ["net.width=8", "net.depth=1"],
     "net=unet_text": ["net.widths=[16,16]", "net.heads=2"],
     "net=unet_pooled": ["net.widths=[16,16]", "net.head_dim=8"],
+    "net=uvit": ["net.width=16", "net.layers=2", "net.heads=2", "net.context=16"],
     "net=unet_conv": ["net.widths=[16,16]", "net.context=16"],
     "net=transformer_text": ["net.layers=1", "net.heads=2", "net.head_dim=8"],
     "net=dit_label": ["net.layers=1", "net.heads=2", "net.head_dim=8"],
@@ -63,6 +64,7 @@ COMPANIONS = {
     "times=edm": ["objective=denoising", "schedule=edm", "generator.precondition=edm"],
     "times=grid": ["objective=denoising"],
     "times=logit_normal": ["objective=denoising", "schedule=flow"],
+    "times=shifted": ["objective=denoising"],
     "times=uniform": ["objective=denoising"],
 }
 NEEDS = {

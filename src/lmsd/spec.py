@@ -30,6 +30,7 @@ ALLOWED = (
     "torch.nn.",
     "lmsd.engine.callbacks.",
     "lmsd.engine.divergence.",
+    "lmsd.engine.muon.",
     "lightning.pytorch.loggers.",
     "lightning.pytorch.callbacks.",
 )

@@ -390,8 +390,10 @@ def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objecti
         seed=config.seed,
         compile=config.compile,
         log_every=config.log_every,
-        record={
-            "config": OmegaConf.to_yaml(stored(config)),
-            "spec": lead_spec(stored(config), objective.lead),
-        },
+        record=record(config, objective.lead),
     )
+
+
+def record(config: DictConfig, lead: str) -> dict[str, Any]:
+    """What a checkpoint says about its origin."""
+    return {"config": OmegaConf.to_yaml(stored(config)), "spec": lead_spec(stored(config), lead)}

@@ -99,8 +99,10 @@ class Train:
     """global: over all ranks and micro-batches"""
     micro_batches: Count = 1
     """gradient accumulation: parts of a rank's share of the batch"""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # the engine says why not the last
-    """of the nets' arithmetic"""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = (
+        "32-true"  # the engine refuses the third
+    )
+    """of the nets' arithmetic; auto: the faster one on this device, tried once and written down"""
     devices: Count | Literal["auto"] = 1
     """processes on each machine, one a device; auto: all GPUs there are"""
     num_nodes: Count = 1

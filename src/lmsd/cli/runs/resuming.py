@@ -180,6 +180,8 @@ def accept(
     for key, value in given.items():
         if key in ("resume", "extend", "run_dir") or (key == "experiment" and value == config.name):
             continue
+        if (key, value) == ("precision", "auto"):  # what it chose stays
+            continue
         hidden = HIDDEN in str(known.get(key))
         new = key not in known and not key.startswith(safe)
         if new or (known.get(key) != value and not hidden and not key.startswith(safe)):

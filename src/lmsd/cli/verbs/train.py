@@ -144,6 +144,8 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
 
         check_latents(built.cast, data)
     chief = launched_rank() == 0
+    if config.precision == "auto":
+        settle_precision(config, built)
     if config.dry:
         announce(config, None, built.cast, resumed=resumed)
         built.engine.configure_optimizers()
@@ -167,6 +169,20 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
         if chief:
             tell_end(folder, built.engine)
     return folder
+
+
+def settle_precision(config: DictConfig, built: "Experiment") -> None:
+    """Let rank 0 try what is faster, and write the choice down where a resumed run will find it."""
+    from lmsd.cli.build.experiment import record
+    from lmsd.cli.build.precision import faster
+
+    if config.fsdp:
+        raise UserError(
+            "precision=auto tries the run in one process, and fsdp=true is for nets too large for that: name "
+            "it, precision=bf16-mixed"
+        )
+    config.precision = agreed("precision", lambda: faster(config, built))
+    built.engine.record.update(record(config, built.objective.lead))
 
 
 def tell_end(folder: Path, engine: Any) -> None:

@@ -96,7 +96,8 @@ def verify(words: list[str], out: Path, *, kills: int, draw: random.Random, laun
     if store.status(whole_run).get("state") != "done":
         finish(launch([*words, f"run_dir={whole_run}"], out / "unbroken.log"), out / "unbroken.log")
     seconds, seen = float(store.status(whole_run)["seconds"]), []
-    again, log = [*words, f"run_dir={cut}", "resume=auto"], out / "killed.log"
+    settled = f"precision={store.config_of(whole_run).precision}"  # auto would be tried anew
+    again, log = [*words, f"run_dir={cut}", settled, "resume=auto"], out / "killed.log"
     for _ in range(kills):
         process = launch(again, log)
         if not killed(process, cut, draw.uniform(0, seconds)):
