@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 15014
-OPTION_LINES = 1419
+STATEMENTS = 14650
+OPTION_LINES = 1411
 LONG = 0
 WIDE = 1
 WIDEST = 12
@@ -46,13 +46,16 @@ NEW = {
     "engine/state.py": "an engine without other people's notes",
     "evaluation/catalog.py": "one row a metric",
     "evaluation/families.py": "families of features",
+    "evaluation/foreign.py": "torchmetrics is the interface of metrics",
     "evaluation/looks.py": "the report looks at pictures as a person would",
     "evaluation/side.py": "the report looks at pictures as a person would",
     "features/base.py": "an extractor says what it is",
     "features/random_conv.py": "families of features",
     "features/ssl.py": "families of features",
     "files.py": "one place that writes whole or not at all",
+    "metrics/shares.py": "torchmetrics is the interface of metrics",
     "metrics/sliced.py": "families of features",
+    "metrics/streaming.py": "torchmetrics is the interface of metrics",
     "models/autoencoder.py": "a generator owns its codec",
     "models/folder.py": "a pipeline's folder is a generator",
     "models/layouts/__init__.py": "a pipeline's folder is a generator",

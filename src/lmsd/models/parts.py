@@ -44,13 +44,8 @@ def from_parts(
     """
     conditioner = conditioner if conditioner is not None else NullConditioner()
     codec = codec if codec is not None else Identity()
-    depth, side, _ = codec.shape_of((channels, image_size, image_size))
-    sizes = Sizes(depth, side, conditioner.token_dim, conditioner.pooled_dim, z_dim)
-    given: dict[str, Any] = {"sizes": sizes, **vars(sizes)}
-    for name in net.keywords.keys() & given.keys() if isinstance(net, partial) else ():
-        raise UserError(f"net.{name} follows from the data, the codec and the conditioner: leave it out")
-    parameters = inspect.signature(net).parameters
-    built = net(**{name: value for name, value in given.items() if name in parameters})
+    images = (channels, image_size, image_size)
+    built = net(**_sizes(net, codec.shape_of(images), conditioner, z_dim))
     _check_labels(built, conditioner)
     return Generator(
         built,
@@ -62,6 +57,18 @@ def from_parts(
         precondition=precondition,
         sigma_data=sigma_data,
     )
+
+
+def _sizes(
+    net: Callable[..., Net], shape: tuple[int, int, int], conditioner: Conditioner, z_dim: int
+) -> dict[str, Any]:
+    """The sizes that a net's constructor takes; shape: (C, H, W) of what is diffused."""
+    sizes = Sizes(*shape[:2], conditioner.token_dim, conditioner.pooled_dim, z_dim)
+    given: dict[str, Any] = {"sizes": sizes, **vars(sizes)}
+    for name in net.keywords.keys() & given.keys() if isinstance(net, partial) else ():
+        raise UserError(f"net.{name} follows from the data, the codec and the conditioner: leave it out")
+    parameters = inspect.signature(net).parameters
+    return {name: value for name, value in given.items() if name in parameters}
 
 
 def _check_labels(net: Net, conditioner: Conditioner) -> None:

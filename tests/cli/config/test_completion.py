@@ -9,7 +9,7 @@ import pytest
 
 from lmsd import cli
 from lmsd.cli.config.completion import SHELLS, WORDS, candidates
-from lmsd.cli.config.schema import groups
+from lmsd.cli.config.compose import groups
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from torch import nn
 from lmsd import spec
 from lmsd.checkpoints import WeightsRef, find_run, load_weights
 from lmsd.cli.bar import drawn
-from lmsd.cli.config.compose import plain, stored
-from lmsd.cli.config.schema import held, leaves
+from lmsd.cli.config.compose import stored
+from lmsd.cli.config.schema import held, leaves, plain
 from lmsd.data.shards import Split
 from lmsd.data.shardset import ShardSet
 from lmsd.engine.datamodule import ShardDataModule
@@ -72,7 +72,7 @@ def instantiate(node: DictConfig, **given: Any) -> Any:
 
 def assemble(node: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
     """Build `node` with those of the given arguments that its constructor takes."""
-    return spec.build(node, **spec.taken(str(node["_target_"]), given))
+    return spec.build(node, **spec.taken(node, given))
 
 
 def shard_set(config: DictConfig) -> ShardSet:
@@ -105,12 +105,14 @@ def generator(config: DictConfig) -> Generator:
 
 def generator_spec(config: DictConfig) -> dict[str, Any]:
     """The generator's node with the parts and sizes that it takes: enough to rebuild it."""
-    tree = plain(config)
+    return spec.completed(*described(plain(config)))
+
+
+def described(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The generator's node, and what else a whole configuration says of it: its parts, and how large."""
     parts = {name: tree[name] for name in ("schedule", "conditioner", "codec")}
     parts["net"] = {**tree["net"], "_partial_": True}  # the other parts say how large
-    parts |= {name: tree["data"][name] for name in ("channels", "image_size")}
-    own = tree["generator"]
-    return {**spec.taken(str(own["_target_"]), parts), **own}
+    return tree["generator"], parts | {name: tree["data"][name] for name in ("channels", "image_size")}
 
 
 def check_condition(conditioner: Conditioner, data: ShardSet) -> None:

@@ -58,7 +58,7 @@ def departures(folder: Path) -> tuple[str | None, dict[str, list[object]]]:
     words = given.read_text().splitlines() if given.is_file() else []
     chosen = [word for word in words if word.lstrip("+").startswith("experiment=")]
     try:
-        before, here = stored(load("train", chosen)), store.config_of(folder)
+        before, here = stored(load(chosen)), store.config_of(folder)
     except UserError:
         return None, {}
     name = chosen[-1].partition("=")[2] if chosen else "the defaults"

@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 from lmsd.checkpoints import manifests
 from lmsd.cli.config import options
 from lmsd.cli.config.compose import load, parse
-from lmsd.cli.config.schema import check_limits
 from lmsd.cli.runs import store
 from lmsd.errors import Amount, UserError
 
@@ -71,8 +70,7 @@ def shortened(words: list[str]) -> list[str]:
     for name in ("resume", "extend", "run_dir"):
         if name in given:
             raise UserError(f"{name}= makes no sense here: verify-resume makes both of its runs itself")
-    config = load("train", words)
-    check_limits(config)
+    config = load(words, run=True)
     if config.dry:
         raise UserError("debug=dry makes no sense here: verify-resume trains; it is short by itself")
     batch = config.batch_size
