@@ -44,7 +44,9 @@ class Batch:
     """One batch as `data` delivers it.
 
     x: images [B,C,H,W] in [-1,1]; position: each sample's place in the endless stream, int64 [B]; text: B
-    captions; label: class indices, int64 [B]; extra: further tensors with leading dimension B.
+    captions; label: class indices, int64 [B]; extra: further tensors with leading dimension B, those of four
+    dimensions pictures like x. encoded: x is what a codec makes of images (its E(x), unscaled), read from a
+    cache; spread: and its standard deviation, where latents are drawn.
     """
 
     x: Tensor
@@ -52,6 +54,8 @@ class Batch:
     text: list[str] | None = None
     label: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    encoded: bool = False
+    spread: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -68,6 +72,7 @@ class Batch:
             position=move(self.position),
             label=None if self.label is None else move(self.label),
             extra={name: move(value) for name, value in self.extra.items()},
+            spread=None if self.spread is None else move(self.spread),
         )
 
     def split(self, pieces: int) -> "list[Batch]":
@@ -86,6 +91,8 @@ class Batch:
             text=None if self.text is None else [self.text[place] for place in places],
             label=None if self.label is None else self.label[index],
             extra={name: value[index] for name, value in self.extra.items()},
+            encoded=self.encoded,
+            spread=None if self.spread is None else self.spread[index],
         )
 
 

@@ -20,7 +20,7 @@ from lmsd.models.autoencoder import _decoder, _encoder
 
 CODECS = {
     "unshuffle": ["codec=unshuffle", "codec.factor=4", "codec.scale=1.5", "codec.shift=0.1"],
-    "taef2": ["codec=taef2", "codec.path=taef2"],
+    "taef2": ["codec=taef2", "codec.path=taef2", "codec.statistics=statistics.json"],
 }
 DATA = "data.shards=data/shapes"
 
@@ -35,6 +35,7 @@ def run(request: pytest.FixtureRequest, made: Home) -> str:
             Path("taef2").mkdir()
             for half, net in (("encoder", _encoder(64, 32)), ("decoder", _decoder(64, 32))):
                 torch.save(net.state_dict(), f"taef2/taef2_{half}.pth")
+            assert "32 channels" in spoken(["data", "statistics", *TINY, *CODECS[name], DATA, "images=200"])
         said = spoken(["train", *TINY, *CODECS[name], DATA, f"run_dir={folder}", f"name={name}"])
         assert "192 images" in said
     return folder
@@ -173,6 +174,11 @@ def test_two_ranks_do_as_one_process(run: str) -> None:
     [
         (["codec=taef2"], "codec.path has no value"),
         (["codec=taef2", "codec.path=nowhere"], "codec.path=nowhere is no folder"),
+        (["codec=taef2", "codec.path=taef2"], "channels of the latents are off"),
+        (
+            ["codec=taef2", "codec.path=taef2", "codec.statistics=no.json"],
+            "codec.statistics=no.json is not there",
+        ),
         (["codec=unshuffle", "codec.factor=3"], "16x16 pixels do not divide by its factor, 3"),
         (["codec=unshuffle", "codec.factor=two"], "codec.factor=two is not a whole number"),
         (["codec=none"], "codec 'none' not found; available: autoencoder, identity, taef2, unshuffle"),

@@ -158,7 +158,8 @@ class Engine(LightningModule):
                 f"do not make batch_size={self.batch_size}: choose a multiple of ranks x micro_batches"
             )
         lead = self.players[self.lead]
-        encoded = lead.encode(batch) if isinstance(lead, Generator) else batch
+        drawn = Rng(self.seed, batch.position)
+        encoded = lead.encode(batch, drawn) if isinstance(lead, Generator) else batch
         return encoded.split(len(batch) // size)
 
     def _rounds(self, scripts: Sequence[Iterator[Turn]]) -> Iterator[list[Turn]]:

@@ -3,33 +3,39 @@
     z = (E(x) − shift) · scale        the latents' statistics, which give z mean 0 and standard deviation 1
 
 Checkpoints hold their fingerprint instead of their weights, and another autoencoder is refused on loading. An
-image has a single latent, the mean if the encoder gives a distribution: training, held-out data and editing
-see the same. They work in float32 whatever autocast says.
+image has a single latent, the mean if the encoder gives a distribution; only training may draw it, by
+position. They work in float32 whatever autocast says.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsd.errors import UserError
+from lmsd.errors import Amount, UserError, one_of
 from lmsd.models.codec import Latents, Shape
-from lmsd.models.folder import misfit
-from lmsd.models.frozen import fingerprint, freeze
+from lmsd.models.folder import class_of, component_of, finite, json_of
+from lmsd.models.frozen import digest, fingerprint, freeze
+from lmsd.models.statistics import statistics_at
+from lmsd.models.tiles import Tiled
+
+Posterior: TypeAlias = Literal["mean", "drawn"]
 
 
 class Pretrained(Latents):
     """Base: a frozen autoencoder of images with `colors` channels, `factor` times smaller, `channels` deep.
 
-    scale, shift: of the latents, one number or one per channel; dtype: that it computes in, None: its own.
-    Raises UserError for any other count, and for a scale that is not above 0.
+    scale, shift: of the latents, one number or one per channel; statistics: a file that has both, in their
+    place; dtype: that it computes in, None: its own. Raises UserError for any other count, for a scale that
+    is not above 0, and for statistics of another codec.
     """
 
     model: Any  # of untyped classes
+    checked = True
     scale: Tensor
     shift: Tensor
 
@@ -43,22 +49,32 @@ class Pretrained(Latents):
         factor: int,
         scale: float | Sequence[float],
         shift: float | Sequence[float],
+        statistics: str | Path | None = None,
         dtype: torch.dtype | None = torch.float32,
     ) -> None:
         super().__init__()
         self.path, self.colors, self.channels, self.factor = path, colors, channels, factor
         self.model = model if dtype is None else model.to(dtype)
         self.model.to(memory_format=torch.channels_last)  # a third faster on a CPU
+        self.fingerprint = fingerprint(self.model)
+        if statistics is not None:
+            found = statistics_at(statistics, self.fingerprint)
+            scale, shift = found.scale, found.shift
         self.register_buffer("scale", self._per_channel("scale", scale))
         self.register_buffer("shift", self._per_channel("shift", shift))
         if not bool((self.scale > 0).all()):
             raise UserError(f"codec.scale={scale} must be above 0")
         freeze(self, saved=False)
         self.told = {
-            "fingerprint": fingerprint(self.model),
+            "fingerprint": self.fingerprint,
             "scale": self.scale.flatten().tolist(),
             "shift": self.shift.flatten().tolist(),
         }
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of all weights, for what is kept of its latents."""
+        return digest(self.model)
 
     def _per_channel(self, name: str, value: float | Sequence[float]) -> Tensor:
         found = torch.tensor(value, dtype=torch.float32).flatten()
@@ -77,10 +93,17 @@ class Pretrained(Latents):
         """D(z), images in [-1,1] or slightly beyond."""
         raise NotImplementedError
 
+    def raw(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """E(x), which is not scaled."""
+        return self.latents(x.to(self.scale.dtype)), None
+
+    def scaled(self, z: Tensor) -> Tensor:
+        """(E(x) − shift) · scale."""
+        return ((z.to(self.scale.dtype) - self.shift) * self.scale).contiguous()
+
     def encode(self, x: Tensor) -> Tensor:
-        """Images → scaled latents."""
-        z = (self.latents(x.to(self.scale.dtype)) - self.shift) * self.scale
-        return z.to(x.dtype).contiguous()
+        """Images → scaled latents, the mean where there is a distribution."""
+        return self.scaled(self.raw(x)[0]).to(x.dtype)
 
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents → images."""
@@ -156,11 +179,18 @@ class TAEF2(Pretrained):
 
     path: a folder with taef2_encoder and taef2_decoder, .pth or .safetensors, or one file with both, with
     names that begin with encoder. and decoder.; scale, shift: z = (E(x) − shift) · scale, one number or one
-    per channel. E(x) has a standard deviation of 0.7 to 0.9. Raises UserError for files with other layers.
+    per channel; statistics: a file that has both. E(x) has a standard deviation of 0.7 to 0.9. There are no
+    tiles: a branch of its deepest blocks normalizes over the whole image. Raises UserError for files with
+    other layers.
     """
 
     def __init__(
-        self, path: str | Path, *, scale: float | Sequence[float] = 1.0, shift: float | Sequence[float] = 0.0
+        self,
+        path: str | Path,
+        *,
+        scale: float | Sequence[float] = 1.0,
+        shift: float | Sequence[float] = 0.0,
+        statistics: str | Path | None = None,
     ) -> None:
         model = nn.ModuleDict({"encoder": _encoder(64, 32), "decoder": _decoder(64, 32)})
         try:
@@ -168,7 +198,8 @@ class TAEF2(Pretrained):
         except RuntimeError as error:
             said = str(error).splitlines()[-1].strip()
             raise UserError(f"codec.path={path} does not hold the layers of taef2: {said[:200]}") from error
-        super().__init__(model, path=str(path), colors=3, channels=32, factor=8, scale=scale, shift=shift)
+        given: dict[str, Any] = {"scale": scale, "shift": shift, "statistics": statistics}
+        super().__init__(model, path=str(path), colors=3, channels=32, factor=8, **given)
 
     def latents(self, x: Tensor) -> Tensor:
         """E of images, which it takes in [0, 1]."""
@@ -212,11 +243,71 @@ def _read(file: Path) -> dict[str, Tensor]:
         raise UserError(f"codec: {file} cannot be read as weights: {type(error).__name__}") from error
 
 
-class Autoencoder(Pretrained):
-    """An AutoencoderKL of diffusers from a local folder: config.json and diffusion_pytorch_model.safetensors.
+class FolderCodec(Pretrained):
+    """Base: an autoencoder of diffusers, with the numbers of its config.json.
 
-    path: the folder; scale, shift: z = (E(x) − shift) · scale, one number or one per channel; None: the
-    folder's scaling_factor and shift_factor. Raises UserError for any other folder, and for pickled weights.
+    config: that file's; scale, shift: None for its own, also where it has one per channel; dtype: None: the
+    model's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Mapping[str, Any],
+        *,
+        path: str,
+        scale: float | Sequence[float] | None = None,
+        shift: float | Sequence[float] | None = None,
+        statistics: str | Path | None = None,
+        dtype: torch.dtype | None = torch.float32,
+    ) -> None:
+        widths = config.get("block_out_channels") or config["encoder_block_out_channels"]
+        own_scale, own_shift = float(config.get("scaling_factor", 1.0)), config.get("shift_factor") or 0.0
+        if config.get("latents_mean") and config.get("latents_std"):
+            own_shift = [float(value) for value in config["latents_mean"]]
+            own_scale = [own_scale / float(value) for value in config["latents_std"]]  # type: ignore[assignment]
+        super().__init__(
+            model,
+            path=path,
+            colors=int(config.get("in_channels", 3)),
+            channels=int(config["latent_channels"]),
+            factor=2 ** (len(widths) - 1),
+            scale=own_scale if scale is None else scale,
+            shift=own_shift if shift is None else shift,
+            statistics=statistics,
+            dtype=dtype,
+        )
+
+    def raw(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The mean and the standard deviation of E(x), or E(x) itself where it is no distribution."""
+        found = self.model.encode(x)
+        if "latent_dist" in found:
+            return found["latent_dist"].mode(), found["latent_dist"].std
+        return found["latents" if "latents" in found else "latent"], None
+
+    def latents(self, x: Tensor) -> Tensor:
+        """The mean of E(x), or E(x) itself where it is no distribution."""
+        return self.raw(x)[0]
+
+    def images(self, z: Tensor) -> Tensor:
+        """D(z)."""
+        found: Tensor = self.model.decode(z, return_dict=False)[0]
+        return found
+
+
+KINDS = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
+"""The classes that codec=autoencoder reads."""
+
+
+class Autoencoder(FolderCodec):
+    """An AutoencoderKL, AutoencoderTiny or AutoencoderDC of diffusers from local files.
+
+    path: a folder with config.json and safetensors, or a .safetensors file with config.json beside it; scale,
+    shift: z = (E(x) − shift) · scale, one number or one per channel, None: the folder's own; statistics: a
+    file that has both; posterior: an image's latent is the mean of an AutoencoderKL's distribution, or drawn
+    from it in training, by position; tile: side in pixels of the tiles that larger images are decoded in, 0
+    for none: less memory, three times the time (`models.tiles`). Raises UserError for any other file, for
+    weights that are missing, left over or pickled, and for tiles of another kind than AutoencoderKL.
     """
 
     def __init__(
@@ -225,50 +316,64 @@ class Autoencoder(Pretrained):
         *,
         scale: float | Sequence[float] | None = None,
         shift: float | Sequence[float] | None = None,
+        statistics: str | Path | None = None,
+        posterior: Posterior = "mean",
+        tile: Amount = 0,
     ) -> None:
-        model = _autoencoder(Path(path))
-        config = model.config
-        super().__init__(
-            model,
-            path=str(path),
-            colors=int(config.in_channels),
-            channels=int(config.latent_channels),
-            factor=2 ** (len(config.block_out_channels) - 1),
-            scale=config.scaling_factor if scale is None else scale,
-            shift=(config.shift_factor or 0.0) if shift is None else shift,
-        )
+        one_of("codec", "posterior", posterior, Posterior)
+        kind, config, model = _opened(Path(path))
+        given: dict[str, Any] = {"scale": scale, "shift": shift, "statistics": statistics}
+        super().__init__(model, config, path=str(path), **given)
+        self.posterior = posterior
+        if posterior == "drawn":
+            if kind != "AutoencoderKL":
+                raise UserError(
+                    f"codec.posterior=drawn: {path} is an {kind}, with no distribution of latents"
+                )
+            self.told = {**self.told, "posterior": posterior}
+        self._tile = self._checked(kind, tile) // self.factor
 
-    def latents(self, x: Tensor) -> Tensor:
-        """The mean of E(x)."""
-        return self.model.encode(x).latent_dist.mode()  # type: ignore[no-any-return]
+    def _checked(self, kind: str, tile: int) -> int:
+        if tile and kind != "AutoencoderKL":
+            why = "whose attention sees the whole image" if kind == "AutoencoderDC" else "which needs none"
+            raise UserError(f"codec.tile={tile}: {self.path} is an {kind}, {why}: leave it out")
+        if tile % (4 * self.factor):
+            raise UserError(f"codec.tile={tile} must be a multiple of {4 * self.factor}, four latents a side")
+        return tile
 
     def images(self, z: Tensor) -> Tensor:
-        """D(z)."""
-        return self.model.decode(z).sample  # type: ignore[no-any-return]
+        """D(z), in tiles if they are asked for."""
+        return Tiled(self.model, self._tile)(z) if self._tile else super().images(z)
+
+    def raw(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The mean of E(x), and the standard deviation where latents are drawn."""
+        mean, std = super().raw(x.to(self.scale.dtype))
+        return mean, std if self.posterior == "drawn" else None
 
 
-def _autoencoder(path: Path) -> Any:
-    """The model in a folder, with every one of its weights."""
+def _opened(path: Path) -> tuple[str, Mapping[str, Any], Any]:
+    """Class, configuration and net of a folder, or of a file of weights."""
+
+    def refuse(said: str) -> UserError:
+        return UserError(f"codec.path={path}: {said}")
+
+    alone = path.is_file()
+    if alone and path.suffix != ".safetensors":
+        raise refuse("only safetensors are read; pickles are not read, since they can run code")
+    folder = path.parent if alone else path
+    config = json_of(folder / "config.json", refuse, name="its config.json")
+    kind = str(config.get("_class_name"))
+    if kind not in KINDS:
+        raise refuse(f"it holds a {kind} and no {', '.join(KINDS)}; a pipeline's lies in vae/")
+    if not alone:
+        return kind, config, component_of(folder, kind, torch.float32, refuse=refuse)
+    model = class_of(kind).from_config(dict(config))
     try:
-        card = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"codec.path={path}: its config.json is not there or cannot be read") from error
-    kind = card.get("_class_name")
-    if kind != "AutoencoderKL":
-        raise UserError(f"codec.path={path} holds a {kind} and no AutoencoderKL; a pipeline's lies in vae/")
-    if not (path / "diffusion_pytorch_model.safetensors").is_file():
-        raise UserError(
-            f"codec.path={path} holds no diffusion_pytorch_model.safetensors; pickles are not read"
-        )
-    from diffusers import AutoencoderKL
-
-    model, told = AutoencoderKL.from_pretrained(
-        str(path),
-        output_loading_info=True,
-        local_files_only=True,
-        use_safetensors=True,
-        low_cpu_mem_usage=False,
-    )
-    if strange := misfit(told):
-        raise UserError(f"codec.path={path}: its weights do not fit its config.json, see {strange}")
-    return model
+        told = model.load_state_dict(_read(path), strict=False)
+    except RuntimeError as error:  # another shape
+        said = str(error).splitlines()[-1].strip()
+        raise refuse(f"its weights do not fit config.json: {said[:160]}") from error
+    strange = [*told.missing_keys, *told.unexpected_keys]
+    if strange:
+        raise refuse(f"its weights do not fit config.json, see {strange[0]}")
+    return kind, config, finite(model, path.name, refuse)

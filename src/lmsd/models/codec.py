@@ -38,10 +38,11 @@ class Codec(nn.Module, ABC):
 
     told: what distinguishes its latents from another codec's, plain Python by name, empty for pixels. It is
     saved with the weights, and weights of another codec are refused: to them the same numbers mean other
-    images.
+    images. checked: a run refuses latents whose mean or deviation is off.
     """
 
     bound: float | None = None
+    checked = False
     told: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self) -> None:
@@ -51,6 +52,14 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
         """Images [B,C,H,W] in [-1,1] → what is diffused."""
+
+    def raw(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """E(x), which `scaled` takes and a cache keeps, and its standard deviation where it is drawn."""
+        return self.encode(x), None
+
+    def scaled(self, z: Tensor) -> Tensor:
+        """What is diffused, from E(x)."""
+        return z
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ Only safetensors are read, and only from disk: nothing is unpickled and nothing 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,7 @@ class Folder:
         return UserError(f"pipeline {self.path}: {said}")
 
     def _json(self, file: Path) -> Mapping[str, Any]:
-        try:
-            return dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise self.error(f"{file.relative_to(self.path)} is not there or cannot be read") from error
+        return json_of(file, self.error, name=str(file.relative_to(self.path)))
 
     def config(self, component: str) -> Mapping[str, Any]:
         """The numbers of a component."""
@@ -78,49 +75,8 @@ class Folder:
 
     def model(self, component: str, classes: Sequence[str], dtype: torch.dtype) -> Any:
         """A component's net in eval mode, every weight found in its files."""
-        loader = _classes()[self.check(component, classes)]
-        folder = self.path / component
-        options: dict[str, Any] = {"variant": self._variant(folder), "local_files_only": True}
-        name = "torch_dtype" if loader.__module__.startswith("diffusers") else "dtype"
-        try:
-            model, told = loader.from_pretrained(
-                str(folder), use_safetensors=True, output_loading_info=True, **{name: dtype}, **options
-            )
-        except Exception as error:  # whatever a damaged file makes its reader raise
-            said = " ".join(str(error).split())[:160]
-            raise self.error(f"{component}/ cannot be loaded: {type(error).__name__}: {said}") from error
-        if strange := misfit(told):
-            raise self.error(f"the weights in {component}/ do not fit its config.json, see {strange}")
-        broken = next((n for n, p in model.named_parameters() if not bool(p.isfinite().all())), None)
-        if broken:
-            raise self.error(f"{component}/ holds numbers that are not finite, in {broken}")
-        return model.eval()
-
-    def _variant(self, folder: Path) -> str | None:
-        """The variant to load of a component; UserError where its files are not all there."""
-        weights = sorted(folder.glob("*.safetensors"))
-        plain = sorted(folder.glob("*.safetensors.index.json")) if self.variant is None else []
-        for index in plain:
-            shards = set(self._json(index).get("weight_map", {}).values())
-            lacking = sorted(name for name in shards if not (folder / name).is_file())
-            if lacking:
-                raise self.error(f"{folder.name}/ lacks {lacking[0]}: the download is not complete")
-        if not weights:
-            pickled = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
-            if pickled:
-                raise self.error(
-                    f"{folder.name}/ holds pickled weights only ({pickled[0]}), which can run code: get the "
-                    "safetensors"
-                )
-            raise self.error(f"{folder.name}/ holds no safetensors: the download is not complete")
-        found = {_variant_of(path.name) for path in weights}
-        if self.variant is not None and self.variant not in found:
-            raise self.error(f"{folder.name}/ has no weights of variant={self.variant}")
-        if self.variant is not None or None in found:
-            return self.variant
-        if len(found) > 1:
-            raise self.error(f"{folder.name}/ has variants only, {', '.join(map(str, found))}: give variant=")
-        return found.pop()
+        kind = self.check(component, classes)
+        return component_of(self.path / component, kind, dtype, variant=self.variant, refuse=self.error)
 
     def tokenizer(self, component: str) -> Any:
         """A tokenizer of its own folder."""
@@ -144,6 +100,80 @@ class Folder:
         return {"model": name, "pipeline": self.kind, "license": ", ".join(files) or "no license file"}
 
 
+def component_of(
+    folder: Path,
+    kind: str,
+    dtype: torch.dtype,
+    *,
+    variant: str | None = None,
+    refuse: Callable[[str], UserError],
+) -> Any:
+    """The net of class `kind` in a component's folder, in eval mode, every weight found in its files.
+
+    refuse: makes the error of a sentence. Raises it for weights that are missing, left over or not finite.
+    """
+    loader = class_of(kind)
+    options: dict[str, Any] = {"variant": _variant(folder, variant, refuse), "local_files_only": True}
+    name = "torch_dtype" if loader.__module__.startswith("diffusers") else "dtype"
+    try:
+        model, told = loader.from_pretrained(
+            str(folder), use_safetensors=True, output_loading_info=True, **{name: dtype}, **options
+        )
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        said = " ".join(str(error).split())[:160]
+        raise refuse(f"{folder.name}/ cannot be loaded: {type(error).__name__}: {said}") from error
+    if strange := misfit(told):
+        raise refuse(f"the weights in {folder.name}/ do not fit its config.json, see {strange}")
+    return finite(model, folder.name, refuse).eval()
+
+
+def class_of(kind: str) -> Any:
+    """The class of a name that may stand in a folder."""
+    return _classes()[kind]
+
+
+def finite(model: Any, name: str, refuse: Callable[[str], UserError]) -> Any:
+    """The model, all of whose numbers are finite."""
+    broken = next((n for n, p in model.named_parameters() if not bool(p.isfinite().all())), None)
+    if broken:
+        raise refuse(f"{name}/ holds numbers that are not finite, in {broken}")
+    return model
+
+
+def _variant(folder: Path, wanted: str | None, refuse: Callable[[str], UserError]) -> str | None:
+    """The variant to load of a component; an error where its files are not all there."""
+    weights = sorted(folder.glob("*.safetensors"))
+    for index in sorted(folder.glob("*.safetensors.index.json")) if wanted is None else []:
+        shards = set(json_of(index, refuse).get("weight_map", {}).values())
+        lacking = sorted(name for name in shards if not (folder / name).is_file())
+        if lacking:
+            raise refuse(f"{folder.name}/ lacks {lacking[0]}: the download is not complete")
+    if not weights:
+        pickled = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
+        if pickled:
+            raise refuse(
+                f"{folder.name}/ holds pickled weights only ({pickled[0]}), which can run code: get the "
+                "safetensors"
+            )
+        raise refuse(f"{folder.name}/ holds no safetensors: the download is not complete")
+    found = {_variant_of(path.name) for path in weights}
+    if wanted is not None and wanted not in found:
+        raise refuse(f"{folder.name}/ has no weights of variant={wanted}")
+    if wanted is not None or None in found:
+        return wanted
+    if len(found) > 1:
+        raise refuse(f"{folder.name}/ has variants only, {', '.join(map(str, found))}: give variant=")
+    return found.pop()
+
+
+def json_of(file: Path, refuse: Callable[[str], UserError], *, name: str = "") -> Mapping[str, Any]:
+    """The object in a JSON file; name: how messages call it."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise refuse(f"{name or file.name} is not there or cannot be read") from error
+
+
 def misfit(told: Mapping[str, Any]) -> str:
     """The first weight that a net lacks, or does not take in this shape, as its loader tells; or ""."""
     return next(iter([*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]), "")
@@ -160,6 +190,7 @@ def _classes() -> Mapping[str, Any]:
     from diffusers import (
         AutoencoderDC,
         AutoencoderKL,
+        AutoencoderTiny,
         FluxTransformer2DModel,
         PixArtTransformer2DModel,
         SanaTransformer2DModel,
@@ -173,6 +204,7 @@ def _classes() -> Mapping[str, Any]:
     kinds: tuple[Any, ...] = (
         AutoencoderDC,
         AutoencoderKL,
+        AutoencoderTiny,
         FluxTransformer2DModel,
         PixArtTransformer2DModel,
         SanaTransformer2DModel,

@@ -23,6 +23,7 @@ from lmsd.errors import Amount, UserError
 from lmsd.models.codec import Codec, Identity, Shape, bounded
 from lmsd.models.conditioner import Conditioner, NullConditioner
 from lmsd.process.gaussian import Process
+from lmsd.rng import Rng
 from lmsd.types import Batch, Cond, Net, Prediction, at_least_float32
 
 Precondition: TypeAlias = Literal["none", "edm"]
@@ -119,10 +120,19 @@ class Generator(nn.Module):
         return self.codec.bound
 
     @torch.no_grad()
-    def encode(self, batch: Batch) -> Batch:
-        """A batch of images as the process diffuses it, its rejected samples, if any, included."""
-        extra = {name: self._encoded(x) if name == "rejected" else x for name, x in batch.extra.items()}
-        return replace(batch, x=self._encoded(batch.x), extra=extra)
+    def encode(self, batch: Batch, rng: Rng | None = None) -> Batch:
+        """A batch of images as the process diffuses it, its further pictures (4-D), if any, included.
+
+        rng: draws the latents of a codec that gives a distribution; None: its mean. What a cache has encoded
+        already is scaled and drawn here, too, so that it is the same.
+        """
+        extra = {name: self._encoded(x) if x.ndim == 4 else x for name, x in batch.extra.items()}
+        with torch.autocast(batch.x.device.type, enabled=False):
+            z, std = (batch.x, batch.spread) if batch.encoded else self.codec.raw(batch.x)
+            if std is not None and rng is not None:
+                z = z + std * rng.normal(z.shape[1:], "posterior").to(z.dtype)
+            x = self.codec.scaled(z).to(batch.x.dtype)
+        return replace(batch, x=x, extra=extra, encoded=False, spread=None)
 
     def _encoded(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsd.errors import Guidance, UserError, one_of
-from lmsd.models.autoencoder import Pretrained
+from lmsd.models.autoencoder import FolderCodec
 from lmsd.models.backbones import Backbone
 from lmsd.models.conditioner import Conditioner
 from lmsd.models.folder import PRECISIONS, Folder
@@ -141,43 +141,29 @@ def _either(first: Tensor, one: Cond, other: Cond) -> Cond:
     )
 
 
-class PipelineCodec(Pretrained):
+class PipelineCodec(FolderCodec):
     """A pipeline's frozen autoencoder, with its scale and shift.
 
     cpu: it stays on the CPU. Raises UserError for images that are not finite in half precision.
     """
+
+    checked = False  # its latents are as the net of the folder knows them
 
     def __init__(self, folder: Folder, classes: Sequence[str], *, precision: Precision, cpu: bool) -> None:
         config = folder.config("vae")
         upcast = precision == "float16" and config.get("force_upcast", True)  # diffusers' default, too
         dtype = PRECISIONS["float32" if upcast else precision]
         model = folder.model("vae", classes, dtype)
-        widths = config.get("block_out_channels") or config["encoder_block_out_channels"]
-        scale, shift = float(config["scaling_factor"]), config.get("shift_factor") or 0.0
-        if config.get("latents_mean") and config.get("latents_std"):
-            shift = [float(value) for value in config["latents_mean"]]
-            scale = [scale / float(value) for value in config["latents_std"]]  # type: ignore[assignment]
-        super().__init__(
-            model,
-            path=f"{folder.path}/vae",
-            colors=int(config.get("in_channels", 3)),
-            channels=int(config["latent_channels"]),
-            factor=2 ** (len(widths) - 1),
-            scale=scale,
-            shift=shift,
-            dtype=None,
-        )
+        super().__init__(model, config, path=f"{folder.path}/vae", dtype=None)
         self.stays, self.dtype, self.folder = cpu, dtype, folder
 
-    def latents(self, x: Tensor) -> Tensor:
+    def raw(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The mean of E(x), or E(x) itself where it is no distribution."""
-        found = self.model.encode(self._moved(x))
-        latents: Tensor = found["latent"] if "latent" in found else found["latent_dist"].mode()
-        return latents.to(x)
+        return super().raw(self._moved(x))[0].to(x), None
 
     def images(self, z: Tensor) -> Tensor:
         """D(z)."""
-        found: Tensor = self.model.decode(self._moved(z), return_dict=False)[0]
+        found = super().images(self._moved(z))
         if self.dtype == torch.float16 and not bool(found.isfinite().all()):
             raise self.folder.error(
                 "its autoencoder overflows in float16: take precision=bfloat16, or float32"

@@ -13,6 +13,8 @@ HELP = """lmsd data build SOURCE out=DIR [option=value ...]   check, crop, split
 lmsd data index SHARDS [decode=true]                check shards from elsewhere and write their index
 lmsd data features SHARDS [option=value ...]        train what scores a data set: lmsd-cnn, a classifier, or
                                                     lmsd-ssl (kind=ssl), which never sees a label
+lmsd data statistics WORDS [images=10_000]          mean and deviation of a run's latents, into the file that
+                                                    its codec reads; WORDS: those of lmsd train
 
 Sources
   digits     scikit-learn's handwritten digits, 8x8, "a handwritten seven"
@@ -37,8 +39,10 @@ Options of features
 
 
 def main(arguments: list[str]) -> int:
-    """Dispatch to build, index or features."""
-    actions = {"build": build, "index": index, "features": features}
+    """Dispatch to an action."""
+    from lmsd.cli.verbs.latents import statistics
+
+    actions = {"build": build, "index": index, "features": features, "statistics": statistics}
     if arguments[0] not in actions:
         raise UserError(f"unknown action '{arguments[0]}'{nearest(arguments[0], actions)}; lmsd data --help")
     return actions[arguments[0]](arguments[1:])

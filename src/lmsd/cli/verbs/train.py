@@ -138,6 +138,10 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
         find(resumed)  # before anything is built, or written down
     run = prepared(config)
     built, data = run.built, run.built.data.shards
+    if not resumed:
+        from lmsd.cli.build.latents import check_latents
+
+        check_latents(built.cast, data)
     chief = launched_rank() == 0
     if config.dry:
         announce(config, None, built.cast, resumed=resumed)
