@@ -8,12 +8,13 @@ A conditioner is a submodule of its generator and learns in its turns; a discrim
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lmsd.errors import Count, Number, UserError
+from lmsd.features.clip import load
 from lmsd.models.frozen import fingerprint, freeze
 from lmsd.models.layouts.base import kept_by
 from lmsd.models.tokenizer import SMALLEST, encode_caption, kept_of, train_tokenizer, unknown_words
@@ -58,11 +59,11 @@ class Conditioner(nn.Module):
         return caption
 
     def unknown(self, captions: Sequence[str]) -> list[str]:
-        """The words of captions that it never learned whole; none, where it has no tokenizer of its own."""
+        """The words of captions that its own tokenizer splits; none if it has no tokenizer of its own."""
         return []
 
     def cut(self, captions: list[str]) -> int:
-        """How many of the captions are longer than the context, and lose the rest."""
+        """How many of the captions are longer than the context and are cut."""
         return sum(self.kept(caption) != caption for caption in captions)
 
 
@@ -91,7 +92,7 @@ class LabelConditioner(Conditioner):
     def forward(self, batch: Batch, drop: Tensor | None = None) -> Cond:
         """Look the labels up; label `classes` where `drop` is True."""
         if batch.label is None:
-            raise UserError("condition: these data have no labels (KEY.cls); condition on text or on nothing")
+            raise UserError("condition: these data have no labels (KEY.cls); condition on text or nothing")
         label = batch.label.to(self.table.weight.device)
         if (
             label.device.type == "cpu"
@@ -107,7 +108,7 @@ class LabelConditioner(Conditioner):
 
 
 class _CaptionConditioner(Conditioner):
-    """Encodes the distinct captions of a batch once and hands every sample its row."""
+    """Encodes each distinct caption of a batch once and gives every sample its row."""
 
     reads = "text"
 
@@ -119,7 +120,7 @@ class _CaptionConditioner(Conditioner):
         """Condition on `batch.text`; on the empty caption where `drop` is True."""
         if batch.text is None:
             raise UserError(
-                "condition: no captions in these data (KEY.txt, KEY.json); condition on labels or nothing"
+                "condition: these data have no captions (KEY.txt, KEY.json); condition on labels or nothing"
             )
         rows: dict[str, int] = {} if drop is None else {"": 0}
         index = torch.tensor([rows.setdefault(caption, len(rows)) for caption in batch.text])
@@ -208,7 +209,7 @@ class TextConditioner(_CaptionConditioner):
         """Run the transformer on U captions."""
         if not self.tokenizer:
             raise UserError(
-                "text: the tokenizer is not there yet; call fit(training captions) or load a checkpoint"
+                "text: there is no tokenizer yet; call fit(training captions) or load a checkpoint"
             )
         ids = [encode_caption(self.tokenizer, caption, self.length) for caption in captions]
         padded, mask = _pad(ids, self.length, next(self.encoder.parameters()).device)
@@ -217,7 +218,7 @@ class TextConditioner(_CaptionConditioner):
         return tokens, mask, _mean(tokens, mask)
 
     def kept(self, caption: str) -> str:
-        """What the first `length` tokens are of a caption that has more; begin and end are two of them."""
+        """The part of a caption that its first `length` tokens hold, begin and end included."""
         return kept_of(self.tokenizer, caption, self.length)
 
     def unknown(self, captions: Sequence[str]) -> list[str]:
@@ -236,7 +237,7 @@ class TextConditioner(_CaptionConditioner):
 class PretrainedText(_CaptionConditioner):
     """A frozen CLIP or T5 text encoder and its tokenizer from a local folder in the format of transformers.
 
-    Its weights are no part of checkpoints; their fingerprint is, and another encoder is refused on loading.
+    Checkpoints hold the fingerprint of its weights, not the weights; another encoder is refused on loading.
     pooled: CLIP's own (the end token), T5's mean of real tokens.
 
     path: folder of the encoder with its tokenizer; kind: clip or t5; length: tokens a caption, longer ones
@@ -252,15 +253,13 @@ class PretrainedText(_CaptionConditioner):
     ) -> None:
         super().__init__()
         if not (Path(path) / "config.json").is_file():
-            raise UserError(f"text: {path} is no folder with a pretrained encoder (config.json is not there)")
+            raise UserError(f"text: {path} is not a folder with a pretrained encoder (it has no config.json)")
         from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
         self.path = str(path)
         self.kind = kind
         self.length = length
-        # Any: neither class has types for what from_pretrained returns.
-        loader: Any = CLIPTextModel if kind == "clip" else T5EncoderModel
-        encoder = loader.from_pretrained(self.path, local_files_only=True)
+        encoder = load(CLIPTextModel if kind == "clip" else T5EncoderModel, path)
         self.tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True)
         self.token_dim = self.pooled_dim = int(encoder.config.hidden_size)
         self.encoder = freeze(encoder, saved=False)
@@ -273,7 +272,7 @@ class PretrainedText(_CaptionConditioner):
         return self
 
     def kept(self, caption: str) -> str:
-        """What the first `length` tokens are of a caption that has more."""
+        """The part of a caption that its first `length` tokens hold."""
         return kept_by(self.tokenizer, caption, self.length)
 
     @torch.no_grad()

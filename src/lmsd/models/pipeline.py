@@ -96,7 +96,7 @@ class PipelineText(Conditioner):
         )
 
     def kept(self, caption: str) -> str:
-        """What is read of a caption."""
+        """The part of a caption that is read."""
         encoders: Any = list(self.encoders)
         return self.layout.kept(encoders, caption)
 
@@ -110,7 +110,7 @@ class PipelineText(Conditioner):
         return self
 
     def get_extra_state(self) -> dict[str, str]:
-        """Which encoders these are."""
+        """The fingerprint of the encoders."""
         return {"fingerprint": self.fingerprint}
 
     def set_extra_state(self, state: Mapping[str, str]) -> None:
@@ -254,7 +254,7 @@ def from_pipeline(
 
 @dataclass(frozen=True)
 class Usual:
-    """How a folder is sampled if nobody says otherwise, read without its weights.
+    """How a folder is sampled by default, read without its weights.
 
     sampler: a node for `lmsd.spec.build`; about: the model's name, class and license.
     """

@@ -121,7 +121,7 @@ def test_a_caption_file_that_cannot_be_read_is_named(images, name, text, message
 def test_folders_that_are_not_there_or_hold_nothing(tmp_path, images):
     for path, captions, message in (
         (None, None, "needs path="),
-        (tmp_path / "no", None, "is no folder"),
+        (tmp_path / "no", None, "is not a folder"),
         (images, images / "no.csv", "is not there"),
     ):
         with pytest.raises(UserError, match=message):

@@ -49,7 +49,7 @@ def write(folder: Path) -> Path:
 def departures(folder: Path) -> tuple[str | None, dict[str, list[object]]]:
     """The experiment that a run began from, and the options it has otherwise: [the experiment's, the run's].
 
-    (None, {}) where one of both configurations cannot be read any more.
+    (None, {}) if either configuration can no longer be read.
     """
     from lmsd.cli.config.compose import flatten, load, stored
     from lmsd.evaluation.compare import changed

@@ -111,7 +111,7 @@ class Prepared:
 
 
 def prepared(config: DictConfig) -> Prepared:
-    """Build a run without beginning it: whatever can be refused before there is a folder is refused here."""
+    """Build a run without starting it; whatever can be refused before it has a folder is refused here."""
     require_device(config)
     check_tasks(config)
     import torch
@@ -218,7 +218,7 @@ def report(folder: Path) -> None:
 
 
 def require_device(config: DictConfig) -> None:
-    """Refuse a GPU that is not there, before anything is built."""
+    """Refuse a device that this machine does not have, before anything is built."""
     import torch
 
     count, kind = torch.cuda.device_count(), config.accelerator
@@ -238,10 +238,10 @@ def require_device(config: DictConfig) -> None:
     )
     if config.compile and not any(map(shutil.which, makers)):
         raise UserError(
-            "compile=true needs a C++ compiler and there is none in PATH: install one (g++), or leave it out"
+            "compile=true needs a C++ compiler, and there is none in PATH: install one (g++), or leave it out"
         )
     if absent or (kind == "gpu" and not (count or torch.backends.mps.is_available())):
-        raise UserError(f"accelerator={kind}: this machine has none that torch can use; accelerator=cpu")
+        raise UserError(f"accelerator={kind}: this machine has none that torch can use; take accelerator=cpu")
     if count and kind in ("auto", "gpu", "cuda") and config.devices > count:
         raise UserError(f"devices={config.devices}: this machine has {count} GPUs; ask for at most {count}")
 
@@ -272,7 +272,7 @@ def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ)
 
 @contextmanager
 def tolerated(what: str) -> Iterator[None]:
-    """Tell of a file beside the training that the system refuses (a full disk, above all), and go on."""
+    """Report a file that cannot be written (on a full disk, above all), and continue training."""
     try:
         yield
     except OSError as error:

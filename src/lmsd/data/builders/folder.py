@@ -54,7 +54,7 @@ def _checked(path: Path | None, listed: Path | None) -> Path:
     if path is None:
         raise UserError("the source folder needs path=, the folder of the images")
     if not path.is_dir():
-        raise UserError(f"path={path} is no folder")
+        raise UserError(f"path={path} is not a folder")
     if listed is not None and listed.suffix.lower() not in CAPTION_FILES:
         raise UserError(
             f"captions={listed} is neither .csv nor .jsonl, nor one of {', '.join(get_args(Captions))} (what "
@@ -124,13 +124,13 @@ def _raw(entry: _Found, way: Captions, classes: list[str] | None) -> Raw:
 
 
 def _wordless(files: list[_File], dropped: list[Dropped]) -> bool:
-    """Whether nothing in a folder is meant as a caption: no text, no table, no class of some images alone."""
+    """Whether a folder has no captions of any kind: no text, no table, no class of only some images."""
     texts = any(file.name.lower().endswith((*TEXTS, ".json", *CAPTION_FILES)) for file in files)
     return not texts and all(entry.reason.startswith("no caption") for entry in dropped)
 
 
 def _files(path: Path, dropped: list[Dropped]) -> list[_File]:
-    """All files below a folder and below the folders that it links, by name; hidden ones are left alone."""
+    """All files below a folder and below the folders that it links to, by name; hidden ones are skipped."""
     found: list[_File] = []
     above: dict[str, set[str]] = {str(path): {os.path.realpath(path)}}
 
@@ -191,7 +191,7 @@ def _beside(files: list[_File], dropped: list[Dropped], used: set[_File], *, bar
 def _words(
     image: _File, text: _File | None, cls: _File | None, *, bare: bool
 ) -> tuple[list[str] | None, int | None, str]:
-    """Captions and class of an image, or why it has none; bare: it needs no captions."""
+    """The captions and class of an image, or why it has none; bare: it needs no captions."""
     if text is None and not bare:
         return None, None, f"no caption: {Path(image.name).with_suffix('.txt').name} is not there"
     lines, why = (None, "") if text is None else _lines(text)
@@ -303,7 +303,7 @@ def _tell_captions(found: list[_Found], way: Captions, notes: Notes) -> None:
 
 
 def _tell(files: list[_File], used: set[_File], dropped: list[Dropped], notes: Notes) -> None:
-    """What is left out, or read otherwise than other programs read it."""
+    """What is left out, or read differently from other programs."""
     told = {entry.name for entry in dropped}
     for file in files:
         if is_image(file.name) or file in used or file.name in told or file.name.endswith(".txt"):

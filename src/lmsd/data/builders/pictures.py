@@ -12,7 +12,7 @@ from lmsd.data.decode import MAX_BYTES, BadImage, decode, probe
 
 
 def read_picture(path: Path, *, channels: Literal[1, 3] = 3) -> tuple[Pixels, tuple[str, ...]]:
-    """Decode a file to uint8 [H, W, C], upright and in sRGB, with what is worth telling of it.
+    """Decode a file to uint8 [H, W, C], upright and in sRGB, with notes on it.
 
     Raises BadImage, whose message is the reason that the manifest gives: it names no place.
     """
@@ -41,7 +41,7 @@ def fit_picture(
     channels: Literal[1, 3],
     denoise: Literal["none", "median", "gaussian"] = "none",
 ) -> Pixels:
-    """The central square as [size, size, channels]: resized by Lanczos (at its own size not), denoised."""
+    """The central square as [size, size, channels]: resized by Lanczos unless it has that size, denoised."""
     pixels = to_channels(pixels, channels)
     image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
     side = min(image.size)
@@ -57,7 +57,7 @@ def fit_picture(
 
 
 def encode_picture(pixels: Pixels, image_format: Literal["png", "jpg"]) -> bytes:
-    """PNG without loss, or JPEG of quality 95 with full color resolution."""
+    """Lossless PNG, or JPEG of quality 95 without chroma subsampling."""
     stream = io.BytesIO()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if image_format == "png":
