@@ -40,7 +40,7 @@ check: $(V)/.ok
 
 lock:
 	rm -rf $(V)/lock && $(PY) -m venv $(V)/lock
-	$(V)/lock/bin/python -m pip install -q --disable-pip-version-check 'torch==2.13.0' -e '.[dev]'
+	$(V)/lock/bin/python -m pip install -q --disable-pip-version-check 'torch==2.13.0' -e '.[dev,export]'
 	{ echo "# The versions that the tests pass with: pip install -c constraints.txt -e '.[dev]'. Remade by: make lock"; \
 	  $(V)/lock/bin/python -m pip freeze --exclude-editable | grep '==' | sed 's/+cpu$$//'; } > constraints.txt
 	rm -rf $(V)/lock

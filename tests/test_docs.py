@@ -21,6 +21,7 @@ from lmsd.cli.sweeps import space
 from lmsd.cli.verbs import VERBS
 from lmsd.cli.verbs.edit import EditOptions
 from lmsd.cli.verbs.evaluate import EvaluateOptions
+from lmsd.cli.verbs.export import split
 from lmsd.cli.verbs.sample import Again, SampleOptions
 from lmsd.cli.verbs.sweep import chosen_by
 from lmsd.features.cnn import FEATURES
@@ -77,6 +78,8 @@ def test_a_command_is_accepted(
             rest = ["run=last", *left]
         again = any(word.startswith("again=") for word in rest)
         options.read(Again if again else kinds[verb], rest, verb=verb)
+    elif verb == "export":
+        split(rest)
     elif verb == "data":
         from lmsd.cli.verbs.data import FeaturesOptions
         from lmsd.data.builders import SOURCES, BuildOptions

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 14678
-OPTION_LINES = 1411
+STATEMENTS = 14696
+OPTION_LINES = 1418
 LONG = 0
-WIDE = 7
+WIDE = 8
 WIDEST = 19
 PROBES = 8
 ISINSTANCE = 153
@@ -49,6 +49,29 @@ NEW = {
     "data/text.py": "captions that are never silently wrong",
     "data/urls.py": "no circle in data/",
     "engine/state.py": "an engine without other people's notes",
+    "cli/verbs/export.py": "a run leaves as a program of its own",
+    "export/__init__.py": "a run leaves as a program of its own",
+    "export/base.py": "a run leaves as a program of its own",
+    "export/card.py": "a run leaves as a program of its own",
+    "export/folder.py": "a run leaves as a program of its own",
+    "export/gate.py": "a run leaves as a program of its own",
+    "export/hub.py": "a run leaves as a program of its own",
+    "export/parts.py": "a run leaves as a program of its own",
+    "export/safetensors.py": "a run leaves as a program of its own",
+    "models/exported.py": "a run leaves as a program of its own",
+    "export/alone.py": "a run leaves as a program of its own",
+    "export/aoti.py": "a run leaves as a program of its own",
+    "export/onnx.py": "a run leaves as a program of its own",
+    "export/opening.py": "a run leaves as a program of its own",
+    "export/plan.py": "a run leaves as a program of its own",
+    "export/programs.py": "a run leaves as a program of its own",
+    "export/sample.py": "a run leaves as a program of its own",
+    "export/standalone.py": "a run leaves as a program of its own",
+    "export/torch_export.py": "a run leaves as a program of its own",
+    "models/runtimes.py": "a run leaves as a program of its own",
+    "export/web.py": "a run leaves as a program of its own",
+    "export/page.py": "a run leaves as a program of its own",
+    "export/diffusers.py": "a run leaves as a program of its own",
     "evaluation/catalog.py": "one row a metric",
     "evaluation/families.py": "families of features",
     "evaluation/foreign.py": "torchmetrics is the interface of metrics",
@@ -183,7 +206,9 @@ def lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 def arguments() -> Iterator[tuple[str, str, int]]:
     """(file, function or class, how many parameters or fields); __init__ goes by its class."""
-    classes = {node.name: node for nodes in NODES.values() for node in nodes if isinstance(node, ast.ClassDef)}
+    classes = {
+        node.name: node for nodes in NODES.values() for node in nodes if isinstance(node, ast.ClassDef)
+    }
 
     def fields(node: ast.ClassDef) -> int:
         bases = [classes[ast.unparse(base)] for base in node.bases if ast.unparse(base) in classes]

@@ -107,14 +107,24 @@ class LabelConditioner(Conditioner):
         return Cond(pooled=self.table(label), label=label)
 
 
-class _CaptionConditioner(Conditioner):
+class CaptionConditioner(Conditioner):
     """Encodes each distinct caption of a batch once and gives every sample its row."""
 
     reads = "text"
 
+    def ids(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and the mask of what is no padding, [U,L] each, of U captions."""
+        raise NotImplementedError
+
+    def states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [U,L,D] and pooled [U,D] of ids and mask [U,L]."""
+        raise NotImplementedError
+
     def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [U,L,D], mask [U,L], pooled [U,D] of U distinct captions."""
-        raise NotImplementedError
+        ids, mask = self.ids(captions)
+        tokens, pooled = self.states(ids, mask)
+        return tokens, mask, pooled
 
     def forward(self, batch: Batch, drop: Tensor | None = None) -> Cond:
         """Condition on `batch.text`; on the empty caption where `drop` is True."""
@@ -132,11 +142,10 @@ class _CaptionConditioner(Conditioner):
         return Cond(tokens=tokens[index], mask=mask[index], pooled=pooled[index])
 
 
-def _pad(ids: list[tuple[int, ...]], length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def padded(ids: Sequence[tuple[int, ...]], length: int) -> tuple[Tensor, Tensor]:
     """Ids padded with the end token, as CLIP pads, and the mask of what is no padding; [U,length]."""
-    padded = torch.tensor([[*row, *([1] * (length - len(row)))] for row in ids])
-    mask = torch.arange(length) < torch.tensor([len(row) for row in ids])[:, None]
-    return padded.to(device), mask.to(device)
+    rows = torch.tensor([[*row, *([1] * (length - len(row)))] for row in ids])
+    return rows, torch.arange(length) < torch.tensor([len(row) for row in ids])[:, None]
 
 
 def _mean(tokens: Tensor, mask: Tensor) -> Tensor:
@@ -145,7 +154,7 @@ def _mean(tokens: Tensor, mask: Tensor) -> Tensor:
     return (tokens * weight).sum(1) / weight.sum(1)
 
 
-class TextConditioner(_CaptionConditioner):
+class TextConditioner(CaptionConditioner):
     """A small CLIP text transformer with a tokenizer of its own, both learned from the training captions.
 
     dim: width of tokens and of pooled, which is their mean; vocab: room in the table, at least 514 (bytes);
@@ -205,17 +214,22 @@ class TextConditioner(_CaptionConditioner):
         """Learn the tokenizer, `self.tokenizer`: the text of a tokenizer.json. Touches no parameter."""
         self.tokenizer = train_tokenizer(captions, vocab=self.vocab)
 
-    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the transformer on U captions."""
+    def ids(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Those of the own tokenizer."""
         if not self.tokenizer:
             raise UserError(
                 "text: there is no tokenizer yet; call fit(training captions) or load a checkpoint"
             )
-        ids = [encode_caption(self.tokenizer, caption, self.length) for caption in captions]
-        padded, mask = _pad(ids, self.length, next(self.encoder.parameters()).device)
+        rows = [encode_caption(self.tokenizer, caption, self.length) for caption in captions]
+        ids, mask = padded(rows, self.length)
+        device = next(self.encoder.parameters()).device
+        return ids.to(device), mask.to(device)
+
+    def states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the transformer."""
         # Attention is causal and padding comes last, so no real token sees it and no mask is needed here.
-        tokens = at_least_float32(self.encoder(input_ids=padded).last_hidden_state)
-        return tokens, mask, _mean(tokens, mask)
+        tokens = at_least_float32(self.encoder(input_ids=ids).last_hidden_state)
+        return tokens, _mean(tokens, mask)
 
     def kept(self, caption: str) -> str:
         """The part of a caption that its first `length` tokens hold, begin and end included."""
@@ -234,7 +248,7 @@ class TextConditioner(_CaptionConditioner):
         self.tokenizer = state["tokenizer"]
 
 
-class PretrainedText(_CaptionConditioner):
+class PretrainedText(CaptionConditioner):
     """A frozen CLIP or T5 text encoder and its tokenizer from a local folder in the format of transformers.
 
     Checkpoints hold the fingerprint of its weights, not the weights; another encoder is refused on loading.
@@ -275,20 +289,19 @@ class PretrainedText(_CaptionConditioner):
         """The part of a caption that its first `length` tokens hold."""
         return kept_by(self.tokenizer, caption, self.length)
 
-    @torch.no_grad()
-    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the encoder on U captions."""
+    def ids(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Those of the encoder's tokenizer."""
         rows = self.tokenizer(
             captions, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
         ).to(next(self.encoder.buffers()).device)
-        mask = rows["attention_mask"].bool()
-        out = self.encoder(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"])
+        return rows["input_ids"], rows["attention_mask"].bool()
+
+    @torch.no_grad()
+    def states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the encoder."""
+        out = self.encoder(input_ids=ids, attention_mask=mask.long())
         tokens = at_least_float32(out.last_hidden_state)
-        return (
-            tokens,
-            mask,
-            at_least_float32(out.pooler_output) if self.kind == "clip" else _mean(tokens, mask),
-        )
+        return tokens, at_least_float32(out.pooler_output) if self.kind == "clip" else _mean(tokens, mask)
 
     def get_extra_state(self) -> dict[str, str]:
         """Which encoder this is."""

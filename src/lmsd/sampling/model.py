@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lmsd.checkpoints import KEY, averages, find, find_run, put, read, spec_of, weights
 from lmsd.errors import UserError
+from lmsd.models.exported import MANIFEST, manifest_in, opened, placed
 from lmsd.models.generator import Generator
 from lmsd.rng import Rng
 from lmsd.sampling.generation import Generation
@@ -43,7 +44,8 @@ class Model:
     """A run's generator, in eval mode and without gradients, and how the run samples it.
 
     checkpoint: the file that was opened; images: seen by then; ema: "ema", a half-life, or "raw"; config: of
-    the run, plain data; text: the same as it was written, YAML.
+    the run, plain data; text: the same as it was written, YAML; spec: the generator's tree, for
+    `lmsd.spec.build`.
     """
 
     generator: Generator
@@ -52,6 +54,7 @@ class Model:
     ema: str
     text: str
     config: Mapping[str, Any]
+    spec: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -144,14 +147,17 @@ class Model:
 def load(run: str | Path, *, ema: str | int = "ema") -> Model:
     """A trained model, ready to sample, on the CPU.
 
-    run: `last`, an id, a run's folder or one of its checkpoints, whose newest intact one is opened. ema:
-    "ema" for the first average, or the raw weights where the run keeps none; a half-life in images; "raw".
-    Raises UserError where there is no such run, checkpoint or average, and where one is damaged.
+    run: `last`, an id, a run's folder or one of its checkpoints, whose newest intact one is opened; or a
+    folder that `lmsd export` wrote. ema: "ema" for the first average, or the raw weights where the run keeps
+    none; a half-life in images; "raw". Raises UserError where there is no such run, checkpoint or average,
+    and where one is damaged.
     """
     try:
         path = Path(run)
     except TypeError as error:
         raise UserError(f"run={run!r} is no run: give last, an id, a folder or a checkpoint") from error
+    if (path / MANIFEST).is_file():
+        return _exported(path, str(ema))
     checkpoint = find(path if path.exists() else find_run(str(run)))
     content = read(checkpoint)
     half_life = None if ema == "raw" or not averages(content, "generator") else str(ema)
@@ -172,6 +178,24 @@ def load(run: str | Path, *, ema: str | int = "ema") -> Model:
         ema=half_life or "raw",
         text=text,
         config=plain(text),
+        spec=spec_of(content),
+    )
+
+
+def _exported(folder: Path, ema: str) -> Model:
+    """The model of an exported folder, which holds one set of weights."""
+    content = manifest_in(folder)
+    if ema not in ("ema", content["ema"]):
+        raise UserError(f"{folder} was exported with ema={content['ema']}, and holds no other weights")
+    text = str(content["config"])
+    return Model(
+        generator=opened(folder, content).eval().requires_grad_(False),
+        checkpoint=folder / MANIFEST,
+        images=int(content["images"]),
+        ema=str(content["ema"]),
+        text=text,
+        config=plain(text),
+        spec=placed(content["spec"], folder),
     )
 
 

@@ -97,6 +97,7 @@ def opened(folder: Path, chosen: SamplingOptions) -> Model:
         ema="raw",
         text=OmegaConf.to_yaml(config),
         config=plain(config),
+        spec=plain(config.generator),
     )
 
 

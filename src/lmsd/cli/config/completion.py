@@ -71,7 +71,7 @@ def following(given: list[str], word: str) -> Iterable[str]:
         return WORDS.get(verb, VERBS)
     if verb in ("runs", "report") or (equals and key in ("run", "resume", "init_from")):
         return [f"{key}={run}" if equals else run for run in ("last", *(path.name for path in by_age()))]
-    known = taken(*verb.split(" "))
+    known = taken(*verb.split(" ")) | (of_format(given) if verb == "export" else {})
     choices = groups().get(key.partition("@")[0]) if verb in CONFIGURED or key in known else None
     if equals and choices:
         return [f"{key}={choice}" for choice in choices]
@@ -92,6 +92,13 @@ def taken(verb: str, what: str = "") -> dict[str, Kind]:
     own = {name: argument.kind for name, argument in found.arguments.items()} if found else {}
     own |= {"out": ANYTHING} if what else {}
     return {f"{'sweep.' * (verb == 'sweep')}{name}": kind for name, kind in own.items()}
+
+
+def of_format(given: list[str]) -> dict[str, Kind]:
+    """The options of the format that `lmsd export` was given."""
+    names = [word.partition("=")[2] for word in given if word.startswith("format=")]
+    found = signature(f"lmsd.export.{names[0]}.Options") if names else None
+    return {name: argument.kind for name, argument in found.arguments.items()} if found else {}
 
 
 def configured(given: list[str]) -> dict[str, Kind]:

@@ -5,6 +5,7 @@ VERBS = {
     "sample": "prompts to a captioned grid of images",
     "edit": "change an image by a prompt, all of it or what a mask marks",
     "evaluate": "score a run on held-out data",
+    "export": "a run to a folder that stands alone, with proof that it is the same",
     "sweep": "many runs over some options, ranked by their scores on val",
     "runs": "list runs: state, how far, best score",
     "report": "write report.html of a run again",
@@ -15,7 +16,9 @@ VERBS = {
 }
 
 FLAGS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("sample", "edit", "evaluate", "runs", "report", "data", "doctor", "verify-resume"), ()),
+    **dict.fromkeys(
+        ("sample", "edit", "evaluate", "export", "runs", "report", "data", "doctor", "verify-resume"), ()
+    ),
     "train": ("--options", "--schema", "--cfg"),
     "demo": ("--ablation",),
     "sweep": ("--dry-run",),
