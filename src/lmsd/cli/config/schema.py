@@ -260,16 +260,15 @@ def resolved(tree: dict[str, Any], read: "Callable[[str], Override]") -> DictCon
 def check(node: Option, tree: dict[str, Any]) -> None:
     """Refuse forbidden constructors, unknown names and wrong values below a node of a resolved tree."""
     for name, option in node.inner.items():
-        text = option.value if isinstance(option.value, str) else ""
+        text = str(option.value)[:3]
         if str(name).startswith("_") or not option.whole or text == "???" or text.startswith("${"):
             continue
         if option.kind is None:
             near = [other.key for other in node.inner.values() if other.kind is not None]
             raise unknown(option.key, near if node.key else [*near, *names(tree)])
-        if not option.fits:
+        if not option.fits or (node.key in ENTRIES and type(option.value) is list):
             raise misfit(option, option, {})
-        if isinstance(option.value, dict | list):
-            check(option, tree)
+        check(option, tree)
 
 
 def unknown(key: str, known: Iterable[str]) -> UserError:
@@ -291,9 +290,14 @@ def misfit(option: Option, before: Option, groups: Mapping[str, list[str]]) -> U
         permit(str(value["_target_"]), libraries(path))
     if path in ENTRIES and value is None:
         return UserError(f"{key}=null: take it away with '~{key}'")
-    if absent or (isinstance(value, dict) and kind.holds):
+    if absent:
         hint = nearest(name, [other for other in (option.node or option).inner if other != name])
         return UserError(f"there is no {key}{hint}; one of your own begins with {key}._target_=MODULE.CLASS")
+    if isinstance(value, dict) and kind.holds:
+        said = (
+            f"{key} gives {', '.join(value) or 'nothing'} and no _target_, so that nothing can be built of it"
+        )
+        return UserError(f"{said}: add {key}._target_=MODULE.CLASS, or leave {key} out")
     own = [inner.key for inner in before.leaves()][:4]
     ways = [way for way in groups if way.endswith(f"@{key}")]
     if only_nodes and (ways or own):

@@ -42,6 +42,11 @@ TAKES: Mapping[str, tuple[type, ...]] = {
 }
 
 
+def named(value: Any) -> bool:
+    """Whether a value is a mapping that names a constructor."""
+    return type(value) is dict and "_target_" in value
+
+
 class Kind(dict[str, Any]):
     """The values that an option takes, as JSON Schema."""
 
@@ -78,7 +83,7 @@ class Kind(dict[str, Any]):
         if not self or "$ref" in self:
             return not self or type(value) in (dict, list)
         if self == NODE:
-            return type(value) is list or (type(value) is dict and "_target_" in value)
+            return type(value) is list or named(value)
         if type(value) not in TAKES[self["type"]]:
             return False
         if self["type"] == "array":
@@ -233,7 +238,7 @@ class Argument:
     @cached_property
     def default(self) -> Any:
         """The default as plain data, {} for a section; Unread if missing or not a plain value."""
-        value = self.found.behind(self.value.id) if isinstance(self.value, ast.Name) else self.value
+        value = self.found.behind(self.value.id) if type(self.value) is ast.Name else self.value
         if value is None:
             return {} if "$ref" in self.kind else Unread
         try:
@@ -281,7 +286,7 @@ def source(module: str) -> tuple[str, dict[str, re.Match[str]], list[tuple[str, 
 
 
 @cache
-def find(module: str, name: str, *, ours: bool = False) -> Found | None:
+def find(module: str, name: str, *, ours: bool) -> Found | None:
     """Find the definition of a name through re-exports; ours: do not look into large libraries."""
     if ours and module.split(".")[0] in LARGE:
         return None
@@ -300,7 +305,7 @@ def find(module: str, name: str, *, ours: bool = False) -> Found | None:
 def signature(target: str) -> Signature | None:
     """The signature of a constructor; None if its source is not available."""
     module, _, name = RENAMED.get(target, target).rpartition(".")
-    found = find(module, name) if module else None
+    found = find(module, name, ours=False) if module else None
     if found is None:
         return None
     match found.node:
@@ -361,7 +366,7 @@ def entries(
     for name in [*(name for name in given if name not in known), *known]:
         argument = known.get(name)
         value = given.get(name, argument.default if argument else Unread)
-        role = found and not made and isinstance(value, dict) and "_target_" in value
+        role = found and not made and named(value)
         private = kind is not None and str(name).startswith("_")
         of = argument.kind if argument else ANYTHING if role or private else more
         left = value is None and made  # not given, which its constructor speaks of
@@ -374,7 +379,7 @@ def entries(
 
 def _fits(kind: Kind, value: Any, libraries: tuple[str, ...]) -> bool:
     """Whether a value is allowed and, if it is a node, its constructor."""
-    if isinstance(value, dict) and "_target_" in value:
+    if named(value):
         try:
             permit(str(value["_target_"]), libraries)
         except UserError:
@@ -386,7 +391,7 @@ def permit(target: str, libraries: tuple[str, ...]) -> None:
     """Refuse what `lmsd.spec.locate` would, as far as that can be told without importing anything."""
     module, _, name = RENAMED.get(target, target).rpartition(".")
     ours = module.startswith("lmsd.")
-    found = find(module, name) if ours else None
+    found = find(module, name, ours=False) if ours else None
     allowed(target, libraries, within=found.module if found else "")
     if ours and found is None:
         raise UserError(f"_target_ '{target}' is not there: {module} defines no {name}")
