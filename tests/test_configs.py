@@ -41,6 +41,9 @@ COMPANIONS = {
     "recipe=denoising_cifar10": ["objective=denoising", "schedule=flow"],
     **{f"objective={name}": [LEARNS] for name in ("ddpo", "dpo", "draft", "grpo", "nft")},
     "discriminator=autoencoder": ["objective=article"],
+    "objective=ladd": ["discriminator=trunk", "objective.reals=data", "objective.teacher=null"],
+    "objective=apt": ["discriminator=trunk"],
+    "objective=cafm": ["objective.alone=0", "objective.every=1"],
     "objective=article": ["discriminator=autoencoder"],
     "discriminator=trunk": ["objective.game.pairing=marginal"],
     "net=dit_label": ["conditioner=label", "generator.z_dim=0"],
@@ -65,6 +68,7 @@ NEEDS = {
     "codec=autoencoder": ["codec.path=somewhere"],
     "reward=alignment": ["objective=grpo", "objective.reward.path=somewhere"],
     "generator=pipeline": ["generator.path=somewhere"],
+    "objective=fd_loss": ["objective.path=somewhere"],
     "reward=aesthetic": [
         "objective=grpo",
         "objective.reward.path=somewhere",

@@ -51,7 +51,10 @@ class Stop(Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", ["lmsd", "marginal", "grpo", "draft", "nft", "dpo"])
+RESUMED = ["lmsd", "marginal", "afm", "ladd", "meanflow", "cafm", "fd_loss", "grpo", "draft", "nft", "dpo"]
+
+
+@pytest.mark.parametrize("name", RESUMED)
 def test_a_resumed_run_in_latents_is_the_unbroken_run(name: str, tmp_path: Path) -> None:
     def subject() -> object:
         objective = OBJECTIVES[name]()

@@ -21,6 +21,7 @@ from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.nets.critics import MLPCritic
 from lmsd.objectives import (
+    CAFM,
     DPO,
     NFT,
     Adversarial,
@@ -28,17 +29,20 @@ from lmsd.objectives import (
     Contrast,
     Denoising,
     DRaFT,
+    FDLoss,
+    MeanFlow,
     Normalizer,
     OldPolicy,
     Penalty,
     PolicyGradient,
+    PostTraining,
     Reference,
     Refresh,
     warm_start,
 )
 from lmsd.objectives.base import Part, trained
 from lmsd.process.gaussian import Process
-from lmsd.process.schedules import Article
+from lmsd.process.schedules import Article, Flow
 from lmsd.process.times import Grid, Jumps, Uniform
 from lmsd.ranks import world_size
 from lmsd.rewards import DiscriminatorReward, Reward, Sharpness
@@ -95,20 +99,30 @@ class Stream(LightningDataModule):
 
 
 def players(
-    *, dtype: torch.dtype = torch.float64, pairing: str = "transition", codec: Codec | None = None
+    *,
+    dtype: torch.dtype = torch.float64,
+    pairing: str = "transition",
+    codec: Codec | None = None,
+    flow: bool = False,
+    smooth: bool = False,
 ) -> dict[str, torch.nn.Module]:
-    """Generator and discriminator, the same each time."""
+    """Generator and discriminator, the same each time; flow: of velocities."""
     torch.manual_seed(SEED)
-    process = Process(Article(4))
+    process = Process(Flow() if flow else Article(4))
     channels, side, _ = (codec or Identity()).shape_of(SHAPE)
     net = MLPBackbone(Sizes(channels, side, pooled_dim=8, z_dim=4), width=24, depth=2, time_dim=16)
     generator = Generator(
-        net, process, prediction="x0", conditioner=LabelConditioner(3, 8), z_dim=4, codec=codec
+        net,
+        process,
+        prediction="velocity" if flow else "x0",
+        conditioner=LabelConditioner(3, 8),
+        z_dim=4,
+        codec=codec,
     )
     marginal = pairing == "marginal"
     sides = (channels * (1 if marginal else 2), side, side)
     trunk = MLPCritic(sides, 24, depth=2, time_dim=16, cond_dim=8)
-    critic = Discriminator(trunk, process=process, cond_dim=8, features=24, marginal=marginal)
+    critic = Discriminator(trunk, process=process, cond_dim=8, features=24, marginal=marginal, smooth=smooth)
     for parameter in [*generator.parameters(), *critic.parameters()]:
         if not parameter.any():  # zero-initialized layers would hide what lies behind them
             torch.nn.init.normal_(parameter, std=0.1)
@@ -138,6 +152,21 @@ OBJECTIVES = {
         rate=(1.0, 0.1),
         freeze_text=True,
     ),
+    "afm": lambda: warm_start(
+        Adversarial(
+            Jumps(4),
+            pairing="ode",
+            penalty=Penalty(center=0.01),
+            anchor=Anchor("transport", weight=(0.25, 0.005), normalize=0.9),
+        )
+    ),
+    "ladd": lambda: PostTraining(
+        Tau(1.0), settings=Settings(2), starts="own", judged=Uniform(), reals="teacher", teacher=Settings(2)
+    ),
+    "apt": lambda: PostTraining(Tau(1.0), settings=Settings(1), loss="nonsaturating"),
+    "meanflow": lambda: MeanFlow(Uniform(), apart=0.5),
+    "cafm": lambda: CAFM(Uniform(), alone=0, every=1),
+    "fd_loss": lambda: FDLoss(features, decay=0.5),
     "hinge": lambda: Adversarial(Jumps(4), loss="hinge", penalty=Penalty("none")),
     "grpo": lambda: grpo(),
     "ddpo": lambda: gradient(Sharpness(), advantages=Normalizer("prompt", history=8, min_history=4)),
@@ -159,6 +188,11 @@ OBJECTIVES = {
         advantages=Normalizer("prompt"),
     ),
 }
+
+
+def features(images: Tensor) -> Tensor:
+    """Three numbers of an image, in place of an extractor's."""
+    return torch.stack([images.mean((1, 2, 3)), images.square().mean((1, 2, 3)), images[:, 0, 1, 1]], dim=1)
 
 
 FREE = Settings(3, bound=None)
@@ -190,10 +224,11 @@ def grpo() -> PolicyGradient:
 def cast_for(objective: Any, **options: Any) -> dict[str, torch.nn.Module]:
     """The players that an objective plays with, the frozen ones among them."""
     judge = objective.cast.get("discriminator", Part(given={"marginal": False}))
-    pairing = "marginal" if judge.given["marginal"] else "transition"
-    cast = players(pairing=pairing, **options)
+    options["pairing"] = "marginal" if judge.given["marginal"] else "transition"
+    options |= {"smooth": "smooth" in judge.given, "flow": isinstance(objective, CAFM | MeanFlow)}
+    cast = players(**options)
     for name, part in objective.cast.items():
-        cast[name] = cast.get(name) or players(pairing=pairing, **options)["generator"]
+        cast[name] = cast.get(name) or players(**options)["generator"]
         cast[name].requires_grad_(part.trained)
     return cast
 

@@ -124,7 +124,7 @@ def play(objective, players, batches: Sequence[Batch], clock, *, seed=3, rate=0.
         played.append((name, grads, mean))
 
 
-PENALTY = ("gamma", "sigma", "r1", "r2", "lazy")
+PENALTY = ("gamma", "sigma", "r1", "r2", "lazy", "center")
 COURSE = ("warm", "warmup", "head_start", "warm_rate", "rate", "freeze_text")
 
 

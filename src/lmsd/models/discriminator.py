@@ -66,9 +66,10 @@ def double_backward_obstacle(module: nn.Module) -> str | None:
 
 
 class _Judge(nn.Module):
-    """Base: a discriminator of one pairing, which it checks."""
+    """Base: a discriminator of one pairing, which it checks; smooth: its logits change slowly in time."""
 
     marginal: bool
+    smooth: bool = False
 
     def _check_pairing(self, x_t: Tensor | None) -> None:
         if (x_t is None) != self.marginal:
@@ -83,7 +84,8 @@ class Discriminator(_Judge):
 
     trunk: (x [B,2C,H,W] or, marginal, [B,C,H,W], time [B], vec [B,trunk.cond_dim]) → [B,features].
     cond_dim: width of the pooled condition, 0 for none; features: width of what is judged, by default the
-    trunk's; heads: logits per sample; marginal: without x_t.
+    trunk's; heads: logits per sample; marginal: without x_t; smooth: it sees time as a share of all time, and
+    its trunk has no kinks, so that differences of logits along a path are derivatives.
     """
 
     def __init__(
@@ -95,8 +97,12 @@ class Discriminator(_Judge):
         features: Count | None = None,
         heads: Count = 1,
         marginal: bool = False,
+        smooth: bool = False,
     ) -> None:
         super().__init__()
+        self.smooth = smooth
+        if smooth:
+            trunk.smooth = True  # type: ignore[assignment]
         self.trunk = trunk
         self.process = process
         self.marginal = marginal
@@ -117,12 +123,17 @@ class Discriminator(_Judge):
         x_s, x_t: [B,C,H,W], x_t None in marginal pairing; s, t: [B], the schedule's times, s the cleaner.
         """
         self._check_pairing(x_t)
-        model_time = self.process.schedule.model_time
+        model_time = self._share if self.smooth else self.process.schedule.model_time
         x, vec = self._unit(x_s, s), self._text(x_s, cond)
         if x_t is not None and self.embed_t is not None:
             x = torch.cat([x, self._unit(x_t, t)], dim=1)
             vec = vec + self.embed_t(model_time(t))
         return self.head(self.trunk(x, model_time(s), vec), cond.pooled)  # type: ignore[no-any-return]
+
+    def _share(self, t: Tensor) -> Tensor:
+        """Of all time, [B] in [0, 1]: in sin and cos of it and of slower waves alone."""
+        schedule = self.process.schedule
+        return (t - schedule.t_clean) / (schedule.t_noise - schedule.t_clean)
 
     def _unit(self, x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = self.process.alpha_sigma(t, x)

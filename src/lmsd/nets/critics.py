@@ -21,8 +21,8 @@ from lmsd.nets.embed import Context, modulate
 _SLOPE = 0.2
 
 
-def _activate(h: Tensor) -> Tensor:
-    return F.leaky_relu(h, _SLOPE)
+def _activate(h: Tensor, smooth: bool) -> Tensor:
+    return F.silu(h) if smooth else F.leaky_relu(h, _SLOPE)
 
 
 def _he(layer: nn.Linear | nn.Conv2d, gain: float) -> None:
@@ -50,9 +50,10 @@ class _LinearBlock(nn.Module):
         _he(self.first, 1.0)
         _he(self.second, gain)
 
-    def forward(self, h: Tensor, context: Tensor) -> Tensor:
+    def forward(self, h: Tensor, context: Tensor, smooth: bool) -> Tensor:
         scale, shift = self.film(context).chunk(2, dim=1)
-        return h + self.second(_activate(self.first(_activate(modulate(h, scale, shift)))))  # type: ignore[no-any-return]
+        inner = self.first(_activate(modulate(h, scale, shift), smooth))
+        return h + self.second(_activate(inner, smooth))  # type: ignore[no-any-return]
 
 
 class MLPCritic(nn.Module):
@@ -61,6 +62,9 @@ class MLPCritic(nn.Module):
     width: of the residual stream and of the features; depth: blocks of two layers; time_dim: width of the
     modulating vector; cond_dim: width in which times and text are embedded.
     """
+
+    smooth = False
+    """Whether φ is SiLU, for a discriminator whose slopes are judged and must not jump."""
 
     def __init__(
         self,
@@ -85,8 +89,8 @@ class MLPCritic(nn.Module):
         context = F.silu(self.context(time, vec))
         h = self.inside(x.flatten(1))
         for block in self.blocks:
-            h = block(h, context)
-        return _activate(h)
+            h = block(h, context, self.smooth)
+        return _activate(h, self.smooth)
 
 
 class _ConvBlock(nn.Module):
@@ -98,9 +102,10 @@ class _ConvBlock(nn.Module):
         _he(self.first, 1.0)
         _he(self.second, gain)
 
-    def forward(self, h: Tensor, context: Tensor) -> Tensor:
+    def forward(self, h: Tensor, context: Tensor, smooth: bool) -> Tensor:
         scale, shift = self.film(context)[:, :, None, None].chunk(2, dim=1)
-        return h + self.second(_activate(self.first(_activate(modulate(h, scale, shift)))))  # type: ignore[no-any-return]
+        inner = self.first(_activate(modulate(h, scale, shift), smooth))
+        return h + self.second(_activate(inner, smooth))  # type: ignore[no-any-return]
 
 
 class ConvCritic(nn.Module):
@@ -111,6 +116,9 @@ class ConvCritic(nn.Module):
     width of the modulating vector; cond_dim: width in which times and text are embedded. The last stage is
     flattened, so positions matter. Raises UserError for sides that do not divide.
     """
+
+    smooth = False
+    """Whether φ is SiLU, for a discriminator whose slopes are judged and must not jump."""
 
     def __init__(
         self,
@@ -155,5 +163,5 @@ class ConvCritic(nn.Module):
         for index, (stem, stage) in enumerate(zip(self.stems, self.stages, strict=True)):
             h = stem(F.avg_pool2d(h, 2) if index else h)
             for block in stage:  # type: ignore[attr-defined]
-                h = block(h, context)
-        return _activate(self.outside(_activate(h).flatten(1)))
+                h = block(h, context, self.smooth)
+        return _activate(self.outside(_activate(h, self.smooth).flatten(1)), self.smooth)

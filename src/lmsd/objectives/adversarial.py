@@ -4,6 +4,7 @@
     fake    x̂_0 = G(x_t, t, c, z)
             x̃_s ~ q(x_s | x_t, x̂_0)       transition: D(x_s, x_t, s, t, c)       Xiao et al. 2022 (DDGAN)
             x̃_s ~ q(x_s | x̂_0)            marginal:   D(x_s, s, t, c)            Xu et al. 2024 (UFOGen)
+            x̃_s = ODE step from x_t       ode:        D(x_s, s, t, c)            Lin et al. 2025 (AFM)
     L_D = E ℓ_D(D(x_s), D(x̃_s)) + (γ/2)(R1 + R2)                   `penalty`
     L_G = E ℓ_G(D(x_s), D(x̃_s)) + λ · anchor(x̂_0, x_0)             `anchor`
 
@@ -13,9 +14,9 @@ the size of the jump: hence a few large jumps, not a thousand. Weights that chan
 objective's part of the run; for a warm start and the like see `phases`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -34,26 +35,25 @@ from lmsd.objectives.base import (
     generator_of,
     latent,
     means,
-    repeat,
-    standard_normal,
     useless_discriminator,
 )
-from lmsd.objectives.jumps import Jump, draw_jump
+from lmsd.objectives.jumps import Jump, Pairing, critic, draw_jump, landing
 from lmsd.objectives.mismatch import Mismatch
 from lmsd.objectives.penalty import Critic, Penalty
-from lmsd.objectives.terms import Adversary, discriminator_loss, distance, generator_loss, sign_right
+from lmsd.objectives.terms import Adversary, center, discriminator_loss, diversity, generator_loss, sign_right
 from lmsd.rng import Rng
-from lmsd.sampling.settings import Bound, bound_of, check_bound
+from lmsd.sampling.settings import Bound, check_bound
 from lmsd.types import Batch, Clock, Cond, Loss, Players, Turn
 
-Pairing: TypeAlias = Literal["transition", "marginal"]
+Draw: TypeAlias = Callable[[Rng], Jump]
+"""What one turn plays on: a jump of every sample of the batch, by the turn's random numbers."""
 
 
 class Adversarial(Objective):
     """Adversarial training on the jumps of the chain; see the module for the formulas.
 
-    jumps: law (rng, process) → (s, t); pairing: whether D sees x̃_s given x_t, or alone; loss: ℓ of `terms`;
-    penalty, anchor, mismatch: None for the defaults of each class; d_steps: D's turns before each turn of G;
+    jumps: law (rng, process) → (s, t); pairing: how x̃_s is made of x̂_0, and in transition D sees x_t too;
+    loss: ℓ of `terms`; penalty, anchor, mismatch: None for the defaults; d_steps: D's turns before one of G;
     bound: on |x̂_0| as D sees it, with a straight-through gradient: else the players fight over values that
     sampling clamps; "codec": the range of the data; caption_dropout: share of captions dropped;
     diversity_every: updates between two measurements of the diversity over z, for anchors that draw no second
@@ -89,12 +89,11 @@ class Adversarial(Objective):
         self.penalty, self.anchor = penalty or Penalty(), anchor or Anchor()
         self.mismatch = mismatch or Mismatch()
         self.d_steps, self.caption_dropout, self.diversity_every = d_steps, caption_dropout, diversity_every
-        self._draw = partial(draw_jump, jumps, caption_dropout=caption_dropout)
 
     @property
     def cast(self) -> Cast:
         """Both players; D is built for the pairing."""
-        marginal = self.pairing == "marginal"
+        marginal = self.pairing != "transition"
         judge = Part(given={"marginal": marginal}, stacked=1 if marginal else 2)
         return {"discriminator": judge, "generator": Part()}
 
@@ -117,19 +116,28 @@ class Adversarial(Objective):
         self.penalty.check(discriminator, batch.x.device)
         self.anchor.check(generator)
         self.mismatch.check(batch)
+        draw = self.drawing(players, batch, clock.updates, rng)
         for turn in range(self.d_steps):
             weight = self.penalty.weight(clock.progress, clock.played.get("discriminator", 0))
-            at = rng.at(turn)
-            yield Turn("discriminator", partial(self._d_loss, generator, discriminator, batch, at, weight))
+            game = partial(self._d_loss, generator, discriminator, batch, draw)
+            yield Turn("discriminator", partial(game, rng.at(turn), weight))
         measure = self.diversity_every > 0 and clock.updates % self.diversity_every == 0
-        at, weight = rng.at(self.d_steps), self.anchor.weight(clock.progress)
-        yield Turn("generator", partial(self._g_loss, generator, discriminator, batch, at, weight, measure))
+        game = partial(self._g_loss, generator, discriminator, batch.x, draw)
+        yield Turn(
+            "generator", partial(game, rng.at(self.d_steps), self.anchor.weight(clock.progress), measure)
+        )
+        self.anchor.settle()
+
+    def drawing(self, players: Players, batch: Batch, updates: int, rng: Rng) -> Draw:
+        """What the turns of this batch play on; updates: of G so far."""
+        drop = self.caption_dropout
+        return partial(draw_jump, self.jumps, generator_of(players), batch, caption_dropout=drop)
 
     @torch.no_grad()
     def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
         """Share of D's verdicts on `batch` that are right; held-out data show how far D overfits."""
         generator, discriminator = generator_of(players), discriminator_of(players)
-        jump = self._draw(generator, batch, rng)
+        jump = self.drawing(players, batch, 0, rng)(rng)
         pair = torch.cat([jump.x_s, self._fake(generator, jump)])
         real, false = self._critic(discriminator, jump)(pair).chunk(2)
         return {"discriminator/accuracy": sign_right(self.kind, real, false).mean()}
@@ -138,86 +146,72 @@ class Adversarial(Objective):
         """Whether the discriminator teaches nothing."""
         return useless_discriminator(metrics)
 
-    # -- what both players' losses are made of ------------------------------------------------------------
+    def state_dict(self) -> Mapping[str, Any]:
+        """The anchor's: nothing unless it normalizes gradients."""
+        return self.anchor.state_dict()
 
-    @torch.no_grad()
-    def _fake(self, generator: Generator, jump: Jump) -> Tensor:
-        z = latent(generator, jump.rng, jump.x_t)
-        return self._renoise(generator, generator(jump.x_t, jump.t, jump.cond, z), jump)
-
-    def _renoise(self, generator: Generator, x_0: Tensor, jump: Jump) -> Tensor:
-        """x̂_0 → x̃_s, differentiable in x̂_0."""
-        bound = bound_of(self.bound, generator)
-        if bound is not None:  # clamp the value, not the gradient
-            x_0 = x_0 + (x_0.clamp(-bound, bound) - x_0).detach()
-        eps = standard_normal(jump.rng, x_0, "eps_fake")
-        if self.pairing == "marginal":
-            return generator.process.noise(x_0, jump.s, eps)
-        return generator.process.posterior(x_0, jump.x_t, jump.s, jump.t).sample(eps)
-
-    def _critic(self, discriminator: Discriminator, jump: Jump, cond: Cond | None = None) -> Critic:
-        """D at this jump: k candidates x_s of every sample at once; only G trains the condition."""
-
-        def logits(x: Tensor) -> Tensor:
-            k = len(x) // len(jump.s)
-            x_t = repeat(jump.x_t, k) if self.pairing == "transition" else None
-            rows = (cond or jump.cond).map(lambda value: repeat(value.detach(), k))
-            judged: Tensor = discriminator(x, x_t, repeat(jump.s, k), repeat(jump.t, k), rows)
-            return judged
-
-        return logits
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.anchor.load_state_dict(state)
 
     # -- the losses -----------------------------------------------------------------------------------------
 
+    @torch.no_grad()
+    def _fake(self, generator: Generator, jump: Jump) -> Tensor:
+        x_0 = generator(jump.x_t, jump.t, jump.cond, latent(generator, jump.rng, jump.x_t))
+        return landing(self.pairing, generator, x_0, jump, bound=self.bound)
+
+    def _critic(self, discriminator: Discriminator, jump: Jump, cond: Cond | None = None) -> Critic:
+        return critic(discriminator, jump, cond or jump.cond, pairing=self.pairing)
+
     def _d_loss(
-        self, generator: Generator, discriminator: Discriminator, batch: Batch, rng: Rng, weight: float
-    ) -> Loss:
-        """weight: of the penalties, 0: none on this update.
+        self, generator: Generator, discriminator: Discriminator, batch: Batch, draw: Draw, rng: Rng,
+        gamma: float,
+    ) -> Loss:  # fmt: skip
+        """gamma: weight of the penalties, 0: none on this update.
 
         Samples are drawn when the turn is played: after a restart, from the weights that G continues with.
         """
         with torch.no_grad():
-            jump = self._draw(generator, batch, rng)
+            jump = draw(rng)
             fake = self._fake(generator, jump)
             wrong = self.mismatch.cond(generator, batch, jump) if self.mismatch.weight else None
-        critic = self._critic(discriminator, jump)
-        real, false, penalties = self.penalty.judge(critic, jump.x_s, fake, rng, due=weight > 0)
+        judge = self._critic(discriminator, jump)
+        real, false, penalties = self.penalty.judge(judge, jump.x_s, fake, rng, due=gamma > 0)
         loss = discriminator_loss(self.kind, real, false)
         right = sign_right(self.kind, real, false)
         logs = {"adversary": loss, "logit_gap": real - false, "d_accuracy": right}
         for penalty in penalties.values():
-            loss = loss + weight * penalty
+            loss = loss + gamma * penalty
+        if self.penalty.center:
+            logs["center"] = center(real, false)
+            loss = loss + self.penalty.center * logs["center"]
         if wrong is not None:
             against = self._critic(discriminator, jump, wrong)(jump.x_s)
-            told = (~jump.drop).to(loss.dtype)  # a sample without a caption has no mismatch
-            loss = loss + self.mismatch.weight * told * discriminator_loss(self.kind, real, against)
+            loss = loss + self.mismatch.share(jump, loss) * discriminator_loss(self.kind, real, against)
             logs["mismatch_gap"] = real - against
         return Loss(loss.mean(), means({**logs, **penalties}))
 
     def _g_loss(
-        self,
-        generator: Generator,
-        discriminator: Discriminator,
-        batch: Batch,
-        rng: Rng,
-        weight: float,
-        measure: bool,
-    ) -> Loss:
+        self, generator: Generator, discriminator: Discriminator, x_0: Tensor, draw: Draw, rng: Rng,
+        weight: float, measure: bool,
+    ) -> Loss:  # fmt: skip
         """weight: λ; measure: the diversity over z, even if the anchor draws no second sample."""
-        jump = self._draw(generator, batch, rng)
+        jump = draw(rng)
         first, second = self.anchor.predict(generator, jump)
-        critic = self._critic(discriminator, jump)
-        false = critic(self._renoise(generator, first, jump))
+        judge = self._critic(discriminator, jump)
+        fake = landing(self.pairing, generator, first, jump, bound=self.bound)
+        false = judge(fake)
         with torch.no_grad():  # reals are constants to G
-            real = critic(jump.x_s) if self.kind == "relativistic" else torch.zeros_like(false)
-        loss = adversary = generator_loss(self.kind, real, false)
-        logs = {"adversary": adversary}
+            real = judge(jump.x_s) if self.kind == "relativistic" else false
+        adversary = generator_loss(self.kind, real, false)
+        loss, logs = self.anchor.balanced(adversary, fake), {"adversary": adversary}
         if self.anchor.kind != "none":
-            logs["anchor"] = self.anchor.term(generator, jump, batch.x, first, second)
+            logs["anchor"] = self.anchor.term(generator, jump, x_0, first, second)
             loss = loss + weight * logs["anchor"]
         if second is None and measure and generator.z_dim:
             with torch.no_grad():
                 second = generator(jump.x_t, jump.t, jump.cond, latent(generator, rng, first, tag="z_other"))
         if second is not None:
-            logs["diversity"] = distance(first, second) / distance(first, torch.zeros_like(first))
+            logs["diversity"] = diversity(first, second)
         return Loss(loss.mean(), means(logs))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
@@ -40,6 +41,10 @@ class Mismatch:
                 "mismatch: a weight above 0 needs captions in the data, and at least two distinct ones in "
                 "captions=: set them, or weight=0"
             )
+
+    def share(self, jump: Jump, like: Tensor) -> Tensor:
+        """The weight of each sample's mismatch [B] in the dtype of `like`: 0 where it has no caption."""
+        return self.weight * (~jump.drop).to(like.dtype)
 
     @torch.no_grad()
     def cond(self, generator: Generator, batch: Batch, jump: Jump) -> Cond:

@@ -34,7 +34,8 @@ class Penalty:
 
     kind: fd (the finite difference), exact or none; gamma: γ, a number, or a pair (start, end) joined by a
     cosine over its phase of the run; sigma: σ, in units of x; r1, r2: on reals, on fakes; lazy: updates of D
-    from one penalty to the next.
+    from one penalty to the next; center: weight of (D(x) + D(x̃))² beside them, which keeps logits near 0 and
+    leaves their difference alone.
 
     Raises UserError for values out of range.
     """
@@ -48,14 +49,15 @@ class Penalty:
         r1: bool = True,
         r2: bool = True,
         lazy: Count = 1,
+        center: float = 0.0,
     ) -> None:
         one_of("penalty", "kind", kind, PenaltyKind)
         self.kind, self.gamma, self.sigma, self.lazy = kind, Annealed(gamma), sigma, lazy
-        self.r1, self.r2 = r1, r2
-        if self.gamma.least < 0 or sigma <= 0 or lazy < 1:
+        self.r1, self.r2, self.center = r1, r2, center
+        if self.gamma.least < 0 or sigma <= 0 or lazy < 1 or center < 0:
             raise UserError(
-                f"penalty: gamma={self.gamma} must be 0 or more, sigma={sigma} above 0 and lazy={lazy} at "
-                "least 1"
+                f"penalty: gamma={self.gamma} and center={center} must be 0 or more, sigma={sigma} above 0 "
+                f"and lazy={lazy} at least 1"
             )
 
     def check(self, discriminator: nn.Module, device: torch.device) -> None:

@@ -59,6 +59,11 @@ def sign_right(kind: Adversary, real: Tensor, fake: Tensor) -> Tensor:
     return per_sample(0.5 * ((real > 0).float() + (fake < 0).float()))
 
 
+def center(real: Tensor, fake: Tensor) -> Tensor:
+    """(r + f)² of each sample, [B]: holds the gauge that a relativistic loss leaves free, not r − f."""
+    return per_sample((real + fake).square())
+
+
 def difference_penalty(moved: Tensor, logits: Tensor, sigma: float) -> Tensor:
     """R_σ = ((D(x + σn) − D(x))/σ)² from both logits [B, heads], [B]; its mean over n is ‖∇D‖² + O(σ²)."""
     return per_sample(((moved - logits) / sigma).square())
@@ -85,6 +90,11 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
     difference = (x - y).flatten(1)
     length: Tensor = torch.linalg.vector_norm(difference, dim=1)
     return length / math.sqrt(difference.shape[1])
+
+
+def diversity(first: Tensor, second: Tensor) -> Tensor:
+    """‖x̂ − x̂'‖/‖x̂‖ of two draws, [B]: how much the latent noise decides."""
+    return distance(first, second) / distance(first, torch.zeros_like(first))
 
 
 def energy_score(first: Tensor, second: Tensor, x_0: Tensor) -> Tensor:

@@ -31,13 +31,15 @@ class Schedule(ABC):
     """One function t → (α, σ), with its two ends and its sampling knots.
 
     steps: T of a discrete schedule, None of a continuous one; t_clean, t_noise: the two ends of time; unit:
-    paths begin with noise of deviation 1, not of σ at their first knot.
+    paths begin with noise of deviation 1, not of σ at their first knot; straight: x_t moves from x₀ to ε at
+    the constant velocity ε − x₀.
     """
 
     steps: int | None = None
     t_clean: float = 0.0
     t_noise: float = 1.0
     unit: bool = False
+    straight: bool = False
 
     def __init__(self) -> None:
         self._knots: dict[tuple[int, torch.device], Tensor] = {}
@@ -263,6 +265,8 @@ class Flow(Schedule):
 
     spacing: its knots, None: equal steps from 1 to 0. Paths begin with noise of deviation 1.
     """
+
+    straight = True
 
     def __init__(self, *, spacing: Shifted | None = None) -> None:
         super().__init__()

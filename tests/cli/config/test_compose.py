@@ -137,6 +137,15 @@ def test_another_choice_drops_what_the_recipe_sets_for_its_own(words, gone, caps
     assert config.images == plain.images
 
 
+@pytest.mark.parametrize("objective", ["ladd", "apt"])
+def test_what_a_choice_chooses_in_turn_drops_as_much(objective, capsys) -> None:
+    words = [f"objective={objective}", "experiment=digits"]
+    assert load(words).discriminator["_target_"].endswith("TrunkDiscriminator")
+    taken = "note: left out for discriminator=trunk, which takes none: discriminator.trunk\n"
+    assert capsys.readouterr().err == taken
+    assert "trunk" in load([*words, "discriminator=mlp"]).discriminator  # a word is stronger
+
+
 def test_what_neither_choice_takes_stays_a_mistake(tmp_path, monkeypatch, capsys) -> None:
     with pytest.raises(UserError, match=r"unknown option 'net\.width'"):  # typed, and of another net
         load(["experiment=shapes", "net=unet_pooled", "net.width=64"])

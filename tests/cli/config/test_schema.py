@@ -29,7 +29,7 @@ EVERYTHING = [
         ("net: {width: [3]}", "net.width=[3] is not a whole number of at least 1"),
         (
             "objective: {game: {pairing: margin}}",
-            "is not one of transition, marginal; did you mean marginal?",
+            "is not one of transition, marginal, ode; did you mean marginal?",
         ),
         ("objective: {game: {jumps: {lst: 1}}}", "did you mean objective.game.jumps.last"),
         ("optim: {generator: {lr: fast}}", "optim.generator.lr=fast is not a number"),

@@ -7,7 +7,7 @@ with '+'), unknown choices of a group, a word where a number belongs, several va
 import gc
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from lmsd.errors import HIDDEN, UserError, is_secret, redact
 if yaml.__with_libyaml__:  # what omegaconf reads with, ten times as fast
     yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc]
 
+_IMPLIED = re.compile(r"^ *- override /(\w+): (\w+)", re.MULTILINE)
 WAYS = {"data": "; name your shards with data.shards=FOLDER"}
 """Hints for choices that people look for under another name."""
 
@@ -73,11 +74,10 @@ def load(words: Sequence[str], *, run: bool = False) -> DictConfig:
     gc.disable()  # almost nothing is freed here, and collections would take a tenth of the time
     try:
         picked, others, choices = divided([parse(word) for word in words])
-        tree: Any = composed([str(override.input_line) for override in picked])
-        settled = partial(
-            schema.settled, picked=picked, words=others, nodes=nodes, groups=choices, read=parse
-        )
-        for step in (settled, check_limits) if run else (settled,):
+        tree: Any = composed([str(override.input_line) for override in picked.values()])
+        chosen = [*picked.values(), *implied(picked)]
+        settle = partial(schema.settled, picked=chosen, words=others, nodes=nodes, groups=choices, read=parse)
+        for step in (settle, check_limits) if run else (settle,):
             tree = step(tree)
     finally:
         if collecting:
@@ -86,7 +86,7 @@ def load(words: Sequence[str], *, run: bool = False) -> DictConfig:
     return config
 
 
-def divided(overrides: list[Override]) -> tuple[list[Override], list[Override], dict[str, list[str]]]:
+def divided(overrides: list[Override]) -> tuple[dict[str, Override], list[Override], dict[str, list[str]]]:
     """The words that choose from groups, those that set options, and the choices of all groups."""
     choices, picked, others = groups(), dict[str, Override](), list[Override]()
     for override in overrides:
@@ -100,7 +100,15 @@ def divided(overrides: list[Override]) -> tuple[list[Override], list[Override], 
             raise UserError(f"{said}, leave one of the two out")
     placed = places().items() if others else ()
     ways = {f"{name}@{place}": choices[name] for place, name in placed if name != place}
-    return [*picked.values()], others, {**choices, **ways}
+    return picked, others, {**choices, **ways}
+
+
+def implied(picked: Mapping[str, Override]) -> Iterator[Override]:
+    """What chosen files choose in turn, where the words do not: objective=ladd takes discriminator=trunk."""
+    for group, override in picked.items():
+        for file in (file for file in files(group) if file.stem == override.value()):
+            found = _IMPLIED.findall(file.read_text(encoding="utf-8"))
+            yield from (parse(f"{own}={choice}") for own, choice in found if own not in picked)
 
 
 def nodes(group: str) -> Iterator[Any]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 HANDED: Mapping[str, tuple[str, ...]] = {
     "net": ("sizes", "channels", "image_size", "token_dim", "pooled_dim", "z_dim"),
     "generator": ("net", "schedule", "process", "conditioner", "codec", "channels", "image_size"),
-    "discriminator": ("process", "generator", "cond_dim", "features", "marginal"),
+    "discriminator": ("process", "generator", "cond_dim", "features", "marginal", "smooth"),
     "discriminator.trunk": ("shape",),
     "rollback": ("samples", "stop"),
     "objective": ("captions",),
@@ -157,8 +157,8 @@ def settled(
     }
     made = [word for word in words if word.key_or_group.endswith("._target_")]
     for word in made:
-        place = word.key_or_group.removesuffix("._target_")
-        replaced[place] = (str(word.input_line), partial(iter, [{**held(at(tree, place))}]))
+        before = {**held(at(tree, word.key_or_group.removesuffix("._target_")))}
+        replaced[word.key_or_group] = (str(word.input_line), partial(iter, [before]))
         edit(tree, word, groups)
     note = leave_out(tree, replaced)
     for word in words:
@@ -173,16 +173,17 @@ def settled(
 def leave_out(tree: dict[str, Any], replaced: Mapping[str, tuple[str, Callable[[], Iterable[Any]]]]) -> str:
     """Remove options that belong to a constructor or choice that was replaced; return a note on them.
 
-    replaced: by place, the word that did it, and the nodes that might have stood there.
+    replaced: by place (or its _target_), the word that did it, and what might have stood there.
     experiment=shapes net=unet_pooled: the recipe set net.width and net.depth for its MLP. An option that no
     choice of the group takes stays, and is refused later; without a condition, guidance and checker go, too.
     """
     gone: dict[str, str] = {}
     for key in [option.key for option in root(tree).leaves() if option.kind is None] if replaced else ():
-        for place, (line, others) in replaced.items():
-            path, _, name = key.removeprefix(f"{place}.").rpartition(".")
-            nodes = [at(node, path) for node in others()] if key.startswith(f"{place}.") else []
-            if any(Option("", ANYTHING, node).at(name).kind is not None for node in nodes if held(node)):
+        for word, (line, others) in replaced.items():
+            place = f"{word.removesuffix('._target_')}."
+            path, _, name = key.removeprefix(place).rpartition(".")
+            nodes = [Option("", ANYTHING, at(node, path)) for node in others() if key.startswith(place)]
+            if any(held(node.value).get("_target_") and node.at(name).kind is not None for node in nodes):
                 gone.setdefault(key, line)
     if any(line == "conditioner=none" for line, _ in replaced.values()):
         used = (f"evaluate.{name}" for name in ("guidance", "checker"))
@@ -224,9 +225,8 @@ def edit(tree: dict[str, Any], override: "Override", groups: Mapping[str, list[s
 
 def merged(before: Any, value: Any) -> Any:
     """Merge a mapping into the existing one; any other value replaces it."""
-    if not isinstance(before, dict) or not isinstance(value, dict):
-        return value
-    return before | {key: merged(before.get(key), item) for key, item in value.items()}
+    both = isinstance(before, dict) and isinstance(value, dict)
+    return before | {key: merged(before.get(key), item) for key, item in value.items()} if both else value
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -283,8 +283,8 @@ def unknown(key: str, known: Iterable[str]) -> UserError:
 def misfit(option: Option, before: Option, groups: Mapping[str, list[str]]) -> UserError:
     """The error for a value that an option does not take; before: what it was; groups: see `settled`."""
     key, kind, value = option.key, option.kind or ANYTHING, option.value
-    path, _, name = key.rpartition(".")
     only_nodes = all(part.holds or part == NULL for part in kind.parts)
+    path, _, name = key.rpartition(".")
     absent = path in ENTRIES and only_nodes and "_target_" not in held(before.value)
     if "_target_" in held(value):
         permit(str(value["_target_"]), libraries(path))
