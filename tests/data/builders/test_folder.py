@@ -107,7 +107,7 @@ def test_images_that_the_file_does_not_name_are_named(images):
         ("c.csv", "file,caption\nz.png,one\n", "no image under .* has a caption"),
         ("c.jsonl", '{"file": "a.png", "caption": 3}\n', "line 1: caption is 3"),
         ("c.jsonl", '\n{"file": "a.png",\n', "line 2 is not JSON"),
-        ("c.jsonl", '["a.png", "one"]\n', "line 1 is no object"),
+        ("c.jsonl", '["a.png", "one"]\n', "line 1 is not an object"),
         ("c.yaml", "a.png: one", "neither .csv nor .jsonl"),
     ],
 )
