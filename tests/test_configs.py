@@ -37,7 +37,11 @@ SIZES: dict[str, list[str]] = {
     "objective=nft": ["objective.group=4"],
 }
 LEARNS = "objective.refresh={_target_: lmsd.objectives.rewarded.Refresh, turns: 1}"
+TAUGHT = ("adv_dmd", "decoupled_dmd", "dmd2", "f_distill")
+"""Objectives of a student, which begins as its teacher."""
 COMPANIONS = {
+    **{f"objective={name}": ["objective.every=1"] for name in TAUGHT},
+    "times=levels": ["objective=denoising", "objective.times.levels=[2.0]"],
     "recipe=denoising_cifar10": ["objective=denoising", "schedule=flow"],
     **{f"objective={name}": [LEARNS] for name in ("ddpo", "dpo", "draft", "grpo", "nft")},
     "discriminator=autoencoder": ["objective=article"],
@@ -126,7 +130,7 @@ def test_a_choice_composes_builds_and_plays(choice: str, shards: Path, tmp_path:
         node = config.objective.reward if group == "reward" else config[group]
         check_arguments(OmegaConf.to_container(node))
         return
-    config = load([*words_for(choice), f"data.shards={shards}"])
+    config = load([*words_for(choice), f"data.shards={shards}", *sources(choice, shards)])
     check_limits(config)
     if choice == "trainer=gpu":
         assert (config.precision, config.micro_batches) == ("bf16-mixed", 1)
@@ -142,6 +146,18 @@ def test_a_choice_composes_builds_and_plays(choice: str, shards: Path, tmp_path:
     assert (engine.clock.images, engine.clock.updates) == (16, 2)
     assert any(not torch.equal(a, b) for a, b in zip(before, nets["generator"].parameters(), strict=True))
     experiment.instantiate(config.sampler)
+
+
+def sources(choice: str, shards: Path) -> list[str]:
+    """Where a student and its teacher get their weights: a denoiser, trained once on two batches."""
+    if choice.removeprefix("objective=") not in TAUGHT:
+        return []
+    folder = shards.parent / "teacher"
+    if not folder.exists():
+        config = load([*words_for("objective=denoising"), f"data.shards={shards}"])
+        built = experiment.build(config)
+        fit(built.engine, built.data, run_dir=folder, hardware=Hardware(accelerator="cpu"))
+    return [f"init_from={{generator: {folder}, teacher: {folder}}}"]
 
 
 def check_arguments(node: Any) -> None:

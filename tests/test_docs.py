@@ -81,13 +81,15 @@ def test_a_command_is_accepted(
     elif verb == "export":
         split(rest)
     elif verb == "data":
-        from lmsd.cli.verbs.data import FeaturesOptions
+        from lmsd.cli.verbs.data import FeaturesOptions, ShowOptions
         from lmsd.data.builders import SOURCES, BuildOptions
 
-        kind = {"build": BuildOptions, "features": FeaturesOptions}.get(rest[0])
-        assert rest[0] != "build" or rest[1] in SOURCES
+        kind = {"build": BuildOptions, "features": FeaturesOptions, "show": ShowOptions}.get(rest[0])
+        assert rest[0] != "build" or rest[1] in {*SOURCES, "photos"}
         if kind is not None:
-            options.read(kind, [w for w in rest[2:] if not w.startswith("out=")], verb="data")
+            options.read(
+                kind, [w for w in rest[2:] if rest[0] == "show" or not w.startswith("out=")], verb="data"
+            )
     else:
         assert verb in ("doctor", "runs", "report", "train", "demo")
 
@@ -177,6 +179,10 @@ def test_the_commands_of_a_page_run_in_order(page: str, away: Path) -> None:
     run(["data", "build", "digits", "out=data/digits"])
     small = ["image_size=16", "train_count=64", "val_count=32", "test_count=32", "near_duplicates=keep"]
     run(["data", "build", "shapes", "out=data/shapes", *small])
+    Path("photos").mkdir()
+    for number in range(8):
+        Image.effect_noise((260, 256), 60 + number).save(f"photos/{number}.png")
+        Path(f"photos/{number}.txt").write_text(f"noise number {number}")
     for words in commands(ROOT / "docs" / page):
         if {"devices=2", "codec.path=WEIGHTS"} & set(words):  # tests/cli: test_main.py, test_codec_runs.py
             continue

@@ -180,8 +180,14 @@ MISTAKES = [
     ("data features data images=0", "images=0 is not a whole number of at least 1"),
     ("data bild digits", "unknown action 'bild'; did you mean build?"),
     ("data build folder path=pictures", "where to? lmsd data build needs out=DIR"),
-    ("data build foldr path=a out=b", "there is no source 'foldr'; did you mean folder?"),
-    ("data build ./photos out=x", "images of your own: lmsd data build folder path=./photos; sources: dig"),
+    (
+        "data build foldr path=a out=b",
+        "there is no source 'foldr'; did you mean folder, imagefolder?",
+    ),
+    (
+        "data build ./photos out=x",
+        "there is no source './photos', and no such folder or file;",
+    ),
     ("data build folder out=x", "the source folder needs path=, the folder of the images"),
     ("data build folder path=nowhere out=x", "path=nowhere is not a folder"),
     (
@@ -223,7 +229,7 @@ MISTAKES = [
     ("data build digits out=x overwrite", "cannot read 'overwrite': write option=value, e.g. overwrite="),
     ("data build digits x", "where to? lmsd data build needs out=DIR"),
     ("data build folder path=. out=x caption=a.csv", "did you mean captions?"),
-    ("data build hf out=x", "there is no source 'hf'; sources: digits, shapes, folder, cifar10"),
+    ("data build hf out=x", "there is no source 'hf', and no such folder or file; sources: digits, shapes"),
     ("data index missing/*.tar", "no file matches missing/*.tar: check the pattern, or name the folder"),
     ("data index gs://bucket/a.tar", "shards are read from files, http, https and s3, not from 'gs'"),
     ("data index s3://", "'s3://' names no bucket: check the address"),

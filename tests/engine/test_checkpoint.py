@@ -284,7 +284,7 @@ def test_a_resumed_run_is_the_unbroken_run(tmp_path: Path, unbroken: Path, image
     assert_same_run(folder, unbroken)
 
 
-@pytest.mark.parametrize("name", ["grpo", "nft", "ddpo", "dpo", "draft"])
+@pytest.mark.parametrize("name", ["grpo", "nft", "ddpo", "dpo", "draft", "dmd2", "f_distill", "adv_dmd"])
 def test_a_resumed_run_of_rewards_is_the_unbroken_run(tmp_path: Path, name: str) -> None:
     """Rollouts, old policy, reference, the judge's temperature, the prompts' statistics, to the bit."""
     whole, folder = tmp_path / "whole", tmp_path / "run"

@@ -52,6 +52,7 @@ class Stop(Callback):
 
 
 RESUMED = ["lmsd", "marginal", "afm", "ladd", "meanflow", "cafm", "fd_loss", "grpo", "draft", "nft", "dpo"]
+RESUMED += ["f_distill"]
 
 
 @pytest.mark.parametrize("name", RESUMED)

@@ -18,6 +18,7 @@ from lmsd.models.backbones import MLPBackbone
 from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator
+from lmsd.models.fake_score import FakeScore
 from lmsd.models.generator import Generator
 from lmsd.nets.critics import MLPCritic
 from lmsd.objectives import (
@@ -28,8 +29,11 @@ from lmsd.objectives import (
     Anchor,
     Contrast,
     Denoising,
+    Distill,
     DRaFT,
     FDLoss,
+    Heads,
+    Matching,
     MeanFlow,
     Normalizer,
     OldPolicy,
@@ -38,12 +42,13 @@ from lmsd.objectives import (
     PostTraining,
     Reference,
     Refresh,
+    Tilt,
     warm_start,
 )
 from lmsd.objectives.base import Part, trained
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article, Flow
-from lmsd.process.times import Grid, Jumps, Uniform
+from lmsd.process.times import Grid, Jumps, Levels, Uniform
 from lmsd.ranks import world_size
 from lmsd.rewards import DiscriminatorReward, Reward, Sharpness
 from lmsd.rewards.base import NOBODY
@@ -177,6 +182,14 @@ OBJECTIVES = {
     "draft_failing": lambda: DRaFT(Policy(0.0), Spotty(), settings=FREE, last=2, group=2),
     "draft": lambda: DRaFT(Policy(0.0), Sharpness(), settings=FREE, last=2, reference_weight=0.1, group=2),
     "matching": lambda: documented("my_lmsd/matching.py", "Matching")(Uniform(), fake_turns=2),
+    "dmd2": lambda: distill(heads=Heads(0.1, fake=0.1, penalty=Penalty(r2=False)), every=2),
+    "f_distill": lambda: distill(matching=Matching("kl", guidance=2.0), heads=Heads(calibrate=1), every=1),
+    "decoupled": lambda: distill(
+        matching=Matching(guidance=2.0, surplus=Uniform()), starts="data", reals="teacher", every=1
+    ),
+    "adv_dmd": lambda: distill(
+        tilt=Tilt(0.5), judged=Levels((0.0, 2.0)), heads=Heads(loss="relativistic"), every=2
+    ),
     "nft": lambda: NFT(
         Tau(0),
         Sharpness(),
@@ -196,6 +209,13 @@ def features(images: Tensor) -> Tensor:
 
 
 FREE = Settings(3, bound=None)
+
+
+def distill(**options: Any) -> Distill:
+    """A student of two steps; logits that become weights are calibrated on held-out images."""
+    objective = Distill(Uniform(), sampler=Tau(1.0), settings=Settings(2), **options)
+    objective._held_out = samples(torch.arange(1000, 1006))
+    return objective
 
 
 def documented(file: str, name: str) -> Any:
@@ -228,6 +248,9 @@ def cast_for(objective: Any, **options: Any) -> dict[str, torch.nn.Module]:
     options |= {"smooth": "smooth" in judge.given, "flow": isinstance(objective, CAFM | MeanFlow)}
     cast = players(**options)
     for name, part in objective.cast.items():
+        if name == "fake" and part.like is None:
+            torch.manual_seed(SEED)
+            cast[name] = FakeScore(cast["generator"], cond_dim=8, width=8).double()
         cast[name] = cast.get(name) or players(**options)["generator"]
         cast[name].requires_grad_(part.trained)
     return cast

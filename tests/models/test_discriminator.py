@@ -15,6 +15,7 @@ from lmsd.models.discriminator import (
     double_backward_obstacle,
 )
 from lmsd.models.generator import Generator
+from lmsd.models.taps import tapped
 from lmsd.nets.critics import ConvCritic, MLPCritic
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import EDM, Article
@@ -178,7 +179,8 @@ def test_trunk_features_are_the_generators():
     handle = generator.net.model.blocks[1].register_forward_hook(lambda *args: caught.append(args[2]))
     generator(x, s, cond, torch.zeros(3, 3))
     handle.remove()
-    features = critic._features(x, generator.process.schedule.model_time(s), cond)
+    with tapped(critic.net, critic.names) as features:
+        critic(x, None, s, s, cond)
     torch.testing.assert_close(features[1][:, 0], caught[0])
 
 

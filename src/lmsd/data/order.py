@@ -51,19 +51,22 @@ def step(key: Words, word: ArrayLike) -> Words:
 class Order:
     """Position in the endless stream → (shard, sample).
 
-    sizes: samples in each shard; window: W, the number of shards shuffled together; seed: the key of the
-    order; first: repeat the first so many positions. Raises UserError if there are no samples.
+    sizes: samples in each shard; repeats: how often each sample of a shard comes in an epoch (default: once);
+    window: W, the number of shards shuffled together; seed: the key of the order; first: repeat the first so
+    many positions. Raises UserError if there are no samples.
     """
 
     def __init__(
         self,
         sizes: Sequence[int] | Integers,
         *,
+        repeats: Sequence[int] | None = None,
         window: int = 8,
         seed: int = 0,
         first: int | None = None,
     ) -> None:
-        self.sizes = np.asarray(sizes, np.int64)
+        self.samples = np.asarray(sizes, np.int64)
+        self.sizes = self.samples if repeats is None else self.samples * np.asarray(repeats, np.int64)
         self.window = window
         self.seed = seed
         self.first = first
@@ -131,7 +134,7 @@ def _window(order: Order, epoch: int, window: int) -> tuple[Integers, Integers]:
     shard = np.repeat(shards, sizes)
     sample = np.arange(len(shard)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     mixed = np.argsort(step(keys, sample), kind="stable")
-    return shard[mixed], sample[mixed]
+    return shard[mixed], sample[mixed] % order.samples[shard[mixed]]
 
 
 def _pairs(epoch: Integers, window: Integers) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeAlias
@@ -48,7 +48,9 @@ _PACKED = {
 _Captions: TypeAlias = dict[str, list[str]]  # lines by the place where they stand
 
 
-class _Member(NamedTuple):
+class Member(NamedTuple):
+    """A file of a shard: its name, and where its bytes are."""
+
     name: str
     offset: int
     length: int
@@ -78,9 +80,16 @@ def scan(path: Path, *, decoding: bool = False) -> ShardIndex:
         return gathered.finish(status, hashlib.sha256(data).hexdigest())
 
 
-def _named(path: Path, key: str, group: list[tuple[str, _Member]]) -> dict[str, _Member]:
+def samples_of(path: Path, data: mmap.mmap) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Key and members, by suffix, of every sample of a shard; UserError naming what is wrong with it."""
+    members = [member for member in _walk(path, data) if not hidden(member.name)]
+    for key, group in grouped([member.name for member in members]).items():
+        yield key, _named(path, key, [(suffix, members[number]) for suffix, number in group])
+
+
+def _named(path: Path, key: str, group: list[tuple[str, Member]]) -> dict[str, Member]:
     """Suffix → member of one sample; the caption is "txt", whatever it is called."""
-    sample: dict[str, _Member] = {}
+    sample: dict[str, Member] = {}
     for suffix, member in group:
         if suffix in sample:
             _refuse(path, key, f"the key comes twice ({sample[suffix].name} and {member.name})")
@@ -89,7 +98,7 @@ def _named(path: Path, key: str, group: list[tuple[str, _Member]]) -> dict[str, 
     return {("txt" if suffix == text else suffix): member for suffix, member in sample.items()}
 
 
-def _walk(path: Path, data: mmap.mmap) -> list[_Member]:
+def _walk(path: Path, data: mmap.mmap) -> list[Member]:
     """Every regular member with its place; also proves that nothing follows the last one."""
     end, count, members = 0, 0, []
     try:
@@ -100,7 +109,7 @@ def _walk(path: Path, data: mmap.mmap) -> list[_Member]:
                 if info.isreg():
                     count += 1
                     if not _META.search(info.name):
-                        members.append(_Member(info.name, info.offset_data, info.size))
+                        members.append(Member(info.name, info.offset_data, info.size))
                 end = info.offset_data + (-(-info.size // _BLOCK) * _BLOCK if info.isreg() else 0)
     except UserError:
         raise
@@ -165,7 +174,7 @@ class _Gathered:
     worded: set[str] = field(default_factory=set)
     notes: Notes = field(default_factory=Notes)
 
-    def add(self, key: str, sample: dict[str, _Member], data: mmap.mmap) -> None:
+    def add(self, key: str, sample: dict[str, Member], data: mmap.mmap) -> None:
         """Check one sample and note its members."""
         images = [suffix for suffix in sample if suffix in SUFFIXES]
         if len(images) != 1:
@@ -185,7 +194,7 @@ class _Gathered:
         flags[2] |= self._words(key, content, fields)
         self.picture.append((flags[0], flags[1], flags[2]))
 
-    def _image(self, member: _Member, content: bytes) -> list[int]:
+    def _image(self, member: Member, content: bytes) -> list[int]:
         """Height, width and flags of an image."""
         try:
             found = probe(content)
@@ -198,7 +207,7 @@ class _Gathered:
         flags = PLAIN * found.plain | OLD_PLAIN * found.old_plain | CHANGED * found.changed
         return [found.height, found.width, flags]
 
-    def _conditions(self, key: str, sample: Mapping[str, _Member], content: Mapping[str, bytes]) -> _Captions:
+    def _conditions(self, key: str, sample: Mapping[str, Member], content: Mapping[str, bytes]) -> _Captions:
         """Captions and class: every sample of a shard must have the same kinds, or none of them any."""
         fields: _Captions = {}
         if "json" in sample:

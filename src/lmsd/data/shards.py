@@ -33,10 +33,16 @@ _MEANT: dict[Split, str] = {
 
 def split_of(shard: str) -> Split:
     """The split that a shard's file name means. Raises UserError for a name that means two."""
-    return _said(name_of(shard)) or "train"
+    return split_word(name_of(shard)) or "train"
 
 
-def _said(name: str) -> Split | None:
+def repeats_of(shard: str) -> int:
+    """How often the samples of a train shard come in an epoch: 10 for `train-x10-000000.tar`, else once."""
+    found = re.match(r"train-x(\d{1,6})-", name_of(shard))
+    return max(int(found[1]), 1) if found else 1
+
+
+def split_word(name: str) -> Split | None:
     """The split that the words of a name mean, or None."""
     prefix = next((split for split in SPLITS if name.startswith(f"{split}-")), None)
     if prefix is not None:
@@ -74,7 +80,7 @@ def by_split(shards: Sequence[str]) -> dict[Split, tuple[str, ...]]:
     found: dict[Split, list[str]] = {split: [] for split in SPLITS}
     for shard in shards:
         folder = name_of(shard.rpartition("/")[0]) if len(folders) > 1 else ""
-        found[_said(name_of(shard)) or _said(folder) or "train"].append(shard)
+        found[split_word(name_of(shard)) or split_word(folder) or "train"].append(shard)
     return {split: tuple(names) for split, names in found.items()}
 
 

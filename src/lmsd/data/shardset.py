@@ -10,7 +10,7 @@ from lmsd.data.heldout import HeldOut
 from lmsd.data.index import Index
 from lmsd.data.order import Order
 from lmsd.data.reader import Form, Reader
-from lmsd.data.shards import Source, Split, by_split, chosen, resolve
+from lmsd.data.shards import Source, Split, by_split, chosen, repeats_of, resolve
 from lmsd.data.storage import Storage
 from lmsd.data.stream import OnError, Stream
 from lmsd.data.text import Lines
@@ -154,8 +154,14 @@ class ShardSet:
         says so.
         """
         index, train = self.index("train"), self.train
-        order = Order(index.sizes, window=train.window, seed=seed, first=train.first)
-        decoded = order.total * self.image_size**2 * self.channels  # bytes
+        order = Order(
+            index.sizes,
+            repeats=[repeats_of(shard) for shard in index.shards],
+            window=train.window,
+            seed=seed,
+            first=train.first,
+        )
+        decoded = len(index) * self.image_size**2 * self.channels  # bytes
         keep = train.num_workers == 0 and decoded <= train.memory_gb * 1e9
         largest = sorted(header.size for header in index.headers)[-2 * train.window :]
         whole = len(largest) if sum(largest) <= _HELD else 0

@@ -1,5 +1,7 @@
 """Sample grids as pictures: images enlarged to a size that can be seen, each with its caption below it."""
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +30,13 @@ def to_picture(image: Tensor, *, tile: int = 96) -> Image.Image:
     picture = Image.fromarray(pixels, mode="RGB")
     factor = max(1, math.ceil(tile / picture.width))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def picture_uri(picture: Image.Image) -> str:
+    """A picture as the address of itself, for a page that is one file."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def sample_grid(

@@ -16,12 +16,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lmsd.errors import Count, UserError
-from lmsd.models.backbones import Backbone
 from lmsd.models.frozen import freeze
 from lmsd.models.generator import Generator, edm_coefficients
+from lmsd.models.taps import Tap, tap_channels, tap_names, tapped, with_taps
 from lmsd.nets.embed import TimeEmbedding
 from lmsd.process.gaussian import Process
 from lmsd.types import Cond, at_least_float32
@@ -149,27 +148,6 @@ class Discriminator(_Judge):
         return vec
 
 
-class _Tap(nn.Module):
-    """Features of one tap → one vector: LN over channels, a linear layer at each place, mean over places."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.layer = nn.Linear(channels, width)
-
-    def forward(self, h: Tensor) -> Tensor:
-        """[B,N,channels] → [B,width]."""
-        return F.leaky_relu(self.layer(self.norm(h)), 0.2).mean(1)
-
-
-def _places(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """A block's output (the first of several) as [B,N,C]: maps [B,C,H,W], tokens [B,N,C], a vector [B,C]."""
-    h = output if isinstance(output, Tensor) else output[0]
-    if h.ndim == 4:
-        return h.flatten(2).transpose(1, 2)
-    return h if h.ndim == 3 else h[:, None]
-
-
 class AutoencoderDiscriminator(nn.Module):
     """An image-to-image net as the discriminator of `objectives.article`: what it restores badly is unlikely.
 
@@ -213,18 +191,13 @@ class TrunkDiscriminator(_Judge):
         self.marginal = True
         self.process = generator.process
         self.z_dim = generator.z_dim
-        if not isinstance(generator.net, Backbone):
-            raise UserError(f"discriminator: {type(generator.net).__name__} is no backbone and has no taps")
-        self.net = copy.deepcopy(generator.net)
+        self.net = copy.deepcopy(with_taps(generator.net))
+        self.names = tap_names(self.net, taps)
         self.sigma_data = generator.sigma_data if generator.precondition == "edm" else None
-        self.names = tuple(taps) if taps is not None else self.net.taps
-        known = {name for name, _ in self.net.named_modules()}
-        if not self.names or not known.issuperset(self.names):
-            raise UserError(f"discriminator: no such taps as {self.names}; the net's own are {self.net.taps}")
         if frozen:
             freeze(self.net, saved=True)
-        channels = [h.shape[2] for h in self._probe()]
-        self.taps = nn.ModuleList(_Tap(c, width) for c in channels)
+        channels = tap_channels(self.net, self.names)
+        self.taps = nn.ModuleList(Tap(c, width) for c in channels)
         self.heads = nn.ModuleList(ProjectionHead(width, cond_dim=cond_dim) for _ in channels)
 
     def forward(self, x_s: Tensor, x_t: Tensor | None, s: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -233,37 +206,10 @@ class TrunkDiscriminator(_Judge):
         x = at_least_float32(x_s)
         if self.sigma_data is not None:
             x = edm_coefficients(self.process, self.sigma_data, x, s)[0] * x
-        features = self._features(x, self.process.schedule.model_time(s), cond)
+        z = x.new_zeros(len(x), self.z_dim) if self.z_dim else None
+        with tapped(self.net, self.names) as features:
+            self.net(x, self.process.schedule.model_time(s), cond, z)
         logits = [
             head(tap(h), cond.pooled) for head, tap, h in zip(self.heads, self.taps, features, strict=True)
         ]
         return torch.cat(logits, dim=1)
-
-    def _features(self, x: Tensor, time: Tensor, cond: Cond) -> list[Tensor]:
-        """Outputs of the taps as [B,N,C], in order."""
-        caught: list[Tensor] = []
-
-        def catch(module: nn.Module, args: tuple[object, ...], output: Tensor | tuple[Tensor, ...]) -> None:
-            caught.append(_places(output))
-
-        handles = [self.net.get_submodule(name).register_forward_hook(catch) for name in self.names]
-        try:
-            self.net(x, time, cond, x.new_zeros(len(x), self.z_dim) if self.z_dim else None)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return caught
-
-    @torch.no_grad()
-    def _probe(self) -> list[Tensor]:
-        """The taps' features of one gray image: how wide they are."""
-        net = self.net
-        device = next(iter(net.state_dict().values())).device
-        cond = Cond(
-            tokens=torch.zeros(1, 1, net.token_dim) if net.token_dim else None,
-            mask=torch.ones(1, 1, dtype=torch.bool) if net.token_dim else None,
-            pooled=torch.zeros(1, net.pooled_dim) if net.pooled_dim else None,
-            label=torch.zeros(1, dtype=torch.int64),
-        )
-        x = torch.zeros(1, net.channels, net.image_size, net.image_size)
-        return self._features(x.to(device), torch.zeros(1, device=device), cond.map(lambda v: v.to(device)))

@@ -7,9 +7,11 @@ from lmsd.objectives.article import Article
 from lmsd.objectives.base import Objective
 from lmsd.objectives.cafm import CAFM
 from lmsd.objectives.denoising import Denoising
+from lmsd.objectives.distill import Distill, Heads
 from lmsd.objectives.dpo import DPO
 from lmsd.objectives.draft import DRaFT
 from lmsd.objectives.fd_loss import FDLoss
+from lmsd.objectives.matching import Matching
 from lmsd.objectives.meanflow import MeanFlow
 from lmsd.objectives.mismatch import Mismatch
 from lmsd.objectives.nft import NFT, Contrast, OldPolicy
@@ -17,6 +19,7 @@ from lmsd.objectives.penalty import Penalty
 from lmsd.objectives.phases import Phase, Phases
 from lmsd.objectives.policy import PolicyGradient, Reference, Update, Windows
 from lmsd.objectives.post_training import PostTraining
+from lmsd.objectives.ratio import Tilt
 from lmsd.objectives.rewarded import Refresh
 from lmsd.objectives.warm import warm_start
 
@@ -31,7 +34,10 @@ __all__ = [
     "Contrast",
     "DRaFT",
     "Denoising",
+    "Distill",
     "FDLoss",
+    "Heads",
+    "Matching",
     "MeanFlow",
     "Mismatch",
     "Normalizer",
@@ -44,6 +50,7 @@ __all__ = [
     "PostTraining",
     "Reference",
     "Refresh",
+    "Tilt",
     "Update",
     "Windows",
     "warm_start",

@@ -38,6 +38,11 @@ class Start:
     s: Tensor
 
 
+def aside(rng: Rng, number: int) -> Rng:
+    """A stream of random numbers beside those of a turn, for the same samples; number: which one."""
+    return Rng(int(fold(rng.seed, number, rng.turn).item()), rng.position)
+
+
 @torch.no_grad()
 def start(
     starts: Starts,
@@ -62,7 +67,7 @@ def start(
         t, s = table[k], table[k + 1]
         return Start(generator.process.noise(batch.x, t, standard_normal(rng, batch.x, "eps_start")), t, s)
     taken = count % settings.steps
-    own = Rng(int(fold(rng.seed, _STREAM, rng.turn).item()), rng.position)
+    own = aside(rng, _STREAM)
     alone = Settings(settings.steps, bound=settings.bound)
     x = begin(generator, alone, own, batch.x.shape[1:], batch.x.dtype)
     with still(generator):

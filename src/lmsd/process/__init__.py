@@ -3,7 +3,7 @@
 from lmsd.process.gaussian import Normal, Process
 from lmsd.process.knots import Shifted, Spaced
 from lmsd.process.schedules import EDM, Article, Cosine, Discrete, Flow, Linear, ScaledLinear, Schedule
-from lmsd.process.times import Grid, Jumps, LogitNormal, LogNormal, Times, Uniform
+from lmsd.process.times import Grid, Jumps, Levels, LogitNormal, LogNormal, Times, Uniform
 
 __all__ = [
     "EDM",
@@ -13,6 +13,7 @@ __all__ = [
     "Flow",
     "Grid",
     "Jumps",
+    "Levels",
     "Linear",
     "LogNormal",
     "LogitNormal",

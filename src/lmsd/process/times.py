@@ -8,6 +8,7 @@ itself on a flow, the ρ-warped σ of EDM. Tags: "t", "jump", "last_jump".
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from lmsd.errors import Count, UserError
@@ -77,6 +78,23 @@ class Grid:
         """Times t, float32 [B]."""
         knots = process.schedule.knots(self.steps, rng.position.device)
         return knots[rng.integer(0, self.steps, (), "t")]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """One of a few times, all equally often; 0 is the clean end. Raises UserError for none."""
+
+    levels: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(float(level) for level in self.levels))
+        if not self.levels or min(self.levels) < 0:
+            raise UserError(f"times: levels={list(self.levels)} must name times of the schedule, 0 or more")
+
+    def __call__(self, rng: Rng, process: Process) -> Tensor:
+        """Times t, float32 [B]."""
+        table = torch.tensor(self.levels, device=rng.position.device)
+        return table[rng.integer(0, len(self.levels), (), "t")]
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from lmsd import cli
-from lmsd.cli.config.completion import SHELLS, WORDS, candidates
+from lmsd.cli.config.completion import SHELLS, candidates
 from lmsd.cli.config.compose import groups
+from lmsd.cli.verbs import WORDS
 
 
 @pytest.mark.parametrize(
     ("line", "found"),
     [
         ("lmsd tr", ["train"]),
-        ("lmsd data ", ["build", "features", "index"]),
+        ("lmsd data ", ["build", "features", "index", "show", "statistics"]),
         ("lmsd data build d", ["digits"]),
         ("lmsd data build digits image_f", ["image_format="]),
         ("lmsd train trainer=", [f"trainer={choice}" for choice in groups()["trainer"]]),

@@ -80,7 +80,7 @@ def test_a_null_and_a_mapping_are_values() -> None:
         (["net=mpl"], "net 'mpl' not found; did you mean mlp?; available: dit_label"),
         (["optimizer@optim.generator=adm"], "did you mean adam"),
         (["optimizer=adam"], "write optimizer@optim.generator=adam or"),
-        (["times=edm"], "write times@objective.times=edm"),
+        (["times=edm"], "times@objective.times=edm"),
         (["seed=abc"], "seed=abc is not a whole number"),
         (["seed=1.5"], "seed=1.5 is not a whole number"),
         (["seed=true"], "seed=true is not a whole number"),

@@ -34,12 +34,6 @@ SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 CONFIGURED = ("train", "sweep", "verify-resume")
 """Verbs that take the options of the configuration."""
 
-WORDS = {
-    "data": ("build", "index", "features"),
-    "data build": ("digits", "shapes", "folder", "cifar10"),
-}
-"""Words that must come first after these verbs."""
-
 
 def main(arguments: list[str]) -> int:
     """Print the script of a shell (--completion SHELL), or the candidates for a line (--complete LINE)."""
@@ -64,7 +58,7 @@ def following(given: list[str], word: str) -> Iterable[str]:
     """What may follow the given words; values are returned with the name of their option."""
     from lmsd.checkpoints import by_age
     from lmsd.cli.config.compose import groups
-    from lmsd.cli.verbs import FLAGS, VERBS
+    from lmsd.cli.verbs import FLAGS, VERBS, WORDS
 
     verb, (key, equals, _) = " ".join(given[: 1 + (given[:1] == ["data"])]), word.partition("=")
     if not verb or (verb in WORDS and len(given) < 3):

@@ -24,3 +24,12 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "sweep": ("--dry-run",),
 }
 """The words with dashes that verbs take beside -h and --help, where any other is refused."""
+
+WORDS: dict[str, tuple[str, ...]] = {
+    "data": ("build", "index", "show", "features", "statistics"),
+    "data build": (
+        *("digits", "shapes", "folder", "imagefolder", "classes", "kohya"),
+        *("coco", "table", "parquet", "tars", "cifar10"),
+    ),
+}
+"""Words that must come first after these verbs."""

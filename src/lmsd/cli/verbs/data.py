@@ -1,16 +1,22 @@
 """`lmsd data`: build a data set, index shards from elsewhere, train the extractor that scores it."""
 
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from lmsd.cli.bar import Bar
 from lmsd.cli.config import options
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import Count, Seed, UserError
 
-HELP = """lmsd data build SOURCE out=DIR [option=value ...]   check, crop, split, write shards
+if TYPE_CHECKING:  # torch is imported where it is used
+    from lmsd.data.builders import SourceName
+
+HELP = """lmsd data build SOURCE|PATH out=DIR [option=value ...]   check, crop, split, write shards
 lmsd data index SHARDS [decode=true]                check shards from elsewhere and write their index
+lmsd data show SHARDS [out=FILE.html n=48]          a page to look at: samples, sizes, captions, nearest pairs
 lmsd data features SHARDS [option=value ...]        train what scores a data set: lmsd-cnn, a classifier, or
                                                     lmsd-ssl (kind=ssl), which never sees a label
 lmsd data statistics WORDS [images=10_000]          mean and deviation of a run's latents, into the file that
@@ -19,10 +25,17 @@ lmsd data statistics WORDS [images=10_000]          mean and deviation of a run'
 Sources
   digits     scikit-learn's handwritten digits, 8x8, "a handwritten seven"
   shapes     captioned scenes at any size: image_size=16 train_count=10_000
-  folder     path=DIR of images with .txt beside each, or captions=FILE.csv|.jsonl (columns: file, caption)
-             captions=join|first|draw  several lines of a caption as one (join), the first, or one drawn
-             captions=none  no captions, for conditioner=none or label; taken where no file is a caption
   cifar10    path=cifar-10-binary.tar.gz, the official binary archive
+  PATH       a folder or file as other tools leave them, recognized and said; source=NAME overrules:
+             folder       images, .txt or .caption beside each (or captions=FILE.csv|.tsv|.jsonl|.parquet)
+             imagefolder  Hugging Face's: metadata.jsonl, .csv or .parquet in it or in each split's folder
+             classes      a folder a class                      coco     captions_*.json beside the images
+             kohya        10_dog/: ten times an epoch           table    a table that names the images
+             parquet      .parquet that holds the images        tars     img2dataset's, or others' shards
+             captions=join|first|draw|keep  several captions of an image as one (join), the first, one drawn,
+                            or all (keep, and coco), for data.captions=draw
+             captions=none  no captions, for conditioner=none or label; taken where no file is a caption
+             where="width>=512 and words<40 and label!='cat'"   fields of KEY.json or the table, too
 
 Options of build
   image_size= channels= val= test= (parts)
@@ -33,6 +46,9 @@ Options of build
 Options of index
   decode=false   decode every image too, not its header alone, so that training meets no damaged one
 
+Options of show
+  out=data.html  n=48 (samples of each split)  image_size=96 channels= captions=join|first seed=
+
 Options of features
   kind=cnn|ssl  image_size= channels= images= (to train on)  augment=none|shift|shift_flip  out=DIR
 """
@@ -42,7 +58,7 @@ def main(arguments: list[str]) -> int:
     """Dispatch to an action."""
     from lmsd.cli.verbs.latents import statistics
 
-    actions = {"build": build, "index": index, "features": features, "statistics": statistics}
+    actions = {"build": build, "index": index, "show": show, "features": features, "statistics": statistics}
     if arguments[0] not in actions:
         raise UserError(f"unknown action '{arguments[0]}'{nearest(arguments[0], actions)}; lmsd data --help")
     return actions[arguments[0]](arguments[1:])
@@ -60,15 +76,10 @@ def build(arguments: list[str]) -> int:
     from lmsd.data.builders import SOURCES, BuildOptions
     from lmsd.data.builders import build as build_data
 
-    source, words = operand(arguments, "the source")
-    if source not in SOURCES:
-        place = "/" in source or Path(source).exists()
-        way = (
-            f"; images of your own: lmsd data build folder path={source}"
-            if place
-            else nearest(source, SOURCES)
-        )
-        raise UserError(f"there is no source '{source}'{way}; sources: {', '.join(SOURCES)}")
+    word, words = operand(arguments, "the source")
+    source = next((name for name in SOURCES if name == word), None)
+    if source is None:
+        source, words = _of_path(word, words)
     out = [word.partition("=")[2] for word in words if word.startswith("out=")]
     if not out or not out[-1]:
         raise UserError("where to? lmsd data build needs out=DIR")
@@ -78,6 +89,29 @@ def build(arguments: list[str]) -> int:
         manifest = build_data(source, Path(out[-1]), options=chosen, progress=bar.update)
     print(describe(manifest))
     return 0
+
+
+def _of_path(path: str, words: list[str]) -> "tuple[SourceName, list[str]]":
+    """The source that a path is, named by source= or recognized and said, and the other words."""
+    from lmsd.data.builders import SOURCES
+    from lmsd.data.builders.layouts import recognized
+    from lmsd.data.builders.source import LAYOUTS
+
+    if not os.path.exists(path):
+        way = "" if "/" in path else nearest(path, SOURCES)
+        gone = "" if way else ", and no such folder or file"
+        raise UserError(f"there is no source '{path}'{way}{gone}; sources: {', '.join(SOURCES)}")
+    named = [word.partition("=")[2] for word in words if word.startswith("source=")]
+    words = [*(word for word in words if not word.startswith("source=")), f"path={json.dumps(path)}"]
+    name = next((layout for layout in LAYOUTS if named and layout == named[-1]), None)
+    if not named:
+        name, why = recognized(Path(path))
+        print(f"{path}: {name} ({why})")
+    if name is None:
+        raise UserError(
+            f"source={named[-1]} is no layout{nearest(named[-1], LAYOUTS)}; there are {', '.join(LAYOUTS)}"
+        )
+    return name, words
 
 
 def _lines(word: str) -> str:
@@ -90,8 +124,6 @@ def _lines(word: str) -> str:
 
 def describe(manifest: Path) -> str:
     """A data set in a few lines, from its manifest: each thing that is worth telling with one name."""
-    import json
-
     from lmsd.data.notes import told
 
     facts = json.loads(manifest.read_text(encoding="utf-8"))
@@ -130,6 +162,42 @@ def index(arguments: list[str]) -> int:
                 )
                 for note in found.notes():
                     print(f"  {told([note])}")
+    return 0
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Options of `lmsd data show`; n: samples of each split; see HELP."""
+
+    out: Path = Path("data.html")
+    n: Count = 48
+    image_size: Count = 96
+    channels: Literal[1, 3] = 3
+    captions: Literal["join", "first"] = "join"
+    seed: Seed = 0
+
+
+def show(arguments: list[str]) -> int:
+    """Write the page of a data set."""
+    source, words = operand(arguments, "the shards (folder, glob, brace range, URL)")
+    chosen = options.read(ShowOptions, words, verb="data show")
+    from lmsd.data.builders.write import MANIFEST
+    from lmsd.data.shardset import ShardSet
+    from lmsd.evaluation.gallery import write_gallery
+
+    if chosen.out.is_dir() or not chosen.out.absolute().parent.is_dir():
+        raise UserError(f"out={chosen.out} is no place for a file: name one such as out=data.html")
+    data = ShardSet(source, image_size=chosen.image_size, channels=chosen.channels, captions=chosen.captions)
+    manifest = Path(source) / MANIFEST
+    page = write_gallery(
+        data,
+        source,
+        chosen.out,
+        manifest=manifest if manifest.is_file() else None,
+        n=chosen.n,
+        seed=chosen.seed,
+    )
+    print(page)
     return 0
 
 

@@ -2,20 +2,22 @@
 
 digits    scikit-learn's handwritten digits, real, 8x8
 shapes    procedural captioned scenes at any size, with an exact checker (`lmsd.data.builders.shapes`)
-folder    images with a .txt beside each, or a CSV or JSONL file of captions
 cifar10   the official binary archive, cifar-10-binary.tar.gz, from a local path
+folder    images with a .txt beside each, or a CSV or JSONL file of captions
+imagefolder, classes, kohya, coco, table, parquet, tars    as other tools leave data (`layouts`)
 """
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from lmsd.data.builders.cifar10 import cifar10_source
 from lmsd.data.builders.digits import digits_source
 from lmsd.data.builders.folder import folder_source
+from lmsd.data.builders.layouts import layout_source
 from lmsd.data.builders.options import BuildOptions
 from lmsd.data.builders.prepare import prepare_source
-from lmsd.data.builders.source import Source
+from lmsd.data.builders.source import LAYOUTS, LayoutName, Source
 from lmsd.data.builders.write import MANIFEST, fresh_folder, write_manifest, write_shards
 from lmsd.data.index import build_index
 from lmsd.errors import UserError
@@ -25,8 +27,8 @@ if TYPE_CHECKING:  # torch is imported where it is used
 
 __all__ = ["SOURCES", "BuildOptions", "SourceName", "build"]
 
-SourceName: TypeAlias = Literal["digits", "shapes", "folder", "cifar10"]
-SOURCES: tuple[SourceName, ...] = get_args(SourceName)
+SourceName: TypeAlias = Literal["digits", "shapes", "cifar10"] | LayoutName
+SOURCES: tuple[SourceName, ...] = ("digits", "shapes", *LAYOUTS, "cifar10")
 
 
 def build(
@@ -63,6 +65,9 @@ def _open(source: SourceName, options: BuildOptions) -> Source:
         from lmsd.data.builders.scenes import shapes_source  # with torch
 
         return shapes_source(options)
+    if source == "cifar10":
+        return cifar10_source(options.path)
+    lines = options.lines or ("keep" if source == "coco" else "join")
     if source == "folder":
-        return folder_source(options.path, options.captions, options.lines)
-    return cifar10_source(options.path)
+        return folder_source(options.path, options.captions, lines)
+    return layout_source(source, options.path, lines)

@@ -1,8 +1,10 @@
 """A file of captions: a CSV table or JSON lines, each row with a file, a caption and, where it has one, a
 class.
 
-    CSV     a header with a file column (file, file_name, image or path) and a caption column (caption, text)
-    JSONL   one object a line with the same names; a caption may be a list of texts
+    CSV, TSV   a header with a file column (file, file_name, image, path, ...) and a caption column (caption,
+               text, prompt, ...)
+    JSONL      one object a line with the same names; a caption may be a list of texts
+    Parquet    columns of the same names (needs pyarrow)
 
 `label` is the class: integers from 0, or words, which are numbered in alphabetical order. Lines are counted
 as an editor counts them. What cannot be read at all ends the build; a caption that is no text to train on
@@ -13,15 +15,17 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from lmsd.data.builders.arrow import table_rows
 from lmsd.data.text import BadText, captions, decoded
 from lmsd.errors import UserError
 
-FILE = ("file", "file_name", "image", "path")
-CAPTION = ("caption", "text")
-SUFFIXES = (".csv", ".jsonl", ".ndjson")
+FILE = ("file", "file_name", "image", "path", "filename", "image_path", "filepath", "image_file")
+CAPTION = ("caption", "text", "prompt", "title", "captions", "description")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_ADDRESS = ("url", "image_url", "URL")
 
 MOST_CLASSES = 1_000_000
 
@@ -32,7 +36,7 @@ _NUMBER = re.compile(r"[-+\d.,\s]*\d[-+\d.,\s]*")
 class Row:
     """One row: its line, the file that it names, the caption's lines or why there are none, its class.
 
-    A class alone has neither lines nor a reason.
+    A class alone has neither lines nor a reason. fields: all of its cells by name.
     """
 
     line: int
@@ -40,12 +44,15 @@ class Row:
     lines: list[str] | None
     why: str
     label: int | str | None
+    fields: Mapping[str, object] = field(default_factory=dict)
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a caption file. Raises UserError naming the line that cannot be read."""
     if not path.is_file():
         raise UserError(f"captions={path} is not there")
+    if path.suffix.lower() == ".parquet":
+        return [_row(path, line, row) for line, row in table_rows(path)]
     try:
         text = decoded(path.read_bytes())
     except BadText as error:
@@ -57,13 +64,14 @@ def read_rows(path: Path) -> list[Row]:
             f"{path} contains NUL characters, as does UTF-16 or UTF-32 read as UTF-8: save it as UTF-8"
         )
     lines = re.split(r"\r\n|\r|\n", text)
-    rows = _csv_rows(path, lines) if path.suffix.lower() == ".csv" else _jsonl_rows(path, lines)
+    rows = _csv_rows(path, lines) if path.suffix.lower() in (".csv", ".tsv") else _jsonl_rows(path, lines)
     return [_row(path, line, row) for line, row in rows]
 
 
 def _csv_rows(path: Path, lines: list[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
     head = next((line for line in lines if line.strip()), "")
-    delimiter = next((sign for sign in ",;\t" if sign in head), ",")
+    signs = "\t,;" if path.suffix.lower() == ".tsv" else ",;\t"
+    delimiter = next((sign for sign in signs if sign in head), ",")
     reader = csv.reader((f"{line}\n" for line in lines), strict=True, delimiter=delimiter)
     header: list[str] = []
     while True:
@@ -80,6 +88,11 @@ def _csv_rows(path: Path, lines: list[str]) -> Iterator[tuple[int, Mapping[str, 
             continue
         if not header:
             header = [cell.strip() for cell in cells]
+            if any("://" in cell for cell in header):
+                raise UserError(
+                    f"{path} has no header and names addresses ({header[-1][:60]}): fetch the images with "
+                    "img2dataset first, and build from its shards"
+                )
             continue
         if len(cells) > len(header):
             raise UserError(f"{path} line {line} has more cells than the header; quote commas")
@@ -107,7 +120,7 @@ def _row(path: Path, line: int, row: Mapping[str, object]) -> Row:
         raise UserError(f"{path} line {line}: the file is {file!r}, not a name")
     label = _label(row.get("label"), path, line)
     if label is not None and not any(name in row for name in CAPTION):
-        return Row(line, file, None, "", label)
+        return Row(line, file, None, "", label, row)
     value = _field(row, CAPTION, path, line)
     if not isinstance(value, str | list):
         name = next(name for name in CAPTION if name in row)
@@ -116,12 +129,18 @@ def _row(path: Path, line: int, row: Mapping[str, object]) -> Row:
         found = captions(value)
     except BadText as error:
         return Row(line, file, None, f"its caption ({path.name} line {line}) cannot be used: {error}", label)
-    return Row(line, file, found, "", label)
+    return Row(line, file, found, "", label, row)
 
 
 def _field(row: Mapping[str, object], names: tuple[str, ...], path: Path, line: int) -> object:
     """The first of `names` that the row has."""
     name = next((name for name in names if name in row), None)
+    address = next((name for name in _ADDRESS if name in row), None)
+    if name is None and names == FILE and address is not None:
+        raise UserError(
+            f"{path} names images by their addresses ({address}): fetch them with img2dataset and build from "
+            "its shards"
+        )
     if name is None:
         there = ", ".join(map(str, row)) or "nothing"
         raise UserError(f"{path} line {line} has none of {', '.join(names)}; it has {there}")

@@ -4,21 +4,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from lmsd.data.builders.source import Captions, NearDuplicates
+from lmsd.data.builders.source import LAYOUTS, Captions, NearDuplicates
 from lmsd.errors import Count, UserError
 
 ONLY_FOR: dict[str, tuple[str, ...]] = {
-    "path": ("folder", "cifar10"),
+    "path": (*LAYOUTS, "cifar10"),
     "captions": ("folder",),
-    "lines": ("folder",),
+    "lines": tuple(name for name in LAYOUTS if name != "classes"),
     "train_count": ("shapes",),
     "val_count": ("shapes",),
     "test_count": ("shapes",),
     "holdout": ("shapes",),
     "mismatch": ("shapes",),
     "seed": ("shapes",),
-    "test": ("digits", "folder"),
-    "val": ("digits", "folder", "cifar10"),
+    "test": ("digits", *LAYOUTS),
+    "val": ("digits", *LAYOUTS, "cifar10"),
+    "where": LAYOUTS,
 }
 """The options that not every source reads."""
 
@@ -32,7 +33,8 @@ class Preparation:
     denoise: a 3x3 median, or a Gaussian of half a pixel, after resizing;
     near_duplicates: drop all but one, or all but one of each caption ("same_caption", the choice of folder),
     or keep all in one split ("group"), or do not look for any ("keep");
-    similarity: correlation in (0, 1] from which two pictures are near duplicates.
+    similarity: correlation in (0, 1] from which two pictures are near duplicates;
+    where: a condition that every picture meets (see `lmsd.data.builders.where`).
     """
 
     image_size: Count | None = None
@@ -42,6 +44,7 @@ class Preparation:
     denoise: Literal["none", "median", "gaussian"] = "none"
     near_duplicates: NearDuplicates | None = None
     similarity: float | None = None
+    where: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,16 @@ class Drawing(Preparation):
 class BuildOptions(Drawing):
     """How a data set is made.
 
-    path: the folder of images, or the archive; captions: a CSV or JSONL file (default: .txt beside images);
-    lines: what several lines of a caption give: all joined, the first, or one drawn by the name; "none"
-    leaves captions out;
+    path: the folder of images, or the file; captions: a table of captions (default: .txt beside images);
+    lines: what several lines of a caption give: all joined (None), the first, one drawn by the name, or all
+    of them ("keep", also None for coco), a line each; "none" leaves captions out;
     image_format: png is exact, jpg (quality 95) smaller; shard_size: samples in a shard;
     overwrite: replace the data set that is there.
     """
 
     path: Path | None = None
     captions: Path | None = None
-    lines: Captions = "join"
+    lines: Captions | None = None
     image_format: Literal["png", "jpg"] = "png"
     shard_size: int = 1_000
     overwrite: bool = False
@@ -109,7 +112,7 @@ class BuildOptions(Drawing):
 _CHOICES: dict[str, tuple[object, ...]] = {
     "channels": (None, 1, 3),
     "denoise": ("none", "median", "gaussian"),
-    "lines": get_args(Captions),
+    "lines": (None, *get_args(Captions)),
     "near_duplicates": (None, *get_args(NearDuplicates)),
     "image_format": ("png", "jpg"),
 }

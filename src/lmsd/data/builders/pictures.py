@@ -1,6 +1,7 @@
 """One picture from a file of any format to uint8 [size, size, C]: decode, crop, resize, denoise."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -11,15 +12,18 @@ from lmsd.data.builders.source import Pixels
 from lmsd.data.decode import MAX_BYTES, BadImage, decode, probe
 
 
-def read_picture(path: Path, *, channels: Literal[1, 3] = 3) -> tuple[Pixels, tuple[str, ...]]:
-    """Decode a file to uint8 [H, W, C], upright and in sRGB, with notes on it.
+def read_picture(
+    picture: Path | Callable[[], bytes], *, channels: Literal[1, 3] = 3
+) -> tuple[Pixels, tuple[str, ...]]:
+    """Decode a file, or the bytes that `picture` reads, to uint8 [H, W, C], upright and in sRGB.
 
-    Raises BadImage, whose message is the reason that the manifest gives: it names no place.
+    Also returns notes on it. Raises BadImage, whose message is the reason that the manifest gives: it
+    names no place.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BadImage(f"its {path.stat().st_size:,} bytes are more than {MAX_BYTES >> 20} MiB")
-        data = path.read_bytes()
+        if isinstance(picture, Path) and picture.stat().st_size > MAX_BYTES:
+            raise BadImage(f"its {picture.stat().st_size:,} bytes are more than {MAX_BYTES >> 20} MiB")
+        data = picture.read_bytes() if isinstance(picture, Path) else picture()
     except OSError as error:
         raise BadImage(f"it cannot be read ({error.strerror})") from error
     return decode(data, channels=channels), probe(data).notes

@@ -14,7 +14,6 @@ so the split of a picture depends on its group's content alone: no other file's 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -24,6 +23,7 @@ from lmsd.data.builders.duplicates import Near, signature
 from lmsd.data.builders.options import BuildOptions
 from lmsd.data.builders.pictures import encode_picture, fit_picture, read_picture
 from lmsd.data.builders.source import Dropped, NearDuplicates, Pixels, Raw, Source
+from lmsd.data.builders.where import Where
 from lmsd.data.decode import BadImage
 from lmsd.data.notes import Note, Notes
 from lmsd.data.shards import Split
@@ -54,6 +54,7 @@ class Sample:
     split: Split | None
     offset: int
     length: int
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -118,28 +119,31 @@ def _read(
     samples: list[Sample] = []
     signatures: list[NDArray[np.float32]] = []
     dropped: list[Dropped] = []
+    where = Where(options.where, source.fields) if options.where else None
     copies: dict[str, dict[str, int]] = {}  # content hash → words → the sample that has both
     for done, raw in enumerate(source.samples, 1):
         if progress is not None and (done % 64 == 0 or done == source.total):
             progress(done, source.total, "pictures")
         try:
-            pixels, told = _pixels(raw, source, options)
+            pixels, told = _pixels(raw, source, options, where)
         except BadImage as reason:
             dropped.append(Dropped(raw.name, str(reason)))
             continue
         for note in told:
             notes.add(note, raw.name)
         content = key = content_hash(pixels)
-        known, words = copies.setdefault(content, {}), "" if way == "drop" else _words(raw)
-        if words in known:
-            samples[known[words]], twin = _one_of(samples[known[words]], raw)
+        known, said = copies.setdefault(content, {}), "" if way == "drop" else _words(raw)
+        if said in known:
+            samples[known[said]], twin = _one_of(samples[known[said]], raw)
             dropped.append(twin)
             continue
         if known:
-            key = hashlib.sha256(f"{content} {words}".encode()).hexdigest()
-        known[words] = len(samples)
+            key = hashlib.sha256(f"{content} {said}".encode()).hexdigest()
+        known[said] = len(samples)
         data = encode_picture(pixels, options.image_format)
-        sample = Sample(raw.name, content, key, raw.caption, raw.label, raw.split, spool.tell(), len(data))
+        sample = Sample(
+            raw.name, content, key, raw.caption, raw.label, raw.split, spool.tell(), len(data), raw.repeats
+        )
         samples.append(sample)
         signatures.append(signature(pixels))
         spool.write(data)
@@ -148,12 +152,17 @@ def _read(
     return samples, signatures, dropped
 
 
-def _pixels(raw: Raw, source: Source, options: BuildOptions) -> tuple[Pixels, tuple[str, ...]]:
-    """The fitted pixels of one picture, and what is worth telling of it; BadImage when it cannot be used."""
+def _pixels(
+    raw: Raw, source: Source, options: BuildOptions, where: Where | None
+) -> tuple[Pixels, tuple[str, ...]]:
+    """The fitted pixels of one picture, and what is worth telling of it; BadImage when it is not taken."""
     channels = options.channels or source.defaults.channels
     picture, notes = raw.picture, tuple[str, ...]()
-    if isinstance(picture, Path):
+    if not isinstance(picture, np.ndarray):
         picture, notes = read_picture(picture, channels=channels)
+    if where is not None:
+        facts = {"label": raw.label, **raw.fields, "height": picture.shape[0], "width": picture.shape[1]}
+        where.check({**facts, "caption": raw.caption or ""})
     return fit_picture(
         picture, options.image_size or source.defaults.image_size, channels=channels, denoise=options.denoise
     ), notes

@@ -1,9 +1,9 @@
 """What a builder hands to the preparation: named pictures with captions, before anything is checked."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,21 +12,32 @@ from lmsd.data.notes import Note
 from lmsd.data.shards import Split
 
 NearDuplicates: TypeAlias = Literal["same_caption", "drop", "group", "keep"]
-Captions: TypeAlias = Literal["join", "first", "draw", "none"]
-"""What the lines of a caption give; "none": no picture has a caption."""
+Captions: TypeAlias = Literal["join", "first", "draw", "keep", "none"]
+"""What the lines of a caption give; "keep": all, a line each; "none": no picture has a caption."""
+LayoutName: TypeAlias = Literal[
+    "folder", "imagefolder", "classes", "kohya", "coco", "table", "parquet", "tars"
+]
+"""What other tools leave on a disk (see `layouts`)."""
+LAYOUTS: tuple[LayoutName, ...] = get_args(LayoutName)
 Pixels: TypeAlias = NDArray[np.uint8]
 """uint8 [H, W, C] with C = 1 or 3."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """One picture as its source has it: pixels or a file, and what of caption, class and split is given."""
+    """One picture as its source has it, and what of caption, class and split is given.
+
+    picture: pixels, a file, or what reads encoded bytes; repeats: how often it comes in an epoch of train;
+    fields: what else is known of it, for `where`.
+    """
 
     name: str
-    picture: Pixels | Path
+    picture: Pixels | Path | Callable[[], bytes]
     caption: str | None
     label: int | None = None
     split: Split | None = None
+    repeats: int = 1
+    fields: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class Source:
     """A stream of `total` pictures, and how they are prepared unless the options say otherwise.
 
     dropped: what the source itself leaves out; notes: what else is worth telling;
-    details: what the manifest says of it.
+    details: what the manifest says of it; fields: names of what is known of its pictures, for `where`.
     """
 
     name: str
@@ -73,3 +84,4 @@ class Source:
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     details: Mapping[str, object] = field(default_factory=dict)
+    fields: frozenset[str] = frozenset()

@@ -24,7 +24,7 @@ from lmsd.data.builders.options import ONLY_FOR, BuildOptions
 from lmsd.data.builders.prepare import Prepared, Sample
 from lmsd.data.builders.source import Source
 from lmsd.data.names import printable
-from lmsd.data.shards import SPLITS, Split
+from lmsd.data.shards import SPLITS
 from lmsd.errors import UserError
 from lmsd.files import sha256_of
 
@@ -56,6 +56,7 @@ _KINDS = {
     "a caption that cannot be used": re.compile("its caption .* cannot be "),
     "a line of the captions without an image": re.compile(r".* line \d+ names it"),
     "values without a known white": re.compile("its values .* have no known white"),
+    "where= does not hold": re.compile("where=.* does not hold"),
     "too large a picture": re.compile("it(s .* (pixels|bytes) are| has) more"),
 }
 """What reasons begin with, by the words that they are counted under."""
@@ -126,15 +127,18 @@ def write_shards(
     shards: list[Path] = []
     for split in SPLITS:
         members = [sample for sample in prepared.samples if sample.split == split]
-        encoded = (_members(sample, options, spool) for sample in members)
-        if members:
-            shards += _write_split(folder, split, encoded, size=options.shard_size, tell=tell)
+        for repeats in sorted({sample.repeats for sample in members} if split == "train" else {1}):
+            chosen = [sample for sample in members if split != "train" or sample.repeats == repeats]
+            encoded = (_members(sample, options, spool) for sample in chosen)
+            if chosen:
+                name = split if repeats == 1 else f"{split}-x{repeats}"
+                shards += _write_split(folder, name, encoded, size=options.shard_size, tell=tell)
     return shards
 
 
 def _write_split(
     folder: Path,
-    split: Split,
+    name: str,
     samples: Iterator[dict[str, str | bytes]],
     *,
     size: int,
@@ -149,7 +153,7 @@ def _write_split(
         opened.append(Path(name).open("wb"))  # noqa: SIM115  # closed below
         return opened[-1]
 
-    pattern = f"{str(folder).replace('%', '%%')}/{split}-%06d.tar"
+    pattern = f"{str(folder).replace('%', '%%')}/{name}-%06d.tar"
     fixed = {"mtime": 0, "user": "lmsd", "group": "lmsd"}
     writer = ShardWriter(pattern, maxcount=size, maxsize=1e18, verbose=0, opener=open_shard, **fixed)
     try:
@@ -217,11 +221,11 @@ def write_manifest(
 
 def _chosen(source: Source, options: BuildOptions) -> dict[str, object]:
     """The options that the source reads, with its own defaults filled in; paths without their folders."""
-    own = asdict(source.defaults)
+    own = {**asdict(source.defaults), "lines": "keep" if source.name == "coco" else "join"}
     read = {
         name: value
         for name, value in asdict(options).items()
-        if name not in ("overwrite", "image_size", "channels")
+        if name not in ("overwrite", "image_size", "channels", *(["where"] if options.where is None else []))
         and source.name in ONLY_FOR.get(name, (source.name,))
     }
     return {

@@ -1,0 +1,179 @@
+"""What every layout of images on a disk becomes: named pictures with the lines of their captions.
+
+A layout finds `Entry`s; `source_of` turns them into what the preparation reads, and says what is worth
+telling of their captions and classes.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from lmsd.data.builders.source import Captions, Defaults, Dropped, Raw, Source
+from lmsd.data.names import hidden, printable
+from lmsd.data.notes import Notes
+from lmsd.data.shards import Split
+from lmsd.data.text import EMPTY, LOST, caption_of
+from lmsd.errors import UserError
+
+LINES = {
+    "join": "captions of several lines, joined into one",
+    "first": "captions of several lines, of which the first is taken",
+    "draw": "captions of several lines, of which one is drawn",
+    "keep": "images with several captions, all kept: data.captions=draw trains on one of them at a time",
+}
+BARE = "images without captions, which train with conditioner=none{}"
+
+DEFAULTS = Defaults(
+    image_size=64,
+    channels=3,
+    similarity=0.99,
+    kinship=0.97,
+    val=0.1,
+    test=0.1,
+    near_duplicates="same_caption",
+)
+
+
+class File(NamedTuple):
+    """A file below the folder of a source: its relative name, as it is shown, and its path."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture of a layout.
+
+    picture: its file, or what reads its encoded bytes; lines: of its caption, none of an empty one, None
+    where it has no caption; label: its class by number or by name; split: where the layout fixes it;
+    repeats: how often it comes in an epoch; fields: what else is known of it, by name.
+    """
+
+    name: str
+    picture: Path | Callable[[], bytes]
+    lines: list[str] | None
+    label: int | str | None = None
+    split: Split | None = None
+    repeats: int = 1
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+def source_of(
+    name: str,
+    entries: Sequence[Entry],
+    lines: Captions,
+    *,
+    dropped: Sequence[Dropped] = (),
+    notes: Notes | None = None,
+    classes: list[str] | None = None,
+    where: str = "some images",
+) -> Source:
+    """The pictures of a layout, with what is worth telling of them.
+
+    classes: the names of the classes, where the layout knows them; where: what gives labels, for messages.
+    UserError when only some pictures have a class, or some have one in words and others a number.
+    """
+    notes = notes or Notes()
+    _tell_captions(entries, lines, notes)
+    classes = classes or _classes(entries, where)
+    way: Captions = lines if any(entry.lines for entry in entries) else "none"
+    return Source(
+        name=name,
+        samples=[_raw(entry, way, classes) for entry in entries],
+        total=len(entries),
+        defaults=DEFAULTS,
+        classes=classes,
+        dropped=sorted(dropped, key=lambda entry: entry.name),
+        notes=list(notes),
+        fields=frozenset(name for entry in entries for name in entry.fields),
+    )
+
+
+def files_under(path: Path, dropped: list[Dropped]) -> list[File]:
+    """All files below a folder and below the folders that it links, by name; hidden ones are left alone."""
+    found: list[File] = []
+    above: dict[str, set[str]] = {str(path): {os.path.realpath(path)}}
+
+    def unreadable(error: OSError) -> None:
+        name = os.path.relpath(str(error.filename), path)
+        dropped.append(Dropped(printable(name), f"a folder that cannot be read ({error.strerror})"))
+
+    for root, folders, names in os.walk(path, followlinks=True, onerror=unreadable):
+        seen = above.pop(root, set())
+        folders[:] = sorted(name for name in folders if not hidden(name))
+        for name in [*folders]:
+            real = os.path.realpath(os.path.join(root, name))
+            if real in seen:
+                where = printable(os.path.relpath(os.path.join(root, name), path))
+                dropped.append(Dropped(where, "a link to a folder that it lies in"))
+                folders.remove(name)
+            above[os.path.join(root, name)] = seen | {real}
+        for name in names:
+            file = Path(root, name)
+            shown = printable(file.relative_to(path).as_posix())
+            if hidden(name):
+                continue
+            if file.is_file():
+                found.append(File(shown, file))
+            elif file.is_symlink():
+                dropped.append(Dropped(shown, "a broken link"))
+    return sorted(found)
+
+
+def _raw(entry: Entry, way: Captions, classes: list[str] | None) -> Raw:
+    u = int(hashlib.sha256(entry.name.encode()).hexdigest()[:8], 16) / 2**32
+    label = classes.index(str(entry.label)) if classes is not None else None
+    caption = None
+    if way == "keep" and entry.lines is not None:
+        caption = "\n".join(entry.lines)
+    elif way != "keep" and way != "none" and entry.lines is not None:
+        caption = caption_of(entry.lines, way, u=u)
+    return Raw(
+        entry.name,
+        entry.picture,
+        caption,
+        label,
+        entry.split,
+        repeats=entry.repeats,
+        fields={**entry.fields, **({} if entry.label is None else {"label": entry.label})},
+    )
+
+
+def _tell_captions(entries: Sequence[Entry], way: Captions, notes: Notes) -> None:
+    """How many images have several captions, or that none has one."""
+    if entries and not any(entry.lines for entry in entries):
+        label = "" if entries[0].label is None else " or label"
+        notes.add(BARE.format(label), entries[0].name, len(entries))
+        return
+    for name, note in _notes(entries, way):
+        notes.add(note, name)
+
+
+def _notes(entries: Sequence[Entry], way: Captions) -> Iterator[tuple[str, str]]:
+    for entry in entries:
+        if entry.lines == []:
+            yield entry.name, EMPTY
+        if len(entry.lines or ()) > 1:
+            yield entry.name, LINES[way]
+        if any("\ufffd" in line for line in entry.lines or ()):
+            yield entry.name, LOST
+
+
+def _classes(entries: Sequence[Entry], where: str) -> list[str] | None:
+    """The names of the classes, by number; UserError when only some pictures have one, or some in words."""
+    labels = {entry.label for entry in entries}
+    if labels <= {None}:
+        return None
+    bare = next((entry.name for entry in entries if entry.label is None), None)
+    if bare is not None:
+        has = "have a class" if where == "some images" else "gives a label to some images"
+        raise UserError(f"{where} {has} but not to {bare}; label all or none")
+    words = sorted(label for label in labels if isinstance(label, str))
+    numbers = [label for label in labels if isinstance(label, int)]
+    if words and numbers:
+        raise UserError(f"{where} has labels in words ({words[0]}) and in numbers ({numbers[0]}); take one")
+    return words or [str(number) for number in range(max(numbers) + 1)]
