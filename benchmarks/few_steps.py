@@ -6,7 +6,8 @@ DATA is digits, shapes or cifar10. A teacher is trained by denoising, once for e
 method then goes on from its weights for the CPU seconds that few_steps.json names, on one thread. How many
 images that makes is measured before, by two short runs whose difference leaves the start out. Each method
 makes one student, which is read at 1, 2 and 4 steps without guidance; denoising, the same net trained longer,
-at 4, 16 and 50.
+at 4, 16 and 50. MeanFlow predicts another quantity than the teacher, so it begins from scratch and gets the
+teacher's time on top.
 
 Each method has the same number of trials, scored on val with the first seed by the classifier's FD: the
 lowest mean of log FD over its steps wins. With --test, which is for when no trial is left to make, the
@@ -73,8 +74,9 @@ class Course:
         own = self.plan["methods"][method]
         teacher = self.work / f"teacher-{seed}"
         sources = ", ".join(f"{role}: {teacher}@ema" for role in own.get("roles", ["generator"]))
-        begins = [f"init_from={{{sources}}}", f"seed={seed}"]
-        return [*begins, f"objective={own['objective']}", *own.get("words", []), *own["trials"][trial]]
+        begins = [f"init_from={{{sources}}}"] if sources else []
+        named = [f"objective={own['objective']}", f"seed={seed}"]
+        return [*begins, *named, *own.get("words", []), *own["trials"][trial]]
 
     def train(self, folder: Path, words: list[str], images: int) -> float:
         """Train a run and return its CPU seconds, start included."""
@@ -111,7 +113,10 @@ class Course:
         folder = self.work / f"{method}-{trial}-{seed}"
 
         def make() -> dict[str, Any]:
-            images = round(self.plan["seconds"] * self.speed(method))
+            seconds = self.plan["seconds"]
+            if self.plan["methods"][method].get("roles") == []:  # from scratch: with the teacher's time
+                seconds += self.ledger.cells[f"teacher {seed}"]["cpu_seconds"]
+            images = round(seconds * self.speed(method))
             return {
                 "images": images,
                 "cpu_seconds": self.train(folder, self.words(method, trial, seed), images),
@@ -154,6 +159,8 @@ class Course:
     def winner(self, method: str) -> int:
         """The trial of the lowest mean of log FD; all are made first."""
         count = min(self.options.trials, len(self.plan["methods"][method]["trials"]))
+        if count == 1:
+            return 0
         return min(range(count), key=lambda trial: self.trial(method, trial))
 
     def test(self, method: str, trial: int, seed: int) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from lmsd.sampling import Tau
 
 HERE = Path(__file__).resolve().parent
 LMSD = [sys.executable, "-m", "lmsd.cli"]
-TEACHER, STUDENT, EVERY, DRAWS = 100_000, 100_000, 20_000, 2
+TEACHER, STUDENT, EVERY, DRAWS = 100_000, 300_000, 50_000, 2
 ROWS = 900
 """Training images that everything is compared with."""
 
@@ -75,8 +75,8 @@ def course(
     )  # fmt: skip
     called(
         "train", *own, "objective=fd_loss", f"objective.path={classifier}", f"init_from={teacher}@ema",
-        f"images={STUDENT}", f"run_dir={student}", "optim.generator.lr=5e-4", f"checkpoint_every={EVERY}",
-        "keep=100",
+        f"images={STUDENT}", f"run_dir={student}", "optim.generator.lr=2e-4", f"checkpoint_every={EVERY}",
+        "batch_size=128", "keep=100",
     )  # fmt: skip
     points = [
         {"images": 0, **scored(teacher, 16, data, judges)},

@@ -11,7 +11,8 @@ SOURCE = ROOT / "src" / "lmsd"
 FLOORS = [
     {"types", "rng", "errors", "stops", "files", "ranks", "spec", "checkpoints"},
     {"process", "nets", "metrics", "features", "data"},
-    {"models", "tuning"},
+    {"models"},
+    {"tuning"},
     {"sampling", "rewards"},
     {"objectives", "evaluation"},
     {"engine", "export"},

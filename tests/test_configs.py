@@ -47,6 +47,7 @@ COMPANIONS = {
     "discriminator=autoencoder": ["objective=article"],
     "objective=ladd": ["discriminator=trunk", "objective.reals=data", "objective.teacher=null"],
     "objective=apt": ["discriminator=trunk"],
+    "objective=preserved": ["objective.prompts=[a]", "objective.own=4"],
     "objective=cafm": ["objective.alone=0", "objective.every=1"],
     "objective=article": ["discriminator=autoencoder"],
     "discriminator=trunk": ["objective.game.pairing=marginal"],
@@ -70,8 +71,19 @@ NEEDS = {
     "conditioner=t5": ["conditioner.path=somewhere"],
     "codec=taef2": ["codec.path=somewhere"],
     "codec=autoencoder": ["codec.path=somewhere"],
+    "codec=trained": ["codec.path=somewhere"],
+    "codec=own": [],
+    "discriminator=patch": [],
+    "generator=none": [],
+    "objective=autoencoder": [],
+    "objective=edit": [],
     "reward=alignment": ["objective=grpo", "objective.reward.path=somewhere"],
     "generator=pipeline": ["generator.path=somewhere"],
+    "generator=run": ["generator.path=somewhere"],
+    **{
+        f"tuning={name}": ["generator=pipeline", "generator.path=somewhere"]
+        for name in ("lora", "dora", "textual_inversion")
+    },
     "objective=fd_loss": ["objective.path=somewhere"],
     "reward=aesthetic": [
         "objective=grpo",
@@ -187,12 +199,24 @@ def folder_of_a_pipeline(beside: Path) -> Path:
     return folder
 
 
+LATENTS = {
+    "cifar10_autoencoder": ["objective.perceptual=0"],
+    "cifar10_latent": ["codec=unshuffle", "codec.factor=4"],
+    "emoji_latent": ["codec=unshuffle", "codec.factor=8", "codec.scale=1", "codec.shift=0"],
+}
+"""Experiments of codecs, here without their weights or the classifier behind them."""
+
+
 @pytest.mark.parametrize("name", groups()["experiment"])
 def test_an_experiment_composes_and_builds(name: str, shards: Path) -> None:
     text = (ROOT / "experiment" / f"{name}.yaml").read_text()
     header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
     assert f"lmsd train experiment={name}" in header or (name == "digits" and "demo" in header)
-    words = [f"generator.path={folder_of_a_pipeline(shards)}"] if name.startswith("pipeline") else []
+    words = [f"generator.path={folder_of_a_pipeline(shards)}", "data.image_size=32"]
+    words = words if name.startswith("pipeline") else []
+    words += LATENTS.get(name, [])
+    if name == "pipeline_dreambooth":
+        words += ["objective.prompts=[a photo of a dog]"]
     config = load([f"experiment={name}", *words])
     assert config.name == name
     check_limits(config)

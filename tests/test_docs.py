@@ -22,6 +22,7 @@ from lmsd.cli.verbs import VERBS
 from lmsd.cli.verbs.edit import EditOptions
 from lmsd.cli.verbs.evaluate import EvaluateOptions
 from lmsd.cli.verbs.export import split
+from lmsd.cli.verbs.merge import MergeOptions
 from lmsd.cli.verbs.sample import Again, SampleOptions
 from lmsd.cli.verbs.sweep import chosen_by
 from lmsd.features.cnn import FEATURES
@@ -70,8 +71,9 @@ def test_a_command_is_accepted(
         tried = space.read([word for word in plain if not word.startswith("sweep.")])
         assert load(list(tried.fixed)).evaluate.n >= 2 * FEATURES  # with fewer no trial has an FD
         chosen_by([word for word in plain if word.startswith("sweep.")])
-    elif verb in ("sample", "edit", "evaluate"):
+    elif verb in ("sample", "edit", "evaluate", "merge"):
         kinds = {"sample": SampleOptions, "edit": EditOptions, "evaluate": EvaluateOptions}
+        kinds["merge"] = MergeOptions  # type: ignore[assignment]
         if any(word.startswith("pipeline=") for word in rest):
             given, left = apart(rest)
             load(["generator=pipeline", *(word for word in given if "." in word.partition("=")[0])])

@@ -340,16 +340,19 @@ def put(module: "nn.Module", state: Mapping[str, "Tensor"]) -> Mismatch:
             raise UserError(
                 f"{key} is {ours} here and {theirs} there: build the same net, or choose another checkpoint"
             )
-    if not own.keys() & state.keys():
+    if not any(_size(own[key]) != _NONE for key in own.keys() & state.keys()):
         raise UserError(f"it shares no key with this {type(module).__name__}")
     result = module.load_state_dict(state, strict=False)
     return Mismatch(tuple(result.missing_keys), tuple(result.unexpected_keys))
 
 
+_NONE = "no tensor"
+
+
 def _size(value: object) -> str:
     from torch import Tensor
 
-    return str(list(value.shape)) if isinstance(value, Tensor) else "no tensor"
+    return str(list(value.shape)) if isinstance(value, Tensor) else _NONE
 
 
 # -- runs ---------------------------------------------------------------------------------------------------
@@ -379,6 +382,10 @@ def find_run(name: str) -> Path:
     """The folder of a run by its path, its id, or `last` for the newest; or a checkpoint by its path."""
     if (folder_of(Path(name)) / "config.yaml").is_file():
         return Path(name)
+    if (Path(name) / "lmsd.json").is_file():
+        raise UserError(
+            f"{name} is an exported folder, which lmsd.load opens in Python: name the run itself here"
+        )
     known = by_age()
     if name == "last" and known:
         return known[-1]

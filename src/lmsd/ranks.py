@@ -26,6 +26,13 @@ def launched_rank() -> int:
     return int(next((os.environ[name] for name in names if name in os.environ), "0"))
 
 
+def launched_world() -> int:
+    """How many ranks were started, known even without a process group; 1 for a process by itself."""
+    if "RANK" in os.environ or "LOCAL_RANK" in os.environ:
+        return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in os.environ else 1
+
+
 def rank_and_world() -> tuple[int, int]:
     """(rank, number of ranks) in the process group; (0, 1) without one."""
     import torch.distributed as dist

@@ -20,6 +20,7 @@ ALLOWED = (
     "lmsd.process.",
     "lmsd.nets.",
     "lmsd.models.",
+    "lmsd.tuning.",
     "lmsd.sampling.",
     "lmsd.rewards.",
     "lmsd.objectives.",

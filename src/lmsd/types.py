@@ -123,7 +123,8 @@ class Sizes:
     """What the data, the codec and the conditioner decide for a net.
 
     channels, image_size: C and H = W of what it denoises; token_dim, pooled_dim, z_dim: widths of the text
-    tokens, of the pooled condition and of the latent noise, 0 if there are none.
+    tokens, of the pooled condition and of the latent noise, image_dim: channels of an image that it sees, 0
+    if there are none.
     """
 
     channels: int
@@ -131,6 +132,7 @@ class Sizes:
     token_dim: int = 0
     pooled_dim: int = 0
     z_dim: int = 0
+    image_dim: int = 0
 
 
 @runtime_checkable
@@ -150,6 +152,13 @@ class Net(Protocol):
     def __call__(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the net predicts."""
         ...
+
+
+@runtime_checkable
+class Seeing(Protocol):
+    """A net that sees an image beside x: Cond.image [B,image_dim,H,W]."""
+
+    image_dim: int
 
 
 @runtime_checkable

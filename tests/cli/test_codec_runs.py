@@ -181,7 +181,10 @@ def test_two_ranks_do_as_one_process(run: str) -> None:
         ),
         (["codec=unshuffle", "codec.factor=3"], "16x16 pixels do not divide by its factor, 3"),
         (["codec=unshuffle", "codec.factor=two"], "codec.factor=two is not a whole number"),
-        (["codec=none"], "codec 'none' not found; available: autoencoder, identity, taef2, unshuffle"),
+        (
+            ["codec=none"],
+            "codec 'none' not found; available: autoencoder, identity, own, taef2, trained, unshuffle",
+        ),
         (["codec=unshuffle", "init_from=outputs/first"], "latents of factor none, as of pixels"),
     ],
 )

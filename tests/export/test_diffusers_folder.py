@@ -12,12 +12,14 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 
 import tiny_pipelines
+from tiny_models import ANCESTRAL
 
 import lmsd
 from lmsd.errors import UserError
 from lmsd.export import diffusers as kind
 from lmsd.export.card import Told
 from lmsd.export.folder import export
+from lmsd.export.gate import asked, drawn
 from lmsd.models.pipeline import PipelineGenerator, usual
 from lmsd.sampling.model import Model
 from lmsd.spec import build
@@ -70,6 +72,52 @@ def test_files_of_the_base_net_stay_behind(tmp_path: Path) -> None:
     assert not {".cache", "v1-5-pruned.ckpt", "unet/diffusion_pytorch_model.fp16.safetensors"} & there
 
 
-def test_a_run_without_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="did not begin from a diffusers folder"):
-        export(tiny_models.model("digits"), "diffusers", tmp_path / "out", kind.Options(), Told())
+FROM_SCRATCH: dict[str, dict[str, Any]] = {
+    "emoji": {"guidance": 2.0},
+    "text_unet": {},
+    "transformer": {"sampler": ANCESTRAL, "guidance": 1.5, "steps": 5},
+    "dit": {"steps": 5},
+    "free": {"sampler": ANCESTRAL, "steps": 10},
+    "pooled_squares": {"guidance": 1.5},
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name != "emoji" else []) for name in FROM_SCRATCH]
+)
+def test_a_run_from_scratch_for_plain_diffusers(name: str, tmp_path: Path) -> None:
+    model = tiny_models.model(name, **FROM_SCRATCH[name])
+    parity = export(model, "diffusers", tmp_path / "out", kind.Options(), Told())
+    assert [row.value for row in parity.rows[:2]] == [0.0, 100.0]
+    assert parity.rows[2].value > 60, "plain diffusers' own pictures"
+    batch = asked(model, 3)
+    one, two = (drawn(each.generation(), batch, seed=8) for each in (model, lmsd.load(tmp_path / "out")))
+    assert torch.equal(one, two)
+
+
+def test_text_encoders_are_for_old_readers_too(tmp_path: Path) -> None:
+    """Names with text_model., and a tokenizer's vocabulary and merges: what transformers 4 reads."""
+    from safetensors import safe_open
+
+    export(tiny_models.model("emoji"), "diffusers", tmp_path / "out", kind.Options(), Told())
+    with safe_open(tmp_path / "out" / "text_encoder" / "model.safetensors", "pt") as file:
+        assert all(key.startswith("text_model.") for key in file.keys())  # noqa: SIM118 (no dict)
+    assert {"vocab.json", "merges.txt", "tokenizer_config.json"} <= {
+        path.name for path in (tmp_path / "out" / "tokenizer").iterdir()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "said"),
+    [
+        ("digits", {}, "no counterpart of net MLPBackbone"),
+        ("emoji", {"sampler": ANCESTRAL}, "no counterpart of sampler Tau here"),
+        ("dit", {"steps": 4}, "no counterpart of the knots of Cosine at steps=4"),
+    ],
+)
+def test_what_diffusers_has_no_counterpart_of(
+    name: str, told: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        export(tiny_models.model(name, **told), "diffusers", tmp_path / "out", kind.Options(), Told())
+    assert not (tmp_path / "out").exists()

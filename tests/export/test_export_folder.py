@@ -40,7 +40,7 @@ def test_the_table_names_what_the_option_takes() -> None:
         assert {"Options", "write", "check"} <= set(vars(found))
 
 
-@pytest.mark.parametrize("name", tiny_models.SPECS)
+@pytest.mark.parametrize("name", tiny_models.EXPERIMENTS)
 def test_safetensors_come_back_to_the_bit(name: str, tmp_path: Path) -> None:
     model = tiny_models.model(name, guidance=2.0)
     parity = export(model, "safetensors", tmp_path / "out", plain.Options(), Told())

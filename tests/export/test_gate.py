@@ -18,10 +18,6 @@ from lmsd.types import Batch, Cond
 from lmsd.types import levels as quantized
 
 LIMITS = Limits(n=6)
-CHAIN = {"_target_": "lmsd.process.schedules.Cosine", "steps": 20}
-SQUARES = {"_target_": "lmsd.models.codec.Unshuffle", "factor": 2, "scale": 2.0}
-tiny_models.SPECS["squares"] = {**tiny_models.SPECS["cifar10"], "codec": SQUARES}
-tiny_models.SPECS["chain"] = {**tiny_models.SPECS["digits"], "schedule": CHAIN, "prediction": "x0"}
 
 
 def no_guard(model: Model) -> Model:
@@ -144,8 +140,10 @@ def changes(model: Model, faulty: Model) -> float:
     return far
 
 
-@pytest.mark.parametrize("name", tiny_models.SPECS)
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize(
+    ("name", "guidance"),
+    [("digits", 1.0), ("shapes", 2.0), ("cifar10", 2.0), ("emoji", 1.0), ("squares", 2.0)],
+)
 def test_the_same_model_passes(name: str, guidance: float) -> None:
     model = tiny_models.model(name, guidance=guidance, seed=3)
     parity = compare(model, replace(model, generator=copy.deepcopy(model.generator)), LIMITS)

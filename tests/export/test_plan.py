@@ -13,13 +13,12 @@ from lmsd.sampling.generation import Generation
 from lmsd.types import Batch
 
 SAMPLERS: dict[str, dict[str, Any]] = {
-    "ddim": {"_target_": "lmsd.sampling.Tau", "tau": 0.0},
-    "ancestral": {"_target_": "lmsd.sampling.Tau", "tau": 1.0},
-    "half": {"_target_": "lmsd.sampling.Tau", "tau": 0.5},
-    "heun": {"_target_": "lmsd.sampling.Heun"},
-    "dpmpp": {"_target_": "lmsd.sampling.DPMSolverPP2M"},
+    "ddim": tiny_models.DDIM,
+    "ancestral": tiny_models.ANCESTRAL,
+    "half": {**tiny_models.DDIM, "tau": 0.5},
+    "heun": tiny_models.HEUN,
+    "dpmpp": tiny_models.DPMPP,
 }
-CHAIN = {"_target_": "lmsd.process.schedules.Linear", "steps": 100}
 
 
 def followed(generate: Generation, batch: Batch, seed: int) -> torch.Tensor:
@@ -57,10 +56,8 @@ def test_it_draws_what_the_sampler_draws(name: str, sampler: str) -> None:
     assert generate.record()["nfe"] == sum(1 + call["guided"] for call in plan(generate)["calls"])
 
 
-def test_a_linear_multistep_of_fourth_order_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = {**tiny_models.SPECS["digits"], "schedule": CHAIN}
-    monkeypatch.setitem(tiny_models.SPECS, "chain", spec)
-    model = tiny_models.model("chain", steps=9, sampler={"_target_": "lmsd.sampling.PLMS"})
+def test_a_linear_multistep_of_fourth_order_too() -> None:
+    model = tiny_models.model("linear", steps=9, sampler={"_target_": "lmsd.sampling.PLMS"})
     generate, batch = model.generation(), asked(model, 2)
     there = generate(batch, Rng(1, batch.position))
     assert (there - followed(generate, batch, 1)).abs().max() < 2e-4

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from tiny_models import net, spec
+from tiny_models import ANCESTRAL, DPMPP, HEUN
 
 import lmsd
 from lmsd.errors import UserError
@@ -18,45 +18,7 @@ from lmsd.export.card import Told
 from lmsd.export.folder import export, format_of
 from lmsd.models.pipeline import from_pipeline
 
-EDM = {"_target_": "lmsd.process.schedules.EDM"}
-CHAIN = {"_target_": "lmsd.process.schedules.Cosine", "steps": 50}
-LABELS = {"_target_": "lmsd.models.conditioner.LabelConditioner", "classes": 3, "dim": 16}
-NOBODY = {"_target_": "lmsd.models.conditioner.NullConditioner"}
-SQUARES = {"_target_": "lmsd.models.codec.Unshuffle", "factor": 2, "scale": 2.0}
-MLP = net("backbones.MLPBackbone", width=32, depth=1, time_dim=16)
-ANCESTRAL = {"_target_": "lmsd.sampling.Tau", "tau": 1.0}
 PROMPTS = ["a red circle", "", "a large blue star"]
-
-tiny_models.SPECS |= {
-    "text_unet": spec(
-        net("backbones.TextUNet", widths=[16, 32], heads=2, patch=2), tiny_models.FLOW, z_dim=4
-    ),
-    "transformer": spec(
-        net("backbones.TextTransformer", layers=2, heads=2, head_dim=16, patch=2),
-        CHAIN,
-        image_size=8,
-        z_dim=4,
-    ),
-    "dit": spec(
-        net("backbones.LabelTransformer", classes=3, layers=2, heads=2, head_dim=16, patch=2),
-        CHAIN,
-        image_size=8,
-        conditioner=LABELS,
-    ),
-    "labels": spec(MLP, tiny_models.ARTICLE, image_size=8, channels=1, conditioner=LABELS, z_dim=4),
-    "alone": spec(
-        MLP, EDM, image_size=8, channels=1, conditioner=NOBODY, precondition="edm", prediction="x0"
-    ),
-    "unshuffled": spec(
-        net("conv_unet.ConvUNet", widths=[16, 32], blocks=[1, 1], patch=2, context=32),
-        tiny_models.FLOW,
-        prediction="velocity",
-        codec=SQUARES,
-    ),
-}
-
-HEUN = {"_target_": "lmsd.sampling.Heun"}
-DPMPP = {"_target_": "lmsd.sampling.DPMSolverPP2M"}
 SAME: list[tuple[str, str, dict[str, Any]]] = [
     *(
         (name, kind, {})
@@ -67,8 +29,11 @@ SAME: list[tuple[str, str, dict[str, Any]]] = [
     ("shapes", "onnx", {"seed": 1, "steps": 20, "sampler": DPMPP}),
     ("cifar10", "torch_export", {"seed": 1, "guidance": 2.0, "sampler": HEUN, "steps": 3}),
     ("emoji", "onnx", {"seed": 1, "steps": 1}),
-    *((name, "onnx", {"seed": 2}) for name in ("text_unet", "dit", "labels", "alone", "unshuffled")),
-    *((name, "torch_export", {"seed": 2}) for name in ("text_unet", "transformer", "labels")),
+    *(
+        (name, "onnx", {"seed": 2})
+        for name in ("text_unet", "transformer", "dit", "labels", "edm", "squares")
+    ),
+    *((name, "torch_export", {"seed": 2}) for name in ("text_unet", "transformer")),
 ]
 
 
@@ -115,6 +80,8 @@ def test_torch_export_by_default(tmp_path: Path) -> None:
     assert np.array_equal(model.sample(PROMPTS, seed=1), again.sample(PROMPTS, seed=1))
     many = [*PROMPTS * 23][:65]
     assert np.array_equal(model.sample(many, seed=1), again.sample(many, seed=1)), "more than one call takes"
+    with pytest.raises(UserError, match="holds programs, of which nothing else can be made"):
+        export(again, "safetensors", tmp_path / "more", format_of("safetensors").Options(), Told())
     x, t, cond = torch.zeros(1, 1, 8, 8), torch.ones(1), again.generator.condition(again.batch(["a"]))
     with pytest.raises(UserError, match="gives x0 alone"):
         again.generator(x, t, cond, torch.zeros(1, 4), output="native")
@@ -177,6 +144,41 @@ def test_faults_in_the_table_are_seen(fault: str, tmp_path: Path) -> None:
     other = tiny_models.model("shapes", guidance=2.0)
     rows = list(alone.rows(tmp_path / "out", model, other, Limits()))
     assert [row.held for row in rows] == [True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "share"), [("int8", 0.7), ("fp16", 0.7), ("bf16", 0.7)])
+def test_fewer_bits_are_smaller_and_near(kind: str, share: float, tmp_path: Path) -> None:
+    """On a net of matrix products, and one of convolutions, of which int8 turns little."""
+    pytest.importorskip("onnxruntime", reason="pip install 'lmsd[export]'")
+    made = format_of("onnx")
+    model, sizes = tiny_models.model("shapes", seed=4), {}
+    for quantize in (None, kind):
+        to = tmp_path / str(quantize)
+        parity = export(model, "onnx", to, made.Options(loop=False, quantize=quantize), Told())
+        assert parity.held
+        sizes[quantize] = (to / "denoiser.onnx").stat().st_size
+    assert sizes[kind] < share * sizes[None]
+    card = (tmp_path / kind / "README.md").read_text()
+    assert f"of the weights are {kind}, and the programs take 0." in card
+    assert "compare scores" in card
+    one, two = (lmsd.load(tmp_path / name).sample(PROMPTS, seed=1).astype(int) for name in ("None", kind))
+    assert 0 < np.abs(one - two).mean() < 6
+
+
+@pytest.mark.slow
+def test_where_eight_bits_bring_nothing_it_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="pip install 'lmsd[export]'")
+    made = format_of("onnx")
+    export(tiny_models.model("edm"), "onnx", tmp_path / "out", made.Options(quantize="int8"), Told())
+    assert "better leave quantize out" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = format_of("onnx")
+    monkeypatch.setattr(made, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(UserError, match=r"needs onnxscript: pip install 'lmsd\[export\]'"):
+        export(tiny_models.model("digits"), "onnx", tmp_path / "out", made.Options(), Told())
 
 
 def test_what_has_no_net_of_ours_is_refused(tmp_path: Path) -> None:

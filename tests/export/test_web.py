@@ -10,6 +10,7 @@ import tiny_models
 import torch
 from browser import CHROMIUM, Page, browser
 from PIL import Image
+from tiny_models import ANCESTRAL
 
 from lmsd.errors import UserError
 from lmsd.export import web
@@ -20,26 +21,24 @@ from lmsd.rng import Rng
 from lmsd.sampling.model import Model
 
 PROMPTS = ["a red circle", "", "a large blue star on the left"]
-ANCESTRAL = {"_target_": "lmsd.sampling.Tau", "tau": 1.0}
 ODD = ["it's  Übergröße 42 !?'s", "a 'large'\t(blue)\nring…", "日本 x", "½ Ⅷ ²", "é e\u0301"]
 
 
 @pytest.fixture(scope="module")
-def runtime() -> Path | None:
-    """The npm package, fetched where it is not kept yet."""
+def runtime() -> Path:
+    """The npm package's folder, fetched where it is not kept yet."""
     try:
-        web.runtime_in(None)
+        return web.runtime_in(None)["wasm"].parents[1]
     except UserError as error:
         pytest.skip(f"no onnxruntime-web: {error}")
-    return None
 
 
 @pytest.fixture(scope="module")
-def made(runtime: Path | None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
+def made(runtime: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
     pytest.importorskip("onnxruntime", reason="pip install 'lmsd[export]'")
     model = tiny_models.model("cifar10", guidance=2.0, sampler=ANCESTRAL)
     folder = tmp_path_factory.mktemp("web") / "out"
-    assert export(model, "web", folder, web.Options(), Told()).held
+    assert export(model, "web", folder, web.Options(runtime=runtime), Told()).held
     return model, folder
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lmsd.errors import UserError
+from lmsd.models.codes import Codes, encode_captions
 from lmsd.models.conditioner import LabelConditioner, NullConditioner, PretrainedText, TextConditioner
 from lmsd.models.tokenizer import encode_caption, train_tokenizer
 from lmsd.types import Batch, Cond
@@ -245,3 +246,26 @@ def test_pretrained_text_is_frozen_and_not_saved(clip_folder, t5_folder):
 def test_missing_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"config\.json"):
         PretrainedText(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["clip", "t5"])
+def test_cached_codes_are_the_encoders_in_half_precision(kind, clip_folder, t5_folder, tmp_path):
+    path = clip_folder if kind == "clip" else t5_folder
+    plain, cached = (PretrainedText(path, kind=kind, length=10) for _ in range(2))
+    given = (plain.encode, plain.digest, plain.length)
+    assert [encode_captions(CAPTIONS, tmp_path, *given) for _ in range(2)] == [1, 0]
+    cached.codes = Codes(tmp_path, CAPTIONS, cached.digest, cached.length)
+    assert len(cached.codes) == len(CAPTIONS) + 1
+    drop = torch.tensor([False, True, False, False, False, False])
+    one, other = plain(batch(CAPTIONS), drop), cached(batch(CAPTIONS), drop)
+    assert torch.equal(one.mask, other.mask)
+    assert torch.equal(one.tokens[one.mask].half().float(), other.tokens[other.mask])
+    assert torch.equal(one.pooled.half().float(), other.pooled)
+    assert_same(plain(batch(["a green ring"])), cached(batch(["a green ring"])))  # encoded as ever
+    for captions, digest, length in (
+        ([*CAPTIONS, "more"], plain.digest, 10),
+        (CAPTIONS, "another", 10),
+        (CAPTIONS, plain.digest, 9),
+    ):
+        with pytest.raises(UserError, match="lacks the codes of 1 of 1 parts"):
+            Codes(tmp_path, captions, digest, length)

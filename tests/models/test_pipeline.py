@@ -231,6 +231,7 @@ MISREAD: dict[str, dict[str, dict[str, Any]]] = {
     "sdxl": SDXL,
     "turbo": SDXL,
     "sd3": {"states": of(codes=other_states), "pooled": of(codes=other_pooled)},
+    "sd35": {"states": of(codes=other_states), "pooled": of(codes=other_pooled)},
     "flux": FLUX | {"guidance": of(inputs=other_guidance)},
     "schnell": FLUX,
     "pixart": {"mask": of(codes=no_mask), "half": of(output=other_half), "states": of(codes=other_states)},
@@ -247,6 +248,7 @@ KNOTS: dict[str, dict[str, Any]] = {
     "sdxl": {"offset": 0},
     "turbo": {"rule": "leading"},
     "sd3": {"low": None},
+    "sd35": {"low": None},
     "flux": {"shift": 3.0},
     "schnell": {"shift": 3.0},
     "pixart": {"spare": False},
@@ -275,7 +277,7 @@ def test_other_knots_move_latents_by_a_hundred_tolerances(pair):
     assert moved >= TEETH * TOLERANCE
 
 
-@pytest.mark.parametrize("pair", ["sd3", "flux", "schnell"], indirect=True, scope="module")
+@pytest.mark.parametrize("pair", ["sd3", "sd35", "flux", "schnell"], indirect=True, scope="module")
 def test_an_autoencoder_without_its_shift_moves_images(pair):
     z, codec = latents(pair.ours, 2, 1.0), pair.ours.codec
     own, kept = pair.ours.decode(z), codec.shift
@@ -289,3 +291,24 @@ def test_every_layout_that_is_read_has_a_folder(tmp_path):
     folders = [make(name, tmp_path / name) for name in MAKERS]
     names = [json.loads((folder / "model_index.json").read_text())["_class_name"] for folder in folders]
     assert set(names) == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("kind", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+def test_levels_of_edm_are_walked_in_their_place(tmp_path, kind):
+    """As Playground 2.5 has them; diffusers begins with noise of √(σ² + 1), which is taken out here."""
+    import diffusers
+
+    folder = make("sdxl", tmp_path / "sdxl")
+    scheduler = getattr(diffusers, kind)(sigma_max=80.0)
+    scheduler.save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", kind]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    theirs = DiffusionPipeline.from_pretrained(folder)
+    theirs.set_progress_bar_config(disable=True)
+    pair = Pair("sdxl", folder, from_pipeline(folder, image_size=SIDE), theirs)
+    own = latents(pair.ours, 8, 1.0)
+    assert len(pair.ours.read.notes) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(theirs.scheduler), "init_noise_sigma", property(lambda self: 80.0))
+        torch.testing.assert_close(own, called(pair, 8, 1.0), rtol=1e-4, atol=1e-3)

@@ -168,6 +168,14 @@ def test_a_planted_spacing_moves_the_end():
         ({"_class_name": "PNDMScheduler"}, "with skip_prk_steps=False is walked with skip_prk_steps=True"),
         ({"_class_name": "DDIMScheduler"}, "with clip_sample=True is walked with clip_sample=False"),
         ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}, "solver_order=3 is walked with"),
+        (
+            {"_class_name": "EDMEulerScheduler"},
+            "EDMEulerScheduler is not among our samplers: Tau(tau=0) walks its knots in its place",
+        ),
+        (
+            {"_class_name": "EDMDPMSolverMultistepScheduler"},
+            "EDMDPMSolverMultistepScheduler is not among our samplers: DPMSolverPP2M walks its knots",
+        ),
     ],
 )
 def test_what_is_walked_otherwise_is_named(config, said):
@@ -178,7 +186,11 @@ def test_what_is_walked_otherwise_is_named(config, said):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"_class_name": "EDMEulerScheduler"}, "its scheduler, EDMEulerScheduler, is not read"),
+        ({"_class_name": "SCMScheduler"}, "its scheduler, SCMScheduler, is not read"),
+        (
+            {"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"},
+            "EDMEulerScheduler, has prediction_type=v_prediction, not epsilon",
+        ),
         ({"_class_name": "DDIMScheduler", "beta_schedule": "sigmoid"}, "beta_schedule=sigmoid is none of"),
         ({"_class_name": "DDIMScheduler", "prediction_type": "noise"}, "prediction_type=noise is none of"),
     ],

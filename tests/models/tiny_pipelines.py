@@ -167,7 +167,7 @@ def bare_vae(**options: Any) -> Any:
     )
 
 
-def sd3(folder: Path) -> Any:
+def sd3(folder: Path, **options: Any) -> Any:
     from diffusers import (
         FlowMatchEulerDiscreteScheduler,
         SD3Transformer2DModel,
@@ -186,6 +186,7 @@ def sd3(folder: Path) -> Any:
         pooled_projection_dim=64,
         out_channels=4,
         pos_embed_max_size=16,
+        **options,
     )
     return StableDiffusion3Pipeline(
         transformer=net,
@@ -198,6 +199,11 @@ def sd3(folder: Path) -> Any:
         vae=bare_vae(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
+
+
+def sd35(folder: Path) -> Any:
+    """Normed queries and keys, and a second attention in its blocks, as 3.5 medium has them."""
+    return sd3(folder, qk_norm="rms_norm", dual_attention_layers=(0,))
 
 
 def flux(folder: Path, *, told: bool = True, **scheduler: Any) -> Any:
@@ -338,6 +344,7 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
     "sdxl": sdxl,
     "turbo": turbo,
     "sd3": sd3,
+    "sd35": sd35,
     "flux": flux,
     "schnell": schnell,
     "pixart": pixart,

@@ -15,7 +15,7 @@ from lmsd.objectives.starts import aside
 from lmsd.process import Article, Flow, Levels, Process, Uniform
 from lmsd.rng import Rng
 from lmsd.sampling import Settings, Tau
-from lmsd.types import Cond
+from lmsd.types import Batch, Cond
 
 ONE = Settings(1, bound=None)
 QUIET = {"student": 0.0, "fake": 0.0}
@@ -287,6 +287,17 @@ def test_students_of_several_steps_learn_at_all_knots():
         seen.clear()
         turn_of(objective, cast, "generator", updates=updates)
         assert seen == [1 - k / 4 for k in range(updates % 4 + 1)]
+
+
+@pytest.mark.parametrize(("data", "right"), [((9.0, 0.1), 0.95), ((0.0, 1.0), 0.6)])
+def test_the_probe_tells_how_often_the_heads_are_right(data, right):
+    """Of data far from the student's images nearly always, even after noise; of its own law half the time."""
+    cast, batch = players(student=(1.0, 0.0), data=data), numbers(512)
+    real = Batch(data[0] + data[1] * Rng(4, batch.position).normal((1,), "x").double(), batch.position)
+    objective = distill(heads={"student": 0.0, "fake": 1.0}, judged=Levels((0.3,)))
+    found = objective.probe(cast, real, Rng(0, batch.position))["fake/accuracy"].item()
+    assert found > right if right > 0.9 else found < right
+    assert distill().probe(cast, real, Rng(0, batch.position)) == {}
 
 
 def test_what_contradicts_itself_is_refused():

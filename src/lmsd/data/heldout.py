@@ -65,7 +65,13 @@ class HeldOut:
             torch.as_tensor(rows),
             self.captions(rows) if self._reader.form.caption else None,
             self.labels(rows),
+            self.pictures(rows),
         )
+
+    def pictures(self, indices: Indices) -> dict[str, Tensor]:
+        """Further pictures of samples by name (data.images), float32 [n,C,H,W] in [-1,1] each."""
+        reader = self._reader
+        return {name: scale(reader.pictures(name, *self._places(indices))) for name in reader.form.images}
 
     def _places(self, indices: Indices) -> tuple[Integers, Integers]:
         numbers = np.asarray(indices, np.int64)

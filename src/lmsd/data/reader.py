@@ -18,7 +18,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsd.data.decode import BadImage, Pixels, decode_plain, decode_slowly, room
+from lmsd.data.decode import SUFFIXES, BadImage, Pixels, decode_plain, decode_slowly, room
 from lmsd.data.index import Index
 from lmsd.data.members import CHANGED, CLEAN, COLUMNS, OLD_PLAIN, PLAIN
 from lmsd.data.text import BadText, Lines, caption_of, captions, decoded
@@ -51,7 +51,7 @@ class Form:
 
     image_size: side of the square, in pixels; channels: 3 or 1; caption: "txt", a field of KEY.json, or None
     for no captions; lines: what several lines of a caption become; old: decode as before version 2 of the
-    index.
+    index; images: names of further pictures of every sample, KEY.NAME.png.
     """
 
     image_size: int
@@ -59,16 +59,21 @@ class Form:
     caption: str | None
     lines: Lines = "join"
     old: bool = False
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What reading gives: uint8 [n,S,S,C], captions or None, classes [n] or None, which were substituted."""
+    """What reading gives: uint8 [n,S,S,C], captions or None, classes [n] or None, which were substituted.
+
+    places: shard and sample of what was read in the end.
+    """
 
     pixels: Pixels
     text: list[str] | None
     label: Integers | None
     substituted: NDArray[np.bool_]
+    places: tuple[Integers, Integers]
 
 
 class OnDisk:
@@ -162,6 +167,7 @@ class Reader:
         self._files = Files(index, locate, whole=whole)
         self._memory = Memory(len(index), form) if keep else None
         self._tables: OrderedDict[int, tuple[Integers, Integers]] = OrderedDict()
+        self._columns: OrderedDict[tuple[str, int], Integers] = OrderedDict()
         self._pixels: Pixels = np.empty((0,), np.uint8)
         self._named: set[str] = set()
 
@@ -179,6 +185,7 @@ class Reader:
         sample that has no substitute.
         """
         pixels, substituted = self._buffer(len(shard)), np.zeros(len(shard), np.bool_)
+        shard, sample = shard.copy(), sample.copy()
         rows, label = self._gather(shard, sample)
         numbers, memory = self.index.numbers(shard, sample), self._memory
         lines = None if memory is None else memory.recall(numbers, pixels)
@@ -190,22 +197,56 @@ class Reader:
                 except _DAMAGED as error:
                     slot = len(lines)
                     message = self._tell(number, int(sample[slot]), error)
-                    words, label[slot] = self._instead(slot, message, out, substitute)
+                    place = self._instead(slot, message, out, substitute)
+                    words, label[slot], shard[slot], sample[slot] = place
                     lines.append(words)
                     substituted[slot] = True
             if memory is not None:
                 good = np.flatnonzero(~substituted)
                 memory.keep(numbers[good], pixels[good], [lines[slot] for slot in good.tolist()])
         text = self._drawn(lines, u) if self.form.caption else None
-        return Samples(pixels, text, label if self.index.labels else None, substituted)
+        classes = label if self.index.labels else None
+        return Samples(pixels, text, classes, substituted, (shard, sample))
+
+    def pictures(self, name: str, shard: Integers, sample: Integers) -> Pixels:
+        """The pictures KEY.NAME.png of samples, prepared as x is: uint8 [n,S,S,C].
+
+        Raises UserError for a sample that has none, or a damaged one.
+        """
+        form = self.form
+        out = room(len(shard), form.image_size, form.image_size, form.channels)
+        for slot, (number, each) in enumerate(zip(shard.tolist(), sample.tolist(), strict=True)):
+            start, length, crc = self._members(name, number)[each].tolist()
+            if start < 0:
+                raise UserError(
+                    f"data.images=[{name}]: {self.index.name(number, each)} has no member {name}.png (.jpg, "
+                    ".webp): build the shards with it, or leave the option out"
+                )
+            content = self._files[number][start : start + length]
+            try:
+                if crc32(content) != crc:
+                    raise BadImage(f"the bytes of its {name} have changed since it was indexed")
+                out[slot] = fit(decode_slowly(content, channels=form.channels, old=form.old), form.image_size)
+            except BadImage as error:
+                raise DamagedSample(self._tell(number, each, error)) from error
+        return out
+
+    def _members(self, name: str, shard: int) -> Integers:
+        """Offset, length and crc32 of every sample's picture of a name, [n,3]."""
+        key = (name, shard)
+        if key not in self._columns:
+            self._columns[key] = self.index.shard(shard).column(*(f"{name}.{kind}" for kind in SUFFIXES))
+            if len(self._columns) > _KEPT:
+                self._columns.popitem(last=False)
+        return self._columns[key]
 
     def _drawn(self, lines: list[list[str]], u: Sequence[float] | None) -> list[str]:
         if self.form.lines == "draw" and u is not None:
             return [caption_of(each, "draw", u=draw) for each, draw in zip(lines, u, strict=True)]
         return [each[0] if each else "" for each in lines]
 
-    def captions(self, shard: Integers, sample: Integers) -> list[str]:
-        """The captions alone, the first line where one is drawn. Raises UserError for a damaged one."""
+    def captions(self, shard: Integers, sample: Integers, u: Sequence[float] | None = None) -> list[str]:
+        """The captions alone; u: draws a line of each, else it is the first. UserError for a damaged one."""
         rows, _ = self._gather(shard, sample)
         lines = []
         for number, each, row in zip(shard.tolist(), sample.tolist(), rows.tolist(), strict=True):
@@ -213,7 +254,7 @@ class Reader:
                 lines.append(self._text(self._files[number][row[3] : row[4]], row[5], row[8]))
             except _DAMAGED as error:
                 raise UserError(self._tell(number, each, error)) from error
-        return self._drawn(lines, None)
+        return self._drawn(lines, u)
 
     def refused_before(self, progress: "Progress | None" = None) -> int:
         """How many samples the decoder of index version 1 refused and the current one accepts.
@@ -306,8 +347,8 @@ class Reader:
 
     def _instead(
         self, slot: int, message: str, out: Pixels, substitute: Substitute | None
-    ) -> tuple[list[str], int]:
-        """Fill a damaged sample's place; captions and class of the substitute."""
+    ) -> tuple[list[str], int, int, int]:
+        """Fill a damaged sample's place; captions, class, shard and sample of the substitute."""
         if substitute is None:
             raise DamagedSample(message + self._advice)
         self._name(message)
@@ -315,7 +356,8 @@ class Reader:
             shard, sample = substitute(slot, attempt)
             rows, label = self._gather(shard, sample)
             try:
-                return self._one(int(shard[0]), rows[0].tolist(), out), int(label[0])
+                words = self._one(int(shard[0]), rows[0].tolist(), out)
+                return words, int(label[0]), int(shard[0]), int(sample[0])
             except _DAMAGED as error:
                 self._name(self._tell(int(shard[0]), int(sample[0]), error))
         raise DamagedSample(f"{message}; so are the {_ATTEMPTS} samples after it")

@@ -1,19 +1,21 @@
 """A shard set: the shards by split, their indexes, and how they are read, in plain Python."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from lmsd.data.heldout import HeldOut
 from lmsd.data.index import Index
+from lmsd.data.latents import Latents, Maker
 from lmsd.data.order import Order
 from lmsd.data.reader import Form, Reader
 from lmsd.data.shards import Source, Split, by_split, chosen, repeats_of, resolve
 from lmsd.data.storage import Storage
 from lmsd.data.stream import OnError, Stream
 from lmsd.data.text import Lines
+from lmsd.data.transforms import RECIPE
 from lmsd.errors import Amount, Count, Measure, Share, UserError, one_of
 from lmsd.types import Progress
 
@@ -38,9 +40,9 @@ class Streaming:
     first: train on the first so many images of the stream, repeatedly; window: number of shards shuffled
     together; flip: mirror at random; color: strength of random brightness, contrast and saturation;
     num_workers: processes that decode, 0 for none; memory_gb: a train split that takes less when decoded is
-    kept in memory (without workers); on_error: stop at a damaged sample, or skip it, which counts and names
-    it and takes another in its place; on_change: when a run is resumed with other shards, refuse, or start an
-    epoch of the new ones.
+    kept in memory (without workers); latents: a folder of cached latents, read in place of images;
+    on_error: stop at a damaged sample, or skip it, which counts and names it and takes another in its
+    place; on_change: when a run is resumed with other shards, refuse, or start an epoch of the new ones.
     """
 
     first: Count | None = None
@@ -49,6 +51,7 @@ class Streaming:
     color: Share = 0.0
     num_workers: Amount = 0
     memory_gb: Measure = 0.5
+    latents: str | None = None
     on_error: OnError = "stop"
     on_change: OnChange = "error"
 
@@ -65,7 +68,8 @@ class ShardSet:
     this square; channels: 3 or 1; caption_key: a text field of KEY.json, instead of KEY.txt or "caption";
     captions: what several lines of a caption become: all joined, the first, or one drawn each time; decode:
     "old" reads images and captions as before version 2 of the index (no color profiles, no orientation by
-    XMP, captions as they stand), "new" as today, also in a resumed run that began with the old way; cache:
+    XMP, captions as they stand), "new" as today, also in a resumed run that began with the old way; images:
+    names of further pictures of every sample (source: KEY.source.png), cropped and mirrored as it is; cache:
     where remote shards are kept; train: how the train split is streamed.
 
     Raises UserError for shards that are missing or damaged.
@@ -82,6 +86,7 @@ class ShardSet:
         caption_key: str | None = None,
         captions: Lines = "join",
         decode: Decode | None = None,
+        images: Sequence[str] = (),
         cache: Storage | None = None,
         train: Streaming | None = None,
     ) -> None:
@@ -100,11 +105,12 @@ class ShardSet:
                 raise UserError(
                     f"{min(both)} is named for both train and {split}: give data.{split}= other shards"
                 )
-        self.image_size, self.channels = image_size, channels
+        self.image_size, self.channels, self.images = image_size, channels, tuple(images)
         self.decode, self.train = decode, train or Streaming()
         self._storage, self._caption_key, self._lines = cache or Storage(), caption_key, captions
         self.watched: Callable[[], AbstractContextManager[Progress | None]] = nullcontext
         self._indexes: dict[Split, Index] = {}
+        self.latents: Latents | None = None
 
     def index(self, split: Split) -> Index:
         """The index of a split; shards without one are read and checked first.
@@ -162,7 +168,11 @@ class ShardSet:
             first=train.first,
         )
         decoded = len(index) * self.image_size**2 * self.channels  # bytes
-        keep = train.num_workers == 0 and decoded <= train.memory_gb * 1e9
+        keep = self.latents is None and train.num_workers == 0 and decoded <= train.memory_gb * 1e9
+        if self.latents is not None and self.images:
+            raise UserError("data.images are pictures, and latents are cached: leave data.train.latents out")
+        if self.latents is not None and train.color:
+            raise UserError("data.train.color changes images, and latents are cached: leave one of them out")
         largest = sorted(header.size for header in index.headers)[-2 * train.window :]
         whole = len(largest) if sum(largest) <= _HELD else 0
         return Stream(
@@ -172,7 +182,15 @@ class ShardSet:
             color=train.color,
             on_error="skip" if several else train.on_error,
             ahead=self._storage.ahead(index, train.window),
+            latents=self.latents,
         )
+
+    def maker(self, codec: str, *, drawn: bool) -> Maker:
+        """What makes latents of the train split with a codec, given by the sha256 of its weights."""
+        form = self._reader("train").form
+        decoder = "old" if form.old else "decode-2"
+        words = (RECIPE, decoder, form.image_size, form.channels)
+        return Maker(codec, "-".join(map(str, words)), drawn=drawn, flipped=self.train.flip)
 
     def _reader(self, split: Split, *, keep: bool = False, whole: int = 0) -> Reader:
         index = self.index(split)
@@ -185,6 +203,7 @@ class ShardSet:
                 caption=_caption(index, self._caption_key),
                 lines=self._lines,
                 old=self.decode == "old",
+                images=self.images,
             ),
             keep=keep,
             whole=whole,

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
+from lmsd.data.latents import Latents
 from lmsd.data.order import Order
 from lmsd.data.reader import Reader
-from lmsd.data.transforms import flip, jitter, scale
+from lmsd.data.transforms import flip, flips, jitter, scale
 from lmsd.errors import UserError
 from lmsd.ranks import shares
 from lmsd.rng import Rng
@@ -63,7 +64,7 @@ class Stream(Dataset[Batch]):
     flip: mirror half of the images; color: strength of the color change, 0 for none; on_error: "skip"
     replaces a damaged sample by that of the next position, and the batch says which ones in
     `extra["substituted"]` (int64 [B]: the sample's number in the split plus 1, 0 for none); ahead: called
-    with the shards that come next.
+    with the shards that come next; latents: read in place of images.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Stream(Dataset[Batch]):
         color: float = 0.0,
         on_error: OnError = "stop",
         ahead: Callable[[list[int]], None] | None = None,
+        latents: Latents | None = None,
     ) -> None:
         self.order = order
         self.reader = reader
@@ -82,6 +84,7 @@ class Stream(Dataset[Batch]):
         self._color = color
         self._on_error = on_error
         self._ahead = ahead
+        self._latents = latents
         self._window: tuple[int, int] | None = None
 
     def __getitem__(self, positions: Integers) -> Batch:
@@ -92,14 +95,16 @@ class Stream(Dataset[Batch]):
         if self._ahead is not None:
             self._look_ahead(positions, self._ahead)
         shard, sample = self.order(positions)
-        skip = self._on_error == "skip"
         position = torch.from_numpy(positions)
         rng = Rng(self.order.seed, position)
+        if self._latents is not None:
+            return self._encoded(self._latents, shard, sample, rng)
+        skip = self._on_error == "skip"
         found = self.reader.read(
             shard,
             sample,
             substitute=partial(self._after, positions) if skip else None,
-            u=rng.uniform((), "data.caption").tolist() if self.reader.form.lines == "draw" else None,
+            u=self._lines(rng),
         )
         x = scale(found.pixels)
         if self._flip:
@@ -109,7 +114,27 @@ class Stream(Dataset[Batch]):
         label = None if found.label is None else torch.from_numpy(found.label)
         numbers = self.reader.index.numbers(shard, sample)
         extra = {"substituted": torch.from_numpy((numbers + 1) * found.substituted)} if skip else {}
-        return Batch(x, position, found.text, label, extra)
+        pictures = {name: self._picture(name, found.places, rng) for name in self.reader.form.images}
+        return Batch(x, position, found.text, label, {**extra, **pictures})
+
+    def _picture(self, name: str, places: tuple[Integers, Integers], rng: Rng) -> torch.Tensor:
+        """A further picture of the samples, mirrored and colored as x is."""
+        x = scale(self.reader.pictures(name, *places))
+        if self._flip:
+            x = flip(x, rng)
+        return jitter(x, rng, self._color) if self._color else x
+
+    def _lines(self, rng: Rng) -> list[float] | None:
+        """Which line of every caption is drawn, if one is."""
+        return rng.uniform((), "data.caption").tolist() if self.reader.form.lines == "draw" else None
+
+    def _encoded(self, latents: Latents, shard: Integers, sample: Integers, rng: Rng) -> Batch:
+        """The batch of the same samples from the cache of latents."""
+        mirrored = flips(rng).numpy() if self._flip else np.zeros(len(shard), np.bool_)
+        mean, spread = latents(shard, sample, mirrored)
+        text = self.reader.captions(shard, sample, self._lines(rng)) if self.reader.form.caption else None
+        label = torch.from_numpy(self.reader.labels(shard, sample)) if self.reader.index.labels else None
+        return Batch(mean, rng.position, text, label, encoded=True, spread=spread)
 
     def _after(self, positions: Integers, slot: int, attempt: int) -> tuple[Integers, Integers]:
         return self.order(positions[slot : slot + 1] + attempt)

@@ -50,9 +50,14 @@ def scale(pixels: Pixels) -> Tensor:
     return torch.from_numpy(x)
 
 
+def flips(rng: Rng) -> Tensor:
+    """Which images are mirrored, bool [B]: half of them, chosen by position."""
+    return rng.uniform((), "data.flip") < 0.5
+
+
 def flip(x: Tensor, rng: Rng) -> Tensor:
     """Mirror half of the images [B,C,H,W] horizontally, chosen by position."""
-    mirrored = rng.uniform((), "data.flip") < 0.5
+    mirrored = flips(rng)
     out: Tensor = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
     return out
 

@@ -27,7 +27,7 @@ from torchmetrics import Metric
 import lmsd
 from lmsd.errors import UserError
 from lmsd.evaluation.catalog import CATALOG
-from lmsd.evaluation.families import Families, family_scores
+from lmsd.evaluation.families import Families, family_scores, refuse_trained_on
 from lmsd.evaluation.features import Mirrored, cached_features, same_set, save_features
 from lmsd.evaluation.foreign import Foreign, as_levels, scored, taken
 from lmsd.evaluation.grid import save_grid, save_images
@@ -133,6 +133,7 @@ class Evaluator:
             raise UserError(f"seeds={list(seeds)}: give at least one, each once")
         count = len(seeds)
         beside = () if families is None else families.extractors
+        refuse_trained_on(generate, [self.extractor, *beside])
         made = [
             self._made(generate, seed, number, count, progress, keep_images, bool(foreign), beside)
             for number, seed in enumerate(seeds)
@@ -359,8 +360,7 @@ class Evaluator:
         """Settings that every number stands with."""
         made: dict[str, Scalar] = {}
         if isinstance(generate, Generation):
-            made = dict(generate.record())
-            tau = vars(generate.sampler).get("tau")
+            made, tau = dict(generate.record()), vars(generate.sampler).get("tau")
             made |= {} if tau is None else {"tau": float(tau)}
         return {
             "split": split,

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmsd.errors import UserError
 from lmsd.evaluation.catalog import CATALOG, kind_of
 from lmsd.evaluation.distances import row_groups
 from lmsd.evaluation.features import cached_features
@@ -24,6 +25,7 @@ from lmsd.evaluation.scores import score_of
 from lmsd.features.base import FeatureExtractor, ImageSet, captions_of
 from lmsd.metrics import Score, compare, matched_halves
 from lmsd.metrics.sliced import geometric_mean, sliced_ratio, whitening
+from lmsd.sampling import Generate, Generation
 
 WHITENED = 10_000
 """Training images, drawn once, on which the features of every family are whitened."""
@@ -191,3 +193,14 @@ def told(votes: Mapping[str, int], *, less: str = "better", more: str = "worse")
     if len(votes) == 1:
         return f"{said} alone, which is no claim: that takes a second family"
     return f"neither {less} nor {more}, for the families do not agree: {said}"
+
+
+def refuse_trained_on(generate: Generate, extractors: Sequence[FeatureExtractor]) -> None:
+    """Raise UserError if the codec of what makes the images was trained on features of one of these."""
+    features = generate.record().get("codec_features") if isinstance(generate, Generation) else None
+    for extractor in extractors:
+        if features == extractor.sha256:
+            raise UserError(
+                f"{extractor.name} trained the codec of this run, so scores in its features would flatter: "
+                "take another extractor"
+            )

@@ -26,8 +26,12 @@ from lmsd.export.base import Format, Parity, Written
 from lmsd.export.card import Told, card
 from lmsd.files import sha256_of, sync
 from lmsd.models.exported import MANIFEST, VERSION
+from lmsd.models.runtimes import ProgramGenerator
 from lmsd.sampling import levels
 from lmsd.sampling.model import Model
+
+PLAIN = (bool, int, str, type(None))
+"""Types of options that a manifest keeps; folders of this machine are left out."""
 
 
 def format_of(name: str) -> Format:
@@ -43,6 +47,11 @@ def export(model: Model, name: str, to: Path, options: Any, told: Told) -> Parit
     for the card. Raises UserError where `to` holds something, where the format cannot hold the model, and
     where the folder does not give the model back.
     """
+    if type(model.generator) is ProgramGenerator:
+        raise UserError(
+            f"{model.checkpoint.parent} holds programs, of which nothing else can be made: export the run "
+            "itself, or a folder of format=safetensors"
+        )
     kind = format_of(name)
     with naming(to) as folder:
         written = kind.write(model, folder, options)
@@ -102,7 +111,7 @@ def manifest(model: Model, name: str, folder: Path, written: Written, options: A
         "name": model.name,
         "opens": written.opens,
         "needs": list(written.needs),
-        "options": vars(options),
+        "options": {name: value for name, value in vars(options).items() if type(value) in PLAIN},
         "images": model.images,
         "ema": model.ema,
         "knots": [level.time for level in levels(model.generator.process.schedule, settings.steps)],

@@ -1,7 +1,7 @@
 """The parity gate: an exported folder is compared with its model before it gets its name.
 
-    x̂₀       |x̂₀ − x̂₀'| / max(1, |x̂₀|) over all knots, several batch sizes, with and without a condition,
-             on noisy images and on constant ones, where variances are 0
+    x̂₀       max |x̂₀ − x̂₀'| / max(1, max |x̂₀|) of an image, over all knots, several batch sizes, with and
+             without a condition, on noisy images and on constant ones, where variances are 0
     images   PSNR = 20 log₁₀(255/RMSE) of whole images in 256 levels, the worst of n; `SAME` if none differs
 
 Each side encodes the prompts, denoises and decodes by itself. Whatever is not a number counts as infinitely
@@ -46,6 +46,12 @@ class Limits:
 
 
 EXACT = Limits(x0=0.0, psnr=SAME)
+QUANTIZED = {
+    "int8": Limits(x0=0.25, psnr=25.0),
+    "fp16": Limits(x0=0.003, psnr=45.0),
+    "bf16": Limits(x0=0.03, psnr=40.0),
+}
+"""What weights of fewer bits are held to: no fault, which the scores must judge."""
 
 
 def compare(model: Model, other: Model, limits: Limits) -> Parity:
@@ -62,7 +68,7 @@ def compare(model: Model, other: Model, limits: Limits) -> Parity:
 
 
 def x0_difference(model: Model, other: Model, sizes: Sequence[int] = SIZES) -> float:
-    """The largest relative difference of x̂₀ over all knots, batch sizes and conditions."""
+    """The largest difference of x̂₀, by its largest value, over all knots, batch sizes and conditions."""
     settings = model.generation().settings
     return max(
         _far(_x0(model.generator, batch, *inputs, null=null), _x0(other.generator, batch, *inputs, null=null))
@@ -102,8 +108,8 @@ def _x0(
 def _far(one: Tensor, other: Tensor) -> float:
     if one.shape != other.shape:
         return math.inf
-    apart = (one - other).abs() / one.abs().clamp(min=1.0)
-    return float(apart.nan_to_num(nan=math.inf).max())
+    apart = (one - other).abs().nan_to_num(nan=math.inf).flatten(1).amax(1)
+    return float((apart / one.abs().flatten(1).amax(1).clamp(min=1.0)).max())
 
 
 def worst_psnr(model: Model, other: Model, n: int) -> float:

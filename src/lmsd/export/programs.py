@@ -10,6 +10,7 @@ All tensors have the batch first. Example inputs have three rows, as a program t
 one alone.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -199,7 +200,8 @@ def traced(part: Part) -> torch.export.ExportedProgram:
     """A part as an ExportedProgram for 1 to 63 rows."""
     rows = torch.export.Dim("rows", min=1, max=63)  # 64 is where diffusers' upsampling branches
     shapes: list[Any] = [{0: rows} for _ in part.inputs]
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates parts of its own
         found = torch.export.export(
             part.module.eval(),
             tuple(part.inputs.values()),
@@ -218,5 +220,5 @@ def _as_arguments(module: nn.Module, shapes: list[Any]) -> Iterator[Any]:
     """Shapes as forward takes the tensors: those of *inputs in a tuple of their own."""
     named = {_Denoiser: 2, _Loop: 0}.get(type(module), len(shapes))  # type: ignore[call-overload]
     yield from shapes[:named]
-    if named < len(shapes) or type(module) in (_Denoiser, _Loop):
+    if named < len(shapes):
         yield tuple(shapes[named:])

@@ -55,7 +55,7 @@ class Recipe:
 
     target: what was learned (views: without labels, see `ssl`); classes: the words, or "0", "1", ... for
     class indices; data: the train split's hash; accuracy: share of held-out images with every answer right
-    (None where no held-out set was given, or nothing was asked).
+    (None where no held-out set was given, or nothing was asked); width: of the net's first stage.
     """
 
     channels: int
@@ -67,6 +67,7 @@ class Recipe:
     data: str
     torch: str
     accuracy: float | None = None
+    width: int = 32
 
     def as_json(self) -> dict[str, object]:
         """The recipe as one flat object, as it lies beside the weights."""
@@ -102,18 +103,18 @@ class LMSDCNN(nn.Module):
     """The classifier (module formula); stages halve a grid of at most 16×16 down to 4×4, widths 32, 64, 128.
 
     channels: of the images; image_size: H = W ≥ 8, a multiple of H/16 where H > 16; classes: number of
-    logits (0: no classifier, the features' SiLU in their place).
+    logits (0: no classifier, the features' SiLU in their place); width: of the first stage.
     """
 
     scale: Tensor
 
-    def __init__(self, channels: int, image_size: int, classes: int) -> None:
+    def __init__(self, channels: int, image_size: int, classes: int, width: int = 32) -> None:
         super().__init__()
         patch = max(1, image_size // 16)
         if image_size < 8 or image_size % patch:
             raise UserError(f"lmsd-cnn takes images of 8 to 31 pixels or a multiple of 16, not {image_size}")
         layers: list[nn.Module] = [nn.PixelUnshuffle(patch)] if patch > 1 else []
-        size, width, before = image_size // patch, 32, channels * patch**2
+        size, before = image_size // patch, channels * patch**2
         layers.append(_Stage(before, width))
         while size >= 8:
             layers += [nn.MaxPool2d(2), _Stage(width, 2 * width), _Residual(2 * width)]
@@ -190,6 +191,7 @@ def train_extractor(
     batch_size: int = 128,
     learning_rate: float = 0.01,
     seed: int = 0,
+    width: int = 32,
     data: str = "",
     progress: Progress | None = None,
 ) -> Extractor:
@@ -205,10 +207,10 @@ def train_extractor(
     goal = _targets(target, classes, labels, captions)
     count = budget(len(pixels)) if images is None else images
     training = Training(count, min(batch_size, len(pixels)), learning_rate, augment, seed)
-    recipe = recipe_of(pixels, target, classes, training, data)
+    recipe = replace(recipe_of(pixels, target, classes, training, data), width=width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = LMSDCNN(recipe.channels, recipe.image_size, len(classes))
+        net = LMSDCNN(recipe.channels, recipe.image_size, len(classes), width)
     cross = F.cross_entropy if target == "label" else F.binary_cross_entropy_with_logits
 
     def loss(rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -260,7 +262,7 @@ def load_extractor(path: str | Path, *, kind: str = "lmsd-cnn") -> Extractor:
             f"{file} is damaged: its sha256 is {sha256[:8]}, its recipe says {card['sha256'][:8]}"
         )
     recipe = Recipe.from_json(card["recipe"])
-    net = LMSDCNN(recipe.channels, recipe.image_size, len(recipe.classes))
+    net = LMSDCNN(recipe.channels, recipe.image_size, len(recipe.classes), recipe.width)
     net.load_state_dict(load_tensors(weights))
     return Extractor(net.eval().requires_grad_(False), recipe, sha256)
 

@@ -30,12 +30,14 @@ class Pretrained(Latents):
     """Base: a frozen autoencoder of images with `colors` channels, `factor` times smaller, `channels` deep.
 
     scale, shift: of the latents, one number or one per channel; statistics: a file that has both, in their
-    place; dtype: that it computes in, None: its own. Raises UserError for any other count, for a scale that
-    is not above 0, and for statistics of another codec.
+    place; dtype: that it computes in, None: its own. kept: where statistics lie by default. Raises UserError
+    for any other count, for a scale that is not above 0, and for statistics of another codec.
     """
 
     model: Any  # of untyped classes
     checked = True
+    posterior: Posterior = "mean"
+    kept: Path | None = None
     scale: Tensor
     shift: Tensor
 
@@ -322,7 +324,7 @@ class Autoencoder(FolderCodec):
     ) -> None:
         one_of("codec", "posterior", posterior, Posterior)
         kind, config, model = _opened(Path(path))
-        given: dict[str, Any] = {"scale": scale, "shift": shift, "statistics": statistics}
+        given: dict[str, Any] = {"scale": scale, "shift": shift, "statistics": statistics, "dtype": None}
         super().__init__(model, config, path=str(path), **given)
         self.posterior = posterior
         if posterior == "drawn":

@@ -40,7 +40,21 @@ class Backbone(nn.Module):
         super().__init__()
         self.channels, self.image_size = sizes.channels, sizes.image_size
         self.token_dim, self.pooled_dim, self.z_dim = sizes.token_dim, sizes.pooled_dim, sizes.z_dim
+        self.image_dim = sizes.image_dim
         self.taps = tuple(f"model.{tap}" for tap in taps)
+
+    def beside(self, x: Tensor, cond: Cond) -> Tensor:
+        """X [B,C,H,W], followed by the channels of the image that it sees, if it sees one."""
+        if not self.image_dim:
+            return x
+        if cond.image is None:
+            raise UserError("net: it sees an image beside x, and got none")
+        return torch.cat([x, cond.image.to(x.dtype)], dim=1)
+
+    def features(self, output: Any) -> Tensor:
+        """What of a tap's output is judged: the first, where a block returns several."""
+        found: Tensor = output if isinstance(output, Tensor) else output[0]
+        return found
 
 
 class MLPBackbone(Backbone):
@@ -68,11 +82,12 @@ class MLPBackbone(Backbone):
             time_dim=time_dim,
             cond_dim=self.pooled_dim,
             z_dim=self.z_dim,
+            image_dim=self.image_dim,
         )
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the MLP predicts."""
-        return self.model(x, time, pooled_of(self.pooled_dim, cond), z)  # type: ignore[no-any-return]
+        return self.model(self.beside(x, cond), time, pooled_of(self.pooled_dim, cond), z)  # type: ignore[no-any-return]
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the blocks."""
@@ -90,6 +105,9 @@ class DiffusersBackbone(Backbone):
         self.model, self.patch = model, patch
         for parameter in model.get_submodule(last).parameters():
             nn.init.zeros_(parameter)
+        if self.image_dim:
+            first = model.conv_in if "conv_in" in dict(model.named_children()) else model.pos_embed.proj
+            unseen(first, self.channels * patch**2)
 
     def fold(self, x: Tensor) -> Tensor:
         """[B,C,H,W] → [B,C·p²,H/p,W/p]."""
@@ -102,6 +120,12 @@ class DiffusersBackbone(Backbone):
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the model's blocks."""
         self.model.enable_gradient_checkpointing()
+
+
+@torch.no_grad()
+def unseen(layer: Any, channels: int) -> None:
+    """Set the weights of a first layer to 0 for all inputs but the first so many channels, those of x."""
+    layer.weight[:, channels:] = 0.0
 
 
 def pooled_of(dim: int, cond: Cond) -> Tensor | None:
@@ -156,7 +180,7 @@ def _unet(
         "down_block_types": tuple(f"{attending if a else ''}DownBlock2D" for a in attends),
         "up_block_types": tuple(f"{attending if a else ''}UpBlock2D" for a in reversed(attends)),
         "sample_size": sizes.image_size // patch,
-        "in_channels": sizes.channels * patch * patch,
+        "in_channels": (sizes.channels + sizes.image_dim) * patch * patch,
         "out_channels": sizes.channels * patch * patch,
         "block_out_channels": tuple(widths),
         "layers_per_block": blocks,
@@ -170,7 +194,7 @@ def _transformer(sizes: Sizes, *, patch: int, layers: int, heads: int, head_dim:
     check_sides(sizes.image_size, patch, 1)
     return {
         "sample_size": sizes.image_size,
-        "in_channels": sizes.channels,
+        "in_channels": sizes.channels + sizes.image_dim,
         "out_channels": sizes.channels,
         "patch_size": patch,
         "num_layers": layers,
@@ -214,10 +238,15 @@ class TextUNet(DiffusersBackbone):
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the U-Net predicts."""
-        tokens, mask = self.context(cond, z, len(x))
+        tokens, mask = self.context(cond, z, x.shape[0])
         pooled = pooled_of(self.pooled_dim, cond)
         (out,) = self.model(
-            self.fold(x), time, tokens, class_labels=pooled, encoder_attention_mask=mask, return_dict=False
+            self.fold(self.beside(x, cond)),
+            time,
+            tokens,
+            class_labels=pooled,
+            encoder_attention_mask=mask,
+            return_dict=False,
         )
         return self.unfold(out)
 
@@ -262,7 +291,7 @@ class PooledUNet(DiffusersBackbone):
         if self.embed is not None:
             parts = (pooled_of(self.pooled_dim, cond), z if self.z_dim else None)
             vector = self.embed(torch.cat([part.to(x.dtype) for part in parts if part is not None], dim=1))
-        return self.unfold(self.model(self.fold(x), time, vector, return_dict=False)[0])
+        return self.unfold(self.model(self.fold(self.beside(x, cond)), time, vector, return_dict=False)[0])
 
 
 class TextTransformer(DiffusersBackbone):
@@ -299,8 +328,10 @@ class TextTransformer(DiffusersBackbone):
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the transformer predicts."""
-        tokens, mask = self.context(cond, z, len(x))
-        (out,) = self.model(x, tokens, timestep=time, encoder_attention_mask=mask, return_dict=False)
+        tokens, mask = self.context(cond, z, x.shape[0])
+        (out,) = self.model(
+            self.beside(x, cond), tokens, timestep=time, encoder_attention_mask=mask, return_dict=False
+        )
         return out  # type: ignore[no-any-return]
 
 
@@ -326,7 +357,8 @@ class LabelTransformer(DiffusersBackbone):
         options = _transformer(sizes, patch=patch, layers=layers, heads=heads, head_dim=head_dim)
         model: Any = DiTTransformer2DModel(**options, num_embeds_ada_norm=classes)
         blocks = (f"transformer_blocks.{index}" for index in range(layers))
-        super().__init__(model, Sizes(sizes.channels, sizes.image_size), blocks, last="proj_out_2")
+        sizes = Sizes(sizes.channels, sizes.image_size, image_dim=sizes.image_dim)
+        super().__init__(model, sizes, blocks, last="proj_out_2")
         self.classes = classes
         for name, module in model.named_modules():
             if name.endswith("class_embedder"):
@@ -341,4 +373,5 @@ class LabelTransformer(DiffusersBackbone):
             )
         if cond.label is None:
             raise UserError("net: dit_label takes class labels and got none; use a LabelConditioner")
-        return self.model(x, time, cond.label, return_dict=False)[0]  # type: ignore[no-any-return]
+        out: Tensor = self.model(self.beside(x, cond), time, cond.label, return_dict=False)[0]
+        return out

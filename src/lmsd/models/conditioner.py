@@ -6,18 +6,31 @@ The null condition ∅ is learned: one more row of the label table, or the encod
 A conditioner is a submodule of its generator and learns in its turns; a discriminator gets c detached.
 """
 
+import hashlib
+import json
+import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lmsd.errors import Count, Number, UserError
 from lmsd.features.clip import load
-from lmsd.models.frozen import fingerprint, freeze
+from lmsd.models.codes import Codes
+from lmsd.models.frozen import digest, fingerprint, freeze, weights_of
 from lmsd.models.layouts.base import kept_by
-from lmsd.models.tokenizer import SMALLEST, encode_caption, kept_of, train_tokenizer, unknown_words
+from lmsd.models.tokenizer import (
+    SMALLEST,
+    encode_caption,
+    kept_of,
+    train_tokenizer,
+    unknown_words,
+    with_tokens,
+)
+from lmsd.models.words import HubSpeller, Speller
 from lmsd.types import Batch, Cond, at_least_float32
 
 
@@ -53,6 +66,10 @@ class Conditioner(nn.Module):
                 f"'{strange[0]}' is no class of this run: its prompts are numbers, 0 to {self.classes - 1}"
             )
         return torch.tensor([int(word) for word in prompts])
+
+    def spellers(self) -> "Sequence[Speller]":
+        """What can learn new words; nothing, where no captions are read."""
+        return ()
 
     def kept(self, caption: str) -> str:
         """The part of a caption that is read: all of it, unless it is longer than the context."""
@@ -154,7 +171,7 @@ def _mean(tokens: Tensor, mask: Tensor) -> Tensor:
     return (tokens * weight).sum(1) / weight.sum(1)
 
 
-class TextConditioner(CaptionConditioner):
+class TextConditioner(CaptionConditioner, Speller):
     """A small CLIP text transformer with a tokenizer of its own, both learned from the training captions.
 
     dim: width of tokens and of pooled, which is their mean; vocab: room in the table, at least 514 (bytes);
@@ -211,8 +228,11 @@ class TextConditioner(CaptionConditioner):
                 nn.init.normal_(parameter, std=std)
 
     def fit(self, captions: list[str]) -> None:
-        """Learn the tokenizer, `self.tokenizer`: the text of a tokenizer.json. Touches no parameter."""
-        self.tokenizer = train_tokenizer(captions, vocab=self.vocab)
+        """Learn the tokenizer, `self.tokenizer`: the text of a tokenizer.json. Touches no parameter.
+
+        One that came with trained weights stays.
+        """
+        self.tokenizer = self.tokenizer or train_tokenizer(captions, vocab=self.vocab)
 
     def ids(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Those of the own tokenizer."""
@@ -220,9 +240,10 @@ class TextConditioner(CaptionConditioner):
             raise UserError(
                 "text: there is no tokenizer yet; call fit(training captions) or load a checkpoint"
             )
-        rows = [encode_caption(self.tokenizer, caption, self.length) for caption in captions]
+        written = map(self.written, captions)
+        rows = [encode_caption(self.tokenizer, caption, self.length) for caption in written]
         ids, mask = padded(rows, self.length)
-        device = next(self.encoder.parameters()).device
+        device = next(weights_of(self.encoder))[1].device
         return ids.to(device), mask.to(device)
 
     def states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,8 +253,29 @@ class TextConditioner(CaptionConditioner):
         return tokens, _mean(tokens, mask)
 
     def kept(self, caption: str) -> str:
-        """The part of a caption that its first `length` tokens hold, begin and end included."""
-        return kept_of(self.tokenizer, caption, self.length)
+        """What the first `length` tokens are of a caption that has more; begin and end are two of them."""
+        return kept_of(self.tokenizer, self.written(caption), self.length)
+
+    def spellers(self) -> Sequence[Speller]:
+        """Itself."""
+        return [self]
+
+    def ids_of(self, text: str) -> list[int]:
+        """By the tokenizer learned from the captions."""
+        return list(encode_caption(self.tokenizer, text, sys.maxsize)[1:-1])
+
+    def add_tokens(self, tokens: Sequence[str]) -> int:
+        """As further entries of the tokenizer."""
+        self.tokenizer, first = with_tokens(self.tokenizer, tokens)
+        return first
+
+    def table(self) -> nn.Module:
+        """The encoder's."""
+        return self.encoder.get_input_embeddings()  # type: ignore[no-any-return]
+
+    def set_table(self, table: nn.Module) -> None:
+        """Give the encoder others."""
+        self.encoder.set_input_embeddings(table)
 
     def unknown(self, captions: Sequence[str]) -> list[str]:
         """The words that have no entry in its vocabulary."""
@@ -248,11 +290,11 @@ class TextConditioner(CaptionConditioner):
         self.tokenizer = state["tokenizer"]
 
 
-class PretrainedText(CaptionConditioner):
+class PretrainedText(CaptionConditioner, HubSpeller):
     """A frozen CLIP or T5 text encoder and its tokenizer from a local folder in the format of transformers.
 
-    Checkpoints hold the fingerprint of its weights, not the weights; another encoder is refused on loading.
-    pooled: CLIP's own (the end token), T5's mean of real tokens.
+    Its weights are no part of checkpoints; their fingerprint is, and another encoder is refused on loading.
+    pooled: CLIP's own (the end token), T5's mean of real tokens. codes: what a cache holds of captions.
 
     path: folder of the encoder with its tokenizer; kind: clip or t5; length: tokens a caption, longer ones
     cut.
@@ -278,6 +320,18 @@ class PretrainedText(CaptionConditioner):
         self.token_dim = self.pooled_dim = int(encoder.config.hidden_size)
         self.encoder = freeze(encoder, saved=False)
         self.fingerprint = fingerprint(self.encoder)
+        self.codes: Codes | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the encoder's weights and the tokenizer's vocabulary, for what is kept of its codes."""
+        words = json.dumps(sorted(self.tokenizer.get_vocab().items()))
+        return hashlib.sha256(f"{digest(self.encoder)} {self.kind} {words}".encode()).hexdigest()
+
+    @property
+    def hub(self) -> Any:
+        """The encoder."""
+        return self.encoder
 
     def train(self, mode: bool = True) -> "PretrainedText":
         """Keep the encoder in eval mode: its dropout stays off."""
@@ -286,17 +340,33 @@ class PretrainedText(CaptionConditioner):
         return self
 
     def kept(self, caption: str) -> str:
-        """The part of a caption that its first `length` tokens hold."""
-        return kept_by(self.tokenizer, caption, self.length)
+        """What the first `length` tokens are of a caption that has more."""
+        return kept_by(self.tokenizer, self.written(caption), self.length)
+
+    def spellers(self) -> Sequence[Speller]:
+        """Itself."""
+        return [self]
+
+    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """What the cache holds of U captions, or what the encoder makes of them."""
+        found = None if self.codes is None else self.codes(captions)
+        if found is None:
+            return super().encode(captions)
+        device = next(self.encoder.buffers()).device
+        tokens, mask, pooled = (each.to(device) for each in found)
+        return tokens, mask, pooled
 
     def ids(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Those of the encoder's tokenizer."""
         rows = self.tokenizer(
-            captions, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
-        ).to(next(self.encoder.buffers()).device)
+            list(map(self.written, captions)),
+            padding="max_length",
+            truncation=True,
+            max_length=self.length,
+            return_tensors="pt",
+        ).to(next(weights_of(self.encoder))[1].device)
         return rows["input_ids"], rows["attention_mask"].bool()
 
-    @torch.no_grad()
     def states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Run the encoder."""
         out = self.encoder(input_ids=ids, attention_mask=mask.long())

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lmsd.errors import Count, UserError
-from lmsd.models.backbones import Backbone, check_sides, pooled_of
+from lmsd.models.backbones import Backbone, check_sides, pooled_of, unseen
 from lmsd.nets.embed import Context, modulate
 from lmsd.types import Cond, Sizes
 
@@ -103,7 +103,8 @@ class ConvUNet(Backbone):
         self.patch = patch
         self.gradient_checkpointing = False
         self.context = Context(context, cond_dim=self.pooled_dim, z_dim=self.z_dim)
-        self.stem = nn.Conv2d(self.channels * patch**2, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d((self.channels + self.image_dim) * patch**2, widths[0], 3, padding=1)
+        unseen(self.stem, self.channels * patch**2)
         levels = list(zip(widths, blocks, strict=True))
         self.down = nn.ModuleList(_level(width, count, context) for width, count in levels[:-1])
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths))
@@ -122,7 +123,7 @@ class ConvUNet(Backbone):
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the U-Net predicts."""
         context = F.silu(self.context(time, pooled_of(self.pooled_dim, cond), z))
-        h = self.stem(F.pixel_unshuffle(x, self.patch))
+        h = self.stem(F.pixel_unshuffle(self.beside(x, cond), self.patch))
         skips = []
         for level, shrink in zip(self.down, self.shrink, strict=True):
             h = self._through(level, h, context)

@@ -10,7 +10,6 @@ processes. The last layers are float32: a difference of 10⁻² between logits d
 logits around 10.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsd.errors import Count, UserError
-from lmsd.models.frozen import freeze
+from lmsd.models.frozen import freeze, twin
 from lmsd.models.generator import Generator, edm_coefficients
 from lmsd.models.taps import Tap, tap_channels, tap_names, tapped, with_taps
 from lmsd.nets.embed import TimeEmbedding
@@ -175,7 +174,8 @@ class TrunkDiscriminator(_Judge):
     generator: its net is copied with its current weights and runs at (x_s, s, c) with z = 0; cond_dim: width
     of the pooled condition; width: of a tap's features; taps: submodules of the net whose outputs are judged,
     one logit each, by default the net's own list; frozen: the copy holds buffers and never learns; else it is
-    trained too. Raises UserError for a net without these taps.
+    trained too. Of a tuned generator the base is shared, and the copy's adapters are what is kept or trained.
+    Raises UserError for a net without these taps.
     """
 
     def __init__(
@@ -191,11 +191,12 @@ class TrunkDiscriminator(_Judge):
         self.marginal = True
         self.process = generator.process
         self.z_dim = generator.z_dim
-        self.net = copy.deepcopy(with_taps(generator.net))
+        self.net = twin(with_taps(generator.net))
+        base = vars(self.net).get("is_frozen", False)  # shared, and no part of checkpoints
         self.names = tap_names(self.net, taps)
         self.sigma_data = generator.sigma_data if generator.precondition == "edm" else None
         if frozen:
-            freeze(self.net, saved=True)
+            freeze(self.net, saved=not base)
         channels = tap_channels(self.net, self.names)
         self.taps = nn.ModuleList(Tap(c, width) for c in channels)
         self.heads = nn.ModuleList(ProjectionHead(width, cond_dim=cond_dim) for _ in channels)

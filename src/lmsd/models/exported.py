@@ -24,6 +24,8 @@ VERSION = 1
 """Of the manifest's layout."""
 PLACE = "folder:"
 WEIGHTS = "model.safetensors"
+NET = "diffusion_pytorch_model.safetensors"
+"""What diffusers calls a net's weights."""
 REST = "extra.json"
 """What a state holds besides tensors: the tokenizer, and which codec and encoder the weights belong to."""
 
@@ -95,4 +97,25 @@ def restored(generator: Generator, *, folder: Path) -> Generator:
 
 def given(generator: Generator, *, folder: Path) -> Generator:
     """The generator of a folder whose own files hold all of it."""
+    return generator
+
+
+def assembled(generator: Generator, *, component: str, folder: Path) -> Generator:
+    """A generator around one of diffusers' nets, from the folder of its own pipeline.
+
+    component: where the net lies. Raises UserError where weights are missing.
+    """
+    from safetensors.torch import load_file
+
+    state = {f"net.model.{key}": v for key, v in load_file(folder / component / NET).items()}
+    for key, value in load_file(folder / "extra.safetensors").items():
+        state[f"conditioner.{key}" if key.startswith("table.") else f"net.{key}"] = value
+    text = folder / "text_encoder" / "model.safetensors"
+    for key, value in load_file(text).items() if text.is_file() else ():
+        ours = f"conditioner.encoder.{key}"
+        state[ours if ours in generator.state_dict() else ours.replace("text_model.", "", 1)] = value
+    rest = json.loads((folder / REST).read_text(encoding="utf-8"))
+    mismatch = put(generator, {**state, **rest})
+    if mismatch.missing:
+        raise UserError(f"{folder} lacks {', '.join(mismatch.missing[:5])}: export the run again")
     return generator

@@ -14,19 +14,22 @@ x₀ is what the generator's codec makes of an image: the image itself, or a lat
 
 import math
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
-from lmsd.errors import Amount, UserError
+from lmsd.errors import Amount, UserError, one_of
 from lmsd.models.codec import Codec, Identity, Shape, bounded
 from lmsd.models.conditioner import Conditioner, NullConditioner
+from lmsd.models.frozen import weights_of
 from lmsd.process.gaussian import Process
 from lmsd.rng import Rng
-from lmsd.types import Batch, Cond, Net, Prediction, at_least_float32
+from lmsd.types import Batch, Cond, Net, Prediction, Seeing, at_least_float32
 
 Precondition: TypeAlias = Literal["none", "edm"]
+Sees: TypeAlias = Literal["nothing", "source", "masked"]
+"""What a generator sees beside x_t: nothing; the image to be edited; a mask and what it leaves of x."""
 _LARGEST_INPUT = 10.0
 
 
@@ -41,7 +44,7 @@ class Generator(nn.Module):
 
     net: f(x [B,C,H,W], τ [B], cond, z [B,z_dim]|None) → like x; see `models.backbones`. prediction: what f
     predicts without preconditioning; codec: between images and x, None: x is the image; z_dim: width of the
-    latent noise, 0 for none; precondition: none or edm; sigma_data: σ_d.
+    latent noise, 0 for none; precondition: none or edm; sigma_data: σ_d; sees: what image it has beside x.
 
     Raises UserError if the parts do not fit: a net with another z_dim or condition width, or a process whose
     inputs (α² + σ² ≫ 1) need precondition=edm.
@@ -60,9 +63,12 @@ class Generator(nn.Module):
         z_dim: Amount = 0,
         precondition: Precondition = "none",
         sigma_data: float = 0.5,
+        sees: Sees = "nothing",
     ) -> None:
         super().__init__()
+        one_of("generator", "sees", sees, Sees)
         self.net = net
+        self.sees: Sees = sees
         self.process = process
         self.prediction: Prediction = prediction
         self.conditioner = conditioner if conditioner is not None else NullConditioner()
@@ -73,6 +79,7 @@ class Generator(nn.Module):
         if not sigma_data > 0:
             raise UserError(f"generator: sigma_data={sigma_data} must be above 0: it is a standard deviation")
         self._check_parts()
+        self._check_sight()
         self._check_process()
 
     def _check_parts(self) -> None:
@@ -90,6 +97,15 @@ class Generator(nn.Module):
                     f"generator: the net takes {name}={taken}, {source} gives {given}; make them equal"
                 )
 
+    def _check_sight(self) -> None:
+        wanted = {"nothing": 0, "source": self.net.channels, "masked": self.net.channels + 1}[self.sees]
+        found = self.net.image_dim if isinstance(self.net, Seeing) else 0
+        if found != wanted:
+            raise UserError(
+                f"generator: sees={self.sees} needs a net that takes an image of {wanted} channels, and "
+                f"{type(self.net).__name__} takes {found}"
+            )
+
     def _check_process(self) -> None:
         if self.precondition == "edm":
             return
@@ -103,6 +119,11 @@ class Generator(nn.Module):
         scale = math.hypot(alpha.item(), sigma.item())
         if scale > _LARGEST_INPUT:
             raise UserError(f"generator: the net would see inputs of scale {scale:.0f}; set precondition=edm")
+
+    @property
+    def device(self) -> torch.device:
+        """Where its net is; frozen or not."""
+        return next(weights_of(cast(nn.Module, self.net)))[1].device
 
     @property
     def shape(self) -> Shape:
@@ -143,9 +164,32 @@ class Generator(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return bounded(self.codec.decode(x), 1.0)
 
-    def condition(self, batch: Batch, drop: Tensor | None = None) -> Cond:
-        """The condition of a batch; samples with `drop` [B] True get the null condition."""
-        return self.conditioner(batch, drop)  # type: ignore[no-any-return]
+    def condition(self, batch: Batch, drop: Tensor | None = None, blind: Tensor | None = None) -> Cond:
+        """The condition of an encoded batch; samples with `drop` [B] True get the null condition.
+
+        A generator that sees an image is shown that of the batch, or zeros where `blind` [B] is True.
+        """
+        cond: Cond = self.conditioner(batch, drop)
+        image = self._seen(batch)
+        if image is None:
+            return cond
+        if blind is not None:
+            image = torch.where(blind[:, None, None, None], torch.zeros_like(image), image)
+        return replace(cond, image=image)
+
+    def _seen(self, batch: Batch) -> Tensor | None:
+        """The source, or the mask and what it leaves of x; of a batch without a mask nothing is left."""
+        if self.sees == "nothing":
+            return None
+        if self.sees == "source":
+            if "source" not in batch.extra:
+                raise UserError(
+                    "this generator edits images (objective=edit) and is shown none: lmsd edit image=FILE, "
+                    "or data with sources, data.images=[source]"
+                )
+            return batch.extra["source"]
+        mask = batch.extra.get("mask", torch.ones_like(batch.x[:, :1]))
+        return torch.cat([mask, batch.x * (1.0 - mask)], dim=1)
 
     def forward(
         self,

@@ -9,7 +9,7 @@ checkpoint holds that tree.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from lmsd.errors import Amount, UserError
 from lmsd.models.backbones import LabelTransformer
 from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import Conditioner, LabelConditioner, NullConditioner
-from lmsd.models.generator import Generator, Precondition
+from lmsd.models.generator import Generator, Precondition, Sees
 from lmsd.process import Process
 from lmsd.process.schedules import Schedule
 from lmsd.types import Net, Prediction, Sizes
@@ -35,17 +35,19 @@ def from_parts(
     z_dim: Amount = 0,
     precondition: Precondition = "none",
     sigma_data: float = 0.5,
+    sees: Sees = "nothing",
 ) -> Generator:
     """A generator whose net is made to measure; see `Generator`.
 
     net: its constructor, with all but the sizes bound; channels, image_size: C and H = W of the images;
     prediction: what the net predicts; z_dim: width of the latent noise, 0 for none; precondition: none or
-    edm; sigma_data: σ_d. Raises UserError if the parts do not fit, or the net was given what they decide.
+    edm; sigma_data: σ_d; sees: what image it has beside x. Raises UserError if the parts do not fit, or the
+    net was given what they decide.
     """
     conditioner = conditioner if conditioner is not None else NullConditioner()
     codec = codec if codec is not None else Identity()
     images = (channels, image_size, image_size)
-    built = net(**_sizes(net, codec.shape_of(images), conditioner, z_dim))
+    built = net(**_sizes(net, codec.shape_of(images), conditioner, z_dim, sees))
     _check_labels(built, conditioner)
     return Generator(
         built,
@@ -56,14 +58,21 @@ def from_parts(
         z_dim=z_dim,
         precondition=precondition,
         sigma_data=sigma_data,
+        sees=sees,
     )
 
 
+def nothing() -> None:
+    """No generator, for an objective that trains something else."""
+
+
 def _sizes(
-    net: Callable[..., Net], shape: tuple[int, int, int], conditioner: Conditioner, z_dim: int
+    net: Callable[..., Net], shape: Sequence[int], conditioner: Conditioner, z_dim: int, sees: str
 ) -> dict[str, Any]:
     """The sizes that a net's constructor takes; shape: (C, H, W) of what is diffused."""
-    sizes = Sizes(*shape[:2], conditioner.token_dim, conditioner.pooled_dim, z_dim)
+    depth, side, _ = shape
+    image_dim = {"nothing": 0, "source": depth, "masked": depth + 1}.get(sees, 0)
+    sizes = Sizes(depth, side, conditioner.token_dim, conditioner.pooled_dim, z_dim, image_dim)
     given: dict[str, Any] = {"sizes": sizes, **vars(sizes)}
     for name in net.keywords.keys() & given.keys() if isinstance(net, partial) else ():
         raise UserError(f"net.{name} follows from the data, the codec and the conditioner: leave it out")

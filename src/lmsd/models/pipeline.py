@@ -25,6 +25,7 @@ from lmsd.models.generator import Generator
 from lmsd.models.layouts import LAYOUTS
 from lmsd.models.layouts.base import Codes, Encoder, Facts, Layout
 from lmsd.models.scheduler import Scheduled, scheduled
+from lmsd.models.words import Speller
 from lmsd.process import Process
 from lmsd.types import Batch, Cond, Sizes, at_least_float32
 
@@ -35,17 +36,26 @@ class PipelineNet(Backbone):
     """A pretrained net behind the call of all nets; `model` is the plain diffusers object."""
 
     model: Any
+    like: Tensor
 
     def __init__(self, model: nn.Module, layout: Layout, text: "PipelineText") -> None:
-        super().__init__(Sizes(layout.channels, layout.facts.side, text.token_dim, text.pooled_dim), ())
+        sizes = Sizes(layout.channels, layout.facts.side, text.token_dim, text.pooled_dim)
+        super().__init__(sizes, layout.taps(model))
         self.model, self.layout = model, layout
+        # Where adapters are, the first parameter is one of theirs, in a precision of its own.
+        self.register_buffer("like", torch.empty(0, dtype=next(model.parameters()).dtype), persistent=False)
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond, z: Tensor | None = None) -> Tensor:
         """What the net predicts, in the precision of its weights."""
-        dtype = next(self.model.parameters()).dtype
+        dtype = self.like.dtype
         told = cond.map(lambda value: value.to(dtype) if value.is_floating_point() else value)
         inputs = self.layout.inputs(x.to(dtype), time, told)
         return self.layout.output(self.model(**inputs, return_dict=False)[0])
+
+    def features(self, output: Any) -> Tensor:
+        """What of a block's output belongs to the image."""
+        stream = self.layout.stream
+        return at_least_float32(super().features(output if stream is None else output[stream]))
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the model's blocks."""
@@ -94,6 +104,12 @@ class PipelineText(Conditioner):
             None if found.mask is None else found.mask.to(like.device),
             at_least_float32(found.pooled).to(like.device),
         )
+
+    def spellers(self) -> Sequence[Speller]:
+        """Its text encoders."""
+        encoders: Any = list(self.encoders)
+        found: Sequence[Encoder] = encoders
+        return found
 
     def kept(self, caption: str) -> str:
         """The part of a caption that is read."""
@@ -198,7 +214,13 @@ class PipelineGenerator(Generator):
         about: Mapping[str, str],
     ) -> None:
         super().__init__(
-            net, Process(read.schedule), prediction=read.prediction, conditioner=conditioner, codec=codec
+            net,
+            Process(read.schedule),
+            prediction=read.prediction,
+            conditioner=conditioner,
+            codec=codec,
+            precondition="none" if read.sigma_data is None else "edm",
+            sigma_data=read.sigma_data or 0.5,
         )
         self.read, self.about = read, about
 

@@ -2,6 +2,7 @@
 
     chains     DDIM, PNDM, Euler, DPM-Solver++ 2M, ancestral ones, on any spacing, offset, end and rescaling
     flows      Euler and DPM-Solver++ 2M, with a static or a dynamic shift
+    levels     EDM's Euler and DPM-Solver++ 2M
 
 What is not followed (another solver, another grid of noise levels) is told in `notes`; the sampler is then
 the nearest of ours. Samplers are named as plain data: their classes stand a floor above.
@@ -12,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lmsd.errors import UserError
-from lmsd.process import Cosine, Discrete, Flow, Linear, ScaledLinear, Schedule, Shifted, Spaced
+from lmsd.process import EDM, Cosine, Discrete, Flow, Linear, ScaledLinear, Schedule, Shifted, Spaced
 from lmsd.process.knots import dynamic_shift, shifted
 from lmsd.types import Prediction
 
@@ -36,13 +38,23 @@ PREDICTIONS: Mapping[str, Prediction] = {
 class Scheduled:
     """A process as a folder has it: its schedule with the folder's knots, the net's prediction, a sampler.
 
-    sampler: a node for `lmsd.spec.build`; notes: what of the folder is walked otherwise, one sentence each.
+    sampler: a node for `lmsd.spec.build`; notes: what of the folder is walked otherwise, one sentence each;
+    sigma_data: σ_d of a net that is preconditioned as EDM's are, None for any other.
     """
 
     schedule: Schedule
     prediction: Prediction
     sampler: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    sigma_data: float | None = None
+
+
+class Levels(EDM):
+    """EDM as diffusers' nets are told of it: by ¼ ln σ itself."""
+
+    def model_time(self, t: Tensor) -> Tensor:
+        """¼ ln σ."""
+        return super().model_time(t) / 1000
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,8 @@ SOLVERS: Mapping[str, Solver] = {
     "DPMSolverSinglestepScheduler": Solver(DPMPP, "linspace", spare=True, exact=False),
     "HeunDiscreteScheduler": Solver(HEUN, "linspace", sigmas=True, exact=False),
     "LMSDiscreteScheduler": Solver(DDIM, "linspace", sigmas=True, exact=False),
+    "EDMEulerScheduler": Solver(DDIM, "linspace", exact=False),
+    "EDMDPMSolverMultistepScheduler": Solver(DPMPP, "linspace", exact=False, twists=DPM_TWIST),
     "LCMScheduler": Solver(ANCESTRAL, "leading", exact=False),
 }
 DEFAULTS: Mapping[str, Any] = {"clip_sample": True, "skip_prk_steps": False}
@@ -103,12 +117,29 @@ def scheduled(config: Mapping[str, Any], *, tokens: int, explicit: bool = False)
     solver = SOLVERS.get(name)
     if solver is None:
         raise UserError(f"its scheduler, {name}, is not read; those that are: {', '.join(SOLVERS)}")
+    if name.startswith("EDM"):
+        return _levels(name, config, solver)
     flows = name.startswith("FlowMatch") or bool(config.get("use_flow_sigmas"))
     schedule = _flow(config, tokens, explicit) if flows else _chain(config, solver)
     kind = "flow_prediction" if flows else str(config.get("prediction_type", "epsilon"))
     if kind not in PREDICTIONS:
         raise UserError(f"its scheduler's prediction_type={kind} is none of {', '.join(PREDICTIONS)}")
     return Scheduled(schedule, PREDICTIONS[kind], solver.sampler, tuple(_notes(name, config, solver)))
+
+
+def _levels(name: str, config: Mapping[str, Any], solver: Solver) -> Scheduled:
+    """EDM: levels by Karras et al., eq. 5, for a net that predicts F at c_in x."""
+    if config.get("prediction_type", "epsilon") != "epsilon":
+        raise UserError(
+            f"its scheduler, {name}, has prediction_type={config['prediction_type']}, not epsilon"
+        )
+    ends = float(config.get("sigma_min", 0.002)), float(config.get("sigma_max", 80.0))
+    schedule = Levels(*ends, rho=float(config.get("rho", 7.0)))
+    notes = _notes(name, config, solver)
+    if config.get("sigma_schedule", "karras") != "karras":
+        notes.append(f"{name} with sigma_schedule={config['sigma_schedule']} is walked with karras")
+    told = float(config.get("sigma_data", 0.5))
+    return Scheduled(schedule, "eps", solver.sampler, tuple(notes), sigma_data=told)
 
 
 def _notes(name: str, config: Mapping[str, Any], solver: Solver) -> list[str]:

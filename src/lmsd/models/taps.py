@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from lmsd.errors import UserError
 from lmsd.models.backbones import Backbone
+from lmsd.models.frozen import weights_of
 from lmsd.types import Cond, Net
 
 
@@ -42,12 +43,12 @@ def tap_names(net: Backbone, taps: Sequence[str] | None) -> tuple[str, ...]:
 
 
 @contextmanager
-def tapped(net: nn.Module, names: Sequence[str]) -> Iterator[list[Tensor]]:
+def tapped(net: Backbone, names: Sequence[str]) -> Iterator[list[Tensor]]:
     """A list that a forward pass of the net fills with the outputs of its taps, as [B,N,C], in order."""
     caught: list[Tensor] = []
 
-    def catch(module: nn.Module, args: tuple[object, ...], output: Tensor | tuple[Tensor, ...]) -> None:
-        caught.append(_places(output))
+    def catch(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        caught.append(_places(net.features(output)))
 
     handles = [net.get_submodule(name).register_forward_hook(catch) for name in names]
     try:
@@ -60,7 +61,7 @@ def tapped(net: nn.Module, names: Sequence[str]) -> Iterator[list[Tensor]]:
 @torch.no_grad()
 def tap_channels(net: Backbone, names: Sequence[str]) -> list[int]:
     """How wide the features of the taps are, from one gray image."""
-    like = next(value for value in net.state_dict().values() if value.is_floating_point())
+    like = next(value for _, value in weights_of(net) if value.is_floating_point())
     cond = Cond(
         tokens=like.new_zeros(1, 1, net.token_dim) if net.token_dim else None,
         mask=torch.ones(1, 1, dtype=torch.bool) if net.token_dim else None,
@@ -74,9 +75,8 @@ def tap_channels(net: Backbone, names: Sequence[str]) -> list[int]:
     return [h.shape[2] for h in features]
 
 
-def _places(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """A block's output (the first of several) as [B,N,C]: maps [B,C,H,W], tokens [B,N,C], a vector [B,C]."""
-    h = output if isinstance(output, Tensor) else output[0]
+def _places(h: Tensor) -> Tensor:
+    """A block's output as [B,N,C]: maps [B,C,H,W], tokens [B,N,C], a vector [B,C]."""
     if h.ndim == 4:
         return h.flatten(2).transpose(1, 2)
     return h if h.ndim == 3 else h[:, None]

@@ -8,7 +8,7 @@ bytes, so any caption can be encoded.
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -94,6 +94,16 @@ def _open(text: str) -> Any:
     from tokenizers import Tokenizer
 
     return Tokenizer.from_str(text)
+
+
+def with_tokens(text: str, tokens: Sequence[str]) -> tuple[str, int]:
+    """The tokenizer `text` with further entries, found in captions as they are written; the first's id."""
+    from tokenizers import AddedToken, Tokenizer
+
+    found = Tokenizer.from_str(text)
+    first: int = found.get_vocab_size()
+    found.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+    return found.to_str(), first
 
 
 @lru_cache(maxsize=65_536)

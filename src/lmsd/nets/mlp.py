@@ -43,7 +43,8 @@ class ResidualMLP(nn.Module):
     """A denoiser for shape (C,H,W): (x [B,C,H,W], time [B], cond [B,cond_dim], z [B,z_dim]) → [B,C,H,W].
 
     width: of the residual stream; depth: blocks of two layers; hidden: inner width over width;
-    time_dim: width of the modulating vector.
+    time_dim: width of the modulating vector; image_dim: channels that x has beyond C, whose weights begin
+    at 0.
     """
 
     def __init__(
@@ -56,13 +57,15 @@ class ResidualMLP(nn.Module):
         time_dim: int = 128,
         cond_dim: int = 0,
         z_dim: int = 0,
+        image_dim: int = 0,
     ) -> None:
         super().__init__()
         self.shape = tuple(shape)
         self.width = width
         self.gradient_checkpointing = False
         self.context = Context(time_dim, cond_dim=cond_dim, z_dim=z_dim)
-        self.inside = nn.Linear(math.prod(shape), width)
+        self.inside = nn.Linear(math.prod(shape) + image_dim * math.prod(shape[1:]), width)
+        nn.init.zeros_(self.inside.weight[:, math.prod(shape) :])
         inner = round(hidden * width)
         self.blocks = nn.ModuleList(ModulatedBlock(width, inner, time_dim) for _ in range(depth))
         self.modulation = nn.Linear(time_dim, 2 * width)
@@ -81,4 +84,5 @@ class ResidualMLP(nn.Module):
             else:
                 h = block(h, context)
         scale, shift = self.modulation(context).chunk(2, dim=1)
-        return self.outside(modulate(F.layer_norm(h, (self.width,)), scale, shift)).view_as(x)  # type: ignore[no-any-return]
+        made: Tensor = self.outside(modulate(F.layer_norm(h, (self.width,)), scale, shift))
+        return made.view(x.shape[0], *self.shape)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from lmsd.errors import UserError
+from lmsd.features.cnn import Extractor
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
 from lmsd.process.gaussian import Process
@@ -40,7 +41,8 @@ class Part:
     is frozen there; None: it is built from the node of its own name in the configuration. fresh: a twin with
     new weights. given: arguments that the method decides, for those constructors of its node that take them;
     stacked: images that it sees together, along the channels. needs: for a role that cannot do without
-    trained weights, what to say if none are given (`init_from`); None: it may begin as it is built.
+    trained weights, what to say if none are given (`init_from`); None: it may begin as it is built. fixed: a
+    twin that nothing ever moves, not even the method: of a tuned generator, the base with its adapters off.
 
     Raises UserError for a twin with arguments of its own.
     """
@@ -51,8 +53,11 @@ class Part:
     given: Mapping[str, Any] = field(default_factory=dict)
     stacked: int = 1
     needs: str | None = None
+    fixed: bool = False
 
     def __post_init__(self) -> None:
+        if self.fixed and (self.like is None or self.trained):
+            raise UserError("a fixed part is a twin that does not learn: like=ROLE, trained=False")
         if self.like is None and self.fresh:
             raise UserError("a part is fresh as the twin of another: name that one, like=ROLE")
         if self.like is not None and (self.given or self.stacked > 1):
@@ -73,12 +78,14 @@ class Facts:
     """What a method may know before it begins.
 
     captions: the distinct captions of the train split, sorted, possibly none; held_out: makes a batch of
-    images that no player is trained on, None without val shards; players: the cast, as built.
+    images that no player is trained on, None without val shards; players: the cast, as built; classifier:
+    (width, seed) → lmsd-cnn of the train split, trained once and kept; None where nobody can.
     """
 
     captions: Sequence[str]
     held_out: Callable[[], Batch | None]
     players: Players
+    classifier: Callable[[int, int], Extractor] | None = None
 
 
 class Objective(Protocol):

@@ -195,6 +195,19 @@ class Distill(Objective):
             first, second = _Seen(fake, real, here)(pair, t).mean(1).chunk(2)
         self.temperature = fit_temperature(first - second)
 
+    @torch.no_grad()
+    def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
+        """Share of the heads' verdicts on `batch` that are right; held-out data show how far they overfit."""
+        if not self.heads.fake:
+            return {}
+        fake, process = fake_of(players), generator_of(players).process
+        with still(fake):
+            x, _ = self._drawn(players, batch, rng, self.settings.steps - 1)
+            t = (self.judged or self.times)(rng, process)
+            pair = [noised(process, x, t, rng, "eps") for x in (batch.x, x)]
+            real, false = _Seen(fake, batch, rng)(torch.cat(pair), t).chunk(2)
+        return {"fake/accuracy": sign_right(self.heads.kind, real, false).mean()}
+
     # -- what both players' losses are made of ---------------------------------------------------------------
 
     def _drawn(self, players: Players, batch: Batch, rng: Rng, count: int) -> tuple[Tensor, Tensor]:

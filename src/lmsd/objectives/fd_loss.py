@@ -9,7 +9,9 @@ and it measures no more than how well it was optimized (docs/adversarial.md, `be
 by other families, as the report does.
 
 The loss couples the samples of a batch: its moments are those of all ranks, and micro-batches would make it
-another loss, so they are refused. Gradients go through the current batch alone.
+another loss, so they are refused. Gradients go through the current batch alone. A long memory sees what the
+generator was, and one that learns fast swings around it: take large batches, and β near 1 only with small
+rates (the paper: 1,024, .999 and 1e-5).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -92,7 +94,7 @@ class FDLoss(Objective):
     """
 
     def __init__(
-        self, features: Callable[[Tensor], Tensor], *, decay: float = 0.99, caption_dropout: float = 0.0
+        self, features: Callable[[Tensor], Tensor], *, decay: float = 0.9, caption_dropout: float = 0.0
     ) -> None:
         if not (0 <= decay < 1 and 0 <= caption_dropout <= 1):
             raise UserError(
@@ -142,6 +144,7 @@ class FDLoss(Objective):
         """The inverse of `state_dict`."""
         self.fake.load_state_dict(state["fake"])
         self.real.load_state_dict(state["real"])
+        self._open = False
 
 
 class _Classifier:
@@ -156,7 +159,7 @@ class _Classifier:
         return found
 
 
-def on_classifier(path: str | Path, *, decay: float = 0.99, caption_dropout: float = 0.0) -> FDLoss:
+def on_classifier(path: str | Path, *, decay: float = 0.9, caption_dropout: float = 0.0) -> FDLoss:
     """`FDLoss` on the features of an lmsd-cnn.
 
     path: the classifier's folder, made by lmsd data features; decay: β of the running moments;

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -168,8 +168,12 @@ class Rewarded(Objective):
             name: Part(trained=name in learns, given={"marginal": True}, needs=_UNTRAINED.get(name))
             for name in self.reward.judges
         }
-        twin = Part(trained=False, like="generator")
-        return {**judges, "generator": Part(), **dict.fromkeys(self.twins, twin)}
+        renewed = self.refresh is not None and self.refresh.renew
+        twins = {
+            name: Part(trained=False, like="generator", fixed=name == "reference" and not renewed)
+            for name in self.twins
+        }
+        return {**judges, "generator": Part(), **twins}
 
     @property
     def proxy(self) -> str | None:
@@ -177,7 +181,16 @@ class Rewarded(Objective):
         return "generator/reward"
 
     def prepare(self, facts: Facts) -> None:
-        """Discriminators are calibrated on held-out images."""
+        """Discriminators are calibrated on held-out images.
+
+        Raises UserError for a generator of which only the text encoder moves, which rewards do not train.
+        """
+        generator = generator_of(facts.players)
+        if not any(p.requires_grad for p in cast(nn.Module, generator.net).parameters()):
+            raise UserError(
+                "rewards do not train what reads the captions, and nothing else of this generator moves: "
+                "take tuning=lora, or full"
+            )
         if self._discriminators():
             self.held_out = facts.held_out()
 

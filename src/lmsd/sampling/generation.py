@@ -1,6 +1,7 @@
 """A generator, a sampler and its settings as one function: (batch, rng) → images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -50,11 +51,13 @@ class Generation:
             raise UserError(
                 f"mask of shape {list(mask.shape)}: give [{len(batch)},1,H,W], H and W of the images"
             )
-        device = next(net.parameters()).device
+        device = net.device
         batch, rng = batch.to(device), Rng(rng.seed, rng.position.to(device), turn=rng.turn)
         count = net.register_forward_hook(self._count)
         net.eval()
         try:
+            if net.sees != "nothing":
+                batch = self._shown(batch, mask, editing=strength is not None)
             cond = net.condition(batch)
             everything = torch.ones(len(batch), dtype=torch.bool, device=device)
             null = net.condition(batch, everything) if self.settings.guided else None
@@ -63,16 +66,27 @@ class Generation:
                     net, cond, null, sampler=self.sampler, settings=self.settings, rng=rng, shape=net.shape
                 )
             else:
-                images = edit(
-                    net, net.encode(batch).x, cond, null, sampler=self.sampler, settings=self.settings,
-                    rng=rng, strength=strength, mask=None if mask is None else self._scaled(mask.to(device)),
-                )  # fmt: skip
+                mask = None if mask is None else self._scaled(mask.to(device))
+                x = batch.x if net.sees != "nothing" else net.encode(batch).x
+                own = {"sampler": self.sampler, "settings": self.settings, "rng": rng}
+                images = edit(net, x, cond, null, **own, strength=strength, mask=mask)  # type: ignore[arg-type]
             images = net.decode(images.float())
         finally:
             net.train(training)
             count.remove()
         self._made += len(batch)
         return images.cpu()
+
+    def _shown(self, batch: Batch, mask: Tensor | None, *, editing: bool) -> Batch:
+        """The encoded batch with what the net sees: a source (an edit's x, where it has no other), a mask."""
+        extra = dict(batch.extra)
+        if editing and self.generator.sees == "source":
+            extra.setdefault("source", batch.x)
+        encoded = self.generator.encode(replace(batch, extra=extra))
+        if mask is not None and self.generator.sees == "masked":
+            shown = self._scaled(mask.to(batch.x.device))
+            return replace(encoded, extra={**encoded.extra, "mask": (shown > 0).to(encoded.x.dtype)})
+        return encoded
 
     def _scaled(self, mask: Tensor) -> Tensor:
         """A pixel mask at the size of what is diffused: a place may change if any of its pixels may."""
@@ -89,4 +103,20 @@ class Generation:
         where = {}
         if own.interval is not None and own.guided:
             where = {"interval": "{:g} to {:g}".format(*own.interval)}
+        if own.image_guidance != 1:
+            where |= {"image_guidance": f"{own.image_guidance:g}"}
+        features = self.generator.codec.told.get("features")
+        where |= {} if features is None else {"codec_features": features}
         return {"sampler": name, "steps": own.steps, "guidance": own.guidance, **where, "nfe": nfe}
+
+
+class Editing(Generation):
+    """Generation from the further pictures of a split (data.images), which scores ask for by position."""
+
+    def __init__(self, made: Generation, pictures: Callable[[list[int]], Mapping[str, Tensor]]) -> None:
+        super().__init__(made.generator, made.sampler, made.settings)
+        self.pictures = pictures
+
+    def __call__(self, batch: Batch, rng: Rng) -> Tensor:
+        """Images [B,C,H,W] in [-1,1], each made of the pictures at its position."""
+        return super().__call__(replace(batch, extra=self.pictures(batch.position.tolist())), rng)

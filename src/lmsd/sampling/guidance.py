@@ -6,6 +6,7 @@ In x̂₀ it is the same for all prediction kinds and needs no schedule.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,26 +25,36 @@ def guided(
     null: Cond | None = None,
     *,
     scale: float | Tensor = 1.0,
+    image_scale: float = 1.0,
     z: Tensor | None = None,
 ) -> Denoise:
     """The guided denoiser (x_t, t) → x̂₀ of a generator, for one z [B, z_dim].
 
-    scale: w, one number or one per sample [B]; the number 1 skips the unconditional pass. Raises UserError if
-    that pass is needed and there is no null condition.
+    scale: w, one number or one per sample [B]; the number 1 skips the unconditional pass; image_scale: w_i of
+    a generator that sees an image, whose null condition sees it too; 1 skips a third pass. Raises UserError
+    if there is no null condition and it is needed.
     """
 
     def latent(x_t: Tensor) -> Tensor | None:
         return None if z is None else z.to(x_t.dtype)
 
-    if isinstance(scale, (int, float)) and scale == 1:
+    if isinstance(scale, (int, float)) and scale == 1 and image_scale == 1:
         return lambda x_t, t: generator(x_t, t, cond, latent(x_t))
     if null is None:
         raise UserError("Guidance needs the null condition: train with caption dropout, or set guidance=1.")
 
+    seen = null.image
+    if image_scale != 1 and seen is None:
+        raise UserError("image_guidance is for a generator that sees an image (objective=edit, inpaint)")
+
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         free = generator(x_t, t, null, latent(x_t))
         weight = scale.view(-1, *[1] * (x_t.ndim - 1)) if isinstance(scale, Tensor) else scale
-        return free + weight * (generator(x_t, t, cond, latent(x_t)) - free)  # type: ignore[no-any-return]
+        guided: Tensor = free + weight * (generator(x_t, t, cond, latent(x_t)) - free)
+        if image_scale == 1 or seen is None:
+            return guided
+        blind = generator(x_t, t, replace(null, image=torch.zeros_like(seen)), latent(x_t))
+        return guided + (image_scale - 1) * (free - blind)  # type: ignore[no-any-return]
 
     return denoise
 
@@ -63,7 +74,8 @@ def denoisers(
     def denoise_at(start: Level, here: Rng) -> Denoise:
         z = here.normal((generator.z_dim,), "z") if generator.z_dim else None
         inside = interval is None or interval[0] <= start.time <= interval[1]
-        denoise = guided(generator, cond, null, scale=settings.guidance if inside else 1.0, z=z)
+        scales = (settings.guidance, settings.image_guidance) if inside else (1.0, 1.0)
+        denoise = guided(generator, cond, null, scale=scales[0], image_scale=scales[1], z=z)
         return denoise if bound is None else lambda x_t, t: denoise(x_t, t).clamp(-bound, bound)
 
     return denoise_at

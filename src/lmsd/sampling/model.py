@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lmsd.checkpoints import KEY, averages, find, find_run, put, read, spec_of, weights
+from lmsd.checkpoints import KEY, averages, find, find_run, read, spec_of
 from lmsd.errors import UserError
 from lmsd.models.exported import MANIFEST, manifest_in, opened, placed
 from lmsd.models.generator import Generator
+from lmsd.models.trained import rebuilt
 from lmsd.rng import Rng
 from lmsd.sampling.generation import Generation
 from lmsd.sampling.sampler import Sampler
@@ -93,12 +94,20 @@ class Model:
         steps: int | None = None,
         guidance: float | None = None,
         interval: tuple[float, float] | None = None,
+        image_guidance: float | None = None,
     ) -> Generation:
         """(batch, rng) → images in [-1,1], with the run's own settings where none are given."""
         own = self.config["evaluate"]
         guidance = own["guidance"] if guidance is None else guidance
         steps = own["steps"] if steps is None else steps
-        settings = Settings(steps, guidance=guidance, interval=interval or own["interval"])
+        image = own.get("image_guidance", 1.0) if image_guidance is None else image_guidance
+        if image != 1.0 and self.generator.sees == "nothing":
+            raise UserError(
+                f"image_guidance={image:g} is for runs that see an image (objective=edit, inpaint): leave "
+                "it out"
+            )
+        limits = interval or own["interval"]
+        settings = Settings(steps, guidance=guidance, interval=limits, image_guidance=image)
         sampler = sampler or build(self.config["sampler"])
         check_sampler(sampler, self.config.get("objective", {}))
         if guidance != 1.0 and self.generator.conditioner.reads == "nothing":
@@ -162,14 +171,9 @@ def load(run: str | Path, *, ema: str | int = "ema") -> Model:
     content = read(checkpoint)
     half_life = None if ema == "raw" or not averages(content, "generator") else str(ema)
     try:
-        built = build(spec_of(content))
-        if not isinstance(built, Generator):
-            raise UserError(f"its spec builds a {type(built).__name__} and no Generator")
-        mismatch = put(built, weights(content, "generator", half_life))
+        built = rebuilt(content, half_life)
     except UserError as error:
         raise UserError(f"{checkpoint}: {error}") from error
-    if mismatch.missing:
-        raise UserError(f"{checkpoint} lacks {', '.join(mismatch.missing[:5])}: its spec is of another net")
     text = str(content[KEY]["config"])
     return Model(
         generator=built.eval().requires_grad_(False),

@@ -1,5 +1,6 @@
 """How a generator is sampled, whatever the sampler: in training, evaluation and serving alike."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -37,7 +38,8 @@ class Settings:
 
     steps: K of the chain; guidance: w of x̂₀ = x̂₀(null) + w (x̂₀(cond) − x̂₀(null)), 1: off; interval: low and
     high, guide only steps that start at a time low ≤ t ≤ high of the schedule (σ for EDM; Kynkäänniemi et al.
-    2024), None: all; bound: on every |x̂₀| (Ho et al. 2020).
+    2024), None: all; bound: on every |x̂₀| (Ho et al. 2020); image_guidance: w_i of a generator that sees an
+    image, x̂₀(∅, ∅) + w_i (x̂₀(image, ∅) − x̂₀(∅, ∅)) + w (x̂₀(image, text) − x̂₀(image, ∅)), 1: off.
 
     Raises UserError for values out of range.
     """
@@ -46,6 +48,7 @@ class Settings:
     guidance: float = 1.0
     interval: tuple[float, float] | None = None
     bound: Bound = "codec"
+    image_guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if type(self.steps) is not int or self.steps < 1:
@@ -55,6 +58,8 @@ class Settings:
             or not torch.as_tensor(self.guidance).isfinite().all()
         ):
             raise UserError(f"sampling: guidance={self.guidance!r} must be a finite number; 1 is off")
+        if not math.isfinite(self.image_guidance):
+            raise UserError(f"sampling: image_guidance={self.image_guidance!r} must be finite; 1 is off")
         check_bound(self.bound)
         if self.interval is not None:
             if len(self.interval) != 2 or self.interval[0] > self.interval[1]:
@@ -68,4 +73,4 @@ class Settings:
     @property
     def guided(self) -> bool:
         """Whether the null condition is needed."""
-        return self.guidance != 1
+        return self.guidance != 1 or self.image_guidance != 1

@@ -17,7 +17,7 @@ from lmsd.cli.verbs import WORDS
     ("line", "found"),
     [
         ("lmsd tr", ["train"]),
-        ("lmsd data ", ["build", "features", "index", "show", "statistics"]),
+        ("lmsd data ", ["build", "encode", "features", "index", "show", "statistics"]),
         ("lmsd data build d", ["digits"]),
         ("lmsd data build digits image_f", ["image_format="]),
         ("lmsd train trainer=", [f"trainer={choice}" for choice in groups()["trainer"]]),

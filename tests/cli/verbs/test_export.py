@@ -28,6 +28,14 @@ def test_a_run_leaves_and_comes_back(home: Home, capsys: pytest.CaptureFixture[s
     assert (manifest["format"], manifest["steps"], len(manifest["knots"])) == ("safetensors", 2, 3)
 
 
+def test_a_card_names_no_folders_of_this_machine(home: Home) -> None:
+    run = Path("outputs/first").absolute()
+    spoken(["export", f"run={run}", "format=safetensors", "to=out/public"])
+    card = Path("out/public/README.md").read_text()
+    assert "`lmsd export run=first format=safetensors to=out/public`" in card
+    assert str(run.parent) not in card + Path("out/public/lmsd.json").read_text()
+
+
 def test_a_checkpoint_and_an_exported_folder_are_runs_too(home: Home) -> None:
     path = newest(Path("outputs/first/checkpoints"))
     spoken(["export", f"run={path}", "format=safetensors", "to=out/of_file", "ema=raw", "sampler=dpmpp"])
@@ -58,6 +66,14 @@ def test_a_checkpoint_and_an_exported_folder_are_runs_too(home: Home) -> None:
 )
 def test_mistakes(home: Home, refused: Refused, words: list[str], said: str) -> None:
     assert said in refused("export", *words)
+
+
+def test_other_verbs_say_what_an_exported_folder_is_for(home: Home, refused: Refused) -> None:
+    spoken(["export", "run=outputs/first", "format=safetensors", "to=out/named"])
+    assert "out/named is an exported folder, which lmsd.load opens" in refused(
+        "sample", "run=out/named", "n=1"
+    )
+    assert "out/named is an exported folder" in refused("evaluate", "run=out/named")
 
 
 def test_what_tab_offers() -> None:

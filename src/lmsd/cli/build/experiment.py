@@ -15,8 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lmsd import spec
-from lmsd.checkpoints import WeightsRef, find_run, load_weights
+from lmsd.checkpoints import Mismatch, WeightsRef, find_run, load_weights
 from lmsd.cli.bar import drawn
+from lmsd.cli.build.extractors import classifier_of
+from lmsd.cli.build.latents import attach
 from lmsd.cli.config.compose import stored
 from lmsd.cli.config.schema import held, leaves, plain
 from lmsd.data.shards import Split
@@ -29,11 +31,19 @@ from lmsd.errors import UserError
 from lmsd.models.conditioner import Conditioner, LabelConditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
+from lmsd.models.trained import located
 from lmsd.objectives.base import Cast, Facts, Objective, Part
 from lmsd.objectives.base import trained as learners
 from lmsd.ranks import launched_rank
 from lmsd.sampling.model import check_sampler
+from lmsd.tuning import bare, is_tuned
+from lmsd.tuning.files import load
 from lmsd.types import Batch
+
+NOTHING = "lmsd.models.parts.nothing"
+"""The target of generator=none."""
+EVERYTHING: Mapping[str, Any] = {"_target_": "lmsd.tuning.full.Full", "modules": None, "text": []}
+"""The tuning that leaves a generator as it is."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +64,16 @@ def build(config: DictConfig) -> Experiment:
     check_shards(config)
     check_uses(config)
     torch.manual_seed(config.seed)
-    lead = generator(config)
+    lead = None if config.generator._target_ == NOTHING else generator(config)
     objective: Objective = instantiate(config.objective)
     check_sampler(instantiate(config.sampler), plain(config.objective))
     counts = {name: config[name] for name in ("batch_size", "micro_batches", "seed")}
     data = ShardDataModule(shard_set(config), **counts)
     captions = training_captions(data.shards)
     nets = cast(config, objective.cast, lead, data.shards, captions)
-    objective.prepare(Facts(captions, partial(held_out, data.shards), nets))
+    attach(config, data.shards, nets)
+    classifier = partial(classifier_of, config.evaluate.extractor, data.shards)
+    objective.prepare(Facts(captions, partial(held_out, data.shards), nets, classifier))
     return Experiment(data, nets, objective, engine(config, nets, objective))
 
 
@@ -104,8 +116,8 @@ def generator(config: DictConfig) -> Generator:
 
 
 def generator_spec(config: DictConfig) -> dict[str, Any]:
-    """The generator's node with the parts and sizes that it takes: enough to rebuild it."""
-    return spec.completed(*described(plain(config)))
+    """The generator's node with the parts and sizes that it takes, and its tuning: enough to rebuild it."""
+    return tuned(spec.completed(*described(plain(config))), plain(config).get("tuning"))
 
 
 def described(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -113,6 +125,29 @@ def described(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, 
     parts = {name: tree[name] for name in ("schedule", "conditioner", "codec")}
     parts["net"] = {**tree["net"], "_partial_": True}  # the other parts say how large
     return tree["generator"], parts | {name: tree["data"][name] for name in ("channels", "image_size")}
+
+
+def tuned(whole: dict[str, Any], tuning: Any) -> dict[str, Any]:
+    """A generator's node with what may move of it; None: stored before there was any choice."""
+    if "path" in whole:
+        whole["path"] = located(str(whole["path"]))
+    if tuning in (None, EVERYTHING):
+        return whole
+    if "path" not in whole:
+        raise UserError(
+            "tuning= adapts a trained generator, and this one begins with random weights: take "
+            "generator=pipeline generator.path=FOLDER, or generator=run generator.path=RUN@ema"
+        )
+    return {"_target_": "lmsd.tuning.base.tuned", "generator": whole, "tuning": tuning}
+
+
+def lead_spec(config: DictConfig, lead: str) -> dict[str, Any]:
+    """What rebuilds the player that leads."""
+    if lead == "generator":
+        return generator_spec(config)
+    tree = plain(config)
+    channels, side = tree["data"]["channels"], tree["data"]["image_size"]
+    return spec.completed(tree[lead], {"shape": [channels, side, side]})
 
 
 def check_condition(conditioner: Conditioner, data: ShardSet) -> None:
@@ -183,7 +218,7 @@ def own(config: DictConfig, role: str, part: Part, player: Generator | None) -> 
 
 
 def cast(
-    config: DictConfig, parts: Cast, lead: Generator, data: ShardSet, captions: list[str]
+    config: DictConfig, parts: Cast, lead: Generator | None, data: ShardSet, captions: list[str]
 ) -> dict[str, nn.Module]:
     """Build every role of a cast, from its own node or as a twin, and load the weights of `init_from=`.
 
@@ -198,7 +233,9 @@ def cast(
     for role in order:
         part = parts[role]
         if part.like is None:
-            net = lead if role == "generator" else own(config, role, part, player)
+            net = lead if lead and role == "generator" else own(config, role, part, player)
+        elif part.fixed and is_tuned(nets[part.like]) and origin(parts, role) not in sources:
+            net = bare(nets[part.like])
         else:
             net = twin(nets[part.like])
             if part.fresh:
@@ -301,7 +338,10 @@ def training_captions(data: ShardSet) -> list[str]:
 def initialize(net: nn.Module, role: str, source: WeightsRef) -> None:
     """Load the weights of another run into one player; print what does not match."""
     path = source.path if source.path.exists() else find_run(str(source.path))
-    mismatch = load_weights(net, path, player=source.player, ema=source.ema)
+    if path.suffix == ".safetensors" and isinstance(net, Generator):
+        mismatch = Mismatch(*map(tuple, load(path, net)))
+    else:
+        mismatch = load_weights(net, path, player=source.player, ema=source.ema)
     if launched_rank():
         return
     kind = f"EMA {source.ema}" if source.ema else "raw weights"
@@ -355,5 +395,8 @@ def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objecti
         seed=config.seed,
         compile=config.compile,
         log_every=config.log_every,
-        record={"config": OmegaConf.to_yaml(stored(config)), "spec": generator_spec(stored(config))},
+        record={
+            "config": OmegaConf.to_yaml(stored(config)),
+            "spec": lead_spec(stored(config), objective.lead),
+        },
     )

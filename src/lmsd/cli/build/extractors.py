@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lmsd.cli.bar import Bar
+from lmsd.cli.runs.agreed import agreed
 from lmsd.data.shardset import ShardSet
 from lmsd.errors import UserError
 from lmsd.features.base import FeatureExtractor
@@ -43,6 +44,16 @@ def extractor_of(settings: DictConfig, data: ShardSet) -> FeatureExtractor:
     return CLIPExtractor(path) if kind == "clip" else DINOv2Extractor(path)
 
 
+def classifier_of(settings: DictConfig, data: ShardSet, width: int, seed: int) -> Extractor:
+    """Another lmsd-cnn of these data, to be trained on; rank 0 trains it, and the others find it."""
+
+    def made() -> str:
+        own = {"augment": settings.augment, "images": settings.images, "seed": seed, "width": width}
+        return str(find_or_train(data, **own)[1])
+
+    return load_extractor(agreed(f"classifier_{width}_{seed}", made))
+
+
 def find_or_train(
     data: ShardSet,
     *,
@@ -50,17 +61,20 @@ def find_or_train(
     augment: Any = "shift",
     images: int | None = None,
     seed: int = 0,
+    width: int = 32,
     folder: Path | None = None,
 ) -> tuple[Extractor, Path]:
     """lmsd-cnn or lmsd-ssl for these data and where it is kept: `folder`, or the user's cache, by recipe."""
     train = data.split_set("train")
     name = "-".join([kind, train.hash[:16], augment, str(images or "default"), str(seed)])
+    name += f"-w{width}" if width != 32 else ""
     kept = folder or cache_folder() / "extractors" / name
     if (kept / f"{kind}.json").is_file():
         return load_extractor(kept, kind=kind), kept
     learn = train_without_labels
     if kind == "lmsd-cnn":
-        learn = partial(train_extractor, held_out=data.split_set("val") if data.has("val") else None)
+        held_out = data.split_set("val") if data.has("val") else None
+        learn = partial(train_extractor, held_out=held_out, width=width)
     else:
         print(f"note: lmsd-ssl of these data is trained first, once, and kept in {kept}", file=sys.stderr)
     with Bar() as bar:

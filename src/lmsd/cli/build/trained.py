@@ -16,6 +16,7 @@ from lmsd.cli.runs import store
 from lmsd.errors import UserError
 from lmsd.sampling import Generation, Model, Sampler, load
 from lmsd.spec import build
+from lmsd.tuning.merge import Adapter, attach
 
 
 def opened(folder: Path, chosen: SamplingOptions) -> tuple[Model, Generation]:
@@ -24,11 +25,14 @@ def opened(folder: Path, chosen: SamplingOptions) -> tuple[Model, Generation]:
     A pipeline's folder that nothing trained has none. Raises UserError where there is no such checkpoint.
     """
     model = pretrained.opened(folder, chosen) if pretrained.is_one(folder) else trained(folder, chosen)
+    if chosen.adapters:
+        attach(model.generator, [Adapter.parse(text) for text in chosen.adapters])
     return model, model.generation(
         sampler=None if chosen.sampler is None else sampler(chosen.sampler),
         steps=chosen.steps,
         guidance=chosen.guidance,
         interval=chosen.interval or None,  # type: ignore[arg-type]
+        image_guidance=chosen.image_guidance,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
 from torchmetrics import Metric
 
 from lmsd import spec, types
@@ -25,13 +26,16 @@ from lmsd.evaluation.features import Uncaptioned
 from lmsd.evaluation.foreign import opened
 from lmsd.evaluation.grid import save_grid, to_picture
 from lmsd.evaluation.overlap import overlap, similarity_of
+from lmsd.evaluation.reconstruction import Reconstruction
 from lmsd.features.base import ImageSet
 from lmsd.files import cache_folder
+from lmsd.models.codec import Codec
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import generator_of
 from lmsd.ranks import rank_and_world
 from lmsd.rng import Rng
-from lmsd.sampling import Generation, Settings
+from lmsd.sampling import Generate, Generation, Settings
+from lmsd.sampling.generation import Editing
 
 
 def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) -> Evaluator:
@@ -88,6 +92,11 @@ def require_val(data: ShardSet) -> None:
         )
 
 
+def sighted(made: Generation, data: ShardSet, split: Any) -> Generation:
+    """A generation whose scores are made from the further pictures of a split, if the data have such."""
+    return Editing(made, data.split_set(split).pictures) if data.images else made
+
+
 class Validation:
     """Called by the engine at its cadence: scores of the first EMA on val, D on held-out images, a grid.
 
@@ -133,14 +142,9 @@ class Validation:
     def __call__(self, engine: Engine) -> Mapping[str, float]:
         """Scores by name, val/... ; the grid goes into samples/, the record into eval/val/."""
         averages = engine.average(engine.lead)
-        generator = averages.average() if averages.half_lives else engine.players[engine.lead]
-        assert isinstance(generator, Generator)
+        lead = averages.average() if averages.half_lives else engine.players[engine.lead]
         settings = self.config.evaluate
-        generate = Generation(
-            generator,
-            instantiate(self.config.sampler),
-            Settings(settings.steps, guidance=settings.guidance, interval=settings.interval),
-        )
+        generate = self._generate(lead)
         half_life = str(averages.half_lives[0]) if averages.half_lives else "raw"
         scores = self.evaluator(
             generate,
@@ -166,6 +170,16 @@ class Validation:
             print(f"{engine.clock.images:,} images\n{scores}", flush=True)
         return found
 
+    def _generate(self, lead: nn.Module) -> Generate:
+        """How images are made: sampled, or given back by a codec that is trained itself."""
+        if isinstance(lead, Codec):
+            return Reconstruction(lead, self.data.split_set("val"))
+        assert isinstance(lead, Generator)
+        settings = self.config.evaluate
+        limits = {"interval": settings.interval, "image_guidance": settings.get("image_guidance", 1.0)}
+        ways = Settings(settings.steps, guidance=settings.guidance, **limits)
+        return sighted(Generation(lead, instantiate(self.config.sampler), ways), self.data, "val")
+
     def _probed(self, engine: Engine) -> dict[str, float]:
         """The method's diagnostics on training and held-out images: they differ when a player memorizes."""
         rows = self.evaluator.rows[:256]
@@ -174,7 +188,8 @@ class Validation:
             held_out = self.data.split_set(split)
             places = [row % len(held_out) for row in rows]
             batch = held_out.batch(places).to(engine.device)
-            batch = generator_of(engine.roles).encode(batch)
+            if "generator" in engine.roles:
+                batch = generator_of(engine.roles).encode(batch)
             logs = engine.objective.probe(engine.roles, batch, Rng(engine.seed, batch.position))
             found |= {f"{name}_{split}": float(value) for name, value in logs.items()}
         return found

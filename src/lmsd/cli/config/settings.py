@@ -45,6 +45,8 @@ class Evaluate:
     """of sampling"""
     guidance: float = 1.0
     """w of x_hat = null + w (cond - null); 1: off"""
+    image_guidance: float = 1.0
+    """of a run that sees an image (objective=edit, inpaint): the same for the image; 1: off"""
     interval: tuple[Measure, Measure] | None = None
     """the times [low, high] of the schedule at which guidance acts; null: all"""
     grid: Amount = 32
@@ -145,6 +147,7 @@ class Train:
     codec: Node
     net: Node
     generator: Node
+    tuning: Node
     discriminator: Node
     sampler: Node
     objective: Node
@@ -161,12 +164,13 @@ class Train:
 class RunOptions:
     """A run, what is taken of it, and how its sampling goes; None takes the run's own choice.
 
-    checkpoint: a file name, or the newest.
+    checkpoint: a file name, or the newest; adapters: LoRA files or runs, each with *STRENGTH, to be added.
     """
 
     run: str
     sampler: str | None = None
     checkpoint: str | None = None
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,5 +182,6 @@ class SamplingOptions(RunOptions):
 
     steps: Count | None = None
     guidance: Guidance | None = None
+    image_guidance: Guidance | None = None
     interval: tuple[Measure, ...] = ()
     ema: str = "ema"

@@ -9,10 +9,12 @@ from lmsd.errors import UserError
 
 KEY = "pipeline="
 TARGET = "lmsd.models.pipeline.from_pipeline"
+WHOLE = {TARGET: ("pipeline", "folder"), "lmsd.models.trained.from_run": ("run", "run")}
+"""Generators that come with all their parts, as they are chosen, and where they are read."""
 OWN = ("image_size", "batch_size")
 """Options of the run's configuration beside those with a dot: size of the images, how many at once."""
 PARTS = ("net", "schedule", "conditioner", "codec")
-"""Groups that a folder stands in the place of."""
+"""Groups that a folder or a run stands in the place of."""
 
 
 def folder_of(config: DictConfig) -> str | None:
@@ -32,8 +34,9 @@ def told_of_folder(config: DictConfig) -> dict[str, Any]:
 
 
 def refuse_parts(words: Sequence[str], config: DictConfig) -> None:
-    """Refuse a part, or an option of one, that a pipeline's folder holds already."""
-    for word in words if folder_of(config) else ():
+    """Refuse a part, or an option of one, that a pipeline's folder or a run holds already."""
+    name, there = WHOLE.get(str((config.get("generator") or {}).get("_target_")), ("", ""))
+    for word in words if name else ():
         part = word.lstrip("+").partition("=")[0].partition(".")[0]
         if part in PARTS:
-            raise UserError(f"{word}: generator=pipeline reads its {part} from the folder: leave it out")
+            raise UserError(f"{word}: generator={name} reads its {part} from the {there}: leave it out")

@@ -21,10 +21,13 @@ lmsd data features SHARDS [option=value ...]        train what scores a data set
                                                     lmsd-ssl (kind=ssl), which never sees a label
 lmsd data statistics WORDS [images=10_000]          mean and deviation of a run's latents, into the file that
                                                     its codec reads; WORDS: those of lmsd train
+lmsd data encode WORDS                              latents and text codes of a run's training images, once,
+                                                    into data.train.latents=FOLDER, which it then reads
 
 Sources
   digits     scikit-learn's handwritten digits, 8x8, "a handwritten seven"
   shapes     captioned scenes at any size: image_size=16 train_count=10_000
+  edits      pairs of such scenes: KEY.source.png, the instruction, KEY.png; image_size=16 train_count=10_000
   cifar10    path=cifar-10-binary.tar.gz, the official binary archive
   PATH       a folder or file as other tools leave them, recognized and said; source=NAME overrules:
              folder       images, .txt or .caption beside each (or captions=FILE.csv|.tsv|.jsonl|.parquet)
@@ -56,9 +59,10 @@ Options of features
 
 def main(arguments: list[str]) -> int:
     """Dispatch to an action."""
-    from lmsd.cli.verbs.latents import statistics
+    from lmsd.cli.verbs.latents import encode, statistics
 
-    actions = {"build": build, "index": index, "show": show, "features": features, "statistics": statistics}
+    actions = {"build": build, "index": index, "show": show, "features": features}
+    actions |= {"statistics": statistics, "encode": encode}
     if arguments[0] not in actions:
         raise UserError(f"unknown action '{arguments[0]}'{nearest(arguments[0], actions)}; lmsd data --help")
     return actions[arguments[0]](arguments[1:])

@@ -22,12 +22,15 @@ HELP = """lmsd edit run=RUN image=FILE prompt=PROMPT [option=value ...]
 
   image=FILE             JPEG, PNG or WebP; cropped and resized to the run's square
   prompt='a blue star'   what it shall become; none for a run with conditioner=none
-  strength=0.6           in (0, 1]: how far from the image; default 0.6, with a mask 1; of S steps the
-                         nearest number to strength x S is done (halves up, at least one)
+                         a run of objective=edit is told what to do with it, prompt='make it blue'
+  strength=0.6           in (0, 1]: how far from the image; default 0.6, 1 with a mask or where the run sees
+                         the image (objective=edit, inpaint); of S steps the nearest number to strength x S
+                         is done (halves up, at least one)
   mask=FILE              white where it may change, gray: how much; of the image's shape; every black
                          pixel stays as it is, bit for bit
   seed=0
-  steps= guidance= interval= sampler= ema= checkpoint=      as in lmsd sample
+  steps= guidance= interval= sampler= ema= checkpoint= adapters=      as in lmsd sample
+  image_guidance=1.5     how closely a run that sees the image keeps to it
   out=FILE.png           default: RUN/samples/edit-NNN.png, with a .json beside it
 """
 
@@ -46,10 +49,7 @@ class EditOptions(SamplingOptions):
 
 def main(arguments: list[str]) -> int:
     """Edit and say where the picture lies."""
-    chosen = options.read(EditOptions, arguments, verb="edit")
-    if chosen.strength is None:
-        chosen = replace(chosen, strength=0.6 if chosen.mask is None else 1.0)
-    print(edit(chosen))
+    print(edit(options.read(EditOptions, arguments, verb="edit")))
     return 0
 
 
@@ -68,6 +68,7 @@ def edit(chosen: EditOptions) -> Path:
     from lmsd.types import levels
 
     model, generate = opened(folder, chosen)
+    chosen = replace(chosen, strength=strength_of(chosen, model.generator.sees))
     words = prompt_of(chosen, model.generator.conditioner.reads)
     note_prompts(model, words)
     channels, size, _ = model.generator.image_shape
@@ -93,6 +94,18 @@ def edit(chosen: EditOptions) -> Path:
         Image.fromarray(found if channels == 3 else found[:, :, 0]).save(out, format="PNG")
         out.with_suffix(".json").write_text(json.dumps(record, indent=1, default=str) + "\n")
     return out
+
+
+def strength_of(chosen: EditOptions, sees: str) -> float:
+    """How far to go from the image: all the way where the run sees it, or where a mask keeps the rest.
+
+    sees: what the generator has beside x. Raises UserError for a run of inpainting without a mask.
+    """
+    if sees == "masked" and chosen.mask is None:
+        raise UserError("this run fills in what a mask marks (objective=inpaint): give mask=FILE")
+    if chosen.strength is not None:
+        return chosen.strength
+    return 0.6 if chosen.mask is None and sees == "nothing" else 1.0
 
 
 def check(chosen: EditOptions) -> None:

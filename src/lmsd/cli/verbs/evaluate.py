@@ -32,7 +32,7 @@ HELP = """lmsd evaluate run=RUN [option=value ...]
                         split=test|val|train    n= (default: the whole split)    seeds=[0,1,2]
   steps=[1,2,4] guidance=[1,3] sampler=         default: the run's own; every combination is scored
   interval=[0.2,0.8]             guide only the steps that start at these times; default: the run's own
-  ema=[ema,raw,HALFLIFE]  checkpoint=FILE
+  ema=[ema,raw,HALFLIFE]  checkpoint=FILE  adapters='[A.safetensors, RUN*0.7]'
   extractor=KIND weights=PATH    lmsd-cnn, lmsd-ssl; inception, clip or dinov2 from files that you have
   shards=SHARDS         held-out shards that lie elsewhere
   families=[ssl,random]          further features beside the extractor's: also FOLDER of a DINOv2; or none
@@ -61,6 +61,7 @@ class Combinations(RunOptions):
                 run=self.run,
                 sampler=self.sampler,
                 checkpoint=self.checkpoint,
+                adapters=self.adapters,
                 steps=steps,
                 guidance=guidance,
                 interval=() if unguided else self.interval,
@@ -119,10 +120,11 @@ def ranks() -> Iterator[None]:
 
 def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
     """Score a run on a split at every combination of settings, write the records, return them as text."""
+    from lmsd.cli.build.experiment import shard_set
     from lmsd.cli.build.families import tuned_on
     from lmsd.cli.build.pretrained import fitted
     from lmsd.cli.build.trained import opened
-    from lmsd.cli.build.validate import metrics
+    from lmsd.cli.build.validate import metrics, sighted
 
     config = store.config_of(folder)
     about = {"run": folder.name, "commit": store.environment()["commit"], "tuned_on": tuned_on(config)}
@@ -134,6 +136,7 @@ def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
         generate = fitted(generate, config)
         if scorer is None:
             scorer, beside = scorer_of(config, chosen)
+        generate = sighted(generate, shard_set(config), chosen.split)
         made = partial(scorer, generate, metrics=others, families=beside)
         said.append(str(score(folder, model, generate, scorer, made, chosen, about)))
     return "\n\n".join(said)

@@ -19,12 +19,16 @@ from lmsd.export import FORMATS, MANIFEST, FormatName
 if TYPE_CHECKING:
     from lmsd.sampling import Model
 
+KEPT = ("safetensors", "lora", "kohya", "embedding")
+"""Formats that hold a tuned generator as it is; for the others adapters are merged into the weights."""
+
 SAID = """lmsd export run=RUN format=NAME to=FOLDER [option=value ...]
 
   run=last|ID|FOLDER     a run, one of its checkpoints, or a folder that lmsd export wrote
   to=FOLDER              a new folder: lmsd.json, the model, README.md (its card), parity.json
   ema=ema|raw|HALFLIFE   checkpoint=FILE       which weights; default the first average of the newest one
-  sampler= steps= guidance= interval=          what the exported model is sampled with; default: the run's own
+  sampler= steps= guidance= image_guidance= interval=
+                         what the exported model is sampled with; default: the run's own
   license=apache-2.0     of the model, by the hub's name, for the card
   hub=USER/NAME          also upload the folder there, after everything else
 
@@ -55,8 +59,12 @@ def main(arguments: list[str]) -> int:
     from lmsd.export.folder import check_place, export
 
     check_place(chosen.to)
+    if chosen.adapters:
+        raise UserError("adapters= are merged before the export: lmsd merge run=... adapters=... to=FOLDER")
     model, records = opened(chosen)
-    told = Told(["export", *map(store.shown, arguments)], chosen.license, records, base_of(model))
+    if chosen.format not in KEPT:
+        model = without_adapters(model)
+    told = Told(["export", *map(published, arguments)], chosen.license, records, base_of(model))
     parity = export(model, chosen.format, chosen.to, given, told)
     for row in parity.rows:
         print(f"note: {row}", file=sys.stderr)
@@ -66,6 +74,27 @@ def main(arguments: list[str]) -> int:
         print(push(chosen.to, chosen.hub), file=sys.stderr)
     print(chosen.to)
     return 0
+
+
+def without_adapters(model: "Model") -> "Model":
+    """The same model with its adapters in its weights, for formats that know of none.
+
+    Raises UserError for a word of its own, which is no change of weights, and for changed text encoders.
+    """
+    from lmsd.tuning import is_tuned
+    from lmsd.tuning.low import changes
+    from lmsd.tuning.merge import merged, whole
+
+    if not is_tuned(model.generator):
+        return model
+    found = changes(model.generator)
+    if not found or any(component.startswith("text_encoder") for component, _ in found):
+        raise UserError(
+            f"{model.name} is tuned otherwise than by adapters of its net alone: take format=safetensors, "
+            "lora or embedding"
+        )
+    generator = merged(model.generator).requires_grad_(False).eval()
+    return replace(model, generator=generator, spec=whole(model.spec, text=False))
 
 
 def split(words: Sequence[str]) -> tuple[ExportOptions, Any]:
@@ -130,6 +159,12 @@ def resampled(model: "Model", chosen: ExportOptions) -> "Model":
     found = replace(model, config=config)
     found.generation()  # which refuses what the run cannot be sampled with
     return found
+
+
+def published(word: str) -> str:
+    """A word of the command line as a card may show it: without secrets and folders of this machine."""
+    key, equals, value = store.shown(word).partition("=")
+    return f"{key}{equals}{Path(value).name if Path(value).is_absolute() else value}"
 
 
 def base_of(model: "Model") -> str | None:

@@ -26,8 +26,10 @@ HELP = """lmsd sample run=RUN prompts=PROMPTS [option=value ...]
                          captions of val, as in the grids of their training, or with each class in turn
   seeds=[0,1,2]          one row of images for each seed
   steps= guidance=       default: the run's own
+  image_guidance=        of a run that sees an image (objective=edit, inpaint); default: the run's own
   interval=[0.2,0.8]     guide only the steps that start at these times; default: the run's own
   ema=ema|raw|HALFLIFE   checkpoint=FILE       which weights; default the first average of the newest one
+  adapters='[A.safetensors, RUN*0.7]'          LoRAs to add, each at its strength
   sampler=few_step       another sampler by name: few_step, ddim, ancestral, heun, dpmpp, plms
   out=FILE.png           default: RUN/samples/sample-NNN.png, with a .json beside it
   again=FILE.json        the same grid once more, bit for bit, from that .json; only out= may stand beside it

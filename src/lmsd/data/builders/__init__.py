@@ -2,6 +2,7 @@
 
 digits    scikit-learn's handwritten digits, real, 8x8
 shapes    procedural captioned scenes at any size, with an exact checker (`lmsd.data.builders.shapes`)
+edits     pairs of such scenes and the instruction that makes one of the other
 cifar10   the official binary archive, cifar-10-binary.tar.gz, from a local path
 folder    images with a .txt beside each, or a CSV or JSONL file of captions
 imagefolder, classes, kohya, coco, table, parquet, tars    as other tools leave data (`layouts`)
@@ -27,8 +28,8 @@ if TYPE_CHECKING:  # torch is imported where it is used
 
 __all__ = ["SOURCES", "BuildOptions", "SourceName", "build"]
 
-SourceName: TypeAlias = Literal["digits", "shapes", "cifar10"] | LayoutName
-SOURCES: tuple[SourceName, ...] = ("digits", "shapes", *LAYOUTS, "cifar10")
+SourceName: TypeAlias = Literal["digits", "shapes", "edits", "cifar10"] | LayoutName
+SOURCES: tuple[SourceName, ...] = ("digits", "shapes", "edits", *LAYOUTS, "cifar10")
 
 
 def build(
@@ -45,6 +46,11 @@ def build(
     """
     options = options or BuildOptions()
     out = Path(out)
+    if source == "edits":
+        from lmsd.data.builders.edits import build_edits  # with torch
+
+        options.check(source)
+        return build_edits(out, options, progress)
     with fresh_folder(out, overwrite=options.overwrite) as work, tempfile.TemporaryFile() as spool:
         opened = _open(source, options)
         prepared = prepare_source(opened, options, spool=spool, progress=progress)
@@ -54,7 +60,7 @@ def build(
     return out / MANIFEST
 
 
-def _open(source: SourceName, options: BuildOptions) -> Source:
+def _open(source: Literal["digits", "shapes", "cifar10"] | LayoutName, options: BuildOptions) -> Source:
     """The source of that name, its options checked."""
     if source not in SOURCES:
         raise UserError(f"there is no source {source!r}; take one of {', '.join(SOURCES)}")

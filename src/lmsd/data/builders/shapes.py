@@ -54,6 +54,8 @@ _PALETTE = np.array(
     [[225, 45, 40], [40, 165, 65], [45, 85, 225], [240, 200, 40], [155, 60, 195], [40, 195, 215]], np.float32
 )
 _GROUND = np.array([[18, 18, 22], [120, 120, 124], [240, 240, 236]], np.float32)
+GROUND_OF: dict[str, Floats] = dict(zip(BACKGROUNDS, _GROUND, strict=True))
+"""The color of every background, in levels 0..255."""
 _RADIUS = np.array([0.155, 0.26], np.float32)
 _PLACE = np.array([[0.3, 0.5], [0.7, 0.5], [0.5, 0.3], [0.5, 0.7], [0.5, 0.5]], np.float32)
 _PHRASE = {
@@ -204,7 +206,7 @@ class Reading:
     radius: Floats
 
 
-def _levels(images: Tensor | NDArray[np.uint8] | Floats) -> Floats:
+def as_levels(images: Tensor | NDArray[np.uint8] | Floats) -> Floats:
     """Any batch as float32 [B, H, W, 3] in levels 0..255: uint8 [B,H,W,3], or float [B,3,H,W] in [−1, 1]."""
     array = images.detach().float().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
     if array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] == 3:
@@ -282,7 +284,7 @@ def _fit(a: Floats, shape: int) -> tuple[Floats, Floats, Floats, Floats]:
 
 def read_scenes(images: Tensor | NDArray[np.uint8] | Floats) -> Reading:
     """What every picture of a batch shows, from uint8 [B,H,W,3] or float [B,3,H,W] in [−1, 1]."""
-    a, background, color, distance, rest = _cover(_levels(images))
+    a, background, color, distance, rest = _cover(as_levels(images))
     fits = [_fit(a, shape) for shape in range(len(SHAPES))]
     best = np.stack([fit[0] for fit in fits]).argmin(0)
     rows = np.arange(len(a))

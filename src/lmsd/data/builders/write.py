@@ -132,17 +132,17 @@ def write_shards(
             encoded = (_members(sample, options, spool) for sample in chosen)
             if chosen:
                 name = split if repeats == 1 else f"{split}-x{repeats}"
-                shards += _write_split(folder, name, encoded, size=options.shard_size, tell=tell)
+                shards += write_split(folder, name, encoded, size=options.shard_size, tell=tell)
     return shards
 
 
-def _write_split(
+def write_split(
     folder: Path,
     name: str,
     samples: Iterator[dict[str, str | bytes]],
     *,
     size: int,
-    tell: Callable[[], None],
+    tell: Callable[[], None] = lambda: None,
 ) -> list[Path]:
     """Write one split's samples with webdataset's own writer, nothing in the tar depending on who or when."""
     from webdataset.writer import ShardWriter

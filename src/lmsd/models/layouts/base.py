@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lmsd.models.frozen import freeze
+from lmsd.models.frozen import freeze, weights_of
+from lmsd.models.words import HubSpeller
 from lmsd.types import Cond
 
 CLIP = ("CLIPTextModel",)
@@ -64,7 +65,7 @@ class States:
     mask: Tensor
 
 
-class Encoder(nn.Module):
+class Encoder(HubSpeller):
     """A frozen text encoder with its tokenizer."""
 
     model: Any
@@ -75,13 +76,21 @@ class Encoder(nn.Module):
         self.tokenizer = tokenizer
         self.model = freeze(model, saved=False)
 
-    @torch.no_grad()
+    @property
+    def hub(self) -> Any:
+        """The encoder."""
+        return self.model
+
     def forward(self, captions: Sequence[str], *, length: int | None = None, masked: bool = False) -> States:
         """Captions padded or cut to `length` tokens, None: the tokenizer's; masked: padding is not seen."""
         length = length or int(self.tokenizer.model_max_length)
         rows = self.tokenizer(
-            list(captions), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        ).to(next(self.model.buffers()).device)
+            list(map(self.written, captions)),
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+            return_tensors="pt",
+        ).to(next(weights_of(self.model))[1].device)
         mask = rows["attention_mask"]
         seen = {"attention_mask": mask} if masked else {}
         out = self.model(input_ids=rows["input_ids"], output_hidden_states=True, **seen)
@@ -90,7 +99,7 @@ class Encoder(nn.Module):
 
     def kept(self, caption: str, length: int | None = None) -> str:
         """What is read of a caption with more than `length` tokens."""
-        return kept_by(self.tokenizer, caption, length or int(self.tokenizer.model_max_length))
+        return kept_by(self.tokenizer, self.written(caption), length or int(self.tokenizer.model_max_length))
 
 
 def kept_by(tokenizer: Any, caption: str, length: int) -> str:
@@ -108,7 +117,8 @@ class Layout(ABC):
 
     net: the component that denoises, of one of `nets`; encoders: the text encoders in order, with their
     classes; optional: those that may be missing; codecs: classes of the autoencoder; explicit: the family's
-    pipeline gives the noise levels of a flow itself; length: tokens of a caption that are read at most.
+    pipeline gives the noise levels of a flow itself; length: tokens of a caption that are read at most;
+    stream: which of a block's outputs is the image's, where text is another, None for the first.
     """
 
     facts: Facts = field(repr=False)
@@ -120,6 +130,7 @@ class Layout(ABC):
     codecs: ClassVar[tuple[str, ...]] = ("AutoencoderKL",)
     explicit: ClassVar[bool] = False
     length: ClassVar[int] = 77
+    stream: ClassVar[int | None] = None
 
     @abstractmethod
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:
@@ -132,6 +143,14 @@ class Layout(ABC):
     def output(self, raw: Tensor) -> Tensor:
         """The prediction [B,C,H,W] of what the net returns; of a learned variance nothing is kept."""
         return raw[:, : self.channels]
+
+    def taps(self, model: nn.Module) -> list[str]:
+        """The blocks whose outputs a discriminator judges: four, evenly spaced, the last among them."""
+        parts = dict(model.named_children())
+        lists = [name for name in ("transformer_blocks", "single_transformer_blocks") if name in parts]
+        found = [f"{name}.{number}" for name in lists for number in range(len(list(parts[name].children())))]
+        places = {round((part + 1) * len(found) / 4) - 1 for part in range(4)}
+        return [found[place] for place in sorted(places) if place >= 0]
 
     def refused(self) -> str | None:
         """What of the folder is not read, as a sentence's end; None: nothing."""

@@ -20,6 +20,7 @@ class Flux(Layout):
     nets = ("FluxTransformer2DModel",)
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {"text_encoder": CLIP, "text_encoder_2": T5}
     explicit = True
+    stream = 1
     length = 512
 
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmsd.models.layouts.base import CLIP, Codes, Encoder, Layout, given
 from lmsd.types import Cond
@@ -25,6 +25,11 @@ class StableDiffusion(Layout):
     def inputs(self, x: Tensor, time: Tensor, cond: Cond) -> dict[str, Any]:
         """x, τ and the tokens."""
         return {"sample": x, "timestep": time, "encoder_hidden_states": given(cond.tokens)}
+
+    def taps(self, model: nn.Module) -> list[str]:
+        """The levels on the way down, and the middle."""
+        levels = len(self.facts.net["block_out_channels"])
+        return [*(f"down_blocks.{level}" for level in range(levels)), "mid_block"]
 
     def refused(self) -> str | None:
         """Nets that look at more than noise and text."""

@@ -24,6 +24,7 @@ class StableDiffusion3(Layout):
         "text_encoder_3": T5,
     }
     optional = ("text_encoder_3",)
+    stream = 1
     length = 256
 
     def codes(self, encoders: Sequence[Encoder], captions: Sequence[str], *, null: bool = False) -> Codes:

@@ -1,0 +1,117 @@
+"""Runs that read their latents and text codes from a cache: `lmsd data encode`, then the same words."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_home import TINY, Home, spoken
+
+from conftest import inside
+from lmsd import checkpoints
+from lmsd.models.autoencoder import TAEF2, _decoder, _encoder
+
+WORDS = [*TINY, "data.shards=data/shapes", "codec=taef2", "codec.path=cached/taef2"]
+WORDS += ["codec.statistics=cached/s.json", "data.train.flip=true", "evaluate.n=0"]
+CACHE = "data.train.latents=cached/latents"
+
+
+@pytest.fixture(scope="module")
+def run(made: Home) -> str:
+    """A finished run that has read its latents from the cache."""
+    with inside(made.folder):
+        torch.manual_seed(0)
+        Path("cached/taef2").mkdir(parents=True)
+        for half, net in (("encoder", _encoder(64, 32)), ("decoder", _decoder(64, 32))):
+            torch.save(net.state_dict(), f"cached/taef2/taef2_{half}.pth")
+        spoken(["data", "statistics", *WORDS, "images=200"])
+        said = spoken(["data", "encode", *WORDS, CACHE])
+        assert "0 written here" not in said
+        assert "0 written here" in spoken(["data", "encode", *WORDS, CACHE])
+        spoken(["train", *WORDS, CACHE, "run_dir=cached/run"])
+    return "cached/run"
+
+
+@pytest.fixture(autouse=True)
+def _home(home: Home) -> None:
+    """Every test works in the home."""
+
+
+def lines(folder: str) -> list[dict[str, float]]:
+    return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_first_loss_is_that_of_the_online_run_with_rounded_latents(
+    run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit; and without the rounding it is another number."""
+    exact = TAEF2.latents
+    monkeypatch.setattr(TAEF2, "latents", lambda codec, x: exact(codec, x).half().float())
+    spoken(["train", *WORDS, "run_dir=cached/rounded"])
+    monkeypatch.setattr(TAEF2, "latents", exact)
+    spoken(["train", *WORDS, "run_dir=cached/exact"])
+    cached, rounded, plain = (lines(folder)[0] for folder in (run, "cached/rounded", "cached/exact"))
+    losses = [name for name in cached if name.endswith("/loss")]
+    assert losses
+    assert {name: cached[name] for name in losses} == {name: rounded[name] for name in losses}
+    assert {name: cached[name] for name in losses} != {name: plain[name] for name in losses}
+
+
+def test_a_killed_run_resumes_to_the_same_bits(run: str) -> None:
+    again = Path(f"{run}-again")
+    shutil.copytree(run, again)
+    for suffix in (".json", ".ckpt"):
+        (again / "checkpoints" / f"step_000000192{suffix}").unlink()
+    status = json.loads((again / "status.json").read_text())
+    (again / "status.json").write_text(json.dumps({**status, "state": "killed"}))
+    spoken(["train", f"resume={again}"])
+    ours, theirs = (checkpoints.read(folder)["state_dict"] for folder in (again, Path(run)))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(v, theirs[k]) for k, v in ours.items() if torch.is_tensor(v))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["data.image_size=32"],
+            "transform was fit-bicubic-1-decode-2-16-3 and is fit-bicubic-1-decode-2-32",
+        ),
+        (["codec=identity"], "no autoencoder with a cache of latents"),
+        (["data.train.latents=nowhere"], "lacks the latents of"),
+        (["data.train.color=0.1"], "data.train.color changes images"),
+    ],
+)
+@pytest.mark.usefixtures("run")
+def test_a_cache_that_does_not_fit_is_refused(
+    words: list[str], said: str, refused: Callable[..., str]
+) -> None:
+    own = [
+        word for word in [*WORDS, CACHE] if word.partition("=")[0] not in {w.partition("=")[0] for w in words}
+    ]
+    if words[0].startswith("codec=identity"):
+        own, words = [word for word in own if not word.startswith("codec")], ["codec=identity"]
+    assert said in refused("train", *own, *words)
+
+
+@pytest.mark.slow
+def test_two_ranks_encode_and_train_as_one(run: str) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+    def both(*words: str) -> None:
+        command = [*launch, "-m", "lmsd.cli", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    both("data", "encode", *WORDS, "data.train.latents=cached/two")
+    one, two = ({p.name: p.read_bytes() for p in Path("cached", n).iterdir()} for n in ("latents", "two"))
+    assert one == two
+    both("train", *WORDS, CACHE, "devices=2", "run_dir=cached/run-two")
+    ours, theirs = (checkpoints.read(Path(path))["state_dict"] for path in ("cached/run-two", run))
+    pairs = [(v, theirs[k]) for k, v in ours.items() if torch.is_tensor(v) and v.numel()]
+    assert max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-3)) for a, b in pairs) < 1e-3
