@@ -65,5 +65,5 @@ def test_the_extractor_of_few_images_trains_on_few() -> None:
 
 def test_no_condition_is_built_from_any_experiment() -> None:
     for name in ("digits", "shapes", "cifar10"):
-        config = load("train", [f"experiment={name}", "conditioner=none"])
+        config = load([f"experiment={name}", "conditioner=none"])
         assert set(config.conditioner) == {"_target_"}

@@ -94,7 +94,7 @@ def test_what_a_reference_gives_is_not_read_again() -> None:
     ],
 )
 def test_what_is_said_of_nobody_is_refused(typed: str, said: str) -> None:
-    config = load("train", [typed])
+    config = load([typed])
     with pytest.raises(UserError, match=said):
         optimization(config, instantiate(config.objective)).check(
             ("discriminator", "generator"), ("discriminator", "generator")

@@ -19,8 +19,8 @@ from lmsd.checkpoints import Mismatch, WeightsRef, find_run, load_weights
 from lmsd.cli.bar import drawn
 from lmsd.cli.build.extractors import classifier_of
 from lmsd.cli.build.latents import attach
-from lmsd.cli.config.compose import plain, stored
-from lmsd.cli.config.schema import held, leaves
+from lmsd.cli.config.compose import stored
+from lmsd.cli.config.schema import held, leaves, plain
 from lmsd.data.shards import Split
 from lmsd.data.shardset import ShardSet
 from lmsd.engine.datamodule import ShardDataModule
@@ -84,7 +84,7 @@ def instantiate(node: DictConfig, **given: Any) -> Any:
 
 def assemble(node: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
     """Build `node` with those of the given arguments that its constructor takes."""
-    return spec.build(node, **spec.taken(str(node["_target_"]), given))
+    return spec.build(node, **spec.taken(node, given))
 
 
 def shard_set(config: DictConfig) -> ShardSet:
@@ -117,16 +117,21 @@ def generator(config: DictConfig) -> Generator:
 
 def generator_spec(config: DictConfig) -> dict[str, Any]:
     """The generator's node with the parts and sizes that it takes, and its tuning: enough to rebuild it."""
-    tree = plain(config)
+    return tuned(spec.completed(*described(plain(config))), plain(config).get("tuning"))
+
+
+def described(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The generator's node, and what else a whole configuration says of it: its parts, and how large."""
     parts = {name: tree[name] for name in ("schedule", "conditioner", "codec")}
     parts["net"] = {**tree["net"], "_partial_": True}  # the other parts say how large
-    parts |= {name: tree["data"][name] for name in ("channels", "image_size")}
-    own = tree["generator"]
-    whole = {**spec.taken(str(own["_target_"]), parts), **own}
+    return tree["generator"], parts | {name: tree["data"][name] for name in ("channels", "image_size")}
+
+
+def tuned(whole: dict[str, Any], tuning: Any) -> dict[str, Any]:
+    """A generator's node with what may move of it; None: stored before there was any choice."""
     if "path" in whole:
         whole["path"] = located(str(whole["path"]))
-    tuning = tree.get("tuning")
-    if tuning in (None, EVERYTHING):  # None: stored before there was any
+    if tuning in (None, EVERYTHING):
         return whole
     if "path" not in whole:
         raise UserError(
@@ -142,7 +147,7 @@ def lead_spec(config: DictConfig, lead: str) -> dict[str, Any]:
         return generator_spec(config)
     tree = plain(config)
     channels, side = tree["data"]["channels"], tree["data"]["image_size"]
-    return {**spec.taken(str(tree[lead]["_target_"]), {"shape": [channels, side, side]}), **tree[lead]}
+    return spec.completed(tree[lead], {"shape": [channels, side, side]})
 
 
 def check_condition(conditioner: Conditioner, data: ShardSet) -> None:

@@ -57,7 +57,7 @@ class Evaluate:
     """learning from rewards: end after so many evaluations in a row with more reward and worse FD; 0: no"""
     checker: Literal["shapes"] | None = None
     """shapes: the exact reader of its captions, in place of the classifier"""
-    metrics: Mapping[str, Any]
+    metrics: Mapping[str, object]
     """of torchmetrics, by the names of their scores: {tv: {_target_: torchmetrics.image.TotalVariation}}"""
     extractor: Extractor
     """the features"""
@@ -155,9 +155,9 @@ class Train:
     objective: Node
     optim: Optim
     rollback: Node
-    logger: Mapping[str, Any]
+    logger: Mapping[str, object | bool]
     """loggers by name, beside metrics.jsonl"""
-    callbacks: Mapping[str, Any]
+    callbacks: Mapping[str, object]
     """Lightning's callbacks by name"""
     evaluate: Evaluate
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.schema import check_limits, root
+from lmsd.cli.config.limits import check_limits
+from lmsd.cli.config.schema import root
 from lmsd.cli.config.signatures import ANYTHING
 from lmsd.cli.sweeps.monitors import KNOWN
 from lmsd.cli.sweeps.space import Space
@@ -69,7 +70,7 @@ def each(space: Space, check: Callable[[DictConfig], object], *, apart: str = ""
         words = space.words(values)
         try:
             with redirect_stderr(notes):
-                check(load("train", words))
+                check(load(words))
         except UserError as error:
             refused.append((" ".join(words[len(space.fixed) :]), error))
     for note in dict.fromkeys(notes.getvalue().splitlines()):
@@ -89,7 +90,7 @@ def counted(space: Space) -> Space:
     axes = list(space.axes)
     if all(axis.choices or axis.whole for axis in axes):
         return space
-    tree: Any = OmegaConf.to_container(load("train", space.words(next(corners(space)))))
+    tree: Any = OmegaConf.to_container(load(space.words(next(corners(space)))))
     for place, axis in enumerate(axes):
         kinds = [part.get("type") for part in (root(tree).at(axis.key).kind or ANYTHING).parts]
         if axis.choices or "integer" not in kinds or "number" in kinds:
