@@ -28,7 +28,7 @@ def codec_of(config: DictConfig, *, statistics: bool = True) -> Pretrained:
     Raises UserError for a codec that is none.
     """
     node = plain(config)["codec"]
-    bare = spec.taken(str(node["_target_"]), {"statistics": None})
+    bare = spec.taken(node, {"statistics": None})
     found: Pretrained = spec.build(node if statistics else node | bare)
     if not found.checked:
         raise UserError(f"codec: {type(found).__name__} is no autoencoder, and its latents need no files")
