@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 15491
+STATEMENTS = 15492
 OPTION_LINES = 1429
 LONG = 0
 WIDE = 3

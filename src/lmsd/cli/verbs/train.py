@@ -83,7 +83,8 @@ def begin(arguments: list[str]) -> int:
     config, source = (extended(arguments) or continued(arguments)) if again else (None, None)
     if config is None:
         config = load("train", arguments)
-        refuse_parts(arguments, config)
+        if "path" in (config.get("generator") or {}):
+            refuse_parts(arguments, config)
     if source is not None and finished(source, config):
         folder = store.folder_of(source)
         if launched_rank() == 0:
