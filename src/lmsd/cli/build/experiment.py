@@ -19,16 +19,15 @@ from lmsd.checkpoints import Mismatch, WeightsRef, find_run, load_weights
 from lmsd.cli.bar import drawn
 from lmsd.cli.build.extractors import classifier_of
 from lmsd.cli.build.latents import attach
+from lmsd.cli.build.reading import check_condition, note_words
 from lmsd.cli.config.compose import stored
 from lmsd.cli.config.schema import held, leaves, plain
-from lmsd.data.shards import Split
 from lmsd.data.shardset import ShardSet
 from lmsd.engine.datamodule import ShardDataModule
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import Optimization
 from lmsd.engine.players import recompute
 from lmsd.errors import UserError
-from lmsd.models.conditioner import Conditioner, LabelConditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
 from lmsd.models.trained import located
@@ -150,21 +149,6 @@ def lead_spec(config: DictConfig, lead: str) -> dict[str, Any]:
     return spec.completed(tree[lead], {"shape": [channels, side, side]})
 
 
-def check_condition(conditioner: Conditioner, data: ShardSet) -> None:
-    """Refuse a conditioner that reads what the training shards do not contain."""
-    index = data.index("train")
-    if conditioner.reads == "label" and not index.labels:
-        ways = "conditioner=text for their captions" if index.captions else "conditioner=none"
-        raise UserError(f"conditioner=label: these shards have no class labels (KEY.cls); take {ways}")
-    if conditioner.reads == "text" and not index.captions:
-        ways = "conditioner=label for their classes" if index.labels else "conditioner=none"
-        raise UserError(f"conditioner: these shards have no captions (KEY.txt, KEY.json); take {ways}")
-    splits: tuple[Split, ...] = ("train", "val")
-    for split in splits:
-        if isinstance(conditioner, LabelConditioner) and data.has(split):
-            check_labels(conditioner, data, split)
-
-
 def unconditional(config: DictConfig) -> bool:
     """Whether images are made of no caption and no class: conditioner=none."""
     return str(config.conditioner.get("_target_", "")).endswith(".NullConditioner")
@@ -178,17 +162,6 @@ def check_uses(config: DictConfig) -> None:
             raise UserError(
                 f"{key}={value} is about captions or classes, and conditioner=none has none: leave it out"
             )
-
-
-def check_labels(conditioner: LabelConditioner, data: ShardSet, split: Split) -> None:
-    """Refuse classes beyond the embedding table, whose last row stands for no class."""
-    held = data.split_set(split)
-    labels = held.labels(range(len(held)))
-    low, high = (0, 0) if labels is None or not len(labels) else (int(labels.min()), int(labels.max()))
-    if not 0 <= low <= high < conditioner.classes:
-        way = f"take conditioner.classes={high + 1}" if low >= 0 else "they count from 0: build them again"
-        said = f"the {split} shards have classes {low} to {high}"
-        raise UserError(f"conditioner.classes={conditioner.classes}: {said}; {way}")
 
 
 def own(config: DictConfig, role: str, part: Part, player: Generator | None) -> nn.Module:
@@ -279,23 +252,6 @@ def renew(net: nn.Module, drawn: nn.Module) -> None:
     for kept, new in zip(net.parameters(), drawn.parameters(), strict=True):
         if kept.requires_grad:
             kept.copy_(new)
-
-
-def note_words(reader: Conditioner, captions: list[str], *, foreign: bool) -> None:
-    """Print how many captions are cut, with the vocabulary as it is now.
-
-    foreign: it came with the weights of another run; then also print words it only knows in pieces.
-    """
-    if launched_rank():
-        return
-    if cut := reader.cut(captions):
-        length = reader.length
-        print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
-    if foreign:
-        strange = reader.unknown(captions)
-        if strange:
-            listed = f"{', '.join(strange[:5])}{' ...' * (len(strange) > 5)}"
-            print(f"note: {len(strange):,} words of the captions are new to the weights, in pieces: {listed}")
 
 
 def named_weights(config: DictConfig, parts: Cast) -> dict[str, WeightsRef]:

@@ -63,8 +63,9 @@ def encode(arguments: list[str]) -> int:
             "where to? lmsd data encode writes into data.train.latents=FOLDER, as the run reads it"
         )
     from lmsd import spec
-    from lmsd.cli.build.experiment import check_condition, shard_set
+    from lmsd.cli.build.experiment import shard_set
     from lmsd.cli.build.latents import captions_of, codec_of, maker
+    from lmsd.cli.build.reading import check_condition
     from lmsd.cli.config.schema import plain
     from lmsd.data.latents import encode_shards
     from lmsd.models.codes import encode_captions
