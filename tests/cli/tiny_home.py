@@ -27,6 +27,10 @@ TINY = [
 ]
 
 
+ALONE = [word for word in TINY if not word.startswith("discriminator.")]
+"""The same for a method without a discriminator."""
+
+
 @dataclass(frozen=True)
 class Home:
     """A working folder with a data set in data/shapes and a finished run in outputs/first."""

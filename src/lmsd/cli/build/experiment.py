@@ -21,6 +21,7 @@ from lmsd.cli.build.extractors import classifier_of
 from lmsd.cli.build.latents import attach
 from lmsd.cli.config.compose import plain, stored
 from lmsd.cli.config.schema import held, leaves
+from lmsd.cli.runs.pipelines import folder_of
 from lmsd.data.shards import Split
 from lmsd.data.shardset import ShardSet
 from lmsd.engine.datamodule import ShardDataModule
@@ -242,7 +243,8 @@ def cast(
         if role in sources:
             initialize(net, role, sources[role])
         if reader is not None:
-            note_words(reader, captions, foreign=role in sources)
+            context = "conditioner.length=" if folder_of(config) is None else "the folder's context, "
+            note_words(reader, captions, context, foreign=role in sources)
         nets[role] = net
     for role, part in parts.items():
         if not part.trained:
@@ -276,16 +278,17 @@ def renew(net: nn.Module, drawn: nn.Module) -> None:
             kept.copy_(new)
 
 
-def note_words(reader: Conditioner, captions: list[str], *, foreign: bool) -> None:
+def note_words(reader: Conditioner, captions: list[str], context: str, *, foreign: bool) -> None:
     """Print how many captions are cut, with the vocabulary as it is now.
 
-    foreign: it came with the weights of another run; then also print words it only knows in pieces.
+    context: what says how long they may be, before the number of tokens; foreign: it came with
+    the weights of another run; then also print words it only knows in pieces.
     """
     if launched_rank():
         return
     if cut := reader.cut(captions):
-        length = reader.length
-        print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
+        told = f"{context}{reader.length}{' tokens' * context.endswith(' ')}"
+        print(f"note: {cut:,} of {len(captions):,} captions are cut at {told}")
     if foreign:
         strange = reader.unknown(captions)
         if strange:

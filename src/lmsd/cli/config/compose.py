@@ -43,11 +43,13 @@ def load(name: str, overrides: list[str]) -> DictConfig:
     try:
         tree, note = chosen(name, [parse(override) for override in overrides])
         config = resolved(schema.root(tree).complete())
+        unread = schema.check_read(plain(config), [str(parse(word).key_or_group) for word in overrides])
     finally:
         if collecting:
             gc.enable()
-    if note and launched_rank() == 0:
-        print(note, file=sys.stderr)
+    for told in (note, unread):
+        if told and launched_rank() == 0:
+            print(told, file=sys.stderr)
     return config
 
 
@@ -184,7 +186,12 @@ def parse_sweep(text: str) -> Override:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
         key, _, value = text.partition("=")
+        if value.startswith("~"):
+            home = f"~ is read by the shell at the start of a word alone: {key}=$HOME{value[1:]}"
+            raise UserError(f"cannot read '{text}': {home}") from error
         quoted = f"""{key}="'{value}'\"""" if "{" in value else "prompts='[a, b]'"
+        if "=" not in text:
+            raise UserError(f"cannot read '{text}': write option=value, e.g. {text}=...") from error
         hint = f"write option=value, and quote values with spaces, commas or braces: {quoted}"
         raise UserError(f"cannot read '{text}': {hint}") from error
 
@@ -292,7 +299,7 @@ def check_value(override: Override, tree: dict[str, Any], *, groups: Iterable[st
     if isinstance(there, dict) or (kind and kind.only_nodes and not kind.fits(value)):
         said, group = "null" if value is None else value, places().get(key, key)
         own = [name for name in schema.names(tree) if name.startswith(f"{key}.")]
-        way = f"{key} has options of its own, {', '.join(own[:4])}"
+        way = f"{key} has options of its own, {', '.join(own[:4]) or f'{key}.NAME._target_=MODULE.CLASS'}"
         if group != key:
             way = f"choose with {group}@{key}=, one of {', '.join(schema.groups()[group])}"
         way = f"take it away with '~{key}'" if entry and value is None else way

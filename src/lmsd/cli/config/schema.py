@@ -7,6 +7,7 @@ like one on the command line.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmsd.cli.config.signatures import (
     ANYTHING,
     NODE,
+    NUMBERS,
     ROOT,
     Argument,
     Kind,
@@ -210,11 +212,18 @@ def unknown(key: str, known: Iterable[str]) -> UserError:
     return renamed(key) or UserError(told)
 
 
+UNITS = re.compile(r"(\d+(?:\.\d+)?) ?(k|m|%|px|x\1)", re.I)
+POWERS = {"k": 1e3, "m": 1e6, "%": 0.01}
+"""Numbers as people write them: 400k, 1.5M, 80%, 32px, 32x32."""
+
+
 def refuse(key: str, value: Any, kind: Kind) -> None:
     """Raise UserError unless the value fits."""
     if kind.fits(value):
         return
     hint = nearest(str(value), map(str, kind["enum"])) if "enum" in kind else ""
+    if kind.takes(*NUMBERS) and (unit := UNITS.fullmatch(str(value))):
+        hint = f": units are not read, write {float(unit[1]) * POWERS.get(unit[2].lower(), 1):_.9g}"
     if kind.takes("string") and isinstance(value, list | dict):
         hint = ", but a list" if isinstance(value, list) else ", but a mapping"
     if any(part.get("type") == "array" and part.fits([value]) for part in kind.parts):
@@ -241,6 +250,41 @@ def check(tree: dict[str, Any]) -> None:
                 way = f"one of your own begins with {key}._target_=MODULE.CLASS"
                 raise UserError(f"there is no {key}{hint}; {way}")
     check_below(root(tree), tree)
+
+
+def check_read(tree: dict[str, Any], keys: Iterable[str]) -> str:
+    """Refuse options that the values of others leave unread, or return a note on them.
+
+    keys: those that were typed; those of files may stay unread.
+    """
+    unread: dict[str, list[str]] = {}
+    uncaptioned = str(at(tree, "conditioner._target_")).endswith(".NullConditioner")
+    for key in keys:
+        if uncaptioned and key.endswith(".caption_dropout"):
+            raise UserError(f"{key} drops captions or classes, and conditioner=none has none: leave it out")
+        node = root(tree)
+        for name in key.split("."):
+            option = node.within(name)
+            kind = option.kind or ANYTHING
+            told = idle(node, kind)
+            if told and not kind.get("told"):
+                raise UserError(f"{key} is not read with {told}")
+            if told:
+                unread.setdefault(told.partition(":")[0], []).append(key)
+            node = option
+    notes = [f"with {other} nothing reads {', '.join(keys)}" for other, keys in unread.items()]
+    return f"note: {'; '.join(notes)}" if notes else ""
+
+
+def idle(node: Option, kind: Kind) -> str:
+    """The value of another option that leaves one of this kind unread, with the way out; else empty."""
+    if "when" not in kind:
+        return ""
+    other, among = node.within(kind["when"]), kind.get("among") or ()
+    if other.value in among if among else other.value != kind.get("unless"):
+        return ""
+    ways = " or ".join(f"{other.key}={way}" for way in among) or f"another {other.key}"
+    return f"{other.key}={written(other.value)}: leave it out, or take {ways}"
 
 
 def check_target(target: str, also: tuple[str, ...]) -> None:
