@@ -2,22 +2,11 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from tiny_home import TINY, Home, spoken
+from tiny_home import TINY, Home, inside, spoken
 
 from lmsd import cli
-
-
-@contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    """Work in a folder, with its own cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LMSD_CACHE", str(folder / "cache"))
-        patch.chdir(folder)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_home import ALONE, TINY, Home, spoken
+from tiny_home import ALONE, TINY, Home, inside, spoken
 
 import lmsd
-from conftest import inside
 from lmsd import checkpoints
 from lmsd.models.autoencoder import _decoder, _encoder
 

@@ -20,9 +20,8 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tiny_home import spoken
+from tiny_home import inside, spoken
 
-from conftest import inside
 from lmsd.cli.build import experiment
 from lmsd.cli.build.roles import check_roles
 from lmsd.cli.config import schema

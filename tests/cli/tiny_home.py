@@ -2,8 +2,12 @@
 
 import contextlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from lmsd import cli
 
@@ -46,3 +50,12 @@ def spoken(arguments: list[str]) -> str:
     with contextlib.redirect_stdout(out):
         assert cli.run(arguments) == 0, arguments
     return out.getvalue()
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Work in a folder, with its own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMSD_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        yield
