@@ -173,7 +173,9 @@ TINY = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["quickstart.md", "configs.md", "data.md", "adversarial.md"])
+@pytest.mark.parametrize(
+    "page", ["quickstart.md", "configs.md", "data.md", "adversarial.md", "evaluation.md"]
+)
 def test_the_commands_of_a_page_run_in_order(page: str, away: Path) -> None:
     """As they stand, but for sizes."""
     from PIL import Image
@@ -185,6 +187,14 @@ def test_the_commands_of_a_page_run_in_order(page: str, away: Path) -> None:
     for number in range(8):
         Image.effect_noise((260, 256), 60 + number).save(f"photos/{number}.png")
         Path(f"photos/{number}.txt").write_text(f"noise number {number}")
+    for name in "ABC" if page == "evaluation.md" else "":  # guidance needs captions that were dropped
+        drop = [
+            "objective.game.caption_dropout=0.1",
+            "evaluate.n=24",
+            f"run_dir=outputs/{name}",
+            f"name={name}",
+        ]
+        run(["train", "experiment=digits", *TINY, *drop, f"seed={ord(name)}"])
     for words in commands(ROOT / "docs" / page):
         if {"devices=2", "codec.path=WEIGHTS"} & set(words):  # tests/cli: test_main.py, test_codec_runs.py
             continue

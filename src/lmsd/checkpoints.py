@@ -380,14 +380,14 @@ def begun(folder: Path) -> float:
 
 def find_run(name: str) -> Path:
     """The folder of a run by its path, its id, or `last` for the newest; or a checkpoint by its path."""
-    if (folder_of(Path(name)) / "config.yaml").is_file():
-        return Path(name)
-    if (Path(name) / "lmsd.json").is_file():
-        raise UserError(
-            f"{name} is an exported folder, which lmsd.load opens in Python: name the run itself here"
-        )
+    path = Path(name) if Path(name).exists() else Path(name.replace("\\", "/")).expanduser()
+    if (folder_of(path) / "config.yaml").is_file():
+        return path
+    if (path / "lmsd.json").is_file():
+        why = f"{name} is an exported folder, which lmsd.load opens in Python"
+        raise UserError(f"{why}: name the run itself here")
     known = by_age()
-    if name == "last" and known:
+    if name in ("last", "latest") and known:
         return known[-1]
     found = [path for path in known if path.name == name or path.name.endswith(f"-{name}")]
     if len(found) == 1:

@@ -70,6 +70,19 @@ class Word:
     said: str
 
 
+@dataclass(frozen=True)
+class When:
+    """When an option is read, as a part of its annotation: while another option of the same constructor has
+    one of these values, or, without values, any but `unless`. Typed at another time, it is refused; with
+    `told`, since people switch the other one off in a longer command, there is a note alone.
+    """
+
+    option: str
+    values: tuple[str, ...] = ()
+    unless: float | None = None
+    told: bool = False
+
+
 Count = Annotated[int, Number(1)]
 Amount = Annotated[int, Number(0)]
 Share = Annotated[float, Number(0, 1)]

@@ -1,22 +1,12 @@
 """One tiny data set and one tiny trained run, shared by all tests of the command line."""
 
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from tiny_home import TINY, Home, spoken
+from tiny_home import TINY, Home, inside, spoken
 
 from lmsd import cli
-
-
-@contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    """Work in a folder, with its own cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LMSD_CACHE", str(folder / "cache"))
-        patch.chdir(folder)
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -37,9 +27,11 @@ def home(made: Home) -> Iterator[Home]:
 
 @pytest.fixture(scope="session")
 def scored(made: Home) -> str:
-    """What `lmsd evaluate` said of the first run on test."""
+    """What `lmsd evaluate` said of the first run on test; scored.json is its record, whatever follows."""
     with inside(made.folder):
-        return spoken(["evaluate", "run=outputs/first", "split=test", "n=32", "seeds=[0,1]"])
+        said = spoken(["evaluate", "run=outputs/first", "split=test", "n=32", "seeds=[0,1]"])
+        shutil.copy("outputs/first/eval/test/metrics.json", "scored.json")
+        return said
 
 
 @pytest.fixture

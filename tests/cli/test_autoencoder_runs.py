@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_home import TINY, Home, spoken
+from tiny_home import TINY, Home, inside, spoken
 
-from conftest import inside
 from lmsd import checkpoints
 from lmsd.features.cnn import load_extractor, save_extractor
 from lmsd.models.autoencoder import Autoencoder

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_home import TINY, Home, spoken
+from tiny_home import TINY, Home, inside, spoken
 
-from conftest import inside
 from lmsd import checkpoints
 from lmsd.models.autoencoder import TAEF2, _decoder, _encoder
 

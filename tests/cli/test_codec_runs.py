@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_home import TINY, Home, spoken
+from tiny_home import ALONE, TINY, Home, inside, spoken
 
 import lmsd
-from conftest import inside
 from lmsd import checkpoints
 from lmsd.models.autoencoder import _decoder, _encoder
 
@@ -92,7 +91,7 @@ def test_a_notebook_opens_it(run: str) -> None:
 def test_a_reward_judges_images(run: str, objective: str) -> None:
     """One update of each: policy gradients look at what is diffused, DRaFT climbs through the codec."""
     folder, codec = f"{run}-{objective}", CODECS[Path(run).name]
-    words = [*TINY, *codec, DATA, f"objective={objective}", "reward@objective.reward=sharpness"]
+    words = [*ALONE, *codec, DATA, f"objective={objective}", "reward@objective.reward=sharpness"]
     words += ["objective.group=4", "images=32", "evaluate.n=0", "optim.warmup_images=0"]
     spoken(["train", *words, f"init_from={run}", f"run_dir={folder}"])
     before, after = (checkpoints.read(Path(path))["state_dict"] for path in (run, folder))
@@ -162,7 +161,16 @@ def test_two_ranks_do_as_one_process(run: str) -> None:
         ours, theirs = (picture(spoken([*words, f"run={path}"]).strip()).astype(int) for path in (two, run))
         assert np.abs(ours - theirs).max() <= 2
 
-    reward = [*train, "objective=grpo", "reward@objective.reward=sharpness", "objective.group=4", "images=64"]
+    reward = [
+        "train",
+        *ALONE,
+        *codec,
+        DATA,
+        "objective=grpo",
+        "reward@objective.reward=sharpness",
+        "objective.group=4",
+        "images=64",
+    ]
     reward += ["evaluate.n=0", "optim.warmup_images=0", f"init_from={run}"]
     spoken([*reward, f"run_dir={run}-one-grpo"])
     on_two_ranks(*reward, "devices=2", f"run_dir={two}-grpo")

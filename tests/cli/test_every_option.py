@@ -26,6 +26,10 @@ FAST = ["optim.warmup_images=0", "optim.generator.lr=0.02", "optim.decay=constan
 
 SAMPLE = {
     "run": ("run=outputs/nowhere", REFUSED),
+    "adapters": (
+        "adapters=nowhere",
+        REFUSED,
+    ),  # tests/tuning and tests/cli/verbs/test_tuned_runs.py have others
     "prompts": ("prompts='[a large blue star, a small red circle]'", RESULT),
     "n": ("n=4", REFUSED),
     "n, without prompts": ("prompts=[] n=2", RESULT),
@@ -42,6 +46,10 @@ SAMPLE = {
 }
 EDIT = {
     "run": ("run=outputs/nowhere", REFUSED),
+    "adapters": (
+        "adapters=nowhere",
+        REFUSED,
+    ),  # tests/tuning and tests/cli/verbs/test_tuned_runs.py have others
     "image": ("image=other.png", RESULT),
     "prompt": ("prompt='a large blue star'", RESULT),
     "strength": ("strength=0.9", RESULT),
@@ -60,6 +68,10 @@ EDIT = {
 }
 EVALUATE = {
     "run": ("run=outputs/nowhere", REFUSED),
+    "adapters": (
+        "adapters=nowhere",
+        REFUSED,
+    ),  # tests/tuning and tests/cli/verbs/test_tuned_runs.py have others
     "split": ("split=val", RESULT),
     "n": ("n=20", RESULT),
     "seeds": ("seeds=[5]", RESULT),
@@ -108,10 +120,10 @@ def pictures(home: Home) -> Home:
 def learned(home: Home) -> Home:
     """A run that was trained without captions too, so that guidance is for it."""
     if not Path("outputs/dropped").is_dir():
-        from tiny_home import TINY
+        from tiny_home import ALONE
 
         drop = ["objective.caption_dropout=0.3", "name=dropped", "run_dir=outputs/dropped"]
-        spoken(["train", *TINY, "data.shards=data/shapes", "objective=denoising", *drop, *FAST])
+        spoken(["train", *ALONE, "data.shards=data/shapes", "objective=denoising", *drop, *FAST])
     return home
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_home import TINY, Home, spoken
+from tiny_home import ALONE, TINY, Home, spoken
 
 from lmsd import cli
 from lmsd.checkpoints import find_run
@@ -154,7 +154,7 @@ def test_prompts_come_from_a_file_too(home: Home) -> None:
 
 
 def test_evaluation_writes_a_record_and_the_report(home: Home, scored: str) -> None:
-    record = json.loads(Path("outputs/first/eval/test/metrics.json").read_text())
+    record = json.loads(Path("scored.json").read_text())
     setup = record["setup"]
     assert (record["n"], record["seeds"], setup["split"], setup["ema"]) == (32, [0, 1], "test", "ema")
     right = record["scores"]["right"]
@@ -573,7 +573,7 @@ def test_guidance_keeps_to_its_interval(home: Home, tmp_path: Path) -> None:
 def test_a_guided_run_of_rewards_is_trained_scored_and_reported(home: Home) -> None:
     """It takes guidance from the run it began with; lmsd evaluate scores it, within an interval too."""
     words = [
-        *TINY,
+        *ALONE,
         DATA,
         "objective=grpo",
         "reward@objective.reward=sharpness",
@@ -658,6 +658,11 @@ def test_mistakes_in_evaluation(home: Home, refused: Refused, words: list[str], 
         ([DATA, "init_from=outputs/first:critic"], "has no player 'critic'"),
         ([DATA, "init_from=outputs/first", "net.width=32"], "build the same net"),
         ([DATA, "net._target_=os.system"], "may not be built"),
+        ([DATA, "fsdp=true"], "trainer=fsdp shards the generator over ranks and there is one: devices=2"),
+        (
+            [DATA, "objective=denoising"],
+            "discriminator.trunk.width=16: Denoising plays generator alone",
+        ),
         ([DATA, "optim.generator.lr=-1"], "Invalid learning rate"),
         ([DATA, "steps=4", "evaluate.steps=9", "evaluate.at_start=true"], "steps=9 on a chain of 4"),
     ],
@@ -673,7 +678,9 @@ def test_mistakes_in_training(home: Home, refused: Refused, words: list[str], sa
 
         if torch.cuda.is_available():
             pytest.skip("this machine has a GPU")
+    before = sorted(Path("outputs").iterdir())
     assert said in refused("train", *TINY, *words)
+    assert sorted(Path("outputs").iterdir()) == before
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A hundred mistakes of new users, typed as they type them: one sentence with the way out, exit code 2.
+"""Over two hundred mistakes of new users, as they type them: one sentence, the way out, exit code 2.
 
 None of them gets as far as importing torch; those that need a run or data are in test_main.
 """
@@ -18,7 +18,7 @@ MISTAKES = [
     ),
     (
         "train experiment=shapess",
-        "experiment 'shapess' not found; did you mean shapes, shapes_reward?; available: cifar10, digits",
+        "experiment 'shapess' not found; did you mean shapes, shapes_",
     ),
     ("train +model.lr=3", "unknown option 'model.lr'"),
     ("train ++seed.x=3", "unknown option 'seed.x'"),
@@ -62,7 +62,10 @@ MISTAKES = [
     ),
     ("train objective=denoising objective.times=edm", "choose with times@objective.times=, one of edm, grid"),
     ("train --cfg=job", "lmsd train has no option --cfg; did you mean --cfg job?"),
-    ("train generator=null", "'generator=null' is no choice: leave generator= out, or take one of parts"),
+    (
+        "train generator=null",
+        "'generator=null' is no choice: write generator=none, or take one of none, parts",
+    ),
     ("train optim=null", "optim=null: optim has options of its own, optim.generator.lr"),
     ("train discriminator.trunk=mlp", "has options of its own, discriminator.trunk.width"),
     (
@@ -321,6 +324,100 @@ MISTAKES = [
     ("train evaluate.every=-1", "evaluate.every=-1 is not a whole number of at least 0"),
     ("train precision=fp16", "precision=fp16 is not one of 32-true, bf16-mixed"),
     ("train keep=0", "keep=0 is not a whole number of at least 1"),
+    # by people who know other tools: names, units, paths, quotes
+    (
+        "train images=400k",
+        "images=400k is not a whole number of at least 1: units are not read, write 400_000",
+    ),
+    ("train batch_size=1.5M", "units are not read, write 1_500_000"),
+    ("train data.image_size=32px", "data.image_size=32px is not a whole number of at least 1: units are not"),
+    ("train data.image_size=32x32", "units are not read, write 32"),
+    (
+        "train data.shards=~/data",
+        "~ is read by the shell at the start of a word alone: data.shards=$HOME/data",
+    ),
+    ("train amp=true", "unknown option 'amp'; did you mean precision?"),
+    ("train bf16=true", "unknown option 'bf16'; did you mean precision?"),
+    ("train data_dir=data", "unknown option 'data_dir'; did you mean data.shards?"),
+    ("train resolution=64", "unknown option 'resolution'; did you mean data.image_size"),
+    ("train model=dit", "unknown option 'model'; did you mean net?"),
+    ("train method=gan", "unknown option 'method'; did you mean objective?"),
+    ("train ema_decay=0.999", "unknown option 'ema_decay'; did you mean optim.ema?"),
+    ("train gradient_accumulation_steps=2", "did you mean micro_batches?"),
+    ("train max_grad_norm=1", "did you mean optim.clip.generator?"),
+    ("train save_steps=500", "did you mean checkpoint_every?"),
+    ("train eval_steps=500", "did you mean evaluate.every?"),
+    ("train wandb=true", "unknown option 'wandb'; did you mean logger?"),
+    ("train device=cuda:0", "unknown option 'device'; did you mean devices?"),
+    ("train debug", "cannot read 'debug': write option=value, e.g. debug=..."),
+    ("train evaluate.metrics=[fid]", "has options of its own, evaluate.metrics.NAME._target_=MODULE.CLASS"),
+    ("train resume=latest", "no run 'latest' in outputs/"),
+    ("train -h=1", "lmsd train has no option -h; did you mean -h 1?"),
+    # read by nothing, whatever its value
+    (
+        "train objective.game.penalty.kind=none objective.game.penalty.gamma=1",
+        "objective.game.penalty.gamma is not read with objective.game.penalty.kind=none: leave it out",
+    ),
+    (
+        "train objective.game.penalty.kind=exact objective.game.penalty.sigma=0.1",
+        "objective.game.penalty.sigma is not read with objective.game.penalty.kind=exact",
+    ),
+    ("train steps=1 objective.game.jumps.last=0.5", "is not read with objective.game.jumps.steps=1"),
+    (
+        "train objective.warmup=0 objective.warm_rate=2",
+        "objective.warm_rate is not read with objective.warmup=0",
+    ),
+    ("train objective.warmup=0 objective.warm.weighting=edm", "objective.warm.weighting is not read with"),
+    (
+        "train conditioner=none objective.game.caption_dropout=0.2",
+        "objective.game.caption_dropout drops captions or classes, and conditioner=none has none",
+    ),
+    ("train objective=ddpo objective.windows.stride=2", "is not read with objective.windows.size=null"),
+    (
+        "train objective=grpo objective.advantages.history=9",
+        "is not read with objective.advantages.normalize=gl",
+    ),
+    (
+        "train objective=ddpo objective.settings.interval=[0,1]",
+        "is not read with objective.settings.guidance=1",
+    ),
+    (
+        "train evaluate.extractor.kind=clip evaluate.extractor.images=9",
+        "is not read with evaluate.extractor.k",
+    ),
+    ("sample run=last n_samples=4", "unknown option 'n_samples' of lmsd sample; did you mean n?"),
+    ("sample run=last prompts=a cfg=7.5", "unknown option 'cfg' of lmsd sample; did you mean guidance?"),
+    ("sample run=last prompts=", "prompts= is empty: give prompts='[a, b]'"),
+    ("sample --run last --prompts a", "lmsd sample has no option --run: write options as run=VALUE"),
+    ("sample run=last prompts=a guidance=7,5", "'guidance=7,5' gives several values; guidance takes one"),
+    ("edit run=last image=x.png prompt=a strength=80%", "units are not read, write 0.8"),
+    ("edit run=last input=x.png prompt=a", "unknown option 'input' of lmsd edit; did you mean image?"),
+    ("edit run=last image=x.png prompt=a denoise=0.5", "did you mean strength?"),
+    ("edit run=last image=https://x.org/cat.png prompt=a", "images are read from files: fetch it first"),
+    ("evaluate run=last split=validation", "split=validation is not one of test, val, train"),
+    (
+        "evaluate run=last n=10k",
+        "n=10k is not a whole number of at least 2: units are not read, write 10_000",
+    ),
+    ("evaluate --run=last", "lmsd evaluate has no option --run: write options as run=last"),
+    ("evaluate run=last out=scores.json", "unknown option 'out' of lmsd evaluate"),
+    ("report outputs\\first", "no run 'outputs\\first' in outputs/"),
+    ("runs --sort fd", "lmsd runs has no option --sort: it lists all runs"),
+    ("doctor --gpu", "lmsd doctor has no option --gpu: it looks at everything"),
+    ("demo out=x", "unknown option 'out'"),
+    ("data check data", "unknown action 'check'; actions: build, index"),
+    (
+        "data build digits out=x test=10%",
+        "test=10% is not a number, e.g. 1e-4: units are not read, write 0.1",
+    ),
+    ("data build mnist out=x", "there is no source 'mnist'"),
+    ("sweep seed=1,2 sweep.metric=fd", "unknown option 'sweep.metric' of lmsd sweep (sweep.NAME=); did you"),
+    (
+        "sweep seed=1,2 sweep.monitor=fd[lmsd-ssl]",
+        "it comes with evaluate.extractor.kind=lmsd-ssl or evaluate.f",
+    ),
+    ("sweep seed=1,2 --dry", "lmsd sweep has no option --dry: write options as sweep.dry=VALUE"),
+    ("verify-resume kill=3", "unknown option 'kill'"),
 ]
 
 
@@ -365,8 +462,9 @@ TRANSCRIPTS = {
     "optim.discriminator.lr?  (all options: lmsd train --options)",
     "train optim.generator.lr=abc": "optim.generator.lr=abc is not a number, e.g. 1e-4",
     "train experiment=digit": "experiment 'digit' not found; did you mean digits?; available: "
-    "cifar10, digits, digits_reward, emoji, pipeline_dreambooth, pipeline_full, pipeline_grpo, "
-    "pipeline_lmsd, pipeline_lora, shapes, shapes_reward",
+    "cifar10, cifar10_autoencoder, cifar10_latent, digits, digits_reward, emoji, emoji_latent, "
+    "pipeline_dreambooth, pipeline_full, pipeline_grpo, pipeline_lmsd, pipeline_lora, shapes, shapes_edit, "
+    "shapes_reward",
     "train data.shards='data/train-{000..002}.tar'": "3 of 3 shards of data/train-{000..002}.tar are "
     "missing: data/train-000.tar, data/train-001.tar, data/train-002.tar; fetch or build them again, or name "
     "the existing ones by a glob such as 'train-*.tar'",

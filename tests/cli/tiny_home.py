@@ -2,8 +2,12 @@
 
 import contextlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from lmsd import cli
 
@@ -27,6 +31,10 @@ TINY = [
 ]
 
 
+ALONE = [word for word in TINY if not word.startswith("discriminator.")]
+"""The same for a method without a discriminator."""
+
+
 @dataclass(frozen=True)
 class Home:
     """A working folder with a data set in data/shapes and a finished run in outputs/first."""
@@ -42,3 +50,12 @@ def spoken(arguments: list[str]) -> str:
     with contextlib.redirect_stdout(out):
         assert cli.run(arguments) == 0, arguments
     return out.getvalue()
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Work in a folder, with its own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMSD_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        yield

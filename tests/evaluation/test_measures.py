@@ -151,7 +151,12 @@ def test_what_n_cannot_bear_is_refused_with_the_alternatives():
     few = measures([draw(70, 4)], draw(70, 4, 1), [0] * 70)
     assert few.scores == {}
     assert few.notes == (
-        "no distances: n=70 images make 35 label-matched pairs, and intervals need 40; take a larger n",
+        "no distances: n=70 images make 35 pairs, and intervals need 40; take a larger n",
+    ), "no label tells them apart"
+    (note,) = measures([draw(70, 4)], draw(70, 4, 1), [0] * 36 + [1] * 34).notes
+    assert (
+        note
+        == "no distances: n=70 images make 35 label-matched pairs, and intervals need 40; take a larger n"
     )
     wide = measures([draw(100, 60)], draw(100, 60, 1), [0] * 100)
     assert "kid" in wide.scores

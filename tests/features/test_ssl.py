@@ -109,3 +109,10 @@ def test_random_convolutions_are_the_same_everywhere_and_see_a_grid(channels):
 
 def test_random_convolutions_take_small_images():
     assert RandomExtractor(1)(torch.zeros(2, 1, 8, 8))[0].isfinite().all()
+    with pytest.raises(UserError, match="see images of 8 pixels or more"):
+        RandomExtractor(1)(torch.zeros(2, 1, 4, 4))
+
+
+def test_one_image_has_no_other_to_be_told_from():
+    with pytest.raises(UserError, match="tells images from each other and the train split holds one"):
+        train_without_labels(Unlabeled(0, 1))

@@ -168,13 +168,14 @@ def check_flags(name: str, words: Sequence[str]) -> None:
             from difflib import get_close_matches
 
             bare, equals, value = word.lstrip("-").partition("=")
-            if bare in HYDRAS:
+            if bare in HYDRAS and name not in NEEDY[:3]:
                 raise UserError(f"lmsd {name} has no option {word.partition('=')[0]}; {HYDRAS[bare]}")
             near = get_close_matches(bare, [flag.lstrip("-") for flag in known], n=1, cutoff=0.7)
             dotted = "sweep." * (name == "sweep")
             way = f": write options as {dotted}{bare or 'option'}={value if equals else 'VALUE'}"
             way = f": {BARE[name]}" if name in BARE else way
-            hint = f"; did you mean --{near[0]}{f' {value}' * bool(value)}?" if near else way
+            flag = next((flag for flag in known if near and flag.lstrip("-") == near[0]), "")
+            hint = f"; did you mean {flag}{f' {value}' * bool(value)}?" if flag else way
             told = word.partition("=")[0]
             raise UserError(f"lmsd {name} has no option {told}{hint}  (lmsd {name} --help)")
 

@@ -34,6 +34,7 @@ SECOND = "samples with a second caption, which is not read (.txt is)"
 APART = "samples whose members lie apart, which plain webdataset does not read (tar --sort=name)"
 HIDDEN = "hidden files left out"
 
+LINKS = "pack the shard again with the files themselves: tar --dereference --hard-dereference -cf ..."
 _BLOCK = 512
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset's own
 _PACKED = {
@@ -138,8 +139,12 @@ def _walk(path: Path, data: mmap.mmap) -> list[Member]:
 def _allow(path: Path, info: tarfile.TarInfo) -> None:
     if info.isdir():
         return
+    if info.issym() or info.islnk():
+        _refuse(
+            path, info.name, f"it is a link to {info.linkname}, and files are read at their places", LINKS
+        )
     if not info.isreg() or info.issparse():
-        _refuse(path, info.name, "only plain files may be in a shard, no links, devices or sparse files")
+        _refuse(path, info.name, "only plain files may be in a shard, no devices or sparse files")
     name = info.name.replace("\\", "/")
     if name[:1] == "/":
         _refuse(path, info.name, "its name is an absolute path, and must stay inside the shard")
@@ -153,8 +158,8 @@ def _allow(path: Path, info: tarfile.TarInfo) -> None:
         _refuse(path, info.name, f"it has {info.size} bytes, more than {MAX_MEMBER >> 20} MiB")
 
 
-def _refuse(path: Path, name: str, why: str) -> NoReturn:
-    raise UserError(f"the shard {path}, member {printable(name)!r}: {why}; build the shard again without it")
+def _refuse(path: Path, name: str, why: str, way: str = "build the shard again without it") -> NoReturn:
+    raise UserError(f"the shard {path}, member {printable(name)!r}: {why}; {way}")
 
 
 @dataclass

@@ -91,6 +91,13 @@ class Hardware:
         """Processes on all machines together."""
         return self.devices * self.num_nodes
 
+    def check(self, engine: Engine) -> None:
+        """Refuse what these processes cannot train. Raises UserError."""
+        if self.fsdp:
+            from lmsd.engine.sharding import require_shardable
+
+            require_shardable(engine, self.ranks)
+
 
 ALONE = Hardware()
 """One process on this machine, in float32."""
@@ -125,6 +132,7 @@ def fit(
     SystemExit(143) after SIGTERM or SIGUSR1.
     """
     _check(engine, datamodule, hardware.ranks, callbacks)
+    hardware.check(engine)
     found = None if resume_from is None else str(_found(Path(resume_from)))
     interrupt, disk = Interrupt(), AtomicCheckpointIO(asynchronous=asynchronous)
     _quiet()
@@ -133,7 +141,7 @@ def fit(
         accelerator=found_accelerator(hardware.accelerator),
         devices=hardware.devices,
         num_nodes=hardware.num_nodes,
-        strategy=_strategy(engine, hardware),
+        strategy=_strategy(hardware),
         precision=hardware.precision,
         logger=[JSONLLogger(Path(run_dir) / "metrics.jsonl"), *loggers],
         callbacks=_ordered(callbacks, interrupt),
@@ -177,12 +185,11 @@ def _to_its_end(trainer: Trainer, interrupt: Interrupt) -> Iterator[None]:
                 worker.kill()
 
 
-def _strategy(engine: Engine, hardware: Hardware) -> Strategy | str:
+def _strategy(hardware: Hardware) -> Strategy | str:
     """How the ranks work together."""
     if hardware.fsdp:
-        from lmsd.engine.sharding import ShardedStrategy, require_shardable
+        from lmsd.engine.sharding import ShardedStrategy
 
-        require_shardable(engine, hardware.ranks)
         return ShardedStrategy()
     return PlayersStrategy() if hardware.ranks > 1 else "auto"
 

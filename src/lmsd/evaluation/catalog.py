@@ -37,7 +37,7 @@ CANDIDATES = 100
 """Captions among which R-precision looks for an image's own."""
 PROTOCOL = 50_000
 """Generated and training images that bare `fid` and `is` stand on, as published figures do."""
-FEATURES: Mapping[str, int] = {"lmsd-cnn": 64, "inception": 2048}
+FEATURES: Mapping[str, int] = {"lmsd-cnn": 64, "lmsd-ssl": 64, "random-conv": 96, "inception": 2048}
 """How many features an extractor has; Fréchet distances take twice as many images."""
 
 CATALOG: Mapping[str, Kind] = {

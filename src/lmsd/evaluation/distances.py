@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.metrics import (
     GROUPS,
@@ -42,6 +43,7 @@ class Distances:
     ratio: Score
 
 
+@explained
 def distances(
     fakes: Sequence[Tensor],
     real: Tensor,

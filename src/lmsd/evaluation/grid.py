@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.files import replacing
 from lmsd.types import levels
@@ -19,6 +20,7 @@ _LINES = 3
 _PAPER, _INK = (255, 255, 255), (40, 40, 44)
 
 
+@explained
 def to_picture(image: Tensor, *, tile: int = 96) -> Image.Image:
     """One image [C,H,W] in [-1,1] (C = 1 or 3) as RGB, enlarged by a whole factor to at least `tile` pixels.
 
@@ -39,6 +41,7 @@ def picture_uri(picture: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
+@explained
 def sample_grid(
     images: Sequence[Tensor], captions: Sequence[str], *, columns: int | None = None, tile: int = 96
 ) -> Image.Image:
@@ -64,6 +67,7 @@ def sample_grid(
     return sheet
 
 
+@explained
 def save_grid(
     images: Sequence[Tensor],
     captions: Sequence[str],
@@ -103,6 +107,7 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wi
     return body.rstrip() + "…"
 
 
+@explained
 def save_images(images: Tensor, rows: Sequence[int], folder: Path) -> None:
     """One PNG for each image, called after its row in the split."""
     folder.mkdir(parents=True, exist_ok=True)

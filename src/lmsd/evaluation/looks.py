@@ -30,6 +30,7 @@ import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
+from lmsd.arguments import explained
 from lmsd.evaluation.charts import Curve, draw
 from lmsd.features.base import Speechless, in_range
 from lmsd.metrics import GROUPS, Score, jackknife
@@ -98,6 +99,7 @@ class Glance:
     named: list[str]
 
 
+@explained
 def glance(fakes: Sequence[Tensor], train: Tensor, kinds: Score, *, by_caption: bool = True) -> Glance:
     """What `Looks` shows of generated images, an array [n,k] a seed, against training images [N,k].
 
@@ -199,6 +201,7 @@ class Captions:
         return held_out, train, bool(known)
 
 
+@explained
 def kinds_of(fakes: Sequence[Tensor], real: Tensor, train: Tensor, captions: Captions) -> Score:
     """Kinds in a caption (module text) of features: generated, held-out [n,d], training [N,d]."""
     own, other, _ = captions.numbered()

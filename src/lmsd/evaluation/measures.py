@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.evaluation.catalog import CANDIDATES, LOCAL
 from lmsd.evaluation.distances import distances, row_groups
 from lmsd.metrics import GROUPS, Score, clip_scores, matched_halves, prompts_score, r_precision
@@ -31,6 +32,7 @@ class Measures:
     notes: tuple[str, ...]
 
 
+@explained
 def measures(
     fakes: Sequence[Tensor],
     real: Tensor,
@@ -49,8 +51,7 @@ def measures(
     n, d = real.shape
     pairs = matched_halves(keys, 0)
     if len(pairs[0]) < LEAST_PAIRS:
-        few = f"n={n} images make {len(pairs[0])} label-matched pairs, and intervals need {LEAST_PAIRS}"
-        return Measures({}, (f"no distances: {few}; take a larger n",))
+        return Measures({}, (too_few(keys, len(pairs[0])),))
     groups = row_groups(n, pairs)
     found: dict[str, Score] = {}
     notes: list[str] = []
@@ -78,12 +79,21 @@ def measures(
     return Measures(found, tuple(notes))
 
 
+def too_few(keys: Sequence[int] | Sequence[str], pairs: int) -> str:
+    """Why images with these keys have no distances; where all keys are one, nothing is matched by them."""
+    matched = "label-matched " * (len(set(map(str, keys))) > 1)
+    made = f"n={len(keys)} images make {pairs} {matched}pairs, and intervals need {LEAST_PAIRS}"
+    return f"no distances: {made}; take a larger n"
+
+
+@explained
 def drawn(total: int, n: int) -> list[int]:
     """The n rows that a split of so many images is scored on, the same at every evaluation."""
     rows: list[int] = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:n].tolist()
     return rows
 
 
+@explained
 def alike(labels: Tensor | None, captions: list[str] | None, n: int) -> list[int] | list[str]:
     """What makes n rows alike: labels, else captions, else nothing does."""
     if labels is not None:
@@ -125,6 +135,7 @@ def _kernel(
     return found
 
 
+@explained
 def clip_distance(
     fakes: Sequence[Tensor],
     real: Tensor,
@@ -137,6 +148,7 @@ def clip_distance(
     return _kernel(CLIPMMD(sync=False), fakes, real, pairs, row_groups(len(real), pairs), training)
 
 
+@explained
 def class_scores(fakes: Sequence[Tensor], real: Tensor, *, splits: int = 10) -> dict[str, Score]:
     """The Inception Score's formula on a classifier's logits [n,classes], of generated and of real images."""
     found: dict[str, Score] = {}
@@ -145,6 +157,7 @@ def class_scores(fakes: Sequence[Tensor], real: Tensor, *, splits: int = 10) -> 
     return found
 
 
+@explained
 def alignment(fakes: Sequence[Tensor], real: Tensor, texts: Tensor, *, seed: int = 0) -> dict[str, Score]:
     """CLIP score and R-precision of image embeddings, one array [n,d] a seed, and their captions' [n,d].
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.data.builders.duplicates import signature
 from lmsd.features.base import ImageSet
 from lmsd.files import write_text
@@ -52,6 +53,7 @@ def similarity_of(shards: object) -> float:
     return float(json.loads(manifest.read_text()).get("options", {}).get("similarity") or SIMILARITY)
 
 
+@explained
 def overlap(
     train: ImageSet,
     held_out: ImageSet,

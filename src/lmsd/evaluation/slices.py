@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.metrics import GROUPS, Score, kernel_distance_by_rows, prompts_score
 
 LEAST, MOST = 2 * GROUPS, 30
@@ -26,6 +27,7 @@ class Slice:
     scores: Mapping[str, Score]
 
 
+@explained
 def rows_by_slice(labels: Sequence[int] | None, captions: Sequence[str] | None) -> dict[str, Tensor]:
     """Rows of each label, or of each word that some captions hold and others do not; in order of names."""
     if labels is not None:
@@ -42,6 +44,7 @@ def rows_by_slice(labels: Sequence[int] | None, captions: Sequence[str] | None) 
     return {name: torch.tensor(rows[name]) for name in order}
 
 
+@explained
 def sliced(
     fakes: Sequence[Tensor],
     real: Tensor,

@@ -19,9 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmsd.errors import UserError
 from lmsd.features.base import Speechless, in_range
 
 SCALES, FILTERS = 3, 8
+SMALLEST = 2**SCALES
+"""Pixels of a side: the coarsest scale still has a spread."""
 _CHUNK = 500
 _EPS = 3 / 127.5
 _SEED = 20_220
@@ -46,6 +49,10 @@ class RandomConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [n,C,H,W] in [-1,1] → features [n,96]."""
+        if min(x.shape[-2:]) < SMALLEST:
+            raise UserError(
+                f"random convolutions see images of {SMALLEST} pixels or more, not {list(x.shape)}"
+            )
         found = []
         for scale, (w1, w2) in enumerate(
             zip(self.first.split(FILTERS), self.second.split(FILTERS), strict=True)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmsd.errors import UserError
 from lmsd.features.base import ImageSet
 from lmsd.features.cnn import (
     FEATURES,
@@ -56,6 +57,8 @@ def train_without_labels(
     data: hash of the split, for the recipe. The train split is held in memory as uint8.
     """
     pixels = loaded(train, alone=True)[0]
+    if len(pixels) < 2:
+        raise UserError("lmsd-ssl tells images from each other and the train split holds one: take more")
     count = effort(len(pixels)) if images is None else images
     training = Training(count, min(batch_size, len(pixels)), learning_rate, augment, seed)
     recipe = recipe_of(pixels, "views", (), training, data)

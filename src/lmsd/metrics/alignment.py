@@ -10,17 +10,20 @@ form one cluster. The ceiling is the same score of real images, the floor that o
 import torch
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.metrics.frechet import Features
 from lmsd.metrics.kernel import unit_rows
 
 
+@explained
 def clip_scores(images: Features, texts: Features) -> Tensor:
     """2.5 max(cos, 0) [n] of each image's embedding [n,d] and its own text's [n,d]."""
     v, t = _paired(images, texts)
     return 2.5 * (v * t).sum(dim=1).clamp(min=0.0)
 
 
+@explained
 def r_precision(images: Features, texts: Features, *, candidates: int = 100, seed: int = 0) -> Tensor:
     """Whether each image's own text beats candidates − 1 other ones, drawn by `seed` [n]; ties lose.
 

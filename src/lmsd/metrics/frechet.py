@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.metrics.intervals import GROUPS, Interval, Score, extrapolated, jackknife, jackknife_groups
 
@@ -33,6 +34,7 @@ _SINGULAR = 1e-10
 """Below this ratio of smallest to largest eigenvalue (or squared pivot) the n × n form is taken."""
 
 
+@explained
 def as_features(x: Features, name: str = "features") -> Tensor:
     """`x` as float64 [n,d] on its own device, all finite, n ≥ 2."""
     given = torch.as_tensor(x).detach()
@@ -47,6 +49,7 @@ def as_features(x: Features, name: str = "features") -> Tensor:
     return array
 
 
+@explained
 def of_one_width(x: Features, y: Features, names: tuple[str, str] = ("x", "y")) -> tuple[Tensor, Tensor]:
     """Both as `as_features`. Raises UserError where their widths differ."""
     a, b = (as_features(each, name) for each, name in zip((x, y), names, strict=True))
@@ -55,6 +58,7 @@ def of_one_width(x: Features, y: Features, names: tuple[str, str] = ("x", "y")) 
     return a, b
 
 
+@explained
 def gaussian_statistics(x: Features) -> tuple[Tensor, Tensor]:
     """Mean [d] and unbiased covariance [d,d] of a feature array [n,d], float64."""
     array = as_features(x)
@@ -63,6 +67,7 @@ def gaussian_statistics(x: Features) -> tuple[Tensor, Tensor]:
     return mean, centered.T @ centered / (len(array) - 1)
 
 
+@explained
 def frechet_distance(x: Features, y: Features) -> float:
     """FD(x, y) of two feature arrays [n,d] and [m,d] (module formula); 0 for equal arrays, never negative.
 
@@ -78,6 +83,7 @@ def frechet_distance(x: Features, y: Features) -> float:
     return max(float(total), 0.0)
 
 
+@explained
 def frechet_infinity(x: Features, y: Features, *, seed: int = 0) -> Interval:
     """FD of the two distributions themselves, extrapolated to n → ∞, with its interval (see `intervals`).
 
@@ -96,6 +102,7 @@ def frechet_infinity(x: Features, y: Features, *, seed: int = 0) -> Interval:
     return extrapolated(frechet_distance(a, b), without)
 
 
+@explained
 def frechet_by_rows(
     fakes: Sequence[Tensor], real: Tensor, groups: Tensor, others: Tensor | None = None
 ) -> tuple[Score, Score]:
@@ -114,17 +121,20 @@ def frechet_by_rows(
     return jackknifed(mean, found), infinity(mean, found)
 
 
+@explained
 def frechet_without(x: Tensor, y: Tensor, groups_x: Tensor, groups_y: Tensor) -> list[float]:
     """FD of two arrays, roughly centered: of all rows, then without each group."""
     pairs = zip(without_groups(x, groups_x), without_groups(y, groups_y), strict=True)
     return [frechet_distance(x, y), *(frechet_from_statistics(*one, *other) for one, other in pairs)]
 
 
+@explained
 def jackknifed(found: list[float], seeds: Sequence[list[float]] = ()) -> Score:
     """The value of all rows, then without each group; of each seed likewise."""
     return Score(jackknife(found[0], found[1:]), tuple(found[1:]), "jackknife", firsts(seeds))
 
 
+@explained
 def infinity(found: list[float], seeds: Sequence[list[float]] = ()) -> Score:
     """FD_∞ of such values with the pseudo-values that it is the mean of."""
     by_seed = tuple(extrapolated(each[0], each[1:]).value for each in seeds)
@@ -132,16 +142,19 @@ def infinity(found: list[float], seeds: Sequence[list[float]] = ()) -> Score:
     return Score(extrapolated(found[0], found[1:]), pseudo, "batches", by_seed)
 
 
+@explained
 def means_of(found: Sequence[list[float]]) -> list[float]:
     """Column by column."""
     return [fmean(column) for column in zip(*found, strict=True)]
 
 
+@explained
 def firsts(found: Sequence[list[float]]) -> tuple[float, ...]:
     """The values of all rows."""
     return tuple(each[0] for each in found)
 
 
+@explained
 def without_groups(x: Tensor, groups: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Mean and unbiased covariance of x [n,d] (float64, roughly centered) without each of the 20 groups [n].
 
@@ -157,6 +170,7 @@ def without_groups(x: Tensor, groups: Tensor) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
+@explained
 def frechet_from_statistics(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y: Tensor) -> float:
     """FD of N(mean_x, cov_x) and N(mean_y, cov_y), means [d], covariances [d,d], computed in float64.
 
@@ -167,6 +181,10 @@ def frechet_from_statistics(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y
     if not d or my.shape != (d,) or any(cov.shape != (d, d) for cov in (cx, cy)):
         shapes = ", ".join(str(list(value.shape)) for value in (mx, cx, my, cy))
         raise UserError(f"means are [d] and covariances [d,d] of one d, not {shapes}")
+    if not all(bool(value.isfinite().all()) for value in (mx, cx, my, cy)):
+        raise UserError("means and covariances must be finite numbers")
+    if min(float(cx.diagonal().min()), float(cy.diagonal().min())) < 0:
+        raise UserError("a covariance has no negative number on its diagonal")
     cross = _regular_trace(cx, cy)
     if cross is None:
         cross = torch.linalg.svdvals(_root(cx).T @ _root(cy)).sum()

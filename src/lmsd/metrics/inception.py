@@ -12,11 +12,13 @@ from statistics import fmean
 
 import torch
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.metrics.frechet import Features, as_features
 from lmsd.metrics.intervals import Interval, Score, batch_means
 
 
+@explained
 def inception_scores(logits: Features, *, splits: int = 10) -> list[float]:
     """The score of each of `splits` consecutive parts of the logits [n,classes], 1 ≤ score ≤ classes.
 
@@ -37,6 +39,7 @@ def inception_scores(logits: Features, *, splits: int = 10) -> list[float]:
     return found
 
 
+@explained
 def inception_score_by_seed(arrays: Sequence[Features], *, splits: int = 10) -> Score:
     """The score of several arrays of logits [n,classes], one a seed: mean, and interval over the splits."""
     scores = torch.tensor([inception_scores(each, splits=splits) for each in arrays], dtype=torch.float64)
@@ -44,6 +47,7 @@ def inception_score_by_seed(arrays: Sequence[Features], *, splits: int = 10) -> 
     return Score(batch_means(fmean(by_seed), means), means, "batches", by_seed)
 
 
+@explained
 def inception_score(logits: Features, *, splits: int = 10) -> Interval:
     """Mean over the splits with the interval that their spread gives (module text); order your rows first.
 

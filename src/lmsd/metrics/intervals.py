@@ -46,6 +46,7 @@ import torch
 from scipy.stats import norm, t
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 
 GROUPS = 20
@@ -92,15 +93,20 @@ class Score:
         return statistics.stdev(self.by_seed) if len(self.by_seed) > 1 else None
 
 
+@explained
 def jackknife_groups(rows: int, *, groups: int = GROUPS, seed: int = 0) -> Tensor:
     """Group [rows] of each row, 0 to groups − 1, of equal size but for one, drawn by `seed`."""
-    if rows < 2 * groups:
-        raise UserError(f"{rows} samples are too few for {groups} jackknife groups: use n ≥ {2 * groups}")
+    if groups < 2 or rows < 2 * groups:
+        raise UserError(
+            f"{rows} samples are too few for {groups} jackknife groups, of which there are two or more: use "
+            f"n ≥ {2 * max(groups, 2)}"
+        )
     result = torch.empty(rows, dtype=torch.int64)
     result[torch.randperm(rows, generator=torch.Generator().manual_seed(seed))] = torch.arange(rows) % groups
     return result
 
 
+@explained
 def jackknife(
     value: float, without: Sequence[float], *, level: float = 0.95, scale: Literal["linear", "log"] = "linear"
 ) -> Interval:
@@ -117,6 +123,7 @@ def jackknife(
     return Interval(value, max(value - half, 0.0), value + half, level)
 
 
+@explained
 def jackknife_half_width(without: Sequence[float], *, level: float = 0.95) -> float:
     """Student's t times √v of the jackknife (module formula), also for a statistic of any sign."""
     _several(without)
@@ -128,6 +135,7 @@ def _several(values: Sequence[float]) -> None:
         raise UserError(f"an interval needs the values of two groups or more, and there are {len(values)}")
 
 
+@explained
 def wilson(hits: int, trials: int, *, level: float = 0.95) -> Interval:
     """Interval of the probability behind `hits` of `trials`.
 
@@ -138,9 +146,16 @@ def wilson(hits: int, trials: int, *, level: float = 0.95) -> Interval:
     return _wilson(hits / trials, trials, level)
 
 
+def upper(level: float) -> float:
+    """The probability below the upper end of an interval: 0.975 at a level of 0.95. Raises UserError."""
+    if not 0 < level < 1:
+        raise UserError(f"level={level} of an interval is a probability between 0 and 1, e.g. 0.95")
+    return 0.5 + level / 2
+
+
 def _wilson(p: float, trials: float, level: float) -> Interval:
     """Wilson's formula; the trials may be a fraction."""
-    z = float(norm.ppf(0.5 + level / 2))
+    z = float(norm.ppf(upper(level)))
     center = p + z * z / (2 * trials)
     half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
@@ -149,6 +164,7 @@ def _wilson(p: float, trials: float, level: float) -> Interval:
     return Interval(p, 0.0 if p == 0.0 else low, 1.0 if p == 1.0 else high, level)
 
 
+@explained
 def clustered_share(hits: Tensor, *, level: float = 0.95) -> Interval:
     """Wilson's interval of the mean of 0/1 [n,s], n independent prompts with s trials each.
 
@@ -167,6 +183,7 @@ def clustered_share(hits: Tensor, *, level: float = 0.95) -> Interval:
     return _wilson(p, total / effect, level)
 
 
+@explained
 def thirds(rows: int, *, seed: int = 0) -> list[Tensor]:
     """Rows [⌊n/3⌋] of each third of ten random divisions, one division after another, drawn by `seed`."""
     if rows < THIRDS:
@@ -177,12 +194,14 @@ def thirds(rows: int, *, seed: int = 0) -> list[Tensor]:
     return [third for division in divisions for third in division.tensor_split(THIRDS)]
 
 
+@explained
 def divided(value: float, parts: Sequence[float], *, level: float = 0.95) -> Interval:
     """Interval θ ± t √v of a statistic ≥ 0 of all rows from its values on their `thirds`, v = ⅓ mean s²."""
     half = _quantile("thirds", len(parts), level) * _error(parts, "thirds")
     return Interval(value, max(value - half, 0.0), value + half, level)
 
 
+@explained
 def divided_share(share: float, parts: Sequence[float], rows: int, *, level: float = 0.95) -> Interval:
     """Interval of a share of `rows` from its `stretched` values on their thirds (module formula).
 
@@ -192,6 +211,7 @@ def divided_share(share: float, parts: Sequence[float], rows: int, *, level: flo
     return Interval(share, min(found.low, least.low), min(max(found.high, least.high), 1.0), level)
 
 
+@explained
 def stretched(share: float, parts: Sequence[float]) -> list[float]:
     """Shares on `thirds`, spread as all rows imply: by √(p (1 − p) / p̄ (1 − p̄)) where that is above 1."""
     mean = statistics.fmean(parts)
@@ -200,6 +220,7 @@ def stretched(share: float, parts: Sequence[float]) -> list[float]:
     return [mean + factor * (part - mean) for part in parts]
 
 
+@explained
 def mean_interval(values: Tensor, *, level: float = 0.95) -> Interval:
     """t-interval of the mean of values [n,s], n independent prompts (rows) with s values each."""
     if values.ndim != 2 or not values.shape[1]:
@@ -207,11 +228,12 @@ def mean_interval(values: Tensor, *, level: float = 0.95) -> Interval:
     rows = values.double().mean(dim=1)
     if len(rows) < 2:
         raise UserError("one prompt has no spread: the interval of a mean needs two or more")
-    half = float(t.ppf(0.5 + level / 2, len(rows) - 1)) * float(rows.std()) / math.sqrt(len(rows))
+    half = float(t.ppf(upper(level), len(rows) - 1)) * float(rows.std()) / math.sqrt(len(rows))
     mean = float(rows.mean())
     return Interval(mean, mean - half, mean + half, level)
 
 
+@explained
 def prompts_score(values: Tensor, *, share: bool) -> Score:
     """Mean of values [n,s], s for each of n prompts; 0/1 where it is a share. Groups: rows in turn."""
     rows = values.double()
@@ -223,6 +245,7 @@ def prompts_score(values: Tensor, *, share: bool) -> Score:
     return Score(interval, parts, "batches", by_seed)
 
 
+@explained
 def batch_means(value: float, batches: Sequence[float], *, level: float = 0.95) -> Interval:
     """Interval of `value`, of all rows, from its values on disjoint batches of equal size (module text).
 
@@ -230,16 +253,17 @@ def batch_means(value: float, batches: Sequence[float], *, level: float = 0.95) 
     """
     if len(batches) < 2:
         return Interval(value, math.nan, math.nan, level)
-    half = float(t.ppf(0.5 + level / 2, len(batches) - 1)) * _error(batches, "batches")
+    half = float(t.ppf(upper(level), len(batches) - 1)) * _error(batches, "batches")
     return Interval(value, max(value - half, 0.0), value + half, level)
 
 
+@explained
 def extrapolated(value: float, without: Sequence[float], *, level: float = 0.95) -> Interval:
     """FD_∞: `value` without its 1/n bias, with its interval (module formula); may fall below 0."""
     _several(without)
     pseudo = [len(without) * value - (len(without) - 1) * other for other in without]
     center = statistics.fmean(pseudo)
-    half = float(t.ppf(0.5 + level / 2, len(pseudo) - 1)) * statistics.stdev(pseudo) / math.sqrt(len(pseudo))
+    half = float(t.ppf(upper(level), len(pseudo) - 1)) * statistics.stdev(pseudo) / math.sqrt(len(pseudo))
     return Interval(center, center - half, center + half, level)
 
 
@@ -259,6 +283,7 @@ class Comparison:
         return self.p < 0.05
 
 
+@explained
 def compare(one: Score, other: Score) -> Comparison:
     """Compare the scores of two models whose parts are of the same groups of rows (module text)."""
     if one.method != other.method or len(one.parts) != len(other.parts) or len(one.parts) < 2:
@@ -287,7 +312,7 @@ def _freedom(method: Method, parts: int) -> int:
 
 def _quantile(method: Method, parts: int, level: float) -> float:
     """Student's t at which an interval of this level ends."""
-    return float(t.ppf(0.5 + level / 2, _freedom(method, parts)))
+    return float(t.ppf(upper(level), _freedom(method, parts)))
 
 
 def _error(parts: Sequence[float], method: Method) -> float:

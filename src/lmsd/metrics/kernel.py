@@ -23,9 +23,10 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.metrics.frechet import Features, as_features, of_one_width
-from lmsd.metrics.intervals import GROUPS, Interval, Score
+from lmsd.metrics.intervals import GROUPS, Interval, Score, upper
 
 Kernel: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(x [n,d], y [m,d]) → k(x_i, y_j) [n,m]."""
@@ -34,17 +35,20 @@ _CELLS = 1 << 23
 """Kernel values held at once (64 MiB of float64)."""
 
 
+@explained
 def polynomial(x: Tensor, y: Tensor) -> Tensor:
     """KID's kernel (xᵀy/d + 1)³."""
     return (x @ y.T / x.shape[1] + 1.0).pow_(3)
 
 
+@explained
 def gaussian(x: Tensor, y: Tensor) -> Tensor:
     """CMMD's kernel exp(−|x−y|²/200)."""
     squares = x.square().sum(1)[:, None] + y.square().sum(1) - 2.0 * (x @ y.T)
     return squares.clamp_(min=0.0).div_(-200.0).exp_()
 
 
+@explained
 def kernel_distance(
     x: Features, y: Features, *, kernel: Kernel = polynomial, level: float = 0.95
 ) -> Interval:
@@ -61,6 +65,7 @@ def kernel_distance(
     return _interval(value, first + second + 4.0 * _between(xy) / (n * m), level)
 
 
+@explained
 def clip_mmd(x: Features, y: Features) -> Interval:
     """CMMD of two arrays of CLIP embeddings [n,d] and [m,d], which are set to unit length, times 1000."""
     a, b = (unit_rows(each, name) for each, name in ((x, "x"), (y, "y")))
@@ -68,12 +73,14 @@ def clip_mmd(x: Features, y: Features) -> Interval:
     return Interval(1000 * found.value, 1000 * found.low, 1000 * found.high, found.level)
 
 
+@explained
 def unit_rows(x: Features, name: str = "features") -> Tensor:
     """`x` as float64 [n,d] with rows of length 1."""
     array = as_features(x, name)
     return array / array.square().sum(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
 
 
+@explained
 def kernel_distance_by_rows(
     fakes: Sequence[Tensor], real: Tensor, groups: Tensor, *, kernel: Kernel = polynomial
 ) -> tuple[Score, Score]:
@@ -225,6 +232,6 @@ def _interval(value: float, variance: float, level: float) -> Interval:
 
     MMD² is a squared length, whose spread grows with it: on its own scale it would miss to one side.
     """
-    half = float(norm.ppf(0.5 + level / 2)) * math.sqrt(max(variance, 0.0))
+    half = float(norm.ppf(upper(level))) * math.sqrt(max(variance, 0.0))
     shift = half * half / (4.0 * max(value, half)) if half else 0.0
     return Interval(value, value - half + shift, value + half + shift, level)

@@ -17,6 +17,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.metrics.frechet import Features, of_one_width
 from lmsd.metrics.intervals import Score, divided, divided_share, stretched, thirds
@@ -36,6 +37,7 @@ class Manifold:
     coverage: float
 
 
+@explained
 def manifold(generated: Features, real: Features, *, k: int = 5) -> Manifold:
     """All four at once (module formulas); features [m,d] and [n,d], n and m above k, in float64.
 
@@ -47,6 +49,7 @@ def manifold(generated: Features, real: Features, *, k: int = 5) -> Manifold:
     return _manifolds(y[None], x[None], k)[0]
 
 
+@explained
 def manifolds(generated: Features, real: Features, *, k: int = 5) -> list[Manifold]:
     """`manifold` of two arrays [n,d] whose rows belong together, then of every one of their `thirds`."""
     y, x = _checked(generated, real, k)
@@ -58,6 +61,7 @@ def manifolds(generated: Features, real: Features, *, k: int = 5) -> list[Manifo
     return [manifold(y, x, k=k), *_manifolds(y[rows], x[rows], k)]
 
 
+@explained
 def manifold_by_rows(fakes: Sequence[Features], real: Features, *, k: int = 5) -> dict[str, Score]:
     """All four by name, mean over the fake arrays [n,d], with intervals from thirds of the rows of all."""
     every = [manifolds(fake, real, k=k) for fake in fakes]

@@ -11,9 +11,11 @@ from random import Random
 import torch
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 
 
+@explained
 def matched_halves(labels: Sequence[int] | Sequence[str] | Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Disjoint row numbers idx_a, idx_b, int64 [h] each, with labels[idx_a[k]] == labels[idx_b[k]].
 
@@ -43,12 +45,14 @@ def matched_halves(labels: Sequence[int] | Sequence[str] | Tensor, seed: int) ->
     return first.contiguous(), second.contiguous()
 
 
+@explained
 def dealt(pairs: tuple[Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor]:
     """The pairs with a random half of them turned round."""
     turned = torch.rand(len(pairs[0]), generator=torch.Generator().manual_seed(seed)) < 0.5
     return torch.where(turned, pairs[1], pairs[0]), torch.where(turned, pairs[0], pairs[1])
 
 
+@explained
 def matched_rows(
     labels: Sequence[int] | Sequence[str], among: Sequence[int] | Sequence[str], seed: int
 ) -> Tensor:

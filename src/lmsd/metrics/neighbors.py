@@ -35,6 +35,7 @@ from scipy.cluster.vq import kmeans2
 from scipy.stats import beta, betabinom, rankdata
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.metrics.frechet import Features, as_features, of_one_width
 from lmsd.metrics.intervals import GROUPS, Interval, clustered_share, jackknife_half_width
@@ -95,6 +96,7 @@ class Memorization:
         return self.p < FALSE_ALARM
 
 
+@explained
 def nearest(x: Features, to: Features, *, k: int = 1) -> tuple[Tensor, Tensor]:
     """Distances [n,k], ascending, and rows [n,k] of the k rows of `to` [m,d] nearest to each of x [n,d].
 
@@ -160,6 +162,7 @@ def _compared(fake: Tensor, real: Tensor) -> Tensor:
     return torch.stack([middle, low, closer], dim=1)
 
 
+@explained
 def memorization(
     generated: Sequence[Features], train: Features, held_out: Features, *, pairs: int = 16
 ) -> Memorization:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lmsd.arguments import explained
 from lmsd.metrics.intervals import Interval, Score, wilson
 
 
@@ -21,15 +22,18 @@ class Share(Metric):
         for name in ("hits", "trials"):
             self.add_state(name, default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
+    @explained
     def update(self, right: Tensor) -> None:  # type: ignore[override]
         """Whether each answer is right, bool of any shape."""
         self.hits = self.hits + right.bool().sum()
         self.trials = self.trials + right.numel()
 
+    @explained
     def compute(self) -> Tensor:
         """The share, float64."""
         return torch.tensor(self._share().value, dtype=torch.float64)
 
+    @explained
     def scores(self) -> dict[str, Score]:
         """{"share": ...} with its interval."""
         with self.sync_context(

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.metrics.frechet import Features, as_features, firsts, gaussian_statistics, means_of
 from lmsd.metrics.intervals import GROUPS, Score, jackknife
@@ -48,6 +49,7 @@ class Whitening:
         return (as_features(x) - self.mean) @ self.map
 
 
+@explained
 def whitening(train: Features) -> Whitening:
     """What makes the covariance of features [n,d] the identity, but for directions without variance.
 
@@ -61,6 +63,7 @@ def whitening(train: Features) -> Whitening:
     return Whitening(mean, vectors[:, alive] / values[alive].sqrt())
 
 
+@explained
 def sliced_wasserstein(x: Features, y: Features, *, projections: int = PROJECTIONS, seed: int = 0) -> float:
     """SW₂ of two feature arrays [n,d] of one size (module formula), as they are: whiten them first."""
     a, b = as_features(x, "x"), as_features(y, "y")
@@ -70,6 +73,7 @@ def sliced_wasserstein(x: Features, y: Features, *, projections: int = PROJECTIO
     return math.sqrt(float((_ordered(a, u)[0] - _ordered(b, u)[0]).double().square().mean()))
 
 
+@explained
 def sliced_ratio(
     fakes: Sequence[Tensor],
     real: Tensor,
@@ -107,12 +111,14 @@ def _ratio(gaps: Sequence[float], below: Sequence[float]) -> list[float]:
     return [whole, *(whole * each / fewer for each in without)]
 
 
+@explained
 def as_ratio(values: Sequence[float], seeds: Sequence[Sequence[float]] = ()) -> Score:
     """The Score of a ratio: of all rows, then without each group; of each seed likewise."""
     interval = jackknife(values[0], values[1:], scale="log")
     return Score(interval, tuple(values[1:]), "log jackknife", firsts([list(each) for each in seeds]))
 
 
+@explained
 def geometric_mean(scores: Sequence[Score]) -> Score:
     """The geometric mean of ratios whose parts are of the same groups of rows."""
     columns = zip(*((each.interval.value, *each.parts) for each in scores), strict=True)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.metrics.alignment import clip_scores, r_precision
 from lmsd.metrics.frechet import frechet_by_rows, frechet_distance, frechet_infinity
@@ -63,6 +64,7 @@ class Rows(Metric):
         self.add_state("places", default=[], dist_reduce_fx="cat")
         self.set_dtype(torch.float64)
 
+    @explained
     def update(  # type: ignore[override]
         self, x: Tensor, real: bool = False, *, position: Tensor | None = None, seed: int = 0
     ) -> None:
@@ -80,10 +82,12 @@ class Rows(Metric):
         self.rows.append(rows.detach().double())
         self.places.append(place.to(rows.device))
 
+    @explained
     def compute(self) -> Tensor:
         """The value, float64."""
         return torch.tensor(self._value(*self._arrays()[:2]), dtype=torch.float64)
 
+    @explained
     def scores(self, groups: Tensor | None = None) -> dict[str, Score]:
         """Every score by name, with its interval; groups [n]: of the jackknife, by position; None: drawn."""
         fakes, real, paired = self._of_all()
@@ -292,6 +296,7 @@ class CLIPScore(Rows):
     kind = "clip_score"
     higher_is_better = True
 
+    @explained
     def update(  # type: ignore[override]
         self,
         x: Tensor,

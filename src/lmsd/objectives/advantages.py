@@ -13,12 +13,12 @@ does not depend on how the batch is split. A group in which a reward failed has 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from lmsd.errors import UserError, one_of
+from lmsd.errors import UserError, When, one_of
 from lmsd.ranks import gather
 from lmsd.types import Batch
 
@@ -143,7 +143,12 @@ class Normalizer:
     """
 
     def __init__(
-        self, normalize: Normalization, *, bound: float | None = 5.0, history: int = 32, min_history: int = 16
+        self,
+        normalize: Normalization,
+        *,
+        bound: Annotated[float | None, When("normalize", ("group", "global", "prompt"))] = 5.0,
+        history: Annotated[int, When("normalize", ("prompt",))] = 32,
+        min_history: Annotated[int, When("normalize", ("prompt",))] = 16,
     ) -> None:
         one_of("advantages", "normalize", normalize, Normalization)
         if bound is not None and bound <= 0:

@@ -99,7 +99,8 @@ class Adversarial(Objective):
 
     def prepare(self, facts: Facts) -> None:
         """Draw mismatched captions from those of the data, for a generator that reads them."""
-        self.mismatch.learn(facts.captions)
+        if not self.mismatch.captions:
+            self.mismatch.learn(facts.captions)
         reads = generator_of(facts.players).conditioner.reads
         if self.mismatch.weight and (reads != "text" or len(self.mismatch.captions) < 2):
             raise UserError(

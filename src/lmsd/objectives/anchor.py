@@ -10,12 +10,12 @@ as λ → 0, so anneal λ to .005 or less.
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from lmsd.errors import UserError, one_of
+from lmsd.errors import UserError, When, one_of
 from lmsd.models.generator import Generator
 from lmsd.objectives.balance import Balance
 from lmsd.objectives.base import (
@@ -49,9 +49,9 @@ class Anchor:
         self,
         kind: AnchorKind = "none",
         *,
-        weight: float | Sequence[float] = 1.0,
-        kappa: float = 5.0,
-        normalize: float | None = None,
+        weight: Annotated[float | Sequence[float], When("kind", ("mse_kl", "energy", "transport"))] = 1.0,
+        kappa: Annotated[float, When("kind", ("mse_kl",))] = 5.0,
+        normalize: Annotated[float | None, When("kind", ("mse_kl", "energy", "transport"))] = None,
     ) -> None:
         one_of("anchor", "kind", kind, AnchorKind)
         self.kind, self.weight, self.kappa = kind, Annealed(weight), kappa

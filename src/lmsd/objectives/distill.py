@@ -79,6 +79,8 @@ class Heads:
                 f"distill: heads.student={student} and heads.fake={fake} must be 0 or more, and heads that "
                 "the student plays against must learn"
             )
+        if penalty is not None and penalty.center:
+            raise UserError("distill: heads.penalty.center is not read here: leave it out")
         self.student, self.fake, self.kind = student, fake, loss
         self.penalty, self.calibrate = penalty or Penalty("none"), calibrate
 
@@ -142,6 +144,16 @@ class Distill(Objective):
             raise UserError(
                 f"distill: divergence={self.matching.divergence} needs log p_data/p_G where the scores are "
                 "compared: heads.loss=nonsaturating and judged=null"
+            )
+        if not (weighted or self.tilt) and self.heads.calibrate != Heads().calibrate:
+            raise UserError(
+                "distill: heads.calibrate is of logits that weigh, which takes a divergence other than rkl "
+                "or a tilt: leave it out"
+            )
+        if self.settings.guided:
+            raise UserError(
+                f"distill: settings.guidance={self.settings.guidance:g} is for sampling, and a student "
+                "learns without it: the teacher's is matching.guidance"
             )
         if self.every < 1:
             raise UserError(f"distill: every={self.every} must be at least 1")

@@ -59,6 +59,8 @@ class DRaFT(Rewarded):
         )
         if not reward.differentiable:
             raise UserError(f"draft: reward {reward.name} has no gradient: use grpo, ddpo or nft")
+        if policy.ode:
+            raise UserError("draft: no window of steps is learned from here, of which policy.ode=true speaks")
         if not 1 <= last <= settings.steps or reference_weight < 0:
             raise UserError(
                 f"draft: last={last} of {settings.steps} steps, and reference_weight={reference_weight} not "

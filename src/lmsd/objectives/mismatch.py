@@ -6,11 +6,12 @@ on how a batch is split.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from lmsd.errors import UserError
+from lmsd.errors import UserError, When
 from lmsd.models.generator import Generator
 from lmsd.objectives.jumps import Jump
 from lmsd.types import Batch, Cond
@@ -23,7 +24,9 @@ class Mismatch:
     ones, by default those of the data. Raises UserError for a weight below 0.
     """
 
-    def __init__(self, weight: float = 0.0, *, captions: Sequence[str] = ()) -> None:
+    def __init__(
+        self, weight: float = 0.0, *, captions: Annotated[Sequence[str], When("weight", unless=0)] = ()
+    ) -> None:
         if weight < 0:
             raise UserError(f"mismatch: weight={weight} must be 0 or more")
         self.weight = weight

@@ -10,12 +10,12 @@ bfloat16 logits, which is 2⁻⁸ of them.
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from lmsd.errors import Count, UserError, one_of
+from lmsd.errors import Count, UserError, When, one_of
 from lmsd.models.discriminator import double_backward_obstacle
 from lmsd.objectives.base import standard_normal
 from lmsd.objectives.terms import Annealed, difference_penalty, exact_penalty
@@ -44,11 +44,11 @@ class Penalty:
         self,
         kind: PenaltyKind = "fd",
         *,
-        gamma: float | Sequence[float] = 0.05,
-        sigma: float = 0.05,
-        r1: bool = True,
-        r2: bool = True,
-        lazy: Count = 1,
+        gamma: Annotated[float | Sequence[float], When("kind", ("fd", "exact"))] = 0.05,
+        sigma: Annotated[float, When("kind", ("fd",))] = 0.05,
+        r1: Annotated[bool, When("kind", ("fd", "exact"))] = True,
+        r2: Annotated[bool, When("kind", ("fd", "exact"))] = True,
+        lazy: Annotated[Count, When("kind", ("fd", "exact"))] = 1,
         center: float = 0.0,
     ) -> None:
         one_of("penalty", "kind", kind, PenaltyKind)

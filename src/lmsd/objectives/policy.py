@@ -24,12 +24,12 @@ p_ref(x₀|c) exp(r(x₀)/β)/Z: rewards and β are in the same nats.
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from lmsd.errors import UserError, one_of
+from lmsd.errors import UserError, When, one_of
 from lmsd.models.generator import Generator
 from lmsd.objectives.advantages import Normalizer, Round, Table
 from lmsd.objectives.base import generator_of, means
@@ -60,7 +60,7 @@ class Update:
         self,
         surrogate: Surrogate = "clip",
         *,
-        clip: float | None = 1.0,
+        clip: Annotated[float | None, When("surrogate", ("clip",))] = 1.0,
         units: Units = "nats",
         epochs: int = 1,
         minibatches_per_epoch: int = 1,
@@ -109,6 +109,8 @@ class Reference:
         if weight < 0:
             raise UserError(f"policy gradient: reference.weight={weight} must not be negative")
         self.weight, self.form, self.budget = weight, form, budget
+        if form != "path" and not self.asked:
+            raise UserError(f"policy gradient: reference.form={form} without a weight or budget does nothing")
 
     @property
     def asked(self) -> bool:
@@ -123,7 +125,13 @@ class Windows:
     every: updates between two moves. Raises UserError for values out of range.
     """
 
-    def __init__(self, size: int | None = None, *, stride: int = 1, every: int = 1) -> None:
+    def __init__(
+        self,
+        size: int | None = None,
+        *,
+        stride: Annotated[int, When("size")] = 1,
+        every: Annotated[int, When("size")] = 1,
+    ) -> None:
         if min(stride, every) < 1 or (size is not None and size < 1):
             raise UserError(
                 f"policy gradient: windows: size={size}, stride={stride}, every={every} must be at least 1"
@@ -176,6 +184,8 @@ class PolicyGradient(Rewarded):
             refresh=refresh,
             patience=patience,
         )
+        if policy.ode and self.windows.size is None:
+            raise UserError("policy gradient: policy.ode=true is about steps outside windows.size: give one")
         if self.windows.size is not None and self.windows.size > settings.steps:
             raise UserError(f"policy gradient: window={self.windows.size} of {settings.steps} steps")
 

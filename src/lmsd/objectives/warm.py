@@ -6,8 +6,9 @@
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from lmsd.errors import UserError
+from lmsd.errors import UserError, When
 from lmsd.objectives.adversarial import Adversarial
 from lmsd.objectives.anchor import Anchored
 from lmsd.objectives.base import Objective
@@ -17,10 +18,10 @@ from lmsd.objectives.phases import Phase, Phases
 def warm_start(
     game: Objective,
     *,
-    warm: Objective | None = None,
+    warm: Annotated[Objective | None, When("warmup", unless=0)] = None,
     warmup: float = 0.0,
     head_start: float = 0.0,
-    warm_rate: float | Sequence[float] = 1.0,
+    warm_rate: Annotated[float | Sequence[float], When("warmup", unless=0)] = 1.0,
     rate: float | Sequence[float] = 1.0,
     freeze_text: bool = False,
 ) -> Phases:

@@ -24,6 +24,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError, one_of
 from lmsd.process.schedules import Schedule
 from lmsd.rng import Rng
@@ -96,11 +97,13 @@ class Process:
         alpha, sigma, _ = self.schedule.coefficients(t)
         return _like(alpha, like), _like(sigma, like)
 
+    @explained
     def noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t = α_t x₀ + σ_t ε."""
         alpha, sigma = self.alpha_sigma(t, x0)
         return alpha * x0 + sigma * eps
 
+    @explained
     def pair(self, x0: Tensor, s: Tensor, t: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
         """(x_s, x_t) of one path: x_s ~ q(x_s|x₀), then x_t ~ q(x_t|x_s), which adds noise to x_s.
 
@@ -111,6 +114,7 @@ class Process:
         std = _like(sigma_t * share.sqrt(), x0)
         return x_s, _like(alpha_ts, x0) * x_s + std * rng.normal(x0.shape[1:], "eps_ts")
 
+    @explained
     def posterior(self, x0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Normal:
         """q(x_s | x_t, x₀) for any jump s ≤ t, std [B, 1, ...] (DDPM eq. 7 is the case s = t − 1).
 
@@ -129,6 +133,7 @@ class Process:
         share = torch.where(still, 0.0, -torch.expm1(2 * (lambda_t - lambda_s)))
         return torch.where(still, 1.0, alpha_t / alpha_s), share, (alpha_s, sigma_s, sigma_t)
 
+    @explained
     def to_x0(self, pred: Tensor, kind: Prediction, x_t: Tensor, t: Tensor) -> Tensor:
         """x̂₀ = (b x_t − σ pred)/(αb − σa) from what a net predicts, at least float32.
 
@@ -144,11 +149,13 @@ class Process:
         x_t, pred = at_least_float32(x_t), at_least_float32(pred)
         return _like(b / det, x_t) * x_t + _like(-sigma / det, pred) * pred
 
+    @explained
     def target(self, kind: Prediction, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What a perfect net of this kind predicts: a x₀ + b ε."""
         a, b = row(kind, *self.alpha_sigma(t, x0))
         return b * eps + a * x0
 
+    @explained
     def kl_weight(self, s: Tensor, t: Tensor, *, kappa: float = 5.0) -> Tensor:
         """min(½ (SNR_s − SNR_t), κ) / κ, float32 [B] in [0, 1]: the weight of ‖x₀ − x̂₀‖² in the posterior KL.
 

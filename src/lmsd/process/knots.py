@@ -17,6 +17,7 @@ from typing import Literal
 
 import torch
 
+from lmsd.arguments import explained
 from lmsd.errors import Amount, UserError, one_of
 
 Rule = Literal["trailing", "leading", "linspace"]
@@ -85,6 +86,7 @@ class Shifted:
     whole: bool = False
     """nets are told whole thousandths, rounded down"""
 
+    @explained
     def __post_init__(self) -> None:
         low = self.high if self.low is None else self.low
         if not (self.shift > 0 and 0 < low <= self.high <= 1):

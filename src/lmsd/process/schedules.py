@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import Count, UserError
 from lmsd.process.knots import TRAILING, Shifted, Spaced
 
@@ -60,11 +61,13 @@ class Schedule(ABC):
     def grid(self, steps: int) -> list[float]:
         """The steps + 1 knots of a sampler, from t_noise down to t_clean, as plain floats."""
 
+    @explained
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(α, σ) at t, float32, each of t's shape."""
         alpha, sigma, _ = self.coefficients(t)
         return alpha.float(), sigma.float()
 
+    @explained
     def knots(self, steps: int, device: torch.device) -> Tensor:
         """`grid(steps)` as a float32 tensor on `device`, copied there only once."""
         key = (steps, device)
@@ -135,6 +138,7 @@ class Discrete(Schedule):
         """(t − 1) · 1000 / T: diffusers' time index for T = 1000; negative for data itself."""
         return (t.float() - 1) * (1000.0 / self.steps)
 
+    @explained
     def grid(self, steps: int) -> list[float]:
         """The knots of `spacing`."""
         _check_steps(steps)
@@ -252,6 +256,7 @@ class EDM(Schedule):
         """1000 · ¼ ln σ (their c_noise, times 1000); data itself counts as σ_min / 10."""
         return t.float().clamp(min=self.sigma_min / 10).log() * 250.0
 
+    @explained
     def grid(self, steps: int) -> list[float]:
         """σ_max = knot 0 > … > knot n − 1 = σ_min > knot n = 0; one step goes from σ_max to 0."""
         _check_steps(steps)
@@ -285,6 +290,7 @@ class Flow(Schedule):
         """1000 t, as SD3 and diffusers' flow-matching schedulers have it."""
         return (t.float() * 1000.0).floor() if self.spacing.whole else t.float() * 1000.0
 
+    @explained
     def grid(self, steps: int) -> list[float]:
         """The knots of `spacing`."""
         _check_steps(steps)

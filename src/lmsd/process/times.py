@@ -5,14 +5,16 @@ u ∈ (0, 1] of the way from data to noise and let the schedule place it (`Sched
 itself on a flow, the ρ-warped σ of EDM. Tags: "t", "jump", "last_jump", "grid".
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
 
-from lmsd.errors import Count, UserError
+from lmsd.arguments import explained
+from lmsd.errors import Count, UserError, When
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import EDM
 from lmsd.rng import Rng
@@ -21,15 +23,30 @@ from lmsd.rng import Rng
 class Times(Protocol):
     """A law of training times."""
 
+    @explained
     def __call__(self, rng: Rng, process: Process) -> Tensor:
         """Times t, float32 [B]."""
         ...
+
+
+def finite(law: str, **numbers: float) -> None:
+    """Refuse a mean that is not finite, and a spread below 0 too."""
+    for name, value in numbers.items():
+        if type(value) not in (int, float) or not math.isfinite(value) or (name == "std" and value < 0):
+            raise UserError(f"{law}: {name}={value} must be finite{', and not negative' * (name == 'std')}")
+
+
+def whole(law: str, steps: int) -> None:
+    """Refuse a number of steps that is no whole number of at least 1."""
+    if type(steps) is not int or steps < 1:
+        raise UserError(f"{law}: steps={steps!r} must be a whole number, 1 or more")
 
 
 @dataclass(frozen=True)
 class Uniform:
     """u uniform in (0, 1] (on a chain, DDPM's law: every step 1..T equally often)."""
 
+    @explained
     def __call__(self, rng: Rng, process: Process) -> Tensor:
         """Times t, float32 [B], never the clean end."""
         return process.schedule.at(1 - rng.uniform((), "t"))
@@ -44,6 +61,10 @@ class LogitNormal:
     std: float = 1.0
     """of logit u"""
 
+    def __post_init__(self) -> None:
+        finite("LogitNormal", mean=self.mean, std=self.std)
+
+    @explained
     def __call__(self, rng: Rng, process: Process) -> Tensor:
         """Times t, float32 [B]."""
         x = self.mean + self.std * rng.normal((), "t")
@@ -80,6 +101,10 @@ class LogNormal:
     std: float = 1.2
     """of ln sigma"""
 
+    def __post_init__(self) -> None:
+        finite("LogNormal", mean=self.mean, std=self.std)
+
+    @explained
     def __call__(self, rng: Rng, process: Process) -> Tensor:
         """Times t = σ, float32 [B]. Raises UserError for a schedule whose time is not σ."""
         if not isinstance(process.schedule, EDM):
@@ -95,6 +120,10 @@ class Grid:
     steps: Count
     """of the sampling grid"""
 
+    def __post_init__(self) -> None:
+        whole("grid", self.steps)
+
+    @explained
     def __call__(self, rng: Rng, process: Process) -> Tensor:
         """Times t, float32 [B]."""
         knots = process.schedule.knots(self.steps, rng.position.device)
@@ -127,12 +156,14 @@ class Jumps:
     """
 
     steps: Count
-    last: float | None = None
+    last: Annotated[float | None, When("steps", unless=1)] = None
 
     def __post_init__(self) -> None:
-        if self.last is not None and not 0.0 <= self.last <= 1.0:
+        whole("jumps", self.steps)
+        if self.last is not None and not (type(self.last) in (int, float) and 0.0 <= self.last <= 1.0):
             raise UserError(f"jumps: last={self.last} is a share of the jumps and must be in [0, 1]")
 
+    @explained
     def __call__(self, rng: Rng, process: Process) -> tuple[Tensor, Tensor]:
         """(s, t), float32 [B] each, s the cleaner knot."""
         knots = process.schedule.knots(self.steps, rng.position.device)

@@ -18,6 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.types import Batch, Players
 
@@ -70,6 +71,7 @@ class Verdict:
 
 def judge(reward: Reward, images: Tensor, batch: Batch, players: Players = NOBODY) -> Verdict:
     """The scores of a reward that may fail; exceptions other than RewardError propagate."""
+    seen = judged(reward, images, batch)
     count = len(images)
     try:
         value = reward(images.clone(), batch, players)
@@ -81,12 +83,24 @@ def judge(reward: Reward, images: Tensor, batch: Batch, players: Players = NOBOD
     if value.is_complex():
         return _failed(reward, count, "returned complex numbers where real ones belong", images)
     value = value.to(images.device, torch.promote_types(value.dtype, torch.float32))
-    valid = value.isfinite()
+    valid = value.isfinite() & seen
     problem = None
     if not bool(valid.all()):
-        problem = f"reward {reward.name} returned {int((~valid).sum())} of {count} scores that are not finite"
+        what = "scores" if bool(seen.all()) else "scores, or saw images,"
+        problem = f"reward {reward.name} returned {int((~valid).sum())} of {count} {what} that are not finite"
         _tell(problem.split(" returned ")[0], problem)
     return Verdict(torch.where(valid, value, 0.0), valid, problem)
+
+
+@explained
+def judged(reward: Reward, images: Tensor, batch: Batch) -> Tensor:
+    """Which images are finite, bool [B]. Raises UserError for other than one image a sample."""
+    if not callable(reward) or images.ndim < 2 or len(images) != len(batch):
+        raise UserError(
+            f"a reward judges images [B,...], one a sample, not {list(images.shape)} of {len(batch)} by "
+            f"{reward!r}"
+        )
+    return images.flatten(1).isfinite().all(dim=1)
 
 
 def _failed(reward: Reward, count: int, reason: str, like: Tensor) -> Verdict:
@@ -112,6 +126,7 @@ class WeightedSum(Reward):
     Raises UserError for a weight without a term, and for no terms.
     """
 
+    @explained
     def __init__(self, terms: Mapping[str, Reward], weights: Mapping[str, float] | None = None) -> None:
         self.terms = dict(terms)
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in self.terms}
@@ -161,6 +176,7 @@ class Function(Reward):
     images. Raises UserError for what cannot be called.
     """
 
+    @explained
     def __init__(
         self,
         function: Callable[[Tensor, list[str]], Tensor | Sequence[float]],
@@ -179,6 +195,7 @@ class Function(Reward):
         inner = self.function.func if isinstance(self.function, partial) else self.function
         return str(getattr(inner, "__qualname__", type(inner).__name__))
 
+    @explained
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
         """The function's scores; numbers become a tensor. Raises RewardError if it fails."""
         try:
@@ -190,6 +207,7 @@ class Function(Reward):
             raise RewardError.of(error) from error
 
 
+@explained
 def captions_of(batch: Batch) -> list[str]:
     """What was asked for in words: captions, or class numbers, or empty texts."""
     if batch.text is not None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lmsd.arguments import explained
 from lmsd.features.cnn import load_extractor
 from lmsd.models.frozen import freeze
 from lmsd.rewards.base import NOBODY, Reward
@@ -27,6 +28,7 @@ class ClassifierLogProb(Reward):
 
     differentiable = True
 
+    @explained
     def __init__(self, path: str | Path, *, bound: float = -20.0) -> None:
         self.extractor = load_extractor(path)
         self.bound = bound
@@ -37,6 +39,7 @@ class ClassifierLogProb(Reward):
         """The extractor's own name."""
         return f"classifier {self.extractor.name}"
 
+    @explained
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
         """[B] in [bound, 0], nats."""
         net = self.extractor.net.to(images.device)

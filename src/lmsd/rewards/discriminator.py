@@ -23,6 +23,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
@@ -45,6 +46,7 @@ class DiscriminatorReward(Reward):
     judges = ("discriminator",)
     differentiable = True
 
+    @explained
     def __init__(
         self,
         *,
@@ -59,6 +61,7 @@ class DiscriminatorReward(Reward):
         self.saturate, self.seed = saturate, seed
         self.temperature, self.margin, self.origin = 1.0, math.inf, 0.0
 
+    @explained
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
         """[B], nats up to a constant per caption; 0: the mean of real images at the last calibration."""
         scores = self.logits(batch.extra.get("diffused", images), batch, players) - self.origin
@@ -110,6 +113,7 @@ class DiscriminatorReward(Reward):
         self.origin = float(cast(float, state.get("origin", 0.0)))  # not in earlier checkpoints
 
 
+@explained
 def fit_temperature(gap: Tensor, *, bounds: tuple[float, float] = (0.05, 20.0)) -> float:
     """argmax_k Σ log σ(k · gap) over `bounds`, from D(real) − D(fake) [n]; concave, solved by bisection."""
     gap = gap.detach().double().flatten()
@@ -121,6 +125,7 @@ def fit_temperature(gap: Tensor, *, bounds: tuple[float, float] = (0.05, 20.0)) 
     return math.exp((low + high) / 2)
 
 
+@explained
 def group_size(batch: Batch) -> int:
     """How many consecutive images share a caption, by batch.extra["group"]; 1 without it."""
     group = batch.extra.get("group")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.rewards.base import NOBODY, Reward
 from lmsd.types import Batch, Players, levels
@@ -23,11 +24,13 @@ class JPEGSize(Reward):
     for other values.
     """
 
+    @explained
     def __init__(self, sign: Literal[-1, 1] = -1, *, quality: int = 95) -> None:
         if sign not in (-1, 1) or not 1 <= quality <= 100:
             raise UserError(f"jpeg reward: sign={sign} must be -1 or 1 and quality={quality} from 1 to 100")
         self.sign, self.quality = sign, quality
 
+    @explained
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
         """± kilobytes [B]."""
         import simplejpeg
@@ -48,6 +51,7 @@ class Sharpness(Reward):
 
     differentiable = True
 
+    @explained
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
         """[B], about −10 (flat) to 3 (a checkerboard of ±1 is log 64)."""
         channels = images.shape[1]

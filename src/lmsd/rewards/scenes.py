@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.data.builders.shapes import WORDS, check
 from lmsd.errors import one_of
 from lmsd.rewards.base import NOBODY, Reward, captions_of
@@ -20,10 +21,12 @@ class SceneWords(Reward):
     credit: words gives a quarter for each of them, all gives 1 to a picture with all of them right, else 0.
     """
 
+    @explained
     def __init__(self, credit: Credit = "words") -> None:
         one_of("shapes reward", "credit", credit, Credit)
         self.credit = credit
 
+    @explained
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
         """[B]; images of three channels, 16 pixels or more. Raises UserError for captions of other data."""
         right = check(images, captions_of(batch))

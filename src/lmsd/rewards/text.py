@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.features.clip import CLIP, MEAN, STD
 from lmsd.models.frozen import freeze
@@ -63,9 +64,11 @@ class TextAlignment(Reward):
 
     differentiable = True
 
+    @explained
     def __init__(self, path: str | Path, *, weight: float = 2.5, clip: bool = True) -> None:
         self.model, self.weight, self.clip = _CLIP(path), weight, clip
 
+    @explained
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
         """[B]."""
         features = self.model.images(images)
@@ -83,6 +86,7 @@ class Aesthetic(Reward):
 
     differentiable = True
 
+    @explained
     def __init__(self, path: str | Path, head: str | Path) -> None:
         if not Path(head).is_file():
             raise UserError(f"reward: there is no aesthetic head at {head}")
@@ -97,6 +101,7 @@ class Aesthetic(Reward):
         if not self.layers or self.layers[-1][0].shape[0] != 1:
             raise UserError(f"reward: {head} holds no linear layers that end in one score")
 
+    @explained
     def __call__(self, images: Tensor, batch: Batch, players: Players = NOBODY) -> Tensor:
         """[B]."""
         h = self.model.images(images)

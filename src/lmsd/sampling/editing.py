@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.rng import Rng
@@ -22,11 +23,14 @@ from lmsd.sampling.settings import Settings
 from lmsd.types import Cond, Denoise
 
 
+@explained
 def first_knot(strength: float, steps: int) -> int:
     """The knot at which an edit begins: the last ⌊strength · steps + ½⌋ of all steps are run, at least one.
 
     Raises UserError for a strength outside (0, 1].
     """
+    if type(steps) is not int or steps < 1:
+        raise UserError(f"steps={steps!r} of an edit must be a whole number, 1 or more")
     if type(strength) not in (int, float) or not 0.0 < strength <= 1.0:
         raise UserError(
             f"strength={strength}: give 1 for a new image, and less to stay closer to the old one"
@@ -34,6 +38,7 @@ def first_knot(strength: float, steps: int) -> int:
     return steps - max(1, math.floor(strength * steps + 0.5))
 
 
+@explained
 @torch.no_grad()
 def edit(
     generator: Generator,

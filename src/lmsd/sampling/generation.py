@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.rng import Rng
@@ -27,15 +28,18 @@ class Generation:
     Every x̂₀ respects the bound of the settings; images lie in [-1, 1].
     """
 
+    @explained
     def __init__(self, generator: Generator, sampler: Sampler, settings: Settings) -> None:
         self.generator, self.sampler, self.settings = generator, sampler, settings
         self._evaluated = 0
         self._made = 0
 
+    @explained
     def __call__(self, batch: Batch, rng: Rng) -> Tensor:
         """Images [B,C,H,W] in [-1,1] for the batch's captions or labels, each sample independent."""
         return self._run(batch, rng, strength=None, mask=None)
 
+    @explained
     def edit(self, batch: Batch, rng: Rng, *, strength: float, mask: Tensor | None = None) -> Tensor:
         """`batch.x` edited towards its captions or labels; mask [B,1,H,W]: 1 where it may change."""
         return self._run(batch, rng, strength=strength, mask=mask)

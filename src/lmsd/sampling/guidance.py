@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.rng import Rng
@@ -19,6 +20,7 @@ from lmsd.sampling.settings import Settings, bound_of
 from lmsd.types import Cond, Denoise
 
 
+@explained
 def guided(
     generator: Generator,
     cond: Cond,
@@ -59,6 +61,7 @@ def guided(
     return denoise
 
 
+@explained
 def denoisers(
     generator: Generator,
     cond: Cond,
@@ -81,6 +84,7 @@ def denoisers(
     return denoise_at
 
 
+@explained
 @torch.no_grad()
 def sample(
     generator: Generator,
@@ -103,6 +107,7 @@ def sample(
     return x
 
 
+@explained
 def begin(
     generator: Generator, settings: Settings, rng: Rng, shape: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
@@ -110,6 +115,7 @@ def begin(
     return spread(generator.process.schedule, settings.steps) * rng.normal(shape, "x_T").to(dtype)
 
 
+@explained
 def walk(
     generator: Generator,
     cond: Cond,

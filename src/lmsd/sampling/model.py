@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lmsd.arguments import explained
 from lmsd.checkpoints import KEY, averages, find, find_run, read, spec_of
 from lmsd.errors import UserError
 from lmsd.models.exported import MANIFEST, manifest_in, opened, placed
@@ -62,6 +63,7 @@ class Model:
         """The run's name."""
         return str(self.config["name"])
 
+    @explained
     def sample(
         self,
         prompts: Sequence[str] = (),
@@ -87,6 +89,7 @@ class Model:
         found: NDArray[np.uint8] = levels(made).permute(0, 2, 3, 1).contiguous().numpy()
         return found
 
+    @explained
     def generation(
         self,
         *,
@@ -127,6 +130,7 @@ class Model:
             )
         return Generation(self.generator, sampler, settings)
 
+    @explained
     def batch(self, prompts: Sequence[str], x: torch.Tensor | None = None, *, n: int | None = None) -> Batch:
         """What the generator is asked for; x [n,C,H,W]: images to begin with, None: there are none.
 

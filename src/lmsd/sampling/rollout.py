@@ -16,11 +16,13 @@ it is given its own std, `last_std`.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from lmsd.errors import UserError
+from lmsd.arguments import explained
+from lmsd.errors import UserError, When
 from lmsd.models.generator import Generator
 from lmsd.process import Process
 from lmsd.rng import Rng
@@ -31,6 +33,7 @@ from lmsd.sampling.settings import Settings
 from lmsd.types import Cond, Denoise, Trajectory
 
 
+@explained
 def log_prob(x_s: Tensor, mean: Tensor, std: float) -> Tensor:
     """Log N(x_s; mean, std²) summed over all but the first dimension, [B], in nats.
 
@@ -42,6 +45,7 @@ def log_prob(x_s: Tensor, mean: Tensor, std: float) -> Tensor:
     return -((x_s - mean) / std).square().flatten(1).sum(1) / 2 - constant
 
 
+@explained
 def path_kl(mean: Tensor, reference: Tensor, std: float) -> Tensor:
     """KL of N(mean, std²) from N(reference, std²), summed over all but the first dimension, [B], nats.
 
@@ -66,7 +70,10 @@ class Policy(Sampler):
     negative last_std.
     """
 
-    def __init__(self, tau: float = 1.0, *, last_std: float = 0.0, ode: bool = False) -> None:
+    @explained
+    def __init__(
+        self, tau: float = 1.0, *, last_std: Annotated[float, When("tau", unless=0)] = 0.0, ode: bool = False
+    ) -> None:
         if last_std < 0:
             raise UserError(f"policy: last_std={last_std} must not be negative")
         self.tau, self.last_std, self.ode = tau, last_std, ode
@@ -107,6 +114,7 @@ class Policy(Sampler):
             )
         return steps
 
+    @explained
     @torch.no_grad()
     def rollout(
         self,
@@ -137,6 +145,7 @@ class Policy(Sampler):
             log_prob=torch.stack([log_prob(step.x_s, step.mean, step.std) for step in steps], 1),
         )
 
+    @explained
     def means(
         self,
         generator: Generator,

@@ -15,6 +15,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from lmsd.arguments import explained
+from lmsd.errors import UserError
 from lmsd.process import Process, Schedule
 from lmsd.rng import Rng
 from lmsd.types import Denoise
@@ -62,19 +64,28 @@ DenoiseAt: TypeAlias = Callable[[Level, Rng], Denoise]
 """(knot where a step starts, the step's random numbers) → the denoiser of that step."""
 
 
-@lru_cache(maxsize=128)
+@explained
 def levels(schedule: Schedule, steps: int) -> tuple[Level, ...]:
     """The steps + 1 knots of `schedule.grid(steps)`, noise first."""
+    if type(steps) is not int:
+        raise UserError(f"steps={steps!r} must be a whole number")
+    return _levels(schedule, steps)
+
+
+@lru_cache(maxsize=128)
+def _levels(schedule: Schedule, steps: int) -> tuple[Level, ...]:
     times = schedule.grid(steps)
     rows = [row.tolist() for row in schedule.coefficients(torch.tensor(times, dtype=torch.float64))]
     return tuple(Level(*values) for values in zip(times, *rows, strict=True))
 
 
+@explained
 def spread(schedule: Schedule, steps: int) -> float:
     """Deviation of the noise x_T that a path of so many steps begins with."""
     return 1.0 if schedule.unit else levels(schedule, steps)[0].sigma
 
 
+@explained
 def knots(process: Process, steps: int, x: Tensor) -> list[Knot]:
     """The steps + 1 knots of a path of x [B, ...], noise first."""
     times = process.schedule.knots(steps, x.device)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.rng import Rng
 from lmsd.sampling.sampler import Knot, Level, Sampler, State, Step
@@ -49,6 +50,7 @@ class Tau(Sampler):
     tau: noise of a step, 0 for none, 1 for the posterior's. Raises UserError for values out of range.
     """
 
+    @explained
     def __init__(self, tau: float = 1.0) -> None:
         if not 0 <= tau < math.inf:
             raise UserError(f"tau must be a finite number ≥ 0, not {tau}: 0 is DDIM, 1 the posterior.")

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Annotated, Literal, Protocol, TypeAlias
 
 import torch
 
-from lmsd.errors import Count, UserError
+from lmsd.arguments import explained
+from lmsd.errors import Count, UserError, When
 
 Bound: TypeAlias = float | Literal["codec"] | None
 """Bound on every |x̂₀|: a number; "codec": that of what is diffused, if it has one; None: no bound."""
@@ -21,12 +22,14 @@ class Bounded(Protocol):
         ...
 
 
+@explained
 def check_bound(bound: Bound) -> None:
     """Raise UserError for an invalid bound."""
     if bound not in ("codec", None) and (isinstance(bound, str) or not bound > 0):
         raise UserError(f"bound={bound} is none of: a number above 0; codec, the range of the data; null")
 
 
+@explained
 def bound_of(bound: Bound, generator: Bounded) -> float | None:
     """The number that `bound` stands for with this generator."""
     return generator.bound if bound == "codec" else bound
@@ -46,10 +49,11 @@ class Settings:
 
     steps: Count
     guidance: float = 1.0
-    interval: tuple[float, float] | None = None
+    interval: Annotated[tuple[float, float] | None, When("guidance", unless=1)] = None
     bound: Bound = "codec"
     image_guidance: float = 1.0
 
+    @explained
     def __post_init__(self) -> None:
         if type(self.steps) is not int or self.steps < 1:
             raise UserError(f"sampling: steps={self.steps!r} must be a whole number, 1 or more")

@@ -9,7 +9,7 @@ from test_extractors import dinov2
 from tiny_home import Home, spoken
 
 from lmsd import cli
-from lmsd.cli.build.families import families_of, family, tuned_on
+from lmsd.cli.build.families import families_of, known, tuned_on
 from lmsd.data.shardset import ShardSet
 from lmsd.errors import UserError
 from lmsd.features.random_conv import RandomExtractor
@@ -47,9 +47,15 @@ def test_a_record_of_every_family_and_of_dinov2_where_a_folder_is_given(home: Ho
 
 
 def test_an_unknown_family_is_told_in_a_sentence(home: Home) -> None:
-    data = ShardSet("data/shapes", image_size=16)
     with pytest.raises(UserError, match="there is no family nowhere; take ssl, random"):
-        family("nowhere", OmegaConf.create({"augment": "shift", "images": 64}), data)
+        known(["random", "nowhere"])
+
+
+def test_images_that_random_convolutions_cannot_see_cost_a_note(home: Home, capsys) -> None:
+    data, settings = ShardSet("data/shapes", image_size=4), OmegaConf.create({})
+    found = families_of(["random"], settings, data, own=RandomExtractor(1))
+    assert found is None or not found.beside
+    assert "no random-conv: it sees images of 8 pixels or more, not 4" in capsys.readouterr().err
 
 
 def test_a_family_named_twice_counts_once(home: Home) -> None:

@@ -68,7 +68,7 @@ def test_a_named_folder_is_never_used_twice() -> None:
         store.create(config, [])
 
 
-def test_runs_are_found_by_path_name_id_and_last() -> None:
+def test_runs_are_found_by_path_name_id_and_last(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="no run 'last' in outputs/; the newest: none yet"):
         find_run("last")
     first = store.create(CONFIG, [])
@@ -76,7 +76,10 @@ def test_runs_are_found_by_path_name_id_and_last() -> None:
         OmegaConf.create({"name": "zzz", "run_dir": "outputs/2999-01-01_000000-zzz-00ff"}), []
     )
     assert find_run(str(first)) == find_run(first.name) == find_run(first.name[-4:]) == first
-    assert find_run("last") == find_run("00ff") == last
+    assert find_run("last") == find_run("latest") == find_run("00ff") == last
+    assert find_run(str(first).replace("/", "\\")) == first  # as Windows writes it
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    assert find_run(f"~/{first}") == Path.cwd() / first
     named = store.create(OmegaConf.create({"name": "own", "run_dir": "outputs/1-own"}), [])
     assert find_run("last") == named  # the newest by when it began, whatever its name
     with pytest.raises(

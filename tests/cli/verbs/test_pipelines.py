@@ -5,17 +5,21 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lmsd import cli
 from lmsd.checkpoints import newest, read, weights
+from lmsd.cli.build.experiment import note_words
 from lmsd.cli.build.pretrained import begun, configured
 from lmsd.cli.build.trained import opened
 from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.errors import UserError
+from lmsd.models.conditioner import NullConditioner
 from lmsd.models.pipeline import usual
 
 sys.path.append(str(Path(__file__).parents[2] / "models"))
@@ -84,6 +88,47 @@ def test_a_folder_is_judged_without_training(folder, home, monkeypatch, capsys):
     setup = json.loads(record.read_text())
     assert "32 to 16 pixels (fit-bicubic-1)" in str(setup)
     assert "LICENSE.md" in str(setup)
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "why"),
+    [
+        ("sample", ["prompts=[a cat]", "sampler=direct"], "which Direct does not expect"),
+        ("sample", ["prompts=[a cat]", "n=2"], "leave one of the two out"),
+        ("sample", [], "needs prompts="),
+        ("sample", ["prompts=gone.txt"], "there is no such file"),
+        ("evaluate", ["data.shards=alone", "data.image_size=16"], "and the shards of split=test hold none"),
+    ],
+)
+def test_a_refusal_leaves_no_run_behind(verb, words, why, folder, home, monkeypatch, capsys):
+    """Nor an outputs/latest that names it; and no extractor is trained for images without captions."""
+    monkeypatch.chdir(home)
+    if not Path("alone").is_dir():
+        Path("pictures").mkdir()
+        for number in range(60):
+            pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(f"pictures/{number}.png")
+        assert cli.run(["data", "build", "folder", "path=pictures", "out=alone", "image_size=16"]) == 0
+    runs = sorted(path.name for path in Path("outputs").glob("*"))
+    latest = Path("outputs/latest").readlink() if Path("outputs/latest").is_symlink() else None
+    capsys.readouterr()
+    assert cli.run([verb, f"pipeline={folder}", *words]) == 2
+    said = capsys.readouterr().err
+    assert why in said
+    assert "lmsd-ssl" not in said
+    assert sorted(path.name for path in Path("outputs").glob("*")) == runs
+    assert (Path("outputs/latest").readlink() if latest else None) == latest
+
+
+def test_captions_that_a_folder_cuts_are_told_in_its_own_words(capsys):
+    class Reader(NullConditioner):
+        length = 77
+
+        def cut(self, captions):
+            return 3
+
+    note_words(Reader(), ["a"] * 9, "the folder's context, ", foreign=False)
+    assert capsys.readouterr().out == "note: 3 of 9 captions are cut at the folder's context, 77 tokens\n"
 
 
 def test_images_do_not_depend_on_how_many_are_made_at_once(folder):

@@ -254,6 +254,23 @@ def test_which_way_is_better_is_the_scores_own() -> None:
         assert Sweep(space, chosen, Path("none")).direction == direction
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate.families=[ssl]", "sweep.monitor=fd[lmsd-ssl]"], ""),
+        (["evaluate.families=[ssl,random]", "sweep.monitor=coverage[random-conv]"], ""),
+        (["evaluate.extractor.kind=lmsd-ssl", "sweep.monitor=kid[lmsd-ssl]"], ""),
+        (["sweep.monitor=fd[lmsd-ssl]"], "evaluate.extractor.kind=lmsd-ssl or evaluate.families=[ssl]; with"),
+        (["sweep.monitor=fd[random-conv]"], "with lmsd-cnn; it comes with evaluate.families=[random]; with"),
+        (["evaluate.families=[ssl]", "sweep.monitor=kid[lmsd-ssl]"], "kind=lmsd-ssl; with these settings"),
+        (["evaluate.families=[ssl]", "evaluate.n=100", "sweep.monitor=fd[lmsd-ssl]"], "it needs 128 images"),
+    ],
+)
+def test_scores_of_further_families_rank_too(words: list[str], said: str, capsys) -> None:
+    assert cli.run(["sweep", "seed=1,2", *words, "--dry-run"]) == (2 if said else 0)
+    assert said in capsys.readouterr().err
+
+
 def test_a_dry_sweep_lists_its_trials(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["sweep", "seed=1,2", "net=mlp,unet_text", *words, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -354,7 +371,10 @@ def test_every_combination_is_built_before_the_first_and_val_is_looked_at(home, 
             "runs are scored with",
         ),
         (["seed=1,2", "evaluate.families=[nowhere]"], "evaluate.families: there is no family nowhere; take"),
-        (["seed=1,2", "sweep.monitor=fd[clip]"], "runs are scored with evaluate.extractor.kind=lmsd-cnn"),
+        (
+            ["seed=1,2", "sweep.monitor=fd[clip]"],
+            "runs are scored with lmsd-cnn; it comes with evaluate.extractor.kind=clip",
+        ),
         (["seed=1,2", "evaluate.extractor.kind=clip", "sweep.monitor=right"], "extractor.kind=lmsd-cnn, and"),
         (
             ["seed=1,2", "evaluate.neighbors=false", "sweep.monitor=copies"],

@@ -213,6 +213,28 @@ def test_words_are_classes_and_other_separators_are_read(tmp_path):
     assert [(raw.caption, raw.label) for raw in source.samples] == [("a, b", 1), ("x", 0), ("y", 1)]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("excel.csv", "\ufeffFilename;Caption\r\na.png;one, two\r\n"),
+        ("sheet.tsv", "FILE_NAME\tText\na.png\tone, two\n"),
+        ("lines.jsonl", '{"Image": "a.png", "Caption": "one, two"}\n'),
+    ],
+)
+def test_a_tables_columns_may_be_in_capitals_and_between_tabs(tmp_path, name, text):
+    put(tmp_path, "a.png")
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    source = folder_source(tmp_path, tmp_path / name)
+    assert [raw.caption for raw in source.samples] == ["one, two"]
+
+
+def test_a_folder_of_other_pictures_says_what_is_there(tmp_path):
+    for name in ("IMG_1.HEIC", "raw.cr2"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"\(there are \.cr2, \.heic\); images end in jpg"):
+        folder_source(tmp_path, None)
+
+
 def test_a_table_in_the_folder_is_named_where_nothing_else_has_captions(tmp_path):
     put(tmp_path, "train/0.png")
     (tmp_path / "train" / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "x"}\n')

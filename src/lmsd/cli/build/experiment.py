@@ -22,6 +22,7 @@ from lmsd.cli.build.latents import attach
 from lmsd.cli.build.reading import check_condition, note_words
 from lmsd.cli.config.compose import stored
 from lmsd.cli.config.schema import held, leaves, plain
+from lmsd.cli.runs.pipelines import folder_of
 from lmsd.data.shardset import ShardSet
 from lmsd.engine.datamodule import ShardDataModule
 from lmsd.engine.module import Engine
@@ -220,7 +221,8 @@ def cast(
         if role in sources:
             initialize(net, role, sources[role])
         if reader is not None:
-            note_words(reader, captions, foreign=role in sources)
+            context = "conditioner.length=" if folder_of(config) is None else "the folder's context, "
+            note_words(reader, captions, context, foreign=role in sources)
         nets[role] = net
     for role, part in parts.items():
         if not part.trained:

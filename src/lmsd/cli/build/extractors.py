@@ -34,7 +34,8 @@ def extractor_of(settings: DictConfig, data: ShardSet) -> FeatureExtractor:
             0
         ]
     if path is None:
-        raise UserError(f"evaluate.extractor.kind={kind} needs its weights: evaluate.extractor.path=PATH")
+        ways = "evaluate.extractor.path=PATH, or weights=PATH of lmsd evaluate"
+        raise UserError(f"evaluate.extractor.kind={kind} needs its weights: {ways}")
     if kind == "inception":
         from lmsd.features.inception import InceptionExtractor
 

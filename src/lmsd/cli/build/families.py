@@ -1,5 +1,6 @@
 """The families of features that score a run beside its extractor, and what the run was tuned on."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from lmsd.data.shardset import ShardSet
 from lmsd.errors import UserError
 from lmsd.evaluation.families import Families
 from lmsd.features.base import FeatureExtractor
-from lmsd.features.random_conv import RandomExtractor
+from lmsd.features.random_conv import SMALLEST, RandomExtractor
 from lmsd.files import cache_folder
 
 
@@ -21,21 +22,33 @@ def families_of(
     """The families of these names (ssl, random, folders of DINOv2) beside an extractor; None for none."""
     if list(names) in ([], ["none"]):
         return None
+    known(names)
+    if "random" in names and data.image_size < SMALLEST:
+        note = f"note: no random-conv: it sees images of {SMALLEST} pixels or more, not {data.image_size}"
+        print(note, file=sys.stderr)
+        names = [name for name in names if name != "random"]
+        if not names:
+            return None
     made = {each.name: each for each in (family(name, settings, data) for name in names)}  # each counts once
     beside = [each for name, each in made.items() if name != own.name]
     return Families(beside, data.split_set("train"), cache=cache_folder() / "features")
 
 
+def known(names: Sequence[str]) -> None:
+    """Refuse a name that is neither a family nor a folder, before anything is trained."""
+    for name in names:
+        if name not in ("ssl", "random", "none") and not Path(name).is_dir():
+            raise UserError(
+                f"families: there is no family {name}; take ssl, random, the folder of a DINOv2, or none"
+            )
+
+
 def family(name: str, settings: DictConfig, data: ShardSet) -> FeatureExtractor:
-    """The extractor of one family. Raises UserError for a name that is neither a family nor a folder."""
+    """The extractor of one family, by a name that is known."""
     if name == "random":
         return RandomExtractor(data.channels)
     if name == "ssl":
         return find_or_train(data, kind="lmsd-ssl", augment=settings.augment, images=settings.images)[0]
-    if not Path(name).is_dir():
-        raise UserError(
-            f"families: there is no family {name}; take ssl, random, the folder of a DINOv2, or none"
-        )
     from lmsd.features.pretrained import DINOv2Extractor
 
     return DINOv2Extractor(name)

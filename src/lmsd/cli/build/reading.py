@@ -33,16 +33,17 @@ def check_labels(conditioner: LabelConditioner, data: ShardSet, split: Split) ->
         raise UserError(f"conditioner.classes={conditioner.classes}: {said}; {way}")
 
 
-def note_words(reader: Conditioner, captions: list[str], *, foreign: bool) -> None:
+def note_words(reader: Conditioner, captions: list[str], context: str, *, foreign: bool) -> None:
     """Print how many captions are cut, with the vocabulary as it is now.
 
-    foreign: it came with the weights of another run; then also print words it only knows in pieces.
+    context: what says how long they may be, before the number of tokens; foreign: it came with
+    the weights of another run; then also print words it only knows in pieces.
     """
     if launched_rank():
         return
     if cut := reader.cut(captions):
-        length = reader.length
-        print(f"note: {cut:,} of {len(captions):,} captions are cut at conditioner.length={length}")
+        told = f"{context}{reader.length}{' tokens' * context.endswith(' ')}"
+        print(f"note: {cut:,} of {len(captions):,} captions are cut at {told}")
     if foreign:
         strange = reader.unknown(captions)
         if strange:

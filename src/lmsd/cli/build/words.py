@@ -1,11 +1,19 @@
 """A verb's words with pipeline=FOLDER: which of them configure the run that stands for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
 
 from lmsd.cli.config import options
 from lmsd.cli.config.options import Options
+from lmsd.cli.config.settings import RunOptions
+from lmsd.cli.runs import store
 from lmsd.cli.runs.pipelines import KEY, OWN
 from lmsd.errors import UserError
+from lmsd.ranks import launched_rank
+
+OfRun = TypeVar("OfRun", bound=RunOptions)
 
 
 def read(kind: type[Options], words: list[str], *, verb: str) -> Options:
@@ -14,6 +22,19 @@ def read(kind: type[Options], words: list[str], *, verb: str) -> Options:
         others = [word for word in apart(words)[1] if not word.startswith("run=")]
         options.read(kind, ["run=last", *others], verb=verb)
     return options.read(kind, as_run(words), verb=verb)
+
+
+@contextmanager
+def reading(kind: type[OfRun], words: list[str], *, verb: str) -> Iterator[OfRun]:
+    """`read` for what follows: a run made for a pipeline's folder is taken away where that is refused."""
+    made = any(word.startswith(KEY) for word in words)
+    chosen = read(kind, words, verb=verb)
+    try:
+        yield chosen
+    except UserError:
+        if made and launched_rank() == 0:
+            store.discard(Path(chosen.run))
+        raise
 
 
 def as_run(words: Sequence[str]) -> list[str]:

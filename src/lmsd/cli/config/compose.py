@@ -7,6 +7,7 @@ with '+'), unknown choices of a group, a word where a number belongs, several va
 import gc
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -22,10 +23,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lmsd.cli.config import schema
-from lmsd.cli.config.limits import check_limits
+from lmsd.cli.config.limits import check_limits, check_read
 from lmsd.cli.config.schema import at, leaves
 from lmsd.cli.config.suggest import nearest, renamed
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
+from lmsd.ranks import launched_rank
 
 if yaml.__with_libyaml__:  # what omegaconf reads with, ten times as fast
     yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc]
@@ -79,9 +81,12 @@ def load(words: Sequence[str], *, run: bool = False) -> DictConfig:
         settle = partial(schema.settled, picked=chosen, words=others, nodes=nodes, groups=choices, read=parse)
         for step in (settle, check_limits) if run else (settle,):
             tree = step(tree)
+        unread = check_read(tree, [str(override.key_or_group) for override in others])
     finally:
         if collecting:
             gc.enable()
+    if unread and launched_rank() == 0:
+        print(unread, file=sys.stderr)
     config: DictConfig = tree
     return config
 
@@ -169,6 +174,11 @@ def parse_sweep(text: str) -> Override:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
         key, _, value = text.partition("=")
+        if value.startswith("~"):
+            home = f"~ is read by the shell at the start of a word alone: {key}=$HOME{value[1:]}"
+            raise UserError(f"cannot read '{text}': {home}") from error
+        if "=" not in text:
+            raise UserError(f"cannot read '{text}': write option=value, e.g. {text}=...") from error
         quoted = f"""{key}="'{value}'\"""" if "{" in value else "prompts='[a, b]'"
         hint = f"write option=value, and quote values with spaces, commas or braces: {quoted}"
         raise UserError(f"cannot read '{text}': {hint}") from error

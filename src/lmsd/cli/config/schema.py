@@ -6,6 +6,7 @@ importing anything. The composed tree is checked as a whole, so that a typo in a
 like one on the command line.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -300,16 +301,23 @@ def misfit(option: Option, before: Option, groups: Mapping[str, list[str]]) -> U
         return UserError(f"{said}: add {key}._target_=MODULE.CLASS, or leave {key} out")
     own = [inner.key for inner in before.leaves()][:4]
     ways = [way for way in groups if way.endswith(f"@{key}")]
-    if only_nodes and (ways or own):
-        way = f"{key} has options of its own, {', '.join(own)}"
+    if only_nodes and (ways or own or key in ENTRIES):
+        way = f"{key} has options of its own, {', '.join(own) or f'{key}.NAME._target_=MODULE.CLASS'}"
         way = f"choose with {ways[0]}=, one of {', '.join(groups[ways[0]])}" if ways else way
         return UserError(f"{key}={written(shown(key, value))}: {way}")
     return refusal(key, value, kind)
 
 
+UNITS = re.compile(r"(\d+(?:\.\d+)?) ?(k|m|%|px|x\1)", re.I)
+POWERS = {"k": 1e3, "m": 1e6, "%": 0.01}
+"""Numbers as people write them: 400k, 1.5M, 80%, 32px, 32x32."""
+
+
 def refusal(key: str, value: Any, kind: Kind) -> UserError:
     """The error for a value that is not of a kind."""
     hint = nearest(str(value), map(str, kind["enum"])) if "enum" in kind else ""
+    if kind.takes(*NUMBERS) and (unit := UNITS.fullmatch(str(value))):
+        hint = f": units are not read, write {float(unit[1]) * POWERS.get(unit[2].lower(), 1):_.9g}"
     if kind.takes("string") and isinstance(value, list | dict):
         hint = ", but a list" if isinstance(value, list) else ", but a mapping"
     if any(part.get("type") == "array" and part.fits([value]) for part in kind.parts):

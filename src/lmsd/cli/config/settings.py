@@ -7,12 +7,13 @@ the end are shared by the small verbs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from lmsd.errors import Amount, Count, Guidance, Measure, Seed, Word
+from lmsd.errors import Amount, Count, Guidance, Measure, Seed, When, Word
 
 Name = Annotated[str, Word(r"^[^/]{1,100}$", "a name of 1 to 100 characters without a slash")]
 Folder = Annotated[str, Word(r"^(?!\.{1,2}$)[^/]{1,100}$", "a folder's name: no slash, nor . or ..")]
+ExtractorKind: TypeAlias = Literal["lmsd-cnn", "lmsd-ssl", "inception", "clip", "dinov2"]
 Node = Mapping[str, Any]
 """What a constructor makes."""
 
@@ -20,22 +21,24 @@ Node = Mapping[str, Any]
 class Extractor:
     """The features that images are scored in."""
 
-    kind: Literal["lmsd-cnn", "lmsd-ssl", "inception", "clip", "dinov2"] = "lmsd-cnn"
-    """lmsd-cnn, or inception, clip, dinov2 with their weights"""
+    kind: ExtractorKind = "lmsd-cnn"
+    """lmsd-cnn, lmsd-ssl (no labels); inception, clip, dinov2 with their weights"""
     path: str | None = None
-    """a file (inception) or folder; null: the data set's own lmsd-cnn, trained once and kept"""
-    augment: Literal["none", "shift", "shift_flip"] = "shift"
+    """a file (inception) or folder; null: the data set's own lmsd-cnn or lmsd-ssl, trained once and kept"""
+    augment: Annotated[Literal["none", "shift", "shift_flip"], When("kind", ("lmsd-cnn", "lmsd-ssl"))] = (
+        "shift"
+    )
     """what the images that lmsd-cnn learns from go through"""
-    images: Count | None = None
+    images: Annotated[Count | None, When("kind", ("lmsd-cnn", "lmsd-ssl"))] = None
     """to train lmsd-cnn on; null: six passes, at least 60,000, at most 100 passes"""
 
 
 class Evaluate:
     """When and how a run is scored on val."""
 
-    every: Amount = 100_000
+    every: Annotated[Amount, When("n", unless=0, told=True)] = 100_000
     """images between two evaluations on val; there is always one at the end"""
-    at_start: bool = True
+    at_start: Annotated[bool, When("n", unless=0, told=True)] = True
     """also before the first update"""
     n: Amount = 1_000
     """held-out images and as many generated ones; at most the split's"""
@@ -49,11 +52,11 @@ class Evaluate:
     """of a run that sees an image (objective=edit, inpaint): the same for the image; 1: off"""
     interval: tuple[Measure, Measure] | None = None
     """the times [low, high] of the schedule at which guidance acts; null: all"""
-    grid: Amount = 32
+    grid: Annotated[Amount, When("n", unless=0, told=True)] = 32
     """images of the sample grid"""
     neighbors: bool = True
     """distance to the nearest training image, beside that of held-out images"""
-    stop_hacking: Amount = 3
+    stop_hacking: Annotated[Amount, When("n", unless=0, told=True)] = 3
     """learning from rewards: end after so many evaluations in a row with more reward and worse FD; 0: no"""
     checker: Literal["shapes"] | None = None
     """shapes: the exact reader of its captions, in place of the classifier"""
@@ -61,7 +64,7 @@ class Evaluate:
     """of torchmetrics, by the names of their scores: {tv: {_target_: torchmetrics.image.TotalVariation}}"""
     extractor: Extractor
     """the features"""
-    families: Sequence[str] = ()
+    families: Annotated[Sequence[str], When("n", unless=0, told=True)] = ()
     """further features while training, which takes longer: ssl, random, a folder of DINOv2"""
 
 

@@ -117,6 +117,7 @@ PLAIN = {
 RANGES = {
     "Number": {"low": "minimum", "high": "maximum"},
     "Word": {"pattern": "pattern", "said": "description"},
+    "When": {"option": "when", "values": "among", "unless": "unless", "told": "told"},
 }
 """JSON Schema keywords for the fields of the annotation classes in `lmsd.errors`."""
 

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -170,6 +171,17 @@ def point_latest(folder: Path) -> None:
             link.symlink_to(folder.name)
         except OSError:
             print(f"lmsd: cannot make the link {link}", file=sys.stderr)
+
+
+def discard(folder: Path) -> None:
+    """Take away a run that was made and never used, and let outputs/latest name the one before."""
+    if any(path.is_file() for name in FOLDERS for path in (folder / name).rglob("*")):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.parent == OUTPUTS and (known := by_age()):
+        point_latest(known[-1])
+    elif folder.parent == OUTPUTS:
+        (OUTPUTS / "latest").unlink(missing_ok=True)
 
 
 def find_folder(name: str) -> Path:

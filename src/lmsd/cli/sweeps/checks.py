@@ -13,13 +13,14 @@ from dataclasses import replace
 from io import StringIO
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli.config.compose import load
 from lmsd.cli.config.limits import check_limits
 from lmsd.cli.config.schema import root
+from lmsd.cli.config.settings import ExtractorKind
 from lmsd.cli.config.signatures import ANYTHING
 from lmsd.cli.sweeps.monitors import KNOWN
 from lmsd.cli.sweeps.space import Space
@@ -29,6 +30,9 @@ from lmsd.evaluation.catalog import CATALOG, FEATURES, LOCAL, PAIRED, kind_of
 if TYPE_CHECKING:
     from lmsd.data.shardset import ShardSet
 
+OF_FAMILIES = ("sw_ratio", "fd", "fd_infinity", "fd_matched", "fd_ratio", "precision", "recall", "density",
+               "coverage")  # fmt: skip
+"""The scores that each of `evaluate.families` has beside the run's own extractor."""
 COPIES = ("neighbor_ratio", "copies")
 _FAMILIES = {"ssl": "lmsd-ssl", "random": "random-conv", "none": "none"}
 """The kind of each family's extractor; a folder is a DINOv2's."""
@@ -41,7 +45,7 @@ def checked(space: Space, *, monitor: str = "fd") -> Space:
     """
     devices: list[int | str] = []
 
-    def check(config: DictConfig) -> None:
+    def check(config: DictConfig, words: list[str]) -> None:
         check_limits(config)
         require(monitor, config.evaluate)
         devices.append(config.devices)
@@ -59,8 +63,8 @@ def corners(space: Space, *, apart: str = "") -> Iterator[dict[str, Any]]:
         yield {axis.key: value for axis, value in zip(space.axes, combination, strict=True)}
 
 
-def each(space: Space, check: Callable[[DictConfig], object], *, apart: str = "") -> None:
-    """Call `check` with the configuration of every corner; raise UserError where it refuses any of them.
+def each(space: Space, check: Callable[[DictConfig, list[str]], object], *, apart: str = "") -> None:
+    """Call `check` with every corner's configuration and words; raise UserError where it refuses any.
 
     What compositions and checks note is said once, whichever combinations it is about.
     """
@@ -70,7 +74,7 @@ def each(space: Space, check: Callable[[DictConfig], object], *, apart: str = ""
         words = space.words(values)
         try:
             with redirect_stderr(notes):
-                check(load(words))
+                check(load(words), words)
         except UserError as error:
             refused.append((" ".join(words[len(space.fixed) :]), error))
     for note in dict.fromkeys(notes.getvalue().splitlines()):
@@ -112,20 +116,23 @@ def require(monitor: str, settings: Any, *, held_out: int | None = None) -> None
     for name in settings.families:
         if name not in _FAMILIES and not Path(name).is_dir():
             raise UserError(f"evaluate.families: there is no family {name}; take ssl, random, or a folder")
-    why = lacking(kind_of(monitor), settings, held_out)
-    asked, by = monitor.partition("[")[2], settings.extractor.kind
-    beside = settings.families if kind_of(monitor) == "sw_ratio" else ()
-    kinds = (by, *(_FAMILIES.get(name, "dinov2") for name in beside))
-    if not why and not any(asked.startswith(kind[: len(asked)]) for kind in kinds):
-        why = f"runs are scored with evaluate.extractor.kind={by}"
+    asked, own = monitor.partition("[")[2].partition("@")[0].removesuffix("]"), settings.extractor.kind
+    beside = [_FAMILIES.get(name, "dinov2") for name in settings.families]
+    by = asked if asked in beside and kind_of(monitor) in OF_FAMILIES else own
+    why = lacking(kind_of(monitor), settings, held_out, by)
+    if not why and asked not in ("", by):
+        ways = [f"evaluate.extractor.kind={asked}"] if asked in get_args(ExtractorKind) else []
+        told = _FAMILIES.items() if kind_of(monitor) in OF_FAMILIES else ()
+        ways += [f"evaluate.families=[{name}]" for name, kind in told if kind == asked]
+        why = f"runs are scored with {own}{'; it comes with ' * bool(ways)}{' or '.join(ways)}"
     if why:
-        others = ", ".join(name for name in KNOWN if not lacking(name, settings, held_out))
+        others = ", ".join(name for name in KNOWN if not lacking(name, settings, held_out, own))
         raise UserError(f"sweep.monitor={monitor}: {why}; with these settings trials have {others}")
 
 
-def lacking(name: str, settings: Any, held_out: int | None) -> str:
-    """Why runs will not have a score, and what gives it; empty where nothing speaks against it."""
-    kind, by = CATALOG[name], settings.extractor.kind
+def lacking(name: str, settings: Any, held_out: int | None, by: str) -> str:
+    """Why runs will not have a score by an extractor, and what gives it; empty if nothing is against it."""
+    kind = CATALOG[name]
     givers = ("lmsd-cnn",) if name == "right" and settings.checker is None else kind.extractors
     if givers and by not in givers:
         return f"it comes with evaluate.extractor.kind={' or '.join(givers)}, and runs are scored with {by}"
@@ -133,7 +140,7 @@ def lacking(name: str, settings: Any, held_out: int | None) -> str:
         return "it comes with evaluate.families=[random]"
     if name in COPIES and not settings.neighbors:
         return "it comes with evaluate.neighbors=true"
-    least = max(kind.least, 2 * features(settings.extractor) if name.startswith("fd") else 0)
+    least = max(kind.least, 2 * features(settings.extractor, by) if name.startswith("fd") else 0)
     if settings.n < least:
         return f"it needs {least} images, and evaluate.n={settings.n}: give evaluate.n={least}"
     if held_out is not None and held_out < least:
@@ -141,11 +148,11 @@ def lacking(name: str, settings: Any, held_out: int | None) -> str:
     return ""
 
 
-def features(extractor: Any) -> int:
+def features(extractor: Any, by: str) -> int:
     """How many features an extractor has; 0 where that is not known before it is opened."""
     described = Path(str(extractor.path)) / "config.json"
-    if extractor.kind in FEATURES or not described.is_file():
-        return FEATURES.get(extractor.kind, 0)
+    if by in FEATURES or by != extractor.kind or not described.is_file():
+        return FEATURES.get(by, 0)
     card = json.loads(described.read_text(encoding="utf-8"))
     return int(card.get("projection_dim") or card.get("hidden_size") or 0)
 
@@ -165,8 +172,9 @@ def require_data(monitor: str, settings: Any, data: "ShardSet") -> None:
     pairs = len(matched_halves(keys, 0)[0])
     if CATALOG[name].least in (PAIRED, LOCAL) and pairs < LEAST_PAIRS:
         raise UserError(
-            f"sweep.monitor={monitor}: {len(keys)} images of val make {pairs} pairs of the same label, and "
-            f"it needs {LEAST_PAIRS}: give a larger evaluate.n, or sweep.monitor=right"
+            f"sweep.monitor={monitor}: {len(keys)} images of val make {pairs} pairs"
+            f"{' of the same label' * (len(set(map(str, keys))) > 1)}, and it needs {LEAST_PAIRS}: give a "
+            "larger evaluate.n, or sweep.monitor=right"
         )
     if name == "right" and not any(map(str, keys)):
         raise UserError("sweep.monitor=right: val has neither captions nor classes to be right about")

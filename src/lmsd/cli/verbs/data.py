@@ -64,7 +64,9 @@ def main(arguments: list[str]) -> int:
     actions = {"build": build, "index": index, "show": show, "features": features}
     actions |= {"statistics": statistics, "encode": encode}
     if arguments[0] not in actions:
-        raise UserError(f"unknown action '{arguments[0]}'{nearest(arguments[0], actions)}; lmsd data --help")
+        raise UserError(
+            f"unknown action '{arguments[0]}'{nearest(arguments[0], actions)}; actions: {', '.join(actions)}"
+        )
     return actions[arguments[0]](arguments[1:])
 
 

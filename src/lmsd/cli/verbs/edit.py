@@ -117,6 +117,8 @@ def check(chosen: EditOptions) -> None:
             f"prompt={chosen.prompt} is a file: lmsd edit takes one prompt in words, prompt='a blue star'"
         )
     for path in (chosen.image, chosen.mask):
+        if path is not None and path.parts[:1] in (("http:",), ("https:",), ("s3:",)):
+            raise UserError(f"{path.parts[0]}//...: images are read from files: fetch it first")
         if path is not None and not path.is_file():
             raise UserError(f"{path}: there is no such image")
         if path is not None and chosen.out is not None and chosen.out.exists() and chosen.out.samefile(path):

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from lmsd.cli.build.words import read
+from lmsd.cli.build.words import reading
 from lmsd.cli.config.settings import RunOptions, SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.cli.verbs import report
@@ -86,9 +86,8 @@ class EvaluateOptions(Combinations):
 
 def main(arguments: list[str]) -> int:
     """Evaluate, print the scores and the report's path."""
-    chosen = read(EvaluateOptions, arguments, verb="evaluate")
-    folder = store.find_folder(chosen.run)
-    with ranks():
+    with reading(EvaluateOptions, arguments, verb="evaluate") as chosen, ranks():
+        folder = store.find_folder(chosen.run)
         said = evaluate(folder, chosen)
         if launched_rank() == 0:
             print(said)
@@ -135,7 +134,7 @@ def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
         model.generator.to(device())
         generate = fitted(generate, config)
         if scorer is None:
-            scorer, beside = scorer_of(config, chosen)
+            scorer, beside = scorer_of(config, chosen, model.generator.conditioner.reads)
         generate = sighted(generate, shard_set(config), chosen.split)
         made = partial(scorer, generate, metrics=others, families=beside)
         said.append(str(score(folder, model, generate, scorer, made, chosen, about)))
@@ -151,10 +150,13 @@ def device() -> "torch.device":
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def scorer_of(config: Any, chosen: EvaluateOptions) -> "tuple[Evaluator, Families | None]":
-    """The scorer of the chosen split, and further families; refused where training saw much of the split."""
+def scorer_of(config: Any, chosen: EvaluateOptions, reads: str) -> "tuple[Evaluator, Families | None]":
+    """The scorer of the chosen split, and further families; refused where training saw much of the split.
+
+    reads: what images are made of, which the split has to hold: text, label or nothing.
+    """
     from lmsd.cli.build.experiment import shard_set
-    from lmsd.cli.build.families import families_of
+    from lmsd.cli.build.families import families_of, known
     from lmsd.cli.build.validate import evaluator
     from lmsd.ranks import by_first, first_alone
 
@@ -166,8 +168,15 @@ def scorer_of(config: Any, chosen: EvaluateOptions) -> "tuple[Evaluator, Familie
         config.evaluate.extractor.kind = chosen.extractor
     if chosen.weights is not None:
         config.evaluate.extractor.path = str(chosen.weights)
+    known(chosen.families)
     with first_alone():
         data = shard_set(config)
+        held = data.index(chosen.split)
+        if reads == "text" and not held.captions:
+            raise UserError(
+                f"these images are made of captions, and the shards of split={chosen.split} hold none "
+                "(KEY.txt, KEY.json): name others, shards=SHARDS"
+            )
         scorer = evaluator(config, data, chosen.split, n=chosen.n)
         families = families_of(chosen.families, config.evaluate.extractor, data, own=scorer.extractor)
     for extractor in (scorer.extractor, *(families.beside if families else ())):

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmsd.cli.build.words import read
+from lmsd.cli.build.words import reading
 from lmsd.cli.config import options
 from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store
@@ -59,15 +59,19 @@ def main(arguments: list[str]) -> int:
     if any(word.startswith("again=") for word in arguments):
         print(sample(remembered(options.read(Again, arguments, verb="sample again="))))
         return 0
-    chosen = read(SampleOptions, arguments, verb="sample")
-    if chosen.prompts and chosen.n is not None:
-        raise UserError(
-            f"n={chosen.n} is for images without prompts: leave one of the two out; several images of each "
-            "prompt are seeds=[0,1,2]"
-        )
-    if not chosen.prompts and chosen.n is None:
-        raise UserError("lmsd sample needs prompts='[a red circle, a blue star]', or n=16 for images without")
-    print(sample(replace(chosen, prompts=tuple(prompts(chosen.prompts)))))
+    with reading(SampleOptions, arguments, verb="sample") as chosen:
+        if chosen.prompts and chosen.n is not None:
+            raise UserError(
+                f"n={chosen.n} is for images without prompts: leave one of the two out; several images of "
+                "each prompt are seeds=[0,1,2]"
+            )
+        if chosen.prompts == ("",) and "prompts=" in arguments:
+            raise UserError("prompts= is empty: give prompts='[a, b]', or prompts=\"['']\" for no words")
+        if not chosen.prompts and chosen.n is None:
+            raise UserError(
+                "lmsd sample needs prompts='[a red circle, a blue star]', or n=16 for images without"
+            )
+        print(sample(replace(chosen, prompts=tuple(prompts(chosen.prompts)))))
     return 0
 
 

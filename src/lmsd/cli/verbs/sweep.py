@@ -108,8 +108,8 @@ def rehearse(space: Space, monitor: str) -> None:
     """
     from lmsd.cli.verbs.train import prepared
 
-    def build(config: DictConfig) -> None:
-        require_data(monitor, config.evaluate, prepared(config).built.data.shards)
+    def build(config: DictConfig, words: list[str]) -> None:
+        require_data(monitor, config.evaluate, prepared(config, words).built.data.shards)
 
     each(space, build, apart="seed")
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from lmsd.cli.build.experiment import Experiment
+    from lmsd.engine.trainer import Hardware
 
 _PRIVATE = {
     "WANDB_CONSOLE": "off",
@@ -103,15 +104,19 @@ def begin(arguments: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a configuration describes, built: nets, method and data; what watches them; others' metrics."""
+    """What a configuration describes, built: nets, method, data, where they run, what watches and scores."""
 
     built: "Experiment"
+    hardware: "Hardware"
     callbacks: list[Any]
     metrics: "dict[str, Metric]"
 
 
-def prepared(config: DictConfig) -> Prepared:
-    """Build a run without starting it; whatever can be refused before it has a folder is refused here."""
+def prepared(config: DictConfig, overrides: Sequence[str] = ()) -> Prepared:
+    """Build a run without starting it; whatever can be refused before it has a folder is refused here.
+
+    overrides: what was typed of it, none of which may stay unread.
+    """
     require_device(config)
     check_tasks(config)
     import torch
@@ -119,12 +124,18 @@ def prepared(config: DictConfig) -> Prepared:
     if config.threads:
         torch.set_num_threads(config.threads)
     from lmsd.cli.build import callbacks, experiment
+    from lmsd.cli.build.roles import check_roles
     from lmsd.cli.build.validate import metrics, require_val
+    from lmsd.engine.trainer import Hardware
 
+    keys = ("devices", "num_nodes", "accelerator", "precision", "fsdp")
+    hardware = Hardware(**{key: config[key] for key in keys})
     built = experiment.build(config)
+    check_roles(overrides, config, built.cast)
     if config.evaluate.n:
         require_val(built.data.shards)
-    return Prepared(built, callbacks.own(config, built.objective), metrics(config))
+    hardware.check(built.engine)
+    return Prepared(built, hardware, callbacks.own(config, built.objective), metrics(config))
 
 
 def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | None = None) -> Path:
@@ -136,7 +147,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
         from lmsd.checkpoints import find
 
         find(resumed)  # before anything is built, or written down
-    run = prepared(config)
+    run = prepared(config, overrides)
     built, data = run.built, run.built.data.shards
     if not resumed:
         from lmsd.cli.build.latents import check_latents
@@ -164,7 +175,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
                 with tolerated("config.yaml"):
                     store.save_config(folder, config)
             watching = run.callbacks + standing(config, validation, built.objective, data)
-            play(config, built.engine, built.data, folder=folder, callbacks=watching, resumed=resumed)
+            play(config, run, folder=folder, callbacks=watching, resumed=resumed)
         if chief:
             tell_end(folder, built.engine)
     return folder
@@ -193,27 +204,21 @@ def tell_end(folder: Path, engine: Any) -> None:
 
 
 def play(
-    config: DictConfig, engine: Any, data: Any, *, folder: Path, callbacks: list[Any], resumed: Path | None
+    config: DictConfig, run: Prepared, *, folder: Path, callbacks: list[Any], resumed: Path | None
 ) -> None:
     """Train in a run's folder, from its checkpoint where there is one."""
     from lmsd.checkpoints import find, images_of
-    from lmsd.engine.trainer import Hardware, fit
+    from lmsd.engine.trainer import fit
 
     source = resumed if resumed and store.has_checkpoint(folder) else None
     watched = loggers(config, folder)
     if resumed and launched_rank() == 0:
         offline.mend(folder, -1 if source is None else images_of(find(source)), watched)
     fit(
-        engine,
-        data,
+        run.built.engine,
+        run.built.data,
         run_dir=folder,
-        hardware=Hardware(
-            devices=config.devices,
-            num_nodes=config.num_nodes,
-            accelerator=config.accelerator,
-            precision=config.precision,
-            fsdp=config.fsdp,
-        ),
+        hardware=run.hardware,
         loggers=watched,
         callbacks=callbacks,
         resume_from=source,

@@ -65,7 +65,7 @@ def read_rows(path: Path) -> list[Row]:
         )
     lines = re.split(r"\r\n|\r|\n", text)
     rows = _csv_rows(path, lines) if path.suffix.lower() in (".csv", ".tsv") else _jsonl_rows(path, lines)
-    return [_row(path, line, row) for line, row in rows]
+    return [_row(path, line, {name.lower(): cell for name, cell in row.items()}) for line, row in rows]
 
 
 def _csv_rows(path: Path, lines: list[str]) -> Iterator[tuple[int, Mapping[str, object]]]:

@@ -60,7 +60,9 @@ def folder_source(path: Path | None, listed: Path | None, lines: Captions = "joi
         files = [file for file in files if not listed.samefile(file.path)]
     images = [file for file in files if is_image(file.name)]
     if not images:
-        raise UserError(f"no image under {path}; images end in {', '.join(SUFFIXES)}")
+        there = sorted({Path(file.name).suffix.lower() for file in files} - {""})
+        told = f" (there are {', '.join(there[:5])})" if there else ""
+        raise UserError(f"no image under {path}{told}; images end in {', '.join(SUFFIXES)}")
     left = len(dropped)
     if listed is not None:
         found = by_table(path, images, listed, dropped)
