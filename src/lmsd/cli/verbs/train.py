@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +129,7 @@ def prepared(config: DictConfig, overrides: Sequence[str] = ()) -> Prepared:
     from lmsd.engine.trainer import Hardware
 
     keys = ("devices", "num_nodes", "accelerator", "precision", "fsdp")
-    hardware = Hardware(**{key: config[key] for key in keys})
+    hardware = Hardware(**{key: config[key] for key in keys if config[key] != "auto"})  # see `settled`
     built = experiment.build(config)
     check_roles(overrides, config, built.cast)
     if config.evaluate.n:
@@ -155,7 +155,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
         check_latents(built.cast, data)
     chief = launched_rank() == 0
     if config.precision == "auto":
-        settle_precision(config, built)
+        run = settled(run, config)
     if config.dry:
         announce(config, None, built.cast, resumed=resumed)
         built.engine.configure_optimizers()
@@ -181,8 +181,8 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     return folder
 
 
-def settle_precision(config: DictConfig, built: "Experiment") -> None:
-    """Let rank 0 try what is faster, and write the choice down where a resumed run will find it."""
+def settled(run: Prepared, config: DictConfig) -> Prepared:
+    """Let rank 0 try which precision is faster, and write it down where a resumed run will find it."""
     from lmsd.cli.build.experiment import record
     from lmsd.cli.build.precision import faster
 
@@ -191,8 +191,9 @@ def settle_precision(config: DictConfig, built: "Experiment") -> None:
             "precision=auto tries the run in one process, and fsdp=true is for nets too large for that: name "
             "it, precision=bf16-mixed"
         )
-    config.precision = agreed("precision", lambda: faster(config, built))
-    built.engine.record.update(record(config, built.objective.lead))
+    config.precision = agreed("precision", lambda: faster(config, run.built))
+    run.built.engine.record.update(record(config, run.built.objective.lead))
+    return replace(run, hardware=replace(run.hardware, precision=config.precision))
 
 
 def tell_end(folder: Path, engine: Any) -> None:
