@@ -113,7 +113,7 @@ def repeated(way: Callable[[], object], least: float = 0.03) -> int:
 
 def made(name: str) -> Generator:
     """The net of an experiment, random weights, its tokenizer learned from a few words."""
-    generator: Generator = build(generator_spec(load("train", [f"experiment={name}"])))
+    generator: Generator = build(generator_spec(load([f"experiment={name}"])))
     torch.manual_seed(0)
     with torch.no_grad():
         for value in generator.parameters():

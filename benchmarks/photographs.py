@@ -13,12 +13,13 @@ guidance, at 16 steps (ours: 4), then the steps at that guidance. Ours may use 8
 (guidance counts twice), the script any number. Then each seed is scored on test by every family of features.
 WORK holds runs, weights and ledger.jsonl, one line a cell; what it has is not made again, so the same command
 goes on where it was stopped. The table goes to benchmarks/results/photographs.json, and pictures of the same
-captions and the chosen settings to docs/photographs_ARM.png.
+captions and the chosen settings, six real ones to their left, to docs/photographs_ARM.png.
 """
 
 import argparse
 import json
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -48,6 +49,7 @@ HERE = Path(__file__).resolve().parent
 GUIDANCE = (1.0, 1.5, 2.5, 4.0)
 STEPS = {"ours": (4,), "velocity": (16, 4, 50), "x0": (16, 4, 50)}
 """Steps of an arm; its guidance is chosen at the first number of them."""
+FAMILIES = ("lmsd-cnn", "lmsd-ssl", "random-conv")
 BUDGET = 8
 """Net evaluations an image that ours may use."""
 
@@ -91,15 +93,18 @@ class Judge:
         return Families([ssl, RandomExtractor(3)], self.data.split_set("train"), cache=self.cache)
 
     def grid(self, draw: Any, path: Path) -> None:
-        """Eight images of each class of val, for one look at an arm."""
+        """Six real images of each class of val beside six of an arm with the same captions."""
         held_out = self.data.split_set("val")
         labels = held_out.labels(range(len(held_out)))
         assert labels is not None  # cifar10 has labels
-        rows = [row for label in range(10) for row in (labels == label).nonzero().flatten()[:8].tolist()]
-        blank = torch.zeros(len(rows), 3, 32, 32)
-        captions = held_out.captions(rows)
-        batch = Batch(blank, torch.arange(len(rows)), text=captions, label=labels[rows])
-        save_grid(list(draw(batch, Rng(0, batch.position))), captions, path, columns=8)
+        rows = [row for label in range(10) for row in (labels == label).nonzero().flatten()[:6].tolist()]
+        real, captions = held_out.batch(torch.tensor(rows)).x, held_out.captions(rows)
+        batch = Batch(torch.zeros_like(real), torch.arange(60), text=captions, label=labels[rows])
+        both = torch.cat(
+            [real.view(10, 6, 3, 32, 32), draw(batch, Rng(0, batch.position)).view(10, 6, 3, 32, 32)], 1
+        )
+        said = [text for row in zip(*[iter(captions)] * 6, strict=True) for text in [*(["real"] * 6), *row]]
+        save_grid(list(both.flatten(0, 1)), said, path, columns=12)
 
 
 def fd_of(found: dict[str, Any], kind: str = "fd", family: str = "lmsd-cnn") -> Any:
@@ -115,13 +120,16 @@ def _short(found: Any) -> str:
 
 
 def train_ours(work: Path, shards: str, seed: int, images: int | None) -> dict[str, Any]:
-    """Train our recipe in a process of its own; its folder, CPU seconds and images."""
+    """Train our recipe in a process of its own; its folder, CPU seconds and images.
+
+    A training that was killed begins again: only a whole one has CPU seconds that are its own.
+    """
     folder = work / f"ours-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
     words = [f"data.shards={shards}", f"run_dir={folder}", f"seed={seed}", "threads=1", "evaluate.n=0"]
     words += ["precision=bf16-mixed"]  # as the script
     words += [] if images is None else [f"images={images}"]
     command = [sys.executable, "-m", "lmsd.cli", "train", "experiment=cifar10", *words, "accelerator=cpu"]
-    words += ["resume=auto"] if (folder / "checkpoints").is_dir() else []
     seconds = _cpu_seconds(command)
     status = json.loads((folder / "status.json").read_text())
     return {"path": str(folder), "cpu_seconds": seconds, "images": status["images"]}
@@ -218,17 +226,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """The comparison in Markdown."""
-    families = ("lmsd-cnn", "lmsd-ssl", "random-conv")
     lines = [
         f"CIFAR-10 on test, n = {found['n']:,}; FD − floor in three families of features",
         "",
-        f"| arm | seed | CPU s | images | guidance | steps | {' | '.join(families)} | recall | right, % |",
+        f"| arm | seed | CPU s | images | guidance | steps | {' | '.join(FAMILIES)} | recall | right, % |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
         test = row["test"]
         gaps = []
-        for family in families:
+        for family in FAMILIES:
             fd, floor = fd_of(test, "fd", family), fd_of(test, "fd_floor", family)["value"]
             gaps.append(f"{fd['value'] - floor:.3g} [{fd['low'] - floor:.3g}, {fd['high'] - floor:.3g}]")
         recall, right = fd_of(test, "recall")["value"], 100 * test["right"]["value"]
@@ -239,26 +246,57 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *gains(found["rows"])])
 
 
+def short(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the parts of its scores and its place on this machine, which the ledger has."""
+    scores = {
+        name: {word: round(score[word], 4) for word in ("value", "low", "high")}
+        for name, score in row["test"].items()
+    }
+    return {name: value for name, value in row.items() if name not in ("path", "test")} | {"test": scores}
+
+
 def gains(rows: list[dict[str, Any]]) -> list[str]:
-    """Ours against each arm of the script: the paired difference of FD, over seeds or one seed's images."""
-    said = []
-    by = {(row["arm"], row["seed"]): row for row in rows}
+    """Ours against each arm of the script, paired: over training seeds, or one seed's images."""
+    by = {(row["arm"], row["seed"]): row["test"] for row in rows}
     seeds = sorted({row["seed"] for row in rows})
+    over = f"{len(seeds)} training seeds" if len(seeds) > 1 else "test images and noise, one training seed"
+    said = [
+        f"Paired differences, 95 % intervals over {over}; above 0 ours is better",
+        "",
+        "| arm | family | FD, arm − ours | FD − floor: half of the arm's − ours | recall, ours − arm |",
+        "|---|---|---|---|---|",
+    ]
     for arm in sorted({row["arm"] for row in rows} - {"ours"}):
-        pairs = [tuple(fd_of(by[side, seed]["test"]) for side in ("ours", arm)) for seed in seeds]
-        gaps = [other["value"] - ours["value"] for ours, other in pairs]
-        if len(gaps) > 1:
-            half = float(student.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / len(gaps) ** 0.5)
-            said.append(
-                f"FD of {arm} − ours: {statistics.mean(gaps):.1f} ± {half:.1f} ({len(gaps)} training seeds)"
-            )
-            continue
-        found = compare(score_of(pairs[0][1]), score_of(pairs[0][0])).interval
-        said.append(
-            f"FD of {arm} − ours: {found.value:.1f} [{found.low:.1f}, {found.high:.1f}] (one training "
-            "seed; the interval is over test images and noise alone)"
-        )
+        for family in FAMILIES:
+            gaps: list[list[tuple[Any, Any]]] = [[], [], []]
+            for seed in seeds:
+                ours, theirs = by["ours", seed], by[arm, seed]
+                fds = [fd_of(side, "fd", family) for side in (theirs, ours)]
+                recalls = [fd_of(side, "recall", family) for side in (ours, theirs)]
+                half = middle(fds[0], fd_of(ours, "fd_floor", family))
+                for gap, pair in zip(gaps, (fds, (half, fds[1]), recalls), strict=True):
+                    gap.append((pair[0], pair[1]))
+            cells = [difference(gap, places) for gap, places in zip(gaps, (".3g", ".3g", ".3f"), strict=True)]
+            said.append(f"| {arm} | {family} | {' | '.join(cells)} |")
     return said
+
+
+def middle(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The mean of two scores: with a floor f, (FD + f)/2 − ours is (FD − f)/2 − (ours − f)."""
+    parts = [(a + b) / 2 for a, b in zip(one["parts"], other["parts"], strict=True)]
+    return {**one, "value": (one["value"] + other["value"]) / 2, "parts": parts}
+
+
+def difference(pairs: list[tuple[Any, Any]], places: str) -> str:
+    """First less second of each pair of scores, with its interval."""
+    if len(pairs) > 1:
+        gaps = [one["value"] - other["value"] for one, other in pairs]
+        half = float(student.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / len(gaps) ** 0.5)
+        value, low, high = statistics.mean(gaps), statistics.mean(gaps) - half, statistics.mean(gaps) + half
+    else:
+        found = compare(*map(score_of, pairs[0])).difference
+        value, low, high = found.value, found.low, found.high
+    return f"{value:{places}} [{low:{places}}, {high:{places}}]"
 
 
 def main() -> int:
@@ -279,7 +317,8 @@ def main() -> int:
     found = run(options)
     text = table(found)
     print(text)
-    options.results.write_text(json.dumps({**found, "table": text.splitlines()}, indent=1) + "\n")
+    kept = {**found, "rows": list(map(short, found["rows"])), "table": text.splitlines()}
+    options.results.write_text(json.dumps(kept, indent=1) + "\n")
     return 0
 
 

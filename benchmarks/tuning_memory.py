@@ -71,7 +71,7 @@ def measure(place: Path, words: list[str]) -> None:
         "data.image_size=64",
         "source=null",
     ]
-    config = load("train", [*more, *words])
+    config = load([*more, *words])
     import diffusers  # noqa: F401
     import peft  # noqa: F401
     import transformers  # noqa: F401

@@ -137,3 +137,9 @@ def test_no_address_of_a_registry_and_no_torchvision_in_the_requirements() -> No
         assert "://" not in text
         assert "torchvision==" not in text
         assert "nvidia" not in text
+
+
+def test_modules_of_tests_have_names_of_their_own() -> None:
+    """pytest imports them by their bare names."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}

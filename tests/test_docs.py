@@ -13,9 +13,10 @@ from omegaconf import OmegaConf
 from lmsd import cli
 from lmsd.cli.build.words import apart
 from lmsd.cli.config import options
-from lmsd.cli.config.compose import load
+from lmsd.cli.config.compose import groups, load
+from lmsd.cli.config.limits import check_limits
 from lmsd.cli.config.listing import listing, schema
-from lmsd.cli.config.schema import check_limits, groups, root
+from lmsd.cli.config.schema import root
 from lmsd.cli.sweeps import space
 from lmsd.cli.verbs import VERBS
 from lmsd.cli.verbs.edit import EditOptions
@@ -64,18 +65,18 @@ def test_a_command_is_accepted(
         assert json.loads(schema())["$defs"]
     elif verb in ("train", "verify-resume") and "--help" not in rest:
         chosen = [word for word in rest if not word.startswith(("resume=", "--cfg")) and word != "job"]
-        check_limits(load("train", chosen))
+        check_limits(load(chosen))
     elif verb == "sweep":
         plain = [word for word in rest if word != "--dry-run"]
         tried = space.read([word for word in plain if not word.startswith("sweep.")])
-        assert load("train", list(tried.fixed)).evaluate.n >= 2 * FEATURES  # with fewer no trial has an FD
+        assert load(list(tried.fixed)).evaluate.n >= 2 * FEATURES  # with fewer no trial has an FD
         chosen_by([word for word in plain if word.startswith("sweep.")])
     elif verb in ("sample", "edit", "evaluate", "merge"):
         kinds = {"sample": SampleOptions, "edit": EditOptions, "evaluate": EvaluateOptions}
         kinds["merge"] = MergeOptions  # type: ignore[assignment]
         if any(word.startswith("pipeline=") for word in rest):
             given, left = apart(rest)
-            load("train", ["generator=pipeline", *(word for word in given if "." in word.partition("=")[0])])
+            load(["generator=pipeline", *(word for word in given if "." in word.partition("=")[0])])
             rest = ["run=last", *left]
         again = any(word.startswith("again=") for word in rest)
         options.read(Again if again else kinds[verb], rest, verb=verb)
@@ -100,7 +101,7 @@ def test_verbs_that_are_told_of_exist_and_options_in_the_text_too() -> None:
     names = {
         option.key
         for word in [*(f"objective={choice}" for choice in groups()["objective"]), "generator=pipeline"]
-        for option in root(OmegaConf.to_container(load("train", [word]))).leaves()
+        for option in root(OmegaConf.to_container(load([word]))).leaves()
     }
     for option in re.findall(r"`((?:data|optim|objective|evaluate|callbacks|generator)\.[a-z_.]+)[=`]", text):
         assert option in names or any(name.startswith(f"{option}.") for name in names), option

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.schema import check_limits
+from lmsd.cli.config.limits import check_limits
 
 ROOT = Path(__file__).parents[1]
 PLANS = json.loads((ROOT / "benchmarks" / "few_steps.json").read_text())
@@ -21,4 +21,4 @@ def test_every_trial_is_a_configuration(data: str, method: str) -> None:
     assert len(own["trials"]) == 6
     for trial in own["trials"]:
         words = [f"objective={own['objective']}", *own.get("words", []), *trial]
-        check_limits(load("train", [*plan["base"], *words]))
+        check_limits(load([*plan["base"], *words]))

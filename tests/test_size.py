@@ -2,7 +2,8 @@
 
     statements      every node that is a statement, docstrings among them
     long            functions of more than 45 lines
-    wide            functions of more than ten parameters (self apart), dataclasses of more than ten fields
+    wide            functions of more than ten parameters (self apart), dataclasses of more than ten fields,
+                    inherited ones included: the options of a verb are one record, however many classes it has
     probes          calls of getattr and hasattr, each of which is a missing interface
     isinstance      calls of it
     long files      of more than 400 lines
@@ -17,13 +18,13 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 15610
-OPTION_LINES = 1496
+STATEMENTS = 15274
+OPTION_LINES = 1502
 LONG = 0
-WIDE = 3
-WIDEST = 12
+WIDE = 10
+WIDEST = 20
 PROBES = 8
-ISINSTANCE = 180
+ISINSTANCE = 182
 LONG_FILES = 0
 NEW = {
     "arguments.py": "no raw exception of the Python API",
@@ -32,6 +33,8 @@ NEW = {
     "cli/build/callbacks.py": "what watches a run apart from what is trained",
     "cli/build/roles.py": "what is typed and read by nothing is refused",
     "cli/build/families.py": "families of features",
+    "cli/build/precision.py": "what learns photographs fastest",
+    "cli/build/reading.py": "captions and classes that a run was not made for",
     "cli/build/words.py": "a pipeline's folder is judged without training",
     "cli/build/latents.py": "latents: codecs whose statistics are checked",
     "data/builders/edits.py": "latents: editing that is trained",
@@ -90,6 +93,7 @@ NEW = {
     "export/own_pipeline.py": "a run leaves as a program of its own",
     "evaluation/catalog.py": "one row a metric",
     "evaluation/families.py": "families of features",
+    "evaluation/foreign.py": "torchmetrics is the interface of metrics",
     "evaluation/gallery.py": "data as people have it",
     "evaluation/looks.py": "the report looks at pictures as a person would",
     "evaluation/side.py": "the report looks at pictures as a person would",
@@ -97,7 +101,9 @@ NEW = {
     "features/random_conv.py": "families of features",
     "features/ssl.py": "families of features",
     "files.py": "one place that writes whole or not at all",
+    "metrics/shares.py": "torchmetrics is the interface of metrics",
     "metrics/sliced.py": "families of features",
+    "metrics/streaming.py": "torchmetrics is the interface of metrics",
     "models/autoencoder.py": "a generator owns its codec",
     "models/fake_score.py": "few-step methods",
     "models/folder.py": "a pipeline's folder is a generator",
@@ -110,7 +116,10 @@ NEW = {
     "models/layouts/stable_diffusion_3.py": "a pipeline's folder is a generator",
     "models/layouts/stable_diffusion_xl.py": "a pipeline's folder is a generator",
     "models/pipeline.py": "a pipeline's folder is a generator",
+    "engine/muon.py": "what learns photographs fastest",
+    "engine/precision.py": "what learns photographs fastest",
     "models/conv_unet.py": "photographs on a CPU",
+    "models/uvit.py": "what learns photographs fastest",
     "models/scheduler.py": "knots",
     "models/taps.py": "few-step methods",
     "models/parts.py": "a run opens without us",
@@ -246,6 +255,14 @@ def lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 def arguments() -> Iterator[tuple[str, str, int]]:
     """(file, function or class, how many parameters or fields); __init__ goes by its class."""
+    classes = {
+        node.name: node for nodes in NODES.values() for node in nodes if isinstance(node, ast.ClassDef)
+    }
+
+    def fields(node: ast.ClassDef) -> int:
+        bases = [classes[ast.unparse(base)] for base in node.bases if ast.unparse(base) in classes]
+        return sum(isinstance(part, ast.AnnAssign) for part in node.body) + sum(map(fields, bases))
+
     for name, nodes in NODES.items():
         owners = {
             id(part): node.name for node in nodes if isinstance(node, ast.ClassDef) for part in node.body
@@ -254,7 +271,7 @@ def arguments() -> Iterator[tuple[str, str, int]]:
             if isinstance(node, ast.ClassDef) and any(
                 "dataclass" in ast.dump(d) for d in node.decorator_list
             ):
-                yield name, node.name, sum(isinstance(part, ast.AnnAssign) for part in node.body)
+                yield name, node.name, fields(node)
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
                 owner = owners.get(id(node), "")

@@ -202,6 +202,7 @@ CASES: dict[str, Case] = {
     "LogitNormal": (process.LogitNormal, {"mean": 0.0, "std": 1.0}),
     "LogitNormal()": (process.LogitNormal(), {"rng": RNG, "process": NOISING}),
     "LogNormal": (process.LogNormal, {"mean": 0.0, "std": 1.0}),
+    "Levels": (process.Levels, {"levels": [2.0, 1.0]}),
     "Uniform()": (process.Uniform(), {"rng": RNG, "process": NOISING}),
     "judge": (rewards.judge, {"reward": rewards.Sharpness(), "images": IMAGES, "batch": ASKED}),
     "Sharpness()": (rewards.Sharpness(), {"images": IMAGES, "batch": ASKED}),

@@ -86,7 +86,7 @@ def payloads(folder: Path, trap: str) -> Iterator[tuple[str, Callable[[], Any]]]
         run.mkdir()
         (run / "config.yaml").write_text(f"a: {text.format(trap=trap)}\n")
         yield f"config.yaml {text[:24]}", lambda run=run: store.config_of(run)  # type: ignore[misc]
-    yield "override", lambda: load("train", ["schedule._target_=os.mkdir", f"+schedule.path={trap}"])
+    yield "override", lambda: load(["schedule._target_=os.mkdir", f"+schedule.path={trap}"])
     own: dict[str, Any] = {
         "version": checkpoints.VERSION,
         "clock": {"images": 1, "updates": 1},

@@ -30,6 +30,7 @@ ALLOWED = (
     "torch.nn.",
     "lmsd.engine.callbacks.",
     "lmsd.engine.divergence.",
+    "lmsd.engine.muon.",
     "lightning.pytorch.loggers.",
     "lightning.pytorch.callbacks.",
 )
@@ -102,10 +103,15 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
                 yield from targets(value, path)
 
 
-def taken(target: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the given arguments that the constructor takes."""
-    parameters = inspect.signature(locate(target)).parameters
+def taken(node: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the given arguments that the node's constructor takes."""
+    parameters = inspect.signature(locate(str(node["_target_"]))).parameters
     return {name: value for name, value in given.items() if name in parameters}
+
+
+def completed(node: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The node with those of the given options that its constructor takes; its own come first."""
+    return {**taken(node, given), **node}
 
 
 def build(node: Mapping[str, Any], also: tuple[str, ...] = (), /, **given: Any) -> Any:

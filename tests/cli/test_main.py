@@ -250,7 +250,7 @@ def test_a_report_says_what_sets_a_run_apart_from_its_experiment(home: Home, tmp
 
     folder = tmp_path / "run"
     words = ["experiment=shapes", "seed=3", f"run_dir={folder}"]
-    config = load("train", words)
+    config = load(words)
     assert store.create(config, words) == folder
     apart = {"seed": [0, 3], "run_dir": [None, str(folder)]}
     assert departures(folder) == ("shapes", apart)
@@ -515,7 +515,7 @@ def test_wandb_goes_on_under_the_runs_own_id(home: Home, monkeypatch: pytest.Mon
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = Path("outputs/first")
     for _ in range(2):  # the first start, and any other
-        (logger,) = loggers(load("train", ["logger=wandb"]), folder)
+        (logger,) = loggers(load(["logger=wandb"]), folder)
         own = {name: logger._wandb_init[name] for name in ("id", "resume")}
         assert own == {"id": store.status(folder)["id"], "resume": "allow"}
 

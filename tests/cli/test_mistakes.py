@@ -159,7 +159,7 @@ MISTAKES = [
         "edit run=last image=x.png prompt=a,b",
         "prompt takes one; commas within it are quoted: prompt=\"'a,b'\"",
     ),
-    ("edit run=last image=x.png prompt=", "prompt= is empty: say what the image shall become"),
+    ("edit run=last image=x.png prompt=", "prompt= is empty: say what the image should become"),
     ("edit run=last image=x.png prompt=a strength=0", "strength=0 is not a number from 0.01 to 1"),
     ("edit run=last image=x.png prompt=a", "x.png: there is no such image"),
     ("evaluate run=last n=0", "n=0 is not a whole number of at least 2"),
@@ -192,7 +192,7 @@ MISTAKES = [
         "there is no source './photos', and no such folder or file;",
     ),
     ("data build folder out=x", "the source folder needs path=, the folder of the images"),
-    ("data build folder path=nowhere out=x", "path=nowhere is no folder"),
+    ("data build folder path=nowhere out=x", "path=nowhere is not a folder"),
     (
         "data build folder path=. out=x captions=last",
         "captions=last is neither .csv nor .jsonl, nor one",
@@ -225,7 +225,7 @@ MISTAKES = [
         "image_format=jpeg is not one of png, jpg; did you mean jpg?",
     ),
     ("data build digits out=x denoise=yes", "denoise=yes is not one of none, median, gaussian"),
-    ("data build digits out=x similarity=2", "similarity=2.0 is no correlation; take a number in (0, 1]"),
+    ("data build digits out=x similarity=2", "similarity=2.0 is not a correlation: take a number in (0, 1]"),
     ("data build digits out=x val=0.6 test=0.6", "val=0.6 and test=0.6 leave nothing for train"),
     ("data build shapes out=x train_count=-5", "train_count=-5 is too small; take 1 or more"),
     ("data build cifar10 out=x", "the source cifar10 needs path=: get cifar-10-binary.tar.gz from https://"),
@@ -246,7 +246,7 @@ MISTAKES = [
     ("sample run=last prompts=a interval=0.2-0.8", "interval=0.2-0.8 is not a number of at least 0"),
     ("sample run=last prompts=a out=", "out= is empty: name a file or folder, or leave out= out"),
     ("sample run=last prompts=a strength=0.5", "unknown option 'strength' of lmsd sample"),
-    ("sample again=gone.json", "again=gone.json is no .json that lmsd sample wrote beside a grid"),
+    ("sample again=gone.json", "again=gone.json is not a .json that lmsd sample wrote with a grid"),
     ("sample prompts=a", "lmsd sample needs run=..."),
     ("edit run=last prompt=a", "lmsd edit needs image=..."),
     ("edit run=last image= prompt=a", "image= is empty: name a file or folder"),
@@ -350,7 +350,7 @@ MISTAKES = [
     ("train wandb=true", "unknown option 'wandb'; did you mean logger?"),
     ("train device=cuda:0", "unknown option 'device'; did you mean devices?"),
     ("train debug", "cannot read 'debug': write option=value, e.g. debug=..."),
-    ("train evaluate.metrics=[fid]", "has options of its own, evaluate.metrics.NAME._target_=MODULE.CLASS"),
+    ("train evaluate.metrics=[fid]", "evaluate.metrics=['fid'] is not a mapping, each a node with _target_"),
     ("train resume=latest", "no run 'latest' in outputs/"),
     ("train -h=1", "lmsd train has no option -h; did you mean -h 1?"),
     # read by nothing, whatever its value
@@ -470,7 +470,7 @@ TRANSCRIPTS = {
     "train data.shards=train-{0..2}.tar": "cannot read 'data.shards=train-{0..2}.tar': write option=value, "
     "and quote values with spaces, commas or braces: data.shards=\"'train-{0..2}.tar'\"",
     "train devices=8 accelerator=gpu": "devices=8: this machine has 2 GPUs; ask for at most 2",
-    "train trainer=gpu": "accelerator=gpu: this machine has none that torch can use; accelerator=cpu",
+    "train trainer=gpu": "accelerator=gpu: this machine has none that torch can use; take accelerator=cpu",
 }
 """The exact words for the mistakes that others explain badly; further ones follow, and in tests/engine."""
 

@@ -31,7 +31,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(words: list[str], shards: Path) -> DictConfig:
-    return load("train", [*words, *SMALL, f"data.shards={shards}"])
+    return load([*words, *SMALL, f"data.shards={shards}"])
 
 
 def test_generator_and_judge_come_from_one_run(shards: Path, tmp_path: Path) -> None:

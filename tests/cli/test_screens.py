@@ -107,17 +107,17 @@ def test_what_the_environment_gives_is_read_as_typed(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MY_SEED", "7")
     monkeypatch.setenv("MY_RATE", "1e-3")
     monkeypatch.setenv("MY_NAME", "12e4")
-    config = load("train", ["seed=${oc.env:MY_SEED}", "optim.generator.lr=${oc.env:MY_RATE}"])
+    config = load(["seed=${oc.env:MY_SEED}", "optim.generator.lr=${oc.env:MY_RATE}"])
     assert (config.seed, config.optim.generator.lr) == (7, 1e-3)
-    assert load("train", ["name=${oc.env:MY_NAME}"]).name == "12e4"
+    assert load(["name=${oc.env:MY_NAME}"]).name == "12e4"
     monkeypatch.setenv("MY_SEED", "seven")
     with pytest.raises(UserError, match="seed=seven is not a whole number"):
-        load("train", ["seed=${oc.env:MY_SEED}"])
+        load(["seed=${oc.env:MY_SEED}"])
 
 
 def test_another_constructor_leaves_out_what_the_first_one_took(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["optim.generator.alpha=0.9", "optim.generator._target_=torch.optim.RMSprop"]
-    node = load("train", words).optim.generator
+    node = load(words).optim.generator
     assert node == {"_target_": "torch.optim.RMSprop", "_partial_": True, "lr": 2e-4, "alpha": 0.9} | {
         name: node[name] for name in ("weight_decay", "eps") if name in node
     }
@@ -126,7 +126,7 @@ def test_another_constructor_leaves_out_what_the_first_one_took(capsys: pytest.C
 
 def test_a_callbacks_folder_is_a_path() -> None:
     words = ["callbacks.my._target_=lightning.pytorch.callbacks.ModelCheckpoint", "callbacks.my.dirpath=x"]
-    assert load("train", words).callbacks.my.dirpath == "x"
+    assert load(words).callbacks.my.dirpath == "x"
 
 
 def test_compiling_without_a_compiler_is_refused_first(
@@ -134,7 +134,7 @@ def test_compiling_without_a_compiler_is_refused_first(
 ) -> None:
     for name in ("CXX", "CC"):
         monkeypatch.delenv(name, raising=False)
-    config = load("train", ["compile=true", "accelerator=cpu"])
+    config = load(["compile=true", "accelerator=cpu"])
     train.require_device(config)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler and there is none in PATH"):

@@ -81,7 +81,7 @@ def test_no_secret_reaches_a_file_or_a_message(
 
 
 def test_what_is_stored_hides_secrets_and_asks_for_them_again(planted: list[str]) -> None:
-    config = load("train", [planted[0], *planted[2:]])
+    config = load([planted[0], *planted[2:]])
     OmegaConf.update(config, "logger.own.token", CANARIES["option"], force_add=True)
     assert config.logger.own.name == CANARIES["env"]  # looked up where it is used
     text = OmegaConf.to_yaml(stored(config))

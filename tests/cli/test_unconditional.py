@@ -193,7 +193,7 @@ def test_no_condition_leaves_out_what_an_experiment_guides_and_checks(capsys) ->
         ("emoji", "evaluate.guidance"),
         ("shapes", "checker"),
     ):
-        config = load("train", [f"experiment={name}", "conditioner=none"])
+        config = load([f"experiment={name}", "conditioner=none"])
         assert (config.evaluate.guidance, config.evaluate.checker) == (1.0, None)
         assert gone in capsys.readouterr().err
 

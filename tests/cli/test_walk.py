@@ -9,8 +9,8 @@ import pytest
 from tiny_home import spoken
 
 FILES = 18
-CLI = 6
-BACK = 5
+CLI = 7
+BACK = 0
 
 ROOT = Path(__file__).parents[2]
 

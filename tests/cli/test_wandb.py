@@ -55,12 +55,12 @@ def test_it_starts_where_there_is_a_key_or_when_asked(tmp_path: Path, monkeypatc
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "status.json").write_text(json.dumps({"id": "12ab34cd"}))
-    assert loggers(load("train", []), tmp_path) == []
+    assert loggers(load([]), tmp_path) == []
     assert "WANDB_MODE" not in os.environ
-    (asked,) = loggers(load("train", ["logger=wandb"]), tmp_path)
+    (asked,) = loggers(load(["logger=wandb"]), tmp_path)
     assert os.environ.pop("WANDB_MODE") == "offline"
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    (auto,) = loggers(load("train", ["name=mine"]), tmp_path)
+    (auto,) = loggers(load(["name=mine"]), tmp_path)
     assert "WANDB_MODE" not in os.environ
     for logger in (asked, auto):
         settings = logger._wandb_init

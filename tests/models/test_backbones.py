@@ -13,6 +13,7 @@ from lmsd.models.conditioner import Conditioner, LabelConditioner
 from lmsd.models.conv_unet import ConvUNet
 from lmsd.models.discriminator import TrunkDiscriminator, double_backward_obstacle
 from lmsd.models.generator import Generator
+from lmsd.models.uvit import UViT
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
 from lmsd.types import Batch, Cond, Sizes
@@ -29,6 +30,14 @@ MAKERS = {
     "unet_conv": lambda: ConvUNet(
         Sizes(3, 16, pooled_dim=POOLED, z_dim=Z), **SMALL, blocks=(1, 2), heads=2, context=16
     ),
+    "uvit": lambda: UViT(
+        Sizes(3, 16, token_dim=TEXT, pooled_dim=POOLED, z_dim=Z),
+        width=16,
+        layers=5,
+        heads=2,
+        patch=4,
+        context=16,
+    ),
     "transformer_text": lambda: backbones.TextTransformer(
         Sizes(3, 16, token_dim=TEXT, z_dim=Z), patch=4, layers=2, heads=2, head_dim=8
     ),
@@ -39,7 +48,7 @@ MAKERS = {
         Sizes(3, 16, pooled_dim=POOLED, z_dim=Z), width=16, depth=2, time_dim=16
     ),
 }
-READS_TOKENS = ("unet_text", "transformer_text")
+READS_TOKENS = ("unet_text", "transformer_text", "uvit")
 
 
 def randomized(net: nn.Module) -> nn.Module:
@@ -233,6 +242,7 @@ def test_nets_without_text_need_none():
         backbones.TextUNet(Sizes(3, 16), **SMALL, heads=2),
         backbones.PooledUNet(Sizes(3, 16), **SMALL, head_dim=8),
         ConvUNet(Sizes(3, 16), **SMALL, heads=2, context=16),
+        UViT(Sizes(3, 16), width=16, layers=2, heads=2, registers=0, context=16),
         backbones.TextTransformer(Sizes(3, 16), patch=4, layers=1, heads=2, head_dim=8),
     ):
         assert randomized(net)(x, time, Cond(), None).abs().sum() > 0
@@ -249,6 +259,8 @@ def test_nets_without_text_need_none():
         ("side 18 does not divide by patch 2 times 2^1", lambda: ConvUNet(Sizes(3, 18))),
         ("widths names 2 levels, blocks 1", lambda: ConvUNet(Sizes(3, 16), blocks=[1])),
         ("the last width, 128, does not divide by 3 heads", lambda: ConvUNet(Sizes(3, 16), heads=3)),
+        ("side 15 does not divide by patch 2", lambda: UViT(Sizes(3, 15))),
+        ("the width, 192, does not divide by 5 heads", lambda: UViT(Sizes(3, 16), heads=5)),
         ("attention names 1 levels, widths 2", lambda: backbones.PooledUNet(Sizes(3, 16), attention=[True])),
     ],
 )
@@ -257,8 +269,40 @@ def test_sizes_that_do_not_fit_are_refused(message, make):
         make()
 
 
-@pytest.mark.parametrize("name", ["unet_text", "transformer_text", "unet_pooled", "unet_conv", "mlp"])
+@pytest.mark.parametrize("name", ["unet_text", "transformer_text", "uvit", "unet_pooled", "unet_conv", "mlp"])
 def test_missing_text_is_refused(name):
     x, time, _, z = inputs(name)
     with pytest.raises(UserError, match="got none"):
         MAKERS[name]()(x, time, Cond(), z)
+
+
+def test_uvit_starts_without_blocks_and_skips():
+    """Blocks and long skips begin as the identity: the head sees the stem, whatever the depth."""
+    deep = MAKERS["uvit"]()
+    nn.init.normal_(deep.head.weight)
+    x, time, cond, z = inputs("uvit")
+    before = deep(x, time, cond, z)
+    deep.blocks, deep.mix = nn.ModuleList(), nn.ModuleList()
+    torch.testing.assert_close(deep(x, time, cond, z), before)
+
+
+def test_uvit_skips_carry_the_first_half_into_the_last_block():
+    net = randomized(MAKERS["uvit"]())
+    x, time, cond, z = inputs("uvit")
+    seen = {}
+    net.blocks[0].register_forward_hook(lambda module, args, out: seen.update(first=out))
+    net.mix[1].register_forward_pre_hook(lambda module, args: seen.update(last=args[0]))
+    net(x, time, cond, z)
+    torch.testing.assert_close(seen["last"], seen["first"])
+
+
+def test_uvit_has_second_derivatives():
+    net = randomized(MAKERS["uvit"]())
+    critic = TrunkDiscriminator(over(net), cond_dim=0, width=8)
+    assert double_backward_obstacle(critic) is None
+    x, _, cond, _ = inputs("uvit")
+    s = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(x, None, s, s, cond).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), x)
+    assert second.abs().sum() > 0

@@ -7,6 +7,7 @@ from lmsd.nets.critics import ConvCritic, MLPCritic
 MAKERS = {
     "mlp": lambda: MLPCritic((4, 8, 8), 24, depth=2, time_dim=16, cond_dim=5),
     "conv": lambda: ConvCritic((4, 8, 8), (8, 12), features=24, time_dim=16, cond_dim=5),
+    "overlapping": lambda: ConvCritic((4, 8, 8), (8, 12), overlap=True, features=24, time_dim=16, cond_dim=5),
     "patched": lambda: ConvCritic((4, 8, 8), (8, 12), patch=2, features=24, time_dim=16, cond_dim=5),
 }
 
@@ -76,3 +77,18 @@ def test_gradient_of_the_gradient_is_right(critic, inputs):
 def test_sides_that_do_not_divide_are_refused():
     with pytest.raises(UserError, match="10x10"):
         ConvCritic((1, 10, 10), (8, 8), patch=2)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_what_a_halving_tells_of_neighboring_pixels(overlap):
+    """Without overlap two pixels of a pair hear the same and the next pair something else: a grid."""
+    critic = ConvCritic((1, 16, 16), (4, 4), overlap=overlap)
+    x = torch.randn(1, 1, 16, 16, requires_grad=True)
+    half = critic._half(x)
+    torch.testing.assert_close(critic._half(torch.ones_like(x)), torch.ones_like(half))
+    slope = torch.arange(8.0).expand(1, 1, 8, 8)  # what it says rises evenly from left to right
+    (told,) = torch.autograd.grad(half, x, slope)
+    steps = told[0, 0, 6, 4:12].diff()
+    evenly = torch.full_like(steps, 0.125)
+    uneven = (steps - evenly).abs().max() / 0.125
+    assert (uneven < 1e-5) if overlap else (uneven > 0.99)

@@ -147,7 +147,7 @@ def test_knots_are_copied_to_a_device_once():
 
 @pytest.mark.parametrize("time", [-1.0, 5.0])
 def test_times_outside_a_chain_are_errors(time):
-    with pytest.raises(ArgumentError, match=r"Article.__call__ cannot work with t=Tensor .*out of"):
+    with pytest.raises(ArgumentError, match=r"Schedule.__call__ cannot work with t=Tensor .*out of"):
         Article()(torch.tensor([time]))
 
 

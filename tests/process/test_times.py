@@ -7,7 +7,20 @@ import torch
 from scipy import stats
 
 from lmsd.errors import UserError
-from lmsd.process import EDM, Article, Flow, Grid, Jumps, Linear, LogitNormal, LogNormal, Process, Uniform
+from lmsd.process import (
+    EDM,
+    Article,
+    Flow,
+    Grid,
+    Jumps,
+    Linear,
+    LogitNormal,
+    LogNormal,
+    MixedJumps,
+    Process,
+    ShiftedUniform,
+    Uniform,
+)
 from lmsd.rng import Rng
 
 N = 20_000
@@ -47,6 +60,21 @@ def test_uniform_on_edm_is_uniform_in_its_warp():
 def test_logit_normal_on_a_flow(mean, std):
     t = draw(LogitNormal(mean, std), Flow()).double()
     assert stats.kstest((t / (1 - t)).log().numpy(), "norm", (mean, std)).pvalue > 0.01
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_shifted_on_a_flow_is_the_shift_of_uniform_times(shift):
+    t = draw(ShiftedUniform(shift), Flow()).double()
+    assert (t > 0).all()
+    assert (t <= 1).all()
+    assert stats.kstest((t / (shift - (shift - 1) * t)).numpy(), "uniform").pvalue > 0.01
+    torch.testing.assert_close(t.median().item(), shift / (1 + shift), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("shift", [0.0, -1.0, math.nan])
+def test_a_shift_that_is_none_is_refused(shift):
+    with pytest.raises(UserError, match="must be above 0"):
+        ShiftedUniform(shift)
 
 
 def test_logit_normal_on_a_chain_has_the_bins_of_its_distribution():
@@ -111,3 +139,33 @@ def test_jumps_give_the_last_jump_its_share():
     assert torch.allclose(shares, torch.tensor([0.5, 1 / 6, 1 / 6, 1 / 6]), atol=0.01)
     with pytest.raises(UserError, match=r"last=1\.5"):
         Jumps(4, last=1.5)
+
+
+@pytest.mark.parametrize("last", [None, 0.5])
+def test_mixed_jumps_are_those_of_each_grid_in_equal_shares(last):
+    s, t = (value.double() for value in draw(MixedJumps((2, 4), last), Flow()))
+    seen = {}
+    for pair in zip(s.tolist(), t.tolist(), strict=True):
+        seen[pair] = seen.get(pair, 0) + 1
+    ends = {2: 0.5 if last is None else last, 4: 0.25 if last is None else last}
+    expected = {
+        (k / n, (k + 1) / n): 0.5 * (ends[n] if k == 0 else (1 - ends[n]) / (n - 1))
+        for n in (2, 4)
+        for k in range(n)
+    }
+    assert seen.keys() == expected.keys()
+    shares = [N * expected[pair] for pair in seen]
+    assert stats.chisquare(list(seen.values()), shares).pvalue > 0.01
+
+
+def test_one_grid_is_jumps():
+    rng, process = Rng(5, torch.arange(50)), Process(Flow())
+    for ours, theirs in zip(MixedJumps((4,), 0.5)(rng, process), Jumps(4, 0.5)(rng, process), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_mixed_jumps_need_a_grid_and_a_share():
+    with pytest.raises(UserError, match="steps is empty"):
+        MixedJumps(())
+    with pytest.raises(UserError, match="must be in"):
+        MixedJumps((4,), 1.5)

@@ -95,7 +95,9 @@ def test_a_twin_shares_the_base_and_has_adapters_of_its_own(folders):
 
 
 @pytest.mark.parametrize(
-    "tuning", [LoRA(2), LoRA(2, dora=True), Full(["attn2.*"]), TextualInversion("thing")], ids=str
+    "tuning",
+    [LoRA(2), LoRA(2, dora=True), Full(["attn2.*"]), TextualInversion("thing")],
+    ids=["lora", "dora", "full", "words"],
 )
 def test_the_reference_is_the_base_with_its_adapters_off(folders, tuning):
     generator = tuned(read(folders["sd15"]), tuning)

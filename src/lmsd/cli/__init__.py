@@ -134,7 +134,7 @@ def answer(arguments: Sequence[str]) -> int:
 
 def listed() -> str:
     """The groups of a configuration and their choices, one a line."""
-    from lmsd.cli.config.schema import groups
+    from lmsd.cli.config.compose import groups
 
     return "\n".join(f"  {name:16}{', '.join(choices)}" for name, choices in groups().items())
 

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class DamagedSample(UserError):
-    """A sample that cannot be used and has no substitute: what was trained so far is sound."""
+    """A sample that cannot be used and has no substitute; what was trained so far is unaffected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Samples:
 
 
 class OnDisk:
-    """A file as a sequence of bytes: a slice is one pread, shorter where the file ends early."""
+    """A file as a sequence of bytes; a slice is one pread, and shorter where the file ends early."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -122,7 +122,7 @@ class Files(dict[int, bytes | OnDisk]):
 
 
 class Memory:
-    """Decoded samples that are kept, so that a small set is decoded once."""
+    """A cache of decoded samples, so that a small set is decoded once."""
 
     def __init__(self, count: int, form: Form) -> None:
         self._pixels: Pixels = np.empty((count, form.image_size, form.image_size, form.channels), np.uint8)
@@ -130,7 +130,7 @@ class Memory:
         self._filled = np.zeros(count, np.bool_)
 
     def keep(self, numbers: Integers, pixels: Pixels, lines: Sequence[list[str]]) -> None:
-        """Take in samples, by their numbers in the split."""
+        """Store samples, by their numbers in the split."""
         self._pixels[numbers], self._filled[numbers] = pixels, True
         for number, each in zip(numbers.tolist(), lines, strict=True):
             self._lines[number] = each
@@ -257,7 +257,7 @@ class Reader:
         return self._drawn(lines, u)
 
     def refused_before(self, progress: "Progress | None" = None) -> int:
-        """How many samples the decoder before version 2 of the index refused and today's does not.
+        """How many samples the decoder of index version 1 refused and the current one accepts.
 
         Only decoding tells, so all JPEGs that the index does not call changed are decoded; progress is told
         shard by shard.

@@ -1,4 +1,4 @@
-"""One reading of one shard that proves it sound: format, names, sizes, headers of images, captions.
+"""Reads a shard once and proves that it is sound: format, names, sizes, image headers, captions.
 
 The shard is walked by Python's tarfile, which gives the offsets. tarfile ends quietly at a damaged or missing
 header, so the walk must end in the tar format's zero blocks and nothing else: that catches every truncation
@@ -60,7 +60,7 @@ class Member(NamedTuple):
 def scan(path: Path, *, decoding: bool = False) -> ShardIndex:
     """Read and check a shard; its index. Raises UserError naming the shard, the member and the way out.
 
-    decoding: decode every image too, so that nothing is left to be found in training.
+    decoding: decode every image, too, so that training finds no damaged one.
     """
     status = path.stat()
     if status.st_size < 2 * _BLOCK:
@@ -100,7 +100,7 @@ def _named(path: Path, key: str, group: list[tuple[str, Member]]) -> dict[str, M
 
 
 def _walk(path: Path, data: mmap.mmap) -> list[Member]:
-    """Every regular member with its place, and the proof that nothing follows the last."""
+    """Every regular member with its place; also proves that nothing follows the last one."""
     end, count, members = 0, 0, []
     try:
         data.seek(0)
@@ -200,7 +200,7 @@ class _Gathered:
         self.picture.append((flags[0], flags[1], flags[2]))
 
     def _image(self, member: Member, content: bytes) -> list[int]:
-        """Height, width and flags."""
+        """Height, width and flags of an image."""
         try:
             found = probe(content)
             if self.decoding:
@@ -236,7 +236,7 @@ class _Gathered:
         return fields
 
     def _without(self, key: str, described: bool) -> None:
-        """Count a sample without caption and class: in a shard of such samples alone."""
+        """Count a sample without caption and class, which is allowed only in a shard of such samples."""
         if self.bare + 1 < len(self.keys):
             why = "it has neither a caption (KEY.txt, or KEY.json with 'caption') nor a class (KEY.cls)"
             _refuse(self.path, key, f"{why}, and others of the shard have")
@@ -245,7 +245,7 @@ class _Gathered:
             self.notes.add(NO_CAPTION, key)
 
     def _words(self, key: str, content: Mapping[str, bytes], fields: _Captions) -> int:
-        """Note what is worth telling of the caption taken by default; `CHANGED` or `CLEAN` where it is."""
+        """Note what is unusual about the default caption; `CHANGED` or `CLEAN` where that is said."""
         name = next((name for name in ("txt", "caption") if name in fields), None)
         if name is None:
             return 0

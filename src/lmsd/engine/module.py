@@ -24,6 +24,7 @@ from lmsd.engine.ema import EMA
 from lmsd.engine.flops import Flops, peak_of
 from lmsd.engine.logging import rewind
 from lmsd.engine.meter import Meter
+from lmsd.engine.muon import Muon
 from lmsd.engine.optim import Optimization, clip, set_rate, step
 from lmsd.engine.players import Reducer, Seats, net_of
 from lmsd.engine.state import RunState
@@ -116,7 +117,9 @@ class Engine(LightningModule):
         for name in self.learners:
             if not self.seats.trainable[name]:
                 raise UserError(f"player {name!r} has an optimizer but no trainable parameter")
-            self._optimizers[name] = self.optimization.makers[name](self.seats.trainable[name])
+            made = self._optimizers[name] = self.optimization.makers[name](self.seats.trainable[name])
+            if isinstance(made, Muon):
+                made.choose(self.players[name])
         return list(self._optimizers.values())
 
     # -- the loop ---------------------------------------------------------------------------------------
@@ -157,10 +160,12 @@ class Engine(LightningModule):
                 f"{len(batch)} images on each of {world_size()} ranks, in {self.micro_batches} micro-batches "
                 f"do not make batch_size={self.batch_size}: choose a multiple of ranks x micro_batches"
             )
+        return self.encoded(batch).split(len(batch) // size)
+
+    def encoded(self, batch: Batch) -> Batch:
+        """What the players diffuse of a batch: latents where the lead has a codec."""
         lead = self.players[self.lead]
-        drawn = Rng(self.seed, batch.position)
-        encoded = lead.encode(batch, drawn) if isinstance(lead, Generator) else batch
-        return encoded.split(len(batch) // size)
+        return lead.encode(batch, Rng(self.seed, batch.position)) if isinstance(lead, Generator) else batch
 
     def _rounds(self, scripts: Sequence[Iterator[Turn]]) -> Iterator[list[Turn]]:
         """Advance the scripts in lockstep, without gradients between turns."""

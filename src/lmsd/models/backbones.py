@@ -4,6 +4,7 @@
 
     MLPBackbone        the article's residual MLP              pooled text, z      images up to about 16x16
     ConvUNet           our own, in `models.conv_unet`          pooled text, z
+    UViT               our own, in `models.uvit`               text and z tokens, pooled text
     TextUNet           diffusers' UNet2DConditionModel         text and z tokens, pooled text
     PooledUNet         diffusers' UNet2DModel                  pooled text, z
     TextTransformer    diffusers' PixArtTransformer2DModel     text and z tokens

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsd.errors import Count, Number, UserError
+from lmsd.features.clip import load
 from lmsd.models.codes import Codes
 from lmsd.models.frozen import digest, fingerprint, freeze, weights_of
 from lmsd.models.layouts.base import kept_by
@@ -75,11 +76,11 @@ class Conditioner(nn.Module):
         return caption
 
     def unknown(self, captions: Sequence[str]) -> list[str]:
-        """The words of captions that it never learned whole; none, where it has no tokenizer of its own."""
+        """The words of captions that its own tokenizer splits; none if it has no tokenizer of its own."""
         return []
 
     def cut(self, captions: list[str]) -> int:
-        """How many of the captions are longer than the context, and lose the rest."""
+        """How many of the captions are longer than the context and are cut."""
         return sum(self.kept(caption) != caption for caption in captions)
 
 
@@ -108,7 +109,7 @@ class LabelConditioner(Conditioner):
     def forward(self, batch: Batch, drop: Tensor | None = None) -> Cond:
         """Look the labels up; label `classes` where `drop` is True."""
         if batch.label is None:
-            raise UserError("condition: these data have no labels (KEY.cls); condition on text or on nothing")
+            raise UserError("condition: these data have no labels (KEY.cls); condition on text or nothing")
         label = batch.label.to(self.table.weight.device)
         if (
             label.device.type == "cpu"
@@ -124,7 +125,7 @@ class LabelConditioner(Conditioner):
 
 
 class CaptionConditioner(Conditioner):
-    """Encodes the distinct captions of a batch once and hands every sample its row."""
+    """Encodes each distinct caption of a batch once and gives every sample its row."""
 
     reads = "text"
 
@@ -146,7 +147,7 @@ class CaptionConditioner(Conditioner):
         """Condition on `batch.text`; on the empty caption where `drop` is True."""
         if batch.text is None:
             raise UserError(
-                "condition: no captions in these data (KEY.txt, KEY.json); condition on labels or nothing"
+                "condition: these data have no captions (KEY.txt, KEY.json); condition on labels or nothing"
             )
         rows: dict[str, int] = {} if drop is None else {"": 0}
         index = torch.tensor([rows.setdefault(caption, len(rows)) for caption in batch.text])
@@ -237,7 +238,7 @@ class TextConditioner(CaptionConditioner, Speller):
         """Those of the own tokenizer."""
         if not self.tokenizer:
             raise UserError(
-                "text: the tokenizer is not there yet; call fit(training captions) or load a checkpoint"
+                "text: there is no tokenizer yet; call fit(training captions) or load a checkpoint"
             )
         written = map(self.written, captions)
         rows = [encode_caption(self.tokenizer, caption, self.length) for caption in written]
@@ -308,15 +309,13 @@ class PretrainedText(CaptionConditioner, HubSpeller):
     ) -> None:
         super().__init__()
         if not (Path(path) / "config.json").is_file():
-            raise UserError(f"text: {path} is no folder with a pretrained encoder (config.json is not there)")
+            raise UserError(f"text: {path} is not a folder with a pretrained encoder (it has no config.json)")
         from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
         self.path = str(path)
         self.kind = kind
         self.length = length
-        # Any: neither class has types for what from_pretrained returns.
-        loader: Any = CLIPTextModel if kind == "clip" else T5EncoderModel
-        encoder = loader.from_pretrained(self.path, local_files_only=True)
+        encoder = load(CLIPTextModel if kind == "clip" else T5EncoderModel, path)
         self.tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True)
         self.token_dim = self.pooled_dim = int(encoder.config.hidden_size)
         self.encoder = freeze(encoder, saved=False)

@@ -9,7 +9,7 @@ checkpoint holds that tree.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,14 +46,8 @@ def from_parts(
     """
     conditioner = conditioner if conditioner is not None else NullConditioner()
     codec = codec if codec is not None else Identity()
-    depth, side, _ = codec.shape_of((channels, image_size, image_size))
-    image_dim = {"nothing": 0, "source": depth, "masked": depth + 1}.get(sees, 0)
-    sizes = Sizes(depth, side, conditioner.token_dim, conditioner.pooled_dim, z_dim, image_dim)
-    given: dict[str, Any] = {"sizes": sizes, **vars(sizes)}
-    for name in net.keywords.keys() & given.keys() if isinstance(net, partial) else ():
-        raise UserError(f"net.{name} follows from the data, the codec and the conditioner: leave it out")
-    parameters = inspect.signature(net).parameters
-    built = net(**{name: value for name, value in given.items() if name in parameters})
+    images = (channels, image_size, image_size)
+    built = net(**_sizes(net, codec.shape_of(images), conditioner, z_dim, sees))
     _check_labels(built, conditioner)
     return Generator(
         built,
@@ -70,6 +64,20 @@ def from_parts(
 
 def nothing() -> None:
     """No generator, for an objective that trains something else."""
+
+
+def _sizes(
+    net: Callable[..., Net], shape: Sequence[int], conditioner: Conditioner, z_dim: int, sees: str
+) -> dict[str, Any]:
+    """The sizes that a net's constructor takes; shape: (C, H, W) of what is diffused."""
+    depth, side, _ = shape
+    image_dim = {"nothing": 0, "source": depth, "masked": depth + 1}.get(sees, 0)
+    sizes = Sizes(depth, side, conditioner.token_dim, conditioner.pooled_dim, z_dim, image_dim)
+    given: dict[str, Any] = {"sizes": sizes, **vars(sizes)}
+    for name in net.keywords.keys() & given.keys() if isinstance(net, partial) else ():
+        raise UserError(f"net.{name} follows from the data, the codec and the conditioner: leave it out")
+    parameters = inspect.signature(net).parameters
+    return {name: value for name, value in given.items() if name in parameters}
 
 
 def _check_labels(net: Net, conditioner: Conditioner) -> None:

@@ -112,7 +112,7 @@ class PipelineText(Conditioner):
         return found
 
     def kept(self, caption: str) -> str:
-        """What is read of a caption."""
+        """The part of a caption that is read."""
         encoders: Any = list(self.encoders)
         return self.layout.kept(encoders, caption)
 
@@ -126,7 +126,7 @@ class PipelineText(Conditioner):
         return self
 
     def get_extra_state(self) -> dict[str, str]:
-        """Which encoders these are."""
+        """The fingerprint of the encoders."""
         return {"fingerprint": self.fingerprint}
 
     def set_extra_state(self, state: Mapping[str, str]) -> None:
@@ -276,7 +276,7 @@ def from_pipeline(
 
 @dataclass(frozen=True)
 class Usual:
-    """How a folder is sampled if nobody says otherwise, read without its weights.
+    """How a folder is sampled by default, read without its weights.
 
     sampler: a node for `lmsd.spec.build`; about: the model's name, class and license.
     """

@@ -61,7 +61,7 @@ class Levels(EDM):
 class Solver:
     """How a scheduler of diffusers walks; exact: as our sampler does it.
 
-    rule: its spacing where the file names none; spare, whole: of `Spaced`; sigmas: it goes by σ/α, so that
+    rule: its spacing where the file names none; spare, whole: of `Spaced`; sigmas: it works in σ/α, so that
     trailing and linspace begin with σ and the end has a name of its own.
     """
 
@@ -197,7 +197,7 @@ def _betas(config: Mapping[str, Any], spacing: Spaced, *, last: float) -> Discre
 
 
 def _rescaled(chain: Discrete, last: float) -> Discrete:
-    """√ᾱ shifted to 0 at T and scaled to stay what it is at 1; then ᾱ_T = last."""
+    """√ᾱ shifted to 0 at T and rescaled so that its value at 1 is unchanged; then ᾱ_T = last."""
     root = chain.alpha_bar.sqrt()[1:]
     bars = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
     bars[-1] = last

@@ -1,8 +1,8 @@
 """A tokenizer learned from the training captions: byte pairs in CLIP's form.
 
 Its text (tokenizer.json) says all of it; vocabulary and merges open as a `transformers.CLIPTokenizer` as they
-are. With room for it, every frequent word becomes one token; a word never seen falls into pieces and single
-bytes, so any caption is encoded.
+are. If there is room, every frequent word becomes one token; an unseen word is split into pieces and single
+bytes, so any caption can be encoded.
 """
 
 import json

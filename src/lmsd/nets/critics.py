@@ -155,9 +155,11 @@ class ConvCritic(nn.Module):
     """Residual convolutional critic: x [B,C',H,W], time [B], vec [B,cond_dim]|None → [B,features].
 
     widths: channels of each stage, the side halves between stages (mean of 2x2); blocks: residual blocks per
-    stage; patch: pixel_unshuffle factor before the stem; features: width of the judged vector; time_dim:
-    width of the modulating vector; cond_dim: width in which times and text are embedded. The last stage is
-    flattened, so positions matter. Raises UserError for sides that do not divide.
+    stage; patch: pixel_unshuffle factor before the stem; overlap: halve by the mean of 2x2 and of 4x4
+    together, so that what it tells a generator changes smoothly from pixel to pixel and leaves no grid;
+    features: width of the judged vector; time_dim: width of the modulating vector; cond_dim: width in which
+    times and text are embedded. The last stage is flattened, so positions matter. Raises UserError for sides
+    that do not divide.
     """
 
     smooth = False
@@ -170,6 +172,7 @@ class ConvCritic(nn.Module):
         *,
         blocks: Count = 1,
         patch: Count = 1,
+        overlap: bool = False,
         features: Count = 256,
         time_dim: Count = 128,
         cond_dim: int = 0,
@@ -182,7 +185,7 @@ class ConvCritic(nn.Module):
                 f"critic: {height}x{width} pixels do not divide by patch {patch} times 2^{len(widths) - 1} "
                 f"({len(widths)} stages); take a smaller patch or fewer widths"
             )
-        self.patch = patch
+        self.patch, self.overlap = patch, overlap
         self.features = features
         self.cond_dim = cond_dim
         self.context = Context(time_dim, cond_dim=cond_dim)
@@ -204,7 +207,14 @@ class ConvCritic(nn.Module):
         context = F.silu(self.context(time, vec))
         h = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
         for index, (stem, stage) in enumerate(zip(self.stems, self.stages, strict=True)):
-            h = stem(F.avg_pool2d(h, 2) if index else h)
+            h = stem(self._half(h) if index else h)
             for block in stage:  # type: ignore[attr-defined]
                 h = block(h, context, self.smooth)
         return _activate(self.outside(_activate(h, self.smooth).flatten(1)), self.smooth)
+
+    def _half(self, h: Tensor) -> Tensor:
+        """[B,C,H,W] → [B,C,H/2,W/2]; every pixel counts the same, but for the border with overlap."""
+        mean = F.avg_pool2d(h, 2)
+        if not self.overlap:
+            return mean
+        return 0.5 * (mean + F.avg_pool2d(h, 4, stride=2, padding=1, count_include_pad=False))

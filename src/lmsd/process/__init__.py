@@ -3,7 +3,17 @@
 from lmsd.process.gaussian import Normal, Process
 from lmsd.process.knots import Shifted, Spaced
 from lmsd.process.schedules import EDM, Article, Cosine, Discrete, Flow, Linear, ScaledLinear, Schedule
-from lmsd.process.times import Grid, Jumps, Levels, LogitNormal, LogNormal, Times, Uniform
+from lmsd.process.times import (
+    Grid,
+    Jumps,
+    Levels,
+    LogitNormal,
+    LogNormal,
+    MixedJumps,
+    ShiftedUniform,
+    Times,
+    Uniform,
+)
 
 __all__ = [
     "EDM",
@@ -17,11 +27,13 @@ __all__ = [
     "Linear",
     "LogNormal",
     "LogitNormal",
+    "MixedJumps",
     "Normal",
     "Process",
     "ScaledLinear",
     "Schedule",
     "Shifted",
+    "ShiftedUniform",
     "Spaced",
     "Times",
     "Uniform",

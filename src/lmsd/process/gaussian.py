@@ -19,6 +19,7 @@ Shapes: x [B, ...], t and s [B].
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -67,13 +68,17 @@ def _like(value: Tensor, x: Tensor) -> Tensor:
     return value.to(dtype).view(-1, *[1] * (x.ndim - 1))
 
 
+@dataclass(frozen=True, eq=False)
 class Process:
     """x_t = α_t x₀ + σ_t ε for one schedule: marginals, Markov pairs, posteriors and conversions."""
 
-    def __init__(self, schedule: Schedule) -> None:
-        self.schedule = schedule
-        alpha, _, _ = schedule.coefficients(torch.tensor([schedule.t_noise], dtype=torch.float64))
-        self.ends_in_noise = bool(alpha == 0)  # α(t_noise) = 0: nothing of x₀ is left in x_T
+    schedule: Schedule
+
+    @cached_property
+    def ends_in_noise(self) -> bool:
+        """Whether α(t_noise) = 0: nothing of x₀ is left in x_T."""
+        alpha, _, _ = self.schedule.coefficients(torch.tensor([self.schedule.t_noise], dtype=torch.float64))
+        return bool(alpha == 0)
 
     def check(self, kind: str) -> None:
         """Raise UserError for an unknown prediction kind, and for "eps" if α reaches 0, where x̂₀ is lost.

@@ -1,4 +1,4 @@
-"""Knots: the times that a sampler walks, noise first, as other people's schedulers choose them.
+"""Knots: the times that a sampler visits, noise first, as the schedulers of other libraries choose them.
 
     chain of T steps, our step t = index + 1
     trailing    t_i = round(T (n − i)/n)                              (Lin et al. 2023, table 2)
@@ -121,7 +121,7 @@ def dynamic_shift(
 
 
 def _told_alike(t: float) -> float:
-    """A float32 next to t, itself if it can be, whose whole thousandths are those of t."""
+    """The float32 closest to t whose whole thousandths are those of t."""
     wanted, found = math.floor(1000 * t), torch.tensor(t, dtype=torch.float32)
     while (told := int((found * 1000).floor())) != wanted:
         found = found.nextafter(torch.tensor(2.0 if told < wanted else -1.0))

@@ -81,7 +81,7 @@ MOST_STEPS = 100_000
 
 
 def _check_steps(steps: int) -> None:
-    if not 1 <= steps <= MOST_STEPS:
+    if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
         raise UserError(f"steps={steps} is not a number of steps: give 1 to {MOST_STEPS}")
 
 
@@ -114,7 +114,7 @@ class Discrete(Schedule):
         return self._tables[torch.device("cpu")][0].square()
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(α, σ, λ) from the table; t outside 0..T raises torch's own error of an index."""
+        """(α, σ, λ) from the table; t outside 0..T raises torch's index error."""
         if t.device not in self._tables:
             self._tables[t.device] = self._tables[torch.device("cpu")].to(t.device)
         if not self.spacing.whole:
@@ -124,7 +124,7 @@ class Discrete(Schedule):
         return rows[0], rows[1], rows[2]
 
     def _between(self, t: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(α, σ, λ) where σ/α is a straight line between two steps."""
+        """(α, σ, λ) with σ/α interpolated linearly between two steps."""
         below, ratio = t.floor().clamp(max=self.steps - 1).long(), table[1] / table[0]
         found = ratio[below].lerp(ratio[below + 1], t - below)
         alpha = (1 + found.square()).rsqrt()
@@ -151,7 +151,7 @@ class Discrete(Schedule):
 
 
 class Linear(Discrete):
-    """β from beta_start to beta_end in a straight line (DDPM, Ho et al. 2020, section 4).
+    """β increases linearly from beta_start to beta_end (DDPM, Ho et al. 2020, section 4).
 
     steps: T of the chain; beta_start: first noise variance; beta_end: last one; spacing: its knots.
     """
@@ -169,7 +169,7 @@ class Linear(Discrete):
 
 
 class ScaledLinear(Discrete):
-    """√β in a straight line (latent diffusion, Rombach et al. 2022): ᾱ_T = .0047, not quite noise.
+    """√β increases linearly (latent diffusion, Rombach et al. 2022): ᾱ_T = .0047, not quite noise.
 
     steps: T of the chain; beta_start: first noise variance; beta_end: last one; spacing: its knots.
     """
@@ -227,7 +227,7 @@ class Article(Discrete):
 
 
 class EDM(Schedule):
-    """α = 1, σ = t (Karras et al. 2022); the knots of eq. 5 with exponent rho, then 0.
+    """α = 1, σ = t (Karras et al. 2022), with the knots of eq. 5 for the exponent rho, then 0.
 
     sigma_min: smallest noise level; sigma_max: largest one; rho: bend of the grid of levels.
     """

@@ -2,10 +2,11 @@
 
 A law is a small frozen object, `law(rng, process) -> t` float32 [B]. Uniform and logit-normal draw a share
 u ∈ (0, 1] of the way from data to noise and let the schedule place it (`Schedule.at`): ⌈uT⌉ on a chain, u
-itself on a flow, the ρ-warped σ of EDM. Tags: "t", "jump", "last_jump".
+itself on a flow, the ρ-warped σ of EDM. Tags: "t", "jump", "last_jump", "grid".
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -72,6 +73,26 @@ class LogitNormal:
 
 
 @dataclass(frozen=True)
+class ShiftedUniform:
+    """u uniform, then s u/(1 + (s − 1) u) of the way: more noise for s > 1 (Esser et al. 2024, eq. 23).
+
+    Raises UserError for a shift that is not above 0.
+    """
+
+    shift: float = 3.0
+    """s; 1: uniform"""
+
+    def __post_init__(self) -> None:
+        if not self.shift > 0:
+            raise UserError(f"times: shift={self.shift} must be above 0")
+
+    def __call__(self, rng: Rng, process: Process) -> Tensor:
+        """Times t, float32 [B], never the clean end."""
+        u = 1 - rng.uniform((), "t")
+        return process.schedule.at(self.shift * u / (1 + (self.shift - 1) * u))
+
+
+@dataclass(frozen=True)
 class LogNormal:
     """ln σ ~ N(mean, std²) (Karras et al. 2022, table 1), for EDM, whose time is σ."""
 
@@ -115,6 +136,7 @@ class Levels:
 
     levels: tuple[float, ...]
 
+    @explained
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(float(level) for level in self.levels))
         if not self.levels or min(self.levels) < 0:
@@ -152,3 +174,26 @@ class Jumps:
             start = rng.integer(0, self.steps - 1, (), "jump")
             start = start.masked_fill(rng.uniform((), "last_jump") < self.last, self.steps - 1)
         return knots[start + 1], knots[start]
+
+
+@dataclass(frozen=True)
+class MixedJumps:
+    """A jump of one of several sampling grids, each grid equally often.
+
+    steps: jumps of each grid; last: as `Jumps` has it. Raises UserError for no grid at all.
+    """
+
+    steps: Sequence[Count]
+    last: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise UserError("jumps: steps is empty; name the grids, e.g. [4, 16]")
+        Jumps(1, self.last)
+
+    def __call__(self, rng: Rng, process: Process) -> tuple[Tensor, Tensor]:
+        """(s, t), float32 [B] each, s the cleaner knot."""
+        drawn = (Jumps(steps, self.last)(rng, process) for steps in self.steps)
+        s, t = (torch.stack(times) for times in zip(*drawn, strict=True))
+        grid = rng.integer(0, len(self.steps), (), "grid")[None]
+        return s.gather(0, grid)[0], t.gather(0, grid)[0]

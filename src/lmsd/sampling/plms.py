@@ -23,8 +23,8 @@ WEIGHTS = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24,
 class PLMS(Sampler):
     """Pseudo linear multistep (Liu et al. 2022): fourth order, one denoiser call a step, two in the first.
 
-    What Stable Diffusion 1.5 comes with. Raises UserError where a path begins at α = 0, of which ε̂ says
-    nothing.
+    The default of Stable Diffusion 1.5. Raises UserError if a path begins at α = 0, where ε̂ does not
+    determine x̂₀.
     """
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Knot, s: Knot, rng: Rng, state: State | None) -> Step:

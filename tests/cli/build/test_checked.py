@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_home import TINY, Home, spoken
 
-from lmsd.cli.build import experiment
+from lmsd.cli.build import reading
 from lmsd.cli.config.compose import load
 from lmsd.errors import UserError
 from lmsd.models.conditioner import LabelConditioner
@@ -28,10 +28,10 @@ class Shards:
 
 
 def test_classes_beyond_the_table_are_refused_at_the_start() -> None:
-    experiment.check_labels(LabelConditioner(13, 8), Shards(), "train")
+    reading.check_labels(LabelConditioner(13, 8), Shards(), "train")
     said = r"conditioner.classes=12: the val shards have classes 0 to 12; take conditioner.classes=13"
     with pytest.raises(UserError, match=said):
-        experiment.check_labels(LabelConditioner(12, 8), Shards(), "val")
+        reading.check_labels(LabelConditioner(12, 8), Shards(), "val")
 
 
 def test_weights_of_other_captions_say_what_they_do_not_know(home: Home) -> None:
@@ -65,5 +65,5 @@ def test_the_extractor_of_few_images_trains_on_few() -> None:
 
 def test_no_condition_is_built_from_any_experiment() -> None:
     for name in ("digits", "shapes", "cifar10"):
-        config = load("train", [f"experiment={name}", "conditioner=none"])
+        config = load([f"experiment={name}", "conditioner=none"])
         assert set(config.conditioner) == {"_target_"}

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lmsd.cli.build.experiment import check_condition, instantiate, optimization
+from lmsd.cli.build.experiment import instantiate, optimization
+from lmsd.cli.build.reading import check_condition
 from lmsd.cli.config.compose import load
 from lmsd.errors import UserError
 from lmsd.models.conditioner import Conditioner, LabelConditioner, NullConditioner
@@ -94,7 +95,7 @@ def test_what_a_reference_gives_is_not_read_again() -> None:
     ],
 )
 def test_what_is_said_of_nobody_is_refused(typed: str, said: str) -> None:
-    config = load("train", [typed])
+    config = load([typed])
     with pytest.raises(UserError, match=said):
         optimization(config, instantiate(config.objective)).check(
             ("discriminator", "generator"), ("discriminator", "generator")

@@ -9,7 +9,7 @@ import pytest
 
 from lmsd import cli
 from lmsd.cli.config.completion import SHELLS, candidates
-from lmsd.cli.config.schema import groups
+from lmsd.cli.config.compose import groups
 from lmsd.cli.verbs import WORDS
 
 

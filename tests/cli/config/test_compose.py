@@ -2,13 +2,12 @@
 
 import pytest
 
-from lmsd.cli.config.compose import check_choice, flatten, load, parse
-from lmsd.cli.config.schema import config_dir, groups
+from lmsd.cli.config.compose import check_choice, config_dir, flatten, groups, load, parse
 from lmsd.errors import UserError
 
 
 def test_values_and_choices_reach_the_configuration() -> None:
-    config = load("train", ["net=unet_text", "net.widths=[16,32]", "seed=7", "optimizer@optim.generator=sgd"])
+    config = load(["net=unet_text", "net.widths=[16,32]", "seed=7", "optimizer@optim.generator=sgd"])
     assert config.net.widths == [16, 32]
     assert config.seed == 7
     assert config.optim.generator._target_ == "torch.optim.SGD"
@@ -23,7 +22,7 @@ def test_every_argument_of_a_constructor_is_an_option() -> None:
         "conditioner.length=64",
         "optim.generator.amsgrad=true",
     ]
-    config = load("train", [*words, "logger=csv", "logger.csv.prefix=a", "objective.patience=3"])
+    config = load([*words, "logger=csv", "logger.csv.prefix=a", "objective.patience=3"])
     assert (config.generator.sigma_data, config.objective.reward.seed, config.net.time_dim) == (0.6, 3, 64)
     assert (config.conditioner.length, config.optim.generator.amsgrad) == (64, True)
     assert (config.logger.csv.prefix, config.objective.patience) == ("a", 3)
@@ -42,27 +41,27 @@ def test_every_argument_of_a_constructor_is_an_option() -> None:
 )
 def test_arguments_are_checked_though_no_file_repeats_them(word: str, said: str) -> None:
     with pytest.raises(UserError) as error:
-        load("train", [word])
+        load([word])
     assert said in str(error.value)
 
 
 def test_interpolations_are_resolved() -> None:
-    config = load("train", ["steps=7"])
+    config = load(["steps=7"])
     assert config.objective.game.jumps.steps == config.evaluate.steps == 7
 
 
 def test_whole_numbers_may_be_written_as_powers_of_ten() -> None:
-    images = load("train", ["images=2e6"]).images
+    images = load(["images=2e6"]).images
     assert images == 2_000_000
     assert isinstance(images, int)
 
 
 def test_a_null_and_a_mapping_are_values() -> None:
-    assert load("train", ["experiment=digits", "objective.warm=null"]).objective.warm is None
-    config = load("train", ["optim.clip.generator=null", "conditioner={dim: 16, heads: 2}"])
+    assert load(["experiment=digits", "objective.warm=null"]).objective.warm is None
+    config = load(["optim.clip.generator=null", "conditioner={dim: 16, heads: 2}"])
     assert config.optim.clip.generator is None
     assert (config.conditioner.dim, config.conditioner.heads, config.conditioner.layers) == (16, 2, 2)
-    config = load("train", ["evaluate={n: 10}", "steps=3"])  # beside references of the file's
+    config = load(["evaluate={n: 10}", "steps=3"])  # beside references of the file's
     assert (config.evaluate.n, config.evaluate.steps) == (10, 3)
 
 
@@ -105,7 +104,7 @@ def test_a_null_and_a_mapping_are_values() -> None:
 )
 def test_a_mistake_is_one_sentence(words: list[str], said: str) -> None:
     with pytest.raises(UserError) as error:
-        load("train", words)
+        load(words)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -129,7 +128,7 @@ def test_a_mistake_is_one_sentence(words: list[str], said: str) -> None:
     ],
 )
 def test_another_choice_drops_what_the_recipe_sets_for_its_own(words, gone, capsys) -> None:
-    config, plain = load("train", words), load("train", words[:1])
+    config, plain = load(words), load(words[:1])
     assert capsys.readouterr().err == f"note: left out for {words[1]}, which takes none: {gone}\n"
     known, before = flatten(config), flatten(plain)
     for key in gone.split(", "):
@@ -141,26 +140,26 @@ def test_another_choice_drops_what_the_recipe_sets_for_its_own(words, gone, caps
 @pytest.mark.parametrize("objective", ["ladd", "apt"])
 def test_what_a_choice_chooses_in_turn_drops_as_much(objective, capsys) -> None:
     words = [f"objective={objective}", "experiment=digits"]
-    assert load("train", words).discriminator["_target_"].endswith("TrunkDiscriminator")
+    assert load(words).discriminator["_target_"].endswith("TrunkDiscriminator")
     taken = "note: left out for discriminator=trunk, which takes none: discriminator.trunk\n"
     assert capsys.readouterr().err == taken
-    assert "trunk" in load("train", [*words, "discriminator=mlp"]).discriminator  # a word is stronger
+    assert "trunk" in load([*words, "discriminator=mlp"]).discriminator  # a word is stronger
 
 
 def test_what_neither_choice_takes_stays_a_mistake(tmp_path, monkeypatch, capsys) -> None:
     with pytest.raises(UserError, match=r"unknown option 'net\.width'"):  # typed, and of another net
-        load("train", ["experiment=shapes", "net=unet_pooled", "net.width=64"])
+        load(["experiment=shapes", "net=unet_pooled", "net.width=64"])
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(
         "# @package _global_\nnet: {width: 64, dpth: 2}\n",
     )
     monkeypatch.setenv("LMSD_CONFIG_DIR", str(tmp_path))
     with pytest.raises(UserError, match=r"unknown option 'net\.dpth'"):
-        load("train", ["experiment=mine", "net=unet_pooled"])
+        load(["experiment=mine", "net=unet_pooled"])
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "mine.yaml").write_text("_target_: lmsd.models.backbones.MLPBackbone\nwidht: 64\n")
     with pytest.raises(UserError, match=r"unknown option 'net\.widht'"):
-        load("train", ["experiment=shapes", "net=mine"])
+        load(["experiment=shapes", "net=mine"])
 
 
 def test_own_folders_add_groups_and_choices(tmp_path, monkeypatch) -> None:
@@ -169,10 +168,10 @@ def test_own_folders_add_groups_and_choices(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("LMSD_CONFIG_DIR", str(tmp_path))
     assert "mine" in groups()["schedule"]
     assert "article" in groups()["schedule"]
-    assert load("train", ["schedule=mine"]).schedule.steps == 12
+    assert load(["schedule=mine"]).schedule.steps == 12
     monkeypatch.setenv("LMSD_CONFIG_DIR", str(tmp_path / "absent"))
     with pytest.raises(UserError, match="which is no folder"):
-        load("train", [])
+        load([])
 
 
 def test_every_group_on_disk_is_known() -> None:
@@ -184,7 +183,7 @@ def test_every_group_on_disk_is_known() -> None:
 
 
 def test_flatten_names_leaves_and_keeps_interpolations() -> None:
-    found = flatten(load("train", []))
+    found = flatten(load([]))
     assert found["optim.clip.discriminator"] is None
     assert found["logger.auto"] is True
     assert found["optim.generator.betas"] == [0.9, 0.99]

@@ -3,7 +3,9 @@
 import pytest
 
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.schema import check_limits, check_tasks, root
+from lmsd.cli.config.limits import check_limits
+from lmsd.cli.config.schema import root
+from lmsd.cli.verbs.train import check_tasks
 from lmsd.errors import UserError
 
 DEFAULTS = root({"evaluate": {}, "optim": {}}).complete()
@@ -19,7 +21,7 @@ def test_an_option_takes_its_default_and_refuses_a_wrong_value(key: str) -> None
     assert kind
     assert not kind.fits([[]])
     with pytest.raises(UserError, match=f"^{key}="):
-        load("train", [f"{key}=[[]]"])
+        load([f"{key}=[[]]"])
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,7 @@ def test_an_option_takes_its_default_and_refuses_a_wrong_value(key: str) -> None
 )
 def test_a_value_out_of_range_is_named(word: str, said: str) -> None:
     with pytest.raises(UserError) as error:
-        check_limits(load("train", [word]))
+        check_limits(load([word]))
     assert said in str(error.value)
 
 
@@ -63,7 +65,7 @@ SRUN = {"SLURM_JOB_NAME": "train", "SLURM_STEP_ID": "0"}
     ],
 )
 def test_slurms_tasks_are_the_ranks(environment: dict[str, str], words: list[str], fits: bool) -> None:
-    config = load("train", words)
+    config = load(words)
     if fits:
         check_tasks(config, environment)
     else:
@@ -76,7 +78,7 @@ def test_slurms_tasks_are_the_ranks(environment: dict[str, str], words: list[str
 def test_tasks_of_an_interactive_job_are_not_ranks_by_themselves() -> None:
     """salloc --ntasks-per-node=2, then srun lmsd train: the step has the name of the allocation."""
     step = {"SLURM_JOB_NAME": "interactive", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
-    config = load("train", ["devices=2"])
+    config = load(["devices=2"])
     with pytest.raises(UserError, match="start them by srun --job-name=train"):
         check_tasks(config, {**step, "SLURM_NTASKS": "2"})
     check_tasks(config, {**step, "SLURM_NTASKS": "2", "TORCHELASTIC_RUN_ID": "a"})

@@ -67,25 +67,25 @@ def looks(thing: Any) -> Any:
 def test_a_stored_game_is_that_of_todays_recipe() -> None:
     stored = Path(os.environ["LMSD_TEST_DATA"]) / "cases" / "run-v2-half" / "config.yaml"
     old: Any = OmegaConf.to_container(OmegaConf.load(stored))
-    new = load("train", ["experiment=digits", "objective.game.bound=1.0"])
+    new = load(["experiment=digits", "objective.game.bound=1.0"])
     assert looks(built(old["objective"])) == looks(instantiate(new.objective))
 
 
 def test_a_stored_policy_gradient_learns_as_it_did() -> None:
     words = ["objective=grpo", "reward@objective.reward=sharpness", "objective.policy.last_std=0.03"]
     words += ["objective.advantages.normalize=center", "objective.reference.weight=1.0"]
-    new = load("train", [*words, "objective.update.minibatches_per_epoch=2", "objective.settings.bound=1.0"])
+    new = load([*words, "objective.update.minibatches_per_epoch=2", "objective.settings.bound=1.0"])
     assert looks(built(GRPO)) == looks(instantiate(new.objective))
 
 
 def test_a_stored_nft_learns_as_it_did() -> None:
     words = ["objective=nft", "reward@objective.reward=sharpness", "objective.settings.bound=1.0"]
-    assert looks(built(NFT)) == looks(instantiate(load("train", words).objective))
+    assert looks(built(NFT)) == looks(instantiate(load(words).objective))
 
 
 def test_an_nft_of_the_version_before_learns_as_it_did() -> None:
     words = ["objective=nft", "reward@objective.reward=sharpness"]
-    new = load("train", [*words, "objective.contrast.beta=0.5", "objective.contrast.updates=2"])
+    new = load([*words, "objective.contrast.beta=0.5", "objective.contrast.updates=2"])
     node: Any = OmegaConf.to_container(new.objective, resolve=True)
     flat = {**node, **node.pop("contrast")}
     flat["_target_"] = "lmsd.objectives.nft.NFT"

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from lmsd.cli.config.compose import load
-from lmsd.cli.config.listing import listing
-from lmsd.cli.config.schema import groups, root
+from lmsd.cli.config.compose import groups, load
+from lmsd.cli.config.listing import about, listing
+from lmsd.cli.config.schema import root
 from lmsd.cli.config.signatures import ANYTHING
 from lmsd.errors import UserError
 
@@ -47,7 +47,7 @@ def test_a_typo_in_a_file_is_refused(
     (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
     monkeypatch.setenv("LMSD_CONFIG_DIR", str(tmp_path))
     with pytest.raises(UserError) as error:
-        load("train", ["experiment=mine"])
+        load(["experiment=mine"])
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -55,20 +55,23 @@ def test_a_typo_in_a_file_is_refused(
 @pytest.mark.parametrize("words", [[], ["experiment=digits"], ["experiment=shapes"], *EVERYTHING], ids=str)
 def test_every_option_has_a_kind_and_a_line(words: list[str]) -> None:
     """An option without a line: write "name: what it is" into its constructor's docstring."""
-    tree = OmegaConf.to_container(load("train", words))
-    rows = {option.key: (option.kind, option.about) for option in root(tree).leaves()}
+    tree = OmegaConf.to_container(load(words))
+    rows = {
+        option.key: (option.kind, about(option.argument or (option.node.argument if option.node else None)))
+        for option in root(tree).leaves()
+    }
     ours = {
         key: row
         for key, row in rows.items()
         if not key.startswith(("logger", "callbacks", "optim.", "objective"))
     }
-    told = {key for key, (kind, about) in ours.items() if about or "enum" in kind}
+    told = {key for key, (kind, line) in ours.items() if line or "enum" in kind}
     assert sorted(set(ours) - told) == []
     assert [key for key, (kind, _) in ours.items() if kind == ANYTHING] == []
 
 
 def test_the_listing_is_the_configuration() -> None:
-    config = load("train", ["net=unet_text"])
+    config = load(["net=unet_text"])
     lines = listing(["net", "net=unet_text"]).splitlines()
     assert lines[0] == f"net=  one of {', '.join(groups()['net'])}"
     found = {line.split()[0]: line for line in lines[1:]}
@@ -81,21 +84,21 @@ def test_the_listing_is_the_configuration() -> None:
 
 
 def test_named_entries_come_and_go() -> None:
-    assert load("train", ["~callbacks.progress"]).callbacks == {}
+    assert load(["~callbacks.progress"]).callbacks == {}
     stats = "lightning.pytorch.callbacks.DeviceStatsMonitor"
-    config = load("train", [f"callbacks.stats={{_target_: {stats}}}", "callbacks.progress.seconds=2"])
+    config = load([f"callbacks.stats={{_target_: {stats}}}", "callbacks.progress.seconds=2"])
     assert config.callbacks.stats._target_ == stats
     assert config.callbacks.progress.seconds == 2
-    assert load("train", [f"+callbacks.stats._target_={stats}"]).callbacks.stats._target_ == stats
+    assert load([f"+callbacks.stats._target_={stats}"]).callbacks.stats._target_ == stats
     with pytest.raises(UserError, match=r"callbacks\.progress\.seconds=often is not a number"):
-        load("train", ["callbacks.progress.seconds=often"])
+        load(["callbacks.progress.seconds=often"])
     with pytest.raises(UserError, match=r"unknown option 'callbacks\.bar'"):
-        load("train", ["~callbacks.bar"])
+        load(["~callbacks.bar"])
 
 
 def test_a_preconditioned_net_wants_its_schedule() -> None:
-    from lmsd.cli.config.schema import check_limits
+    from lmsd.cli.config.limits import check_limits
 
     with pytest.raises(UserError, match=r"generator\.precondition=edm is for schedule=edm"):
-        check_limits(load("train", ["generator.precondition=edm"]))
-    check_limits(load("train", ["generator.precondition=edm", "schedule=edm"]))
+        check_limits(load(["generator.precondition=edm"]))
+    check_limits(load(["generator.precondition=edm", "schedule=edm"]))

@@ -30,7 +30,7 @@ HARMLESS = [
 def test_what_is_harmless_is_taken(word: str, key: str, value: object) -> None:
     from omegaconf import OmegaConf
 
-    config, given = changed(load("train", [*TOLD, "net.width=128"]), [parse(word)])
+    config, given = changed(load([*TOLD, "net.width=128"]), [parse(word)])
     given.pop("net.width", None)  # the file's own value, which the test gives another one
     accept(config, given, Path("run"))
     assert OmegaConf.select(config, key) == value
@@ -53,7 +53,7 @@ def test_what_is_harmless_is_taken(word: str, key: str, value: object) -> None:
 )
 def test_what_is_not_is_refused_by_what_it_sets(word: str, said: str) -> None:
     with pytest.raises(UserError) as error:
-        accept(*changed(load("train", TOLD), [parse(word)]), Path("run"))
+        accept(*changed(load(TOLD), [parse(word)]), Path("run"))
     assert said in str(error.value)
 
 

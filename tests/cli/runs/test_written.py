@@ -37,7 +37,7 @@ def test_what_the_system_refuses_in_the_end_is_one_sentence(tmp_path: Path) -> N
     ("name", "content", "said"),
     [
         ("a.csv", b"prompt\na red circle\n", "are read from a .txt file"),
-        ("a.txt", b"\n \n", "holds none"),
+        ("a.txt", b"\n \n", "has no prompts"),
         ("a.txt", b"\xff\xfe\x00", "cannot be read as text"),
     ],
 )

@@ -96,8 +96,8 @@ def test_damaged_and_missing_archives_are_named(tmp_path):
     (tmp_path / "text.tar.gz").write_text("hello")
     for path, message in (
         (None, "needs path="),
-        (tmp_path, "is no file"),
-        (tmp_path / "no.tar.gz", "is no file"),
+        (tmp_path, "is not a file"),
+        (tmp_path / "no.tar.gz", "is not a file"),
         (tmp_path / "cut.tar.gz", "cannot be read as an archive"),
         (tmp_path / "text.tar.gz", "cannot be read as an archive"),
     ):

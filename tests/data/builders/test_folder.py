@@ -107,7 +107,7 @@ def test_images_that_the_file_does_not_name_are_named(images):
         ("c.csv", "file,caption\nz.png,one\n", "no image under .* has a caption"),
         ("c.jsonl", '{"file": "a.png", "caption": 3}\n', "line 1: caption is 3"),
         ("c.jsonl", '\n{"file": "a.png",\n', "line 2 is not JSON"),
-        ("c.jsonl", '["a.png", "one"]\n', "line 1 is no object"),
+        ("c.jsonl", '["a.png", "one"]\n', "line 1 is not an object"),
         ("c.yaml", "a.png: one", "neither .csv nor .jsonl"),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_caption_file_that_cannot_be_read_is_named(images, name, text, message
 def test_folders_that_are_not_there_or_hold_nothing(tmp_path, images):
     for path, captions, message in (
         (None, None, "needs path="),
-        (tmp_path / "no", None, "is no folder"),
+        (tmp_path / "no", None, "is not a folder"),
         (images, images / "no.csv", "is not there"),
     ):
         with pytest.raises(UserError, match=message):

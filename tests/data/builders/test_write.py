@@ -142,7 +142,7 @@ def test_a_taken_folder_is_left_alone_unless_told_otherwise(tmp_path):
     assert [path.name for path in out.glob("*.tar")] == ["train-000000.tar"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="no data set of ours"):
+    with pytest.raises(UserError, match="not a data set of ours"):
         build("shapes", tmp_path / "mine", options=fewer)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 

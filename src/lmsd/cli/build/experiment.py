@@ -19,17 +19,16 @@ from lmsd.checkpoints import Mismatch, WeightsRef, find_run, load_weights
 from lmsd.cli.bar import drawn
 from lmsd.cli.build.extractors import classifier_of
 from lmsd.cli.build.latents import attach
-from lmsd.cli.config.compose import plain, stored
-from lmsd.cli.config.schema import held, leaves
+from lmsd.cli.build.reading import check_condition, note_words
+from lmsd.cli.config.compose import stored
+from lmsd.cli.config.schema import held, leaves, plain
 from lmsd.cli.runs.pipelines import folder_of
-from lmsd.data.shards import Split
 from lmsd.data.shardset import ShardSet
 from lmsd.engine.datamodule import ShardDataModule
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import Optimization
 from lmsd.engine.players import recompute
 from lmsd.errors import UserError
-from lmsd.models.conditioner import Conditioner, LabelConditioner
 from lmsd.models.frozen import twin
 from lmsd.models.generator import Generator
 from lmsd.models.trained import located
@@ -85,7 +84,7 @@ def instantiate(node: DictConfig, **given: Any) -> Any:
 
 def assemble(node: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
     """Build `node` with those of the given arguments that its constructor takes."""
-    return spec.build(node, **spec.taken(str(node["_target_"]), given))
+    return spec.build(node, **spec.taken(node, given))
 
 
 def shard_set(config: DictConfig) -> ShardSet:
@@ -112,22 +111,29 @@ def check_shards(config: DictConfig) -> None:
 def generator(config: DictConfig) -> Generator:
     """The untrained generator for the channels and image size of the data."""
     built: Generator = spec.build(generator_spec(config))
-    built.process.schedule.grid(config.steps)  # more steps than the chain has are refused here
+    built.process.schedule.grid(
+        max(config.steps, config.evaluate.steps if config.evaluate.n else 1)
+    )  # more steps than the chain has are refused here
     return built
 
 
 def generator_spec(config: DictConfig) -> dict[str, Any]:
     """The generator's node with the parts and sizes that it takes, and its tuning: enough to rebuild it."""
-    tree = plain(config)
+    return tuned(spec.completed(*described(plain(config))), plain(config).get("tuning"))
+
+
+def described(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The generator's node, and what else a whole configuration says of it: its parts, and how large."""
     parts = {name: tree[name] for name in ("schedule", "conditioner", "codec")}
     parts["net"] = {**tree["net"], "_partial_": True}  # the other parts say how large
-    parts |= {name: tree["data"][name] for name in ("channels", "image_size")}
-    own = tree["generator"]
-    whole = {**spec.taken(str(own["_target_"]), parts), **own}
+    return tree["generator"], parts | {name: tree["data"][name] for name in ("channels", "image_size")}
+
+
+def tuned(whole: dict[str, Any], tuning: Any) -> dict[str, Any]:
+    """A generator's node with what may move of it; None: stored before there was any choice."""
     if "path" in whole:
         whole["path"] = located(str(whole["path"]))
-    tuning = tree.get("tuning")
-    if tuning in (None, EVERYTHING):  # None: stored before there was any
+    if tuning in (None, EVERYTHING):
         return whole
     if "path" not in whole:
         raise UserError(
@@ -143,22 +149,7 @@ def lead_spec(config: DictConfig, lead: str) -> dict[str, Any]:
         return generator_spec(config)
     tree = plain(config)
     channels, side = tree["data"]["channels"], tree["data"]["image_size"]
-    return {**spec.taken(str(tree[lead]["_target_"]), {"shape": [channels, side, side]}), **tree[lead]}
-
-
-def check_condition(conditioner: Conditioner, data: ShardSet) -> None:
-    """Refuse a conditioner that reads what the training shards do not contain."""
-    index = data.index("train")
-    if conditioner.reads == "label" and not index.labels:
-        ways = "conditioner=text for their captions" if index.captions else "conditioner=none"
-        raise UserError(f"conditioner=label: these shards have no class labels (KEY.cls); take {ways}")
-    if conditioner.reads == "text" and not index.captions:
-        ways = "conditioner=label for their classes" if index.labels else "conditioner=none"
-        raise UserError(f"conditioner: these shards have no captions (KEY.txt, KEY.json); take {ways}")
-    splits: tuple[Split, ...] = ("train", "val")
-    for split in splits:
-        if isinstance(conditioner, LabelConditioner) and data.has(split):
-            check_labels(conditioner, data, split)
+    return spec.completed(tree[lead], {"shape": [channels, side, side]})
 
 
 def unconditional(config: DictConfig) -> bool:
@@ -174,17 +165,6 @@ def check_uses(config: DictConfig) -> None:
             raise UserError(
                 f"{key}={value} is about captions or classes, and conditioner=none has none: leave it out"
             )
-
-
-def check_labels(conditioner: LabelConditioner, data: ShardSet, split: Split) -> None:
-    """Refuse classes beyond the embedding table, whose last row stands for no class."""
-    held = data.split_set(split)
-    labels = held.labels(range(len(held)))
-    low, high = (0, 0) if labels is None or not len(labels) else (int(labels.min()), int(labels.max()))
-    if not 0 <= low <= high < conditioner.classes:
-        way = f"take conditioner.classes={high + 1}" if low >= 0 else "they count from 0: build them again"
-        said = f"the {split} shards have classes {low} to {high}"
-        raise UserError(f"conditioner.classes={conditioner.classes}: {said}; {way}")
 
 
 def own(config: DictConfig, role: str, part: Part, player: Generator | None) -> nn.Module:
@@ -276,24 +256,6 @@ def renew(net: nn.Module, drawn: nn.Module) -> None:
     for kept, new in zip(net.parameters(), drawn.parameters(), strict=True):
         if kept.requires_grad:
             kept.copy_(new)
-
-
-def note_words(reader: Conditioner, captions: list[str], context: str, *, foreign: bool) -> None:
-    """Print how many captions are cut, with the vocabulary as it is now.
-
-    context: what says how long they may be, before the number of tokens; foreign: it came with
-    the weights of another run; then also print words it only knows in pieces.
-    """
-    if launched_rank():
-        return
-    if cut := reader.cut(captions):
-        told = f"{context}{reader.length}{' tokens' * context.endswith(' ')}"
-        print(f"note: {cut:,} of {len(captions):,} captions are cut at {told}")
-    if foreign:
-        strange = reader.unknown(captions)
-        if strange:
-            listed = f"{', '.join(strange[:5])}{' ...' * (len(strange) > 5)}"
-            print(f"note: {len(strange):,} words of the captions are new to the weights, in pieces: {listed}")
 
 
 def named_weights(config: DictConfig, parts: Cast) -> dict[str, WeightsRef]:
@@ -393,8 +355,10 @@ def engine(config: DictConfig, nets: Mapping[str, nn.Module], objective: Objecti
         seed=config.seed,
         compile=config.compile,
         log_every=config.log_every,
-        record={
-            "config": OmegaConf.to_yaml(stored(config)),
-            "spec": lead_spec(stored(config), objective.lead),
-        },
+        record=record(config, objective.lead),
     )
+
+
+def record(config: DictConfig, lead: str) -> dict[str, Any]:
+    """What a checkpoint says about its origin."""
+    return {"config": OmegaConf.to_yaml(stored(config)), "spec": lead_spec(stored(config), lead)}

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from lmsd import spec
-from lmsd.cli.config.compose import plain
+from lmsd.cli.config.schema import plain
 from lmsd.data.latents import Latents, Maker
 from lmsd.data.shardset import ShardSet
 from lmsd.errors import UserError
@@ -28,7 +28,7 @@ def codec_of(config: DictConfig, *, statistics: bool = True) -> Pretrained:
     Raises UserError for a codec that is none.
     """
     node = plain(config)["codec"]
-    bare = spec.taken(str(node["_target_"]), {"statistics": None})
+    bare = spec.taken(node, {"statistics": None})
     found: Pretrained = spec.build(node if statistics else node | bare)
     if not found.checked:
         raise UserError(f"codec: {type(found).__name__} is no autoencoder, and its latents need no files")

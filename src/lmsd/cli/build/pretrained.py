@@ -12,7 +12,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from lmsd.cli.config.compose import load, plain
+from lmsd.cli.config.compose import load
+from lmsd.cli.config.schema import plain
 from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
@@ -56,7 +57,7 @@ def configured(path: Path, found: Usual, words: Sequence[str]) -> DictConfig:
     sized = [word for word in words if word.startswith("image_size=")]
     batch = [word for word in words if word.startswith("batch_size=")] or ["batch_size=4"]
     others = [word for word in words if word.partition("=")[0] not in OWN]
-    config = load("train", ["generator=pipeline", "objective=denoising", *batch, *others])
+    config = load(["generator=pipeline", "objective=denoising", *batch, *others])
     config.name, config.generator.path = path.name, str(path)
     config.sampler = OmegaConf.create(dict(found.sampler))
     config.evaluate.steps, config.evaluate.guidance = found.steps, found.guidance

@@ -5,8 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from lmsd.cli.config.compose import parse, plain
-from lmsd.cli.config.schema import held
+from lmsd.cli.config.compose import parse
+from lmsd.cli.config.schema import held, plain
 from lmsd.errors import UserError
 
 

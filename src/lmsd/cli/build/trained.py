@@ -10,7 +10,7 @@ import torch
 from lmsd.checkpoints import manifests, newest
 from lmsd.cli.build import pretrained
 from lmsd.cli.config.compose import load as load_config
-from lmsd.cli.config.compose import plain
+from lmsd.cli.config.schema import plain
 from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.errors import UserError
@@ -48,7 +48,7 @@ def trained(folder: Path, chosen: SamplingOptions) -> Model:
 
 def sampler(name: str) -> Sampler:
     """The sampler of a configuration of that name."""
-    found: Sampler = build(plain(load_config("train", [f"sampler={name}"]).sampler))
+    found: Sampler = build(plain(load_config([f"sampler={name}"]).sampler))
     return found
 
 

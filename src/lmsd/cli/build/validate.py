@@ -14,8 +14,7 @@ from lmsd import spec, types
 from lmsd.cli.build.experiment import instantiate, unconditional
 from lmsd.cli.build.extractors import extractor_of
 from lmsd.cli.build.families import families_of, tuned_on
-from lmsd.cli.config.compose import plain
-from lmsd.cli.config.schema import LIBRARIES
+from lmsd.cli.config.schema import LIBRARIES, plain
 from lmsd.cli.runs import store
 from lmsd.data.shardset import ShardSet
 from lmsd.engine.callbacks import Progress

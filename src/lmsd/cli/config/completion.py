@@ -57,7 +57,7 @@ def candidates(line: str) -> list[str]:
 def following(given: list[str], word: str) -> Iterable[str]:
     """What may follow the given words; values are returned with the name of their option."""
     from lmsd.checkpoints import by_age
-    from lmsd.cli.config.schema import groups
+    from lmsd.cli.config.compose import groups
     from lmsd.cli.verbs import FLAGS, VERBS, WORDS
 
     verb, (key, equals, _) = " ".join(given[: 1 + (given[:1] == ["data"])]), word.partition("=")
@@ -99,12 +99,12 @@ def configured(given: list[str]) -> dict[str, Kind]:
     """Groups and options of the configuration, given the choices among the other words."""
     from omegaconf import OmegaConf
 
-    from lmsd.cli.config.compose import chooses, load, parse
-    from lmsd.cli.config.schema import groups, root
+    from lmsd.cli.config.compose import chooses, groups, load, parse
+    from lmsd.cli.config.schema import root
 
     try:
-        config = load("train", [word for word in given if "=" in word and chooses(parse(word), groups())])
+        config = load([word for word in given if "=" in word and chooses(parse(word), groups())])
     except UserError:
-        config = load("train", [])
+        config = load([])
     found = root(OmegaConf.to_container(config)).leaves()
     return {**dict.fromkeys(groups(), ANYTHING), **{option.key: option.kind or ANYTHING for option in found}}

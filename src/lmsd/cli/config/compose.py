@@ -5,11 +5,12 @@ with '+'), unknown choices of a group, a word where a number belongs, several va
 """
 
 import gc
+import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -22,8 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lmsd.cli.config import schema
-from lmsd.cli.config.schema import at, config_dir, files, groups, leaves
-from lmsd.cli.config.signatures import ANYTHING, NULL, Unread
+from lmsd.cli.config.limits import check_limits, check_read
+from lmsd.cli.config.schema import at, leaves
 from lmsd.cli.config.suggest import nearest, renamed
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 from lmsd.ranks import launched_rank
@@ -36,42 +37,75 @@ WAYS = {"data": "; name your shards with data.shards=FOLDER"}
 """Hints for choices that people look for under another name."""
 
 
-def load(name: str, overrides: list[str]) -> DictConfig:
-    """Compose `name`.yaml with overrides, check them, fill in the defaults and resolve references."""
+def config_dir() -> Path:
+    """The configuration folder: the repository's, or the installed package's."""
+    here = Path(__file__).resolve()
+    beside = here.parents[4] / "configs"
+    return beside if (beside / "train.yaml").is_file() else here.parents[2] / "configs"
+
+
+def own_configs() -> list[Path]:
+    """The user's own folders of config groups, which add to ours: LMSD_CONFIG_DIR, separated as in PATH."""
+    named = filter(None, os.environ.get("LMSD_CONFIG_DIR", "").split(os.pathsep))
+    folders = [Path(word).resolve() for word in named]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"LMSD_CONFIG_DIR names {folder}, which is no folder")
+    return folders
+
+
+def files(group: str = "*") -> list[Path]:
+    """The files of a config group, or of all: ours, then the user's."""
+    return [path for root in (config_dir(), *own_configs()) for path in sorted(root.glob(f"{group}/*.yaml"))]
+
+
+def groups() -> dict[str, list[str]]:
+    """The choices of every config group, by its name."""
+    found: dict[str, set[str]] = {}
+    for path in files():
+        found.setdefault(path.parent.name, set()).add(path.stem)
+    return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def load(words: Sequence[str], *, run: bool = False) -> DictConfig:
+    """Compose train.yaml with words, fill in the defaults, resolve references and check all of it.
+
+    run: refuse options that do not go together, too.
+    """
     collecting = gc.isenabled()
     gc.disable()  # almost nothing is freed here, and collections would take a tenth of the time
     try:
-        tree, note = chosen(name, [parse(override) for override in overrides])
-        config = resolved(schema.root(tree).complete())
-        unread = schema.check_read(plain(config), [str(parse(word).key_or_group) for word in overrides])
+        picked, others, choices = divided([parse(word) for word in words])
+        tree: Any = composed([str(override.input_line) for override in picked.values()])
+        chosen = [*picked.values(), *implied(picked)]
+        settle = partial(schema.settled, picked=chosen, words=others, nodes=nodes, groups=choices, read=parse)
+        for step in (settle, check_limits) if run else (settle,):
+            tree = step(tree)
+        config: DictConfig = tree
+        unread = check_read(schema.plain(config), [str(parse(word).key_or_group) for word in words])
     finally:
         if collecting:
             gc.enable()
-    for told in (note, unread):
-        if told and launched_rank() == 0:
-            print(told, file=sys.stderr)
+    if unread and launched_rank() == 0:
+        print(unread, file=sys.stderr)
     return config
 
 
-def chosen(name: str, overrides: list[Override]) -> tuple[dict[str, Any], str]:
-    """The composed tree with the overrides applied, and a note on what was left out of it."""
-    choices, picked = groups(), dict[str, Override]()
+def divided(overrides: list[Override]) -> tuple[dict[str, Override], list[Override], dict[str, list[str]]]:
+    """The words that choose from groups, those that set options, and the choices of all groups."""
+    choices, picked, others = groups(), dict[str, Override](), list[Override]()
     for override in overrides:
+        if not chooses(override, choices):
+            others.append(override)
+            continue
         check_choice(override, choices)
-    for override in (override for override in overrides if chooses(override, choices)):
         before = picked.setdefault(override.get_key_element().lstrip("+"), override)
         if written(before) != written(override):
             said = f"{before.input_line} and {override.input_line}: one run has one {override.key_or_group}"
             raise UserError(f"{said}, leave one of the two out")
-    tree = composed(name, [str(override.input_line) for override in picked.values()])
-    rest = [override for override in overrides if not chooses(override, choices)]
-    made = [override for override in rest if override.key_or_group.endswith("._target_")]
-    for override in made:
-        apply(override, tree, groups=choices)
-    note = leave_out([*picked.values(), *implied(picked), *made], tree)
-    for override in (override for override in rest if override not in made):
-        apply(override, tree, groups=choices)
-    return tree, note
+    placed = places().items() if others else ()
+    ways = {f"{name}@{place}": choices[name] for place, name in placed if name != place}
+    return picked, others, {**choices, **ways}
 
 
 def implied(picked: Mapping[str, Override]) -> Iterator[Override]:
@@ -82,58 +116,12 @@ def implied(picked: Mapping[str, Override]) -> Iterator[Override]:
             yield from (parse(f"{own}={choice}") for own, choice in found if own not in picked)
 
 
-def resolved(tree: dict[str, Any]) -> DictConfig:
-    """Resolve and check a complete tree; references to the environment stay where the value is text.
-
-    They are resolved at each use, so that no file stores the values.
-    """
-    kept = {key: value for key, value in leaves(tree) if "${oc.env:" in str(value)}
-    config: DictConfig = OmegaConf.create(tree)
-    whole = plain(config)
-    OmegaConf.resolve(config)
-    for key in kept:
-        kind, found = schema.root(whole).at(key).kind, at(whole, key)
-        if kind and isinstance(found, str) and not kind.fits(found):
-            apply(parse(f"{key}={found}"), whole)
-            kept[key] = at(whole, key)
-        OmegaConf.update(config, key, kept[key])
-    schema.check(whole)
-    return config
-
-
-def leave_out(others: list[Override], tree: dict[str, Any]) -> str:
-    """Remove options that belong to a constructor or choice that was replaced; return a note on them.
-
-    experiment=shapes net=unet_pooled: the recipe set net.width and net.depth for its MLP. An option that no
-    choice of the group takes stays, and is refused later; without a condition, guidance and checker go, too.
-    """
-    gone: dict[str, str] = {}
-    for key in [option.key for option in schema.root(tree).leaves() if option.kind is None] if others else ():
-        for override in others:
-            group = override.key_or_group
-            place = (override.package or group).removesuffix("_target_").rstrip(".")
-            rest = key.removeprefix(f"{place}.")
-            if rest != key and key not in gone and (group.endswith("._target_") or _elsewhere(group, rest)):
-                path, _, name = key.rpartition(".")
-                del at(tree, path)[name]
-                gone[key] = str(override.input_line)
-    for key in ("guidance", "checker") if "conditioner=none" in [o.input_line for o in others] else ():
-        if at(tree, "evaluate").pop(key, None) is not None:
-            gone[f"evaluate.{key}"] = "conditioner=none"
-    words = " ".join(dict.fromkeys(gone.values()))
-    return f"note: left out for {words}, which takes none: {', '.join(gone)}" if gone else ""
-
-
-def _elsewhere(group: str, key: str) -> bool:
-    """Whether any choice of a group takes an option."""
-    path, _, name = key.rpartition(".")
+def nodes(group: str) -> Iterator[Any]:
+    """The node that each choice of a group describes."""
     for file in files(group):
         text = file.read_text(encoding="utf-8")
         tree = yaml.safe_load(text) or {}
-        node = at(at(tree, group) if "@package _global_" in text else tree, path)
-        if at(node, "_target_") and schema.Option("", ANYTHING, node).within(name).kind is not None:
-            return True
-    return False
+        yield at(tree, group) if "@package _global_" in text else tree
 
 
 _REFERENCE = re.compile(r"\$\{[^{}]*\}")
@@ -189,9 +177,9 @@ def parse_sweep(text: str) -> Override:
         if value.startswith("~"):
             home = f"~ is read by the shell at the start of a word alone: {key}=$HOME{value[1:]}"
             raise UserError(f"cannot read '{text}': {home}") from error
-        quoted = f"""{key}="'{value}'\"""" if "{" in value else "prompts='[a, b]'"
         if "=" not in text:
             raise UserError(f"cannot read '{text}': write option=value, e.g. {text}=...") from error
+        quoted = f"""{key}="'{value}'\"""" if "{" in value else "prompts='[a, b]'"
         hint = f"write option=value, and quote values with spaces, commas or braces: {quoted}"
         raise UserError(f"cannot read '{text}': {hint}") from error
 
@@ -216,8 +204,6 @@ def written(override: Override) -> Any:
 
 def check_choice(override: Override, choices: dict[str, list[str]]) -> None:
     """Refuse an empty or unknown choice, and one without the place that its group needs."""
-    if not chooses(override, choices):
-        return
     group, value, chosen_at = override.key_or_group, written(override), places()
     listed, line = ", ".join(choices[group]), str(override.input_line)
     if value is None or override.is_delete():
@@ -258,82 +244,21 @@ def places() -> dict[str, str]:
     return found
 
 
-def apply(override: Override, tree: dict[str, Any], *, groups: Iterable[str] = ()) -> None:
-    """Set an option of a composed tree, or remove a named entry (~callbacks.progress)."""
-    value = check_value(override, tree, groups=groups)
-    *path, name = override.key_or_group.split(".")
-    for part in path:
-        if not isinstance(tree.get(part), dict):
-            tree[part] = {}
-        tree = tree[part]
-    if override.is_delete():
-        del tree[name]
-    else:
-        tree[name] = value
-
-
-def merged(before: Any, value: Any) -> Any:
-    """Merge a mapping into the existing one; any other value replaces it."""
-    if not isinstance(before, dict) or not isinstance(value, dict):
-        return value
-    return before | {key: merged(before.get(key), item) for key, item in value.items()}
-
-
-def check_value(override: Override, tree: dict[str, Any], *, groups: Iterable[str] = ()) -> Any:
-    """The value to set; refuses an unknown option and a value that it does not take.
-
-    1e6 becomes a whole number where one is expected; a mapping is merged into the existing one.
-    """
-    key, value, gone = override.key_or_group, override.value(), override.is_delete()
-    option, entry = schema.root(tree).at(key), key.rpartition(".")[0] in schema.ENTRIES
-    kind, there = option.kind, option.value
-    if kind is None or (gone and there in (None, Unread)):
-        raise schema.unknown(key, [*groups, *schema.names(tree)])
-    if gone and not entry:
-        raise UserError(f"'{override.input_line}': options cannot be taken away; write {key}=null")
-    if isinstance(value, dict) and kind.holds:
-        schema.check_below(replace(option, value=merged(there, value)), tree)
-        return merged(there, value)
-    if value is None and (gone or NULL in kind.parts):
-        return None
-    if isinstance(there, dict) or (kind and kind.only_nodes and not kind.fits(value)):
-        said, group = "null" if value is None else value, places().get(key, key)
-        own = [name for name in schema.names(tree) if name.startswith(f"{key}.")]
-        way = f"{key} has options of its own, {', '.join(own[:4]) or f'{key}.NAME._target_=MODULE.CLASS'}"
-        if group != key:
-            way = f"choose with {group}@{key}=, one of {', '.join(schema.groups()[group])}"
-        way = f"take it away with '~{key}'" if entry and value is None else way
-        raise UserError(f"{key}={said}: {way}")
-    value = kind.read(value, str(override.input_line).partition("=")[2])
-    if not str(value).startswith("${"):  # checked once it is resolved
-        schema.refuse(key, value, kind)
-    return value
-
-
-def composed(name: str, overrides: list[str]) -> dict[str, Any]:
+def composed(overrides: list[str]) -> dict[str, Any]:
     """Compose with Hydra: plain data, unresolved; its errors become one line."""
-    added = ",".join(f"file://{folder}" for folder in schema.own_configs())
+    added = ",".join(f"file://{folder}" for folder in own_configs())
     searched = [f"hydra.searchpath=[{added}]"] if added else []
     # leave out Hydra's own groups (launcher, logging, help), which take half of the time
     ConfigStore.instance().repo["hydra"]["config.yaml"].node.defaults = []
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            found: Any = OmegaConf.to_container(compose(name, overrides=[*searched, *overrides]))
+            found: Any = OmegaConf.to_container(compose("train", overrides=[*searched, *overrides]))
             return dict(found)
     except yaml.YAMLError as error:  # says which file and line, over several lines
         said = " ".join(str(error).split())
     except (ConfigCompositionException, HydraException, OmegaConfBaseException, ValueError) as error:
         said = str(error).splitlines()[0]
     raise UserError(f"the configuration cannot be composed: {said}")
-
-
-def plain(node: DictConfig) -> dict[str, Any]:
-    """A node as plain data with its references resolved. Raises UserError for one that leads nowhere."""
-    try:
-        tree: Any = OmegaConf.to_container(node, resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
-    return dict(tree)
 
 
 def flatten(config: DictConfig) -> dict[str, Any]:

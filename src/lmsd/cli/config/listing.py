@@ -1,13 +1,14 @@
 """What `lmsd train` takes: `--options [group]` as a table, `--schema` as JSON Schema for editors."""
 
 import json
+import re
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 
 from lmsd.cli.config import schema as known
-from lmsd.cli.config.compose import composed, load, places
+from lmsd.cli.config.compose import composed, files, groups, load, places
 from lmsd.cli.config.signatures import ANYTHING, NODE, ROOT, SECTIONS, Argument, Kind, Unread, signature
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError
@@ -19,22 +20,23 @@ REFERENCE = Kind(type="string", pattern=r"\$\{|^\?\?\?$")
 
 def listing(typed: list[str]) -> str:
     """The options of the named groups (all if none is named), given the overrides among the words."""
-    tree = OmegaConf.to_container(load("train", [word for word in typed if "=" in word]))
-    rows, groups = list(known.root(tree).leaves()), known.groups()
+    tree = OmegaConf.to_container(load([word for word in typed if "=" in word]))
+    rows, choices = list(known.root(tree).leaves()), groups()
     names = [f"{word}." for word in typed if "=" not in word]
     tops = sorted({option.key.partition(".")[0] for option in rows})
     for name in names:
-        if not any(f"{option.key}.".startswith(name) for option in rows) and name[:-1] not in groups:
+        if not any(f"{option.key}.".startswith(name) for option in rows) and name[:-1] not in choices:
             hint = nearest(name[:-1], tops)
             raise UserError(f"no options '{name[:-1]}'{hint}; groups of options: {', '.join(tops)}")
     lines = [
-        f"{name}=  one of {', '.join(groups[name])}" for name in groups if not names or f"{name}." in names
+        f"{name}=  one of {', '.join(choices[name])}" for name in choices if not names or f"{name}." in names
     ]
     shown = [option for option in rows if not names or f"{option.key}.".startswith(tuple(names))]
     width = max((len(option.key) for option in shown), default=0)
     for option in shown:
-        kind = f"{(option.kind or ANYTHING).words(example=False)}; default {known.written(option.value)}"
-        lines.append(f"{option.key:{width}}  {kind:46}  {option.about}".rstrip())
+        kind = f"{known.words(option.kind or ANYTHING, example=False)}; default {known.written(option.value)}"
+        told = about(option.argument or (option.node.argument if option.node else None))
+        lines.append(f"{option.key:{width}}  {kind:46}  {told}".rstrip())
     return "\n".join(lines)
 
 
@@ -42,11 +44,11 @@ def schema() -> str:
     """The JSON Schema of the whole configuration, which files in configs/experiment/ follow, too."""
     found_at: dict[str, str] = {}
     for group, found in sorted((group, place) for place, group in places().items()):
-        for file in known.files(group):
+        for file in files(group):
             text = file.read_text(encoding="utf-8")
             for target, place in targets(yaml.safe_load(text), "" if "@package _global_" in text else found):
                 found_at.setdefault(target, place)
-    for target, place in targets(composed("train", [])):
+    for target, place in targets(composed([])):
         found_at.setdefault(target, place)
     nodes = [name for name in found_at if signature(name) is not None]
     defined: dict[str, Any] = {}
@@ -64,11 +66,11 @@ def schema() -> str:
 
 def _define(name: str, place: str, defined: dict[str, Any]) -> None:
     """Add the schema of a constructor, and of the classes that its annotations name."""
-    found = known.Option(place, ANYTHING, {"_target_": name}).taken
+    found = signature(name)
     assert found is not None
     fields = name.startswith(SECTIONS)  # which may hold the nodes of further roles
     private = {"_target_": {"type": "string"}, "_partial_": {"type": "boolean"}}
-    own = {key: _property(argument) for key, argument in found.arguments.items()}
+    own = {k: _property(argument) for k, argument in found.arguments.items() if k not in known.handed(place)}
     own |= {"defaults": {"type": "array"}} if fields else private
     more = Kind.of("part") if fields else found.more
     defined[name] = {"type": "object", "properties": own, "additionalProperties": more}
@@ -79,7 +81,7 @@ def _define(name: str, place: str, defined: dict[str, Any]) -> None:
 def _property(argument: Argument) -> dict[str, Any]:
     """The schema of one option with its description; words may be numbers, and any value a reference."""
     kind: dict[str, Any] = {"anyOf": [*map(_editors, argument.kind.parts), REFERENCE]}
-    kind |= {"description": argument.about} if argument.about else {}
+    kind |= {"description": about(argument)} if about(argument) else {}
     plain = argument.default is not Unread and not argument.kind.sections
     return {**kind, "default": argument.default} if plain else kind
 
@@ -89,5 +91,28 @@ def _editors(kind: Kind) -> Kind:
         return Kind.of("node")
     if kind.get("type") == "string":
         return Kind({**kind, "type": ["string", "number"]})
+    if "anyOf" in kind:
+        return Kind(anyOf=[*map(_editors, kind.parts)])
     inner = {key: _editors(kind[key]) for key in ("items", "additionalProperties") if kind.get(key)}
     return Kind({**kind, **inner}) if inner else kind
+
+
+def about(argument: Argument | None) -> str:
+    """One line of description of an argument, or an empty string.
+
+    It comes from the texts of its constructor and those assigned right after it: AdamW.__doc__ = ...
+    """
+    if argument is None or argument.said:
+        return argument.said if argument else ""
+    first = argument.found.match
+    whole = re.split(r"^(?=class |def |@)", first.string[first.end() :], maxsplit=1, flags=re.M)[0]
+    return described("".join(re.findall(r'"""(.*?)"""', whole, re.S)), argument.name)
+
+
+def described(text: str, name: str) -> str:
+    """What a docstring says about an argument, as in "lr: rate;" or "lr (float): rate"."""
+    flat, word = " ".join(text.split()), re.escape(name)
+    ours = rf"(?:^|[;.:] )(?:\w+, )*{word}(?:, \w+)*: (.+?)(?:;|[.:](?= |$)|$)"
+    others = rf"(?:^| ){word} \([^)]*\): (.+?)(?: \(default|[.;:](?= |$)|$)"
+    match = re.search(ours, flat) or re.search(others, flat)
+    return match[1] if match else ""

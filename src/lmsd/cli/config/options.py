@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lmsd.cli.config.compose import as_list, check_choice, parse, parse_sweep
-from lmsd.cli.config.schema import groups, refuse
+from lmsd.cli.config.compose import as_list, check_choice, groups, parse, parse_sweep
+from lmsd.cli.config.schema import refusal
 from lmsd.cli.config.signatures import ANYTHING, NULL, Kind, signature
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError
@@ -88,7 +88,8 @@ def convert(name: str, value: Any, kind: Kind, *, text: str | None = None) -> An
         shown = "null" if value is None else text or value
         raise UserError(f"{name}={shown} is not one value: give {name}=...")
     value = kind.read(value, text or str(value))
-    refuse(name, value, kind)
+    if not kind.fits(value):
+        raise refusal(name, value, kind)
     if "format" in kind and not value.strip():
         raise UserError(f"{name}= is empty: name a file or folder, or leave {name}= out")
     return Path(value) if "format" in kind else float(value) if kind.get("type") == "number" else value

@@ -6,33 +6,25 @@ importing anything. The composed tree is checked as a whole, so that a typo in a
 like one on the command line.
 """
 
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from functools import cached_property, partial
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from lmsd.cli.config.signatures import (
-    ANYTHING,
-    NODE,
-    NUMBERS,
-    ROOT,
-    Argument,
-    Kind,
-    Signature,
-    Unread,
-    find,
-    signature,
-)
+from lmsd.cli.config.signatures import ANYTHING, NODE, NULL, ROOT, Argument, Kind, Unread, entries, permit
 from lmsd.cli.config.suggest import nearest, renamed
 from lmsd.errors import UserError, shown
-from lmsd.ranks import shares
-from lmsd.spec import allowed, targets
+from lmsd.ranks import launched_rank
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 HANDED: Mapping[str, tuple[str, ...]] = {
     "net": ("sizes", "channels", "image_size", "token_dim", "pooled_dim", "z_dim"),
@@ -53,36 +45,8 @@ LIBRARIES = ("torchmetrics.",)
 """Prefixes allowed for the constructors of metrics, in addition to the allow-list."""
 
 WHOLE = Kind.of(ROOT)
-
-
-def config_dir() -> Path:
-    """The configuration folder: the repository's, or the installed package's."""
-    here = Path(__file__).resolve()
-    beside = here.parents[4] / "configs"
-    return beside if (beside / "train.yaml").is_file() else here.parents[2] / "configs"
-
-
-def own_configs() -> list[Path]:
-    """The user's own folders of config groups, which add to ours: LMSD_CONFIG_DIR, separated as in PATH."""
-    named = filter(None, os.environ.get("LMSD_CONFIG_DIR", "").split(os.pathsep))
-    folders = [Path(word).resolve() for word in named]
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"LMSD_CONFIG_DIR names {folder}, which is no folder")
-    return folders
-
-
-def files(group: str = "*") -> list[Path]:
-    """The files of a config group, or of all: ours, then the user's."""
-    return [path for root in (config_dir(), *own_configs()) for path in sorted(root.glob(f"{group}/*.yaml"))]
-
-
-def groups() -> dict[str, list[str]]:
-    """The choices of every config group, by its name."""
-    found: dict[str, set[str]] = {}
-    for path in files():
-        found.setdefault(path.parent.name, set()).add(path.stem)
-    return {name: sorted(found[name]) for name in sorted(found)}
+NUMBERS = {"integer": "whole number", "number": "number"}
+NAMES = {"boolean": "true or false", "string": "one word", "null": "null"}
 
 
 def held(node: Any) -> Mapping[str, Any]:
@@ -93,14 +57,9 @@ def held(node: Any) -> Mapping[str, Any]:
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of a plain tree by dotted name; an empty mapping counts as one."""
     for key, value in held(node).items():
-        yield from leaves(value, below(prefix, key))
+        yield from leaves(value, f"{prefix}.{key}".lstrip("."))
     if prefix and not held(node):
         yield prefix, node
-
-
-def below(path: str, name: object) -> str:
-    """The dotted name of an entry of a node."""
-    return f"{path}.{name}" if path else str(name)
 
 
 def at(tree: Any, path: str) -> Any:
@@ -114,62 +73,30 @@ def at(tree: Any, path: str) -> Any:
 class Option:
     """An option of a tree: its dotted name, kind, and value or default. A node has options of its own.
 
-    kind: None if nothing takes it; value: Unread if none is known; whole: a completed tree contains it.
+    kind: None if nothing takes it; value: Unread if none is known; whole: a completed tree contains it; fits:
+    the value is allowed; argument: of its node's constructor.
     """
 
     key: str
     kind: Kind | None
     value: Any
     whole: bool = True
+    fits: bool = True
     argument: Argument | None = None
     node: "Option | None" = None
 
-    @property
-    def about(self) -> str:
-        """One line of description, its own or that of its node."""
-        of = self.argument or self.node
-        return of.about if of else ""
-
     @cached_property
-    def taken(self) -> Signature | None:
-        """What the node's constructor, or the class that its kind names, takes from the configuration."""
-        targets = (held(self.value).get("_target_"), *(self.kind or ANYTHING).sections)
-        found = next((signature(str(target)) for target in targets if target), None)
-        handed = next((names for place, names in HANDED.items() if fnmatchcase(self.key, place)), ())
-        return found and Signature({k: v for k, v in found.arguments.items() if k not in handed}, found.more)
-
-    def within(self, name: Any) -> "Option":
-        """An option of this node; its kind is None if nothing takes it.
-
-        A section without a constructor (the root, optim) may also hold the nodes of further roles.
-        """
-        found, node = self.taken, held(self.value)
-        argument = found.arguments.get(name) if found else None
-        value = node.get(name, argument.default if argument else Unread)
-        kind = argument.kind if argument else None
-        if found is None and self.kind is not None:
-            holds = [part for part in self.kind.parts if part.holds]
-            kind = holds[0].get("additionalProperties") or Kind.like(value) if holds else None
-        role = "_target_" not in node and "_target_" in held(value)
-        private = str(name).startswith("_") and self.kind is not None
-        if private or (found and not argument and (found.more or role)):
-            kind = ANYTHING
-        whole = name in node or (argument is not None and argument.filled)
-        return Option(below(self.key, name), kind, value, whole, argument, self)
+    def inner(self) -> "dict[Any, Option]":
+        """The entries of a node and the other arguments of its constructor by name; the items of a list."""
+        found = entries(self.kind, self.value, handed(self.key), libraries(self.key))
+        place = f"{self.key}.{{}}".lstrip(".") if not isinstance(self.value, list) else self.key
+        return {name: Option(place.format(name), *entry, self) for name, entry in found.items()}
 
     def at(self, key: str) -> "Option":
-        """The option below with this dotted name, relative to this one."""
+        """The option below with this dotted name, relative to this one; it need not be there yet."""
         name, _, rest = key.partition(".")
-        return self.within(name).at(rest) if rest else self.within(name)
-
-    @cached_property
-    def inner(self) -> dict[Any, "Option"]:
-        """The entries of a node and the other arguments of its constructor, by name."""
-        given = held(self.value)
-        known = self.taken.arguments if self.taken and given is self.value else {}
-        names = dict.fromkeys([*(name for name in given if name not in known), *known])
-        found = {name: self.within(name) for name in names}
-        return dict(sorted(found.items(), key=lambda item: not item[1].whole))
+        node = self if name in self.inner else Option(self.key, self.kind, {**held(self.value), name: Unread})
+        return node.inner[name].at(rest) if rest else node.inner[name]
 
     def complete(self) -> Any:
         """The value, with the defaults of our own and the user's constructors filled in.
@@ -177,9 +104,8 @@ class Option:
         Defaults of other libraries, and those that are not plain values, are left out.
         """
         match self.value:
-            case [*items]:
-                of = (self.kind or ANYTHING).get("items", ANYTHING)
-                return [Option(self.key, of, item).complete() for item in items]
+            case list():
+                return [option.complete() for option in self.inner.values()]
             case dict():
                 return {name: option.complete() for name, option in self.inner.items() if option.whole}
         return self.value
@@ -193,23 +119,193 @@ class Option:
                 yield option
 
 
+def handed(key: str) -> Sequence[str]:
+    """The arguments of a node that are no options."""
+    return next((names for place, names in HANDED.items() if fnmatchcase(key, place)), ())
+
+
+def libraries(key: str) -> tuple[str, ...]:
+    """The libraries that a node's entries may come from, in addition to the allow-list."""
+    return LIBRARIES if f"{key}.".startswith(f"{METRICS}.") else ()
+
+
 def root(tree: Any) -> Option:
     """A whole configuration."""
     return Option("", WHOLE, tree)
 
 
 def names(tree: Any) -> list[str]:
-    """The dotted names of all options of a tree, including those at their defaults."""
+    """The names of all options of a tree, including those at their defaults."""
     return [option.key for option in root(root(tree).complete()).leaves() if option.kind is not None]
+
+
+def settled(
+    tree: dict[str, Any],
+    picked: Sequence["Override"],
+    words: Sequence["Override"],
+    nodes: Callable[[str], Iterable[Any]],
+    groups: Mapping[str, list[str]],
+    read: "Callable[[str], Override]",
+) -> DictConfig:
+    """The whole configuration of a composed tree: with the options that words set, completed and checked.
+
+    picked: the words that it was composed with; nodes: of all choices of a group; groups: the choices of
+    every group, also by GROUP@PLACE where that is elsewhere; read: parses a word.
+    """
+    replaced = {
+        word.package or word.key_or_group: (str(word.input_line), partial(nodes, word.key_or_group))
+        for word in picked
+    }
+    made = [word for word in words if word.key_or_group.endswith("._target_")]
+    for word in made:
+        before = {**held(at(tree, word.key_or_group.removesuffix("._target_")))}
+        replaced[word.key_or_group] = (str(word.input_line), partial(iter, [before]))
+        edit(tree, word, groups)
+    note = leave_out(tree, replaced)
+    for word in words:
+        if word not in made:
+            edit(tree, word, groups)
+    config = resolved(root(tree).complete(), read)
+    if note and launched_rank() == 0:
+        print(note, file=sys.stderr)
+    return config
+
+
+def leave_out(tree: dict[str, Any], replaced: Mapping[str, tuple[str, Callable[[], Iterable[Any]]]]) -> str:
+    """Remove options that belong to a constructor or choice that was replaced; return a note on them.
+
+    replaced: by place (or its _target_), the word that did it, and what might have stood there.
+    experiment=shapes net=unet_pooled: the recipe set net.width and net.depth for its MLP. An option that no
+    choice of the group takes stays, and is refused later; without a condition, guidance and checker go, too.
+    """
+    gone: dict[str, str] = {}
+    for key in [option.key for option in root(tree).leaves() if option.kind is None] if replaced else ():
+        for word, (line, others) in replaced.items():
+            place = f"{word.removesuffix('._target_')}."
+            path, _, name = key.removeprefix(place).rpartition(".")
+            nodes = [Option("", ANYTHING, at(node, path)) for node in others() if key.startswith(place)]
+            if any(held(node.value).get("_target_") and node.at(name).kind is not None for node in nodes):
+                gone.setdefault(key, line)
+    if any(line == "conditioner=none" for line, _ in replaced.values()):
+        used = (f"evaluate.{name}" for name in ("guidance", "checker"))
+        gone |= {key: "conditioner=none" for key in used if at(tree, key) is not None}
+    for key in gone:
+        path, _, name = key.rpartition(".")
+        del at(tree, path)[name]
+    words = " ".join(dict.fromkeys(gone.values()))
+    return f"note: left out for {words}, which takes none: {', '.join(gone)}" if gone else ""
+
+
+def edit(tree: dict[str, Any], override: "Override", groups: Mapping[str, list[str]]) -> None:
+    """Set an option of a composed tree, or remove a named entry (~callbacks.progress).
+
+    Refuses an unknown option and a value that it does not take. 1e6 becomes a whole number where one is
+    expected; a mapping is merged into the existing one.
+    """
+    key, value, gone = override.key_or_group, override.value(), override.is_delete()
+    text, before = str(override.input_line).partition("=")[2], root(tree).at(key)
+    path, _, name = key.rpartition(".")
+    if before.kind is None or (gone and before.value in (None, Unread)):
+        raise unknown(key, [*groups, *names(tree)])
+    if gone:
+        if path not in ENTRIES:
+            raise UserError(f"'{override.input_line}': options cannot be taken away; write {key}=null")
+        del at(tree, path)[name]
+        return
+    node = tree
+    for part in filter(None, path.split(".")):
+        node[part] = node = {**held(node.get(part))}
+    node[name] = merged(before.value, value) if isinstance(value, dict) else (value, text)
+    option = root(tree).at(key)
+    node[name] = option.value
+    if not text.startswith("${"):  # checked once it is resolved
+        if not option.fits:
+            raise misfit(option, before, groups)
+        check(option, tree)
+
+
+def merged(before: Any, value: Any) -> Any:
+    """Merge a mapping into the existing one; any other value replaces it."""
+    both = isinstance(before, dict) and isinstance(value, dict)
+    return before | {key: merged(before.get(key), item) for key, item in value.items()} if both else value
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A node as plain data with its references resolved. Raises UserError for one that leads nowhere."""
+    try:
+        tree: Any = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
+    return dict(tree)
+
+
+def resolved(tree: dict[str, Any], read: "Callable[[str], Override]") -> DictConfig:
+    """Resolve and check a complete tree; references to the environment stay where the value is text.
+
+    They are resolved at each use, so that no file stores the values.
+    """
+    kept = {key: value for key, value in leaves(tree) if "${oc.env:" in str(value)}
+    config: DictConfig = OmegaConf.create(tree)
+    whole = plain(config)
+    OmegaConf.resolve(config)
+    for key in kept:
+        option = root(whole).at(key)
+        if isinstance(option.value, str) and not option.fits:
+            edit(whole, read(f"{key}={option.value}"), {})
+            kept[key] = at(whole, key)
+        OmegaConf.update(config, key, kept[key])
+    check(root(whole), whole)
+    return config
+
+
+def check(node: Option, tree: dict[str, Any]) -> None:
+    """Refuse forbidden constructors, unknown names and wrong values below a node of a resolved tree."""
+    for name, option in node.inner.items():
+        text = str(option.value)[:3]
+        if str(name).startswith("_") or not option.whole or text == "???" or text.startswith("${"):
+            continue
+        if option.kind is None:
+            near = [other.key for other in node.inner.values() if other.kind is not None]
+            raise unknown(option.key, near if node.key else [*near, *names(tree)])
+        if not option.fits or (node.key in ENTRIES and type(option.value) is list):
+            raise misfit(option, option, {})
+        check(option, tree)
 
 
 def unknown(key: str, known: Iterable[str]) -> UserError:
     """The error for an option that does not exist, or has a new name."""
-    names = [name for name in known if name != key and "._" not in name]
+    names = [name for name in known if name != key and "._" not in name and "@" not in name]
     top = key.partition(".")[0]
     where = f" {top}" if any(name.startswith(f"{top}.") for name in names) else ""
     told = f"unknown option '{key}'{nearest(key, names)}  (all options: lmsd train --options{where})"
     return renamed(key) or UserError(told)
+
+
+def misfit(option: Option, before: Option, groups: Mapping[str, list[str]]) -> UserError:
+    """The error for a value that an option does not take; before: what it was; groups: see `settled`."""
+    key, kind, value = option.key, option.kind or ANYTHING, option.value
+    only_nodes = all(part.holds or part == NULL for part in kind.parts)
+    path, _, name = key.rpartition(".")
+    absent = path in ENTRIES and only_nodes and "_target_" not in held(before.value)
+    if "_target_" in held(value):
+        permit(str(value["_target_"]), libraries(path))
+    if path in ENTRIES and value is None:
+        return UserError(f"{key}=null: take it away with '~{key}'")
+    if absent:
+        hint = nearest(name, [other for other in (option.node or option).inner if other != name])
+        return UserError(f"there is no {key}{hint}; one of your own begins with {key}._target_=MODULE.CLASS")
+    if isinstance(value, dict) and kind.holds:
+        said = (
+            f"{key} gives {', '.join(value) or 'nothing'} and no _target_, so that nothing can be built of it"
+        )
+        return UserError(f"{said}: add {key}._target_=MODULE.CLASS, or leave {key} out")
+    own = [inner.key for inner in before.leaves()][:4]
+    ways = [way for way in groups if way.endswith(f"@{key}")]
+    if only_nodes and (ways or own):
+        way = f"{key} has options of its own, {', '.join(own)}"
+        way = f"choose with {ways[0]}=, one of {', '.join(groups[ways[0]])}" if ways else way
+        return UserError(f"{key}={written(shown(key, value))}: {way}")
+    return refusal(key, value, kind)
 
 
 UNITS = re.compile(r"(\d+(?:\.\d+)?) ?(k|m|%|px|x\1)", re.I)
@@ -217,10 +313,8 @@ POWERS = {"k": 1e3, "m": 1e6, "%": 0.01}
 """Numbers as people write them: 400k, 1.5M, 80%, 32px, 32x32."""
 
 
-def refuse(key: str, value: Any, kind: Kind) -> None:
-    """Raise UserError unless the value fits."""
-    if kind.fits(value):
-        return
+def refusal(key: str, value: Any, kind: Kind) -> UserError:
+    """The error for a value that is not of a kind."""
     hint = nearest(str(value), map(str, kind["enum"])) if "enum" in kind else ""
     if kind.takes(*NUMBERS) and (unit := UNITS.fullmatch(str(value))):
         hint = f": units are not read, write {float(unit[1]) * POWERS.get(unit[2].lower(), 1):_.9g}"
@@ -228,153 +322,37 @@ def refuse(key: str, value: Any, kind: Kind) -> None:
         hint = ", but a list" if isinstance(value, list) else ", but a mapping"
     if any(part.get("type") == "array" and part.fits([value]) for part in kind.parts):
         hint = f": write {key}=[{shown(key, value)}]"
-    raise UserError(f"{key}={written(shown(key, value))} is not {kind.words()}{hint}")
+    return UserError(f"{key}={written(shown(key, value))} is not {words(kind)}{hint}")
+
+
+def words(kind: Kind, *, example: bool = True) -> str:
+    """The description of allowed values, as in "seed=abc is not ..."."""
+    if len(kind.parts) > 1:
+        plain = any(part not in (NODE, NULL) for part in kind.parts)  # then a node is a rarity
+        shown = [part for part in kind.parts if not (plain and part == NODE)]
+        return " or ".join(words(part, example=example and len(shown) == 1) for part in shown)
+    if "description" in kind:
+        return str(kind["description"])
+    if "enum" in kind:
+        return f"one of {', '.join(map(str, kind['enum']))}"
+    name, low, high = str(kind.get("type")), kind.get("minimum", -inf), kind.get("maximum", inf)
+    if name in NUMBERS:
+        ends = f" of at least {low:g}" if low > -inf else f" of at most {high:g}" if high < inf else ""
+        ends = f" from {low:g} to {high:g}" if -inf < low and high < inf else ends
+        shown_as = "1000" if name == "integer" else "1e-4"
+        return f"a {NUMBERS[name]}{ends or f', e.g. {shown_as}' * example}"
+    if name == "array":
+        count = f" of {kind['minItems']}" if "minItems" in kind else ""
+        item = words(kind["items"], example=False)
+        if kind["items"].get("type") not in NUMBERS:
+            return f"a list{count}, each {item}"
+        many = item.removeprefix("a ").replace("number", "numbers", 1)
+        return f"a list{count or ' of'} {many}{', e.g. [1, 2]' * example}"
+    if "additionalProperties" in kind:
+        return f"a mapping, each {words(kind['additionalProperties'], example=False)}"
+    return NAMES.get(name, "a node with _target_" if kind else "anything")
 
 
 def written(value: Any) -> str:
     """A value as it is written on the command line."""
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
-
-
-def check(tree: dict[str, Any]) -> None:
-    """Refuse forbidden constructors, unknown names and wrong values in a composed, resolved configuration."""
-    for target, place in targets(tree):
-        check_target(target, LIBRARIES if place.startswith(f"{METRICS}.") else ())
-    for group in ENTRIES:
-        for name, node in held(at(tree, group)).items():
-            key = f"{group}.{name}"
-            if node is None:
-                raise UserError(f"{key}=null: take it away with '~{key}'")
-            if key != "logger.auto" and "_target_" not in held(node):
-                hint = nearest(str(name), [other for other in at(tree, group) if other != name])
-                way = f"one of your own begins with {key}._target_=MODULE.CLASS"
-                raise UserError(f"there is no {key}{hint}; {way}")
-    check_below(root(tree), tree)
-
-
-def check_read(tree: dict[str, Any], keys: Iterable[str]) -> str:
-    """Refuse options that the values of others leave unread, or return a note on them.
-
-    keys: those that were typed; those of files may stay unread.
-    """
-    unread: dict[str, list[str]] = {}
-    uncaptioned = str(at(tree, "conditioner._target_")).endswith(".NullConditioner")
-    for key in keys:
-        if uncaptioned and key.endswith(".caption_dropout"):
-            raise UserError(f"{key} drops captions or classes, and conditioner=none has none: leave it out")
-        node = root(tree)
-        for name in key.split("."):
-            option = node.within(name)
-            kind = option.kind or ANYTHING
-            told = idle(node, kind)
-            if told and not kind.get("told"):
-                raise UserError(f"{key} is not read with {told}")
-            if told:
-                unread.setdefault(told.partition(":")[0], []).append(key)
-            node = option
-    notes = [f"with {other} nothing reads {', '.join(keys)}" for other, keys in unread.items()]
-    return f"note: {'; '.join(notes)}" if notes else ""
-
-
-def idle(node: Option, kind: Kind) -> str:
-    """The value of another option that leaves one of this kind unread, with the way out; else empty."""
-    if "when" not in kind:
-        return ""
-    other, among = node.within(kind["when"]), kind.get("among") or ()
-    if other.value in among if among else other.value != kind.get("unless"):
-        return ""
-    ways = " or ".join(f"{other.key}={way}" for way in among) or f"another {other.key}"
-    return f"{other.key}={written(other.value)}: leave it out, or take {ways}"
-
-
-def check_target(target: str, also: tuple[str, ...]) -> None:
-    """Refuse what `lmsd.spec.locate` would, as far as that can be told without importing anything."""
-    module, _, name = allowed(target, also).rpartition(".")
-    if module.startswith("lmsd."):
-        found = find(module, name)
-        if found is None:
-            raise UserError(f"_target_ '{target}' is not there: {module} defines no {name}")
-        allowed(target, also, within=found.module)
-
-
-def check_below(node: Option, tree: dict[str, Any]) -> None:
-    """Refuse unknown names and wrong values below a node of a tree."""
-    for item in node.value if isinstance(node.value, list) else ():
-        check_below(Option(node.key, (node.kind or ANYTHING).get("items", ANYTHING), item), tree)
-    found = [option for name, option in node.inner.items() if not str(name).startswith("_")]
-    for option in found:
-        key, kind, value = option.key, option.kind, option.value
-        if not option.whole or value == "???" or str(value).startswith("${"):  # not there yet
-            continue
-        if kind is None:
-            near = [other.key for other in found if other.kind is not None]
-            raise unknown(key, near if node.key else [*near, *names(tree)])
-        described = isinstance(value, dict)
-        if described and "_target_" not in value and kind.only_nodes and NODE in kind.parts:
-            raise UserError(
-                f"{key} gives {', '.join(map(str, value)) or 'nothing'} and no _target_, so that nothing can "
-                f"be built of it: add {key}._target_=MODULE.CLASS, or leave {key} out"
-            )
-        left = value is None and "_target_" in node.value  # not given, which its constructor speaks of
-        if not left and not (described and kind.holds):
-            refuse(key, value, kind)
-        check_below(option, tree)
-
-
-def check_limits(config: DictConfig) -> None:
-    """Refuse options that do not go together, and a missing mandatory one."""
-    for key in sorted(OmegaConf.missing_keys(config)):
-        raise UserError(f"{key} has no value of its own: give {key}=...")
-    edm = config.schedule.get("_target_", "").endswith(".EDM")
-    if config.generator.get("precondition") == "edm" and not edm:
-        raise UserError(
-            "generator.precondition=edm is for schedule=edm, where alpha = 1; take schedule=edm with it, or "
-            "generator.precondition=none"
-        )
-    if config.devices == "auto":
-        return  # looked at once the devices are counted
-    shares(config.batch_size, config.devices * config.num_nodes, config.micro_batches)
-    told = leaves(OmegaConf.to_container(config.objective))
-    dropped = "reward" in config.objective or any(value for key, value in told if key.endswith("_dropout"))
-    guidance, interval = config.evaluate.guidance, config.evaluate.interval
-    if guidance != 1.0 and not dropped:  # before rewards, it was trained elsewhere
-        raise UserError(
-            f"guidance={guidance:g} needs a generator that was trained without captions too, and this one "
-            "was not (caption_dropout=0 in its objective): take guidance=1, or train with caption_dropout=0.1"
-        )
-    if interval is not None and interval[0] > interval[1]:
-        said = "is no [low, high]: give two times, the lower one first"
-        raise UserError(f"evaluate.interval={list(interval)} {said}")
-    if interval is not None and guidance == 1.0:
-        raise UserError(
-            f"evaluate.interval={list(interval)} says where guidance acts, and evaluate.guidance=1 is none: "
-            "give another guidance, or evaluate.interval=null"
-        )
-
-
-INTERACTIVE = ("bash", "interactive")
-"""Names of SLURM jobs in which ranks are started by hand."""
-
-
-def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse a SLURM job whose tasks are not the ranks that the configuration asks for."""
-    job = {name.removeprefix("SLURM_"): value for name, value in environment.items()}
-    if "NTASKS" not in job or "TORCHELASTIC_RUN_ID" in job:
-        return
-    if job.get("JOB_NAME") in INTERACTIVE:
-        if int(job.get("STEP_NUM_TASKS", "1")) > 1:  # srun in salloc
-            raise UserError(
-                f"the job's name, {job['JOB_NAME']}, says that ranks are started by hand, and each task "
-                "would train a run of its own: start them by srun --job-name=train lmsd train ..."
-            )
-        return
-    tasks, ranks, srun = int(job["NTASKS"]), config.devices * config.num_nodes, "STEP_ID" in job
-    alone = ranks == 1 and (tasks == 1 or ("NTASKS_PER_NODE" in job and not srun))
-    nodes = job.get("NNODES", str(config.num_nodes))
-    placed = (job.get("NTASKS_PER_NODE"), nodes) == (str(config.devices), str(config.num_nodes))
-    if not alone and not (tasks == ranks and srun and placed):
-        raise UserError(
-            f"SLURM_NTASKS={tasks}, and devices={config.devices} num_nodes={config.num_nodes} are {ranks} "
-            f"ranks, each a task: ask for --nodes={config.num_nodes} --ntasks-per-node={config.devices}, and "
-            "start them by srun lmsd train ..."
-        )

@@ -60,7 +60,7 @@ class Evaluate:
     """learning from rewards: end after so many evaluations in a row with more reward and worse FD; 0: no"""
     checker: Literal["shapes"] | None = None
     """shapes: the exact reader of its captions, in place of the classifier"""
-    metrics: Mapping[str, Any]
+    metrics: Mapping[str, object]
     """of torchmetrics, by the names of their scores: {tv: {_target_: torchmetrics.image.TotalVariation}}"""
     extractor: Extractor
     """the features"""
@@ -102,8 +102,10 @@ class Train:
     """global: over all ranks and micro-batches"""
     micro_batches: Count = 1
     """gradient accumulation: parts of a rank's share of the batch"""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # the engine says why not the last
-    """of the nets' arithmetic"""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = (
+        "32-true"  # the engine refuses the third
+    )
+    """of the nets' arithmetic; auto: the faster one on this device, tried once and written down"""
     devices: Count | Literal["auto"] = 1
     """processes on each machine, one a device; auto: all GPUs there are"""
     num_nodes: Count = 1
@@ -156,9 +158,9 @@ class Train:
     objective: Node
     optim: Optim
     rollback: Node
-    logger: Mapping[str, Any]
+    logger: Mapping[str, object | bool]
     """loggers by name, beside metrics.jsonl"""
-    callbacks: Mapping[str, Any]
+    callbacks: Mapping[str, object]
     """Lightning's callbacks by name"""
     evaluate: Evaluate
 

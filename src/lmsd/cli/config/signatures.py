@@ -2,12 +2,9 @@
 
 A node names a constructor (`_target_`) and its arguments. Their types, ranges and defaults are written once,
 next to the code that uses them, and their meaning in its docstring ("width: of the stream; depth: blocks").
-Parsing that source takes milliseconds; importing it, with torch, would take seconds. A kind is JSON Schema:
+Reading that source takes milliseconds; importing it, with torch, would take seconds. A kind is JSON Schema:
 
-    int                                  {"type": "integer"}
     Annotated[int, Number(1)] | None     {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]}
-    Literal["fd", "exact"]               {"enum": ["fd", "exact"]}
-    Sequence[float]                      {"type": "array", "items": {"type": "number"}}
 
 An object that the configuration describes (a mapping with `_target_`) is a NODE.
 """
@@ -15,14 +12,16 @@ An object that the configuration describes (a mapping with `_target_`) is a NODE
 import ast
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec, resolve_name
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from lmsd.spec import RENAMED
+from lmsd.errors import UserError
+from lmsd.spec import RENAMED, allowed
 
 ROOT = "lmsd.cli.config.settings.Train"
 """The class whose fields are the options of the configuration itself."""
@@ -32,8 +31,6 @@ DEFINED = "#/$defs/"
 LARGE = ("torch", "lightning", "torchmetrics")
 """Libraries whose defaults are not copied and whose type aliases are not looked up, to avoid parsing them."""
 
-NUMBERS = {"integer": "whole number", "number": "number"}
-NAMES = {"boolean": "true or false", "string": "one word", "null": "null"}
 TAKES: Mapping[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
@@ -43,6 +40,11 @@ TAKES: Mapping[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
 }
+
+
+def named(value: Any) -> bool:
+    """Whether a value is a mapping that names a constructor."""
+    return type(value) is dict and "_target_" in value
 
 
 class Kind(dict[str, Any]):
@@ -58,16 +60,6 @@ class Kind(dict[str, Any]):
         """A node whose options are the fields of a class."""
         return cls({"$ref": f"{DEFINED}{name}"})
 
-    @classmethod
-    def like(cls, default: Any) -> "Kind":
-        """The kind of an option of which only the value is known; null allows anything."""
-        match default:
-            case str():
-                return either([PLAIN["str"], NULL])
-            case [*items]:
-                return cls(type="array", items=cls.like(items[0]) if items else ANYTHING)
-        return PLAIN.get(type(default).__name__, ANYTHING)
-
     @property
     def sections(self) -> list[str]:
         """The classes whose fields are the options of a node without a constructor."""
@@ -77,11 +69,6 @@ class Kind(dict[str, Any]):
     def holds(self) -> bool:
         """Whether a node with options of its own is allowed."""
         return any(not part or "$ref" in part or "object" in part.get("type", ()) for part in self.parts)
-
-    @property
-    def only_nodes(self) -> bool:
-        """Whether only a node with options of its own, or null, is allowed."""
-        return all(part.holds or part == NULL for part in self.parts)
 
     def takes(self, *types: str) -> bool:
         """Whether any of these JSON Schema types is allowed."""
@@ -93,14 +80,16 @@ class Kind(dict[str, Any]):
             return any(part.fits(value) for part in self.parts)
         if "enum" in self:
             return any(value == word and type(value) is type(word) for word in self["enum"])
-        if not self or self == NODE or "$ref" in self:
+        if not self or "$ref" in self:
             return not self or type(value) in (dict, list)
+        if self == NODE:
+            return type(value) is list or named(value)
         if type(value) not in TAKES[self["type"]]:
             return False
         if self["type"] == "array":
             counted = self.get("minItems", 0) <= len(value) <= self.get("maxItems", inf)
             return counted and all(map(self["items"].fits, value))
-        if self["type"] in NUMBERS:
+        if self["type"] in ("integer", "number"):
             return bool(self.get("minimum", -inf) <= value <= self.get("maximum", inf))
         return re.search(self.get("pattern", ""), str(value)) is not None
 
@@ -112,43 +101,17 @@ class Kind(dict[str, Any]):
         whole = isinstance(value, float) and value.is_integer() and not self.fits(value)
         return int(value) if whole and self.fits(int(value)) else value
 
-    def words(self, *, example: bool = True) -> str:
-        """The description of allowed values, as in "seed=abc is not ..."."""
-        if len(self.parts) > 1:
-            plain = any(part not in (NODE, NULL) for part in self.parts)  # then a node is a rarity
-            shown = [part for part in self.parts if not (plain and part == NODE)]
-            return " or ".join(part.words(example=example and len(shown) == 1) for part in shown)
-        if "description" in self:
-            return str(self["description"])
-        if "enum" in self:
-            return f"one of {', '.join(map(str, self['enum']))}"
-        name, low, high = str(self.get("type")), self.get("minimum", -inf), self.get("maximum", inf)
-        if name in NUMBERS:
-            ends = f" of at least {low:g}" if low > -inf else f" of at most {high:g}" if high < inf else ""
-            ends = f" from {low:g} to {high:g}" if -inf < low and high < inf else ends
-            shown_as = "1000" if name == "integer" else "1e-4"
-            return f"a {NUMBERS[name]}{ends or f', e.g. {shown_as}' * example}"
-        if name == "array":
-            count = f" of {self['minItems']}" if "minItems" in self else ""
-            item = self["items"].words(example=False)
-            if self["items"].get("type") not in NUMBERS:
-                return f"a list{count}, each {item}"
-            many = item.removeprefix("a ").replace("number", "numbers", 1)
-            return f"a list{count or ' of'} {many}{', e.g. [1, 2]' * example}"
-        if "additionalProperties" in self:
-            return f"a mapping, each {self['additionalProperties'].words(example=False)}"
-        return NAMES.get(name, "a node with _target_" if self else "anything")
-
 
 ANYTHING, NULL, NODE = Kind(), Kind(type="null"), Kind(type=["object", "array"])
-PATH = Kind(type="string", format="path")
 PLAIN = {
     "int": Kind(type="integer"),
     "float": Kind(type="number"),
     "bool": Kind(type="boolean"),
     "str": Kind(type="string"),
     "timedelta": Kind(type="string"),
-    **dict.fromkeys(("Path", "PathLike", "_PATH"), PATH),  # the last is an alias of Lightning's
+    **dict.fromkeys(
+        ("Path", "PathLike", "_PATH"), Kind(type="string", format="path")
+    ),  # the last is an alias of Lightning's
     **{"Any": ANYTHING, "None": NULL},
 }
 RANGES = {
@@ -158,12 +121,12 @@ RANGES = {
 }
 """JSON Schema keywords for the fields of the annotation classes in `lmsd.errors`."""
 
-Alias = Callable[[str], Any]
-"""Resolves a name in an annotation: the value of a type alias, a kind, or None."""
 
+def kind_of(node: ast.expr | None, alias: Callable[[str], Any]) -> Kind:
+    """The kind for an annotation; a class other than the built-in ones becomes a node.
 
-def kind_of(node: ast.expr | None, alias: Alias) -> Kind:
-    """The kind for an annotation; a class other than the built-in ones becomes a node."""
+    alias: the value of a type alias, a kind, or None, by name.
+    """
     match node:
         case None:
             return ANYTHING
@@ -188,7 +151,7 @@ def _last(name: ast.expr) -> str:
     return ast.unparse(name).rpartition(".")[2]
 
 
-def _generic(word: str, inside: Sequence[ast.expr], alias: Alias) -> Kind:
+def _generic(word: str, inside: Sequence[ast.expr], alias: Callable[[str], Any]) -> Kind:
     if word == "Literal":
         return Kind(enum=[ast.literal_eval(item) for item in inside])
     kinds = [kind_of(item, alias) for item in inside if ast.unparse(item) != "..."]
@@ -230,31 +193,27 @@ class Unread:
 
 @dataclass(frozen=True)
 class Found:
-    """A definition and the module that contains it."""
+    """A definition and the module that contains it; match: of its first lines in the module's text."""
 
-    node: ast.stmt
+    match: re.Match[str]
     module: str
 
     @cached_property
-    def doc(self) -> str:
-        """Its docstring, including one assigned later: AdamW.__doc__ = ..."""
-        match self.node:
-            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) as node:
-                own, later = ast.get_docstring(node), f"{name}.__doc__"
-                for other in parsed(self.module)[1] if not own else ():
-                    match other:
-                        case ast.Assign(targets=[target], value=value) if ast.unparse(target) == later:
-                            texts = (part for part in ast.walk(value) if isinstance(part, ast.Constant))
-                            return "".join(str(part.value) for part in texts)
-                return own or ""
-        return ""
+    def node(self) -> ast.stmt:
+        """The statement. Only its own lines are parsed, from its first decorator to the next statement."""
+        text, start = self.match.string, self.match.start()
+        for end in _NEXT.finditer(text, self.match.end()):
+            with suppress(SyntaxError):  # in the middle of a text, whose lines begin anywhere
+                return ast.parse(text[start : end.start()]).body[0]
+        raise UserError(f"{self.module}: {self.match[0]} cannot be read")
 
     def behind(self, name: str) -> Any:
         """What a name in its module refers to: the value of an alias, or the kind of a section."""
-        match find(self.module, name, ours=True):
-            case Found(node=ast.ClassDef(), module=module) if module == SECTIONS:
-                return Kind.of(f"{module}.{name}")
-            case Found(node=ast.AnnAssign(value=value) | ast.Assign(value=value)):
+        found = find(self.module, name, ours=True)
+        if found and not found.match["value"]:
+            return Kind.of(f"{SECTIONS}.{name}") if found.module == SECTIONS else None
+        match found and found.node:
+            case ast.AnnAssign(value=value) | ast.Assign(value=value):
                 return value
         return None
 
@@ -280,13 +239,9 @@ class Argument:
     @cached_property
     def default(self) -> Any:
         """The default as plain data, {} for a section; Unread if missing or not a plain value."""
-        match self.value:
-            case None:
-                return {} if "$ref" in self.kind else Unread
-            case ast.Name(id=name):
-                value = self.found.behind(name)
-            case value:
-                pass
+        value = self.found.behind(self.value.id) if type(self.value) is ast.Name else self.value
+        if value is None:
+            return {} if "$ref" in self.kind else Unread
         try:
             plain = ast.literal_eval(value)
         except ValueError:
@@ -298,11 +253,6 @@ class Argument:
         """Whether a completed configuration contains its default, which is not so for large libraries."""
         return self.found.module.partition(".")[0] not in LARGE and self.default is not Unread
 
-    @property
-    def about(self) -> str:
-        """One line of description, or an empty string."""
-        return self.said or described(self.found.doc, self.name)
-
 
 @dataclass(frozen=True)
 class Signature:
@@ -312,9 +262,14 @@ class Signature:
     more: bool = False
 
 
+_DEFINED = re.compile(r"^(?:@.*\n(?:[ )].*\n)*)*(?:class|def) (\w+)|^(?P<value>\w+)(?:: [^\n=]+)? = ", re.M)
+_IMPORTS = re.compile(r"^from (\S+) import (\([^)]*\)|.*)", re.M)
+_NEXT = re.compile(r"^[^\s#)\]}]|\Z", re.M)
+
+
 @cache
-def parsed(module: str) -> tuple[str, list[ast.stmt]]:
-    """The package of a module, for relative imports, and its statements; none without a source file."""
+def source(module: str) -> tuple[str, dict[str, re.Match[str]], list[tuple[str, str]]]:
+    """A module's package, the first lines of each of its definitions, and its imports; of its text alone."""
     top, *rest = module.split(".")
     try:
         spec = find_spec(top)
@@ -323,31 +278,27 @@ def parsed(module: str) -> tuple[str, list[ast.stmt]]:
     places = [Path(folder, *rest) for folder in (spec and spec.submodule_search_locations) or ()]
     files = [file for place in places for file in (place / "__init__.py", place.with_suffix(".py"))]
     files += [Path(spec.origin)] if spec and spec.origin and not rest else []
-    for file in files:
-        if file.suffix == ".py" and file.is_file():
-            package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-            return package, ast.parse(file.read_text(encoding="utf-8")).body
-    return "", []
+    for file in (file for file in files if file.suffix == ".py" and file.is_file()):
+        text = file.read_text(encoding="utf-8")
+        known = {match[match.lastindex or 0]: match for match in _DEFINED.finditer(text)}
+        package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+        return package, known, _IMPORTS.findall(text)
+    return "", {}, []
 
 
 @cache
-def find(module: str, name: str, *, ours: bool = False) -> Found | None:
+def find(module: str, name: str, *, ours: bool) -> Found | None:
     """Find the definition of a name through re-exports; ours: do not look into large libraries."""
-    package, body = ("", []) if ours and module.split(".")[0] in LARGE else parsed(module)
-    for node in body:
-        match node:
-            case (
-                ast.ClassDef(name=said)
-                | ast.FunctionDef(name=said)
-                | ast.AnnAssign(target=ast.Name(id=said))
-                | ast.Assign(targets=[ast.Name(id=said)])
-            ) if said == name:
-                return Found(node, module)
-            case ast.ImportFrom(names=names, module=origin, level=level):
-                for alias in names:
-                    if (alias.asname or alias.name) == name:
-                        there = resolve_name("." * level + (origin or ""), package)
-                        return find(there, alias.name, ours=ours)
+    if ours and module.split(".")[0] in LARGE:
+        return None
+    package, known, imports = source(module)
+    if name in known:
+        return Found(known[name], module)
+    for origin, names in imports:
+        for alias in re.sub(r"#.*", "", names).strip("()").split(",") if name in names else ():
+            there, _, here = (word.strip() for word in alias.partition(" as "))
+            if name == (here or there):
+                return find(resolve_name(origin, package), there, ours=ours)
     return None
 
 
@@ -355,15 +306,15 @@ def find(module: str, name: str, *, ours: bool = False) -> Found | None:
 def signature(target: str) -> Signature | None:
     """The signature of a constructor; None if its source is not available."""
     module, _, name = RENAMED.get(target, target).rpartition(".")
-    found = find(module, name) if module else None
-    match found:
-        case Found(node=ast.FunctionDef() as function):
+    found = find(module, name, ours=False) if module else None
+    if found is None:
+        return None
+    match found.node:
+        case ast.FunctionDef() as function:
             return _of(function, found)
-        case Found(node=ast.ClassDef() as made):
-            own, fields = (
-                {},
-                found.module == SECTIONS or "dataclass" in " ".join(map(ast.unparse, made.decorator_list)),
-            )
+        case ast.ClassDef() as made:
+            decorated = "dataclass" in " ".join(map(ast.unparse, made.decorator_list))
+            own, fields = dict[str, Argument](), found.module == SECTIONS or decorated
         case _:
             return None
     for node, below in zip(made.body, [*made.body[1:], ast.Pass()], strict=True):
@@ -390,10 +341,58 @@ def _of(function: ast.FunctionDef, found: Found) -> Signature:
     return Signature(known, given.kwarg is not None)
 
 
-def described(text: str, name: str) -> str:
-    """What a docstring says about an argument, as in "lr: rate;" or "lr (float): rate"."""
-    flat, word = " ".join(text.split()), re.escape(name)
-    ours = rf"(?:^|[;.:] )(?:\w+, )*{word}(?:, \w+)*: (.+?)(?:;|[.:](?= |$)|$)"
-    others = rf"(?:^| ){word} \([^)]*\): (.+?)(?: \(default|[.;:](?= |$)|$)"
-    match = re.search(ours, flat) or re.search(others, flat)
-    return match[1] if match else ""
+Entry: TypeAlias = tuple[Kind | None, Any, bool, bool, Argument | None]
+"""Kind (None: nothing takes it), value or default, is it in a completed tree, is it allowed, its argument."""
+
+
+def entries(
+    kind: Kind | None, node: Any, handed: Sequence[str], libraries: tuple[str, ...]
+) -> dict[Any, Entry]:
+    """The entries of a node and the other arguments of its constructor by name, or the items of a list.
+
+    A section without a constructor (the root, optim) may also hold the nodes of further roles. handed:
+    arguments that come from other parts, so that they are no options; libraries: see `permit`. A tuple
+    is a value from the command line and the text that stood for it.
+    """
+    if isinstance(node, list):
+        of = (kind or ANYTHING).get("items", ANYTHING)
+        return {place: (of, item, True, _fits(of, item, libraries), None) for place, item in enumerate(node)}
+    given: Mapping[str, Any] = node if isinstance(node, dict) else {}
+    made, places = "_target_" in given, [given.get("_target_"), *(kind or ANYTHING).sections]
+    found = next((signature(str(place)) for place in places if place), None)
+    known = {k: v for k, v in found.arguments.items() if k not in handed} if found else {}
+    holds = [part for part in kind.parts if part.holds] if kind is not None and not found else []
+    more = holds[0].get("additionalProperties", ANYTHING) if holds else None
+    more, listed = ANYTHING if found and found.more else more, dict[Any, Entry]()
+    for name in [*(name for name in given if name not in known), *known]:
+        argument = known.get(name)
+        value = given.get(name, argument.default if argument else Unread)
+        role = found and not made and named(value)
+        private = kind is not None and str(name).startswith("_")
+        of = argument.kind if argument else ANYTHING if role or private else more
+        left = value is None and made  # not given, which its constructor speaks of
+        if of is not None and isinstance(value, tuple):
+            value = of.read(*value)
+        whole = name in given or (argument is not None and argument.filled)
+        listed[name] = (of, value, whole, left or of is None or _fits(of, value, libraries), argument)
+    return dict(sorted(listed.items(), key=lambda item: not item[1][2]))
+
+
+def _fits(kind: Kind, value: Any, libraries: tuple[str, ...]) -> bool:
+    """Whether a value is allowed and, if it is a node, its constructor."""
+    if named(value):
+        try:
+            permit(str(value["_target_"]), libraries)
+        except UserError:
+            return False
+    return kind.fits(value)
+
+
+def permit(target: str, libraries: tuple[str, ...]) -> None:
+    """Refuse what `lmsd.spec.locate` would, as far as that can be told without importing anything."""
+    module, _, name = RENAMED.get(target, target).rpartition(".")
+    ours = module.startswith("lmsd.")
+    found = find(module, name, ours=False) if ours else None
+    allowed(target, libraries, within=found.module if found else "")
+    if ours and found is None:
+        raise UserError(f"_target_ '{target}' is not there: {module} defines no {name}")

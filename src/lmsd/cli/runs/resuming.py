@@ -6,6 +6,7 @@ init_from=RUN                     a new run with its weights alone
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 from lmsd.checkpoints import find_run
 from lmsd.cli.config.compose import (
     check_choice,
-    check_value,
+    files,
     flatten,
+    groups,
     load,
     parse,
     require_secrets,
     stored,
     written,
 )
-from lmsd.cli.config.schema import ENTRIES, at, files, groups, leaves
+from lmsd.cli.config.schema import ENTRIES, at, edit, leaves
 from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
 from lmsd.errors import HIDDEN, UserError, redact, shown
@@ -78,7 +80,7 @@ def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]
     if wanted is None:
         return None, None
     if wanted == "auto":
-        fresh = load("train", [word for word in arguments if not word.startswith("resume=")])
+        fresh = load([word for word in arguments if not word.startswith("resume=")])
         if fresh.run_dir is None:  # which other processes hold may change: rank 0 looks
             told = agreed("resume", lambda: str(store.unfinished(fresh.name) or "nothing"))
             source = None if told == "nothing" else Path(told)
@@ -118,7 +120,9 @@ def changed(config: DictConfig, overrides: Sequence[Override]) -> tuple[DictConf
     given = settled(overrides, tree)
     for override in overrides:
         if override.key_or_group in given and override.key_or_group in flatten(config):
-            given[override.key_or_group] = check_value(override, tree)
+            again = deepcopy(tree)
+            edit(again, override, {})
+            given[override.key_or_group] = at(again, override.key_or_group)
     return OmegaConf.create(tree), given
 
 
@@ -180,6 +184,8 @@ def accept(
     for key, value in given.items():
         if key in ("resume", "extend", "run_dir") or (key == "experiment" and value == config.name):
             continue
+        if (key, value) == ("precision", "auto"):  # what it chose stays
+            continue
         hidden = HIDDEN in str(known.get(key))
         new = key not in known and not key.startswith(safe)
         if new or (known.get(key) != value and not hidden and not key.startswith(safe)):
@@ -207,8 +213,7 @@ def settled(overrides: Sequence[Override], tree: dict[str, Any]) -> dict[str, An
     for override in overrides:
         group, value = override.key_or_group, override.value()
         if override.is_delete() and group.rpartition(".")[0] in ENTRIES:
-            check_value(override, tree)
-            del at(tree, group.rpartition(".")[0])[group.rpartition(".")[2]]
+            edit(tree, override, choices)
         elif group not in choices or group == "experiment" or isinstance(value, dict):
             found[group] = value
         else:

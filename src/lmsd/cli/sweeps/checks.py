@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.schema import check_limits, root
+from lmsd.cli.config.limits import check_limits
+from lmsd.cli.config.schema import root
 from lmsd.cli.config.settings import ExtractorKind
 from lmsd.cli.config.signatures import ANYTHING
 from lmsd.cli.sweeps.monitors import KNOWN
@@ -73,7 +74,7 @@ def each(space: Space, check: Callable[[DictConfig, list[str]], object], *, apar
         words = space.words(values)
         try:
             with redirect_stderr(notes):
-                check(load("train", words), words)
+                check(load(words), words)
         except UserError as error:
             refused.append((" ".join(words[len(space.fixed) :]), error))
     for note in dict.fromkeys(notes.getvalue().splitlines()):
@@ -93,7 +94,7 @@ def counted(space: Space) -> Space:
     axes = list(space.axes)
     if all(axis.choices or axis.whole for axis in axes):
         return space
-    tree: Any = OmegaConf.to_container(load("train", space.words(next(corners(space)))))
+    tree: Any = OmegaConf.to_container(load(space.words(next(corners(space)))))
     for place, axis in enumerate(axes):
         kinds = [part.get("type") for part in (root(tree).at(axis.key).kind or ANYTHING).parts]
         if axis.choices or "integer" not in kinds or "number" in kinds:

@@ -51,10 +51,8 @@ def main(arguments: list[str]) -> int:
 def check(words: list[str]) -> None:
     """Refuse wrong options of `lmsd train`, and those that a demo has no use for, before data are built."""
     from lmsd.cli.config.compose import load
-    from lmsd.cli.config.schema import check_limits
 
-    config = load("train", ["experiment=digits", *words])
-    check_limits(config)
+    config = load(["experiment=digits", *words], run=True)
     if config.resume or config.dry:
         word = "resume=" if config.resume else "debug=dry"
         raise UserError(f"{word} makes no sense here: lmsd demo trains a run of its own, to its end")
@@ -69,7 +67,7 @@ def arm(overrides: list[str]) -> dict[str, Any]:
     from lmsd.cli.verbs.train import train
 
     overrides = ["experiment=digits", *overrides]
-    config = load("train", overrides)
+    config = load(overrides)
     folder = train(config, overrides=overrides)
     prompts = tuple(f"a handwritten {name}" for name in NAMES)
     print(sample(SampleOptions(run=str(folder), prompts=prompts, seeds=(0, 1, 2, 3))))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from lmsd import __version__
-from lmsd.cli.config.schema import own_configs
+from lmsd.cli.config.compose import own_configs
 from lmsd.cli.runs import store
 from lmsd.errors import UserError
 

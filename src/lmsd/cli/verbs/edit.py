@@ -109,9 +109,9 @@ def strength_of(chosen: EditOptions, sees: str) -> float:
 
 
 def check(chosen: EditOptions) -> None:
-    """Refuse what needs no run to be seen wrong."""
+    """Refuse mistakes that can be seen without a run."""
     if chosen.prompt is not None and not chosen.prompt.strip():
-        raise UserError("prompt= is empty: say what the image shall become, prompt='a blue star'")
+        raise UserError("prompt= is empty: say what the image should become, prompt='a blue star'")
     if chosen.prompt is not None and is_file(chosen.prompt):
         raise UserError(
             f"prompt={chosen.prompt} is a file: lmsd edit takes one prompt in words, prompt='a blue star'"
@@ -133,7 +133,7 @@ def prompt_of(chosen: EditOptions, reads: str) -> list[str]:
             "(conditioner=none): leave it out"
         )
     if reads != "nothing" and chosen.prompt is None:
-        raise UserError("lmsd edit needs prompt='a blue star' for this run: say what the image shall become")
+        raise UserError("lmsd edit needs prompt='a blue star' for this run: say what the image should become")
     return [] if chosen.prompt is None else [chosen.prompt]
 
 
@@ -152,10 +152,10 @@ WHITE = 128
 
 
 def read_mask(path: Path, shape: tuple[int, ...], size: int) -> "NDArray[np.float32]":
-    """How much each pixel may change, in [0, 1], float32 [size,size,1]; shape: (H, W) of the image.
+    """How much each pixel may change, in [0, 1], float32 [size,size,1]. shape: (H, W) of the image.
 
-    Prepared as the image is. A mask of black and white stays one; grays are kept. Raises UserError for one of
-    another shape than the image's, and for one with nothing to change.
+    Prepared like the image. A black-and-white mask stays black and white; grays are kept. Raises UserError
+    if its shape is not the image's, and if there is nothing to change.
     """
     import numpy as np
 

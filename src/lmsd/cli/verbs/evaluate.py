@@ -204,7 +204,7 @@ _PLAIN = re.compile(r"[\w./:@+-]+")
 
 
 def asked(chosen: EvaluateOptions) -> str | None:
-    """The options that took the place of the run's own and that no other field of a record tells."""
+    """The options that override the run's own and that no other field of a record shows."""
     given = {
         "sampler": chosen.sampler,
         "extractor": chosen.extractor,

@@ -147,14 +147,15 @@ def opened(chosen: ExportOptions) -> tuple["Model", Mapping[str, Any]]:
 
 def resampled(model: "Model", chosen: ExportOptions) -> "Model":
     """The same model, with the sampler and the settings that were asked for as its own."""
-    from lmsd.cli.config.compose import load, plain
+    from lmsd.cli.config.compose import load
+    from lmsd.cli.config.schema import plain
 
     own = dict(model.config["evaluate"])
     asked = {"steps": chosen.steps, "guidance": chosen.guidance, "interval": chosen.interval or None}
     own |= {name: value for name, value in asked.items() if value is not None}
     config = {**model.config, "evaluate": own}
     if chosen.sampler is not None:
-        config["sampler"] = plain(load("train", [f"sampler={chosen.sampler}"]).sampler)
+        config["sampler"] = plain(load([f"sampler={chosen.sampler}"]).sampler)
     found = replace(model, config=config)
     found.generation()  # which refuses what the run cannot be sampled with
     return found

@@ -20,7 +20,7 @@ def statistics(arguments: list[str]) -> int:
     given = next((word.removeprefix(IMAGES) for word in arguments if word.startswith(IMAGES)), "10_000")
     if not given.replace("_", "").isdecimal() or not int(given):
         raise UserError(f"images={given} is not a whole number of at least 1")
-    config = load("train", words)
+    config = load(words)
     from lmsd.cli.build.latents import codec_of
 
     codec = codec_of(config, statistics=False)
@@ -56,16 +56,17 @@ def encode(arguments: list[str]) -> int:
 
     Ranks of torchrun or SLURM share the work; what is there already stays.
     """
-    config = load("train", arguments)
+    config = load(arguments)
     folder = OmegaConf.select(config, "data.train.latents")
     if folder is None:
         raise UserError(
             "where to? lmsd data encode writes into data.train.latents=FOLDER, as the run reads it"
         )
     from lmsd import spec
-    from lmsd.cli.build.experiment import check_condition, shard_set
+    from lmsd.cli.build.experiment import shard_set
     from lmsd.cli.build.latents import captions_of, codec_of, maker
-    from lmsd.cli.config.compose import plain
+    from lmsd.cli.build.reading import check_condition
+    from lmsd.cli.config.schema import plain
     from lmsd.data.latents import encode_shards
     from lmsd.models.codes import encode_captions
     from lmsd.models.conditioner import PretrainedText

@@ -49,7 +49,7 @@ def write(folder: Path) -> Path:
 def departures(folder: Path) -> tuple[str | None, dict[str, list[object]]]:
     """The experiment that a run began from, and the options it has otherwise: [the experiment's, the run's].
 
-    (None, {}) where one of both configurations cannot be read any more.
+    (None, {}) if either configuration can no longer be read.
     """
     from lmsd.cli.config.compose import flatten, load, stored
     from lmsd.evaluation.compare import changed
@@ -58,7 +58,7 @@ def departures(folder: Path) -> tuple[str | None, dict[str, list[object]]]:
     words = given.read_text().splitlines() if given.is_file() else []
     chosen = [word for word in words if word.lstrip("+").startswith("experiment=")]
     try:
-        before, here = stored(load("train", chosen)), store.config_of(folder)
+        before, here = stored(load(chosen)), store.config_of(folder)
     except UserError:
         return None, {}
     name = chosen[-1].partition("=")[2] if chosen else "the defaults"

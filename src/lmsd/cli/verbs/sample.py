@@ -82,7 +82,7 @@ def remembered(chosen: Again) -> SampleOptions:
         lists = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
         known = SampleOptions(**{**found, **lists})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"again={chosen.again} is no .json that lmsd sample wrote beside a grid") from error
+        raise UserError(f"again={chosen.again} is not a .json that lmsd sample wrote with a grid") from error
     return replace(known, out=chosen.out)
 
 
@@ -94,7 +94,7 @@ MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM
 
 
 def is_file(word: str) -> bool:
-    """Whether a prompt is the name of a file that is there."""
+    """Whether a prompt is the name of an existing file."""
     return Path(word).suffix.lower() in FILES and Path(word).is_file()
 
 
@@ -120,11 +120,11 @@ def prompts(words: tuple[str, ...]) -> list[str]:
     # Lines end at line ends alone: U+2028, U+0085 and form feeds are part of a prompt.
     found = [line for line in re.split("\r\n|\n|\r", text) if line.strip()]
     if not found:
-        raise UserError(f"prompts={path} holds none: write one a line")
+        raise UserError(f"prompts={path} has no prompts: write one a line")
     sign = next((sign for line in found for sign in line if sign < " " and sign not in "\t\v\f"), None)
     if sign is not None:
         what = "NUL characters" if sign == "\0" else f"the control character {sign!r}"
-        raise UserError(f"prompts={path} holds {what} and is no text: save it as UTF-8")
+        raise UserError(f"prompts={path} holds {what} and is not text: save it as UTF-8")
     return found
 
 

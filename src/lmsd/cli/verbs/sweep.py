@@ -201,7 +201,7 @@ class Sweep:
         return "\n".join([*lines, f"{each}, and of", *(f"  {axis.shown()}" for axis in self.space.axes)])
 
     def _size(self) -> str:
-        """How many trials there are, and whether they are all that there can be."""
+        """How many trials there are, and whether these are all that are possible."""
         every = (self.chosen.trials or 0) > self.total
         return f"{self.total} trials by {self.method}" + ", every combination there is" * every
 
@@ -226,7 +226,7 @@ class Sweep:
         self.asked, self.heard = max(self.asked, code), self.heard + 1
 
     def _take_up(self) -> None:
-        """Watch what outlived the sweep that began it; the rest of what is open waits for a place."""
+        """Watch jobs that outlived the sweep that started them; other unfinished trials wait for a place."""
         for trial in filter(self._open, self.ledger.trials):
             folder = self.ledger.run_dir(trial)
             done = trial.state != "failed" and store.status(folder).get("state") in ENDED
@@ -288,7 +288,7 @@ class Sweep:
         return [*self.chosen.prefix, sys.executable, "-m", "lmsd.cli", "train", *words]
 
     def _collect(self) -> None:
-        """Take in what the jobs have written; end those that are through, and stop the hopeless."""
+        """Read what the jobs have written; close those that are done, and stop the hopeless ones."""
         for job in list(self.jobs):
             job.trial.read(job.folder, self.chosen.monitor)
             if not job.running():
@@ -327,7 +327,7 @@ class Sweep:
         return said[-1] if said else f"its process died ({path})"
 
     def _stop(self) -> None:
-        """Let jobs that still run save and end, when the sweep itself is; another signal ends the waiting."""
+        """When the sweep is interrupted, let running jobs save and end; another signal ends the wait."""
         for job in self.jobs:
             job.end()
         heard, deadline = self.heard, time.monotonic() + PATIENCE
@@ -348,7 +348,7 @@ class Sweep:
 
 
 def refused_score(folder: Path, monitor: str) -> str:
-    """Why an evaluation on val left a score out, as its record notes it; empty where it does not."""
+    """Why an evaluation on val left a score out, according to its record; empty if it did not."""
     try:
         notes = json.loads((folder / "eval" / "val" / "metrics.json").read_text())["notes"]
     except (OSError, ValueError, KeyError):

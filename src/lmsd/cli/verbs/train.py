@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmsd import stops
 from lmsd.cli.config.compose import load
-from lmsd.cli.config.schema import check_limits, check_tasks
+from lmsd.cli.config.limits import check_limits
 from lmsd.cli.runs import offline, store
 from lmsd.cli.runs.agreed import agreed
 from lmsd.cli.runs.pipelines import refuse_parts
@@ -38,6 +38,9 @@ _PRIVATE = {
     "WANDB_X_DISABLE_META": "true",
 }
 """What wandb would else upload beside the metrics: output, code, the remote's URL, the command line."""
+
+INTERACTIVE = ("bash", "interactive")
+"""Names of SLURM jobs in which ranks are started by hand."""
 
 HELP = """lmsd train [group=choice ...] [option=value ...]
 
@@ -62,11 +65,12 @@ Groups and their choices
 """
 
 
+@stops.preparing()
 def main(arguments: list[str]) -> int:
     """Train, or print the configuration or its options."""
     if "--cfg" in arguments:
         words = [word for word in arguments if word not in ("--cfg", "job")]
-        print(OmegaConf.to_yaml(load("train", words)), end="")
+        print(OmegaConf.to_yaml(load(words)), end="")
         return 0
     if "--options" in arguments or "--schema" in arguments:
         from lmsd.cli.config.listing import listing, schema
@@ -74,17 +78,19 @@ def main(arguments: list[str]) -> int:
         words = [word for word in arguments if word != "--options"]
         print(schema() if "--schema" in arguments else listing(words))
         return 0
-    with stops.preparing():
-        return begin(arguments)
+    return begin(arguments)
 
 
 def begin(arguments: list[str]) -> int:
     """Begin a run, or go on with one."""
     again = any(word.lstrip("+~ ").startswith(("resume", "extend")) for word in arguments)
     config, source = (extended(arguments) or continued(arguments)) if again else (None, None)
-    if config is None:
-        config = load("train", arguments)
-        refuse_parts(arguments, config)
+    if config is not None:
+        check_limits(config)
+    else:
+        config = load(arguments, run=True)
+        if "path" in (config.get("generator") or {}):
+            refuse_parts(arguments, config)
     if source is not None and finished(source, config):
         folder = store.folder_of(source)
         if launched_rank() == 0:
@@ -94,13 +100,6 @@ def begin(arguments: list[str]) -> int:
         return 0
     train(config, overrides=arguments, resumed=source)
     return 0
-
-
-def refuse_mistakes(config: DictConfig) -> None:
-    """Refuse what cannot be before anything is built; without torch, unless devices are to be counted."""
-    first, second = (require_device, check_limits)[:: 1 if config.devices == "auto" else -1]
-    for check in (first, second, check_tasks):
-        check(config)
 
 
 @dataclass(frozen=True)
@@ -114,11 +113,12 @@ class Prepared:
 
 
 def prepared(config: DictConfig, overrides: Sequence[str] = ()) -> Prepared:
-    """Build a run without beginning it: whatever can be refused before there is a folder is refused here.
+    """Build a run without starting it; whatever can be refused before it has a folder is refused here.
 
     overrides: what was typed of it, none of which may stay unread.
     """
-    refuse_mistakes(config)
+    require_device(config)
+    check_tasks(config)
     import torch
 
     if config.threads:
@@ -126,14 +126,15 @@ def prepared(config: DictConfig, overrides: Sequence[str] = ()) -> Prepared:
     from lmsd.cli.build import callbacks, experiment
     from lmsd.cli.build.roles import check_roles
     from lmsd.cli.build.validate import metrics, require_val
-    from lmsd.engine.trainer import Hardware
 
-    keys = ("devices", "num_nodes", "accelerator", "precision", "fsdp")
-    hardware = Hardware(**{key: config[key] for key in keys})
     built = experiment.build(config)
     check_roles(overrides, config, built.cast)
     if config.evaluate.n:
         require_val(built.data.shards)
+    from lmsd.engine.trainer import Hardware
+
+    keys = ("devices", "num_nodes", "accelerator", "precision", "fsdp")
+    hardware = Hardware(**{key: config[key] for key in keys})
     hardware.check(built.engine)
     return Prepared(built, hardware, callbacks.own(config, built.objective), metrics(config))
 
@@ -154,6 +155,8 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
 
         check_latents(built.cast, data)
     chief = launched_rank() == 0
+    if config.precision == "auto":
+        settle_precision(config, built)
     if config.dry:
         announce(config, None, built.cast, resumed=resumed)
         built.engine.configure_optimizers()
@@ -177,6 +180,20 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
         if chief:
             tell_end(folder, built.engine)
     return folder
+
+
+def settle_precision(config: DictConfig, built: "Experiment") -> None:
+    """Let rank 0 try what is faster, and write the choice down where a resumed run will find it."""
+    from lmsd.cli.build.experiment import record
+    from lmsd.cli.build.precision import faster
+
+    if config.fsdp:
+        raise UserError(
+            "precision=auto tries the run in one process, and fsdp=true is for nets too large for that: name "
+            "it, precision=bf16-mixed"
+        )
+    config.precision = agreed("precision", lambda: faster(config, built))
+    built.engine.record.update(record(config, built.objective.lead))
 
 
 def tell_end(folder: Path, engine: Any) -> None:
@@ -223,12 +240,13 @@ def report(folder: Path) -> None:
 
 
 def require_device(config: DictConfig) -> None:
-    """Refuse a GPU that is not there, before anything is built."""
+    """Refuse a device that this machine does not have, before anything is built."""
     import torch
 
     count, kind = torch.cuda.device_count(), config.accelerator
     if config.devices == "auto":
         config.devices = count if count and kind in ("auto", "gpu", "cuda") else 1
+        check_limits(config)
     absent = (kind == "cuda" and not count) or (kind == "mps" and not torch.backends.mps.is_available())
     makers = (
         os.environ.get("CXX", ""),
@@ -242,17 +260,41 @@ def require_device(config: DictConfig) -> None:
     )
     if config.compile and not any(map(shutil.which, makers)):
         raise UserError(
-            "compile=true needs a C++ compiler and there is none in PATH: install one (g++), or leave it out"
+            "compile=true needs a C++ compiler, and there is none in PATH: install one (g++), or leave it out"
         )
     if absent or (kind == "gpu" and not (count or torch.backends.mps.is_available())):
-        raise UserError(f"accelerator={kind}: this machine has none that torch can use; accelerator=cpu")
+        raise UserError(f"accelerator={kind}: this machine has none that torch can use; take accelerator=cpu")
     if count and kind in ("auto", "gpu", "cuda") and config.devices > count:
         raise UserError(f"devices={config.devices}: this machine has {count} GPUs; ask for at most {count}")
 
 
+def check_tasks(config: DictConfig, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse a SLURM job whose tasks are not the ranks that the configuration asks for."""
+    job = {name.removeprefix("SLURM_"): value for name, value in environment.items()}
+    if "NTASKS" not in job or "TORCHELASTIC_RUN_ID" in job:
+        return
+    if job.get("JOB_NAME") in INTERACTIVE:
+        if int(job.get("STEP_NUM_TASKS", "1")) > 1:  # srun in salloc
+            raise UserError(
+                f"the job's name, {job['JOB_NAME']}, says that ranks are started by hand, and each task "
+                "would train a run of its own: start them by srun --job-name=train lmsd train ..."
+            )
+        return
+    tasks, ranks, srun = int(job["NTASKS"]), config.devices * config.num_nodes, "STEP_ID" in job
+    alone = ranks == 1 and (tasks == 1 or ("NTASKS_PER_NODE" in job and not srun))
+    nodes = job.get("NNODES", str(config.num_nodes))
+    placed = (job.get("NTASKS_PER_NODE"), nodes) == (str(config.devices), str(config.num_nodes))
+    if not alone and not (tasks == ranks and srun and placed):
+        raise UserError(
+            f"SLURM_NTASKS={tasks}, and devices={config.devices} num_nodes={config.num_nodes} are {ranks} "
+            f"ranks, each a task: ask for --nodes={config.num_nodes} --ntasks-per-node={config.devices}, and "
+            "start them by srun lmsd train ..."
+        )
+
+
 @contextmanager
 def tolerated(what: str) -> Iterator[None]:
-    """Tell of a file beside the training that the system refuses (a full disk, above all), and go on."""
+    """Report a file that cannot be written (on a full disk, above all), and continue training."""
     try:
         yield
     except OSError as error:
@@ -315,7 +357,7 @@ def loggers(config: DictConfig, folder: Path) -> list[Any]:
 
     nodes = dict(config.logger)
     if nodes.pop("auto", False) and wandb_key():
-        nodes |= load("train", ["logger=wandb", f"name={config.name}"]).logger
+        nodes |= load(["logger=wandb", f"name={config.name}"]).logger
     if "wandb" in nodes:
         for name, value in _PRIVATE.items():
             os.environ.setdefault(name, value)

@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 from lmsd.checkpoints import manifests
 from lmsd.cli.config import options
 from lmsd.cli.config.compose import load, parse
-from lmsd.cli.config.schema import check_limits
 from lmsd.cli.runs import store
 from lmsd.errors import Amount, UserError
 
@@ -57,7 +56,7 @@ def main(arguments: list[str]) -> int:
     trial = verify(words, out, kills=chosen.kills, draw=random.Random(chosen.kill_seed), launch=start)
     if chosen.kills and not trial.images:
         raise UserError(
-            "the run was over before it could be killed, so nothing was resumed: make it longer, images=..., "
+            "the run ended before it could be killed, so nothing was resumed: make it longer (images=...), "
             "or draw other moments, kill_seed=1"
         )
     times = f"killed {len(trial.images)} times, on from {', '.join(map(str, trial.images))} images"
@@ -66,13 +65,12 @@ def main(arguments: list[str]) -> int:
 
 
 def shortened(words: list[str]) -> list[str]:
-    """The words of `lmsd train` for a run that is short, but for what they say themselves."""
+    """The words of `lmsd train`, with a short run for whatever they do not set themselves."""
     given = {str(parse(word).key_or_group) for word in words}
     for name in ("resume", "extend", "run_dir"):
         if name in given:
             raise UserError(f"{name}= makes no sense here: verify-resume makes both of its runs itself")
-    config = load("train", words)
-    check_limits(config)
+    config = load(words, run=True)
     if config.dry:
         raise UserError("debug=dry makes no sense here: verify-resume trains; it is short by itself")
     batch = config.batch_size
@@ -96,7 +94,8 @@ def verify(words: list[str], out: Path, *, kills: int, draw: random.Random, laun
     if store.status(whole_run).get("state") != "done":
         finish(launch([*words, f"run_dir={whole_run}"], out / "unbroken.log"), out / "unbroken.log")
     seconds, seen = float(store.status(whole_run)["seconds"]), []
-    again, log = [*words, f"run_dir={cut}", "resume=auto"], out / "killed.log"
+    settled = f"precision={store.config_of(whole_run).precision}"  # auto would be tried anew
+    again, log = [*words, f"run_dir={cut}", settled, "resume=auto"], out / "killed.log"
     for _ in range(kills):
         process = launch(again, log)
         if not killed(process, cut, draw.uniform(0, seconds)):
@@ -172,7 +171,7 @@ def differences(ours: Path, theirs: Path) -> Iterator[str]:
 
 
 def plain(value: Any) -> Any:
-    """A state without its tensors, which are compared by themselves."""
+    """A state without its tensors, which are compared separately."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -181,5 +180,5 @@ def plain(value: Any) -> Any:
 
 
 def timeless(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of metrics without what depends on the clock on the wall."""
+    """A line of metrics without what depends on wall-clock time."""
     return {name: value for name, value in line.items() if name != "time" and "seconds" not in name}

@@ -108,7 +108,7 @@ def _jsonl_rows(path: Path, lines: list[str]) -> Iterator[tuple[int, Mapping[str
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} line {line} is not JSON: {error}") from error
         if not isinstance(row, dict):
-            raise UserError(f'{path} line {line} is no object like {{"file": ..., "caption": ...}}')
+            raise UserError(f'{path} line {line} is not an object like {{"file": ..., "caption": ...}}')
         if next((row[name] for name in CAPTION if name in row), "") is None:
             row = {**row, **{name: "" for name in CAPTION if name in row}}
         yield line, row

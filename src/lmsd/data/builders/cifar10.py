@@ -34,7 +34,7 @@ def cifar10_source(path: Path | None) -> Source:
     if path is None:
         raise UserError(f"the source cifar10 needs path=: {_WHERE}")
     if not path.is_file():
-        raise UserError(f"{path} is no file; {_WHERE} and pass it as path=")
+        raise UserError(f"{path} is not a file; {_WHERE} and pass it as path=")
     batches = _read(path)
     return Source(
         name="cifar10",
@@ -77,7 +77,7 @@ def _records(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> R
         or member.size % _RECORD
         or not member.size
     ):
-        raise UserError(f"{path}: {member.name} is not made of records of {_RECORD} bytes; {_WHERE} again")
+        raise UserError(f"{path}: {member.name} does not hold records of {_RECORD} bytes; {_WHERE} again")
     records = np.frombuffer(stream.read(), np.uint8).reshape(-1, _RECORD)
     if records[:, 0].max() >= len(WORDS):
         raise UserError(

@@ -11,7 +11,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 def digits_source() -> Source:
     """Grey 8x8 digits captioned "a handwritten seven"; UserError when scikit-learn is not installed.
 
-    The nearest two of them correlate at 0.9942: at 0.995 none is taken for a copy of another.
+    The two most similar digits correlate at 0.9942, so at 0.995 none is taken for a copy of another.
     """
     try:
         from sklearn.datasets import load_digits

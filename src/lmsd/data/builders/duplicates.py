@@ -1,4 +1,4 @@
-"""Near duplicates: pictures that are one picture under another brightness, contrast, size or compression.
+"""Near duplicates: copies of one picture that differ in brightness, contrast, size or compression.
 
 The signature of a picture x is its box average to at most 16x16 pixels, less its mean over pixels and
 channels, to unit length: u = (x − x̄)/‖x − x̄‖. ⟨u, v⟩ is then the correlation of all pixels of two pictures,
@@ -38,7 +38,7 @@ _ROUNDING = 1e-5
 
 
 def signature(pixels: Pixels) -> NDArray[np.float32]:
-    """The signature [S, S, 3], S = min(side, 16), of uint8 pixels [side, side, C]; zeros for a flat one."""
+    """The signature [S, S, 3], S = min(side, 16), of uint8 pixels [side, side, C]; 0 for a uniform one."""
     rgb = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
     if len(rgb) > SIDE:
         rgb = np.asarray(Image.fromarray(rgb).resize((SIDE, SIDE), Image.Resampling.BOX))
@@ -96,7 +96,7 @@ class Near:
         return [found.root(item) for item in range(total)]
 
     def first_of(self, order: Sequence[int], kinds: Sequence[str], groups: Sequence[int]) -> dict[int, int]:
-        """Who goes, and near whom, when each in `order` stays unless near one of its kind that stays.
+        """Which are dropped, and near which: each in `order` stays unless near one of its kind that stays.
 
         groups: as `groups` gives them.
         """
@@ -215,7 +215,7 @@ def _turns(side: int) -> NDArray[np.int64]:
 
 
 def _invariant(flat: NDArray[np.float32], turns: NDArray[np.int64]) -> NDArray[np.float32]:
-    """What no turn changes: (p, r) [N, 6K] of K orbits; u itself when there is but one turn."""
+    """What no turn changes: (p, r) [N, 6K] of K orbits; u itself when there is only one turn."""
     _, orbit, size = np.unique(turns.min(0), return_inverse=True, return_counts=True)
     basis = np.zeros((flat.shape[1], len(size)), np.float32)
     basis[np.arange(flat.shape[1]), orbit] = 1 / np.sqrt(size[orbit])
@@ -234,7 +234,7 @@ def _main_direction(part: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class _Groups:
-    """Items that belong together, each group named by its first member."""
+    """Disjoint sets of items; each is named by its first member."""
 
     def __init__(self, count: int) -> None:
         self._parent = list(range(count))
@@ -247,6 +247,6 @@ class _Groups:
         return item
 
     def join(self, one: int, other: int) -> None:
-        """Make one group of two."""
+        """Merge two groups."""
         a, b = self.root(one), self.root(other)
         self._parent[max(a, b)] = min(a, b)

@@ -37,7 +37,7 @@ def _checked(path: Path | None, listed: Path | None) -> Path:
     if path is None:
         raise UserError("the source folder needs path=, the folder of the images")
     if not path.is_dir():
-        raise UserError(f"path={path} is no folder")
+        raise UserError(f"path={path} is not a folder")
     if listed is not None and listed.suffix.lower() not in CAPTION_FILES:
         raise UserError(
             f"captions={listed} is neither .csv nor .jsonl, nor one of {', '.join(get_args(Captions))} (what "
@@ -79,7 +79,7 @@ def folder_source(path: Path | None, listed: Path | None, lines: Captions = "joi
 
 
 def _wordless(files: list[File], dropped: list[Dropped]) -> bool:
-    """Whether nothing in a folder is meant as a caption: no text, no table, no class of some images alone."""
+    """Whether a folder has no captions of any kind: no text, no table, no class of only some images."""
     texts = any(file.name.lower().endswith((*TEXTS, ".json", *CAPTION_FILES)) for file in files)
     return not texts and all(entry.reason.startswith("no caption") for entry in dropped)
 
@@ -115,7 +115,7 @@ def beside(files: list[File], dropped: list[Dropped], used: set[File], *, bare: 
 def _words(
     image: File, text: File | None, cls: File | None, *, bare: bool
 ) -> tuple[list[str] | None, int | None, str]:
-    """Captions and class of an image, or why it has none; bare: it needs no captions."""
+    """The captions and class of an image, or why it has none; bare: it needs no captions."""
     if text is None and not bare:
         return None, None, f"no caption: {Path(image.name).with_suffix('.txt').name} is not there"
     lines, why = (None, "") if text is None else caption_lines(text)
@@ -213,7 +213,7 @@ def _hint(name: str) -> str:
 
 
 def tell_rest(files: list[File], used: set[File], dropped: list[Dropped], notes: Notes) -> None:
-    """What is left out, or read otherwise than other programs read it."""
+    """What is left out, or read differently from other programs."""
     told = {entry.name for entry in dropped}
     for file in files:
         if is_image(file.name) or file in used or file.name in told or file.name.endswith(".txt"):

@@ -94,11 +94,11 @@ class BuildOptions(Drawing):
             if part is not None and not 0 <= part < 1:
                 raise UserError(f"{name}={part} is not a part of the pictures; take a number in [0, 1)")
         if not 0 <= self.mismatch <= 1:
-            raise UserError(f"mismatch={self.mismatch} is no share of the captions; take 0 to 1")
+            raise UserError(f"mismatch={self.mismatch} is not a share of the captions: take 0 to 1")
         if (self.val or 0) + (self.test or 0) >= 1:
             raise UserError(f"val={self.val} and test={self.test} leave nothing for train; make them smaller")
         if self.similarity is not None and not 0 < self.similarity <= 1:
-            raise UserError(f"similarity={self.similarity} is no correlation; take a number in (0, 1]")
+            raise UserError(f"similarity={self.similarity} is not a correlation: take a number in (0, 1]")
         lowest = {"image_size": 1, "shard_size": 1, "train_count": 1, "val_count": 0, "test_count": 0}
         for name, low in lowest.items():
             value = given[name]

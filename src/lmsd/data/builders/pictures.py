@@ -17,7 +17,7 @@ def read_picture(
 ) -> tuple[Pixels, tuple[str, ...]]:
     """Decode a file, or the bytes that `picture` reads, to uint8 [H, W, C], upright and in sRGB.
 
-    Also what is worth telling of it. Raises BadImage, whose message is the reason that the manifest gives: it
+    Also returns notes on it. Raises BadImage, whose message is the reason that the manifest gives: it
     names no place.
     """
     try:
@@ -45,7 +45,7 @@ def fit_picture(
     channels: Literal[1, 3],
     denoise: Literal["none", "median", "gaussian"] = "none",
 ) -> Pixels:
-    """The central square as [size, size, channels]: resized by Lanczos (at its own size not), denoised."""
+    """The central square as [size, size, channels]: resized by Lanczos unless it has that size, denoised."""
     pixels = to_channels(pixels, channels)
     image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
     side = min(image.size)
@@ -61,7 +61,7 @@ def fit_picture(
 
 
 def encode_picture(pixels: Pixels, image_format: Literal["png", "jpg"]) -> bytes:
-    """PNG without loss, or JPEG of quality 95 with full color resolution."""
+    """Lossless PNG, or JPEG of quality 95 without chroma subsampling."""
     stream = io.BytesIO()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if image_format == "png":

@@ -41,7 +41,7 @@ _RANK: dict[Split | None, int] = {"test": 0, "val": 1, "train": 2, None: 3}
 
 @dataclass(frozen=True)
 class Sample:
-    """A prepared picture: its content hash, its words, and where its encoded bytes lie in the spool.
+    """A prepared picture: its content hash, its caption and class, and where the spool holds its bytes.
 
     key: of its own; the content hash, but for a copy that is kept for its other caption.
     """
@@ -169,7 +169,7 @@ def _pixels(
 
 
 def _one_of(old: Sample, raw: Raw) -> tuple[Sample, Dropped]:
-    """Of two equal pictures the one whose split ranks first (test, val, train), and the other as dropped."""
+    """Of two equal pictures, the one whose split ranks first (test, val, train), and the other, dropped."""
     if _RANK[raw.split] < _RANK[old.split]:
         new = replace(old, name=raw.name, caption=raw.caption, label=raw.label, split=raw.split)
         return new, Dropped(old.name, _twin("exact", old, raw))
@@ -177,7 +177,7 @@ def _one_of(old: Sample, raw: Raw) -> tuple[Sample, Dropped]:
 
 
 def _words(sample: Sample | Raw) -> str:
-    """What a picture is said to be: its caption, else its class."""
+    """What a picture is labeled with: its caption, or else its class."""
     return sample.caption or str(sample.label)
 
 
@@ -197,7 +197,7 @@ def _near_duplicates(
     notes: Notes,
     progress: "Progress | None",
 ) -> tuple[list[int], dict[int, int]]:
-    """The group of kin of every sample, and who goes as a near duplicate of whom."""
+    """The group of related samples of each, and which are dropped as near duplicates of which."""
     first: dict[str, int] = {}
     same = [first.setdefault(sample.content, number) for number, sample in enumerate(samples)]
     if way == "keep":
@@ -227,7 +227,7 @@ def _near_duplicates(
 def _split(
     samples: list[Sample], kept: list[int], group: list[int], *, val: float, test: float
 ) -> tuple[list[Sample], list[Dropped]]:
-    """Give every kept sample the split of its group; what the source fixes otherwise is dropped."""
+    """Give every kept sample the split of its group; those that the source puts elsewhere are dropped."""
     key: dict[int, str] = {}
     fixed: dict[int, Split] = {}
     for index in kept:

@@ -42,7 +42,7 @@ class Raw:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A picture that is left out, and why."""
+    """A picture that is left out, and the reason."""
 
     name: str
     reason: str
@@ -50,7 +50,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What the preparation takes where the options leave it open.
+    """The defaults of a source for options that are not given.
 
     image_size: side in pixels; channels: 1 (gray) or 3;
     similarity: correlation from which two pictures are near duplicates, of which one is kept;

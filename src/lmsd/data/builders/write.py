@@ -64,7 +64,7 @@ _KINDS = {
 
 @contextmanager
 def fresh_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `out` to fill: put in its place when the block ends well, removed when it does not.
+    """A folder beside `out` to fill: moved into place when the block succeeds, removed when it fails.
 
     UserError when `out` holds something, unless it is a data set (has a manifest) and `overwrite` is set.
     """
@@ -75,7 +75,9 @@ def fresh_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
                 f"{out} is already there; choose another folder, or replace it with overwrite=true"
             )
         if not (out / MANIFEST).is_file():
-            raise UserError(f"{out} has no {MANIFEST}, so it is no data set of ours and is not overwritten")
+            raise UserError(
+                f"{out} has no {MANIFEST}, so it is not a data set of ours and is not overwritten"
+            )
     work = out.with_name(f".{out.name}.building-{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
     try:
@@ -218,7 +220,7 @@ def write_manifest(
 
 
 def _chosen(source: Source, options: BuildOptions) -> dict[str, object]:
-    """The options that the source reads, with its own choice where they left it open; paths as bare names."""
+    """The options that the source reads, with its own defaults filled in; paths without their folders."""
     own = {**asdict(source.defaults), "lines": "keep" if source.name == "coco" else "join"}
     read = {
         name: value
@@ -233,5 +235,5 @@ def _chosen(source: Source, options: BuildOptions) -> dict[str, object]:
 
 
 def _kind(reason: str) -> str:
-    """A reason without its particulars, to count by."""
+    """A reason without its details, to count by."""
     return next((kind for kind, pattern in _KINDS.items() if pattern.match(reason)), reason)
