@@ -203,6 +203,8 @@ CASES: dict[str, Case] = {
     "LogitNormal()": (process.LogitNormal(), {"rng": RNG, "process": NOISING}),
     "LogNormal": (process.LogNormal, {"mean": 0.0, "std": 1.0}),
     "Levels": (process.Levels, {"levels": [2.0, 1.0]}),
+    "ShiftedUniform": (process.ShiftedUniform, {"shift": 3.0}),
+    "MixedJumps": (process.MixedJumps, {"steps": [4, 16], "last": 0.5}),
     "Uniform()": (process.Uniform(), {"rng": RNG, "process": NOISING}),
     "judge": (rewards.judge, {"reward": rewards.Sharpness(), "images": IMAGES, "batch": ASKED}),
     "Sharpness()": (rewards.Sharpness(), {"images": IMAGES, "batch": ASKED}),

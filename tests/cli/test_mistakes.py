@@ -462,8 +462,9 @@ TRANSCRIPTS = {
     "optim.discriminator.lr?  (all options: lmsd train --options)",
     "train optim.generator.lr=abc": "optim.generator.lr=abc is not a number, e.g. 1e-4",
     "train experiment=digit": "experiment 'digit' not found; did you mean digits?; available: "
-    "cifar10, digits, digits_reward, emoji, pipeline_dreambooth, pipeline_full, pipeline_grpo, "
-    "pipeline_lmsd, pipeline_lora, shapes, shapes_reward",
+    "cifar10, cifar10_autoencoder, cifar10_latent, digits, digits_reward, emoji, emoji_latent, "
+    "pipeline_dreambooth, pipeline_full, pipeline_grpo, pipeline_lmsd, pipeline_lora, shapes, shapes_edit, "
+    "shapes_reward",
     "train data.shards='data/train-{000..002}.tar'": "3 of 3 shards of data/train-{000..002}.tar are "
     "missing: data/train-000.tar, data/train-001.tar, data/train-002.tar; fetch or build them again, or name "
     "the existing ones by a glob such as 'train-*.tar'",

@@ -64,7 +64,7 @@ def test_what_is_cut_over_ranks_is_not_tried(home: Home, capsys: pytest.CaptureF
 
 
 def test_trainer_gpu_sets_it() -> None:
-    assert load("train", ["trainer=gpu"]).precision == "auto"
+    assert load(["trainer=gpu"]).precision == "auto"
 
 
 @pytest.mark.slow

@@ -36,8 +36,8 @@ def check_labels(conditioner: LabelConditioner, data: ShardSet, split: Split) ->
 def note_words(reader: Conditioner, captions: list[str], context: str, *, foreign: bool) -> None:
     """Print how many captions are cut, with the vocabulary as it is now.
 
-    context: what says how long they may be, before the number of tokens; foreign: it came with the weights of
-    another run; then also print words it only knows in pieces.
+    context: what says how long they may be, before the number of tokens; foreign: it came with
+    the weights of another run; then also print words it only knows in pieces.
     """
     if launched_rank():
         return
