@@ -244,6 +244,7 @@ def test_every_option_of_train_is_read(shards: Path, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     words = [*words_for("reward=sharpness"), f"data.shards={shards}", "evaluate.n=16", "evaluate.grid=2"]
     words += ["evaluate.extractor.images=32", "objective.group=4"]
+    words = [word for word in words if not word.startswith("discriminator")]  # nobody plays it here
     tree: Any = OmegaConf.to_container(load(words))
     monkeypatch.setattr(DictConfig, "_get_impl", noting)
     begin(words)

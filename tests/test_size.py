@@ -19,7 +19,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
 STATEMENTS = 15275
-OPTION_LINES = 1502
+OPTION_LINES = 1496
 LONG = 0
 WIDE = 10
 WIDEST = 20
