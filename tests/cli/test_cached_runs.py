@@ -61,6 +61,45 @@ def test_the_first_loss_is_that_of_the_online_run_with_rounded_latents(
     assert {name: cached[name] for name in losses} != {name: plain[name] for name in losses}
 
 
+ENCODE = {
+    "data.image_size": "data.image_size=32",
+    "data.train.flip": "data.train.flip=false",
+    "codec.path": "codec.path=cached/other",
+    "data.train.latents": "data.train.latents=cached/elsewhere",
+}
+"""The words of a run that `lmsd data encode` reads; of the others none makes other files."""
+
+
+@pytest.mark.usefixtures("run")
+def test_every_word_that_encode_reads_makes_other_files() -> None:
+    Path("cached/other").mkdir()
+    for half in ("encoder", "decoder"):
+        tensors = torch.load(f"cached/taef2/taef2_{half}.pth", weights_only=True)
+        torch.save({name: 1.1 * value for name, value in tensors.items()}, f"cached/other/taef2_{half}.pth")
+    own = {word.partition("=")[0]: word for word in [*WORDS, CACHE]}
+    for name, changed in ENCODE.items():
+        assert "0 written here" not in spoken(["data", "encode", *{**own, name: changed}.values()]), name
+    for other in ("seed=1", "batch_size=16", "codec.statistics=cached/none.json"):
+        words = {**own, other.partition("=")[0]: other}.values()
+        assert "0 written here" in spoken(["data", "encode", *words]), other
+
+
+@pytest.mark.usefixtures("run")
+def test_every_word_that_statistics_reads_changes_them(refused: Callable[..., str]) -> None:
+    def measured(name: str, *words: str) -> dict[str, object]:
+        own = {
+            word.partition("=")[0]: word for word in [*WORDS, f"codec.statistics=cached/{name}.json", *words]
+        }
+        spoken(["data", "statistics", *own.values()])
+        return json.loads(Path(f"cached/{name}.json").read_text())  # type: ignore[no-any-return]
+
+    first = measured("base", "images=20")
+    assert measured("again", "images=20") == first
+    for number, changed in enumerate(("images=30", "data.image_size=32")):
+        assert measured(str(number), "images=20", changed) != first, changed
+    assert "images=none is not a whole number" in refused("data", "statistics", *WORDS, "images=none")
+
+
 def test_a_killed_run_resumes_to_the_same_bits(run: str) -> None:
     again = Path(f"{run}-again")
     shutil.copytree(run, again)
