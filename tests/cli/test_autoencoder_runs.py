@@ -1,10 +1,7 @@
 """From an autoencoder of one's own to a run in its latents, an edit of its own, and a folder of diffusers."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_home import ALONE, TINY, Home, inside, spoken
+from tiny_home import ALONE, TINY, Home, inside, on_two_ranks, spoken
 
 import lmsd
 from lmsd import checkpoints
@@ -156,10 +153,7 @@ def test_killed_and_resumed_it_is_the_unbroken_run(run: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["codec", "edit"])
 def test_two_ranks_do_as_one(run: str, name: str) -> None:
     words = {"codec": [*CODEC, "objective.width=16"], "edit": EDIT}[name]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, "-m", "lmsd.cli", "train", *words, "devices=2", f"run_dir={run}/{name}-two"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == 0, done.stderr[-2000:]
+    on_two_ranks("train", *words, "devices=2", f"run_dir={run}/{name}-two")
     ours, theirs = (checkpoints.read(Path(run, n))["state_dict"] for n in (f"{name}-two", name))
     pairs = [(v, theirs[k]) for k, v in ours.items() if torch.is_tensor(v) and v.numel()]
     assert max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-3)) for a, b in pairs) < 1e-3
