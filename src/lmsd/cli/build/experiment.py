@@ -111,7 +111,8 @@ def check_shards(config: DictConfig) -> None:
 def generator(config: DictConfig) -> Generator:
     """The untrained generator for the channels and image size of the data."""
     built: Generator = spec.build(generator_spec(config))
-    built.process.schedule.grid(config.steps)  # more steps than the chain has are refused here
+    for steps in (config.steps, config.evaluate.steps)[: 2 if config.evaluate.n else 1]:
+        built.process.schedule.grid(steps)  # more steps than the chain has are refused here
     return built
 
 
