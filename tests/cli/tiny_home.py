@@ -63,7 +63,7 @@ def inside(folder: Path) -> Iterator[None]:
         yield
 
 
-def on_two_ranks(*arguments: str, seconds: float = 200) -> None:
+def on_two_ranks(*arguments: str, seconds: float = 500) -> None:
     """Run a verb that succeeds on two ranks of torchrun; one that hangs is ended, and fails."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     with subprocess.Popen(
