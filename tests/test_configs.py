@@ -46,7 +46,7 @@ COMPANIONS = {
     "recipe=denoising_cifar10": ["objective=denoising", "schedule=flow"],
     **{f"objective={name}": [LEARNS] for name in ("ddpo", "dpo", "draft", "grpo", "nft")},
     "discriminator=autoencoder": ["objective=article"],
-    "objective=ladd": ["discriminator=trunk", "objective.reals=data", "objective.teacher=null"],
+    "objective=ladd": ["discriminator=trunk", "objective.teacher=null"],
     "objective=apt": ["discriminator=trunk"],
     "objective=preserved": ["objective.prompts=[a]", "objective.own=4"],
     "objective=cafm": ["objective.alone=0", "objective.every=1"],

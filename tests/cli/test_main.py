@@ -710,7 +710,7 @@ def test_labels_are_asked_for_before_a_run_has_a_folder(
             ["data", "build", "shapes", "out=x", "image_size=-3"],
             "image_size=-3 is not a whole number of at least 1",
         ),
-        (["data", "build", "shapes", "out=x", "path=y"], "it belongs to folder and "),
+        (["data", "build", "shapes", "out=x", "path=y"], "it belongs to folder, imagefolder, classes,"),
         (["data", "index", "nowhere"], "the shard nowhere is missing"),
         (["report", "nowhere"], "no run 'nowhere'"),
         (["demo", "--fast"], "has no option --fast"),
