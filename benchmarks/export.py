@@ -47,7 +47,8 @@ def measured(name: str, rounds: int) -> list[dict[str, Any]]:
     """The rows of one experiment's net."""
     generator = made(name)
     cond = condition_of(generator)
-    inputs = {"x_t": torch.randn(3, *generator.shape), "t": torch.full((3,), 0.5), **cond}
+    middle = torch.full((3,), generator.process.schedule.t_noise / 2)
+    inputs = {"x_t": torch.randn(3, *generator.shape), "t": middle, **cond}
     inputs |= {"z": torch.randn(3, generator.z_dim)} if generator.z_dim else {}
     part = Part(_Denoiser(generator, list(cond)), inputs, ("x0",))
     told = {"inputs": list(inputs), "outputs": ["x0"]}

@@ -38,7 +38,7 @@ def folder(place: Path) -> Path:
         torch.manual_seed(0)
         pipeline = sd15(place / "vocabulary")
         pipeline.unet = unet(
-            block_out_channels=(160, 320, 512),
+            block_out_channels=(160, 320, 608),
             layers_per_block=2,
             sample_size=32,
             attention_head_dim=8,

@@ -89,7 +89,7 @@ def probes(generator: Generator, steps: int, batch: Batch) -> Iterator[tuple[Ten
             continue
         here = rng.at(k)
         z = here.normal((generator.z_dim,), "z") if generator.z_dim else None
-        t = torch.full((len(batch),), level.time)
+        t = torch.tensor([level.time]).expand(len(batch))  # as sampling gives it
         x0 = here.normal(shape, "x0").clamp(-1, 1)
         yield level.alpha * x0 + level.sigma * here.normal(shape, "eps"), t, z
         if k in (0, len(table) - 1):

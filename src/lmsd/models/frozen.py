@@ -26,7 +26,7 @@ def freeze(module: Module, *, saved: bool, learning: bool = False) -> Module:
             if parameter is not None and not (learning and parameter.requires_grad):
                 del child._parameters[name]
                 child.register_buffer(name, parameter.detach())
-                child.was_learned = {*_once(child), name}  # type: ignore[assignment]
+                child.was_learned = (*_once(child), name)  # type: ignore[assignment]
         if not saved:
             child._non_persistent_buffers_set.update(child._buffers)
     module.is_frozen = True  # type: ignore[assignment]
@@ -46,9 +46,9 @@ def thaw(module: Module) -> Module:
     return module
 
 
-def _once(child: nn.Module) -> set[str]:
-    """The names of a module's buffers that were parameters before they were frozen."""
-    found: set[str] = vars(child).get("was_learned", set())
+def _once(child: nn.Module) -> tuple[str, ...]:
+    """The names of a module's buffers that were parameters before they were frozen, in their order."""
+    found: tuple[str, ...] = vars(child).get("was_learned", ())
     return found
 
 

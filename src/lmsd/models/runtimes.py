@@ -46,7 +46,9 @@ class Program:
         rows = [given[name] for name in self.inputs]
         if any(value is None for value in rows):
             raise UserError(f"the exported net takes {', '.join(self.inputs)}, and one of them is missing")
-        parts = [self.run(some) for some in zip(*(value.split(AT_ONCE) for value in rows), strict=True)]  # type: ignore[union-attr]
+        # Compiled programs read memory as it lay when they were traced: an expanded t would be garbage.
+        split = (value.contiguous().split(AT_ONCE) for value in rows)  # type: ignore[union-attr]
+        parts = [self.run(some) for some in zip(*split, strict=True)]
         return {
             name: torch.cat(found) for name, found in zip(self.outputs, zip(*parts, strict=True), strict=True)
         }

@@ -125,7 +125,7 @@ class PatchCritic(nn.Module):
         self.stages = nn.ModuleList(
             nn.ModuleList(_PlainBlock(width, gain) for _ in range(blocks)) for width in widths
         )
-        self.outside = nn.Conv2d(widths[-1], 1, 1)
+        self.outside = nn.Conv2d(widths[-1], 1, 1, bias=False)  # a relativistic loss does not see a bias
         for layer in (*self.stems, self.outside):
             _he(layer, 1.0)  # type: ignore[arg-type]
 

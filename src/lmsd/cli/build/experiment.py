@@ -91,8 +91,7 @@ def shard_set(config: DictConfig) -> ShardSet:
     """The configuration's shards."""
     check_shards(config)
     built: ShardSet = instantiate(config.data)
-    if launched_rank() == 0:
-        built.watched = drawn
+    built.watched = drawn if launched_rank() == 0 else built.watched
     return built
 
 
@@ -121,10 +120,10 @@ def generator_spec(config: DictConfig) -> dict[str, Any]:
 
 
 def described(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The generator's node, and what else a whole configuration says of it: its parts, and how large."""
+    """The generator's node; and its parts, of which the net is told by the others how large it is, and sizes."""
     parts = {name: tree[name] for name in ("schedule", "conditioner", "codec")}
-    parts["net"] = {**tree["net"], "_partial_": True}  # the other parts say how large
-    return tree["generator"], parts | {name: tree["data"][name] for name in ("channels", "image_size")}
+    sizes = {name: tree["data"][name] for name in ("channels", "image_size")}
+    return tree["generator"], {**parts, **sizes, "net": {**tree["net"], "_partial_": True}}
 
 
 def tuned(whole: dict[str, Any], tuning: Any) -> dict[str, Any]:

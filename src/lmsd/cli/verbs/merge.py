@@ -159,9 +159,14 @@ def judge(chosen: MergeOptions, model: "Model") -> Any:
     def scored(generator: "Generator") -> float:
         settings = Settings(own.steps, guidance=own.guidance, interval=own.interval)
         made = Generation(generator, instantiate(config.sampler), settings)
-        found = scorer(made, seeds=list(own.seeds), split="val", ema="raw", setup={})
-        print(f"note: val FD {found.scalars('')[f'fd[{scorer.extractor.name}]']:.4g}", file=sys.stderr)
-        return float(found.scalars("")[f"fd[{scorer.extractor.name}]"])
+        found = scorer(made, seeds=list(own.seeds), split="val", ema="raw", setup={}).scalars("")
+        score = found.get(f"fd[{scorer.extractor.name}]")
+        if score is None:
+            raise UserError(
+                f"how=greedy compares FD on val, for which {scorer.n} images are too few: raise n="
+            )
+        print(f"note: FD on val {score:.4g}", file=sys.stderr)
+        return float(score)
 
     return scored
 

@@ -18,7 +18,7 @@ from lmsd.cli.config.compose import load
 from lmsd.cli.config.limits import check_limits
 from lmsd.cli.runs import offline, store
 from lmsd.cli.runs.agreed import agreed
-from lmsd.cli.runs.pipelines import WHOLE, refuse_parts
+from lmsd.cli.runs.pipelines import refuse_parts
 from lmsd.cli.runs.resuming import continued, extended, finished
 from lmsd.cli.runs.transcript import transcript
 from lmsd.errors import UserError, redact
@@ -88,7 +88,7 @@ def begin(arguments: list[str]) -> int:
         check_limits(config)
     else:
         config = load(arguments, run=True)
-        if (config.get("generator") or {}).get("_target_") in WHOLE:
+        if "path" in (config.get("generator") or {}):
             refuse_parts(arguments, config)
     if source is not None and finished(source, config):
         folder = store.folder_of(source)
