@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 15085
+STATEMENTS = 15084
 OPTION_LINES = 1429
 LONG = 0
 WIDE = 10

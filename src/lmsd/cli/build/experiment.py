@@ -120,7 +120,7 @@ def generator_spec(config: DictConfig) -> dict[str, Any]:
 
 
 def described(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The generator's node; and its parts, of which the net is told by the others how large it is, and sizes."""
+    """The generator's node; and the parts and sizes that it may take (the others say how large the net is)."""
     parts = {name: tree[name] for name in ("schedule", "conditioner", "codec")}
     sizes = {name: tree["data"][name] for name in ("channels", "image_size")}
     return tree["generator"], {**parts, **sizes, "net": {**tree["net"], "_partial_": True}}
@@ -144,9 +144,8 @@ def lead_spec(config: DictConfig, lead: str) -> dict[str, Any]:
     """What rebuilds the player that leads."""
     if lead == "generator":
         return generator_spec(config)
-    tree = plain(config)
-    channels, side = tree["data"]["channels"], tree["data"]["image_size"]
-    return spec.completed(tree[lead], {"shape": [channels, side, side]})
+    tree, data = plain(config), plain(config.data)
+    return spec.completed(tree[lead], {"shape": [data["channels"], *[data["image_size"]] * 2]})
 
 
 def check_condition(conditioner: Conditioner, data: ShardSet) -> None:
