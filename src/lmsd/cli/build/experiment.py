@@ -121,7 +121,7 @@ def generator_spec(config: DictConfig) -> dict[str, Any]:
 
 
 def described(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The generator's node; and the parts and sizes that it may take (the others say how large the net is)."""
+    """The generator's node; and the parts and sizes that it may take (others say how large the net is)."""
     parts = {name: tree[name] for name in ("schedule", "conditioner", "codec")}
     sizes = {name: tree["data"][name] for name in ("channels", "image_size")}
     return tree["generator"], {**parts, **sizes, "net": {**tree["net"], "_partial_": True}}
