@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 15275
+STATEMENTS = 15273
 OPTION_LINES = 1496
 LONG = 0
 WIDE = 10

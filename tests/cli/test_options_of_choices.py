@@ -25,8 +25,7 @@ from tiny_home import inside, spoken
 from lmsd.cli.build import experiment
 from lmsd.cli.build.roles import check_roles
 from lmsd.cli.config import schema
-from lmsd.cli.config.compose import load
-from lmsd.cli.verbs.train import refuse_mistakes
+from lmsd.cli.config.compose import groups, load
 from lmsd.errors import UserError
 from lmsd.rng import Rng
 from lmsd.sampling import Generation, Settings
@@ -249,7 +248,7 @@ ELSEWHERE = {
 
 
 def test_the_table_names_every_choice() -> None:
-    choices = {f"{group}={name}" for group, names in schema.groups().items() for name in names}
+    choices = {f"{group}={name}" for group, names in groups().items() for name in names}
     left = {
         choice for choice in choices - set(CHOICES) - set(ELSEWHERE) if choice.split("=")[0] not in ELSEWHERE
     }
@@ -302,8 +301,7 @@ def inside_of(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def played(words: list[str]) -> dict[str, torch.Tensor]:
     """What six updates log and leave behind, by name. Raises UserError for a run that is refused."""
-    config = load(words)
-    refuse_mistakes(config)
+    config = load(words, run=True)
     with contextlib.redirect_stdout(io.StringIO()):
         built = experiment.build(config)
     check_roles(words, config, built.cast)
