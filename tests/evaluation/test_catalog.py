@@ -29,7 +29,8 @@ def test_frechet_distances_take_twice_the_features() -> None:
     fake, real = (torch.randn(128, 64, generator=random) for _ in range(2))
     assert "fd" in measures([fake], real, [""] * 128).scores
     assert "fd" not in measures([fake[1:]], real[1:], [""] * 127).scores
-    assert FEATURES == {"lmsd-cnn": cnn.FEATURES, "inception": 2048}
+    ours = dict.fromkeys(("lmsd-cnn", "lmsd-ssl"), cnn.FEATURES)
+    assert {**ours, "random-conv": 96, "inception": 2048} == FEATURES
     assert inception.InceptionExtractor.exclusive
     logits = torch.randn(CATALOG["class_score"].least, 10, generator=random)
     assert "class_score" in class_scores([logits], logits)

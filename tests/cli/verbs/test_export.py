@@ -23,7 +23,11 @@ def test_a_run_leaves_and_comes_back(home: Home, capsys: pytest.CaptureFixture[s
     one, two = run.sample(["a red circle"], steps=2), folder.sample(["a red circle"])
     assert np.array_equal(one, two)
     assert "license: mit" in Path("out/first/README.md").read_text()
-    assert "| right |" in Path("out/first/README.md").read_text(), "its own scores on val"
+    card, (record, *_) = (
+        Path("out/first/README.md").read_text(),
+        sorted(Path("outputs/first/eval").glob("*/*.json")),
+    )
+    assert any(f"| {name} |" in card for name in json.loads(record.read_text())["scores"]), "its own scores"
     manifest = json.loads(Path("out/first/lmsd.json").read_text())
     assert (manifest["format"], manifest["steps"], len(manifest["knots"])) == ("safetensors", 2, 3)
 
