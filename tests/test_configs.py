@@ -46,7 +46,7 @@ COMPANIONS = {
     "recipe=denoising_cifar10": ["objective=denoising", "schedule=flow"],
     **{f"objective={name}": [LEARNS] for name in ("ddpo", "dpo", "draft", "grpo", "nft")},
     "discriminator=autoencoder": ["objective=article"],
-    "objective=ladd": ["discriminator=trunk", "objective.reals=data", "objective.teacher=null"],
+    "objective=ladd": ["discriminator=trunk", "objective.teacher=null"],
     "objective=apt": ["discriminator=trunk"],
     "objective=preserved": ["objective.prompts=[a]", "objective.own=4"],
     "objective=cafm": ["objective.alone=0", "objective.every=1"],
@@ -244,6 +244,7 @@ def test_every_option_of_train_is_read(shards: Path, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     words = [*words_for("reward=sharpness"), f"data.shards={shards}", "evaluate.n=16", "evaluate.grid=2"]
     words += ["evaluate.extractor.images=32", "objective.group=4"]
+    words = [word for word in words if not word.startswith("discriminator")]  # nobody plays it here
     tree: Any = OmegaConf.to_container(load(words))
     monkeypatch.setattr(DictConfig, "_get_impl", noting)
     begin(words)

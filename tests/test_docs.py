@@ -174,7 +174,8 @@ TINY = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", ["quickstart.md", "configs.md", "data.md", "adversarial.md", "evaluation.md"]
+    "page",
+    ["quickstart.md", "configs.md", "data.md", "adversarial.md", "evaluation.md", "few_steps.md"],
 )
 def test_the_commands_of_a_page_run_in_order(page: str, away: Path) -> None:
     """As they stand, but for sizes."""

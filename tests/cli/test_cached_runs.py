@@ -1,16 +1,13 @@
 """Runs that read their latents and text codes from a cache: `lmsd data encode`, then the same words."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_home import TINY, Home, inside, spoken
+from tiny_home import TINY, Home, inside, on_two_ranks, spoken
 
 from lmsd import checkpoints
 from lmsd.models.autoencoder import TAEF2, _decoder, _encoder
@@ -61,6 +58,45 @@ def test_the_first_loss_is_that_of_the_online_run_with_rounded_latents(
     assert {name: cached[name] for name in losses} != {name: plain[name] for name in losses}
 
 
+ENCODE = {
+    "data.image_size": "data.image_size=32",
+    "data.train.flip": "data.train.flip=false",
+    "codec.path": "codec.path=cached/other",
+    "data.train.latents": "data.train.latents=cached/elsewhere",
+}
+"""The words of a run that `lmsd data encode` reads; of the others none makes other files."""
+
+
+@pytest.mark.usefixtures("run")
+def test_every_word_that_encode_reads_makes_other_files() -> None:
+    Path("cached/other").mkdir()
+    for half in ("encoder", "decoder"):
+        tensors = torch.load(f"cached/taef2/taef2_{half}.pth", weights_only=True)
+        torch.save({name: 1.1 * value for name, value in tensors.items()}, f"cached/other/taef2_{half}.pth")
+    own = {word.partition("=")[0]: word for word in [*WORDS, "data.train.latents=cached/words"]}
+    spoken(["data", "encode", *own.values()])
+    for name, changed in ENCODE.items():
+        assert "0 written here" not in spoken(["data", "encode", *{**own, name: changed}.values()]), name
+    for other in ("seed=1", "batch_size=16", "codec.statistics=cached/none.json"):
+        words = {**own, other.partition("=")[0]: other}.values()
+        assert "0 written here" in spoken(["data", "encode", *words]), other
+
+
+@pytest.mark.usefixtures("run")
+def test_every_word_that_statistics_reads_changes_them(refused: Callable[..., str]) -> None:
+    kept = [word for word in WORDS if not word.startswith(("codec.statistics", "data.image_size"))]
+
+    def measured(name: str, count: str, size: str = "data.image_size=16") -> dict[str, object]:
+        spoken(["data", "statistics", *kept, f"codec.statistics=cached/{name}.json", count, size])
+        return json.loads(Path(f"cached/{name}.json").read_text())  # type: ignore[no-any-return]
+
+    first = measured("base", "images=20")  # the run's own words have images=, too: the last one counts
+    assert measured("again", "images=20") == first
+    assert measured("more", "images=30") != first
+    assert measured("larger", "images=20", "data.image_size=32") != first
+    assert "images=none is not a whole number" in refused("data", "statistics", *WORDS, "images=none")
+
+
 def test_a_killed_run_resumes_to_the_same_bits(run: str) -> None:
     again = Path(f"{run}-again")
     shutil.copytree(run, again)
@@ -100,17 +136,10 @@ def test_a_cache_that_does_not_fit_is_refused(
 
 @pytest.mark.slow
 def test_two_ranks_encode_and_train_as_one(run: str) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
-    def both(*words: str) -> None:
-        command = [*launch, "-m", "lmsd.cli", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-        assert done.returncode == 0, done.stderr[-2000:]
-
-    both("data", "encode", *WORDS, "data.train.latents=cached/two")
+    on_two_ranks("data", "encode", *WORDS, "data.train.latents=cached/two")
     one, two = ({p.name: p.read_bytes() for p in Path("cached", n).iterdir()} for n in ("latents", "two"))
     assert one == two
-    both("train", *WORDS, CACHE, "devices=2", "run_dir=cached/run-two")
+    on_two_ranks("train", *WORDS, CACHE, "devices=2", "run_dir=cached/run-two")
     ours, theirs = (checkpoints.read(Path(path))["state_dict"] for path in ("cached/run-two", run))
     pairs = [(v, theirs[k]) for k, v in ours.items() if torch.is_tensor(v) and v.numel()]
     assert max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-3)) for a, b in pairs) < 1e-3

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_home import ALONE, TINY, Home, inside, spoken
+from tiny_home import ALONE, TINY, Home, inside, on_two_ranks, spoken
 
 import lmsd
 from lmsd import checkpoints
@@ -116,12 +114,6 @@ def test_a_run_that_lost_its_end_comes_to_the_same_end(run: str) -> None:
         same = torch.equal(value, theirs[key]) if torch.is_tensor(value) else value == theirs[key]
         assert same, key
     assert not any(".codec." in key and torch.is_tensor(value) for key, value in ours.items())
-
-
-def on_two_ranks(*words: str) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*launch, "-m", "lmsd.cli", *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def apart(one: str, other: str) -> float:

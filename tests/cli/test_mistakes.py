@@ -350,7 +350,7 @@ MISTAKES = [
     ("train wandb=true", "unknown option 'wandb'; did you mean logger?"),
     ("train device=cuda:0", "unknown option 'device'; did you mean devices?"),
     ("train debug", "cannot read 'debug': write option=value, e.g. debug=..."),
-    ("train evaluate.metrics=[fid]", "has options of its own, evaluate.metrics.NAME._target_=MODULE.CLASS"),
+    ("train evaluate.metrics=[fid]", "evaluate.metrics=['fid'] is not a mapping, each a node with _target_"),
     ("train resume=latest", "no run 'latest' in outputs/"),
     ("train -h=1", "lmsd train has no option -h; did you mean -h 1?"),
     # read by nothing, whatever its value

@@ -82,7 +82,7 @@ def test_a_comparison_without_a_kill_is_no_proof(
 ) -> None:
     trials = {"found": verify_resume.Trial([], "", "equal: 7 tensors")}
     monkeypatch.setattr(verify_resume, "verify", lambda *_, **__: trials["found"])
-    with pytest.raises(UserError, match="over before it could be killed, so nothing was resumed"):
+    with pytest.raises(UserError, match="ended before it could be killed, so nothing was resumed"):
         verify_resume.main([f"out={tmp_path}"])
     assert verify_resume.main([f"out={tmp_path}", "kills=0"]) == 0
     assert capsys.readouterr().out == "never killed; equal: 7 tensors\n"
@@ -137,5 +137,5 @@ def test_compiling_without_a_compiler_is_refused_first(
     config = load(["compile=true", "accelerator=cpu"])
     train.require_device(config)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler and there is none in PATH"):
+    with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler, and there is none in PATH"):
         train.require_device(config)

@@ -71,6 +71,8 @@ TABLE = {
     "data.decode": ("data.decode=old", RECORD),  # these pictures have no profile; tests/data has others
     "data.cache.folder": ("data.cache.folder=kept", SAME),
     "data.cache.gigabytes": ("data.cache.gigabytes=1", SAME),
+    "data.images": ("data.images=[source]", REFUSED),  # these shards have no second pictures
+    "data.train.latents": ("data.train.latents=nowhere", REFUSED),
     "data.train.first": ("data.train.first=16", OTHER),
     "data.train.window": ("data.train.window=1", None),
     "data.train.flip": ("data.train.flip=true", OTHER),
@@ -93,8 +95,11 @@ TABLE = {
     "net.time_dim": ("net.time_dim=32", OTHER),
     "generator.prediction": ("generator.prediction=x0", OTHER),
     "generator.z_dim": ("generator.z_dim=4", OTHER),
+    "generator.sees": ("generator.sees=source", REFUSED),  # the objective shows it none
     "generator.precondition": ("generator.precondition=edm", REFUSED),
     "generator.sigma_data": ("generator.sigma_data=2", REFUSED),
+    "tuning.modules": ("tuning.modules=[layers]", REFUSED),  # of a generator that begins at random
+    "tuning.text": ("tuning.text=['*']", REFUSED),
     "discriminator.trunk.width": ("discriminator.trunk.width=24", OTHER),
     "discriminator.trunk.depth": ("discriminator.trunk.depth=2", OTHER),
     "discriminator.trunk.time_dim": ("discriminator.trunk.time_dim=32", OTHER),
@@ -111,6 +116,7 @@ TABLE = {
     "objective.game.penalty.r1": ("objective.game.penalty.r1=false", OTHER),
     "objective.game.penalty.r2": ("objective.game.penalty.r2=false", OTHER),
     "objective.game.penalty.lazy": ("objective.game.penalty.lazy=4", OTHER),
+    "objective.game.penalty.center": ("objective.game.penalty.center=1", OTHER),
     "objective.game.anchor.kind": ("objective.game.anchor.kind=energy", OTHER),
     "objective.game.anchor.weight": (
         "objective.game.anchor.kind=mse_kl objective.game.anchor.weight=3",
@@ -118,6 +124,10 @@ TABLE = {
     ),
     "objective.game.anchor.kappa": (
         "objective.game.anchor.kind=mse_kl objective.game.anchor.kappa=0.01",
+        OTHER,
+    ),
+    "objective.game.anchor.normalize": (
+        "objective.game.anchor.kind=mse_kl objective.game.anchor.normalize=0.9",
         OTHER,
     ),
     "objective.game.mismatch.weight": ("objective.game.mismatch.weight=1", OTHER),
@@ -171,6 +181,7 @@ TABLE = {
     "evaluate.seeds": (f"{SCORED} evaluate.seeds=[3]", OTHER),
     "evaluate.steps": (f"{SCORED} evaluate.steps=2", OTHER),
     "evaluate.guidance": (f"{SCORED} evaluate.guidance=9", OTHER),
+    "evaluate.image_guidance": (f"{SCORED} evaluate.image_guidance=2", REFUSED),  # it sees no image
     "evaluate.interval": (f"{SCORED} evaluate.interval=[0,2]", REFUSED),
     "evaluate.grid": (f"{SCORED} evaluate.grid=2", SAME),  # of pictures
     "evaluate.neighbors": (f"{SCORED} evaluate.neighbors=false", OTHER),

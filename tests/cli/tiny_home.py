@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,3 +61,20 @@ def inside(folder: Path) -> Iterator[None]:
         patch.setenv("LMSD_CACHE", str(folder / "cache"))
         patch.chdir(folder)
         yield
+
+
+def on_two_ranks(*arguments: str, seconds: float = 500) -> None:
+    """Run a verb that succeeds on two ranks of torchrun; one that hangs is ended, and fails."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    with subprocess.Popen(
+        [*launch, "-m", "lmsd.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as agent:
+        try:
+            _, said = agent.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            agent.terminate()  # which ends its ranks
+            _, said = agent.communicate(timeout=60)
+            said += f"\nended after {seconds:g} s"
+        finally:
+            agent.kill()
+    assert agent.returncode == 0, said[-2000:]

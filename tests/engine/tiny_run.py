@@ -166,7 +166,7 @@ OBJECTIVES = {
         )
     ),
     "ladd": lambda: PostTraining(
-        Tau(1.0), settings=Settings(2), starts="own", judged=Uniform(), reals="teacher", teacher=Settings(2)
+        Tau(1.0), settings=Settings(2), starts="own", judged=Uniform(), teacher=Settings(2)
     ),
     "apt": lambda: PostTraining(Tau(1.0), settings=Settings(1), loss="nonsaturating"),
     "meanflow": lambda: MeanFlow(Uniform(), apart=0.5),
@@ -185,7 +185,7 @@ OBJECTIVES = {
     "dmd2": lambda: distill(heads=Heads(0.1, fake=0.1, penalty=Penalty(r2=False)), every=2),
     "f_distill": lambda: distill(matching=Matching("kl", guidance=2.0), heads=Heads(calibrate=1), every=1),
     "decoupled": lambda: distill(
-        matching=Matching(guidance=2.0, surplus=Uniform()), starts="data", reals="teacher", every=1
+        matching=Matching(guidance=2.0, surplus=Uniform()), starts="data", teacher=Settings(2), every=1
     ),
     "adv_dmd": lambda: distill(
         tilt=Tilt(0.5), judged=Levels((0.0, 2.0)), heads=Heads(loss="relativistic"), every=2

@@ -313,7 +313,6 @@ def test_what_contradicts_itself_is_refused():
         ({"heads": {"student": -1.0}}, "0 or more"),
         ({"every": 0}, "at least 1"),
         ({"starts": "noise"}, "data, own"),
-        ({"reals": "fakes"}, "data, teacher"),
     ):
         with pytest.raises(UserError, match=said):
             distill(**options)

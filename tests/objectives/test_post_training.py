@@ -89,7 +89,7 @@ def test_the_teacher_draws_the_reals_once_and_is_not_touched():
     players, batch = cast_of(discriminator=Recorder()), tiny_batch(6)
     teacher = {name: value.clone() for name, value in players["teacher"].state_dict().items()}
     still = LogitNormal(-40.0, 0.0)  # at the clean end
-    taught = post(judged=still, reals="teacher", teacher=TWO, penalty=Penalty("none"), d_steps=2)
+    taught = post(judged=still, teacher=TWO, penalty=Penalty("none"), d_steps=2)
     play(taught, players, [batch], TinyClock())
     seen = [x.chunk(2)[0] if len(x) == 12 else x for x, *_ in players["discriminator"].seen]
     first, second, _, last = seen  # D twice, G's own, and the reals in G's turn
@@ -117,7 +117,7 @@ def test_its_own_states_follow_the_clock(updates):
 
 
 def test_four_micro_batches_are_one_batch():
-    options = {"starts": "own", "judged": LogitNormal(), "reals": "teacher", "teacher": TWO}
+    options = {"starts": "own", "judged": LogitNormal(), "teacher": TWO}
     runs = [
         play(post(**options), cast_of(), split(tiny_batch(12), parts), TinyClock(updates=2))
         for parts in (1, 4)
@@ -132,9 +132,6 @@ def test_four_micro_batches_are_one_batch():
     ("options", "said"),
     [
         ({"starts": "noise"}, "data, own"),
-        ({"reals": "fakes"}, "data, teacher"),
-        ({"reals": "teacher"}, "teacher={_target_"),
-        ({"teacher": TWO}, "teacher=null"),
         ({"settings": Settings(4, guidance=2.0)}, "take teacher.guidance"),
     ],
 )

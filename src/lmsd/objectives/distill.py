@@ -12,7 +12,7 @@ the clock: the fake learns from every batch, the student from every `every`-th.
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ from lmsd.objectives.matching import Matching, noised
 from lmsd.objectives.penalty import Critic, Penalty
 from lmsd.objectives.ratio import Tilt, weight_of
 from lmsd.objectives.rewarded import conditions, diversity, still
-from lmsd.objectives.starts import Starts, aside, start
+from lmsd.objectives.starts import Starts, aside, start, taught
 from lmsd.objectives.terms import Adversary, discriminator_loss, generator_loss, sign_right
 from lmsd.process.gaussian import Process
 from lmsd.process.times import Times
@@ -46,11 +46,6 @@ from lmsd.rewards.discriminator import fit_temperature
 from lmsd.rng import Rng
 from lmsd.sampling import Sampler, Settings, sample
 from lmsd.types import Batch, Clock, Loss, Players, Turn
-
-Reals: TypeAlias = Literal["data", "teacher"]
-
-TEACHER_STEPS = 16
-"""Of the teacher's samples that stand for real images (reals=teacher); fewer on a shorter chain."""
 
 _JUDGED, _HELD_OUT, _TEACHER = 6, 7, 8  # streams of random numbers beside the turn's own
 _NEEDS = "a student is distilled from a teacher: init_from={generator: RUN@ema, teacher: RUN@ema}"
@@ -102,9 +97,9 @@ class Distill(Objective):
 
     times: law of τ; sampler, settings: how the student will be sampled; starts: where its x_t comes from;
     matching, heads: None for their defaults; judged: law of the times at which the heads judge, None: τ, in
-    the same forward pass; reals: what they take for real, the data or the teacher's samples (16 steps of the
-    same sampler); tilt: D as a reward, None: none; every: turns of the fake for one of the student. Raises
-    UserError for parts that contradict each other.
+    the same forward pass; teacher: how the teacher's samples are drawn that they take for real, None: the
+    data; tilt: D as a reward, None: none; every: turns of the fake for one of the student. Raises UserError
+    for parts that contradict each other.
 
     Logs of the fake: denoising, adversary, logit_gap, d_accuracy, the penalties; of the generator: gap
     ‖g‖²/D, weight h, adversary, diversity.
@@ -120,15 +115,14 @@ class Distill(Objective):
         matching: Matching | None = None,
         heads: Heads | None = None,
         judged: Times | None = None,
-        reals: Reals = "data",
+        teacher: Settings | None = None,
         tilt: Tilt | None = None,
         every: Count = 5,
     ) -> None:
         one_of("distill", "starts", starts, Starts)
-        one_of("distill", "reals", reals, Reals)
         self.times, self.sampler, self.settings, self.starts = times, sampler, settings, starts
         self.matching, self.heads = matching or Matching(), heads or Heads()
-        self.judged, self.reals, self.tilt, self.every = judged, reals, tilt, every
+        self.judged, self.teacher, self.tilt, self.every = judged, teacher, tilt, every
         self.temperature, self._fitted = 1.0, -1
         self._held_out: Batch | None = None
         self._check()
@@ -247,11 +241,9 @@ class Distill(Objective):
         return None if self.judged is None else self.judged(aside(rng, _JUDGED), process)
 
     def _real(self, players: Players, batch: Batch, rng: Rng) -> Tensor:
-        if self.reals == "data":
+        if self.teacher is None:
             return batch.x
-        teacher = generator_of(players, "teacher")
-        steps = min(TEACHER_STEPS, teacher.process.schedule.steps or TEACHER_STEPS)
-        return self._sampled(teacher, batch, aside(rng, _TEACHER), steps)
+        return taught(players, batch, self.teacher, aside(rng, _TEACHER))
 
     # -- the fake --------------------------------------------------------------------------------------------
 

@@ -1,41 +1,38 @@
 """The adversarial game on a trained generator, which becomes a few-step one: LADD, APT.
 
     x̂_0 = G(x_t, t, c),  x_t from `starts`                                 the student's step
-    y ~ reals                                                              the data, or a teacher's samples
+    y ~ the data, or the law of a `teacher`, sampled                       what D takes for real
     real  α' y + σ' ε,    fake  α' x̂_0 + σ' ε',    at t' ~ judged         D(·, t', c), marginal pairing
 
 Without `judged` D looks at the level s that the jump t → s ends at (Xu et al. 2024, UFOGen); with a law of
 its own it looks from coarse to fine at any step of the student (Sauer et al. 2024, LADD). D's features are
 those of the generator itself: `discriminator=trunk`, frozen in LADD, trained in APT (Lin et al. 2025), which
-has one step and judges clean images. With starts=data and reals=data, and without `judged`, it is
+has one step and judges clean images. With starts=data, and without `judged` and `teacher`, it is
 `Adversarial` of marginal pairs.
 
 The text encoder rests: D and the teacher read the same code.
 """
 
 from dataclasses import replace
-from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor
 
 from lmsd.errors import Count, UserError, one_of
 from lmsd.objectives.adversarial import Adversarial, Draw
 from lmsd.objectives.base import Cast, Part, generator_of
 from lmsd.objectives.jumps import Jump, draw_jump
 from lmsd.objectives.penalty import Penalty
-from lmsd.objectives.rewarded import conditions, still, stream
-from lmsd.objectives.starts import Starts, start
+from lmsd.objectives.rewarded import stream
+from lmsd.objectives.starts import Starts, start, taught
 from lmsd.objectives.terms import Adversary
 from lmsd.process.times import Jumps, Times
 from lmsd.rng import Rng
-from lmsd.sampling import Sampler, Settings, Tau, sample
+from lmsd.sampling import Sampler, Settings
 from lmsd.types import Batch, Players
 
-Reals: TypeAlias = Literal["data", "teacher"]
 _TEACHER = 11  # a stream of random numbers beside the turns' own
 _UNTRAINED = (
-    "reals=teacher takes the samples of a teacher, and this one has learned nothing: give weights, "
+    "objective.teacher takes the samples of a teacher, and this one has learned nothing: give weights, "
     "init_from=RUN@ema, or init_from={generator: RUN@ema, teacher: RUN@ema} for another teacher"
 )
 
@@ -45,11 +42,11 @@ class PostTraining(Adversarial):
 
     sampler, settings: of the student: its steps are those that are trained, its bound is on x̂_0 as D sees it;
     starts: data, x_t of noised images, or own, the student's own state after a number of steps that follows
-    the clock; judged: law of the times at which D looks, None: where the jump ends; reals: data, or teacher,
-    samples by DDIM with the settings `teacher`; loss: ℓ of `terms`; penalty: None for its defaults; d_steps:
-    D's turns before one of G; caption_dropout: share of captions dropped.
+    the clock; judged: law of the times at which D looks, None: where the jump ends; teacher: how a frozen
+    teacher's samples are drawn that D takes for real, None: the data; loss: ℓ of `terms`; penalty: None for
+    its defaults; d_steps: D's turns before one of G; caption_dropout: share of captions dropped.
 
-    Raises UserError for values out of range, and for settings of a teacher that nobody asks.
+    Raises UserError for values out of range.
     """
 
     def __init__(
@@ -59,7 +56,6 @@ class PostTraining(Adversarial):
         settings: Settings,
         starts: Starts = "data",
         judged: Times | None = None,
-        reals: Reals = "data",
         teacher: Settings | None = None,
         loss: Adversary = "relativistic",
         penalty: Penalty | None = None,
@@ -67,16 +63,10 @@ class PostTraining(Adversarial):
         caption_dropout: float = 0.1,
     ) -> None:
         one_of("post-training", "starts", starts, Starts)
-        one_of("post-training", "reals", reals, Reals)
-        if (reals == "teacher") != (teacher is not None):
-            raise UserError(
-                "post-training: reals=teacher and the settings of its samples go together: "
-                "teacher={_target_: lmsd.sampling.Settings, steps: 16}, or teacher=null with reals=data"
-            )
         if settings.guided:
             raise UserError(
                 f"post-training: settings.guidance={settings.guidance} is for sampling, and a student learns "
-                "images that are guided already: take teacher.guidance, with reals=teacher"
+                "images that are guided already: take teacher.guidance"
             )
         super().__init__(
             Jumps(settings.steps),
@@ -99,7 +89,9 @@ class PostTraining(Adversarial):
     def drawing(self, players: Players, batch: Batch, updates: int, rng: Rng) -> Draw:
         """As the game's, from `starts` and judged at `judged`; the teacher draws once for all turns."""
         generator = generator_of(players)
-        reals = batch.x if self.teacher is None else self._taught(players, batch, self.teacher, rng)
+        reals = batch.x
+        if self.teacher is not None:
+            reals = taught(players, batch, self.teacher, stream(rng, _TEACHER))
 
         def draw(at: Rng) -> Jump:
             with torch.no_grad():
@@ -115,13 +107,3 @@ class PostTraining(Adversarial):
                 return replace(jump, s=s, x_s=x_s)
 
         return draw
-
-    def _taught(self, players: Players, batch: Batch, settings: Settings, rng: Rng) -> Tensor:
-        """The teacher's samples for the batch's captions or labels, [B,C,H,W]."""
-        teacher = generator_of(players, "teacher")
-        cond, null = conditions(teacher, batch, guided=settings.guided)
-        with still(teacher):
-            return sample(
-                teacher, cond, null, sampler=Tau(0.0), settings=settings, rng=stream(rng, _TEACHER),
-                shape=batch.x.shape[1:], dtype=batch.x.dtype,
-            )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where a few-step student's x_t comes from.
+"""Where a few-step student's x_t comes from, and the images of its teacher.
 
     data    t a knot of the sampling grid,  x_t = α x₀ + σ ε                                noised images
     own     x_T ~ N(0, σ_T²),  k steps of the student itself, without gradients      backward simulation
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from lmsd.models.generator import Generator
-from lmsd.objectives.base import standard_normal
-from lmsd.objectives.rewarded import still
+from lmsd.objectives.base import generator_of, standard_normal
+from lmsd.objectives.rewarded import conditions, still
 from lmsd.rng import Rng, fold
-from lmsd.sampling import Sampler, Settings, begin, walk
-from lmsd.types import Batch, Cond
+from lmsd.sampling import Sampler, Settings, Tau, begin, sample, walk
+from lmsd.types import Batch, Cond, Players
 
 Starts: TypeAlias = Literal["data", "own"]
 """data: noised images; own: the student's states, by backward simulation."""
@@ -76,3 +76,14 @@ def start(
             x = step.x_s
     t, s = (table[k].expand(len(batch)) for k in (taken, taken + 1))
     return Start(x, t, s)
+
+
+def taught(players: Players, batch: Batch, settings: Settings, rng: Rng) -> Tensor:
+    """The frozen teacher's samples for the batch's captions or labels, by DDIM, [B,C,H,W]."""
+    teacher = generator_of(players, "teacher")
+    cond, null = conditions(teacher, batch, guided=settings.guided)
+    with still(teacher):
+        return sample(
+            teacher, cond, null, sampler=Tau(0.0), settings=settings, rng=rng, shape=batch.x.shape[1:],
+            dtype=batch.x.dtype,
+        )  # fmt: skip

@@ -81,7 +81,7 @@ MOST_STEPS = 100_000
 
 
 def _check_steps(steps: int) -> None:
-    if not 1 <= steps <= MOST_STEPS:
+    if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
         raise UserError(f"steps={steps} is not a number of steps: give 1 to {MOST_STEPS}")
 
 

@@ -82,10 +82,12 @@ class ShiftedUniform:
     shift: float = 3.0
     """s; 1: uniform"""
 
+    @explained
     def __post_init__(self) -> None:
         if not self.shift > 0:
             raise UserError(f"times: shift={self.shift} must be above 0")
 
+    @explained
     def __call__(self, rng: Rng, process: Process) -> Tensor:
         """Times t, float32 [B], never the clean end."""
         u = 1 - rng.uniform((), "t")
@@ -136,6 +138,7 @@ class Levels:
 
     levels: tuple[float, ...]
 
+    @explained
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(float(level) for level in self.levels))
         if not self.levels or min(self.levels) < 0:
@@ -185,11 +188,14 @@ class MixedJumps:
     steps: Sequence[Count]
     last: float | None = None
 
+    @explained
     def __post_init__(self) -> None:
         if not self.steps:
             raise UserError("jumps: steps is empty; name the grids, e.g. [4, 16]")
-        Jumps(1, self.last)
+        for steps in self.steps:
+            Jumps(steps, self.last)
 
+    @explained
     def __call__(self, rng: Rng, process: Process) -> tuple[Tensor, Tensor]:
         """(s, t), float32 [B] each, s the cleaner knot."""
         drawn = (Jumps(steps, self.last)(rng, process) for steps in self.steps)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lmsd import cli
-from lmsd.cli.verbs.data import FeaturesOptions, IndexOptions
+from lmsd.cli.verbs.data import FeaturesOptions, IndexOptions, ShowOptions
 from lmsd.data.builders import BuildOptions
 from lmsd.data.builders.shapes import class_names
 
@@ -38,8 +38,16 @@ BUILD: dict[str, tuple[list[str], str]] = {
     "similarity": (FOLDER, "similarity=0.2"),
     "image_format": (FOLDER, "image_format=jpg"),
     "shard_size": (FOLDER, "shard_size=2"),
+    "where": (FOLDER, "where=words<5"),
 }
 """Option → the command, and the option at another value; `overwrite` and `out` are about places."""
+SHOW = {
+    "n": "n=3",
+    "image_size": "image_size=24",
+    "channels": "channels=1",
+    "captions": "captions=first",
+    "seed": "seed=1",
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +91,7 @@ def test_the_table_has_every_option() -> None:
     assert {*BUILD, "overwrite"} == {field.name for field in fields(BuildOptions)}
     assert {field.name for field in fields(IndexOptions)} == {"decode"}
     assert {field.name for field in fields(FeaturesOptions)} == {*FEATURES, "out"}
+    assert {field.name for field in fields(ShowOptions)} == {*SHOW, "out"}
 
 
 @pytest.mark.parametrize("name", BUILD)
@@ -124,6 +133,23 @@ def test_index_says_what_it_checked_and_decodes_when_asked(home, bases, monkeypa
     assert ran("index", "damaged") == 0
     assert ran("index", "damaged", "decode=true") == 2
     assert "it cannot be decoded" in capsys.readouterr().err
+
+
+def test_every_option_of_show_changes_the_page(home, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(home)
+    assert ran("build", *FOLDER, "captions=keep", "out=shown") == 0
+    base = {"n": "n=2", "image_size": "image_size=16"}
+
+    def page(name: str, *words: str) -> str:
+        capsys.readouterr()
+        assert ran("show", "shown", *words, f"out={name}.html") == 0
+        assert capsys.readouterr().out.strip() == f"{name}.html"
+        return Path(f"{name}.html").read_text()
+
+    first = page("base", *base.values())
+    assert page("again", *base.values()) == first
+    for name, changed in SHOW.items():
+        assert page(name, *{**base, name: changed}.values()) != first, name
 
 
 def test_a_bucket_without_keys_is_one_sentence_and_exit_2(tmp_path) -> None:

@@ -251,7 +251,10 @@ def told(name: str, **values: object):
         ),
         (thinned, "the weights in text_encoder/ do not fit its config.json, see "),
         (overflown, "vae/ holds numbers that are not finite, in "),
-        (told("scheduler", _class_name="EDMEulerScheduler"), "its scheduler, EDMEulerScheduler, is not read"),
+        (
+            told("scheduler", _class_name="ScoreSdeVeScheduler"),
+            "its scheduler, ScoreSdeVeScheduler, is not read",
+        ),
         (told("unet", in_channels=9), "its U-Net takes 9 channels and gives 4, and that is not read"),
     ],
     ids=lambda value: getattr(value, "__qualname__", "").partition(".")[0],

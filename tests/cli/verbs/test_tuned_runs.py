@@ -1,15 +1,14 @@
 """Runs of which a part moves: resumed bitwise, the same on two ranks, small, and refused on another base."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_home import on_two_ranks
 from torch import Tensor
 
 import lmsd
@@ -148,9 +147,7 @@ def test_two_ranks_are_one(home, monkeypatch, kind):
     plain += ["optimizer@optim.generator=sgd", "optim.generator.lr=0.1"]
     assert cli.run(["train", *plain]) == 0
     ranks = [w if not w.startswith("run_dir") else f"run_dir={two}" for w in plain]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "lmsd.cli", "train", *ranks, "devices=2"]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=500)
+    on_two_ranks("train", *ranks, "devices=2")
     first, second = weights(content(one), "generator"), weights(content(two), "generator")
     for name, value in first.items():
         if isinstance(value, Tensor):

@@ -1,19 +1,33 @@
 """`lmsd verify-resume`: equal runs are equal, and the first difference of others is told."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 
 import pytest
-from tiny_home import TINY, Home
+from harness import fork
+from tiny_home import ALONE, TINY, Home
 
 from lmsd import checkpoints, cli
 from lmsd.cli.runs import store
-from lmsd.cli.verbs.verify_resume import compare, shortened
+from lmsd.cli.verbs.verify_resume import compare, shortened, verify
 from lmsd.engine import checkpoint as disk
 from lmsd.errors import UserError
 
 FIRST = Path("outputs/first")
+METHODS = {
+    "ladd": ["steps=2", "objective.teacher.steps=2", "discriminator.width=8", "init_from=outputs/first@ema"],
+    "apt": ["discriminator.width=8", "init_from=outputs/first@ema"],
+    "afm": ["steps=2", "discriminator.trunk.width=16", "discriminator.trunk.depth=1"],
+    "meanflow": [],
+    "dmd2": [
+        "steps=2",
+        "objective.every=2",
+        "init_from={generator: outputs/first@ema, teacher: outputs/first@ema}",
+    ],
+}
+"""Methods whose states are more than two players: frozen ones, a fake score, averages, and their words."""
 
 
 @pytest.fixture
@@ -92,3 +106,23 @@ def test_a_run_that_is_killed_is_equal(home: Home, capfd: pytest.CaptureFixture[
     assert cli.run(["verify-resume", "kills=2", "out=outputs/verified", *words]) == 0
     assert ": equal: " in capfd.readouterr().out.replace("; ", ": ")
     assert store.status(Path("outputs/verified/killed"))["state"] == "done"
+
+
+def launch(words: list[str], log: Path) -> int:
+    """`lmsd train` in a child that has everything imported already."""
+
+    def train() -> None:
+        raise SystemExit(cli.run(["train", *words]))
+
+    return fork(train, log)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_run_of_a_few_step_method_is_equal(method: str, home: Home) -> None:
+    sizes = ["images=384", "batch_size=8", "log_every=16", "checkpoint_every=32", "evaluate.n=0"]
+    words = [*ALONE, "data.shards=data/shapes", *sizes, f"objective={method}", *METHODS[method]]
+    out = Path("outputs/methods") / method
+    trial = verify(words, out, kills=3, draw=random.Random(4), launch=launch)  # at 0.24, 0.10, 0.40 of a run
+    assert trial.difference == ""
+    assert trial.images, "it was killed"

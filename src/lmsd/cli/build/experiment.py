@@ -91,8 +91,7 @@ def shard_set(config: DictConfig) -> ShardSet:
     """The configuration's shards."""
     check_shards(config)
     built: ShardSet = instantiate(config.data)
-    if launched_rank() == 0:
-        built.watched = drawn
+    built.watched = drawn if launched_rank() == 0 else built.watched
     return built
 
 
@@ -111,7 +110,8 @@ def check_shards(config: DictConfig) -> None:
 def generator(config: DictConfig) -> Generator:
     """The untrained generator for the channels and image size of the data."""
     built: Generator = spec.build(generator_spec(config))
-    built.process.schedule.grid(config.steps)  # more steps than the chain has are refused here
+    for steps in (config.steps, config.evaluate.steps)[: 2 if config.evaluate.n else 1]:
+        built.process.schedule.grid(steps)  # more steps than the chain has are refused here
     return built
 
 
@@ -121,10 +121,10 @@ def generator_spec(config: DictConfig) -> dict[str, Any]:
 
 
 def described(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The generator's node, and what else a whole configuration says of it: its parts, and how large."""
+    """The generator's node; and the parts and sizes that it may take (others say how large the net is)."""
     parts = {name: tree[name] for name in ("schedule", "conditioner", "codec")}
-    parts["net"] = {**tree["net"], "_partial_": True}  # the other parts say how large
-    return tree["generator"], parts | {name: tree["data"][name] for name in ("channels", "image_size")}
+    sizes = {name: tree["data"][name] for name in ("channels", "image_size")}
+    return tree["generator"], {**parts, **sizes, "net": {**tree["net"], "_partial_": True}}
 
 
 def tuned(whole: dict[str, Any], tuning: Any) -> dict[str, Any]:
@@ -145,9 +145,8 @@ def lead_spec(config: DictConfig, lead: str) -> dict[str, Any]:
     """What rebuilds the player that leads."""
     if lead == "generator":
         return generator_spec(config)
-    tree = plain(config)
-    channels, side = tree["data"]["channels"], tree["data"]["image_size"]
-    return spec.completed(tree[lead], {"shape": [channels, side, side]})
+    tree, data = plain(config), plain(config.data)
+    return spec.completed(tree[lead], {"shape": [data["channels"], *[data["image_size"]] * 2]})
 
 
 def unconditional(config: DictConfig) -> bool:

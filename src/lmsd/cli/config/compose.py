@@ -7,7 +7,6 @@ with '+'), unknown choices of a group, a word where a number belongs, several va
 import gc
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -23,11 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lmsd.cli.config import schema
-from lmsd.cli.config.limits import check_limits, check_read
+from lmsd.cli.config.limits import check_limits
 from lmsd.cli.config.schema import at, leaves
 from lmsd.cli.config.suggest import nearest, renamed
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
-from lmsd.ranks import launched_rank
 
 if yaml.__with_libyaml__:  # what omegaconf reads with, ten times as fast
     yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc]
@@ -81,12 +79,9 @@ def load(words: Sequence[str], *, run: bool = False) -> DictConfig:
         settle = partial(schema.settled, picked=chosen, words=others, nodes=nodes, groups=choices, read=parse)
         for step in (settle, check_limits) if run else (settle,):
             tree = step(tree)
-        unread = check_read(tree, [str(override.key_or_group) for override in others])
     finally:
         if collecting:
             gc.enable()
-    if unread and launched_rank() == 0:
-        print(unread, file=sys.stderr)
     config: DictConfig = tree
     return config
 

@@ -1,11 +1,8 @@
 """Options of a whole configuration that do not go together."""
 
-from collections.abc import Iterable
-
 from omegaconf import DictConfig, OmegaConf
 
-from lmsd.cli.config.schema import Option, at, leaves, plain, root, written
-from lmsd.cli.config.signatures import ANYTHING, Kind
+from lmsd.cli.config.schema import leaves
 from lmsd.errors import UserError
 from lmsd.ranks import shares
 
@@ -40,39 +37,3 @@ def check_limits(config: DictConfig) -> DictConfig:
             "give another guidance, or evaluate.interval=null"
         )
     return config
-
-
-def check_read(config: DictConfig, keys: Iterable[str]) -> str:
-    """Refuse options that the values of others leave unread, or return a note on them.
-
-    keys: those that were typed; those of files may stay unread.
-    """
-    tree = plain(config)
-    unread: dict[str, list[str]] = {}
-    uncaptioned = str(at(tree, "conditioner._target_")).endswith(".NullConditioner")
-    for key in keys:
-        if uncaptioned and key.endswith(".caption_dropout"):
-            raise UserError(f"{key} drops captions or classes, and conditioner=none has none: leave it out")
-        node = root(tree)
-        for name in key.split("."):
-            option = node.at(name)
-            kind = option.kind or ANYTHING
-            told = idle(node, kind)
-            if told and not kind.get("told"):
-                raise UserError(f"{key} is not read with {told}")
-            if told:
-                unread.setdefault(told.partition(":")[0], []).append(key)
-            node = option
-    notes = [f"with {other} nothing reads {', '.join(keys)}" for other, keys in unread.items()]
-    return f"note: {'; '.join(notes)}" if notes else ""
-
-
-def idle(node: Option, kind: Kind) -> str:
-    """The value of another option that leaves one of this kind unread, with the way out; else empty."""
-    if "when" not in kind:
-        return ""
-    other, among = node.at(str(kind["when"])), kind.get("among") or ()
-    if other.value in among if among else other.value != kind.get("unless"):
-        return ""
-    ways = " or ".join(f"{other.key}={way}" for way in among) or f"another {other.key}"
-    return f"{other.key}={written(other.value)}: leave it out, or take {ways}"

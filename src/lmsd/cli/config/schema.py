@@ -166,9 +166,47 @@ def settled(
         if word not in made:
             edit(tree, word, groups)
     config = resolved(root(tree).complete(), read)
-    if note and launched_rank() == 0:
-        print(note, file=sys.stderr)
+    unread = check_read(config, [word.key_or_group for word in words])
+    for told in (note, unread):
+        if told and launched_rank() == 0:
+            print(told, file=sys.stderr)
     return config
+
+
+def check_read(config: DictConfig, keys: Iterable[str]) -> str:
+    """Refuse options that the values of others leave unread, or return a note on them.
+
+    keys: those that were typed; those of files may stay unread.
+    """
+    tree = plain(config)
+    unread: dict[str, list[str]] = {}
+    uncaptioned = str(at(tree, "conditioner._target_")).endswith(".NullConditioner")
+    for key in keys:
+        if uncaptioned and key.endswith(".caption_dropout"):
+            raise UserError(f"{key} drops captions or classes, and conditioner=none has none: leave it out")
+        node = root(tree)
+        for name in key.split("."):
+            option = node.at(name)
+            kind = option.kind or ANYTHING
+            told = idle(node, kind)
+            if told and not kind.get("told"):
+                raise UserError(f"{key} is not read with {told}")
+            if told:
+                unread.setdefault(told.partition(":")[0], []).append(key)
+            node = option
+    notes = [f"with {other} nothing reads {', '.join(keys)}" for other, keys in unread.items()]
+    return f"note: {'; '.join(notes)}" if notes else ""
+
+
+def idle(node: Option, kind: Kind) -> str:
+    """The value of another option that leaves one of this kind unread, with the way out; else empty."""
+    if "when" not in kind:
+        return ""
+    other, among = node.at(str(kind["when"])), kind.get("among") or ()
+    if other.value in among if among else other.value != kind.get("unless"):
+        return ""
+    ways = " or ".join(f"{other.key}={way}" for way in among) or f"another {other.key}"
+    return f"{other.key}={written(other.value)}: leave it out, or take {ways}"
 
 
 def leave_out(tree: dict[str, Any], replaced: Mapping[str, tuple[str, Callable[[], Iterable[Any]]]]) -> str:

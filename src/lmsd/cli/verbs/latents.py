@@ -17,7 +17,8 @@ AT_ONCE = 50  # images encoded together
 def statistics(arguments: list[str]) -> int:
     """Measure the latents of the run that these words of `lmsd train` describe, and write the file."""
     words = [word for word in arguments if not word.startswith(IMAGES)]
-    given = next((word.removeprefix(IMAGES) for word in arguments if word.startswith(IMAGES)), "10_000")
+    # the last of several counts, as everywhere: a run's own words may have one
+    given = ["10_000", *(word.removeprefix(IMAGES) for word in arguments if word.startswith(IMAGES))][-1]
     if not given.replace("_", "").isdecimal() or not int(given):
         raise UserError(f"images={given} is not a whole number of at least 1")
     config = load(words)

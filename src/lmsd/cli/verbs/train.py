@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,14 +126,20 @@ def prepared(config: DictConfig, overrides: Sequence[str] = ()) -> Prepared:
     from lmsd.cli.build import callbacks, experiment
     from lmsd.cli.build.roles import check_roles
     from lmsd.cli.build.validate import metrics, require_val
-    from lmsd.engine.trainer import Hardware
 
-    keys = ("devices", "num_nodes", "accelerator", "precision", "fsdp")
-    hardware = Hardware(**{key: config[key] for key in keys})
     built = experiment.build(config)
     check_roles(overrides, config, built.cast)
     if config.evaluate.n:
         require_val(built.data.shards)
+    from lmsd.engine.trainer import Hardware
+
+    if config.precision == "auto" and config.fsdp:
+        raise UserError(
+            "precision=auto tries the run in one process, and fsdp=true is for nets too large for that: name "
+            "it, precision=bf16-mixed"
+        )
+    keys = ("devices", "num_nodes", "accelerator", "fsdp")
+    hardware = Hardware(**{key: config[key] for key in keys}, **named_precision(config))
     hardware.check(built.engine)
     return Prepared(built, hardware, callbacks.own(config, built.objective), metrics(config))
 
@@ -156,6 +162,7 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     chief = launched_rank() == 0
     if config.precision == "auto":
         settle_precision(config, built)
+        run = replace(run, hardware=replace(run.hardware, **named_precision(config)))
     if config.dry:
         announce(config, None, built.cast, resumed=resumed)
         built.engine.configure_optimizers()
@@ -181,16 +188,16 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     return folder
 
 
+def named_precision(config: DictConfig) -> dict[str, Any]:
+    """The precision of the configuration; none where it is still to be tried."""
+    return {} if config.precision == "auto" else {"precision": config.precision}
+
+
 def settle_precision(config: DictConfig, built: "Experiment") -> None:
     """Let rank 0 try what is faster, and write the choice down where a resumed run will find it."""
     from lmsd.cli.build.experiment import record
     from lmsd.cli.build.precision import faster
 
-    if config.fsdp:
-        raise UserError(
-            "precision=auto tries the run in one process, and fsdp=true is for nets too large for that: name "
-            "it, precision=bf16-mixed"
-        )
     config.precision = agreed("precision", lambda: faster(config, built))
     built.engine.record.update(record(config, built.objective.lead))
 

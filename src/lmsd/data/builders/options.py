@@ -87,7 +87,7 @@ class BuildOptions(Drawing):
         for name, readers in ONLY_FOR.items():
             if source not in readers and given[name] != defaults[name]:
                 raise UserError(
-                    f"the source {source!r} has no option {name}; it belongs to {' and '.join(readers)}"
+                    f"the source {source!r} has no option {name}; it belongs to {', '.join(readers)}"
                 )
         for name in ("val", "test"):
             part = given[name]

@@ -1,0 +1,5 @@
+"""The same as: lmsd export."""
+
+from lmsd.cli import main
+
+main("export")

@@ -1,0 +1,5 @@
+"""The same as: lmsd merge."""
+
+from lmsd.cli import main
+
+main("merge")
