@@ -27,6 +27,7 @@ COMPARED = 3000
 """Samples of each split that are compared with one another."""
 NEAR = 0.9
 _PAIRS = 12
+_MARKS = '.,;:!?"()[]'
 _WORDS = 24
 _NAMED = 5
 
@@ -107,7 +108,7 @@ def _facts(data: ShardSet, split: Split, part: HeldOut) -> list[tuple[str, str]]
     if index.captions:
         rows = np.linspace(0, len(part) - 1, min(len(part), 10_000)).astype(int)
         texts = part.captions(rows)
-        words = [word for text in texts for word in text.lower().split()]
+        words = [word for text in texts for each in text.lower().split() if (word := each.strip(_MARKS))]
         most = ", ".join(f"{word} {count}" for word, count in Counter(words).most_common(_WORDS))
         facts += [
             ("words in a caption", _spread(np.array([len(text.split()) for text in texts], float))),

@@ -63,7 +63,7 @@ class Matching:
         self, teacher: Generator, batch: Batch, x: Tensor, noised_to: tuple[Tensor, Tensor], score: Tensor,
         s: Tensor, rng: Rng,
     ) -> Tensor:  # fmt: skip
-        """G [B,...], which the student's images x should move against.
+        """The direction g [B,...], which the student's images x should move against.
 
         noised_to: (x_τ, τ); score: the fake's x̂₀ there; s [B]: the level to which the sampler takes x next.
         Tags: "z_score" and, in a stream of its own, those of the surplus and "eps_surplus".

@@ -42,7 +42,7 @@ _SECOND = 13  # a stream of random numbers for the second time
 _WAVES = 8
 """Pairs of F(r) at most; the fastest takes a sixteenth of the path for half a wave."""
 _SMALLEST = 1e-3
-"""C of the weight."""
+"""The constant c of the weight."""
 
 
 class MeanFlow(Objective):

@@ -52,7 +52,7 @@ class LoRA(Tuning):
 
     @property
     def scaling(self) -> float:
-        """S."""
+        """The factor s."""
         return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
 
     def apply(self, generator: Generator) -> None:

@@ -31,11 +31,11 @@ class Low:
 
     @property
     def rank(self) -> int:
-        """R."""
+        """The number r of its rows."""
         return len(self.down)
 
     def product(self, like: Tensor) -> Tensor:
-        """S B A in the shape of a weight, float64."""
+        """The product s B A in the shape of a weight, float64."""
         found = self.up.double().flatten(1) @ self.down.double().flatten(1)
         return (self.scale * found).view(like.shape)
 

@@ -63,7 +63,8 @@ def layout_source(name: LayoutName, path: Path | None, lines: Captions) -> Sourc
     UserError when the path does not hold that layout, or no picture of it can be used.
     """
     if path is None:
-        raise UserError(f"the source {name} needs path=, the folder or the file")
+        here = f"; the one of that name here is ./{name}" if Path(name).exists() else ""
+        raise UserError(f"the source {name} needs path=, the folder or the file{here}")
     if name == "folder":
         return folder_source(path, None, lines)
     if not path.exists():
