@@ -31,12 +31,14 @@ def pages(tmp_path, capsys):
 
 
 def test_samples_sizes_and_captions_are_there(pages):
-    splits = dict(re.findall(r"<h2>(train|val): (\d+) samples</h2>", pages))
+    splits = dict(re.findall(r"<h2>(train|val): (\d+) samples?</h2>", pages))
     assert sum(map(int, splits.values())) == 30
     assert set(splits) == {"train", "val"}
     assert "&lt;b&gt;picture&lt;/b&gt; number" in pages
     assert "<b>picture" not in pages
     assert "48 x 48" in pages
+    assert "train-000000.tar: " in pages
+    assert "/train-000000.tar" not in pages, "where a folder lies is nobody's business"
     assert f"{splits['train']} of {splits['train']}" in pages  # captions that differ
     assert pages.count('<img src="data:image/png;base64,') == 10 + 2
 

@@ -37,8 +37,8 @@ def split_of(shard: str) -> Split:
 
 
 def repeats_of(shard: str) -> int:
-    """How often the samples of a train shard come in an epoch: 10 for `train-x10-000000.tar`, else once."""
-    found = re.match(r"train-x(\d{1,6})-", name_of(shard))
+    """How often samples of a train shard come in an epoch: 10 for `train-repeat10-000000.tar`, else once."""
+    found = re.match(r"train-repeat(\d{1,3})-", name_of(shard))
     return max(int(found[1]), 1) if found else 1
 
 

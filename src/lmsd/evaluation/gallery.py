@@ -18,6 +18,7 @@ from lmsd.data.builders.duplicates import signature
 from lmsd.data.heldout import HeldOut
 from lmsd.data.shards import SPLITS, Split
 from lmsd.data.shardset import ShardSet
+from lmsd.data.urls import name_of
 from lmsd.evaluation.grid import picture_uri, to_picture
 from lmsd.evaluation.report import render
 from lmsd.files import write_text
@@ -88,7 +89,8 @@ def _shown(data: ShardSet, part: HeldOut, row: int, names: Sequence[str]) -> Sho
         label = int(labels[0])
         caption = f"{caption} [{names[label] if label < len(names) else label}]".strip()
     uri = picture_uri(to_picture(part.images([row])[0]))
-    return Shown(uri, index.name(shard, sample), caption, f"{width} x {height}")
+    place = f"{name_of(index.shards[shard])}: {index.shard(shard).key(sample)}"
+    return Shown(uri, place, caption, f"{width} x {height}")
 
 
 def _caption(data: ShardSet, part: HeldOut, row: int) -> str:

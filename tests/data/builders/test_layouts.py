@@ -218,7 +218,7 @@ def test_what_kohya_repeats_comes_as_often_in_an_epoch(tmp_path):
     options = BuildOptions(path=tmp_path / "in", image_size=16, val=0, test=0, near_duplicates="keep")
     build("kohya", tmp_path / "out", options=options)
     names = sorted(path.name for path in (tmp_path / "out").glob("*.tar"))
-    assert names == ["train-x10-000000.tar", "train-x3-000000.tar"]
+    assert names == ["train-repeat10-000000.tar", "train-repeat3-000000.tar"]
     data = ShardSet(tmp_path / "out", image_size=16, train=Streaming(flip=False))
     stream = data.stream(seed=3)
     batch = stream[np.arange(23)]

@@ -131,7 +131,7 @@ def write_shards(
             chosen = [sample for sample in members if split != "train" or sample.repeats == repeats]
             encoded = (_members(sample, options, spool) for sample in chosen)
             if chosen:
-                name = split if repeats == 1 else f"{split}-x{repeats}"
+                name = split if repeats == 1 else f"{split}-repeat{repeats}"
                 shards += write_split(folder, name, encoded, size=options.shard_size, tell=tell)
     return shards
 
