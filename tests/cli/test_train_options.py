@@ -131,7 +131,7 @@ TABLE = {
         OTHER,
     ),
     "objective.game.mismatch.weight": ("objective.game.mismatch.weight=1", OTHER),
-    "objective.game.mismatch.captions": ("objective.game.mismatch.captions=['a red circle']", None),
+    "objective.game.mismatch.captions": ("objective.game.mismatch.captions=['a red circle']", REFUSED),
     "objective.game.d_steps": ("objective.game.d_steps=2", OTHER),
     "objective.game.bound": ("objective.game.bound=0.1", OTHER),
     "objective.game.caption_dropout": ("objective.game.caption_dropout=0.5", OTHER),

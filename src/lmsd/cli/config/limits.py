@@ -17,6 +17,11 @@ def check_limits(config: DictConfig) -> DictConfig:
             "generator.precondition=edm is for schedule=edm, where alpha = 1; take schedule=edm with it, or "
             "generator.precondition=none"
         )
+    if config.generator.get("sees") == "source" and "source" not in config.data.images:
+        raise UserError(
+            "generator.sees=source needs the pictures to see: data.images=[source], with objective=edit, or "
+            "leave it out"
+        )
     if config.devices == "auto":
         return config  # looked at once the devices are counted
     shares(config.batch_size, config.devices * config.num_nodes, config.micro_batches)
