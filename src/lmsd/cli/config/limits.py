@@ -17,7 +17,7 @@ def check_limits(config: DictConfig) -> DictConfig:
             "generator.precondition=edm is for schedule=edm, where alpha = 1; take schedule=edm with it, or "
             "generator.precondition=none"
         )
-    if config.generator.get("sees") == "source" and "source" not in config.data.images:
+    if config.generator.get("sees") == "source" and not config.data.get("images"):
         raise UserError(
             "generator.sees=source needs the pictures to see: data.images=[source], with objective=edit, or "
             "leave it out"
