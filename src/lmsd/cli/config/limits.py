@@ -22,6 +22,11 @@ def check_limits(config: DictConfig) -> DictConfig:
             "generator.sees=source needs the pictures to see: data.images=[source], with objective=edit, or "
             "leave it out"
         )
+    sighted = config.generator.get("sees", "nothing") != "nothing"
+    if config.evaluate.get("image_guidance", 1.0) != 1.0 and not sighted:
+        raise UserError(
+            "evaluate.image_guidance is for a generator that sees an image (objective=edit): leave it out"
+        )
     if config.devices == "auto":
         return config  # looked at once the devices are counted
     shares(config.batch_size, config.devices * config.num_nodes, config.micro_batches)
