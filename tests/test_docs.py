@@ -175,7 +175,14 @@ TINY = [
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    ["quickstart.md", "configs.md", "data.md", "adversarial.md", "evaluation.md", "few_steps.md"],
+    [
+        "quickstart.md",
+        "configs.md",
+        "data.md",
+        pytest.param("adversarial.md", marks=pytest.mark.open),
+        "evaluation.md",
+        "few_steps.md",
+    ],
 )
 def test_the_commands_of_a_page_run_in_order(page: str, away: Path) -> None:
     """As they stand, but for sizes."""

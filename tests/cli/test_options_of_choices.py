@@ -367,7 +367,7 @@ def changes(option: schema.Option) -> Iterator[Any]:
         yield from (item for item in kind.get("enum", ()) if item != value)
 
 
-@pytest.mark.slow
+@pytest.mark.open
 @pytest.mark.parametrize("name", CHOICES)
 def test_every_option_of_a_choice_matters(name: str, inside_of: Path) -> None:
     choice = CHOICES[name]
