@@ -180,7 +180,7 @@ TINY = [
         "configs.md",
         "data.md",
         pytest.param("adversarial.md", marks=pytest.mark.open),
-        "evaluation.md",
+        pytest.param("evaluation.md", marks=pytest.mark.open),
         "few_steps.md",
     ],
 )

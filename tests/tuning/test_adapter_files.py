@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).parents[1] / "models"))
 from tiny_pipelines import make
 
 READS = ["sd15", "sdxl", "sd3", "flux", "sana"]
-LAYOUTS = [pytest.param(name, marks=[] if name == "sd15" else [pytest.mark.slow]) for name in READS]
+LAYOUTS = [pytest.param(name, marks=[] if name == "sd15" else [pytest.mark.open]) for name in READS]
 TEXT = ["q_proj", "k_proj", "v_proj", "out_proj"]
 KINDS = {"lora": LoRA(4, alpha=2.0), "rslora": LoRA(4, alpha=1.0, rslora=True), "dora": LoRA(4, dora=True)}
 WORDS = ["a red Circle", "two <thing> over a line"]
