@@ -23,11 +23,9 @@ def test_a_run_leaves_and_comes_back(home: Home, capsys: pytest.CaptureFixture[s
     one, two = run.sample(["a red circle"], steps=2), folder.sample(["a red circle"])
     assert np.array_equal(one, two)
     assert "license: mit" in Path("out/first/README.md").read_text()
-    card, (record, *_) = (
-        Path("out/first/README.md").read_text(),
-        sorted(Path("outputs/first/eval").glob("*/*.json")),
-    )
-    assert any(f"| {name} |" in card for name in json.loads(record.read_text())["scores"]), "its own scores"
+    card = Path("out/first/README.md").read_text()
+    scored = [json.loads(path.read_text())["scores"] for path in Path("outputs/first/eval").glob("*/metrics.json")]
+    assert any(f"| {name} |" in card for scores in scored for name in scores), "its own scores"
     manifest = json.loads(Path("out/first/lmsd.json").read_text())
     assert (manifest["format"], manifest["steps"], len(manifest["knots"])) == ("safetensors", 2, 3)
 
