@@ -15,7 +15,7 @@ FLOORS = [
     {"tuning"},
     {"sampling", "rewards"},
     {"objectives", "evaluation"},
-    {"engine", "export"},
+    {"engine", "export", "serving"},
     {"cli"},
 ]
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
@@ -27,6 +27,9 @@ ALLOWED = {
     "diffusers": {"models", "tuning", "rewards", "evaluation", "export"},
     "transformers": {"models", "features", "tuning", "rewards", "evaluation", "export"},
     "peft": {"models", "tuning", "rewards", "evaluation", "export"},
+    "fastapi": {"serving"},
+    "starlette": {"serving"},
+    "uvicorn": {"serving"},
     "wandb": set(),
     "torchvision": set(),
 }

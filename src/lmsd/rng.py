@@ -50,8 +50,7 @@ def _fold_int(key: int, word: int) -> int:
     return _signed(x ^ (x >> 31))
 
 
-def fold(*words: Tensor | int) -> Tensor:
-    """Hash several words (int64 tensors that broadcast, or ints) into one int64 key."""
+def _folded(*words: Tensor | int) -> Tensor | int:
     key: Tensor | int = 0
     for word in words:
         if isinstance(key, Tensor):
@@ -60,17 +59,22 @@ def fold(*words: Tensor | int) -> Tensor:
             key = mix64(word + _signed(key * 31 + _PHI))
         else:
             key = _fold_int(key, word)
-    return torch.as_tensor(key, dtype=torch.int64)
+    return key
+
+
+def fold(*words: Tensor | int) -> Tensor:
+    """Hash several words (int64 tensors that broadcast, or ints) into one int64 key."""
+    return torch.as_tensor(_folded(*words), dtype=torch.int64)
 
 
 class Rng:
     """Counter-based random numbers for one batch.
 
-    seed: the run's; position: int64 [B], the samples' places in the stream, on the device of the results;
-    turn: the update (or sampling step) of the batch that draws.
+    seed: the run's, or int64 [B], each sample's own; position: int64 [B], the samples' places in the stream,
+    on the device of the results; turn: the update (or sampling step) of the batch that draws.
     """
 
-    def __init__(self, seed: int, position: Tensor, *, turn: int = 0) -> None:
+    def __init__(self, seed: int | Tensor, position: Tensor, *, turn: int = 0) -> None:
         self.seed = seed
         self.position = position
         self.turn = turn
@@ -84,9 +88,7 @@ class Rng:
 
     def bits(self, count: int, tag: str) -> Tensor:
         """Hash words, int64 [B,count], all 64 bits random."""
-        common = 0
-        for word in (self.seed, self.turn, zlib.crc32(tag.encode())):
-            common = _fold_int(common, word)
+        common = _folded(self.seed, self.turn, zlib.crc32(tag.encode()))
         key = fold(common, self.position)[:, None]
         index = torch.arange(1, count + 1, device=key.device) * _PHI
         return mix64(mix64(key + index) ^ mix64(key))

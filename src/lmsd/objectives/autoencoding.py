@@ -141,7 +141,9 @@ class Autoencoding(Objective):
 
     # -- what the losses are made of ------------------------------------------------------------------------
 
-    def _change(self, seed: int, images: int, x: Tensor, codec: OwnAutoencoder) -> tuple[int, int] | None:
+    def _change(
+        self, seed: int | Tensor, images: int, x: Tensor, codec: OwnAutoencoder
+    ) -> tuple[int, int] | None:
         """(cells a side, quarter turns) of this batch, the same on every rank; None: as it is."""
         side = codec.smaller(*x.shape[2:])[0]
         u, size, turn = Rng(seed, torch.tensor([images])).uniform((3,), "equivariance")[0].tolist()

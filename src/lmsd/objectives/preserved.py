@@ -95,7 +95,7 @@ class Preserved(Objective):
         return Batch(x=self._images[rows], position=batch.position, text=text)
 
     @torch.no_grad()
-    def _drawn(self, players: Players, batch: Batch, seed: int) -> Tensor:
+    def _drawn(self, players: Players, batch: Batch, seed: int | Tensor) -> Tensor:
         """All own images, as they are diffused, on the device of the batch."""
         base, device, found = generator_of(players, "base"), batch.x.device, []
         base.eval()

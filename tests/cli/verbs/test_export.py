@@ -24,7 +24,9 @@ def test_a_run_leaves_and_comes_back(home: Home, capsys: pytest.CaptureFixture[s
     assert np.array_equal(one, two)
     assert "license: mit" in Path("out/first/README.md").read_text()
     card = Path("out/first/README.md").read_text()
-    scored = [json.loads(path.read_text())["scores"] for path in Path("outputs/first/eval").glob("*/metrics.json")]
+    scored = [
+        json.loads(path.read_text())["scores"] for path in Path("outputs/first/eval").glob("*/metrics.json")
+    ]
     assert any(f"| {name} |" in card for scores in scored for name in scores), "its own scores"
     manifest = json.loads(Path("out/first/lmsd.json").read_text())
     assert (manifest["format"], manifest["steps"], len(manifest["knots"])) == ("safetensors", 2, 3)

@@ -6,6 +6,7 @@ VERBS = {
     "edit": "change an image by a prompt, all of it or what a mask marks",
     "evaluate": "score a run on held-out data",
     "export": "a run to a folder that stands alone, with proof that it is the same",
+    "serve": "a run or an exported folder behind an address, with OpenAI's way of asking",
     "merge": "adapters into weights, or several runs into one",
     "sweep": "many runs over some options, ranked by their scores on val",
     "runs": "list runs: state, how far, best score",
@@ -17,7 +18,7 @@ VERBS = {
 }
 
 FLAGS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("sample", "edit", "evaluate", "export", "merge"), ()),
+    **dict.fromkeys(("sample", "edit", "evaluate", "export", "serve", "merge"), ()),
     **dict.fromkeys(("runs", "report", "data", "doctor", "verify-resume"), ()),
     "train": ("--options", "--schema", "--cfg"),
     "demo": ("--ablation",),
@@ -26,7 +27,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
 """The words with dashes that verbs take beside -h and --help, where any other is refused."""
 
 WORDS: dict[str, tuple[str, ...]] = {
-    "data": ("build", "index", "show", "features", "statistics", "encode"),
+    "data": ("build", "index", "show", "features", "statistics", "encode", "votes"),
     "data build": (
         *("digits", "shapes", "edits", "folder", "imagefolder", "classes", "kohya"),
         *("coco", "table", "parquet", "tars", "cifar10"),

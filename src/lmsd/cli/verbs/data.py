@@ -23,6 +23,7 @@ lmsd data statistics WORDS [images=10_000]          mean and deviation of a run'
                                                     its codec reads; WORDS: those of lmsd train
 lmsd data encode WORDS                              latents and text codes of a run's training images, once,
                                                     into data.train.latents=FOLDER, which it then reads
+lmsd data votes DIR out=FOLDER [option=value ...]   pairs that lmsd serve kept in serve.votes=DIR, as shards
 
 Sources
   digits     scikit-learn's handwritten digits, 8x8, "a handwritten seven"
@@ -52,6 +53,9 @@ Options of index
 Options of show
   out=data.html  n=48 (samples of each split)  image_size=96 channels= captions=join|first seed=
 
+Options of votes
+  val=0.1 test=0 (parts of the prompts)  shard_size=1000  overwrite=false
+
 Options of features
   kind=cnn|ssl  image_size= channels= images= (to train on)  augment=none|shift|shift_flip  out=DIR
 """
@@ -60,9 +64,12 @@ Options of features
 def main(arguments: list[str]) -> int:
     """Dispatch to an action."""
     from lmsd.cli.verbs.latents import encode, statistics
+    from lmsd.cli.verbs.votes import votes
 
-    actions = {"build": build, "index": index, "show": show, "features": features}
-    actions |= {"statistics": statistics, "encode": encode}
+    actions = {
+        **{"build": build, "index": index, "show": show, "features": features},
+        **{"statistics": statistics, "encode": encode, "votes": votes},
+    }
     if arguments[0] not in actions:
         raise UserError(
             f"unknown action '{arguments[0]}'{nearest(arguments[0], actions)}; actions: {', '.join(actions)}"

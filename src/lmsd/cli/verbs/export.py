@@ -145,7 +145,7 @@ def opened(chosen: ExportOptions) -> tuple["Model", Mapping[str, Any]]:
     return model, records
 
 
-def resampled(model: "Model", chosen: ExportOptions) -> "Model":
+def resampled(model: "Model", chosen: SamplingOptions) -> "Model":
     """The same model, with the sampler and the settings that were asked for as its own."""
     from lmsd.cli.config.compose import load
     from lmsd.cli.config.schema import plain

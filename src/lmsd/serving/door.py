@@ -1,0 +1,137 @@
+"""What every request passes before a route sees it: its host, its key, its size, its time.
+
+A body is counted as it comes, so that none is ever held beyond the limit, whatever its head says; one clock
+covers reading, waiting and writing, so that neither slow senders nor slow readers hold a place for long.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any, TypeAlias
+
+from lmsd.serving.service import Service
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN = ("/", "/health")
+"""What is answered without a key."""
+ROUTES = (
+    "/",
+    "/health",
+    "/metrics",
+    "/pairs",
+    "/votes",
+    "/v1/models",
+    "/v1/images/generations",
+    "/v1/images/edits",
+)
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+
+
+class _TooLarge(Exception):
+    """A body of more bytes than the limit."""
+
+
+class Door:
+    """An application in front of another.
+
+    keys: those of which every request bears one, none: nobody needs any; hosts: names that it answers to,
+    None: any. On an address of this machine alone other names are refused: a page elsewhere could have
+    pointed its own name here.
+    """
+
+    def __init__(
+        self,
+        inner: App,
+        service: Service,
+        *,
+        keys: Collection[str] = (),
+        hosts: Collection[str] | None = None,
+    ) -> None:
+        self.inner, self.service = inner, service
+        self.keys = [_digest(key) for key in keys]
+        self.hosts = hosts
+        self.most = int(service.limits.megabytes * 1e6)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it here."""
+        if scope["type"] != "http":
+            await self.inner(scope, receive, send)
+            return
+        begun, path = time.monotonic(), str(scope["path"])
+        status, left = 0, self.most
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise _TooLarge
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self.service.draining:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        refused = self._refused(scope, path)
+        try:
+            async with asyncio.timeout(self.service.limits.seconds):
+                if refused is not None:
+                    await _answer(watched, *refused)
+                else:
+                    await self.inner(scope, counted, watched)
+        except _TooLarge:
+            await _answer(watched, 413, f"the body is larger than {self.most:,} bytes")
+        except TimeoutError:
+            if status:
+                raise
+            await _answer(watched, 503, f"not done within {self.service.limits.seconds:g} s")
+        finally:
+            route = path if path in ROUTES else "other"
+            self.service.figures.answered(route, status, time.monotonic() - begun)
+
+    def _refused(self, scope: Scope, path: str) -> tuple[int, str] | None:
+        """Status and sentence of what is not let in."""
+        headers = dict(scope["headers"])
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        if self.hosts is not None and name not in self.hosts:
+            return 421, "this server answers to localhost alone: serve.host= opens it to others"
+        if scope["method"] == "POST" and headers.get(b"sec-fetch-site") == b"cross-site":
+            return 403, "pages from elsewhere may not use this server"
+        if self.keys and path not in OPEN and not self._known(headers.get(b"authorization", b"")):
+            return 401, "give a key of this server: Authorization: Bearer KEY"
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self.most:
+            return 413, f"the body is larger than {self.most:,} bytes"
+        return None
+
+    def _known(self, given: bytes) -> bool:
+        kind, _, key = given.decode("latin-1").partition(" ")
+        found = _digest(key.strip())
+        return kind.lower() == "bearer" and any(hmac.compare_digest(found, known) for known in self.keys)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("latin-1", "replace")).digest()
+
+
+async def _answer(send: Send, status: int, message: str) -> None:
+    """An error of the door, in OpenAI's form; the connection ends, since the body may not have been read."""
+    kind = {401: "authentication_error", 503: "server_error"}.get(status, "invalid_request_error")
+    content = {"error": {"message": message, "type": kind, "param": None, "code": None}}
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(content).encode()})
