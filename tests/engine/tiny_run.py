@@ -27,6 +27,7 @@ from lmsd.objectives import (
     NFT,
     Adversarial,
     Anchor,
+    Augment,
     Contrast,
     Denoising,
     Distill,
@@ -165,6 +166,7 @@ OBJECTIVES = {
             anchor=Anchor("transport", weight=(0.25, 0.005), normalize=0.9),
         )
     ),
+    "augmented": lambda: augmented(),
     "ladd": lambda: PostTraining(
         Tau(1.0), settings=Settings(2), starts="own", judged=Uniform(), teacher=Settings(2)
     ),
@@ -201,6 +203,16 @@ OBJECTIVES = {
         advantages=Normalizer("prompt"),
     ),
 }
+
+
+def augmented() -> Adversarial:
+    """A game whose augmentation follows the held-out gap and changes fast."""
+    augment = Augment(
+        "gap", transforms=["shift", "turn", "mirror", "cutout"], p=0.4, span=80, consistency=0.5
+    )
+    objective = Adversarial(Jumps(4), penalty=Penalty(augment=augment), anchor=Anchor("mse_kl"))
+    augment.held = samples(torch.arange(1000, 1006))
+    return objective
 
 
 def features(images: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from lmsd.errors import UserError
 from lmsd.evaluation.catalog import CATALOG, kind_of
 from lmsd.evaluation.charts import Curve, draw, short, stacked
 from lmsd.evaluation.looks import spectra
+from lmsd.evaluation.overfitting import overfitting
 from lmsd.evaluation.records import (
     Record,
     newest_records,
@@ -43,6 +44,7 @@ _TITLES = {
     "diversity": "Diversity over z",
     "anchor": "Anchor",
     "adversary": "Adversarial term",
+    "augment": "Strength of the augmentation",
     "throughput": "Throughput, images/s, evaluations included",
 }
 _JOINED = {"accuracy_train": "training images", "accuracy_val": "held-out images"}
@@ -156,11 +158,11 @@ def curves_of(records: Sequence[Record], timed: Sequence[Record] | None = None) 
     """
     columns = _columns(records)
     scored = {name: column for name, column in columns.items() if name.startswith(("val/", "test/"))}
-    joined = _reward_curves(columns)
+    joined, knows = _reward_curves(columns), overfitting(columns)
     charts = [Chart("Is the reward hacked?", stacked(joined, anchor="hacked"))] if joined else []
+    charts += [Chart("Are images learned by heart?", stacked(knows, anchor="knows"))] if knows else []
     charts += _score_charts(scored)
-    speeds = _speeds(records if timed is None else timed)
-    if speeds is not None:
+    if (speeds := _speeds(records if timed is None else timed)) is not None:
         columns["throughput"] = speeds
     grouped: dict[str, list[Curve]] = defaultdict(list)
     for name, (x, y) in columns.items():
@@ -169,10 +171,9 @@ def curves_of(records: Sequence[Record], timed: Sequence[Record] | None = None) 
             grouped["accuracy"].append(Curve(_JOINED[quantity], x, y))
         elif name not in scored and quantity != "updates" and not (joined and name in _REWARDED):
             grouped[quantity].append(Curve(player or quantity, x, y))
-    names = sorted(
+    for name in sorted(
         grouped, key=lambda name: (name in _LAST, list(_TITLES).index(name) if name in _TITLES else 99, name)
-    )
-    for name in names:
+    ):
         if name == "skipped" and not any(any(curve.y) for curve in grouped[name]):
             continue
         charts.append(Chart(_TITLES.get(name, name.replace("_", " ")), draw(grouped[name], anchor=name)))

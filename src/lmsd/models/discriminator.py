@@ -21,6 +21,7 @@ from lmsd.models.frozen import freeze, twin
 from lmsd.models.generator import Generator, edm_coefficients
 from lmsd.models.taps import Tap, tap_channels, tap_names, tapped, with_taps
 from lmsd.nets.embed import TimeEmbedding
+from lmsd.nets.spectral import normalize
 from lmsd.process.gaussian import Process
 from lmsd.types import Cond, at_least_float32
 
@@ -83,7 +84,8 @@ class Discriminator(_Judge):
     trunk: (x [B,2C,H,W] or, marginal, [B,C,H,W], time [B], vec [B,trunk.cond_dim]) → [B,features].
     cond_dim: width of the pooled condition, 0 for none; features: width of what is judged, by default the
     trunk's; heads: logits per sample; marginal: without x_t; smooth: it sees time as a share of all time, and
-    its trunk has no kinks, so that differences of logits along a path are derivatives.
+    its trunk has no kinks, so that differences of logits along a path are derivatives; spectral: the trunk's
+    layers have a largest singular value of 1 (`nets.spectral`).
     """
 
     def __init__(
@@ -96,14 +98,15 @@ class Discriminator(_Judge):
         heads: Count = 1,
         marginal: bool = False,
         smooth: bool = False,
+        spectral: bool = False,
     ) -> None:
         super().__init__()
         self.smooth = smooth
         if smooth:
             trunk.smooth = True  # type: ignore[assignment]
-        self.trunk = trunk
-        self.process = process
-        self.marginal = marginal
+        if spectral:
+            normalize(trunk)
+        self.trunk, self.process, self.marginal = trunk, process, marginal
         self.width = width = int(trunk.cond_dim)  # type: ignore[arg-type]
         if not width:
             raise UserError("discriminator: its trunk has cond_dim=0 and would see neither t nor text")
@@ -188,9 +191,7 @@ class TrunkDiscriminator(_Judge):
         frozen: bool = True,
     ) -> None:
         super().__init__()
-        self.marginal = True
-        self.process = generator.process
-        self.z_dim = generator.z_dim
+        self.marginal, self.process, self.z_dim = True, generator.process, generator.z_dim
         self.net = twin(with_taps(generator.net))
         base = vars(self.net).get("is_frozen", False)  # shared, and no part of checkpoints
         self.names = tap_names(self.net, taps)

@@ -4,6 +4,7 @@ from lmsd.objectives.advantages import Normalizer
 from lmsd.objectives.adversarial import Adversarial
 from lmsd.objectives.anchor import Anchor, Anchored
 from lmsd.objectives.article import Article
+from lmsd.objectives.augmentation import Augment
 from lmsd.objectives.base import Objective
 from lmsd.objectives.cafm import CAFM
 from lmsd.objectives.denoising import Denoising
@@ -31,6 +32,7 @@ __all__ = [
     "Anchor",
     "Anchored",
     "Article",
+    "Augment",
     "Contrast",
     "DRaFT",
     "Denoising",

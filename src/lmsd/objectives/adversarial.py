@@ -40,7 +40,7 @@ from lmsd.objectives.base import (
 from lmsd.objectives.jumps import Jump, Pairing, critic, draw_jump, landing
 from lmsd.objectives.mismatch import Mismatch
 from lmsd.objectives.penalty import Critic, Penalty
-from lmsd.objectives.terms import Adversary, center, discriminator_loss, diversity, generator_loss, sign_right
+from lmsd.objectives.terms import Adversary, discriminator_loss, diversity, generator_loss, sign_right
 from lmsd.rng import Rng
 from lmsd.sampling.settings import Bound, check_bound
 from lmsd.types import Batch, Clock, Cond, Loss, Players, Turn
@@ -86,22 +86,30 @@ class Adversarial(Objective):
                 f"d_steps={d_steps} at least 1 and diversity_every={diversity_every} not negative"
             )
         self.jumps, self.pairing, self.kind, self.bound = jumps, pairing, loss, bound
-        self.penalty, self.anchor = penalty or Penalty(), anchor or Anchor()
-        self.mismatch = mismatch or Mismatch()
+        self.penalty, self.anchor, self.mismatch = (
+            penalty or Penalty(), anchor or Anchor(), mismatch or Mismatch()
+        )  # fmt: skip
         self.d_steps, self.caption_dropout, self.diversity_every = d_steps, caption_dropout, diversity_every
 
     @property
     def cast(self) -> Cast:
         """Both players; D is built for the pairing."""
         marginal = self.pairing != "transition"
-        judge = Part(given={"marginal": marginal}, stacked=1 if marginal else 2)
-        return {"discriminator": judge, "generator": Part()}
+        return {
+            "discriminator": Part(given={"marginal": marginal}, stacked=1 if marginal else 2),
+            "generator": Part(),
+        }
 
     def prepare(self, facts: Facts) -> None:
         """Draw mismatched captions from those of the data, for a generator that reads them."""
         if not self.mismatch.captions:
             self.mismatch.learn(facts.captions)
         reads = generator_of(facts.players).conditioner.reads
+        self.penalty.augment.prepare(
+            facts.held_out,
+            sees_x_t=self.pairing == "transition",
+            pixels=generator_of(facts.players).bound is not None,
+        )
         if self.mismatch.weight and (reads != "text" or len(self.mismatch.captions) < 2):
             raise UserError(
                 f"mismatch.weight={self.mismatch.weight:g} shows the discriminator images with captions of "
@@ -118,16 +126,25 @@ class Adversarial(Objective):
         self.anchor.check(generator)
         self.mismatch.check(batch)
         draw = self.drawing(players, batch, clock.updates, rng)
+        self.penalty.augment.watch(partial(self._verdicts, players), rng)
         for turn in range(self.d_steps):
             weight = self.penalty.weight(clock.progress, clock.played.get("discriminator", 0))
-            game = partial(self._d_loss, generator, discriminator, batch, draw)
-            yield Turn("discriminator", partial(game, rng.at(turn), weight))
-        measure = self.diversity_every > 0 and clock.updates % self.diversity_every == 0
+            yield Turn(
+                "discriminator",
+                partial(self._d_loss, generator, discriminator, batch, draw, rng.at(turn), weight),
+            )
         game = partial(self._g_loss, generator, discriminator, batch.x, draw)
         yield Turn(
-            "generator", partial(game, rng.at(self.d_steps), self.anchor.weight(clock.progress), measure)
+            "generator",
+            partial(
+                game,
+                rng.at(self.d_steps),
+                self.anchor.weight(clock.progress),
+                self.diversity_every > 0 and clock.updates % self.diversity_every == 0,
+            ),
         )
         self.anchor.settle()
+        self.penalty.augment.settle()
 
     def drawing(self, players: Players, batch: Batch, updates: int, rng: Rng) -> Draw:
         """What the turns of this batch play on; updates: of G so far."""
@@ -137,33 +154,45 @@ class Adversarial(Objective):
     @torch.no_grad()
     def probe(self, players: Players, batch: Batch, rng: Rng) -> Mapping[str, Tensor]:
         """Share of D's verdicts on `batch` that are right; held-out data show how far D overfits."""
-        generator, discriminator = generator_of(players), discriminator_of(players)
+        return {"discriminator/accuracy": sign_right(self.kind, *self._verdicts(players, batch, rng)).mean()}
+
+    def _verdicts(self, players: Players, batch: Batch, rng: Rng) -> tuple[Tensor, ...]:
+        generator = generator_of(players)
         jump = self.drawing(players, batch, 0, rng)(rng)
-        pair = torch.cat([jump.x_s, self._fake(generator, jump)])
-        real, false = self._critic(discriminator, jump)(pair).chunk(2)
-        return {"discriminator/accuracy": sign_right(self.kind, real, false).mean()}
+        judge = critic(discriminator_of(players), jump, jump.cond, pairing=self.pairing)
+        return judge(torch.cat([jump.x_s, self._fake(generator, jump)])).chunk(2)
 
     def collapsed(self, metrics: Mapping[str, float]) -> str | None:
         """Whether the discriminator teaches nothing."""
         return useless_discriminator(metrics)
 
     def state_dict(self) -> Mapping[str, Any]:
-        """The anchor's: nothing unless it normalizes gradients."""
-        return self.anchor.state_dict()
+        """The anchor's and the augmentation's: nothing unless they adapt."""
+        return {**self.anchor.state_dict(), **self.penalty.augment.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.anchor.load_state_dict(state)
+        self.penalty.augment.load_state_dict(state)
 
     # -- the losses -----------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _fake(self, generator: Generator, jump: Jump) -> Tensor:
-        x_0 = generator(jump.x_t, jump.t, jump.cond, latent(generator, jump.rng, jump.x_t))
-        return landing(self.pairing, generator, x_0, jump, bound=self.bound)
+        return landing(
+            self.pairing, generator,
+            generator(jump.x_t, jump.t, jump.cond, latent(generator, jump.rng, jump.x_t)),
+            jump, bound=self.bound,
+        )  # fmt: skip
 
-    def _critic(self, discriminator: Discriminator, jump: Jump, cond: Cond | None = None) -> Critic:
-        return critic(discriminator, jump, cond or jump.cond, pairing=self.pairing)
+    def _critic(
+        self, generator: Generator, discriminator: Discriminator, jump: Jump, cond: Cond | None = None, *,
+        surely: bool = False,
+    ) -> Critic:  # fmt: skip
+        view = self.penalty.augment.view(
+            jump.x_s, jump.s, jump.t, jump.rng, process=generator.process, surely=surely
+        )
+        return critic(discriminator, jump, cond or jump.cond, pairing=self.pairing, view=view)
 
     def _d_loss(
         self, generator: Generator, discriminator: Discriminator, batch: Batch, draw: Draw, rng: Rng,
@@ -177,21 +206,24 @@ class Adversarial(Objective):
             jump = draw(rng)
             fake = self._fake(generator, jump)
             wrong = self.mismatch.cond(generator, batch, jump) if self.mismatch.weight else None
-        judge = self._critic(discriminator, jump)
-        real, false, penalties = self.penalty.judge(judge, jump.x_s, fake, rng, due=gamma > 0)
+        judge = partial(self._critic, generator, discriminator, jump)
+        real, false, penalties = self.penalty.judge(judge(), jump.x_s, fake, rng, due=gamma > 0)
         loss = discriminator_loss(self.kind, real, false)
-        right = sign_right(self.kind, real, false)
-        logs = {"adversary": loss, "logit_gap": real - false, "d_accuracy": right}
+        logs = {
+            "adversary": loss, "logit_gap": real - false, "d_accuracy": sign_right(self.kind, real, false)
+        }  # fmt: skip
         for penalty in penalties.values():
             loss = loss + gamma * penalty
-        if self.penalty.center:
-            logs["center"] = center(real, false)
-            loss = loss + self.penalty.center * logs["center"]
+        for name, (weight, term) in self.penalty.beside(
+            real, false, lambda: judge(surely=True)(torch.cat([jump.x_s, fake])).chunk(2)
+        ).items():
+            logs[name] = term
+            loss = loss + weight * term
         if wrong is not None:
-            against = self._critic(discriminator, jump, wrong)(jump.x_s)
+            against = judge(wrong)(jump.x_s)
             loss = loss + self.mismatch.share(jump, loss) * discriminator_loss(self.kind, real, against)
             logs["mismatch_gap"] = real - against
-        return Loss(loss.mean(), means({**logs, **penalties}))
+        return Loss(loss.mean(), means({**logs, **penalties, **self.penalty.augment.logs(loss)}))
 
     def _g_loss(
         self, generator: Generator, discriminator: Discriminator, x_0: Tensor, draw: Draw, rng: Rng,
@@ -200,7 +232,7 @@ class Adversarial(Objective):
         """weight: λ; measure: the diversity over z, even if the anchor draws no second sample."""
         jump = draw(rng)
         first, second = self.anchor.predict(generator, jump)
-        judge = self._critic(discriminator, jump)
+        judge = self._critic(generator, discriminator, jump)
         fake = landing(self.pairing, generator, first, jump, bound=self.bound)
         false = judge(fake)
         with torch.no_grad():  # reals are constants to G

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lmsd.models.discriminator import Discriminator
 from lmsd.models.generator import Generator
+from lmsd.objectives.augmentation import View
 from lmsd.objectives.base import JumpLaw, caption_drop, repeat, standard_normal
 from lmsd.objectives.penalty import Critic
 from lmsd.process.gaussian import Process
@@ -75,12 +76,19 @@ def carried(process: Process, x_0: Tensor, jump: Jump) -> Tensor:
     return keep * jump.x_t + (alpha_s - alpha_t * keep) * x_0
 
 
-def critic(discriminator: Discriminator, jump: Jump, cond: Cond, *, pairing: Pairing) -> Critic:
-    """D at this jump: k candidates x_s of every sample at once; it does not train the condition."""
+def critic(
+    discriminator: Discriminator, jump: Jump, cond: Cond, *, pairing: Pairing, view: View | None = None
+) -> Critic:
+    """D at this jump: k candidates x_s of every sample at once; it does not train the condition.
+
+    view: through which it sees them and x_t; None: as they are.
+    """
+    beside = jump.x_t if view is None else view.later(jump.x_t)
 
     def logits(x: Tensor) -> Tensor:
         k = len(x) // len(jump.s)
-        x_t = repeat(jump.x_t, k) if pairing == "transition" else None
+        x_t = repeat(beside, k) if pairing == "transition" else None
+        x = x if view is None else view.earlier(x)
         rows = cond.map(lambda value: repeat(value.detach(), k))
         judged: Tensor = discriminator(x, x_t, repeat(jump.s, k), repeat(jump.t, k), rows)
         return judged

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from lmsd.errors import Count, UserError, When, one_of
 from lmsd.models.discriminator import double_backward_obstacle
+from lmsd.objectives.augmentation import Augment
 from lmsd.objectives.base import standard_normal
-from lmsd.objectives.terms import Annealed, difference_penalty, exact_penalty
+from lmsd.objectives.terms import Annealed, center, difference_penalty, exact_penalty, per_sample
 from lmsd.rng import Rng
 
 PenaltyKind: TypeAlias = Literal["fd", "exact", "none"]
@@ -35,7 +36,7 @@ class Penalty:
     kind: fd (the finite difference), exact or none; gamma: γ, a number, or a pair (start, end) joined by a
     cosine over its phase of the run; sigma: σ, in units of x; r1, r2: on reals, on fakes; lazy: updates of D
     from one penalty to the next; center: weight of (D(x) + D(x̃))² beside them, which keeps logits near 0 and
-    leaves their difference alone.
+    leaves their difference alone; augment: of what D sees, None: nothing.
 
     Raises UserError for values out of range.
     """
@@ -50,10 +51,11 @@ class Penalty:
         r2: Annotated[bool, When("kind", ("fd", "exact"))] = True,
         lazy: Annotated[Count, When("kind", ("fd", "exact"))] = 1,
         center: float = 0.0,
+        augment: Augment | None = None,
     ) -> None:
         one_of("penalty", "kind", kind, PenaltyKind)
         self.kind, self.gamma, self.sigma, self.lazy = kind, Annealed(gamma), sigma, lazy
-        self.r1, self.r2, self.center = r1, r2, center
+        self.r1, self.r2, self.center, self.augment = r1, r2, center, augment or Augment()
         if self.gamma.least < 0 or sigma <= 0 or lazy < 1 or center < 0:
             raise UserError(
                 f"penalty: gamma={self.gamma} and center={center} must be 0 or more, sigma={sigma} above 0 "
@@ -84,6 +86,13 @@ class Penalty:
         self, critic: Critic, real: Tensor, fake: Tensor, rng: Rng, *, due: bool
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """D's logits of reals and fakes, and the penalties [B] by name if due, in one forward pass of D."""
+        of_real, of_fake, penalties = self._judged(critic, real, fake, rng, due=due)
+        self.augment.note(of_real, of_fake)
+        return of_real, of_fake, penalties
+
+    def _judged(
+        self, critic: Critic, real: Tensor, fake: Tensor, rng: Rng, *, due: bool
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         pair = torch.cat([real, fake])
         sides = {name: side for name, side, on in (("r1", 0, self.r1), ("r2", 1, self.r2)) if on and due}
         if not sides:
@@ -101,3 +110,14 @@ class Penalty:
             for (name, side), logits in zip(sides.items(), rest, strict=True)
         }
         return of_real, of_fake, penalties
+
+    def beside(
+        self, real: Tensor, fake: Tensor, again: Callable[[], tuple[Tensor, ...]]
+    ) -> dict[str, tuple[float, Tensor]]:
+        """Further terms of D's loss by name: weight and [B]; again: the same pair, surely augmented."""
+        found = {"center": (self.center, center(real, fake))} if self.center else {}
+        if self.augment.consistency:
+            moved = zip(again(), (real, fake), strict=True)
+            value = sum(per_sample((one - other).square()) for one, other in moved)
+            found["consistency"] = (self.augment.consistency, torch.as_tensor(value))
+        return found

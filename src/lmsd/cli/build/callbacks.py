@@ -8,6 +8,7 @@ from lmsd.cli.build.experiment import instantiate
 from lmsd.data.shardset import ShardSet
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.hacking import HackingGuard
+from lmsd.engine.patience import Patience
 from lmsd.engine.trainer import check_callbacks
 from lmsd.engine.watchdog import Watchdog
 from lmsd.objectives.base import Objective, trained
@@ -27,6 +28,7 @@ def standing(config: DictConfig, validation: Any, objective: Objective, data: Sh
         every = config.evaluate.every or config.images
         found.append(Evaluate(validation, every_images=every, at_start=config.evaluate.at_start))
         found += guards(config, objective)
+        found += [Patience(config.patience)] if config.get("patience") else []
     monitor = None if validation is None else validation.monitor
     saving = Checkpoint(
         every_images=config.checkpoint_every,

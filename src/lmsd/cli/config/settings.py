@@ -136,6 +136,8 @@ class Train:
     """images between two lines of metrics"""
     checkpoint_every: Amount = 100_000
     """images between two checkpoints; 0: a tenth of the run"""
+    patience: Amount = 0
+    """end after so many evaluations in a row without a better FD on val, and keep the best; 0: no"""
     checkpoint_async: bool = True
     """written in the background, from one copy in memory"""
     keep: Count = 3
@@ -146,6 +148,8 @@ class Train:
     """without a batch (ten times as long within an evaluation) until the run ends; 0: never"""
     steps: Count = 4
     """jumps of the chain in few-step training, and steps of sampling"""
+    transforms: Sequence[str] = ()
+    """that leave captions true, for penalty.augment: shift, mirror, turn, cutout, color"""
     data: Node
     schedule: Node
     conditioner: Node

@@ -38,6 +38,7 @@ SAFE = (
     "checkpoint_async",
     "keep",
     "keep_every",
+    "patience",
     "hang_seconds",
     "evaluate.",
     "devices",
