@@ -212,6 +212,7 @@ def augmented() -> Adversarial:
     )
     objective = Adversarial(Jumps(4), penalty=Penalty(augment=augment), anchor=Anchor("mse_kl"))
     augment.held = samples(torch.arange(1000, 1006))
+    augment.updates = 2  # so that the strength changes within a short run
     return objective
 
 
