@@ -38,6 +38,8 @@ NEW = {
     "cli/build/words.py": "a pipeline's folder is judged without training",
     "cli/build/latents.py": "latents: codecs whose statistics are checked",
     "data/builders/edits.py": "latents: editing that is trained",
+    "data/mixture.py": "learning from little: several sources by weights",
+    "data/synthetic.py": "learning from little: generated images are for training alone",
     "data/latents.py": "latents: a cache that cannot be stale",
     "evaluation/reconstruction.py": "latents: an autoencoder of one's own",
     "models/codes.py": "latents: a cache that cannot be stale",

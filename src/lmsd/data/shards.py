@@ -63,8 +63,7 @@ def resolve(source: Source) -> tuple[str, ...]:
     Raises UserError for a missing file or folder, a scheme other than http, https and s3, a shard named
     twice.
     """
-    parts = [source] if isinstance(source, str | os.PathLike) else source
-    found = [shard for part in parts for shard in _expand(os.fspath(part))]
+    found = [shard for part in words_of(source) for shard in _expand(part)]
     if not found:
         raise UserError(f"data.shards={source!r} names no shard: give a folder, a glob or a brace range")
     ordered = sorted(found, key=lambda shard: (name_of(shard), shard))
@@ -72,6 +71,11 @@ def resolve(source: Source) -> tuple[str, ...]:
         if shard == following:
             raise UserError(f"data.shards={source!r} names {shard} twice: name each shard once")
     return tuple(ordered)
+
+
+def words_of(source: Source) -> list[str]:
+    """The words of a source, one for each item of a list."""
+    return [os.fspath(word) for word in ([source] if isinstance(source, str | os.PathLike) else source)]
 
 
 def by_split(shards: Sequence[str]) -> dict[Split, tuple[str, ...]]:

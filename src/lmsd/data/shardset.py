@@ -9,11 +9,12 @@ from typing import Literal, TypeAlias
 from lmsd.data.heldout import HeldOut
 from lmsd.data.index import Index
 from lmsd.data.latents import Latents, Maker
-from lmsd.data.order import Order
+from lmsd.data.mixture import Sources
 from lmsd.data.reader import Form, Reader
-from lmsd.data.shards import Source, Split, by_split, chosen, repeats_of, resolve
+from lmsd.data.shards import SPLITS, Source, Split, by_split, chosen, resolve
 from lmsd.data.storage import Storage
 from lmsd.data.stream import OnError, Stream
+from lmsd.data.synthetic import only_real, refuse
 from lmsd.data.text import Lines
 from lmsd.data.transforms import RECIPE
 from lmsd.errors import Amount, Count, Measure, Share, UserError, one_of
@@ -70,7 +71,8 @@ class ShardSet:
     "old" reads images and captions as before version 2 of the index (no color profiles, no orientation by
     XMP, captions as they stand), "new" as today, also in a resumed run that began with the old way; images:
     names of further pictures of every sample (source: KEY.source.png), cropped and mirrored as it is; cache:
-    where remote shards are kept; train: how the train split is streamed.
+    where remote shards are kept; train: how the train split is streamed; weights: of several sources, one for
+    each word of shards, in any unit: null mixes them by their sizes.
 
     Raises UserError for shards that are missing or damaged.
     """
@@ -89,6 +91,7 @@ class ShardSet:
         images: Sequence[str] = (),
         cache: Storage | None = None,
         train: Streaming | None = None,
+        weights: Sequence[float] | None = None,
     ) -> None:
         if channels not in (1, 3):
             raise UserError(f"data.channels={channels}: images have 3 channels (RGB) or 1 (gray)")
@@ -96,17 +99,17 @@ class ShardSet:
         if decode is not None:
             one_of("data", "decode", decode, Decode)
         self._shards = by_split(resolve(shards))
-        named: dict[Split, Source | None] = {"val": val, "test": test}
-        for split, source in named.items():
+        for split, source in zip(SPLITS[1:], (val, test), strict=True):
             if source is not None:
                 self._shards[split] = chosen(source, split)
-            both = set(self._shards["train"]) & set(self._shards[split])
-            if both:
+            refuse(self._shards[split], split)
+            if both := set(self._shards["train"]) & set(self._shards[split]):
                 raise UserError(
                     f"{min(both)} is named for both train and {split}: give data.{split}= other shards"
                 )
         self.image_size, self.channels, self.images = image_size, channels, tuple(images)
         self.decode, self.train = decode, train or Streaming()
+        self.sources = Sources(shards, weights)
         self._storage, self._caption_key, self._lines = cache or Storage(), caption_key, captions
         self.watched: Callable[[], AbstractContextManager[Progress | None]] = nullcontext
         self._indexes: dict[Split, Index] = {}
@@ -149,9 +152,13 @@ class ShardSet:
                 for what, count, name in self.index(split).notes():
                     log.warning("%s: %s %s (%s)", split, f"{count:,}", what, name)
 
-    def split_set(self, split: Split) -> HeldOut:
-        """A split as a sequence, without augmentation. Raises UserError if the split has no shards."""
-        return HeldOut(split, self._reader(split))
+    def split_set(self, split: Split, *, real: bool = False) -> HeldOut:
+        """A split as a sequence, without augmentation; real: without generated images (`data.synthetic`).
+
+        Raises UserError if the split has no shards, or generated ones alone where real are asked for.
+        """
+        shards = only_real(self._shards[split]) if real else ()
+        return HeldOut(split, self._reader(split, index=self._storage.index(shards) if shards else None))
 
     def stream(self, *, seed: int, several: bool = False) -> Stream:
         """The train split, endless and by position, augmented; seed: of the order.
@@ -160,15 +167,11 @@ class ShardSet:
         says so.
         """
         index, train = self.index("train"), self.train
-        order = Order(
-            index.sizes,
-            repeats=[repeats_of(shard) for shard in index.shards],
-            window=train.window,
-            seed=seed,
-            first=train.first,
+        keep = (
+            self.latents is None
+            and train.num_workers == 0
+            and len(index) * self.image_size**2 * self.channels <= train.memory_gb * 1e9  # bytes
         )
-        decoded = len(index) * self.image_size**2 * self.channels  # bytes
-        keep = self.latents is None and train.num_workers == 0 and decoded <= train.memory_gb * 1e9
         if self.latents is not None and self.images:
             raise UserError("data.images are pictures, and latents are cached: leave data.train.latents out")
         if self.latents is not None and train.color:
@@ -176,7 +179,7 @@ class ShardSet:
         largest = sorted(header.size for header in index.headers)[-2 * train.window :]
         whole = len(largest) if sum(largest) <= _HELD else 0
         return Stream(
-            order,
+            self.sources.order(index, window=train.window, seed=seed, first=train.first),
             self._reader("train", keep=keep, whole=whole),
             flip=train.flip,
             color=train.color,
@@ -188,12 +191,13 @@ class ShardSet:
     def maker(self, codec: str, *, drawn: bool) -> Maker:
         """What makes latents of the train split with a codec, given by the sha256 of its weights."""
         form = self._reader("train").form
-        decoder = "old" if form.old else "decode-2"
-        words = (RECIPE, decoder, form.image_size, form.channels)
+        words = (RECIPE, "old" if form.old else "decode-2", form.image_size, form.channels)
         return Maker(codec, "-".join(map(str, words)), drawn=drawn, flipped=self.train.flip)
 
-    def _reader(self, split: Split, *, keep: bool = False, whole: int = 0) -> Reader:
-        index = self.index(split)
+    def _reader(
+        self, split: Split, *, keep: bool = False, whole: int = 0, index: Index | None = None
+    ) -> Reader:
+        index = index or self.index(split)
         return Reader(
             index,
             self._storage.locate(index),

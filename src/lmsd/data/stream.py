@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from lmsd.data.latents import Latents
+from lmsd.data.mixture import Mixture
 from lmsd.data.order import Order
 from lmsd.data.reader import Reader
 from lmsd.data.transforms import flip, flips, jitter, scale
@@ -69,7 +70,7 @@ class Stream(Dataset[Batch]):
 
     def __init__(
         self,
-        order: Order,
+        order: Order | Mixture,
         reader: Reader,
         *,
         flip: bool = False,
@@ -85,7 +86,7 @@ class Stream(Dataset[Batch]):
         self._on_error = on_error
         self._ahead = ahead
         self._latents = latents
-        self._window: tuple[int, int] | None = None
+        self._window: tuple[int, ...] | None = None
 
     def __getitem__(self, positions: Integers) -> Batch:
         if not isinstance(positions, np.ndarray):
@@ -133,8 +134,14 @@ class Stream(Dataset[Batch]):
         mirrored = flips(rng).numpy() if self._flip else np.zeros(len(shard), np.bool_)
         mean, spread = latents(shard, sample, mirrored)
         text = self.reader.captions(shard, sample, self._lines(rng)) if self.reader.form.caption else None
-        label = torch.from_numpy(self.reader.labels(shard, sample)) if self.reader.index.labels else None
-        return Batch(mean, rng.position, text, label, encoded=True, spread=spread)
+        return Batch(
+            mean,
+            rng.position,
+            text,
+            torch.from_numpy(self.reader.labels(shard, sample)) if self.reader.index.labels else None,
+            encoded=True,
+            spread=spread,
+        )
 
     def _after(self, positions: Integers, slot: int, attempt: int) -> tuple[Integers, Integers]:
         return self.order(positions[slot : slot + 1] + attempt)
@@ -143,5 +150,4 @@ class Stream(Dataset[Batch]):
         window = self.order.windows(positions[-1:])[0]
         if window != self._window:
             self._window = window
-            after = self.order.following(*window)
-            ahead(self.order.shards(*window) + self.order.shards(*after))
+            ahead(self.order.shards(*window) + self.order.shards(*self.order.following(*window)))

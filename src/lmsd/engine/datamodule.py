@@ -88,6 +88,7 @@ class ShardDataModule(LightningDataModule):
             "position": self.position,
             "seed": self.seed,
             "window": self.shards.train.window,
+            **self.shards.sources.state(index),
             "index_hash": index.hash,
             "batch_size": self.batch_size,
             "decode": self.shards.decode or "new",
@@ -101,13 +102,13 @@ class ShardDataModule(LightningDataModule):
         """
         now = self.state_dict()
         differences = [
-            f"{name} was {state_dict.get(name)!r} and is {now[name]!r}"
-            for name in ("version", "seed", "window")
-            if state_dict.get(name) != now[name]
+            f"{name} was {state_dict.get(name)!r} and is {now.get(name)!r}"
+            for name in ("version", "seed", "window", "sources")
+            if state_dict.get(name) != now.get(name)
         ]
         position = int(state_dict["position"])
         other = any(state_dict.get(name) != now[name] for name in ("index_hash", "shards"))
-        if other and self.shards.train.on_change == "error":
+        if other and (self.shards.train.on_change == "error" or "sources" in now):
             told = difference(state_dict.get("shards", ()), now["shards"])
             differences.append(f"the shards have changed: {told}")
         if differences:

@@ -66,7 +66,7 @@ def find_or_train(
     folder: Path | None = None,
 ) -> tuple[Extractor, Path]:
     """lmsd-cnn or lmsd-ssl for these data and where it is kept: `folder`, or the user's cache, by recipe."""
-    train = data.split_set("train")
+    train = data.split_set("train", real=True)
     name = "-".join([kind, train.hash[:16], augment, str(images or "default"), str(seed)])
     name += f"-w{width}" if width != 32 else ""
     kept = folder or cache_folder() / "extractors" / name

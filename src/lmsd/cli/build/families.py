@@ -31,7 +31,7 @@ def families_of(
             return None
     made = {each.name: each for each in (family(name, settings, data) for name in names)}  # each counts once
     beside = [each for name, each in made.items() if name != own.name]
-    return Families(beside, data.split_set("train"), cache=cache_folder() / "features")
+    return Families(beside, data.split_set("train", real=True), cache=cache_folder() / "features")
 
 
 def known(names: Sequence[str]) -> None:

@@ -44,7 +44,7 @@ def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) 
     alone = unconditional(config)
     if settings.checker == "shapes" and config.data.channels != 3:
         raise UserError("evaluate.checker=shapes reads images in color; set data.channels=3, or no checker")
-    sets: list[ImageSet] = [data.split_set(split), data.split_set("train")]
+    sets: list[ImageSet] = [data.split_set(each, real=True) for each in (split, "train")]
     held_out, train = [Uncaptioned(each) for each in sets] if alone else sets
     extractor = extractor_of(settings.extractor, data)
     cache, shared = cache_folder() / "features", None
