@@ -80,6 +80,10 @@ def test_a_command_is_accepted(
             rest = ["run=last", *left]
         again = any(word.startswith("again=") for word in rest)
         options.read(Again if again else kinds[verb], rest, verb=verb)
+    elif verb == "promote":
+        from lmsd.cli.verbs.promote import read
+
+        assert rest == ["back"] or read(rest)
     elif verb == "export":
         split(rest)
     elif verb == "data":

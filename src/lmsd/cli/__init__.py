@@ -28,7 +28,7 @@ BARE = {
 }
 """Verbs without options, and what they take."""
 
-NEEDY = ("sample", "edit", "evaluate", "export", "serve", "merge", "sweep", "report", "data")
+NEEDY = ("sample", "edit", "evaluate", "export", "serve", "merge", "sweep", "report", "data", "promote")
 """Verbs that print their help when nothing follows them."""
 
 HYDRAS: dict[str, str] = {

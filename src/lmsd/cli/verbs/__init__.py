@@ -10,6 +10,7 @@ VERBS = {
     "merge": "adapters into weights, or several runs into one",
     "sweep": "many runs over some options, ranked by their scores on val",
     "runs": "list runs: state, how far, best score",
+    "promote": "the run that is served changes only for a better one",
     "report": "write report.html of a run again",
     "data": "build data sets, index shards, train the feature extractor",
     "doctor": "look at versions, devices, disk and shards; say what to fix",
@@ -19,6 +20,7 @@ VERBS = {
 
 FLAGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("sample", "edit", "evaluate", "export", "serve", "merge"), ()),
+    "promote": (),
     **dict.fromkeys(("runs", "report", "data", "doctor", "verify-resume"), ()),
     "train": ("--options", "--schema", "--cfg"),
     "demo": ("--ablation",),
