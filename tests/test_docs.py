@@ -80,10 +80,14 @@ def test_a_command_is_accepted(
             rest = ["run=last", *left]
         again = any(word.startswith("again=") for word in rest)
         options.read(Again if again else kinds[verb], rest, verb=verb)
-    elif verb == "promote":
-        from lmsd.cli.verbs.promote import read
+    elif verb == "launch":
+        from lmsd.cli.verbs.launch import main
 
-        assert rest == ["back"] or read(rest)
+        assert main(rest) == 0
+    elif verb in ("promote", "ask"):
+        from lmsd.cli.verbs import ask, promote
+
+        assert rest == ["back"] or {"promote": promote, "ask": ask}[verb].read(rest)
     elif verb == "export":
         split(rest)
     elif verb == "data":

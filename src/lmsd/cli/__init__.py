@@ -28,7 +28,10 @@ BARE = {
 }
 """Verbs without options, and what they take."""
 
-NEEDY = ("sample", "edit", "evaluate", "export", "serve", "merge", "sweep", "report", "data", "promote")
+NEEDY = (
+    *("sample", "edit", "evaluate", "export", "serve", "merge", "sweep", "report", "data"),
+    *("promote", "ask", "launch"),
+)
 """Verbs that print their help when nothing follows them."""
 
 HYDRAS: dict[str, str] = {

@@ -17,8 +17,10 @@ from lmsd.cli.verbs import WORDS
     ("line", "found"),
     [
         ("lmsd tr", ["train"]),
-        ("lmsd data ", ["build", "encode", "features", "index", "show", "statistics"]),
+        ("lmsd data ", ["build", "encode", "features", "index", "show", "statistics", "votes"]),
         ("lmsd data build d", ["digits"]),
+        ("lmsd launch s", ["sky", "slurm"]),
+        ("lmsd launch slurm trainer=c", ["trainer=cpu"]),
         ("lmsd data build digits image_f", ["image_format="]),
         ("lmsd train trainer=", [f"trainer={choice}" for choice in groups()["trainer"]]),
         ("lmsd train optimizer@optim.generator=sg", ["optimizer@optim.generator=sgd"]),

@@ -9,6 +9,7 @@ from lmsd.data.shardset import ShardSet
 from lmsd.engine.callbacks import Checkpoint, Evaluate
 from lmsd.engine.hacking import HackingGuard
 from lmsd.engine.patience import Patience
+from lmsd.engine.requests import Asked
 from lmsd.engine.trainer import check_callbacks
 from lmsd.engine.watchdog import Watchdog
 from lmsd.objectives.base import Objective, trained
@@ -23,7 +24,7 @@ def own(config: DictConfig, objective: Objective) -> list[Any]:
 
 def standing(config: DictConfig, validation: Any, objective: Objective, data: ShardSet) -> list[Any]:
     """The callbacks that every run has."""
-    found: list[Any] = []
+    found: list[Any] = [Asked(None if validation is None else validation.sample)]
     if validation is not None:
         every = config.evaluate.every or config.images
         found.append(Evaluate(validation, every_images=every, at_start=config.evaluate.at_start))

@@ -18,6 +18,7 @@ from lmsd.cli.config.schema import LIBRARIES, plain
 from lmsd.cli.runs import store
 from lmsd.data.shardset import ShardSet
 from lmsd.engine.callbacks import Progress
+from lmsd.engine.ema import EMA
 from lmsd.engine.module import Engine
 from lmsd.errors import UserError
 from lmsd.evaluation import Checker, Evaluator
@@ -141,8 +142,7 @@ class Validation:
 
     def __call__(self, engine: Engine) -> Mapping[str, float]:
         """Scores by name, val/... ; the grid goes into samples/, the record into eval/val/."""
-        averages = engine.average(engine.lead)
-        lead = averages.average() if averages.half_lives else engine.players[engine.lead]
+        averages, lead = self._lead(engine)
         settings = self.config.evaluate
         generate = self._generate(lead)
         half_life = str(averages.half_lives[0]) if averages.half_lives else "raw"
@@ -169,6 +169,17 @@ class Validation:
             self._grid(generate, engine)
             print(f"{engine.clock.images:,} images\n{scores}", flush=True)
         return found
+
+    def sample(self, engine: Engine) -> None:
+        """The grid alone, into samples/."""
+        if self.active:
+            self._grid(self._generate(self._lead(engine)[1]), engine)
+
+    @staticmethod
+    def _lead(engine: Engine) -> tuple[EMA, nn.Module]:
+        """What is scored: the first average, or the weights where there is none."""
+        averages = engine.average(engine.lead)
+        return averages, averages.average() if averages.half_lives else engine.players[engine.lead]
 
     def _generate(self, lead: nn.Module) -> Generate:
         """How images are made: sampled, or given back by a codec that is trained itself."""

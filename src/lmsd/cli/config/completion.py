@@ -31,7 +31,7 @@ compdef _lmsd lmsd
 FISH = """complete -c lmsd -a '(lmsd --complete (commandline -cp) 2>/dev/null)'
 """
 SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
-CONFIGURED = ("train", "sweep", "verify-resume")
+CONFIGURED = ("train", "sweep", "verify-resume", "launch")
 """Verbs that take the options of the configuration."""
 
 
@@ -61,7 +61,7 @@ def following(given: list[str], word: str) -> Iterable[str]:
     from lmsd.cli.verbs import FLAGS, VERBS, WORDS
 
     verb, (key, equals, _) = " ".join(given[: 1 + (given[:1] == ["data"])]), word.partition("=")
-    if not verb or (verb in WORDS and len(given) < 3):
+    if not verb or (verb in WORDS and len(given) <= len(verb.split())):
         return WORDS.get(verb, VERBS)
     if verb in ("runs", "report") or (equals and key in ("run", "resume", "init_from")):
         return [f"{key}={run}" if equals else run for run in ("last", *(path.name for path in by_age()))]

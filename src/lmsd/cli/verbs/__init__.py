@@ -10,6 +10,8 @@ VERBS = {
     "merge": "adapters into weights, or several runs into one",
     "sweep": "many runs over some options, ranked by their scores on val",
     "runs": "list runs: state, how far, best score",
+    "launch": "print a job file for SLURM, Kubernetes or SkyPilot that restarts and resumes",
+    "ask": "a run that trains for a sample, scores, a checkpoint, or to stop",
     "promote": "the run that is served changes only for a better one",
     "report": "write report.html of a run again",
     "data": "build data sets, index shards, train the feature extractor",
@@ -20,7 +22,7 @@ VERBS = {
 
 FLAGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("sample", "edit", "evaluate", "export", "serve", "merge"), ()),
-    "promote": (),
+    **dict.fromkeys(("launch", "ask", "promote"), ()),
     **dict.fromkeys(("runs", "report", "data", "doctor", "verify-resume"), ()),
     "train": ("--options", "--schema", "--cfg"),
     "demo": ("--ablation",),
@@ -29,6 +31,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
 """The words with dashes that verbs take beside -h and --help, where any other is refused."""
 
 WORDS: dict[str, tuple[str, ...]] = {
+    "launch": ("slurm", "k8s", "sky"),
     "data": ("build", "index", "show", "features", "statistics", "encode", "votes"),
     "data build": (
         *("digits", "shapes", "edits", "folder", "imagefolder", "classes", "kohya"),
