@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 15278
+STATEMENTS = 15285
 OPTION_LINES = 1506
 LONG = 0
 WIDE = 10

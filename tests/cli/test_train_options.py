@@ -213,7 +213,7 @@ def merged(base: list[str], changed: str) -> list[str]:
     return list({word.partition("=")[0]: word for word in [*base, *words]}.values())
 
 
-@pytest.mark.open
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_of_train(
     name: str, home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -220,7 +220,7 @@ def test_what_has_no_net_of_ours_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.open
+@pytest.mark.slow
 def test_aoti_compiles_and_loads(tmp_path: Path) -> None:
     import shutil
 

@@ -37,6 +37,9 @@ class Line(nn.Module):
     def condition(self, batch, drop=None):
         return Cond()
 
+    def encode(self, batch):
+        return batch
+
     def to_x0(self, native, x_t, t):
         return native
 

@@ -9,6 +9,7 @@ from gaussian_players import marginal, numbers, players
 
 from lmsd.errors import UserError
 from lmsd.objectives import Distill, Heads, Matching, Tilt
+from lmsd.objectives.base import Facts
 from lmsd.objectives.matching import noised, noisier
 from lmsd.objectives.ratio import WEIGHTS, LastMean, weight_of
 from lmsd.objectives.starts import aside
@@ -93,6 +94,17 @@ def test_the_gradient_is_that_of_the_divergence_to_scale():
     fake, teacher = (m(x_t, t, Cond()).detach() for m in (cast["fake"].score, cast["teacher"]))
     gap = (fake - teacher) / (x - teacher).abs()
     torch.testing.assert_close(found, torch.stack([(gap * x_T).mean(), gap.mean()]), rtol=1e-6, atol=1e-9)
+
+
+def test_logits_that_weigh_are_calibrated_every_so_many_updates():
+    cast = players(student=(1.3, 0.4))
+    objective = distill(matching={"divergence": "kl"}, heads={"student": 0.0, "fake": 1.0, "calibrate": 3})
+    objective.prepare(Facts((), lambda: numbers(64), cast))
+    fitted = []
+    for updates in range(7):
+        turn_of(objective, cast, "fake", updates=updates)
+        fitted.append(objective.state_dict()["fitted"])
+    assert fitted == [0, 0, 0, 3, 3, 3, 6]
 
 
 def learned(objective, *, student, teacher, steps, rate, follow=True, **cast):

@@ -126,3 +126,21 @@ def test_accumulation_and_bad_options_are_refused():
         next(scripts[1])
     with pytest.raises(UserError, match="decay=1"):
         FDLoss(pixels, decay=1.0)
+
+
+def test_a_batch_that_is_not_finite_is_not_remembered():
+    objective, generator = FDLoss(pixels, decay=0.5), Affine()
+    updated(objective, generator, 0)
+    mean, second = objective.fake.mean.clone(), objective.real.second.clone()
+    for where in ("images", "samples"):
+        batch = batch_at(1)
+        if where == "images":
+            batch.x[3] = torch.nan
+        else:
+            generator.a.data.fill_(torch.inf)
+        for turn in objective.turns(
+            {"generator": generator}, batch, Clock(1, "generator"), Rng(3, batch.position)
+        ):
+            assert not turn.loss().value.isfinite()
+        assert torch.equal(objective.fake.mean, mean)
+        assert torch.equal(objective.real.second, second)

@@ -64,7 +64,7 @@ def at_work(tree: Any, name: str, test_data: Path) -> Any:
     return tree
 
 
-@pytest.mark.open
+@pytest.mark.slow
 def test_a_run_of_before_ends_in_the_weights_that_the_code_of_before_gives_it(
     old: Any, new: Any, test_data: Path
 ) -> None:
@@ -80,7 +80,7 @@ def test_a_run_of_before_ends_in_the_weights_that_the_code_of_before_gives_it(
     assert same.other_bits(begun, ended[1], "players") != ""  # it has trained
 
 
-@pytest.mark.open
+@pytest.mark.slow
 def test_a_run_of_before_scores_as_the_code_of_before_scores_it(old: Any, new: Any, test_data: Path) -> None:
     """To the last digit, on the test split: kid is kid_paired today, and the class score's parts are equal.
 

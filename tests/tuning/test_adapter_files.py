@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).parents[1] / "models"))
 from tiny_pipelines import make
 
 READS = ["sd15", "sdxl", "sd3", "flux", "sana"]
-LAYOUTS = [pytest.param(name, marks=[] if name == "sd15" else [pytest.mark.open]) for name in READS]
+LAYOUTS = [pytest.param(name, marks=[] if name == "sd15" else [pytest.mark.slow]) for name in READS]
 TEXT = ["q_proj", "k_proj", "v_proj", "out_proj"]
 KINDS = {"lora": LoRA(4, alpha=2.0), "rslora": LoRA(4, alpha=1.0, rslora=True), "dora": LoRA(4, dora=True)}
 WORDS = ["a red Circle", "two <thing> over a line"]
@@ -307,6 +307,14 @@ def test_adapters_add_up_at_their_strengths(folders, tmp_path):
     near(theirs(folder, "sd15", prepare), latents(own), before)
     with pytest.raises(UserError, match="x is no strength"):
         Adapter.parse("a.safetensors*x")
+
+
+@pytest.mark.parametrize("magnitude", [None, torch.tensor([2.0, 0.5, 3.0])], ids=["lora", "dora"])
+def test_at_strength_0_an_adapter_is_off(magnitude):
+    weight, draw = torch.randn(3, 4), torch.Generator().manual_seed(0)
+    low = Low(torch.randn(2, 4, generator=draw), torch.randn(3, 2, generator=draw), 0.7, magnitude)
+    assert not low.delta(weight, 0).any()
+    assert low.delta(weight, 0.5).abs().min() > 0
 
 
 def test_a_soup_of_equal_nets_is_the_net(folders):

@@ -76,6 +76,8 @@ def _over_ranks(value: Tensor) -> Tensor:
 
 def frechet(mean: Tensor, cov: Tensor, real_mean: Tensor, real_cov: Tensor) -> Tensor:
     """L of two Gaussians, means [d] and covariances [d,d] in float64; differentiable in the first two."""
+    if not bool((cov.isfinite().all() & real_cov.isfinite().all())):
+        return mean.sum() * torch.nan  # what no eigenvalues are found of; the update is skipped
     values, vectors = torch.linalg.eigh(real_cov)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     product = root @ cov @ root
@@ -117,21 +119,30 @@ class FDLoss(Objective):
                 "fd_loss: a distance of whole batches is no mean over their parts: set micro_batches=1"
             )
         self._open, generator = True, generator_of(players)
-        self.real.keep(self.real.blended(self.features(generator.decode(batch.x)), self.decay))
-        yield Turn("generator", partial(self._loss, generator, batch, rng))
+        real = self.real.blended(self.features(generator.decode(batch.x)), self.decay)
+        found: list[tuple[Tensor, Tensor]] = []
+        yield Turn("generator", partial(self._loss, generator, batch, rng, real, found))
         self._open = False
+        if all(bool(part.isfinite().all()) for part in (*found[-1], *real)):  # else the step was skipped
+            self.fake.keep(found[-1])
+            self.real.keep(real)
 
-    def _loss(self, generator: Generator, batch: Batch, rng: Rng) -> Loss:
+    def _loss(
+        self,
+        generator: Generator,
+        batch: Batch,
+        rng: Rng,
+        real: tuple[Tensor, Tensor],
+        found: list[tuple[Tensor, Tensor]],
+    ) -> Loss:
         schedule = generator.process.schedule
         cond = generator.condition(batch, caption_drop(rng, self.caption_dropout))
         x_T = begin(generator, Settings(1), rng, batch.x.shape[1:], batch.x.dtype)
         t = schedule.knots(1, x_T.device)[0].expand(len(x_T))
         x_0 = bounded(generator(x_T, t, cond, latent(generator, rng, x_T)), generator.bound)
         moments = self.fake.blended(self.features(generator.decode(x_0)), self.decay)
-        self.fake.keep(moments)
-        assert self.real.mean is not None
-        assert self.real.second is not None
-        (mean, second), (real_mean, real_second) = moments, (self.real.mean, self.real.second)
+        found.append(moments)
+        (mean, second), (real_mean, real_second) = moments, real
         value = frechet(mean, second - mean.outer(mean), real_mean, real_second - real_mean.outer(real_mean))
         told = value.detach().to(x_0.dtype)
         return Loss(value, {"frechet": told, "score": -told})

@@ -40,9 +40,12 @@ class Low:
         return (self.scale * found).view(like.shape)
 
     def delta(self, weight: Tensor, strength: float = 1.0) -> Tensor:
-        """ΔW for a weight of the base, float64; strength: a factor on s."""
+        """ΔW for a weight of the base, float64; strength: a factor on s, 0 is the base itself.
+
+        As in peft, the magnitudes of a DoRA stay whole at every other strength.
+        """
         change = strength * self.product(weight)
-        if self.magnitude is None:
+        if self.magnitude is None or strength == 0:
             return change
         whole = weight.double() + change
         norm = whole.flatten(1).norm(dim=1)

@@ -42,6 +42,15 @@ def test_a_mask_that_becomes_empty_says_what_was_white(tmp_path: Path) -> None:
         read_mask(saved(tmp_path / "b.png", np.zeros((64, 64))), (64, 64), 8)
 
 
+def test_a_transparent_mask_could_mean_either_and_is_refused(tmp_path: Path) -> None:
+    strokes = np.zeros((8, 8, 4))
+    strokes[2:5, 2:5] = 255
+    with pytest.raises(UserError, match=r"w.png has transparent pixels.*white where the image may change"):
+        read_mask(saved(tmp_path / "w.png", strokes), (8, 8), 8)
+    strokes[..., 3] = 255
+    assert read_mask(saved(tmp_path / "o.png", strokes), (8, 8), 8).sum() == 9
+
+
 def test_the_picture_itself_is_never_written_over_and_a_file_is_no_prompt(tmp_path):
     image, words = tmp_path / "a.png", tmp_path / "p.txt"
     Image.new("RGB", (8, 8)).save(image)

@@ -147,6 +147,14 @@ def open_image(path: Path, *, channels: int) -> "Pixels":
         raise UserError(f"{path}: {error}") from error
 
 
+def has_holes(path: Path) -> bool:
+    """Whether an image file has pixels that are not opaque."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255
+
+
 WHITE = 128
 """A level from which a pixel of a mask counts as white, where all of it is black or white."""
 
@@ -162,6 +170,11 @@ def read_mask(path: Path, shape: tuple[int, ...], size: int) -> "NDArray[np.floa
     from lmsd.data.transforms import fit
 
     whole = open_image(path, channels=1)
+    if has_holes(path):
+        raise UserError(
+            f"mask={path} has transparent pixels, which might be those to change or those to keep: save it "
+            "without transparency, white where the image may change"
+        )
     (height, width), (rows, columns) = shape[:2], whole.shape[:2]
     if rows * width != columns * height:
         raise UserError(
