@@ -145,6 +145,8 @@ NEW = {
     "objectives/anchor.py": "methods on a screen",
     "engine/patience.py": "learning from little: a run ends at its best",
     "nets/spectral.py": "learning from little: an adversary that does not overfit",
+    "cli/verbs/synthesize.py": "learning from oneself: images of a run to train on",
+    "evaluation/synthesis.py": "learning from oneself: images of a run to train on",
     "evaluation/overfitting.py": "learning from little: the gap and the copies in one plot",
     "objectives/augmentation.py": "learning from little: an adversary that does not overfit",
     "objectives/article.py": "the article's own objective",

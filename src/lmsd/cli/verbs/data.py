@@ -23,6 +23,7 @@ lmsd data statistics WORDS [images=10_000]          mean and deviation of a run'
                                                     its codec reads; WORDS: those of lmsd train
 lmsd data encode WORDS                              latents and text codes of a run's training images, once,
                                                     into data.train.latents=FOLDER, which it then reads
+lmsd data synthesize run=RUN out=DIR n=1000         images of a run to train on, as shards
 lmsd data votes DIR out=FOLDER [option=value ...]   pairs that lmsd serve kept in serve.votes=DIR, as shards
 
 Sources
@@ -56,6 +57,13 @@ Options of show
 Options of votes
   val=0.1 test=0 (parts of the prompts)  shard_size=1000  overwrite=false
 
+Options of synthesize
+  balanced=false   each class (caption) as often as any other; else as in the training set
+  confidence=0.9   least probability that the classifier gives to what was asked for; 0: any
+  near=0.01        images closer to a training image than this share of training images is to another are
+                   left out as copies; 0: none
+  seed=0  steps= guidance= ema=   as in lmsd sample
+
 Options of features
   kind=cnn|ssl  image_size= channels= images= (to train on)  augment=none|shift|shift_flip  out=DIR
 """
@@ -63,12 +71,12 @@ Options of features
 
 def main(arguments: list[str]) -> int:
     """Dispatch to an action."""
-    from lmsd.cli.verbs.latents import encode, statistics
-    from lmsd.cli.verbs.votes import votes
+    from lmsd.cli.verbs import latents, synthesize, votes
 
     actions = {
         **{"build": build, "index": index, "show": show, "features": features},
-        **{"statistics": statistics, "encode": encode, "votes": votes},
+        **{"statistics": latents.statistics, "encode": latents.encode, "votes": votes.votes},
+        "synthesize": synthesize.synthesize,
     }
     if arguments[0] not in actions:
         raise UserError(
