@@ -86,7 +86,13 @@ PLAYED = {
 }
 ONE_JUMP = {**PLAYED, "game.pairing": ["transition"]}
 """A jump from noise to images lands on x̂₀ itself: ode and marginal are one there."""
-REWARDS = {"advantages.bound": [0.01], "advantages.history": [4], "advantages.min_history": [30], "update.clip": [1e-6], "refresh": []}
+REWARDS = {
+    "advantages.bound": [0.01],
+    "advantages.history": [4],
+    "advantages.min_history": [30],
+    "update.clip": [1e-6],
+    "refresh": [],
+}
 SCORED = ["objective.group=4", "objective.settings.guidance=2", "objective.settings.interval=null"]
 
 

@@ -76,7 +76,7 @@ def _over_ranks(value: Tensor) -> Tensor:
 
 def frechet(mean: Tensor, cov: Tensor, real_mean: Tensor, real_cov: Tensor) -> Tensor:
     """L of two Gaussians, means [d] and covariances [d,d] in float64; differentiable in the first two."""
-    if not bool((cov.isfinite().all() & real_cov.isfinite().all())):
+    if not bool(cov.isfinite().all() & real_cov.isfinite().all()):
         return mean.sum() * torch.nan  # what no eigenvalues are found of; the update is skipped
     values, vectors = torch.linalg.eigh(real_cov)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
