@@ -42,16 +42,20 @@ from lmsd.sampling.generation import Editing
 def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) -> Evaluator:
     """The scorer of one split with the chosen extractor; lmsd-cnn is trained first if necessary."""
     settings = config.evaluate
-    alone = unconditional(config)
     if settings.checker == "shapes" and config.data.channels != 3:
         raise UserError("evaluate.checker=shapes reads images in color; set data.channels=3, or no checker")
     sets: list[ImageSet] = [data.split_set(each, real=True) for each in (split, "train")]
-    held_out, train = [Uncaptioned(each) for each in sets] if alone else sets
+    held_out, train = [Uncaptioned(each) for each in sets] if unconditional(config) else sets
     extractor = extractor_of(settings.extractor, data)
     cache, shared = cache_folder() / "features", None
     if split != "train" and rank_and_world()[0] == 0:
-        bound = similarity_of(config.data.shards)
-        shared = overlap(train, held_out, similarity=bound, mirrored=config.data.train.flip, cache=cache)
+        shared = overlap(
+            train,
+            held_out,
+            similarity=similarity_of(config.data.shards),
+            mirrored=config.data.train.flip,
+            cache=cache,
+        )
     return Evaluator(
         held_out,
         extractor,
@@ -66,8 +70,10 @@ def evaluator(config: DictConfig, data: ShardSet, split: Any, *, n: int | None) 
 
 def metrics(config: DictConfig) -> dict[str, Metric]:
     """The metrics of `evaluate.metrics` by the names of their scores; older runs have none."""
-    nodes = config.evaluate.get("metrics") or {}
-    return {name: opened(name, partial(spec.build, plain(node), LIBRARIES)) for name, node in nodes.items()}
+    return {
+        name: opened(name, partial(spec.build, plain(node), LIBRARIES))
+        for name, node in (config.evaluate.get("metrics") or {}).items()
+    }
 
 
 def checker(name: str | None) -> Checker | None:
@@ -131,8 +137,9 @@ class Validation:
     def families(self) -> Families | None:
         """Further families, where they are asked for; none by default, since each takes its time."""
         settings = self.config.evaluate
-        names, own = settings.get("families") or (), self.evaluator.extractor
-        return families_of(names, settings.extractor, self.data, own=own)
+        return families_of(
+            settings.get("families") or (), settings.extractor, self.data, own=self.evaluator.extractor
+        )
 
     @cached_property
     def commit(self) -> str | None:
@@ -145,12 +152,11 @@ class Validation:
         averages, lead = self._lead(engine)
         settings = self.config.evaluate
         generate = self._generate(lead)
-        half_life = str(averages.half_lives[0]) if averages.half_lives else "raw"
         scores = self.evaluator(
             generate,
             seeds=list(settings.seeds),
             split="val",
-            ema=half_life,
+            ema=str(averages.half_lives[0]) if averages.half_lives else "raw",
             setup={
                 "images": engine.clock.images,
                 "updates": engine.clock.updates,
@@ -197,8 +203,7 @@ class Validation:
         found: dict[str, float] = {}
         for split in ("train", "val"):
             held_out = self.data.split_set(split)
-            places = [row % len(held_out) for row in rows]
-            batch = held_out.batch(places).to(engine.device)
+            batch = held_out.batch([row % len(held_out) for row in rows]).to(engine.device)
             if "generator" in engine.roles:
                 batch = generator_of(engine.roles).encode(batch)
             logs = engine.objective.probe(engine.roles, batch, Rng(engine.seed, batch.position))
@@ -214,8 +219,12 @@ class Validation:
         ]
         for logger in engine.trainer.loggers:
             if hasattr(logger, "log_table"):
-                columns = ["score", "value", "low (95 %)", "high (95 %)"]
-                logger.log_table("scores", columns=columns, data=rows, step=engine.clock.images)
+                logger.log_table(
+                    "scores",
+                    columns=["score", "value", "low (95 %)", "high (95 %)"],
+                    data=rows,
+                    step=engine.clock.images,
+                )
 
     def _grid(self, generate: Any, engine: Engine) -> None:
         """Save the grid in samples/; send its images with captions to loggers that support images."""
@@ -230,8 +239,9 @@ class Validation:
             save_grid(list(made), captions, self.folder / "samples" / f"step_{images:09d}.png")
             for logger in engine.trainer.loggers:
                 if hasattr(logger, "log_image"):
-                    pictures = [to_picture(image) for image in made]
-                    logger.log_image("samples", pictures, step=images, caption=captions)
+                    logger.log_image(
+                        "samples", [to_picture(image) for image in made], step=images, caption=captions
+                    )
 
 
 def shown(engine: Engine) -> types.Progress | None:

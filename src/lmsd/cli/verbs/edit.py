@@ -152,7 +152,7 @@ def has_holes(path: Path) -> bool:
     from PIL import Image
 
     with Image.open(path) as image:
-        return image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255
+        return image.has_transparency_data and min(image.convert("RGBA").getchannel("A").tobytes()) < 255
 
 
 WHITE = 128
