@@ -13,7 +13,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 
 from lmsd import __version__
 from lmsd.data.decode import Pixels
@@ -87,8 +86,9 @@ class Api:
                 parts = sorted(form.multi_items(), key=lambda part: part[0])
                 fields = {name: value for name, value in parts if type(value) is str}
                 contents = {name: await value.read() for name, value in parts if type(value) is not str}  # type: ignore[union-attr]
-        except (HTTPException, MultiPartException) as error:
-            raise Refused(f"the body is no form that can be read: {error}") from error
+        except HTTPException as error:
+            told = f"the form cannot be read: {error.detail}"
+            raise Refused(told, status=error.status_code) from error
         if len(fields) + len(contents) < len(parts) or contents.keys() - _PARTS:
             raise Refused("a field is given twice, or a file by another name than image and mask")
         body = parsed(Edit, fields)

@@ -7,12 +7,22 @@ What OpenAI has and no model here can do is refused by name, unless it says what
 import secrets
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lmsd.serving.options import Limits
 from lmsd.serving.served import Served, Way
 
 Kind = TypeVar("Kind", bound=BaseModel)
+
+
+def _whole(text: str) -> str:
+    """Text that can be written down: no half of a surrogate pair."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("half of a surrogate pair is no text")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
 Number = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 PairKey = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
@@ -34,8 +44,8 @@ class Drawn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: str = ""
-    model: str | None = None
+    prompt: Text = ""
+    model: Text | None = None
     seed: Seed | None = None
     steps: Annotated[int, Field(ge=1)] | None = None
     guidance: Number | None = None
@@ -58,7 +68,7 @@ class Generation(Drawn):
     """The body of /v1/images/generations."""
 
     n: Annotated[int, Field(ge=1)] = 1
-    size: str = "auto"
+    size: Text = "auto"
     response_format: Literal["b64_json"] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] = "png"
     output_compression: Annotated[int, Field(ge=0, le=100)] = 100
@@ -66,7 +76,7 @@ class Generation(Drawn):
     background: Literal["auto", "opaque"] | None = None
     moderation: Literal["auto", "low"] | None = None
     stream: Literal[False] | None = None
-    user: str | None = None
+    user: Text | None = None
 
 
 class Edit(Generation):
@@ -114,7 +124,12 @@ def refusal(errors: Any) -> Refused:
         return Refused("response_format: pictures come as b64_json, and have no URLs", field=field)
     if first["type"] == "extra_forbidden":
         return Refused(f"{field}: there is no such field here", field=field, code="unknown_parameter")
-    said = str(first["msg"]).removeprefix("Input ").replace("JSON decode error", "the body is not JSON")
+    said = (
+        str(first["msg"])
+        .removeprefix("Input ")
+        .removeprefix("Value error, ")
+        .replace("JSON decode error", "the body is not JSON")
+    )
     return Refused(f"{field}: {said}" if field else said, field=field)
 
 

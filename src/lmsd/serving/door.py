@@ -12,6 +12,8 @@ import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, TypeAlias
 
+from starlette.exceptions import HTTPException
+
 from lmsd.serving.service import Service
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -35,10 +37,6 @@ ROUTES = (
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
-class _TooLarge(Exception):
-    """A body of more bytes than the limit."""
-
-
 class Door:
     """An application in front of another.
 
@@ -59,6 +57,7 @@ class Door:
         self.keys = [_digest(key) for key in keys]
         self.hosts = hosts
         self.most = int(service.limits.megabytes * 1e6)
+        self._large = f"the body is larger than {self.most:,} bytes"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it here."""
@@ -73,14 +72,14 @@ class Door:
             message = await receive()
             left -= len(message.get("body", b""))
             if left < 0:
-                raise _TooLarge
+                raise HTTPException(413, self._large)
             return message
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if self.service.draining:
+                if self.service.draining or left < 0:
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
@@ -91,12 +90,9 @@ class Door:
                     await _answer(watched, *refused)
                 else:
                     await self.inner(scope, counted, watched)
-        except _TooLarge:
-            await _answer(watched, 413, f"the body is larger than {self.most:,} bytes")
         except TimeoutError:
-            if status:
-                raise
-            await _answer(watched, 503, f"not done within {self.service.limits.seconds:g} s")
+            if not status:
+                await _answer(watched, 503, f"not done within {self.service.limits.seconds:g} s")
         finally:
             route = path if path in ROUTES else "other"
             self.service.figures.answered(route, status, time.monotonic() - begun)
@@ -114,7 +110,7 @@ class Door:
             return 401, "give a key of this server: Authorization: Bearer KEY"
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.most:
-            return 413, f"the body is larger than {self.most:,} bytes"
+            return 413, self._large
         return None
 
     def _known(self, given: bytes) -> bool:

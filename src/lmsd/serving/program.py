@@ -21,7 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from lmsd.errors import UserError
 from lmsd.serving.api import Api
 from lmsd.serving.door import LOCAL, Door
-from lmsd.serving.options import Serving
+from lmsd.serving.options import Limits, Serving
 from lmsd.serving.service import Service
 
 LINGER = 0.5
@@ -47,7 +47,7 @@ def server_of(service: Service, keys: Sequence[str] = ()) -> "Server":
     hosts = LOCAL if _loopback(service.options.host) else None
     config = uvicorn.Config(
         Door(Api(service).app(), service, keys=keys, hosts=hosts),
-        http=patient(limits.header_seconds),
+        http=patient(limits),
         ws="none",
         loop="asyncio",
         lifespan="on",
@@ -134,10 +134,14 @@ class Server(uvicorn.Server):
 
 
 class Patient(H11Protocol):
-    """uvicorn's protocol, with an end to heads that never come, and to idle connections a moment late."""
+    """uvicorn's protocol, with an end to heads that never come and to answers that nobody reads.
 
-    head_seconds = 10.0
+    When the server drains, an idle connection is closed a moment later: a request may be on its way to it.
+    """
+
+    head_seconds, read_seconds = 10.0, 60.0
     _due: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first head."""
@@ -170,10 +174,23 @@ class Patient(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
         self._stop()
+        self.resume_writing()
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        """Wait for the client to read."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(self.read_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It reads."""
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
     def shutdown(self) -> None:
-        """Close an idle connection a moment later: a request may be on its way to it."""
+        """Close, a moment later where it is idle."""
         if self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(LINGER, self._leave)
 
@@ -182,10 +199,10 @@ class Patient(H11Protocol):
             self.transport.close()
 
 
-def patient(seconds: float) -> type[H11Protocol]:
-    """The protocol that waits so long for a head."""
+def patient(limits: Limits) -> type[H11Protocol]:
+    """The protocol with these limits."""
 
     class Own(Patient):
-        head_seconds = seconds
+        head_seconds, read_seconds = limits.header_seconds, limits.seconds
 
     return Own
