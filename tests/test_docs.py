@@ -90,11 +90,17 @@ def test_a_command_is_accepted(
         assert rest == ["back"] or {"promote": promote, "ask": ask}[verb].read(rest)
     elif verb == "export":
         split(rest)
+    elif verb == "serve":
+        from lmsd.cli.verbs.serve import split as split_serve
+
+        split_serve(rest)
     elif verb == "data":
         from lmsd.cli.verbs.data import FeaturesOptions, ShowOptions
         from lmsd.data.builders import SOURCES, BuildOptions
+        from lmsd.data.votes import VotesOptions
 
-        kind = {"build": BuildOptions, "features": FeaturesOptions, "show": ShowOptions}.get(rest[0])
+        kind = {"build": BuildOptions, "features": FeaturesOptions, "show": ShowOptions, "votes": VotesOptions}
+        kind = kind.get(rest[0])
         assert rest[0] != "build" or rest[1] in {*SOURCES, "photos"}
         if kind is not None:
             options.read(

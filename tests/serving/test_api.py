@@ -321,12 +321,12 @@ def test_what_is_promoted_takes_over_between_requests_and_each_answer_names_its_
 
     class Pointed(Source):
         def open(self):
-            name = json.loads(self._read(self.pointer))["run"]
+            name = self.promoted(self.pointer).run
             return models[name], name
 
     def promote(name: str) -> None:
         fresh = pointer.with_name("x")
-        fresh.write_text(json.dumps({"run": name, "checkpoint": "x.ckpt", "sha256": ""}))
+        fresh.write_text(json.dumps({"run": name, "checkpoint": "x.ckpt", "sha256": "", "history": []}))
         fresh.replace(pointer)
 
     promote("old")

@@ -114,9 +114,10 @@ class Preferred:
         found: dict[str, str | bytes] = {"__key__": self.key, "png": won, "rejected.png": lost}
         if pair.reads == "text":
             found["txt"] = pair.prompt.encode()
+            found["json"] = json.dumps(told, sort_keys=True).encode()  # whose text would else be captions
         if pair.reads == "label":
             found["cls"] = pair.prompt.encode()
-        return {**found, "json": json.dumps(told, sort_keys=True).encode()}
+        return found
 
 
 @dataclass(frozen=True)

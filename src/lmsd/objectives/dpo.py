@@ -76,7 +76,10 @@ class DPO(Rewarded):
             yield from self.keep_up(players, batch, table, rng)
             better, worse, asked, weight, facts = self._pairs(players, self.asked(batch), rng)
         else:
-            raise UserError('dpo: these data hold no pairs (extra["rejected"]): set a reward to make them')
+            raise UserError(
+                "dpo: these data are read without pairs: data.images=[rejected] for shards of lmsd data "
+                "votes, or a reward that makes them, reward@objective.reward=discriminator"
+            )
         weight = weight.to(better)
         for turn in range(self.updates):
             here = Rng(rng.seed, asked.position, turn=self.settings.steps + turn)

@@ -1,23 +1,19 @@
 """Where the served model comes from: one run or folder, or what is promoted, which may change.
 
-    outputs/promoted.json   {"run": ID, "checkpoint": FILE, "sha256": ..., "history": [...]}
-
-The pointer is replaced atomically by whoever promotes; here its time and content are looked at, and a model
-that cannot be opened never takes the place of one that serves.
+The pointer of `lmsd promote` is replaced whole; here its time and content are looked at, and a model that
+cannot be opened never takes the place of one that serves.
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmsd.checkpoints import OUTPUTS, find_run, folder_of
 from lmsd.errors import UserError
+from lmsd.evaluation.pointer import Promoted, read
 from lmsd.files import sha256_of
 from lmsd.sampling import Model
 
-POINTER = "promoted.json"
 Opened = tuple[Model, str]
 """A model and its name, by which answers tell it from others."""
 
@@ -39,18 +35,21 @@ class Source:
         """The model of now. Raises UserError where there is none."""
         if self.pointer is None:
             model = self.open_(self.run, None)
-            return model, name_of(model)
-        run, checkpoint, digest = told(self._read(self.pointer), self.pointer)
-        path = folder_of(find_run(run)) / "checkpoints" / Path(checkpoint).name
-        if not path.is_file():
-            raise UserError(f"{self.pointer} names {path}, which is not there: lmsd promote back")
-        if sha256_of(path) != digest:
-            raise UserError(f"{self.pointer}: {path} is not the file that was promoted: lmsd promote back")
-        model = self.open_(run, path.name)
+        else:
+            found = self.promoted(self.pointer)
+            model = self.open_(str(found.folder), found.file().name)
         return model, name_of(model)
 
+    def promoted(self, pointer: Path) -> Promoted:
+        """What the pointer names. Raises UserError where there is none, or it cannot be read."""
+        self.changed()
+        found, _ = read(pointer)
+        if found is None:
+            raise UserError(f"nothing is promoted yet ({pointer}): lmsd promote RUN first=true")
+        return found
+
     def changed(self) -> bool:
-        """Whether the pointer has other content than when it was last opened."""
+        """Whether the pointer has other content than at the last look."""
         if self.pointer is None:
             return False
         try:
@@ -58,35 +57,11 @@ class Source:
             stamp = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
             if stamp == self._stamp:
                 return False
-            found = hashlib.sha256(self.pointer.read_bytes()).hexdigest()
+            digest = hashlib.sha256(self.pointer.read_bytes()).hexdigest()
         except OSError:
             return False
-        self._stamp = stamp
-        return found != self._digest
-
-    def _read(self, pointer: Path) -> str:
-        try:
-            text = pointer.read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"run=promoted, and {pointer} is not there: lmsd promote RUN first=true"
-            ) from error
-        self._digest = hashlib.sha256(text).hexdigest()
-        return text.decode(errors="replace")
-
-
-def told(text: str, pointer: Path) -> tuple[str, str, str]:
-    """(run, checkpoint, sha256) that a pointer names. Raises UserError for one that cannot be read."""
-    try:
-        content = json.loads(text)
-        return str(content["run"]), str(content["checkpoint"]), str(content["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{pointer} cannot be read: lmsd promote RUN first=true writes it again") from error
-
-
-def promoted_pointer() -> Path:
-    """Where what is promoted is written."""
-    return OUTPUTS / POINTER
+        self._stamp, before, self._digest = stamp, self._digest, digest
+        return digest != before
 
 
 def name_of(model: Model) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmsd.checkpoints import find_run
+from lmsd.checkpoints import OUTPUTS, find_run
 from lmsd.cli.config import options
 from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store
@@ -81,12 +81,13 @@ def split(words: Sequence[str]) -> tuple[ServeOptions, Serving, Limits]:
 
 def source_of(chosen: ServeOptions) -> "Source":
     """Where the model comes from: always the same, or what is promoted."""
-    from lmsd.serving.source import Source, promoted_pointer
+    from lmsd.evaluation.pointer import POINTER
+    from lmsd.serving.source import Source
 
     def opened(run: str, checkpoint: str | None) -> "Model":
         return model_of(replace(chosen, run=run, checkpoint=checkpoint or chosen.checkpoint))
 
-    pointer = promoted_pointer() if chosen.run == "promoted" else None
+    pointer = OUTPUTS / POINTER if chosen.run == "promoted" else None
     if pointer is not None and chosen.checkpoint is not None:
         raise UserError("run=promoted names its own checkpoint: leave checkpoint= out")
     return Source(opened, chosen.run, pointer)
