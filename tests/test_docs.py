@@ -99,8 +99,8 @@ def test_a_command_is_accepted(
         from lmsd.data.builders import SOURCES, BuildOptions
         from lmsd.data.votes import VotesOptions
 
-        kind = {"build": BuildOptions, "features": FeaturesOptions, "show": ShowOptions, "votes": VotesOptions}
-        kind = kind.get(rest[0])
+        kinds_ = {"build": BuildOptions, "features": FeaturesOptions, "show": ShowOptions}
+        kind = {**kinds_, "votes": VotesOptions}.get(rest[0])
         assert rest[0] != "build" or rest[1] in {*SOURCES, "photos"}
         if kind is not None:
             options.read(
