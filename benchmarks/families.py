@@ -31,7 +31,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from lmsd.cli.build.extractors import find_or_train
-from lmsd.data.builders import BuildOptions, build
+from lmsd.data.builders import BuildOptions, Preparation, build
 from lmsd.data.shardset import ShardSet
 from lmsd.evaluation.distances import distances, row_groups
 from lmsd.evaluation.looks import Captions, Looks, glance, kinds_of
@@ -305,7 +305,11 @@ def main(arguments: list[str]) -> int:
             size, channels, n = SETS[name]
             shards = place or f"{folder}/{name}"
             if not place:
-                build(name, Path(shards), options=BuildOptions(image_size=None if name == "digits" else size))
+                build(
+                    name,
+                    Path(shards),
+                    options=BuildOptions(pictures=Preparation(image_size=None if name == "digits" else size)),
+                )
             data = opened(name, shards, size, channels, n)
             rows = table(data)
             found = json.loads(path.read_text()) if path.is_file() else {}

@@ -25,9 +25,10 @@ from lightning.pytorch import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from lmsd.engine.hardware import Hardware
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import Optimization, adamw
-from lmsd.engine.trainer import Hardware, fit
+from lmsd.engine.trainer import fit
 from lmsd.models.backbones import MLPBackbone
 from lmsd.models.conditioner import LabelConditioner
 from lmsd.models.discriminator import Discriminator

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "lmsd"
 FLOORS = [
-    {"types", "rng", "errors", "arguments", "stops", "files", "ranks", "spec", "checkpoints"},
+    {"types", "rng", "errors", "arguments", "stops", "files", "flat", "ranks", "spec", "checkpoints"},
     {"process", "nets", "metrics", "features", "data"},
     {"models"},
     {"tuning"},

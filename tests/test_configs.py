@@ -15,7 +15,8 @@ from lmsd.cli.config.compose import config_dir, groups, load
 from lmsd.cli.config.limits import check_limits
 from lmsd.cli.config.schema import root
 from lmsd.cli.verbs import demo
-from lmsd.engine.trainer import Hardware, fit
+from lmsd.engine.hardware import Hardware
+from lmsd.engine.trainer import fit
 from lmsd.spec import locate, targets
 
 ROOT = config_dir()
@@ -114,13 +115,13 @@ CHOICES = [
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Digits, a few of them: 8x8 grey, with captions and labels."""
-    from lmsd.data.builders import BuildOptions
+    from lmsd.data.builders import BuildOptions, Preparation
     from lmsd.data.builders import build as build_data
 
     folder = tmp_path_factory.mktemp("digits") / "data"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMSD_CACHE", str(folder.parent / "cache"))
-        build_data("digits", folder, options=BuildOptions(val=0.4, test=0.4))
+        build_data("digits", folder, options=BuildOptions(pictures=Preparation(val=0.4, test=0.4)))
         yield folder
 
 

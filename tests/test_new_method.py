@@ -79,13 +79,15 @@ TINY = (
     ],
 )
 def test_one_file_and_one_yaml_train(code: str, name: str, log: str, z_dim: int, tmp_path: Path) -> None:
-    from lmsd.data.builders import BuildOptions
+    from lmsd.data.builders import BuildOptions, Drawing, Preparation
     from lmsd.data.builders import build as build_data
 
     (tmp_path / "my_method.py").write_text(code)
     (tmp_path / "groups" / "objective").mkdir(parents=True)
     (tmp_path / "groups" / "objective" / "mine.yaml").write_text(YAML.format(target=f"my_method.{name}"))
-    counts = BuildOptions(image_size=16, train_count=40, val_count=8, test_count=8)
+    counts = BuildOptions(
+        pictures=Preparation(image_size=16), drawing=Drawing(train_count=40, val_count=8, test_count=8)
+    )
     build_data("shapes", tmp_path / "shapes", options=counts)
     paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {

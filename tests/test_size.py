@@ -18,13 +18,18 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmsd"
-STATEMENTS = 15285
-OPTION_LINES = 1506
+STATEMENTS = 14462
+OPTION_LINES = 1435
 LONG = 0
-WIDE = 10
-WIDEST = 20
+WIDE = {
+    "cli/verbs/sweep.py: SweepOptions",
+    "data/scan.py: _Gathered",
+    "data/shardset.py: ShardSet",
+    "models/parts.py: from_parts",
+}
+WIDEST = 12
 PROBES = 8
-ISINSTANCE = 182
+ISINSTANCE = 174
 LONG_FILES = 0
 NEW = {
     "arguments.py": "no raw exception of the Python API",
@@ -53,6 +58,7 @@ NEW = {
     "cli/config/older.py": "older versions' configurations under today's names",
     "cli/config/settings.py": "one schema",
     "cli/runs/resuming.py": "a run goes on as itself, or longer",
+    "cli/runs/secrets.py": "secrets in what a run stores",
     "cli/runs/offline.py": "W&B in parts: every line once",
     "cli/sweeps/checks.py": "a sweep is sure of its combinations and scores before the first trial",
     "data/builders/arrow.py": "data as people have it",
@@ -118,6 +124,21 @@ NEW = {
     "features/base.py": "an extractor says what it is",
     "features/random_conv.py": "families of features",
     "features/ssl.py": "families of features",
+    "cli/build/casting.py": "a cast of any size",
+    "cli/build/sources.py": "data as people have it",
+    "data/builders/near.py": "data as people have it",
+    "cli/config/refusals.py": "one schema",
+    "data/builders/listed.py": "data as people have it",
+    "data/orientation.py": "color profiles",
+    "metrics/infinity.py": "torchmetrics is the interface of metrics",
+    "nets/patch.py": "latents: an autoencoder of one's own",
+    "data/masks.py": "latents: editing that is trained",
+    "data/shardset.py": "rooms: a shard set without Lightning",
+    "engine/datamodule.py": "rooms: a shard set without Lightning",
+    "engine/hardware.py": "no more than ten arguments",
+    "features/clip.py": "rooms: features of their own",
+    "features/training.py": "families of features",
+    "flat.py": "no record of more than ten fields",
     "files.py": "one place that writes whole or not at all",
     "metrics/shares.py": "torchmetrics is the interface of metrics",
     "metrics/sliced.py": "families of features",
@@ -233,7 +254,8 @@ def test_functions_are_at_most_45_lines_long() -> None:
 def test_what_takes_more_than_ten_arguments() -> None:
     found = {f"{name}: {owner}": count for name, owner, count in arguments() if count > 10}
     told = [f"{name} ({count})" for name, count in sorted(found.items(), key=lambda item: -item[1])]
-    at_most("more than ten arguments or fields", len(found), WIDE, told)
+    at_most("more than ten arguments or fields", len(found), len(WIDE), told)
+    assert set(found) <= WIDE
     at_most("the most arguments", max(found.values(), default=0), WIDEST, told[:1])
 
 

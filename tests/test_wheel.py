@@ -60,7 +60,8 @@ def run(python: Path, folder: Path, *words: str) -> str:
 @pytest.mark.slow
 def test_what_is_in_it(outside: tuple[Path, Path]) -> None:
     names = set(zipfile.ZipFile(outside[0]).namelist())
-    assert {"lmsd/configs/train.yaml", "lmsd/export/page.html", "lmsd/export/sample.py"} <= names
+    read = ("cli/config/lmsd.bash", "cli/config/other_tools.yaml", "export/page.html", "export/sample.py")
+    assert {"lmsd/configs/train.yaml", *(f"lmsd/{name}" for name in read)} <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
 
 

@@ -42,6 +42,7 @@ RENAMED: dict[str, str] = {
     "lmsd.models.backbones.unet_pooled": "lmsd.models.backbones.PooledUNet",
     "lmsd.models.backbones.transformer_text": "lmsd.models.backbones.TextTransformer",
     "lmsd.models.backbones.dit_label": "lmsd.models.backbones.LabelTransformer",
+    "lmsd.nets.critics.PatchCritic": "lmsd.nets.patch.PatchCritic",
     "lmsd.sampling.FewStep": "lmsd.sampling.Tau",  # of tau = 1, the default
 }
 """Targets that earlier versions wrote into configurations → where the same thing is today."""

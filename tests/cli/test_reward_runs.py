@@ -8,10 +8,11 @@ from omegaconf import DictConfig
 
 from lmsd.cli.build import experiment
 from lmsd.cli.config.compose import load
-from lmsd.data.builders import BuildOptions
+from lmsd.data.builders import BuildOptions, Preparation
 from lmsd.data.builders import build as build_data
 from lmsd.data.shardset import ShardSet
-from lmsd.engine.trainer import Hardware, fit
+from lmsd.engine.hardware import Hardware
+from lmsd.engine.trainer import fit
 from lmsd.errors import UserError
 
 SMALL = [
@@ -26,7 +27,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits") / "data"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMSD_CACHE", str(folder.parent / "cache"))
-        build_data("digits", folder, options=BuildOptions(val=0.4, test=0.4))
+        build_data("digits", folder, options=BuildOptions(pictures=Preparation(val=0.4, test=0.4)))
     return folder
 
 

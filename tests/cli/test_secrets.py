@@ -9,9 +9,10 @@ from omegaconf import OmegaConf
 from tiny_home import TINY, Home
 
 from lmsd import cli
-from lmsd.cli.config.compose import load, require_secrets, stored
+from lmsd.cli.config.compose import load
 from lmsd.cli.runs import store
 from lmsd.cli.runs.resuming import accept
+from lmsd.cli.runs.secrets import require_secrets, stored
 from lmsd.errors import UserError
 
 CANARIES = {name: f"canary-{name}-5f3a" for name in ("env", "hf", "aws", "option", "list", "user", "query")}

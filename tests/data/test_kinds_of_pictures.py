@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin, features
 from profiles import ADOBE, P3, SRGB, SWAPPED, grey, matrix
 
-from lmsd.data.builders import BuildOptions, build
+from lmsd.data.builders import BuildOptions, Preparation, build
 from lmsd.data.shardset import ShardSet
 
 SIZE = 16
@@ -184,7 +184,9 @@ def through_both(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Case], 
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
-    options = BuildOptions(path=root / "in", image_size=SIZE, near_duplicates="keep", val=0.0, test=0.0)
+    options = BuildOptions(
+        path=root / "in", pictures=Preparation(image_size=SIZE, near_duplicates="keep", val=0.0, test=0.0)
+    )
     build("folder", root / "out", options=options)
     return found, seen(root / "out"), seen(shards)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lmsd.data import latents
-from lmsd.data.builders import BuildOptions, build
+from lmsd.data.builders import BuildOptions, Drawing, Preparation, build
 from lmsd.data.latents import Latents, encode_shards
 from lmsd.data.shardset import ShardSet, Streaming
 from lmsd.errors import UserError
@@ -21,7 +21,11 @@ from lmsd.errors import UserError
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shapes") / "data"
-    options = BuildOptions(image_size=16, train_count=40, val_count=4, test_count=4, shard_size=10)
+    options = BuildOptions(
+        shard_size=10,
+        pictures=Preparation(image_size=16),
+        drawing=Drawing(train_count=40, val_count=4, test_count=4),
+    )
     return build("shapes", folder, options=options).parent
 
 
@@ -106,7 +110,9 @@ def test_twenty_changes_read_no_stale_row(shards, tmp_path):
         refused += 1
     for seed in range(4):  # other pictures under the same names
         options = BuildOptions(
-            image_size=16, train_count=40, val_count=4, test_count=4, shard_size=10, seed=seed + 1
+            shard_size=10,
+            pictures=Preparation(image_size=16),
+            drawing=Drawing(train_count=40, val_count=4, test_count=4, seed=seed + 1),
         )
         other = data_of(build("shapes", tmp_path / f"shapes{seed}", options=options).parent)
         with pytest.raises(UserError, match="shard was"):

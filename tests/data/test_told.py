@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tars import encoded, picture, write_tar
 
-from lmsd.data.builders import BuildOptions, build
+from lmsd.data.builders import BuildOptions, Preparation, build
 from lmsd.data.color import OTHER
 from lmsd.data.decode import LATER, BadImage, decode, probe
 from lmsd.data.scan import SECOND, scan
@@ -90,7 +90,7 @@ def build_and_scan(tmp_path: Path, files: dict[str, bytes]) -> tuple[dict[str, o
     for name, content in files.items():
         (folder / name).write_bytes(content)
     shard = write_tar(tmp_path / "train-0.tar", files.items())
-    options = BuildOptions(path=folder, image_size=8)
+    options = BuildOptions(path=folder, pictures=Preparation(image_size=8))
     return json.loads(build("folder", tmp_path / "out", options=options).read_text()), shard
 
 

@@ -16,10 +16,11 @@ from torch.optim import SGD, AdamW
 
 from lmsd.checkpoints import KEY
 from lmsd.engine.callbacks import Evaluate, Progress
+from lmsd.engine.hardware import Hardware
 from lmsd.engine.logging import read_metrics
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import adamw
-from lmsd.engine.trainer import Hardware, fit
+from lmsd.engine.trainer import fit
 from lmsd.errors import UserError
 from lmsd.objectives import Adversarial, Denoising
 from lmsd.objectives.base import Cast, Objective, trained

@@ -10,10 +10,11 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from lmsd.engine.hardware import Hardware
 from lmsd.engine.module import Engine
 from lmsd.engine.optim import Optimization, adamw
 from lmsd.engine.players import recompute
-from lmsd.engine.trainer import Hardware, fit
+from lmsd.engine.trainer import fit
 from lmsd.models.backbones import MLPBackbone
 from lmsd.models.codec import Codec, Identity
 from lmsd.models.conditioner import LabelConditioner

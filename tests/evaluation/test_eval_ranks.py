@@ -12,7 +12,8 @@ from tiny_set import TinySet, blobs
 
 from lmsd.errors import UserError
 from lmsd.evaluation import Evaluator
-from lmsd.features.cnn import LMSDCNN, Extractor, Recipe, Training
+from lmsd.features.cnn import LMSDCNN, Extractor, Recipe
+from lmsd.features.training import Training
 from lmsd.ranks import by_chunks, by_first, first_alone, rank_and_world
 
 

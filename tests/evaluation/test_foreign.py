@@ -115,7 +115,8 @@ def test_an_evaluation_takes_them_by_their_names():
     from tiny_set import TinySet, blobs
 
     from lmsd.evaluation import Evaluator
-    from lmsd.features.cnn import LMSDCNN, Extractor, Recipe, Training
+    from lmsd.features.cnn import LMSDCNN, Extractor, Recipe
+    from lmsd.features.training import Training
 
     recipe = Recipe(1, 8, "label", ("0", "1", "2", "3"), Training(0, 1, 0.0, "none", 0), 0, "", "")
     evaluator = Evaluator(TinySet(90, 2), Extractor(LMSDCNN(1, 8, 4).eval(), recipe, "ab" * 32), chunk=40)

@@ -8,15 +8,8 @@ import torch
 from torch import Tensor
 
 from lmsd.errors import UserError
-from lmsd.features.cnn import (
-    FEATURES,
-    LMSDCNN,
-    augmented,
-    captions_of,
-    load_extractor,
-    save_extractor,
-    train_extractor,
-)
+from lmsd.features.cnn import FEATURES, LMSDCNN, captions_of, load_extractor, save_extractor, train_extractor
+from lmsd.features.training import augmented
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 

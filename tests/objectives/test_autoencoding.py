@@ -7,7 +7,7 @@ from torch import nn
 from lmsd.errors import UserError
 from lmsd.features.cnn import LMSDCNN
 from lmsd.models.own import OwnAutoencoder
-from lmsd.nets.critics import PatchCritic
+from lmsd.nets.patch import PatchCritic
 from lmsd.objectives.autoencoding import SIDE, Autoencoding, perceived, treated
 from lmsd.objectives.base import Facts
 from lmsd.rng import Rng

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from lmsd.errors import UserError
-from lmsd.features.cnn import LMSDCNN, Extractor, Recipe, Training, save_extractor
+from lmsd.features.cnn import LMSDCNN, Extractor, Recipe, save_extractor
+from lmsd.features.training import Training
 from lmsd.rewards import Aesthetic, ClassifierLogProb, TextAlignment, judge
 from lmsd.types import Batch
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
 from lmsd.data.color import meant, profile_of, to_srgb
+from lmsd.data.orientation import TURNS, turn_of
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 << 20
@@ -44,22 +45,11 @@ SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixe
 
 LATER = "animations and multi-page files, of which only the first picture is used"
 
-_ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _META = (
     b"Exif",
     b"ICC_PROFILE",
     b"http://ns.adobe.com/xap",
 )  # metadata that the meaning of a JPEG's pixels may depend on
-_LATE = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # that may follow a PNG's pixels
 
 _FILTERS = Lock()  # there is one list of warning filters per process
 
@@ -93,7 +83,7 @@ def probe(data: bytes) -> Picture:
         return Picture(*size, True, True)
     with _hushed(), _open(data) as image:
         try:
-            turn, old = _turn(image, data), _turn(image, data, old=True)
+            turn, old = turn_of(image, data), turn_of(image, data, old=True)
             profile = profile_of(image)
         except Exception as error:  # a PNG's late chunks are read with its pixels
             raise BadImage(f"it cannot be decoded ({error})") from error
@@ -151,7 +141,7 @@ def decode_slowly(data: bytes, *, channels: int, old: bool = False, luma: bool =
             if luma and channels == 1:
                 image.draft("L", None)
             image.load()
-            turn = _TURNS.get(_turn(image, data, old=old))
+            turn = TURNS.get(turn_of(image, data, old=old))
             upright = _eight_bits(image if turn is None else image.transpose(turn), image.info)
             mode = "RGB" if channels == 3 else "L"
             pixels = np.asarray(_opaque(upright if old else to_srgb(upright), mode))
@@ -206,24 +196,6 @@ def _open(data: bytes) -> Image.Image:
             f"its {image.width}x{image.height} pixels are more than {MAX_PIXELS // 1_000_000} million"
         )
     return image
-
-
-def _turn(image: Image.Image, data: bytes, *, old: bool = False) -> int:
-    """The orientation by EXIF, or by XMP; 1 (upright) if there is none or it cannot be read.
-
-    Pillow rotates a TIFF itself while it reads the pixels.
-    """
-    if image.format == "TIFF" or (image.format == "PNG" and not any(mark in data for mark in _LATE)):
-        return 1
-    if image.format == "PNG":
-        image.load()
-    if old and "exif" not in image.info:
-        return 1
-    try:
-        found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged metadata; the picture may be intact
-        return 1
-    return found if found in _TURNS else 1
 
 
 def _eight_bits(image: Image.Image, info: dict[str | tuple[int, int], object]) -> Image.Image:

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import torch
 
+from lmsd.engine.hardware import Precision
 from lmsd.engine.module import Engine
-from lmsd.engine.trainer import Precision
 from lmsd.rng import Rng
 from lmsd.types import Batch
 

@@ -11,9 +11,8 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
@@ -25,6 +24,7 @@ from lightning.pytorch.strategies import Strategy
 from lmsd.checkpoints import find, manifests, set_aside
 from lmsd.engine.callbacks import REFUSED, Checkpoint, Progress
 from lmsd.engine.divergence import Guard
+from lmsd.engine.hardware import ALONE, Hardware
 from lmsd.engine.logging import JSONLLogger
 from lmsd.engine.module import Engine
 from lmsd.engine.players import PlayersStrategy
@@ -34,8 +34,6 @@ from lmsd.engine.watchdog import Watchdog
 from lmsd.errors import UserError
 from lmsd.ranks import launched_rank, shares
 from lmsd.stops import BrokenOff
-
-Precision: TypeAlias = Literal["32-true", "bf16-mixed"]
 
 _OFF: dict[str, Any] = {
     "max_epochs": -1,
@@ -61,46 +59,6 @@ _NOT_SO = (
     ".*`srun` command is available.*",  # one process is started where one is wanted
     r".*FSDPMLPBackbone\) returned a view tensor.*",  # into which `Generator.forward` does not write
 )
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What a run trains on, and how its ranks share the work.
-
-    devices: processes on each of num_nodes machines; accelerator: cpu, gpu (cuda, mps), or auto; precision:
-    32-true, or bf16-mixed; fsdp: shard the generator over the ranks (`engine.sharding`).
-
-    Raises UserError for a precision that two players cannot train in.
-    """
-
-    devices: int = 1
-    num_nodes: int = 1
-    accelerator: str = "auto"
-    precision: Precision = "32-true"
-    fsdp: bool = False
-
-    def __post_init__(self) -> None:
-        if self.precision not in get_args(Precision):
-            raise UserError(
-                f"precision={self.precision}: two players' losses need two loss scales in float16; use "
-                "bf16-mixed, or 32-true where the device has no bfloat16"
-            )
-
-    @property
-    def ranks(self) -> int:
-        """Processes on all machines together."""
-        return self.devices * self.num_nodes
-
-    def check(self, engine: Engine) -> None:
-        """Refuse what these processes cannot train. Raises UserError."""
-        if self.fsdp:
-            from lmsd.engine.sharding import require_shardable
-
-            require_shardable(engine, self.ranks)
-
-
-ALONE = Hardware()
-"""One process on this machine, in float32."""
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lmsd.errors import UserError
 from lmsd.evaluation.charts import Curve, draw
-from lmsd.evaluation.records import Record, newest_records, read_records, records_by_age
+from lmsd.evaluation.records import Record, having, newest_records, read_records, records_by_age
 from lmsd.evaluation.report import Chart, render
 from lmsd.evaluation.verdict import chosen_split
 from lmsd.evaluation.versus import Versus, versus
@@ -117,7 +117,7 @@ def _charts(folders: Mapping[str, Path]) -> list[Chart]:
     for name in (key for key in names if key.startswith(_CURVES) and not key.endswith(("/low", "/high"))):
         curves = []
         for run, records in runs.items():
-            points = [record for record in records if isinstance(record.get(name), int | float)]
+            points = having(records, name)
             if points:
                 curves.append(Curve(run, [p["images"] for p in points], [p[name] for p in points]))
         charts.append(Chart(name.replace("val/", "", 1) + " on val", Markup(draw(curves, anchor=name))))

@@ -82,13 +82,18 @@ def read_records(path: Path) -> list[Record]:
     return sorted(records, key=lambda record: float(record["images"]))
 
 
+def having(records: Sequence[Record], name: str) -> list[Record]:
+    """Those of the records that have a number of this name."""
+    return [record for record in records if isinstance(record.get(name), int | float)]
+
+
 def without_pauses(records: Sequence[Record], sessions: Sequence[float]) -> list[Record]:
     """Lines whose "time" stood still while no session ran; sessions: when each began, unix seconds.
 
     Of the stretch between two lines with a session's begin in it, what lies after the begin counts.
     """
     begins = sorted(each for each in sessions if isinstance(each, int | float))
-    timed = [record for record in records if isinstance(record.get("time"), int | float)]
+    timed = having(records, "time")
     paused, found = 0.0, timed[:1]
     for before, after in pairwise(timed):
         inside = [begin for begin in begins if before["time"] < begin <= after["time"]]

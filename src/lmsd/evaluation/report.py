@@ -22,6 +22,7 @@ from lmsd.evaluation.looks import spectra
 from lmsd.evaluation.overfitting import overfitting
 from lmsd.evaluation.records import (
     Record,
+    having,
     newest_records,
     read_json,
     read_records,
@@ -210,7 +211,7 @@ def _ends(columns: Mapping[str, tuple[list[float], list[float]]], name: str) -> 
 
 def _speeds(records: Sequence[Record]) -> tuple[list[float], list[float]] | None:
     """Images a second between lines of training, over at most 50 stretches; None where time is unknown."""
-    lines = [r for r in records if isinstance(r.get("time"), int | float) and "updates" in r]
+    lines = [record for record in having(records, "time") if "updates" in record]
     lines = lines[:: max(1, len(lines) // 50)]
     spans = [(a, b) for a, b in pairwise(lines) if b["time"] > a["time"] and b["images"] > a["images"]]
     if len(spans) < 2:

@@ -20,18 +20,8 @@ from torch import Tensor, nn
 
 from lmsd.errors import UserError
 from lmsd.features.base import ImageSet
-from lmsd.features.cnn import (
-    FEATURES,
-    LMSDCNN,
-    Augment,
-    Extractor,
-    Training,
-    augmented,
-    finished,
-    fit,
-    loaded,
-    recipe_of,
-)
+from lmsd.features.cnn import FEATURES, LMSDCNN, Extractor, finished, recipe_of
+from lmsd.features.training import Augment, Training, augmented, fit, loaded
 from lmsd.types import Progress, scale
 
 EMBEDDED = 128

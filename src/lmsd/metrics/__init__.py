@@ -4,19 +4,21 @@ from lmsd.metrics.alignment import clip_scores, r_precision
 from lmsd.metrics.frechet import (
     Features,
     as_features,
-    firsts,
-    frechet_by_rows,
     frechet_distance,
     frechet_from_statistics,
+    gaussian_statistics,
+)
+from lmsd.metrics.inception import inception_score, inception_score_by_seed, inception_scores
+from lmsd.metrics.infinity import (
+    firsts,
+    frechet_by_rows,
     frechet_infinity,
     frechet_without,
-    gaussian_statistics,
     infinity,
     jackknifed,
     means_of,
     without_groups,
 )
-from lmsd.metrics.inception import inception_score, inception_score_by_seed, inception_scores
 from lmsd.metrics.intervals import (
     GROUPS,
     Comparison,
@@ -47,20 +49,9 @@ from lmsd.metrics.kernel import (
     polynomial,
     unit_rows,
 )
-from lmsd.metrics.manifold import (
-    Manifold,
-    manifold,
-    manifold_by_rows,
-    manifolds,
-)
+from lmsd.metrics.manifold import Manifold, manifold, manifold_by_rows, manifolds
 from lmsd.metrics.matching import matched_halves, matched_rows
-from lmsd.metrics.neighbors import (
-    FALSE_ALARM,
-    Memorization,
-    NeighborRatio,
-    memorization,
-    nearest,
-)
+from lmsd.metrics.neighbors import FALSE_ALARM, Memorization, NeighborRatio, memorization, nearest
 
 __all__ = [
     "FALSE_ALARM",

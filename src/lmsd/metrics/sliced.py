@@ -23,7 +23,8 @@ from torch import Tensor
 
 from lmsd.arguments import explained
 from lmsd.errors import UserError
-from lmsd.metrics.frechet import Features, as_features, firsts, gaussian_statistics, means_of
+from lmsd.metrics.frechet import Features, as_features, gaussian_statistics
+from lmsd.metrics.infinity import firsts, means_of
 from lmsd.metrics.intervals import GROUPS, Score, jackknife
 from lmsd.metrics.matching import dealt
 

@@ -24,16 +24,11 @@ from torchmetrics.utilities import dim_zero_cat
 from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.metrics.alignment import clip_scores, r_precision
-from lmsd.metrics.frechet import frechet_by_rows, frechet_distance, frechet_infinity
+from lmsd.metrics.frechet import frechet_distance
 from lmsd.metrics.inception import inception_score_by_seed, inception_scores
+from lmsd.metrics.infinity import frechet_by_rows, frechet_infinity
 from lmsd.metrics.intervals import GROUPS, Interval, Score, jackknife_groups, prompts_score
-from lmsd.metrics.kernel import (
-    gaussian,
-    kernel_distance,
-    kernel_distance_by_rows,
-    polynomial,
-    unit_rows,
-)
+from lmsd.metrics.kernel import gaussian, kernel_distance, kernel_distance_by_rows, polynomial, unit_rows
 from lmsd.metrics.manifold import manifold, manifold_by_rows
 from lmsd.metrics.neighbors import Memorization, memorization
 

@@ -18,16 +18,17 @@ from torch.nn import functional as F
 from lmsd.errors import Count, UserError
 from lmsd.nets.embed import Context, modulate
 
-_SLOPE = 0.2
+SLOPE = 0.2
+"""Of the leaky ReLU."""
 
 
 def _activate(h: Tensor, smooth: bool) -> Tensor:
-    return F.silu(h) if smooth else F.leaky_relu(h, _SLOPE)
+    return F.silu(h) if smooth else F.leaky_relu(h, SLOPE)
 
 
-def _he(layer: nn.Linear | nn.Conv2d, gain: float) -> None:
+def he(layer: nn.Linear | nn.Conv2d, gain: float) -> None:
     """He et al. 2015 times `gain`, bias 0."""
-    nn.init.kaiming_normal_(layer.weight, a=_SLOPE)
+    nn.init.kaiming_normal_(layer.weight, a=SLOPE)
     with torch.no_grad():
         layer.weight.mul_(gain)
     if layer.bias is not None:
@@ -47,8 +48,8 @@ class _LinearBlock(nn.Module):
         self.film = _film(context, width)
         self.first = nn.Linear(width, width)
         self.second = nn.Linear(width, width)
-        _he(self.first, 1.0)
-        _he(self.second, gain)
+        he(self.first, 1.0)
+        he(self.second, gain)
 
     def forward(self, h: Tensor, context: Tensor, smooth: bool) -> Tensor:
         scale, shift = self.film(context).chunk(2, dim=1)
@@ -80,7 +81,7 @@ class MLPCritic(nn.Module):
         self.cond_dim = cond_dim
         self.context = Context(time_dim, cond_dim=cond_dim)
         self.inside = nn.Linear(math.prod(shape), width)
-        _he(self.inside, 1.0)
+        he(self.inside, 1.0)
         gain = 1.0 / math.sqrt(2.0 * depth)
         self.blocks = nn.ModuleList(_LinearBlock(width, time_dim, gain) for _ in range(depth))
 
@@ -99,56 +100,13 @@ class _ConvBlock(nn.Module):
         self.film = _film(context, channels)
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        _he(self.first, 1.0)
-        _he(self.second, gain)
+        he(self.first, 1.0)
+        he(self.second, gain)
 
     def forward(self, h: Tensor, context: Tensor, smooth: bool) -> Tensor:
         scale, shift = self.film(context)[:, :, None, None].chunk(2, dim=1)
         inner = self.first(_activate(modulate(h, scale, shift), smooth))
         return h + self.second(_activate(inner, smooth))  # type: ignore[no-any-return]
-
-
-class PatchCritic(nn.Module):
-    """A critic of patches: x [B,C,H,W] → logits [B,1,h,w], one for each place of the last map.
-
-    widths: channels of each stage, the side halves between stages; blocks: residual blocks of a stage. It
-    knows neither time nor condition.
-    """
-
-    def __init__(
-        self, shape: tuple[int, int, int], widths: Sequence[Count] = (32, 64, 64), *, blocks: Count = 1
-    ) -> None:
-        super().__init__()
-        pairs = zip([shape[0], *widths[:-1]], widths, strict=True)
-        self.stems = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairs)
-        gain = 1.0 / math.sqrt(2.0 * blocks * len(widths))
-        self.stages = nn.ModuleList(
-            nn.ModuleList(_PlainBlock(width, gain) for _ in range(blocks)) for width in widths
-        )
-        self.outside = nn.Conv2d(widths[-1], 1, 1, bias=False)  # a relativistic loss does not see a bias
-        for layer in (*self.stems, self.outside):
-            _he(layer, 1.0)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """How real every patch is."""
-        h = x
-        for index, (stem, stage) in enumerate(zip(self.stems, self.stages, strict=True)):
-            h = stem(F.avg_pool2d(h, 2) if index else h)
-            for block in stage:  # type: ignore[attr-defined]
-                h = block(h)
-        return self.outside(F.leaky_relu(h, _SLOPE))  # type: ignore[no-any-return]
-
-
-class _PlainBlock(nn.Module):
-    def __init__(self, channels: int, gain: float) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        _he(self.first, 1.0)
-        _he(self.second, gain)
-
-    def forward(self, h: Tensor) -> Tensor:
-        return h + self.second(F.leaky_relu(self.first(F.leaky_relu(h, _SLOPE)), _SLOPE))  # type: ignore[no-any-return]
 
 
 class ConvCritic(nn.Module):
@@ -200,7 +158,7 @@ class ConvCritic(nn.Module):
         )
         self.outside = nn.Linear(widths[-1] * (height // step) * (width // step), features)
         for layer in (*self.stems, self.outside):
-            _he(layer, 1.0)
+            he(layer, 1.0)
 
     def forward(self, x: Tensor, time: Tensor, vec: Tensor | None = None) -> Tensor:
         """Features of x given (time, vec)."""

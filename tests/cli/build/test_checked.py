@@ -58,7 +58,7 @@ def test_weights_of_other_captions_say_what_they_do_not_know(home: Home) -> None
 
 def test_the_extractor_of_few_images_trains_on_few() -> None:
     """Twenty images: a hundred passes, and not three thousand."""
-    from lmsd.features.cnn import budget
+    from lmsd.features.training import budget
 
     assert (budget(20), budget(600), budget(10_000), budget(50_000)) == (2_000, 60_000, 60_000, 300_000)
 

@@ -87,9 +87,10 @@ def test_bash_completes_after_an_equals_sign_and_without_torch() -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_script_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--completion", shell]) == 0
-    assert "lmsd --complete" in capsys.readouterr().out
+    script = capsys.readouterr().out
+    assert "lmsd --complete" in script
     if shutil.which(shell):
-        assert subprocess.run([shell, "-n", "-c", SHELLS[shell]], check=False).returncode == 0
+        assert subprocess.run([shell, "-n", "-c", script], check=False).returncode == 0
 
 
 def test_an_unknown_shell_is_refused(refused) -> None:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from lmsd.cli.config.compose import config_dir
 from lmsd.cli.config.listing import about, described
-from lmsd.cli.config.schema import words
+from lmsd.cli.config.refusals import words
 from lmsd.cli.config.signatures import (
     Kind,
     Unread,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmsd.cli.verbs.edit import main, read_mask
+from lmsd.cli.verbs.edit import main
+from lmsd.data.masks import read_mask
 from lmsd.errors import UserError
 
 

@@ -454,11 +454,11 @@ def test_every_option_of_a_sweep_matters(name: str, words: list[str]) -> None:
 def test_two_jobs_of_two_ranks_make_two_runs(home) -> None:
     from tiny_home import TINY
 
-    from lmsd.data.builders import BuildOptions
+    from lmsd.data.builders import BuildOptions, Drawing, Preparation
     from lmsd.data.builders import build as build_data
 
     counts = BuildOptions(
-        image_size=16, train_count=64, val_count=120, test_count=8
+        pictures=Preparation(image_size=16), drawing=Drawing(train_count=64, val_count=120, test_count=8)
     )  # intervals want 40 pairs
     build_data("shapes", Path("data/more"), options=counts)
     words = [*TINY, "data.shards=data/more", "images=96", "devices=2", "seed=1,2", "sweep.jobs=2"]

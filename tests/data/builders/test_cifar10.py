@@ -9,7 +9,7 @@ import webdataset
 from PIL import Image
 from tiny_photographs import pixels
 
-from lmsd.data.builders import BuildOptions, build
+from lmsd.data.builders import BuildOptions, Preparation, build
 from lmsd.data.builders.cifar10 import BATCHES, TEST, WORDS, cifar10_source
 from lmsd.errors import UserError
 
@@ -48,7 +48,7 @@ def official(path, changes=None):
 
 def test_an_official_archive_becomes_shards(tmp_path):
     path = official(tmp_path / "cifar-10-binary.tar.gz")
-    options = BuildOptions(path=path, val=0.4)
+    options = BuildOptions(path=path, pictures=Preparation(val=0.4))
     manifest = json.loads(build("cifar10", tmp_path / "out", options=options).read_text())
     assert manifest["counts"]["test"] == 4
     assert manifest["counts"]["train"] + manifest["counts"]["val"] == 20

@@ -7,7 +7,8 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.datasets import load_digits
 from tiny_photographs import pixels
 
-from lmsd.data.builders.duplicates import Near, signature
+from lmsd.data.builders.duplicates import signature
+from lmsd.data.builders.near import Near
 
 
 def signatures(images):
@@ -64,7 +65,7 @@ def brute(u, turned):
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("dimensions", [2, 3, 5])  # so few that pictures differ along the direction searched
 def test_the_search_misses_nothing_that_brute_force_finds(turned, dimensions, monkeypatch):
-    monkeypatch.setattr("lmsd.data.builders.duplicates._BLOCK", 16)
+    monkeypatch.setattr("lmsd.data.builders.near._BLOCK", 16)
     rng = np.random.default_rng(dimensions)
     basis = rng.normal(size=(dimensions, 8 * 8 * 3))
     u = (rng.normal(size=(300, dimensions)) @ basis).reshape(300, 8, 8, 3).astype(np.float32)

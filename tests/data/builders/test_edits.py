@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmsd.data.builders import BuildOptions, build
+from lmsd.data.builders import BuildOptions, Drawing, Preparation, build
 from lmsd.data.builders.edits import HELD, judged, random_edit, target_of
 from lmsd.data.builders.shapes import render
 from lmsd.data.shardset import ShardSet, Streaming
@@ -21,7 +21,11 @@ SIZE = 16
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("edits") / "data"
-    options = BuildOptions(image_size=SIZE, train_count=60, val_count=8, test_count=40, shard_size=40)
+    options = BuildOptions(
+        shard_size=40,
+        pictures=Preparation(image_size=SIZE),
+        drawing=Drawing(train_count=60, val_count=8, test_count=40),
+    )
     return build("edits", out, options=options).parent
 
 
@@ -95,4 +99,4 @@ def test_a_picture_that_is_not_there_is_named(shards: Path) -> None:
     with pytest.raises(UserError, match=r"images=\[depth\]: sample 'test-000000' .* no member depth.png"):
         data.split_set("test").batch([0])
     with pytest.raises(UserError, match="the source 'edits' has no option mismatch"):
-        build("edits", shards.parent / "x", options=BuildOptions(mismatch=0.5))
+        build("edits", shards.parent / "x", options=BuildOptions(drawing=Drawing(mismatch=0.5)))

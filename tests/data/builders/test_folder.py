@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from tiny_photographs import captioned, photograph
 
-from lmsd.data.builders import BuildOptions, build
+from lmsd.data.builders import BuildOptions, Preparation, build
 from lmsd.data.builders.folder import folder_source
 from lmsd.data.text import EMPTY
 from lmsd.errors import UserError
@@ -139,7 +139,7 @@ def test_mixed_modes_and_bad_images_through_the_whole_build(tmp_path):
     cut = captioned(tmp_path / "in", "cut.png", photograph(20))
     cut.write_bytes(cut.read_bytes()[:200])
     captioned(tmp_path / "in", "text.png", photograph(21)).write_text("hello")
-    options = BuildOptions(path=tmp_path / "in", image_size=32)
+    options = BuildOptions(path=tmp_path / "in", pictures=Preparation(image_size=32))
     manifest = json.loads(build("folder", tmp_path / "out", options=options).read_text())
     assert sum(manifest["counts"].values()) == len(modes)
     dropped = {entry["name"]: entry["reason"] for entry in manifest["dropped"]["pictures"]}
@@ -157,7 +157,7 @@ def test_reasons_are_counted_without_their_particulars(images):
     rows = [*(f"blank{k}.png,\n" for k in range(3)), *(f"gone{k}.png,a caption\n" for k in range(3))]
     rows += [f"white{k}.tif,a caption\n" for k in range(3)]
     (images / "c.csv").write_text("file,caption\na.png,one\n" + "".join(rows))
-    options = BuildOptions(path=images, captions=images / "c.csv", image_size=32)
+    options = BuildOptions(path=images, captions=images / "c.csv", pictures=Preparation(image_size=32))
     dropped = json.loads(build("folder", images.parent / "out", options=options).read_text())["dropped"]
     assert dropped["reasons"] == {
         "a line of the captions without an image": 3,
@@ -175,7 +175,11 @@ def test_images_alone_are_built_without_captions(tmp_path):
     assert [(raw.caption, raw.label) for raw in source.samples] == [(None, None)] * 4
     assert source.notes == [("images without captions, which train with conditioner=none", 4, "deep/0.png")]
     assert source.dropped == []
-    manifest = build("folder", tmp_path / "out", options=BuildOptions(path=tmp_path / "in", image_size=16))
+    manifest = build(
+        "folder",
+        tmp_path / "out",
+        options=BuildOptions(path=tmp_path / "in", pictures=Preparation(image_size=16)),
+    )
     with tarfile.open(tmp_path / "out" / "train-000000.tar") as archive:
         assert {name.rpartition(".")[2] for name in archive.getnames()} == {"png"}
     assert json.loads(manifest.read_text())["captions"] is False

@@ -12,7 +12,7 @@ from tiny_photographs import captioned, photograph
 from webdataset import WebDataset
 
 from lmsd.cli.verbs.data import build as build_verb
-from lmsd.data.builders import BuildOptions, build
+from lmsd.data.builders import BuildOptions, Preparation, build
 from lmsd.data.builders.folder import REPEATS, TABLE, folder_source
 from lmsd.data.builders.prepare import OTHER_CAPTION
 from lmsd.errors import UserError
@@ -109,7 +109,9 @@ def test_names_that_are_not_utf8_are_written_down(tmp_path):
     Path(os.fsdecode(odd)).write_bytes(put(folder, "z.png", seed=1).read_bytes())
     Path(os.fsdecode(odd[:-3] + b"txt")).write_text("an odd name")
     Path(os.fsdecode(os.fsencode(folder) + b"/c\xfe.pdf")).write_bytes(b"%PDF")
-    manifest = build("folder", tmp_path / "out", options=BuildOptions(path=folder, image_size=16))
+    manifest = build(
+        "folder", tmp_path / "out", options=BuildOptions(path=folder, pictures=Preparation(image_size=16))
+    )
     facts = json.loads(manifest.read_text(encoding="utf-8"))
     assert sum(facts["counts"].values()) == 2
     assert {entry["name"] for entry in facts["dropped"]["pictures"]} == {"c\\xfe.pdf", "z.png"}
@@ -261,7 +263,9 @@ def test_near_duplicates_with_other_captions_stay_in_one_split(tmp_path):
         captioned(tmp_path / "in", f"x{seed}.png", photograph(seed + 50), "another street")
     facts = {}
     for way in (None, "drop", "group"):
-        options = BuildOptions(path=tmp_path / "in", near_duplicates=way, val=0.3, test=0.3)
+        options = BuildOptions(
+            path=tmp_path / "in", pictures=Preparation(near_duplicates=way, val=0.3, test=0.3)
+        )
         facts[way] = json.loads(build("folder", tmp_path / f"out-{way}", options=options).read_text())
     count = {way: sum(entry["counts"].values()) for way, entry in facts.items()}
     assert count == {None: 24, "drop": 21, "group": 28}
@@ -284,7 +288,7 @@ def test_a_folder_and_rows_with_names_that_cannot_be_written_do_not_end_a_build(
     put(folder, "a.png")
     table = folder / os.fsdecode(b"c\xfe.jsonl")
     table.write_text('{"file":"a.png","caption":"x"}\n{"file":"\\ud83d.png","caption":"y"}\n')
-    options = BuildOptions(path=folder, captions=table, image_size=16)
+    options = BuildOptions(path=folder, captions=table, pictures=Preparation(image_size=16))
     facts = json.loads(build("folder", tmp_path / "out", options=options).read_text(encoding="utf-8"))
     assert facts["options"]["path"] == "in\\xff"
     [entry] = facts["dropped"]["pictures"]

@@ -10,7 +10,7 @@ import pytest
 from tiny_photographs import photograph
 
 from lmsd.cli.verbs.data import build as build_verb
-from lmsd.data.builders import BuildOptions, build
+from lmsd.data.builders import BuildOptions, Preparation, build
 from lmsd.data.builders.layouts import layout_source, recognized
 from lmsd.data.shardset import ShardSet, Streaming
 from lmsd.errors import UserError
@@ -215,7 +215,9 @@ def test_a_layout_is_built_without_a_source_name(tmp_path, write, name, capsys):
 
 def test_what_kohya_repeats_comes_as_often_in_an_epoch(tmp_path):
     kohya(tmp_path / "in")
-    options = BuildOptions(path=tmp_path / "in", image_size=16, val=0, test=0, near_duplicates="keep")
+    options = BuildOptions(
+        path=tmp_path / "in", pictures=Preparation(image_size=16, val=0, test=0, near_duplicates="keep")
+    )
     build("kohya", tmp_path / "out", options=options)
     names = sorted(path.name for path in (tmp_path / "out").glob("*.tar"))
     assert names == ["train-repeat10-000000.tar", "train-repeat3-000000.tar"]
@@ -237,7 +239,11 @@ def test_a_year_is_no_number_of_repeats(tmp_path):
 
 def test_all_captions_of_an_image_are_kept_and_one_is_drawn(tmp_path):
     coco(tmp_path / "in")
-    build("coco", tmp_path / "out", options=BuildOptions(path=tmp_path / "in", image_size=16, val=0))
+    build(
+        "coco",
+        tmp_path / "out",
+        options=BuildOptions(path=tmp_path / "in", pictures=Preparation(image_size=16, val=0)),
+    )
     with tarfile.open(tmp_path / "out" / "train-000000.tar") as archive:
         member = next(name for name in archive.getnames() if name.endswith(".txt"))
         assert archive.extractfile(member).read() == b"first of train2017.\nsecond of train2017"
@@ -261,7 +267,8 @@ def test_all_captions_of_an_image_are_kept_and_one_is_drawn(tmp_path):
 def test_where_takes_what_meets_a_condition(tmp_path, condition, kept):
     img2dataset(tmp_path / "in")
     options = BuildOptions(
-        path=tmp_path / "in", image_size=16, near_duplicates="keep", val=0, test=0, where=condition
+        path=tmp_path / "in",
+        pictures=Preparation(image_size=16, near_duplicates="keep", val=0, test=0, where=condition),
     )
     build("tars", tmp_path / "out", options=options)
     with tarfile.open(tmp_path / "out" / "train-000000.tar") as archive:
@@ -288,7 +295,11 @@ def test_where_takes_what_meets_a_condition(tmp_path, condition, kept):
 def test_a_condition_that_is_none_is_refused(tmp_path, condition, said):
     img2dataset(tmp_path / "in")
     with pytest.raises(UserError, match="where=") as caught:
-        build("tars", tmp_path / "out", options=BuildOptions(path=tmp_path / "in", where=condition))
+        build(
+            "tars",
+            tmp_path / "out",
+            options=BuildOptions(path=tmp_path / "in", pictures=Preparation(where=condition)),
+        )
     assert said in str(caught.value)
 
 
@@ -304,7 +315,11 @@ def test_a_field_that_a_picture_lacks_is_neither_more_nor_less(tmp_path):
         ("not score > 1", 1),
     ):
         out = tmp_path / condition.replace(" ", "_")
-        build("table", out, options=BuildOptions(path=tmp_path / "in", val=0, test=0, where=condition))
+        build(
+            "table",
+            out,
+            options=BuildOptions(path=tmp_path / "in", pictures=Preparation(val=0, test=0, where=condition)),
+        )
         assert json.loads((out / "manifest.json").read_text())["counts"]["train"] == kept
 
 

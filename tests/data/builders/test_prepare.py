@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from tiny_photographs import pixels
 
-from lmsd.data.builders import BuildOptions
+from lmsd.data.builders import BuildOptions, Preparation
 from lmsd.data.builders.prepare import SAME_PIXELS, content_hash, prepare_source, split_of
 from lmsd.data.builders.source import Defaults, Raw, Source
 from lmsd.errors import UserError
@@ -65,7 +65,7 @@ def test_copies_are_dropped_and_named():
 
 @pytest.mark.parametrize("mode", ["drop", "group"])
 def test_copies_never_straddle_two_splits(mode):
-    split = splits(prepared(planted(80), BuildOptions(near_duplicates=mode)))
+    split = splits(prepared(planted(80), BuildOptions(pictures=Preparation(near_duplicates=mode))))
     assert len(split) == (160 if mode == "drop" else 320)
     groups = {}
     for name, where in split.items():
@@ -75,7 +75,7 @@ def test_copies_never_straddle_two_splits(mode):
 
 
 def test_without_looking_copies_do_straddle():
-    split = splits(prepared(planted(80), BuildOptions(near_duplicates="keep")))
+    split = splits(prepared(planted(80), BuildOptions(pictures=Preparation(near_duplicates="keep"))))
     assert len(split) == 320
     assert any(len({split[f"{raw.name}{copy}"] for copy in ("", " jpeg", " turned")}) > 1 for raw in raws(80))
 
@@ -87,7 +87,7 @@ def test_no_picture_moves_when_others_come_or_go():
 
 
 def test_the_order_of_the_source_moves_no_group():
-    options = BuildOptions(near_duplicates="group")
+    options = BuildOptions(pictures=Preparation(near_duplicates="group"))
     assert splits(prepared(planted(40), options)) == splits(prepared(planted(40)[::-1], options))
 
 
@@ -123,7 +123,7 @@ def test_exact_duplicates_with_another_caption_stay_in_one_split(way, flat):
         for copy in range(3)
     ]
     again = replace(samples[0], name="again.png")
-    result = prepared([*samples, again], BuildOptions(near_duplicates=way))
+    result = prepared([*samples, again], BuildOptions(pictures=Preparation(near_duplicates=way)))
     assert sorted(splits(result)) == sorted(raw.name for raw in samples)
     assert [entry.reason for entry in result.dropped] == ["exact duplicate of 000.png0"]
     assert list(result.notes) == [(SAME_PIXELS, 40, "000.png1")]
@@ -137,7 +137,7 @@ def test_exact_duplicates_of_a_fixed_test_picture_leave_train_whatever_their_cap
     pixels_of = raws(1)[0].picture
     both = [Raw("a", pixels_of, "one", split="train"), Raw("b", pixels_of, "two", split="test")]
     for way in ("same_caption", "keep"):
-        result = prepared(both, BuildOptions(near_duplicates=way))
+        result = prepared(both, BuildOptions(pictures=Preparation(near_duplicates=way)))
         assert splits(result) == {"b": "test"}
         assert [entry.reason for entry in result.dropped] == ["kin of a test picture"]
 
@@ -145,7 +145,9 @@ def test_exact_duplicates_of_a_fixed_test_picture_leave_train_whatever_their_cap
 def test_copies_of_another_class_are_of_another_kind():
     first = raws(1)[0]
     both = [replace(first, name=f"{label}", caption="", label=label) for label in (0, 1)]
-    assert len(prepared(both, BuildOptions(near_duplicates="same_caption")).samples) == 2
+    assert (
+        len(prepared(both, BuildOptions(pictures=Preparation(near_duplicates="same_caption"))).samples) == 2
+    )
 
 
 def test_what_is_near_a_fixed_test_picture_leaves_train():

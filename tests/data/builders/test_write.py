@@ -11,12 +11,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tiny_photographs import captioned, photograph
 
-from lmsd.data.builders import BuildOptions, build
+from lmsd.data.builders import BuildOptions, Drawing, build
 from lmsd.data.builders.shapes import WORDS, check, class_names, parse_caption
 from lmsd.data.index import build_index
 from lmsd.errors import UserError
+from lmsd.flat import flat, nested
 
-SMALL = BuildOptions(train_count=60, val_count=20, test_count=40, shard_size=25)
+SMALL = BuildOptions(shard_size=25, drawing=Drawing(train_count=60, val_count=20, test_count=40))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_the_index_is_built_and_counts_the_same(digits):
 def test_the_same_input_gives_the_same_bytes(tmp_path):
     first, second = (build("shapes", tmp_path / name, options=SMALL).parent for name in ("a", "b"))
     assert hashes(first) == hashes(second)
-    other = build("shapes", tmp_path / "c", options=BuildOptions(**{**vars(SMALL), "seed": 1})).parent
+    other = build("shapes", tmp_path / "c", options=nested(BuildOptions, {**flat(SMALL), "seed": 1})).parent
     assert hashes(first)["train-000000.tar"] != hashes(other)["train-000000.tar"]
 
 
@@ -97,7 +98,9 @@ def test_nothing_in_a_tar_tells_who_wrote_it_or_when(tmp_path):
 
 
 def test_shapes_show_what_their_captions_say_and_held_out_pairs_are_in_test_alone(tmp_path):
-    options = BuildOptions(train_count=150, val_count=50, test_count=300, holdout=("red circle", "blue ring"))
+    options = BuildOptions(
+        drawing=Drawing(train_count=150, val_count=50, test_count=300, holdout=("red circle", "blue ring"))
+    )
     folder = build("shapes", tmp_path / "out", options=options).parent
     seen = {}
     for split in ("train", "val", "test"):
@@ -113,7 +116,9 @@ def test_shapes_show_what_their_captions_say_and_held_out_pairs_are_in_test_alon
 
 def test_mismatched_training_captions_have_one_wrong_word_and_name_no_held_out_pair(tmp_path):
     holdout = ("red circle", "blue ring")
-    options = BuildOptions(train_count=400, val_count=50, test_count=50, holdout=holdout, mismatch=0.4)
+    options = BuildOptions(
+        drawing=Drawing(train_count=400, val_count=50, test_count=50, holdout=holdout, mismatch=0.4)
+    )
     folder = build("shapes", tmp_path / "out", options=options).parent
     wrong = {}
     for split in ("train", "val", "test"):
@@ -137,7 +142,7 @@ def test_a_taken_folder_is_left_alone_unless_told_otherwise(tmp_path):
     with pytest.raises(UserError, match="overwrite=true"):
         build("shapes", out, options=SMALL)
     assert hashes(out) == before
-    fewer = BuildOptions(train_count=10, val_count=0, test_count=0, overwrite=True)
+    fewer = BuildOptions(overwrite=True, drawing=Drawing(train_count=10, val_count=0, test_count=0))
     build("shapes", out, options=fewer)
     assert [path.name for path in out.glob("*.tar")] == ["train-000000.tar"]
     (tmp_path / "mine").mkdir()
@@ -182,7 +187,7 @@ def test_a_build_that_fails_leaves_nothing_and_keeps_the_old(tmp_path):
 )
 def test_bad_options_are_named(tmp_path, source, options, message):
     with pytest.raises(UserError, match=message):
-        build(source, tmp_path / "out", options=BuildOptions(**options))
+        build(source, tmp_path / "out", options=nested(BuildOptions, options))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,8 +4,9 @@ import torch
 from omegaconf import DictConfig
 
 from lmsd.cli.build.experiment import Experiment
+from lmsd.engine.hardware import Precision
 from lmsd.engine.precision import choice, timed
-from lmsd.engine.trainer import Precision, found_accelerator
+from lmsd.engine.trainer import found_accelerator
 from lmsd.ranks import shares
 
 

@@ -3,20 +3,31 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from lmsd.cli.config import options
-from lmsd.cli.config.options import Options
 from lmsd.cli.config.settings import RunOptions
 from lmsd.cli.runs import store
 from lmsd.cli.runs.pipelines import KEY, OWN
 from lmsd.errors import UserError
+from lmsd.flat import Record
 from lmsd.ranks import launched_rank
 
-OfRun = TypeVar("OfRun", bound=RunOptions)
+
+class WithRun(Protocol):
+    """The options of a verb that samples a run."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def sampling(self) -> RunOptions:
+        """The run, and how."""
 
 
-def read(kind: type[Options], words: list[str], *, verb: str) -> Options:
+OfRun = TypeVar("OfRun", bound=WithRun)
+
+
+def read(kind: type[Record], words: list[str], *, verb: str) -> Record:
     """The options of a verb, of a run or of a pipeline's folder; refused before a run is made for one."""
     if any(word.startswith(KEY) for word in words):
         others = [word for word in apart(words)[1] if not word.startswith("run=")]
@@ -33,7 +44,7 @@ def reading(kind: type[OfRun], words: list[str], *, verb: str) -> Iterator[OfRun
         yield chosen
     except UserError:
         if made and launched_rank() == 0:
-            store.discard(Path(chosen.run))
+            store.discard(Path(chosen.sampling.run))
         raise
 
 

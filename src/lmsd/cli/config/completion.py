@@ -7,30 +7,12 @@ Everything else is left to the shell, which completes file names.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from lmsd.cli.config.signatures import ANYTHING, Kind, signature
 from lmsd.errors import UserError
 
-BASH = r"""_lmsd() {
-  local line="${COMP_LINE:0:COMP_POINT}" IFS=$'\n'
-  local cur="${line##*[[:space:]]}"
-  COMPREPLY=($(lmsd --complete "$line" 2>/dev/null))
-  case "$COMP_WORDBREAKS" in *=*) COMPREPLY=("${COMPREPLY[@]#"${cur%"${cur##*=}"}"}");; esac
-  case "${COMPREPLY[0]}" in *=) compopt -o nospace 2>/dev/null;; esac
-}
-complete -o default -F _lmsd lmsd
-"""
-ZSH = r"""#compdef lmsd
-_lmsd() {
-  local -a found
-  found=("${(@f)$(lmsd --complete "${(j: :)words[1,CURRENT]}" 2>/dev/null)}")
-  [[ -n "$found" ]] && compadd -Q -S '' -- $found || _files
-}
-compdef _lmsd lmsd
-"""
-FISH = """complete -c lmsd -a '(lmsd --complete (commandline -cp) 2>/dev/null)'
-"""
-SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+SHELLS = ("bash", "zsh", "fish")
 CONFIGURED = ("train", "sweep", "verify-resume", "launch")
 """Verbs that take the options of the configuration."""
 
@@ -43,7 +25,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if len(told) != 1 or told[0] not in SHELLS:
         raise UserError(f"lmsd --completion wants a shell: {', '.join(SHELLS)}")
-    print(SHELLS[told[0]], end="")
+    print(Path(__file__).with_name(f"lmsd.{told[0]}").read_text(), end="")
     return 0
 
 
@@ -83,7 +65,7 @@ def taken(verb: str, what: str = "") -> dict[str, Kind]:
     called = (what or verb).partition("-")[0].capitalize()
     places = (f"lmsd.cli.verbs.{verb.replace('-', '_')}", "lmsd.data.builders.options")
     found = next(filter(None, (signature(f"{place}.{called}Options") for place in places)), None)
-    own = {name: argument.kind for name, argument in found.arguments.items()} if found else {}
+    own = {name: argument.kind for name, argument in found.flat.items()} if found else {}
     own |= {"out": ANYTHING} if what else {}
     return {f"{'sweep.' * (verb == 'sweep')}{name}": kind for name, kind in own.items()}
 
@@ -92,7 +74,7 @@ def of_format(given: list[str]) -> dict[str, Kind]:
     """The options of the format that `lmsd export` was given."""
     names = [word.partition("=")[2] for word in given if word.startswith("format=")]
     found = signature(f"lmsd.export.{names[0]}.Options") if names else None
-    return {name: argument.kind for name, argument in found.arguments.items()} if found else {}
+    return {name: argument.kind for name, argument in found.flat.items()} if found else {}
 
 
 def configured(given: list[str]) -> dict[str, Kind]:

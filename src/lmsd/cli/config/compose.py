@@ -25,7 +25,7 @@ from lmsd.cli.config import schema
 from lmsd.cli.config.limits import check_limits
 from lmsd.cli.config.schema import at, leaves
 from lmsd.cli.config.suggest import nearest, renamed
-from lmsd.errors import HIDDEN, UserError, is_secret, redact
+from lmsd.errors import UserError
 
 if yaml.__with_libyaml__:  # what omegaconf reads with, ten times as fast
     yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc]
@@ -117,39 +117,6 @@ def nodes(group: str) -> Iterator[Any]:
         text = file.read_text(encoding="utf-8")
         tree = yaml.safe_load(text) or {}
         yield at(tree, group) if "@package _global_" in text else tree
-
-
-_REFERENCE = re.compile(r"\$\{[^{}]*\}")
-
-
-def stored(config: DictConfig) -> DictConfig:
-    """The configuration as it may be written to files: secrets are hidden and must be given again."""
-    public: DictConfig = OmegaConf.create(_public(OmegaConf.to_container(config)))
-    return public
-
-
-def _public(value: Any, name: str = "") -> Any:
-    """A copy of the tree without secrets; references are kept as written, since they hold none."""
-    match value:
-        case dict():
-            return {key: _public(item, str(key)) for key, item in value.items()}
-        case [*items]:
-            return [_public(item, name) for item in items]
-    text = value if isinstance(value, str) else ""
-    if value is not None and is_secret(name):
-        return value if _REFERENCE.fullmatch(text) else HIDDEN
-    kept = iter(_REFERENCE.findall(text))  # a blank in place of a reference: no part of a login or a query
-    return re.sub("\0 ", lambda _: next(kept), redact(_REFERENCE.sub("\0 ", text))) if text else value
-
-
-def require_secrets(config: DictConfig) -> None:
-    """Refuse a stored configuration whose hidden values were not given again."""
-    for key, value in flatten(config).items():
-        if HIDDEN in str(value):
-            raise UserError(
-                f"{key} holds a secret, which no run stores: give {key}=... again, or write it as "
-                "'${oc.env:NAME}', which is looked up at each start"
-            )
 
 
 def parse(text: str) -> Override:

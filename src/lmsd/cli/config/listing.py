@@ -7,8 +7,9 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from lmsd.cli.config import schema as known
 from lmsd.cli.config.compose import composed, files, groups, load, places
+from lmsd.cli.config.refusals import words, written
+from lmsd.cli.config.schema import WHOLE, handed, root
 from lmsd.cli.config.signatures import ANYTHING, NODE, ROOT, SECTIONS, Argument, Kind, Unread, signature
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError
@@ -21,7 +22,7 @@ REFERENCE = Kind(type="string", pattern=r"\$\{|^\?\?\?$")
 def listing(typed: list[str]) -> str:
     """The options of the named groups (all if none is named), given the overrides among the words."""
     tree = OmegaConf.to_container(load([word for word in typed if "=" in word]))
-    rows, choices = list(known.root(tree).leaves()), groups()
+    rows, choices = list(root(tree).leaves()), groups()
     names = [f"{word}." for word in typed if "=" not in word]
     tops = sorted({option.key.partition(".")[0] for option in rows})
     for name in names:
@@ -34,7 +35,7 @@ def listing(typed: list[str]) -> str:
     shown = [option for option in rows if not names or f"{option.key}.".startswith(tuple(names))]
     width = max((len(option.key) for option in shown), default=0)
     for option in shown:
-        kind = f"{known.words(option.kind or ANYTHING, example=False)}; default {known.written(option.value)}"
+        kind = f"{words(option.kind or ANYTHING, example=False)}; default {written(option.value)}"
         told = about(option.argument or (option.node.argument if option.node else None))
         lines.append(f"{option.key:{width}}  {kind:46}  {told}".rstrip())
     return "\n".join(lines)
@@ -61,7 +62,7 @@ def schema() -> str:
     defined["node"] = {**NODE, "allOf": rules}
     defined["part"] = {**Kind.of("node"), "type": "object", "required": ["_target_"]}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "lmsd train"}
-    return json.dumps({**head, **known.WHOLE, "$defs": defined}, indent=1, ensure_ascii=False)
+    return json.dumps({**head, **WHOLE, "$defs": defined}, indent=1, ensure_ascii=False)
 
 
 def _define(name: str, place: str, defined: dict[str, Any]) -> None:
@@ -70,7 +71,7 @@ def _define(name: str, place: str, defined: dict[str, Any]) -> None:
     assert found is not None
     fields = name.startswith(SECTIONS)  # which may hold the nodes of further roles
     private = {"_target_": {"type": "string"}, "_partial_": {"type": "boolean"}}
-    own = {k: _property(argument) for k, argument in found.arguments.items() if k not in known.handed(place)}
+    own = {k: _property(argument) for k, argument in found.arguments.items() if k not in handed(place)}
     own |= {"defaults": {"type": "array"}} if fields else private
     more = Kind.of("part") if fields else found.more
     defined[name] = {"type": "object", "properties": own, "additionalProperties": more}

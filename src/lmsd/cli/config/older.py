@@ -121,8 +121,8 @@ ANSWERED: dict[str, str] = {
 
 def objective(tree: dict[str, Any]) -> None:
     """Migrate a stored objective of ours in place; any other, and a current one, stays as it is."""
-    node = tree.get("objective")
-    if not isinstance(node, dict) or node.get("_target_") not in OBJECTIVES:
+    node = _node(tree, "objective")
+    if node.get("_target_") not in OBJECTIVES:
         return
     names, targets = OBJECTIVES[node["_target_"]]
     if not any(_at(node, old) for old in names if old not in _STILL):
@@ -135,16 +135,15 @@ def objective(tree: dict[str, Any]) -> None:
         _put(found, names.get(key, key), value)
     for old, new in names.items():
         parent, _, leaf = old.rpartition(".")
-        below = found.get(parent)
-        if parent and isinstance(below, dict) and leaf in below:
-            _put(found, new, below.pop(leaf))
+        if parent and leaf in _node(found, parent):
+            _put(found, new, found[parent].pop(leaf))
     tree["objective"] = found
 
 
 def shards(tree: dict[str, Any]) -> None:
     """Group the formerly flat options of data in place; a current node stays as it is."""
-    node = tree.get("data")
-    if not isinstance(node, dict) or node.get("_target_") != "lmsd.data.module.ShardDataModule":
+    node = _node(tree, "data")
+    if node.get("_target_") != "lmsd.data.module.ShardDataModule":
         return
     train = {name: node.pop(name) for name in STREAMED if name in node}
     cache = {new: node.pop(old) for old, new in CACHE.items() if old in node}
@@ -155,11 +154,11 @@ def shards(tree: dict[str, Any]) -> None:
 
 def parts(tree: dict[str, Any]) -> None:
     """Add the targets of the generator and the guard, and the identity codec, in place where missing."""
-    if isinstance(generator := tree.get("generator"), dict):
-        generator.setdefault("_target_", "lmsd.models.parts.from_parts")
+    if "generator" in tree and _node(tree, "generator") is tree["generator"]:
+        tree["generator"].setdefault("_target_", "lmsd.models.parts.from_parts")
         tree.setdefault("codec", {"_target_": "lmsd.models.codec.Identity"})
-    if isinstance(guard := tree.get("rollback"), dict):
-        guard.setdefault("_target_", "lmsd.engine.divergence.Guard")
+    if "rollback" in tree:
+        _node(tree, "rollback").setdefault("_target_", "lmsd.engine.divergence.Guard")
 
 
 CHANGES: list[Callable[[dict[str, Any]], None]] = [objective, parts, shards]
@@ -178,6 +177,12 @@ def today(tree: dict[str, Any]) -> dict[str, Any]:
     for change in CHANGES:
         change(tree)
     return tree
+
+
+def _node(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A node of a tree; an empty one if there is none."""
+    found = tree.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _at(node: Mapping[str, Any], path: str) -> bool:

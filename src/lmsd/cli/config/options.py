@@ -1,24 +1,23 @@
 """Options of the small verbs: `key=value` words checked against a dataclass, in the grammar of `train`."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lmsd.cli.config.compose import as_list, check_choice, groups, parse, parse_sweep
-from lmsd.cli.config.schema import refusal
+from lmsd.cli.config.refusals import refusal
 from lmsd.cli.config.signatures import ANYTHING, NULL, Kind, signature
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError
+from lmsd.flat import Record, nested
 
-Options = TypeVar("Options")
 
-
-def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") -> Options:
+def read(kind: type[Record], words: list[str], *, verb: str, prefix: str = "") -> Record:
     """Read words into the dataclass `kind`; unknown names and wrong values are refused in one sentence.
 
     prefix: of every name on the command line.
     """
     found, values = signature(f"{kind.__module__}.{kind.__qualname__}"), dict[str, Any]()
-    names = found.arguments if found else {}
+    names = found.flat if found else {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
@@ -50,7 +49,7 @@ def read(kind: type[Options], words: list[str], *, verb: str, prefix: str = "") 
         raise UserError(f"lmsd {verb} needs {missing[0]}=...; options: {', '.join(names)}")
     if values.get("sampler") is not None:
         check_choice(parse(f"sampler={values['sampler']}"), groups())
-    return kind(**values)
+    return nested(kind, values)
 
 
 def as_typed(key: str, text: str, kind: Kind, error: UserError) -> Any:

@@ -6,20 +6,19 @@ importing anything. The composed tree is checked as a whole, so that a typo in a
 like one on the command line.
 """
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lmsd.cli.config.signatures import ANYTHING, NODE, NULL, ROOT, Argument, Kind, Unread, entries, permit
-from lmsd.cli.config.suggest import nearest, renamed
+from lmsd.cli.config.refusals import refusal, unknown, written
+from lmsd.cli.config.signatures import ANYTHING, NULL, ROOT, Argument, Kind, Unread, named, permit, signature
+from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError, shown
 from lmsd.ranks import launched_rank
 
@@ -37,16 +36,12 @@ HANDED: Mapping[str, tuple[str, ...]] = {
     "logger.*": ("save_dir",),
 }
 """Arguments that one part is given by another, by the place of its node: they are not options."""
-
 METRICS = "evaluate.metrics"
 ENTRIES = ("callbacks", "logger", METRICS)
 """Nodes that hold named objects, which can be added and removed."""
 LIBRARIES = ("torchmetrics.",)
 """Prefixes allowed for the constructors of metrics, in addition to the allow-list."""
-
 WHOLE = Kind.of(ROOT)
-NUMBERS = {"integer": "whole number", "number": "number"}
-NAMES = {"boolean": "true or false", "string": "one word", "null": "null"}
 
 
 def held(node: Any) -> Mapping[str, Any]:
@@ -73,24 +68,58 @@ def at(tree: Any, path: str) -> Any:
 class Option:
     """An option of a tree: its dotted name, kind, and value or default. A node has options of its own.
 
-    kind: None if nothing takes it; value: Unread if none is known; whole: a completed tree contains it; fits:
-    the value is allowed; argument: of its node's constructor.
+    kind: None if nothing takes it; value: Unread if none is known; whole: a completed tree contains it;
+    argument: of its node's constructor.
     """
 
     key: str
     kind: Kind | None
     value: Any
     whole: bool = True
-    fits: bool = True
     argument: Argument | None = None
     node: "Option | None" = None
 
+    @property
+    def fits(self) -> bool:
+        """Whether the value is allowed and, if it is a node, its constructor; null is not given there."""
+        node = self.node or root({})
+        if self.kind is None or (self.value is None and named(node.value)):
+            return True
+        if named(self.value):
+            try:
+                permit(str(self.value["_target_"]), libraries(node.key))
+            except UserError:
+                return False
+        return self.kind.fits(self.value)
+
     @cached_property
     def inner(self) -> "dict[Any, Option]":
-        """The entries of a node and the other arguments of its constructor by name; the items of a list."""
-        found = entries(self.kind, self.value, handed(self.key), libraries(self.key))
-        place = f"{self.key}.{{}}".lstrip(".") if not isinstance(self.value, list) else self.key
-        return {name: Option(place.format(name), *entry, self) for name, entry in found.items()}
+        """The entries of a node and the other arguments of its constructor by name; the items of a list.
+
+        A section without a constructor (the root, optim) may also hold the nodes of further roles. A tuple is
+        a value from the command line and the text that stood for it.
+        """
+        kind, given = self.kind or ANYTHING, held(self.value)
+        if isinstance(self.value, list):
+            items = enumerate(self.value)
+            return {n: Option(self.key, kind.get("items", ANYTHING), item, node=self) for n, item in items}
+        places = [given.get("_target_"), *kind.sections]
+        found = next((signature(str(place)) for place in places if place), None)
+        known = {k: v for k, v in found.arguments.items() if k not in handed(self.key)} if found else {}
+        holds = [part for part in kind.parts if part.holds] if self.kind is not None and not found else []
+        more = holds[0].get("additionalProperties", ANYTHING) if holds else None
+        more, listed = ANYTHING if found and found.more else more, dict[Any, Option]()
+        for name in [*(name for name in given if name not in known), *known]:
+            argument = known.get(name)
+            value = given.get(name, argument.default if argument else Unread)
+            free = found and not named(given) and named(value)  # a role's node
+            free = free or (self.kind is not None and str(name).startswith("_"))
+            of = argument.kind if argument else ANYTHING if free else more
+            if of is not None and isinstance(value, tuple):
+                value = of.read(*value)
+            whole = name in given or (argument is not None and argument.filled)
+            listed[name] = Option(f"{self.key}.{name}".lstrip("."), of, value, whole, argument, self)
+        return dict(sorted(listed.items(), key=lambda item: not item[1].whole))
 
     def at(self, key: str) -> "Option":
         """The option below with this dotted name, relative to this one; it need not be there yet."""
@@ -137,6 +166,33 @@ def root(tree: Any) -> Option:
 def names(tree: Any) -> list[str]:
     """The names of all options of a tree, including those at their defaults."""
     return [option.key for option in root(root(tree).complete()).leaves() if option.kind is not None]
+
+
+def misfit(option: Option, before: Option, groups: Mapping[str, list[str]]) -> UserError:
+    """The error for a value that an option does not take; before: what it was; groups: see `settled`."""
+    key, kind, value = option.key, option.kind or ANYTHING, option.value
+    only_nodes = all(part.holds or part == NULL for part in kind.parts)
+    path, _, name = key.rpartition(".")
+    absent = path in ENTRIES and only_nodes and "_target_" not in held(before.value)
+    if "_target_" in held(value):
+        permit(str(value["_target_"]), libraries(path))
+    if path in ENTRIES and value is None:
+        return UserError(f"{key}=null: take it away with '~{key}'")
+    if absent:
+        hint = nearest(name, [other for other in (option.node or option).inner if other != name])
+        return UserError(f"there is no {key}{hint}; one of your own begins with {key}._target_=MODULE.CLASS")
+    if isinstance(value, dict) and kind.holds:
+        said = (
+            f"{key} gives {', '.join(value) or 'nothing'} and no _target_, so that nothing can be built of it"
+        )
+        return UserError(f"{said}: add {key}._target_=MODULE.CLASS, or leave {key} out")
+    own = [inner.key for inner in before.leaves()][:4]
+    ways = [way for way in groups if way.endswith(f"@{key}")]
+    if only_nodes and (ways or own or key in ENTRIES):
+        way = f"{key} has options of its own, {', '.join(own) or f'{key}.NAME._target_=MODULE.CLASS'}"
+        way = f"choose with {ways[0]}=, one of {', '.join(groups[ways[0]])}" if ways else way
+        return UserError(f"{key}={written(shown(key, value))}: {way}")
+    return refusal(key, value, kind)
 
 
 def settled(
@@ -308,89 +364,3 @@ def check(node: Option, tree: dict[str, Any]) -> None:
         if not option.fits or (node.key in ENTRIES and type(option.value) is list):
             raise misfit(option, option, {})
         check(option, tree)
-
-
-def unknown(key: str, known: Iterable[str]) -> UserError:
-    """The error for an option that does not exist, or has a new name."""
-    names = [name for name in known if name != key and "._" not in name and "@" not in name]
-    top = key.partition(".")[0]
-    where = f" {top}" if any(name.startswith(f"{top}.") for name in names) else ""
-    told = f"unknown option '{key}'{nearest(key, names)}  (all options: lmsd train --options{where})"
-    return renamed(key) or UserError(told)
-
-
-def misfit(option: Option, before: Option, groups: Mapping[str, list[str]]) -> UserError:
-    """The error for a value that an option does not take; before: what it was; groups: see `settled`."""
-    key, kind, value = option.key, option.kind or ANYTHING, option.value
-    only_nodes = all(part.holds or part == NULL for part in kind.parts)
-    path, _, name = key.rpartition(".")
-    absent = path in ENTRIES and only_nodes and "_target_" not in held(before.value)
-    if "_target_" in held(value):
-        permit(str(value["_target_"]), libraries(path))
-    if path in ENTRIES and value is None:
-        return UserError(f"{key}=null: take it away with '~{key}'")
-    if absent:
-        hint = nearest(name, [other for other in (option.node or option).inner if other != name])
-        return UserError(f"there is no {key}{hint}; one of your own begins with {key}._target_=MODULE.CLASS")
-    if isinstance(value, dict) and kind.holds:
-        said = (
-            f"{key} gives {', '.join(value) or 'nothing'} and no _target_, so that nothing can be built of it"
-        )
-        return UserError(f"{said}: add {key}._target_=MODULE.CLASS, or leave {key} out")
-    own = [inner.key for inner in before.leaves()][:4]
-    ways = [way for way in groups if way.endswith(f"@{key}")]
-    if only_nodes and (ways or own or key in ENTRIES):
-        way = f"{key} has options of its own, {', '.join(own) or f'{key}.NAME._target_=MODULE.CLASS'}"
-        way = f"choose with {ways[0]}=, one of {', '.join(groups[ways[0]])}" if ways else way
-        return UserError(f"{key}={written(shown(key, value))}: {way}")
-    return refusal(key, value, kind)
-
-
-UNITS = re.compile(r"(\d+(?:\.\d+)?) ?(k|m|%|px|x\1)", re.I)
-POWERS = {"k": 1e3, "m": 1e6, "%": 0.01}
-"""Numbers as people write them: 400k, 1.5M, 80%, 32px, 32x32."""
-
-
-def refusal(key: str, value: Any, kind: Kind) -> UserError:
-    """The error for a value that is not of a kind."""
-    hint = nearest(str(value), map(str, kind["enum"])) if "enum" in kind else ""
-    if kind.takes(*NUMBERS) and (unit := UNITS.fullmatch(str(value))):
-        hint = f": units are not read, write {float(unit[1]) * POWERS.get(unit[2].lower(), 1):_.9g}"
-    if kind.takes("string") and isinstance(value, list | dict):
-        hint = ", but a list" if isinstance(value, list) else ", but a mapping"
-    if any(part.get("type") == "array" and part.fits([value]) for part in kind.parts):
-        hint = f": write {key}=[{shown(key, value)}]"
-    return UserError(f"{key}={written(shown(key, value))} is not {words(kind)}{hint}")
-
-
-def words(kind: Kind, *, example: bool = True) -> str:
-    """The description of allowed values, as in "seed=abc is not ..."."""
-    if len(kind.parts) > 1:
-        plain = any(part not in (NODE, NULL) for part in kind.parts)  # then a node is a rarity
-        shown = [part for part in kind.parts if not (plain and part == NODE)]
-        return " or ".join(words(part, example=example and len(shown) == 1) for part in shown)
-    if "description" in kind:
-        return str(kind["description"])
-    if "enum" in kind:
-        return f"one of {', '.join(map(str, kind['enum']))}"
-    name, low, high = str(kind.get("type")), kind.get("minimum", -inf), kind.get("maximum", inf)
-    if name in NUMBERS:
-        ends = f" of at least {low:g}" if low > -inf else f" of at most {high:g}" if high < inf else ""
-        ends = f" from {low:g} to {high:g}" if -inf < low and high < inf else ends
-        shown_as = "1000" if name == "integer" else "1e-4"
-        return f"a {NUMBERS[name]}{ends or f', e.g. {shown_as}' * example}"
-    if name == "array":
-        count = f" of {kind['minItems']}" if "minItems" in kind else ""
-        item = words(kind["items"], example=False)
-        if kind["items"].get("type") not in NUMBERS:
-            return f"a list{count}, each {item}"
-        many = item.removeprefix("a ").replace("number", "numbers", 1)
-        return f"a list{count or ' of'} {many}{', e.g. [1, 2]' * example}"
-    if "additionalProperties" in kind:
-        return f"a mapping, each {words(kind['additionalProperties'], example=False)}"
-    return NAMES.get(name, "a node with _target_" if kind else "anything")
-
-
-def written(value: Any) -> str:
-    """A value as it is written on the command line."""
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)

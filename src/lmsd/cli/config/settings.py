@@ -5,8 +5,10 @@ are never built; groups (net, objective, ...) are nodes, whose constructors say 
 the end are shared by the small verbs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from lmsd.errors import Amount, Count, Guidance, Measure, Seed, When, Word
@@ -194,3 +196,37 @@ class SamplingOptions(RunOptions):
     image_guidance: Guidance | None = None
     interval: tuple[Measure, ...] = ()
     ema: str = "ema"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combinations(RunOptions):
+    """Ways of sampling, each with each; those that are not given are the run's own."""
+
+    steps: tuple[Count, ...] = ()
+    guidance: tuple[Guidance, ...] = ()
+    interval: tuple[Measure, ...] = ()
+    ema: tuple[str, ...] = ("ema",)
+
+    def each(self) -> Iterator[SamplingOptions]:
+        """One by one; of several, the one without guidance goes without interval, to compare with."""
+        for ema, steps, guidance in product(self.ema, self.steps or (None,), self.guidance or (None,)):
+            unguided = guidance == 1 and max(self.guidance) != 1
+            yield SamplingOptions(
+                run=self.run,
+                sampler=self.sampler,
+                checkpoint=self.checkpoint,
+                adapters=self.adapters,
+                steps=steps,
+                guidance=guidance,
+                interval=() if unguided else self.interval,
+                ema=ema,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions:
+    """The features that images are scored in: the run's own, or others; weights: of the extractor."""
+
+    extractor: ExtractorKind | None = None
+    weights: Path | None = None
+    families: tuple[str, ...] = ("ssl", "random")

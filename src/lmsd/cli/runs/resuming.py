@@ -15,20 +15,11 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd.checkpoints import find_run
-from lmsd.cli.config.compose import (
-    check_choice,
-    files,
-    flatten,
-    groups,
-    load,
-    parse,
-    require_secrets,
-    stored,
-    written,
-)
+from lmsd.cli.config.compose import check_choice, files, flatten, groups, load, parse, written
 from lmsd.cli.config.schema import ENTRIES, at, edit, leaves
 from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
+from lmsd.cli.runs.secrets import require_secrets, stored
 from lmsd.errors import HIDDEN, UserError, redact, shown
 from lmsd.ranks import launched_rank
 

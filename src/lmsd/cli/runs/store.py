@@ -28,10 +28,10 @@ from lmsd.checkpoints import OUTPUTS as OUTPUTS
 from lmsd.checkpoints import by_age as by_age
 from lmsd.checkpoints import find_run
 from lmsd.checkpoints import folder_of as folder_of
-from lmsd.cli.config.compose import stored
 from lmsd.cli.config.older import today
 from lmsd.cli.config.schema import root
 from lmsd.cli.runs.pipelines import told_of_folder
+from lmsd.cli.runs.secrets import stored
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
 from lmsd.files import write_text
 from lmsd.ranks import launched_rank

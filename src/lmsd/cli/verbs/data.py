@@ -1,18 +1,18 @@
 """`lmsd data`: build a data set, index shards from elsewhere, train the extractor that scores it."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from lmsd.cli.bar import Bar
+from lmsd.cli.build.sources import lines_of, of_path
 from lmsd.cli.config import options
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import Count, Seed, UserError
 
 if TYPE_CHECKING:  # torch is imported where it is used
-    from lmsd.data.builders import SourceName
+    pass
 
 HELP = """lmsd data build SOURCE|PATH out=DIR [option=value ...]   check, crop, split, write shards
 lmsd data index SHARDS [decode=true]                check shards from elsewhere and write their index
@@ -100,47 +100,16 @@ def build(arguments: list[str]) -> int:
     word, words = operand(arguments, "the source")
     source = next((name for name in SOURCES if name == word), None)
     if source is None:
-        source, words = _of_path(word, words)
+        source, words = of_path(word, words)
     out = [word.partition("=")[2] for word in words if word.startswith("out=")]
     if not out or not out[-1]:
         raise UserError("where to? lmsd data build needs out=DIR")
-    words = [_lines(word) for word in words if not word.startswith("out=")]
+    words = [lines_of(word) for word in words if not word.startswith("out=")]
     chosen = options.read(BuildOptions, words, verb="data build")
     with Bar() as bar:
         manifest = build_data(source, Path(out[-1]), options=chosen, progress=bar.update)
     print(describe(manifest))
     return 0
-
-
-def _of_path(path: str, words: list[str]) -> "tuple[SourceName, list[str]]":
-    """The source that a path is, named by source= or recognized and said, and the other words."""
-    from lmsd.data.builders import SOURCES
-    from lmsd.data.builders.layouts import recognized
-    from lmsd.data.builders.source import LAYOUTS
-
-    if not os.path.exists(path):
-        way = "" if "/" in path else nearest(path, SOURCES)
-        gone = "" if way else ", and no such folder or file"
-        raise UserError(f"there is no source '{path}'{way}{gone}; sources: {', '.join(SOURCES)}")
-    named = [word.partition("=")[2] for word in words if word.startswith("source=")]
-    words = [*(word for word in words if not word.startswith("source=")), f"path={json.dumps(path)}"]
-    name = next((layout for layout in LAYOUTS if named and layout == named[-1]), None)
-    if not named:
-        name, why = recognized(Path(path))
-        print(f"{path}: {name} ({why})")
-    if name is None:
-        raise UserError(
-            f"source={named[-1]} is no layout{nearest(named[-1], LAYOUTS)}; there are {', '.join(LAYOUTS)}"
-        )
-    return name, words
-
-
-def _lines(word: str) -> str:
-    """`captions=first` is about the lines of captions, and `captions=FILE` about where they are."""
-    from lmsd.data.builders.source import Captions
-
-    name, _, value = word.partition("=")
-    return f"lines={value}" if name == "captions" and value in get_args(Captions) else word
 
 
 def describe(manifest: Path) -> str:

@@ -61,6 +61,7 @@ def check(words: list[str]) -> None:
 def arm(overrides: list[str]) -> dict[str, Any]:
     """Train, sample and score one run; its folder, its test record and its status."""
     from lmsd.cli.config.compose import load
+    from lmsd.cli.config.settings import Combinations, SamplingOptions
     from lmsd.cli.verbs import report
     from lmsd.cli.verbs.evaluate import EvaluateOptions, evaluate
     from lmsd.cli.verbs.sample import SampleOptions, sample
@@ -70,8 +71,9 @@ def arm(overrides: list[str]) -> dict[str, Any]:
     config = load(overrides)
     folder = train(config, overrides=overrides)
     prompts = tuple(f"a handwritten {name}" for name in NAMES)
-    print(sample(SampleOptions(run=str(folder), prompts=prompts, seeds=(0, 1, 2, 3))))
-    evaluate(folder, EvaluateOptions(run=str(folder), split="test"))
+    sampling = SamplingOptions(run=str(folder))
+    print(sample(SampleOptions(sampling=sampling, prompts=prompts, seeds=(0, 1, 2, 3))))
+    evaluate(folder, EvaluateOptions(sampling=Combinations(run=str(folder)), split="test"))
     report.write(folder)
     return {
         "folder": folder,

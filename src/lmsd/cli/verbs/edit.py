@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +10,12 @@ from lmsd.cli.config import options
 from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs.written import writing
 from lmsd.cli.verbs.sample import is_file, places
+from lmsd.data.masks import open_image, read_mask
 from lmsd.errors import Number, Seed, UserError
+from lmsd.flat import flat
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from lmsd.data.decode import Pixels
+    pass
 
 HELP = """lmsd edit run=RUN image=FILE prompt=PROMPT [option=value ...]
 
@@ -36,9 +35,10 @@ HELP = """lmsd edit run=RUN image=FILE prompt=PROMPT [option=value ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditOptions(SamplingOptions):
+class EditOptions:
     """Options of `lmsd edit`; see HELP."""
 
+    sampling: SamplingOptions
     image: Path
     prompt: str | None = None
     mask: Path | None = None
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
 def edit(chosen: EditOptions) -> Path:
     """Change one image and return the picture's path; what the mask leaves out keeps its bytes."""
     check(chosen)
-    folder, out = places(chosen.run, chosen.out, "edit")
+    folder, out = places(chosen.sampling.run, chosen.out, "edit")
     import numpy as np
     import torch
     from PIL import Image
@@ -67,7 +67,7 @@ def edit(chosen: EditOptions) -> Path:
     from lmsd.sampling import first_knot
     from lmsd.types import levels
 
-    model, generate = opened(folder, chosen)
+    model, generate = opened(folder, chosen.sampling)
     chosen = replace(chosen, strength=strength_of(chosen, model.generator.sees))
     words = prompt_of(chosen, model.generator.conditioner.reads)
     note_prompts(model, words)
@@ -88,7 +88,7 @@ def edit(chosen: EditOptions) -> Path:
     found = levels(made[0]).permute(1, 2, 0).numpy()
     if mask is not None:
         found = np.where(mask > 0, found, pixels)
-    record = {**asdict(chosen), "run": folder.name, "out": out.name, "steps_done": done}
+    record = {**flat(chosen), "run": folder.name, "out": out.name, "steps_done": done}
     record |= facts(model, generate)
     with writing(out):
         Image.fromarray(found if channels == 3 else found[:, :, 0]).save(out, format="PNG")
@@ -135,66 +135,3 @@ def prompt_of(chosen: EditOptions, reads: str) -> list[str]:
     if reads != "nothing" and chosen.prompt is None:
         raise UserError("lmsd edit needs prompt='a blue star' for this run: say what the image should become")
     return [] if chosen.prompt is None else [chosen.prompt]
-
-
-def open_image(path: Path, *, channels: int) -> "Pixels":
-    """An image file as uint8 [H,W,channels], upright."""
-    from lmsd.data.decode import BadImage, decode
-
-    try:
-        return decode(path.read_bytes(), channels=channels)
-    except BadImage as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def has_holes(path: Path) -> bool:
-    """Whether an image file has pixels that are not opaque."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return image.has_transparency_data and min(image.convert("RGBA").getchannel("A").tobytes()) < 255
-
-
-WHITE = 128
-"""A level from which a pixel of a mask counts as white, where all of it is black or white."""
-
-
-def read_mask(path: Path, shape: tuple[int, ...], size: int) -> "NDArray[np.float32]":
-    """How much each pixel may change, in [0, 1], float32 [size,size,1]. shape: (H, W) of the image.
-
-    Prepared like the image. A black-and-white mask stays black and white; grays are kept. Raises UserError
-    if its shape is not the image's, and if there is nothing to change.
-    """
-    import numpy as np
-
-    from lmsd.data.transforms import fit
-
-    whole = open_image(path, channels=1)
-    if has_holes(path):
-        raise UserError(
-            f"mask={path} has transparent pixels, which might be those to change or those to keep: save it "
-            "without transparency, white where the image may change"
-        )
-    (height, width), (rows, columns) = shape[:2], whole.shape[:2]
-    if rows * width != columns * height:
-        raise UserError(
-            f"mask={path} is {columns}x{rows} and the image {width}x{height}: they are cropped alike, so "
-            "give a mask of the image's shape"
-        )
-    small = fit(whole, size)
-    white, gray = int((whole >= WHITE).sum()), bool(((whole > 4) & (whole < 251)).any())
-    left = int((small >= WHITE).sum())
-    if not (whole > 4).any():
-        raise UserError(f"mask={path} is black all over: paint white where the image may change")
-    if (white and not left) or not (small > 4).any():
-        raise UserError(
-            f"mask={path}: {white:,} of its {whole.size:,} pixels are white, and of the {size}x{size} that "
-            f"the net sees {left} are: paint a larger area"
-        )
-    if (whole > 250).all():
-        print(f"note: mask={path} is white all over: the whole image may change", file=sys.stderr)
-    shown = small if gray else np.where(small >= WHITE, 255, 0)
-    levels: NDArray[np.float32] = np.divide(shown, 255, dtype=np.float32)
-    levels[levels < 5 / 255] = 0.0
-    levels[levels > 250 / 255] = 1.0
-    return levels

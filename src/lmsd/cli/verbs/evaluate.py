@@ -5,17 +5,16 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from lmsd.cli.build.words import reading
-from lmsd.cli.config.settings import RunOptions, SamplingOptions
+from lmsd.cli.config.settings import Combinations, ScoringOptions
 from lmsd.cli.runs import store
 from lmsd.cli.verbs import report
-from lmsd.errors import Count, Guidance, Measure, Number, Seed, UserError
+from lmsd.errors import Number, Seed, UserError
 from lmsd.ranks import launched_rank
 
 if TYPE_CHECKING:
@@ -45,41 +44,15 @@ Numbers of different n, extractors or splits do not compare.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Combinations(RunOptions):
-    """Ways of sampling, each with each; those that are not given are the run's own."""
-
-    steps: tuple[Count, ...] = ()
-    guidance: tuple[Guidance, ...] = ()
-    interval: tuple[Measure, ...] = ()
-    ema: tuple[str, ...] = ("ema",)
-
-    def each(self) -> Iterator[SamplingOptions]:
-        """One by one; of several, the one without guidance goes without interval, to compare with."""
-        for ema, steps, guidance in product(self.ema, self.steps or (None,), self.guidance or (None,)):
-            unguided = guidance == 1 and max(self.guidance) != 1
-            yield SamplingOptions(
-                run=self.run,
-                sampler=self.sampler,
-                checkpoint=self.checkpoint,
-                adapters=self.adapters,
-                steps=steps,
-                guidance=guidance,
-                interval=() if unguided else self.interval,
-                ema=ema,
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(Combinations):
+class EvaluateOptions:
     """Options of `lmsd evaluate`; see HELP."""
 
+    sampling: Combinations
+    features: ScoringOptions = field(default_factory=ScoringOptions)
     split: Literal["test", "val", "train"] = "test"
     n: Annotated[int, Number(2)] | None = None
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    extractor: Literal["lmsd-cnn", "lmsd-ssl", "inception", "clip", "dinov2"] | None = None
-    weights: Path | None = None
     shards: str | None = None
-    families: tuple[str, ...] = ("ssl", "random")
     keep: tuple[Literal["images", "features"], ...] = ()
     overlap: Literal["refuse", "label"] = "refuse"
 
@@ -87,7 +60,7 @@ class EvaluateOptions(Combinations):
 def main(arguments: list[str]) -> int:
     """Evaluate, print the scores and the report's path."""
     with reading(EvaluateOptions, arguments, verb="evaluate") as chosen, ranks():
-        folder = store.find_folder(chosen.run)
+        folder = store.find_folder(chosen.sampling.run)
         said = evaluate(folder, chosen)
         if launched_rank() == 0:
             print(said)
@@ -129,7 +102,7 @@ def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
     about = {"run": folder.name, "commit": store.environment()["commit"], "tuned_on": tuned_on(config)}
     scorer, beside, others = None, None, metrics(config)
     said = []
-    for told in chosen.each():
+    for told in chosen.sampling.each():
         model, generate = opened(folder, told)
         model.generator.to(device())
         generate = fitted(generate, config)
@@ -164,11 +137,11 @@ def scorer_of(config: Any, chosen: EvaluateOptions, reads: str) -> "tuple[Evalua
         if chosen.split == "train":
             raise UserError("shards= names held-out shards; choose split=val or split=test")
         config.data[chosen.split] = chosen.shards
-    if chosen.extractor is not None:
-        config.evaluate.extractor.kind = chosen.extractor
-    if chosen.weights is not None:
-        config.evaluate.extractor.path = str(chosen.weights)
-    known(chosen.families)
+    if chosen.features.extractor is not None:
+        config.evaluate.extractor.kind = chosen.features.extractor
+    if chosen.features.weights is not None:
+        config.evaluate.extractor.path = str(chosen.features.weights)
+    known(chosen.features.families)
     with first_alone():
         data = shard_set(config)
         held = data.index(chosen.split)
@@ -178,7 +151,9 @@ def scorer_of(config: Any, chosen: EvaluateOptions, reads: str) -> "tuple[Evalua
                 "(KEY.txt, KEY.json): name others, shards=SHARDS"
             )
         scorer = evaluator(config, data, chosen.split, n=chosen.n)
-        families = families_of(chosen.families, config.evaluate.extractor, data, own=scorer.extractor)
+        families = families_of(
+            chosen.features.families, config.evaluate.extractor, data, own=scorer.extractor
+        )
     for extractor in (scorer.extractor, *(families.beside if families else ())):
         extractor.net.to(device())
     by_first(lambda: refuse_overlap(scorer, chosen))
@@ -206,9 +181,9 @@ _PLAIN = re.compile(r"[\w./:@+-]+")
 def asked(chosen: EvaluateOptions) -> str | None:
     """The options that override the run's own and that no other field of a record shows."""
     given = {
-        "sampler": chosen.sampler,
-        "extractor": chosen.extractor,
-        "weights": chosen.weights,
+        "sampler": chosen.sampling.sampler,
+        "extractor": chosen.features.extractor,
+        "weights": chosen.features.weights,
         "shards": chosen.shards,
         "overlap": None if chosen.overlap == "refuse" else chosen.overlap,
     }
@@ -233,7 +208,7 @@ def score(
     kept = folder / "eval" / chosen.split / "kept"
     record = generate.record()
     settings = [
-        chosen.sampler or record["sampler"],
+        chosen.sampling.sampler or record["sampler"],
         f"steps{record['steps']}",
         f"guidance{record['guidance']}",
         *([f"interval{record['interval']}".replace(" to ", "-")] if "interval" in record else []),

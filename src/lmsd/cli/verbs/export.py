@@ -43,9 +43,10 @@ HELP = SAID.replace("FORMATS", "\n".join(f"  {name:21}  {said}" for name, said i
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(SamplingOptions):
+class ExportOptions:
     """Options of `lmsd export` that every format has; see HELP."""
 
+    sampling: SamplingOptions
     format: FormatName
     to: Path
     license: str | None = None
@@ -59,9 +60,9 @@ def main(arguments: list[str]) -> int:
     from lmsd.export.folder import check_place, export
 
     check_place(chosen.to)
-    if chosen.adapters:
+    if chosen.sampling.adapters:
         raise UserError("adapters= are merged before the export: lmsd merge run=... adapters=... to=FOLDER")
-    model, records = opened(chosen)
+    model, records = opened(chosen.sampling)
     if chosen.format not in KEPT:
         model = without_adapters(model)
     told = Told(["export", *map(published, arguments)], chosen.license, records, base_of(model))
@@ -118,7 +119,7 @@ def format_in(words: Sequence[str]) -> str:
     return named[0]
 
 
-def opened(chosen: ExportOptions) -> tuple["Model", Mapping[str, Any]]:
+def opened(chosen: SamplingOptions) -> tuple["Model", Mapping[str, Any]]:
     """The model with the settings that were asked for in its configuration, and its own scores by split."""
     from lmsd.cli.build import trained
     from lmsd.evaluation.records import newest_records

@@ -119,13 +119,13 @@ def checkpoint_of(folder: Path, name: str | None) -> Path:
 
 def scored(each: Promoted, chosen: PromoteOptions) -> Record:
     """The record of a checkpoint on val, at its own settings and the asked seeds; made if there is none."""
+    from lmsd.cli.config.settings import Combinations
     from lmsd.cli.verbs import evaluate
 
     found = known(each, chosen)
     if found is None:
-        words = evaluate.EvaluateOptions(
-            run=str(each.folder), checkpoint=each.checkpoint, split="val", seeds=chosen.seeds, n=chosen.n
-        )
+        sampling = Combinations(run=str(each.folder), checkpoint=each.checkpoint)
+        words = evaluate.EvaluateOptions(sampling=sampling, split="val", seeds=chosen.seeds, n=chosen.n)
         print(f"scoring {each.run} {each.checkpoint} on val")
         with evaluate.ranks():
             evaluate.evaluate(each.folder, words)

@@ -51,7 +51,8 @@ def departures(folder: Path) -> tuple[str | None, dict[str, list[object]]]:
 
     (None, {}) if either configuration can no longer be read.
     """
-    from lmsd.cli.config.compose import flatten, load, stored
+    from lmsd.cli.config.compose import flatten, load
+    from lmsd.cli.runs.secrets import stored
     from lmsd.evaluation.compare import changed
 
     given = folder / "overrides.txt"

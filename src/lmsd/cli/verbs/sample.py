@@ -3,7 +3,7 @@
 import codecs
 import json
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store
 from lmsd.cli.runs.written import check_out, writing
 from lmsd.errors import Count, Seed, UserError
+from lmsd.flat import flat, nested
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,9 +38,10 @@ HELP = """lmsd sample run=RUN prompts=PROMPTS [option=value ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(SamplingOptions):
+class SampleOptions:
     """Options of `lmsd sample`; see HELP."""
 
+    sampling: SamplingOptions
     prompts: tuple[str, ...] = ()
     n: Count | None = None
     seeds: tuple[Seed, ...] = (0,)
@@ -80,7 +82,7 @@ def remembered(chosen: Again) -> SampleOptions:
     try:
         found = json.loads(chosen.again.read_text())["options"]
         lists = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
-        known = SampleOptions(**{**found, **lists})
+        known = nested(SampleOptions, {**found, **lists})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"again={chosen.again} is not a .json that lmsd sample wrote with a grid") from error
     return replace(known, out=chosen.out)
@@ -130,13 +132,13 @@ def prompts(words: tuple[str, ...]) -> list[str]:
 
 def sample(chosen: SampleOptions) -> Path:
     """Draw len(seeds) rows of images, one of each prompt, or n of none, and return the grid's path."""
-    folder, out = places(chosen.run, chosen.out, "sample")
+    folder, out = places(chosen.sampling.run, chosen.out, "sample")
     from lmsd.cli.bar import Bar
     from lmsd.cli.build.trained import drawn, facts, note_prompts, opened
     from lmsd.evaluation.grid import save_grid
     from lmsd.rng import Rng
 
-    model, generate = opened(folder, chosen)
+    model, generate = opened(folder, chosen.sampling)
     asked = chosen.prompts or drawn(model, folder, chosen.n or 1)
     note_prompts(model, asked)
     batch = model.batch(asked, n=None if asked else chosen.n)
@@ -147,9 +149,9 @@ def sample(chosen: SampleOptions) -> Path:
             bar.update(row + 1, len(chosen.seeds), "rows of images")
     captions = list(asked or [""] * len(batch)) * len(chosen.seeds)
     columns = None if chosen.n is not None and len(chosen.seeds) == 1 else len(batch)
-    settings = replace(chosen, run=str(folder), checkpoint=model.checkpoint.name, prompts=asked, out=None)
-    record = {**asdict(settings), "run": folder.name, "out": out.name, **facts(model, generate)}
-    record["options"] = asdict(settings)
+    sampling = replace(chosen.sampling, run=str(folder), checkpoint=model.checkpoint.name)
+    again = flat(replace(chosen, sampling=sampling, prompts=asked, out=None))
+    record = {**again, "run": folder.name, "out": out.name, **facts(model, generate), "options": again}
     with writing(out):
         save_grid(images, captions, out, columns=columns)
         out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from lmsd.cli.build.experiment import Experiment
-    from lmsd.engine.trainer import Hardware
+    from lmsd.engine.hardware import Hardware
 
 _PRIVATE = {
     "WANDB_CONSOLE": "off",
@@ -131,7 +131,7 @@ def prepared(config: DictConfig, overrides: Sequence[str] = ()) -> Prepared:
     check_roles(overrides, config, built.cast)
     if config.evaluate.n:
         require_val(built.data.shards)
-    from lmsd.engine.trainer import Hardware
+    from lmsd.engine.hardware import Hardware
 
     if config.precision == "auto" and config.fsdp:
         raise UserError(

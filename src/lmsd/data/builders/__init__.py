@@ -16,7 +16,7 @@ from lmsd.data.builders.cifar10 import cifar10_source
 from lmsd.data.builders.digits import digits_source
 from lmsd.data.builders.folder import folder_source
 from lmsd.data.builders.layouts import layout_source
-from lmsd.data.builders.options import BuildOptions
+from lmsd.data.builders.options import BuildOptions, Drawing, Preparation
 from lmsd.data.builders.prepare import prepare_source
 from lmsd.data.builders.source import LAYOUTS, LayoutName, Source
 from lmsd.data.builders.write import MANIFEST, fresh_folder, write_manifest, write_shards
@@ -26,7 +26,7 @@ from lmsd.errors import UserError
 if TYPE_CHECKING:  # torch is imported where it is used
     from lmsd.types import Progress
 
-__all__ = ["SOURCES", "BuildOptions", "SourceName", "build"]
+__all__ = ["SOURCES", "BuildOptions", "Drawing", "Preparation", "SourceName", "build"]
 
 SourceName: TypeAlias = Literal["digits", "shapes", "edits", "cifar10"] | LayoutName
 SOURCES: tuple[SourceName, ...] = ("digits", "shapes", "edits", *LAYOUTS, "cifar10")

@@ -113,12 +113,12 @@ def build_edits(out: Path, options: BuildOptions, progress: "Progress | None" = 
 
     Pair i of a split comes from a generator keyed by (seed, split, i).
     """
-    size = options.image_size or 16
-    counts = (options.train_count, options.val_count, options.test_count)
+    size = options.pictures.image_size or 16
+    counts = (options.drawing.train_count, options.drawing.val_count, options.drawing.test_count)
     shards: list[Path] = []
     with fresh_folder(out, overwrite=options.overwrite) as work:
         for number, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
-            samples = _samples(split, number, count, size, options.seed, progress)
+            samples = _samples(split, number, count, size, options.drawing.seed, progress)
             if count:
                 shards += write_split(work, split, samples, size=options.shard_size)
         manifest = {

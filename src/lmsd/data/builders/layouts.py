@@ -22,7 +22,8 @@ from typing import Any
 from lmsd.data.builders import parquet, tars
 from lmsd.data.builders.captions import SUFFIXES as TABLES
 from lmsd.data.builders.entries import Entry, File, files_under, source_of
-from lmsd.data.builders.folder import beside, by_table, folder_source
+from lmsd.data.builders.folder import beside, folder_source
+from lmsd.data.builders.listed import by_table
 from lmsd.data.builders.source import Captions, Dropped, LayoutName, Source
 from lmsd.data.names import TEXTS, grouped, is_image
 from lmsd.data.notes import Notes

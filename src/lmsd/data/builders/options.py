@@ -1,4 +1,4 @@
-"""The options of `lmsd data build`, one frozen record; None leaves the choice to the source."""
+"""The options of `lmsd data build`, frozen records; None leaves the choice to the source."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from lmsd.data.builders.source import LAYOUTS, Captions, NearDuplicates
 from lmsd.errors import Count, UserError
+from lmsd.flat import flat
 
 ONLY_FOR: dict[str, tuple[str, ...]] = {
     "path": (*LAYOUTS, "cifar10"),
@@ -48,7 +49,7 @@ class Preparation:
 
 
 @dataclass(frozen=True)
-class Drawing(Preparation):
+class Drawing:
     """What a source that draws its pictures draws.
 
     train_count, val_count, test_count: how many; holdout: "color shape" pairs that only test may show;
@@ -64,9 +65,10 @@ class Drawing(Preparation):
 
 
 @dataclass(frozen=True)
-class BuildOptions(Drawing):
+class BuildOptions:
     """How a data set is made.
 
+    pictures: what becomes of them; drawing: what is drawn, of a source that draws;
     path: the folder of images, or the file; captions: a table of captions (default: .txt beside images);
     lines: what several lines of a caption give: all joined (None), the first, one drawn by the name, or all
     of them ("keep", also None for coco), a line each; "none" leaves captions out;
@@ -74,6 +76,8 @@ class BuildOptions(Drawing):
     overwrite: replace the data set that is there.
     """
 
+    pictures: Preparation = Preparation()
+    drawing: Drawing = Drawing()
     path: Path | None = None
     captions: Path | None = None
     lines: Captions | None = None
@@ -83,7 +87,7 @@ class BuildOptions(Drawing):
 
     def check(self, source: str) -> None:
         """Raise UserError for a value out of range, or an option that `source` does not read."""
-        given, defaults = vars(self), vars(BuildOptions())
+        given, defaults = flat(self), flat(BuildOptions())
         for name, readers in ONLY_FOR.items():
             if source not in readers and given[name] != defaults[name]:
                 raise UserError(
@@ -93,12 +97,13 @@ class BuildOptions(Drawing):
             part = given[name]
             if part is not None and not 0 <= part < 1:
                 raise UserError(f"{name}={part} is not a part of the pictures; take a number in [0, 1)")
-        if not 0 <= self.mismatch <= 1:
-            raise UserError(f"mismatch={self.mismatch} is not a share of the captions: take 0 to 1")
-        if (self.val or 0) + (self.test or 0) >= 1:
-            raise UserError(f"val={self.val} and test={self.test} leave nothing for train; make them smaller")
-        if self.similarity is not None and not 0 < self.similarity <= 1:
-            raise UserError(f"similarity={self.similarity} is not a correlation: take a number in (0, 1]")
+        if not 0 <= given["mismatch"] <= 1:
+            raise UserError(f"mismatch={given['mismatch']} is not a share of the captions: take 0 to 1")
+        val, test, similarity = self.pictures.val, self.pictures.test, self.pictures.similarity
+        if (val or 0) + (test or 0) >= 1:
+            raise UserError(f"val={val} and test={test} leave nothing for train; make them smaller")
+        if similarity is not None and not 0 < similarity <= 1:
+            raise UserError(f"similarity={similarity} is not a correlation: take a number in (0, 1]")
         lowest = {"image_size": 1, "shard_size": 1, "train_count": 1, "val_count": 0, "test_count": 0}
         for name, low in lowest.items():
             value = given[name]

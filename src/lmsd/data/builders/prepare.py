@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsd.data.builders.duplicates import Near, signature
+from lmsd.data.builders.duplicates import signature
+from lmsd.data.builders.near import Near
 from lmsd.data.builders.options import BuildOptions
 from lmsd.data.builders.pictures import encode_picture, fit_picture, read_picture
 from lmsd.data.builders.source import Dropped, NearDuplicates, Pixels, Raw, Source
@@ -87,7 +88,7 @@ def prepare_source(
 ) -> Prepared:
     """Prepare every picture of `source`, encoded bytes going to `spool`, and give each kept one its split."""
     notes = Notes(source.notes)
-    way = options.near_duplicates or source.defaults.near_duplicates
+    way = options.pictures.near_duplicates or source.defaults.near_duplicates
     samples, signatures, dropped = _read(source, options, way, notes, spool=spool, progress=progress)
     group, gone = _near_duplicates(source, options, way, samples, signatures, notes=notes, progress=progress)
     dropped += [Dropped(samples[i].name, _twin("near", samples[i], samples[gone[i]])) for i in sorted(gone)]
@@ -98,8 +99,8 @@ def prepare_source(
         samples,
         kept,
         group,
-        val=source.defaults.val if options.val is None else options.val,
-        test=source.defaults.test if options.test is None else options.test,
+        val=source.defaults.val if options.pictures.val is None else options.pictures.val,
+        test=source.defaults.test if options.pictures.test is None else options.pictures.test,
     )
     return Prepared(
         sorted(split, key=lambda sample: sample.key), [*source.dropped, *dropped, *mixed], list(notes)
@@ -119,7 +120,7 @@ def _read(
     samples: list[Sample] = []
     signatures: list[NDArray[np.float32]] = []
     dropped: list[Dropped] = []
-    where = Where(options.where, source.fields) if options.where else None
+    where = Where(options.pictures.where, source.fields) if options.pictures.where else None
     copies: dict[str, dict[str, int]] = {}  # content hash → words → the sample that has both
     for done, raw in enumerate(source.samples, 1):
         if progress is not None and (done % 64 == 0 or done == source.total):
@@ -156,7 +157,7 @@ def _pixels(
     raw: Raw, source: Source, options: BuildOptions, where: Where | None
 ) -> tuple[Pixels, tuple[str, ...]]:
     """The fitted pixels of one picture, and what is worth telling of it; BadImage when it is not taken."""
-    channels = options.channels or source.defaults.channels
+    channels = options.pictures.channels or source.defaults.channels
     picture, notes = raw.picture, tuple[str, ...]()
     if not isinstance(picture, np.ndarray):
         picture, notes = read_picture(picture, channels=channels)
@@ -164,7 +165,10 @@ def _pixels(
         facts = {"label": raw.label, **raw.fields, "height": picture.shape[0], "width": picture.shape[1]}
         where.check({**facts, "caption": raw.caption or ""})
     return fit_picture(
-        picture, options.image_size or source.defaults.image_size, channels=channels, denoise=options.denoise
+        picture,
+        options.pictures.image_size or source.defaults.image_size,
+        channels=channels,
+        denoise=options.pictures.denoise,
     ), notes
 
 
@@ -202,7 +206,9 @@ def _near_duplicates(
     same = [first.setdefault(sample.content, number) for number, sample in enumerate(samples)]
     if way == "keep":
         return same, {}
-    similarity = source.defaults.similarity if options.similarity is None else options.similarity
+    similarity = (
+        source.defaults.similarity if options.pictures.similarity is None else options.pictures.similarity
+    )
     stacked, total = np.stack(signatures), len(signatures)
 
     def tell(stage: str) -> Callable[[int], None] | None:

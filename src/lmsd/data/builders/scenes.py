@@ -18,25 +18,25 @@ def shapes_source(options: BuildOptions) -> Source:
     A share `mismatch` of the training captions has one wrong word, drawn from (seed, 0, i, 1).
     Scenes that differ by less than about a tenth of a pixel (correlation 0.999) are near duplicates.
     """
-    unknown = [pair for pair in options.holdout if pair not in class_names()]
+    unknown = [pair for pair in options.drawing.holdout if pair not in class_names()]
     if unknown:
         raise UserError(
             f"holdout names {unknown[0]!r}; a pair is a color and a shape, like {class_names()[0]!r}"
         )
-    if len(set(options.holdout)) == len(class_names()):
+    if len(set(options.drawing.holdout)) == len(class_names()):
         raise UserError("holdout names every pair of color and shape; leave some to train on")
-    size = options.image_size or 16
-    counts = (options.train_count, options.val_count, options.test_count)
+    size = options.pictures.image_size or 16
+    counts = (options.drawing.train_count, options.drawing.val_count, options.drawing.test_count)
 
     def draw() -> Iterator[Raw]:
         for number, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
-            holdout = () if split == "test" else options.holdout
+            holdout = () if split == "test" else options.drawing.holdout
             for index in range(count):
-                scene = random_scene(np.random.default_rng((options.seed, number, index)), holdout)
+                scene = random_scene(np.random.default_rng((options.drawing.seed, number, index)), holdout)
                 told = scene
-                if split == "train" and options.mismatch:
-                    rng = np.random.default_rng((options.seed, number, index, 1))
-                    told = misread(scene, rng, holdout) if rng.random() < options.mismatch else scene
+                if split == "train" and options.drawing.mismatch:
+                    rng = np.random.default_rng((options.drawing.seed, number, index, 1))
+                    told = misread(scene, rng, holdout) if rng.random() < options.drawing.mismatch else scene
                 yield Raw(f"{split} {index:06d}", render(scene, size), told.caption(), scene.label, split)
 
     return Source(

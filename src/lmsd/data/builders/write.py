@@ -27,6 +27,7 @@ from lmsd.data.names import printable
 from lmsd.data.shards import SPLITS
 from lmsd.errors import UserError
 from lmsd.files import sha256_of
+from lmsd.flat import flat
 
 if TYPE_CHECKING:  # torch is imported where it is used
     from lmsd.types import Progress
@@ -191,8 +192,8 @@ def write_manifest(
     manifest = {
         "version": 1,
         "source": {"name": source.name, **source.details},
-        "image_size": options.image_size or source.defaults.image_size,
-        "channels": options.channels or source.defaults.channels,
+        "image_size": options.pictures.image_size or source.defaults.image_size,
+        "channels": options.pictures.channels or source.defaults.channels,
         "classes": len(source.classes or ()),
         "class_names": source.classes or [],
         "captions": any(sample.caption is not None for sample in prepared.samples),
@@ -224,8 +225,9 @@ def _chosen(source: Source, options: BuildOptions) -> dict[str, object]:
     own = {**asdict(source.defaults), "lines": "keep" if source.name == "coco" else "join"}
     read = {
         name: value
-        for name, value in asdict(options).items()
-        if name not in ("overwrite", "image_size", "channels", *(["where"] if options.where is None else []))
+        for name, value in flat(options).items()
+        if name
+        not in ("overwrite", "image_size", "channels", *(["where"] if options.pictures.where is None else []))
         and source.name in ONLY_FOR.get(name, (source.name,))
     }
     return {

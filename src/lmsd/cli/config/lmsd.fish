@@ -1,0 +1,1 @@
+complete -c lmsd -a '(lmsd --complete (commandline -cp) 2>/dev/null)'
