@@ -84,10 +84,10 @@ def test_a_command_is_accepted(
         from lmsd.cli.verbs.launch import main
 
         assert main(rest) == 0
-    elif verb in ("promote", "ask"):
-        from lmsd.cli.verbs import ask, promote
+    elif verb in ("promote", "ask", "watch"):
+        from lmsd.cli.verbs import ask, promote, watch
 
-        assert rest == ["back"] or {"promote": promote, "ask": ask}[verb].read(rest)
+        assert rest == ["back"] or {"promote": promote, "ask": ask, "watch": watch}[verb].read(rest)
     elif verb == "export":
         split(rest)
     elif verb == "serve":

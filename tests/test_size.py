@@ -192,6 +192,8 @@ NEW = {
     "sampling/settings.py": "one class of sampling settings",
     "spec.py": "a run opens without us",
     "cli/verbs/launch.py": "a run that a scheduler restarts",
+    "cli/runs/watched.py": "a page that lives while runs do",
+    "cli/verbs/watch.py": "a page that lives while runs do",
     "cli/verbs/ask.py": "a run that hears",
     "engine/requests.py": "a run that hears",
     "cli/verbs/promote.py": "the better model takes over",

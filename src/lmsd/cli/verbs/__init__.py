@@ -10,6 +10,7 @@ VERBS = {
     "merge": "adapters into weights, or several runs into one",
     "sweep": "many runs over some options, ranked by their scores on val",
     "runs": "list runs: state, how far, best score",
+    "watch": "a page of runs and sweeps that lives while they do",
     "launch": "print a job file for SLURM, Kubernetes or SkyPilot that restarts and resumes",
     "ask": "a run that trains for a sample, scores, a checkpoint, or to stop",
     "promote": "the run that is served changes only for a better one",
@@ -22,7 +23,7 @@ VERBS = {
 
 FLAGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("sample", "edit", "evaluate", "export", "serve", "merge"), ()),
-    **dict.fromkeys(("launch", "ask", "promote"), ()),
+    **dict.fromkeys(("watch", "launch", "ask", "promote"), ()),
     **dict.fromkeys(("runs", "report", "data", "doctor", "verify-resume"), ()),
     "train": ("--options", "--schema", "--cfg"),
     "demo": ("--ablation",),
