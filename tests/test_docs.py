@@ -80,6 +80,10 @@ def test_a_command_is_accepted(
             rest = ["run=last", *left]
         again = any(word.startswith("again=") for word in rest)
         options.read(Again if again else kinds[verb], rest, verb=verb)
+    elif verb == "compress":
+        from lmsd.cli.verbs.compress import CompressOptions
+
+        assert options.read(CompressOptions, rest, verb=verb)
     elif verb == "launch":
         from lmsd.cli.verbs.launch import main
 

@@ -30,7 +30,7 @@ BARE = {
 
 NEEDY = (
     *("sample", "edit", "evaluate", "export", "serve", "merge", "sweep", "report", "data"),
-    *("promote", "ask", "launch"),
+    *("promote", "ask", "launch", "compress"),
 )
 """Verbs that print their help when nothing follows them."""
 

@@ -105,6 +105,7 @@ def fits(model: Model) -> None:
             walks = schedule.spacing == TRAILING and schedule.steps % generate.settings.steps == 0
     tau = sampler.tau if type(sampler) is Tau else None
     for there, what in (
+        ("kept" not in model.spec.get("net", {}), "a net that was cut (lmsd compress)"),
         (kind in NETS, f"net {kind} (those that are: {', '.join(NETS)})"),
         (generator.precondition == "none", "precondition=edm"),
         (type(codec) in (Identity, Unshuffle), f"codec {type(codec).__name__}"),

@@ -6,6 +6,7 @@ VERBS = {
     "edit": "change an image by a prompt, all of it or what a mask marks",
     "evaluate": "score a run on held-out data",
     "export": "a run to a folder that stands alone, with proof that it is the same",
+    "compress": "a smaller net out of a run's, taught by the uncut one",
     "serve": "a run or an exported folder behind an address, with OpenAI's way of asking",
     "merge": "adapters into weights, or several runs into one",
     "sweep": "many runs over some options, ranked by their scores on val",
@@ -23,7 +24,7 @@ VERBS = {
 
 FLAGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("sample", "edit", "evaluate", "export", "serve", "merge"), ()),
-    **dict.fromkeys(("watch", "launch", "ask", "promote"), ()),
+    **dict.fromkeys(("compress", "watch", "launch", "ask", "promote"), ()),
     **dict.fromkeys(("runs", "report", "data", "doctor", "verify-resume"), ()),
     "train": ("--options", "--schema", "--cfg"),
     "demo": ("--ablation",),

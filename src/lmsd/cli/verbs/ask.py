@@ -69,6 +69,6 @@ def read(words: list[str]) -> AskOptions:
             f"lmsd ask RUN '{bare[1]}': ask for one of {', '.join(WORDS)}{nearest(bare[1], WORDS)}"
         )
     if len(bare) > 2:
-        raise UserError(f"'{bare[2]}' is one word too many: lmsd ask RUN {bare[1]}")
+        raise UserError(f"'{bare[2]}' is one word too many: lmsd ask {bare[0]} {bare[1]}")
     named = [f"{name}={word}" for name, word in zip(names, bare, strict=False)]
     return options.read(AskOptions, [*named, *(word for word in words if "=" in word)], verb="ask")
