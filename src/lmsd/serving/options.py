@@ -1,5 +1,6 @@
 """The options `serve.NAME=` and `limit.NAME=` of `lmsd serve`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -48,3 +49,9 @@ class Limits:
     megapixels: Annotated[float, Number(0.001, 64)] = 16.0
     connections: Count = 512
     pairs: Amount = 10_000
+
+
+DOTTED: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "serve": (("serve.", f"{__name__}.{Serving.__name__}"), ("limit.", f"{__name__}.{Limits.__name__}"))
+}
+"""Verbs with options that have a dot: what these begin with, and their record."""

@@ -81,6 +81,7 @@ def bound(own: Serving) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((own.host, own.port))
+        found.listen(2048)
     except (OSError, UnicodeError) as error:
         found.close()
         way = "another serve.port=, or 0 for a free one" if own.port else "another serve.host="

@@ -94,8 +94,14 @@ class Served:
         self, model: Model, name: str, *, at_once: int, exact: bool = False, device: str = "cpu"
     ) -> None:
         self.model, self.name, self.at_once, self.exact = model, name, at_once, exact
-        self.device = torch.device(device)
-        model.generator.to(self.device)
+        try:
+            self.device = torch.device(device)
+            model.generator.to(self.device)
+        except (RuntimeError, AssertionError) as error:
+            said = str(error).partition("\n")[0][:120]
+            raise UserError(
+                f"serve.device={device} cannot be had ({said}): take another, e.g. cpu"
+            ) from error
         if exact:
             model.generator.conditioner = Alone(model.generator.conditioner)
         own = model.generation()

@@ -40,14 +40,14 @@ def following(given: list[str], word: str) -> Iterable[str]:
     """What may follow the given words; values are returned with the name of their option."""
     from lmsd.checkpoints import by_age
     from lmsd.cli.config.compose import groups
-    from lmsd.cli.verbs import FLAGS, VERBS, WORDS
+    from lmsd.cli.verbs import DOTTED, FLAGS, VERBS, WORDS
 
     verb, (key, equals, _) = " ".join(given[: 1 + (given[:1] == ["data"])]), word.partition("=")
     if not verb or (verb in WORDS and len(given) <= len(verb.split())):
         return WORDS.get(verb, VERBS)
     if verb in ("runs", "report") or (equals and key in ("run", "resume", "init_from")):
         return [f"{key}={run}" if equals else run for run in ("last", *(path.name for path in by_age()))]
-    known = taken(*verb.split(" ")) | (of_format(given) if verb == "export" else {})
+    known = taken(*verb.split(" ")) | beside(given, DOTTED.get(verb))
     choices = groups().get(key.partition("@")[0]) if verb in CONFIGURED or key in known else None
     if equals and choices:
         return [f"{key}={choice}" for choice in choices]
@@ -63,18 +63,18 @@ def following(given: list[str], word: str) -> Iterable[str]:
 def taken(verb: str, what: str = "") -> dict[str, Kind]:
     """The options that are a verb's own, the fields of its class, by name, and their kinds."""
     called = (what or verb).partition("-")[0].capitalize()
-    places = (f"lmsd.cli.verbs.{verb.replace('-', '_')}", "lmsd.data.builders.options")
-    found = next(filter(None, (signature(f"{place}.{called}Options") for place in places)), None)
+    places = (f"cli.verbs.{verb.replace('-', '_')}", "data.builders.options", f"data.{what}")
+    found = next(filter(None, (signature(f"lmsd.{place}.{called}Options") for place in places)), None)
     own = {name: argument.kind for name, argument in found.flat.items()} if found else {}
     own |= {"out": ANYTHING} if what else {}
     return {f"{'sweep.' * (verb == 'sweep')}{name}": kind for name, kind in own.items()}
 
 
-def of_format(given: list[str]) -> dict[str, Kind]:
-    """The options of the format that `lmsd export` was given."""
-    names = [word.partition("=")[2] for word in given if word.startswith("format=")]
-    found = signature(f"lmsd.export.{names[0]}.Options") if names else None
-    return {name: argument.kind for name, argument in found.flat.items()} if found else {}
+def beside(given: list[str], dotted: Iterable[tuple[str, str]] | None) -> dict[str, Kind]:
+    """Options beside a verb's own: of the format that `lmsd export` was given, or those with dots."""
+    formats = (("", f"lmsd.export.{word[7:]}.Options") for word in given if word.startswith("format="))
+    found = [(prefix, signature(place)) for prefix, place in dotted or formats]
+    return {f"{dot}{name}": each.kind for dot, of in found if of for name, each in of.flat.items()}
 
 
 def configured(given: list[str]) -> dict[str, Kind]:

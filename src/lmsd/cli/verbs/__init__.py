@@ -1,5 +1,7 @@
 """The verbs of the command line, one module each."""
 
+from lmsd.serving.options import DOTTED as DOTTED
+
 VERBS = {
     "train": "train an experiment, or resume a run",
     "sample": "prompts to a captioned grid of images",

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,8 +42,10 @@ Image j of a request is that of lmsd sample with the same prompt and seed at pla
 accepted and ends.
 """
 
-ServeOptions = SamplingOptions
-"""The options without a dot; the others are `Serving` and `Limits`."""
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(SamplingOptions):
+    """The options without a dot; the others are `Serving` and `Limits`."""
 
 
 def main(arguments: list[str]) -> int:
@@ -72,6 +74,11 @@ def split(words: Sequence[str]) -> tuple[ServeOptions, Serving, Limits]:
         return [word for word in words if word.startswith(prefix)]
 
     rest = [word for word in words if not word.startswith(("serve.", "limit."))]
+    for prefix, kind in (("serve", Serving), ("limit", Limits)):
+        others = kind.__annotations__.keys() - {field.name for field in fields(ServeOptions)}
+        bare = next((word for word in rest if word.partition("=")[0] in others), None)
+        if bare is not None:
+            raise UserError(f"{bare}: lmsd serve has it under another name, {prefix}.{bare}")
     return (
         options.read(ServeOptions, rest, verb="serve"),
         options.read(Serving, of("serve."), verb="serve", prefix="serve."),
