@@ -29,6 +29,7 @@ from lmsd.evaluation.records import (
     records_by_age,
     without_pauses,
 )
+from lmsd.evaluation.robustness import robust_charts
 from lmsd.evaluation.verdict import ScoreRow, SliceTable, rows_of, sentences, slices_of
 from lmsd.files import write_text
 
@@ -108,8 +109,7 @@ def write_report(
 
     experiment: what the run began from; differences: options it has otherwise, [the experiment's, the run's].
     """
-    folder = Path(run_dir)
-    if not folder.is_dir():
+    if not (folder := Path(run_dir)).is_dir():
         raise UserError(f"no run folder {run_dir}")
     status = read_json(folder / "status.json")
     records = read_records(folder / "metrics.jsonl")
@@ -122,7 +122,7 @@ def write_report(
         facts=_facts(folder, status, records, timed),
         verdict=sentences(found, records),
         evaluations=[_evaluation(folder, split, content) for split, content in found.items()],
-        charts=_marked(curves_of(records, timed)),
+        charts=_marked([*curves_of(records, timed), *(Chart(*each) for each in robust_charts(folder))]),
         pictures=_pictures(folder),
         command=_command(folder),
         experiment=experiment,
@@ -385,8 +385,8 @@ def _pictures(folder: Path) -> list[Picture]:
     paths = sorted(folder.glob("samples/step_*.png"))
     if len(paths) > _GRIDS:
         paths = [paths[round(place * (len(paths) - 1) / (_GRIDS - 1))] for place in range(_GRIDS)]
-    titles = [path.stem.removeprefix("step_") for path in paths]
-    titles = [f"after {int(title):,} images" if title.isdigit() else title for title in titles]
+    stems = (path.stem.removeprefix("step_") for path in paths)
+    titles = [f"after {int(stem):,} images" if stem.isdigit() else stem for stem in stems]
     return [Picture(title, _uri(path)) for title, path in reversed(list(zip(titles, paths, strict=True)))]
 
 

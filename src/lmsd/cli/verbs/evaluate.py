@@ -35,6 +35,8 @@ HELP = """lmsd evaluate run=RUN [option=value ...]
   extractor=KIND weights=PATH    lmsd-cnn, lmsd-ssl; inception, clip or dinov2 from files that you have
   shards=SHARDS         held-out shards that lie elsewhere
   families=[ssl,random]          further features beside the extractor's: also FOLDER of a DINOv2; or none
+  robustness=true       also how easily it is disturbed: noise and attacks on x_t, other noise, noise on the
+                        code, typing errors, drift; curves into the report (docs/learning.md)
   keep=[images,features]         beside the record; overlap=label scores a split that training has seen
 
 Writes RUN/eval/SPLIT/NAME.json for every combination, metrics.json (the newest) and the report. Several
@@ -55,6 +57,7 @@ class EvaluateOptions:
     shards: str | None = None
     keep: tuple[Literal["images", "features"], ...] = ()
     overlap: Literal["refuse", "label"] = "refuse"
+    robustness: bool = False
 
 
 def main(arguments: list[str]) -> int:
@@ -95,13 +98,13 @@ def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
     from lmsd.cli.build.experiment import shard_set
     from lmsd.cli.build.families import tuned_on
     from lmsd.cli.build.pretrained import fitted
+    from lmsd.cli.build.robust import disturb
     from lmsd.cli.build.trained import opened
     from lmsd.cli.build.validate import metrics, sighted
 
     config = store.config_of(folder)
     about = {"run": folder.name, "commit": store.environment()["commit"], "tuned_on": tuned_on(config)}
-    scorer, beside, others = None, None, metrics(config)
-    said = []
+    scorer, beside, others, said = None, None, metrics(config), list[str]()
     for told in chosen.sampling.each():
         model, generate = opened(folder, told)
         model.generator.to(device())
@@ -111,6 +114,7 @@ def evaluate(folder: Path, chosen: EvaluateOptions) -> str:
         generate = sighted(generate, shard_set(config), chosen.split)
         made = partial(scorer, generate, metrics=others, families=beside)
         said.append(str(score(folder, model, generate, scorer, made, chosen, about)))
+        said += disturb(folder, generate, scorer, chosen.split, seed=chosen.seeds[0], on=chosen.robustness)
     return "\n\n".join(said)
 
 
@@ -188,8 +192,7 @@ def asked(chosen: EvaluateOptions) -> str | None:
         "overlap": None if chosen.overlap == "refuse" else chosen.overlap,
     }
     texts = {name: str(value) for name, value in given.items() if value is not None}
-    words = [f"{name}=" + (text if _PLAIN.fullmatch(text) else f"'{text}'") for name, text in texts.items()]
-    return shlex.join(words) or None
+    return shlex.join(f"{n}=" + (t if _PLAIN.fullmatch(t) else f"'{t}'") for n, t in texts.items()) or None
 
 
 def score(
