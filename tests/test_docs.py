@@ -100,12 +100,16 @@ def test_a_command_is_accepted(
         split_serve(rest)
     elif verb == "data":
         from lmsd.cli.verbs.data import FeaturesOptions, ShowOptions
+        from lmsd.cli.verbs.parts import parted
         from lmsd.data.builders import SOURCES, BuildOptions
         from lmsd.data.votes import VotesOptions
 
         kinds_ = {"build": BuildOptions, "features": FeaturesOptions, "show": ShowOptions}
-        kind = {**kinds_, "votes": VotesOptions}.get(rest[0])
+        kind = {**kinds_, "votes": VotesOptions, "merge": JoinOptions}.get(rest[0])
         assert rest[0] != "build" or rest[1] in {*SOURCES, "photos"}
+        rest = parted(rest)[1] if rest[0] == "build" else rest
+        if rest[0] == "merge":
+            rest = ["merge", "part", *(word for word in rest if "=" in word)]
         if kind is not None:
             options.read(
                 kind, [w for w in rest[2:] if rest[0] == "show" or not w.startswith("out=")], verb="data"

@@ -61,6 +61,14 @@ NEW = {
     "cli/runs/secrets.py": "secrets in what a run stores",
     "cli/runs/offline.py": "W&B in parts: every line once",
     "cli/sweeps/checks.py": "a sweep is sure of its combinations and scores before the first trial",
+    **dict.fromkeys(
+        [
+            f"data/builders/{name}.py"
+            for name in ("building", "catalog", "chunks", "plan", "pool", "sharding")
+        ],
+        "building at scale",
+    ),
+    "cli/verbs/parts.py": "building at scale",
     "data/builders/arrow.py": "data as people have it",
     "data/builders/entries.py": "data as people have it",
     "data/builders/layouts.py": "data as people have it",

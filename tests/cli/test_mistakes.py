@@ -232,6 +232,12 @@ MISTAKES = [
     ("train data.decode=true", "data.decode=true is not one of old, new or null"),
     ("data build folder path=. path=x out=y", "path= is given twice: give it once"),
     ("data build folder out=x path=", "path= is empty: name a file or folder, or leave path= out"),
+    ("data build digits out=x workers=0", "workers=0"),
+    ("data build digits out=x part=0/4", "part=0/4 is no part of a build: write part=3/64"),
+    ("data build edits out=x workers=2", "the source 'edits' is drawn by one process"),
+    ("data merge out=x", "name the parts before the options"),
+    ("data merge nowhere", "where to? lmsd data merge needs out=DIR"),
+    ("data merge nowhere out=x", "nowhere is no part of a build (it has no part.json)"),
     ("data build digits out=x shard_size=0", "shard_size=0 is too small; take 1 or more"),
     (
         "data build digits out=x image_format=jpeg",

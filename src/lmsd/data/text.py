@@ -19,6 +19,7 @@ LOST = "captions with U+FFFD, which marks lost characters"
 
 _BLANKS = "\t\n\v\f\r\x85"  # control characters that count as white space
 _MARK = "\ufeff"
+_MARKS = '.,;:!?"()[]'
 _UNSEEN = "\u200b\u200c\u200d\u200e\u200f\u2060\u00ad "  # a line of only these is empty
 
 
@@ -61,6 +62,11 @@ def caption_of(lines: Sequence[str], way: Lines = "join", *, u: float = 0.0) -> 
     if way == "join" or len(lines) < 2:
         return " ".join(lines)
     return lines[int(u * len(lines)) if way == "draw" else 0]
+
+
+def words_of(caption: str) -> list[str]:
+    """The words of a caption: what stands between white space, without punctuation around it."""
+    return [word for each in caption.split() if (word := each.strip(_MARKS))]
 
 
 def _check(text: str) -> None:

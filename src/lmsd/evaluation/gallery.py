@@ -18,6 +18,7 @@ from lmsd.data.builders.duplicates import signature
 from lmsd.data.heldout import HeldOut
 from lmsd.data.shards import SPLITS, Split
 from lmsd.data.shardset import ShardSet
+from lmsd.data.text import words_of
 from lmsd.data.urls import name_of
 from lmsd.evaluation.grid import picture_uri, to_picture
 from lmsd.evaluation.report import render
@@ -28,7 +29,6 @@ COMPARED = 3000
 """Samples of each split that are compared with one another."""
 NEAR = 0.9
 _PAIRS = 12
-_MARKS = '.,;:!?"()[]'
 _WORDS = 24
 _NAMED = 5
 
@@ -110,10 +110,10 @@ def _facts(data: ShardSet, split: Split, part: HeldOut) -> list[tuple[str, str]]
     if index.captions:
         rows = np.linspace(0, len(part) - 1, min(len(part), 10_000)).astype(int)
         texts = part.captions(rows)
-        words = [word for text in texts for each in text.lower().split() if (word := each.strip(_MARKS))]
+        words = [word for text in texts for word in words_of(text.lower())]
         most = ", ".join(f"{word} {count}" for word, count in Counter(words).most_common(_WORDS))
         facts += [
-            ("words in a caption", _spread(np.array([len(text.split()) for text in texts], float))),
+            ("words in a caption", _spread(np.array([len(words_of(text)) for text in texts], float))),
             ("empty captions", f"{sum(not text for text in texts) / len(texts):.1%}"),
             ("different captions", f"{len({*texts}):,} of {len(texts):,}"),
             ("most frequent words", most),

@@ -17,7 +17,10 @@ from lmsd.cli.verbs import WORDS
     ("line", "found"),
     [
         ("lmsd tr", ["train"]),
-        ("lmsd data ", ["build", "encode", "features", "index", "show", "statistics", "synthesize", "votes"]),
+        (
+            "lmsd data ",
+            ["build", "encode", "features", "index", "merge", "show", "statistics", "synthesize", "votes"],
+        ),
         ("lmsd data build d", ["digits"]),
         ("lmsd launch s", ["sky", "slurm"]),
         ("lmsd launch slurm trainer=c", ["trainer=cpu"]),

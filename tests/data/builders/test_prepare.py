@@ -1,5 +1,8 @@
 import io
 from dataclasses import fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,8 +10,13 @@ from PIL import Image, ImageEnhance
 from tiny_photographs import pixels
 
 from lmsd.data.builders import BuildOptions, Preparation
-from lmsd.data.builders.prepare import SAME_PIXELS, content_hash, prepare_source, split_of
+from lmsd.data.builders.building import prepare_pictures
+from lmsd.data.builders.chunks import Chunk, content_hash
+from lmsd.data.builders.plan import plan_of
+from lmsd.data.builders.pool import Pool
+from lmsd.data.builders.prepare import SAME_PIXELS, decide, split_of
 from lmsd.data.builders.source import Defaults, Raw, Source
+from lmsd.data.notes import Notes
 from lmsd.errors import UserError
 
 
@@ -33,8 +41,15 @@ def raws(count, first=0):
     return [Raw(f"{seed:03d}.png", pixels(seed), f"field {seed}") for seed in range(first, first + count)]
 
 
-def prepared(samples, options=None, **changes):
-    return prepare_source(source(samples, **changes), options or BuildOptions(), spool=io.BytesIO())
+def prepared(samples, options=None, *, folder=None, progress=None, **changes):
+    with TemporaryDirectory() as temporary:
+        folder, found = folder or Path(temporary), source(samples, **changes)
+        plan, notes = plan_of(found, options or BuildOptions()), Notes(found.notes)
+        made = prepare_pictures(found, plan, folder / "chunks", pool=Pool(1), progress=progress)
+        catalog = decide(made.chunks, plan, notes, folder=folder, progress=progress)
+        return SimpleNamespace(
+            samples=list(catalog.chosen()), dropped=[*found.dropped, *catalog.dropped()], notes=list(notes)
+        )
 
 
 def splits(result):
@@ -168,22 +183,22 @@ def test_what_is_near_a_fixed_test_picture_leaves_train():
     assert "val" in split.values()
 
 
-def test_bytes_and_words_are_those_of_the_picture():
-    spool = io.BytesIO()
+def test_bytes_and_words_are_those_of_the_picture(tmp_path):
     raw = Raw("x", pixels(4), "a field", 3)
-    sample = prepare_source(source([raw]), BuildOptions(), spool=spool).samples[0]
-    data = spool.getvalue()[sample.offset : sample.offset + sample.length]
+    sample = prepared([raw], folder=tmp_path).samples[0]
+    data = Chunk(tmp_path / "chunks", 0).file("images").read_bytes()[sample.at :][: sample.length]
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), raw.picture)
     assert (sample.caption, sample.label, sample.key) == ("a field", 3, content_hash(raw.picture))
 
 
 def test_progress_ends_at_the_total():
     seen = []
-    prepare_source(
-        source(raws(70)), BuildOptions(), spool=io.BytesIO(), progress=lambda *step: seen.append(step)
-    )
-    assert [step for step in seen if step[2] == "pictures"] == [(64, 70, "pictures"), (70, 70, "pictures")]
-    assert (70, 70, "near duplicates") in seen
+    prepared(raws(270), progress=lambda *step: seen.append(step))
+    assert [step for step in seen if step[2] == "pictures"] == [
+        (256, 270, "pictures"),
+        (270, 270, "pictures"),
+    ]
+    assert (270, 270, "near duplicates") in seen
 
 
 def test_nothing_usable_is_an_error_that_says_why(tmp_path):

@@ -66,7 +66,7 @@ def taken(verb: str, what: str = "") -> dict[str, Kind]:
     places = (f"cli.verbs.{verb.replace('-', '_')}", "data.builders.options", f"data.{what}")
     found = next(filter(None, (signature(f"lmsd.{place}.{called}Options") for place in places)), None)
     own = {name: argument.kind for name, argument in found.flat.items()} if found else {}
-    own |= {"out": ANYTHING} if what else {}
+    own |= dict.fromkeys((("out", "workers", "part") if what == "build" else ("out",)) * bool(what), ANYTHING)
     return {f"{'sweep.' * (verb == 'sweep')}{name}": kind for name, kind in own.items()}
 
 

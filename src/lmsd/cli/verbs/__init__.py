@@ -36,7 +36,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
 
 WORDS: dict[str, tuple[str, ...]] = {
     "launch": ("slurm", "k8s", "sky"),
-    "data": ("build", "index", "show", "features", "statistics", "encode", "votes", "synthesize"),
+    "data": ("build", "index", "show", "features", "statistics", "encode", "votes", "synthesize", "merge"),
     "data build": (
         *("digits", "shapes", "edits", "folder", "imagefolder", "classes", "kohya"),
         *("coco", "table", "parquet", "tars", "cifar10"),

@@ -9,12 +9,16 @@ from lmsd.cli.bar import Bar
 from lmsd.cli.build.sources import lines_of, of_path
 from lmsd.cli.config import options
 from lmsd.cli.config.suggest import nearest
+from lmsd.cli.verbs.parts import MergeOptions, merged, parted
 from lmsd.errors import Count, Seed, UserError
 
 if TYPE_CHECKING:  # torch is imported where it is used
     pass
 
+__all__ = ["HELP", "MergeOptions", "main"]
+
 HELP = """lmsd data build SOURCE|PATH out=DIR [option=value ...]   check, crop, split, write shards
+lmsd data merge PART PART ... out=DIR               the parts of one build joined, as if it had been one
 lmsd data index SHARDS [decode=true]                check shards from elsewhere and write their index
 lmsd data show SHARDS [out=FILE.html n=48]          a page to look at: samples, sizes, captions, nearest pairs
 lmsd data features SHARDS [option=value ...]        train what scores a data set: lmsd-cnn, a classifier, or
@@ -47,6 +51,11 @@ Options of build
   train_count= val_count= test_count= holdout= mismatch= seed= (shapes)
   denoise=none|median|gaussian  near_duplicates=same_caption|drop|group|keep  similarity=
   image_format=png|jpg  shard_size=1000  overwrite=false
+  workers=1 (processes)  part=3/64 (the third of 64 parts, for merge): the same bytes for any of them, and a
+  build that was killed goes on where it was
+
+Options of merge
+  workers=1  overwrite=false
 
 Options of index
   decode=false   decode every image too, not its header alone, so that training meets no damaged one
@@ -77,6 +86,7 @@ def main(arguments: list[str]) -> int:
         **{"build": build, "index": index, "show": show, "features": features},
         **{"statistics": latents.statistics, "encode": latents.encode, "votes": votes.votes},
         "synthesize": synthesize.synthesize,
+        "merge": merge,
     }
     if arguments[0] not in actions:
         raise UserError(
@@ -105,10 +115,13 @@ def build(arguments: list[str]) -> int:
     if not out or not out[-1]:
         raise UserError("where to? lmsd data build needs out=DIR")
     words = [lines_of(word) for word in words if not word.startswith("out=")]
+    work, words = parted(words)
     chosen = options.read(BuildOptions, words, verb="data build")
     with Bar() as bar:
-        manifest = build_data(source, Path(out[-1]), options=chosen, progress=bar.update)
-    print(describe(manifest))
+        made = build_data(source, Path(out[-1]), options=chosen, work=work, progress=bar.update)
+    print(
+        describe(made) if work.part is None else f"{made}: part {work.part}; lmsd data merge joins them all"
+    )
     return 0
 
 
@@ -124,6 +137,12 @@ def describe(manifest: Path) -> str:
     kind = "image-text pairs" if facts["captions"] else "images without captions"
     line = f"{manifest.parent}: {splits} {kind}; dropped: {reasons or 'none'} ({manifest})"
     return "\n".join([line, *(f"  {note}" for note in notes)])
+
+
+def merge(arguments: list[str]) -> int:
+    """Join the parts of one build."""
+    print(describe(merged(arguments)))
+    return 0
 
 
 @dataclass(frozen=True)
@@ -177,6 +196,8 @@ def show(arguments: list[str]) -> int:
 
     if chosen.out.is_dir() or not chosen.out.absolute().parent.is_dir():
         raise UserError(f"out={chosen.out} is no place for a file: name one such as out=data.html")
+    if chosen.out.exists():
+        raise UserError(f"{chosen.out} is already there: remove it, or name another file, out=FILE.html")
     data = ShardSet(source, image_size=chosen.image_size, channels=chosen.channels, captions=chosen.captions)
     manifest = Path(source) / MANIFEST
     page = write_gallery(

@@ -8,25 +8,23 @@ folder    images with a .txt beside each, or a CSV or JSONL file of captions
 imagefolder, classes, kohya, coco, table, parquet, tars    as other tools leave data (`layouts`)
 """
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from lmsd.data.builders.building import build_source, merge_parts
 from lmsd.data.builders.cifar10 import cifar10_source
 from lmsd.data.builders.digits import digits_source
 from lmsd.data.builders.folder import folder_source
 from lmsd.data.builders.layouts import layout_source
 from lmsd.data.builders.options import BuildOptions, Drawing, Preparation
-from lmsd.data.builders.prepare import prepare_source
+from lmsd.data.builders.plan import Work
 from lmsd.data.builders.source import LAYOUTS, LayoutName, Source
-from lmsd.data.builders.write import MANIFEST, fresh_folder, write_manifest, write_shards
-from lmsd.data.index import build_index
 from lmsd.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported where it is used
     from lmsd.types import Progress
 
-__all__ = ["SOURCES", "BuildOptions", "Drawing", "Preparation", "SourceName", "build"]
+__all__ = ["SOURCES", "BuildOptions", "Drawing", "Preparation", "SourceName", "Work", "build", "merge_parts"]
 
 SourceName: TypeAlias = Literal["digits", "shapes", "edits", "cifar10"] | LayoutName
 SOURCES: tuple[SourceName, ...] = ("digits", "shapes", "edits", *LAYOUTS, "cifar10")
@@ -37,27 +35,24 @@ def build(
     out: Path | str,
     *,
     options: BuildOptions | None = None,
+    work: Work | None = None,
     progress: "Progress | None" = None,
 ) -> Path:
     """Prepare `source`, write shards with their index into the folder `out`, return its manifest's path.
 
-    The same source and options give the same bytes. UserError for bad options, a source that cannot be
-    read, or a folder that is taken.
+    The same source and options give the same bytes, however the `work` is done; of a part, the path is that
+    of its part.json. A build that was killed goes on where it was. UserError for bad options, a source that
+    cannot be read, or a folder that is taken.
     """
-    options = options or BuildOptions()
-    out = Path(out)
+    options, work, out = options or BuildOptions(), work or Work(), Path(out)
     if source == "edits":
         from lmsd.data.builders.edits import build_edits  # with torch
 
+        if work != Work():
+            raise UserError("the source 'edits' is drawn by one process: leave workers= and part= out")
         options.check(source)
         return build_edits(out, options, progress)
-    with fresh_folder(out, overwrite=options.overwrite) as work, tempfile.TemporaryFile() as spool:
-        opened = _open(source, options)
-        prepared = prepare_source(opened, options, spool=spool, progress=progress)
-        shards = write_shards(prepared, options, work, spool=spool, progress=progress)
-        write_manifest(opened, options, prepared, shards=shards, folder=work)
-        build_index(shards)
-    return out / MANIFEST
+    return build_source(_open(source, options), out, options, work, progress)
 
 
 def _open(source: Literal["digits", "shapes", "cifar10"] | LayoutName, options: BuildOptions) -> Source:

@@ -6,8 +6,11 @@ telling of their captions and classes.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import pickle
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,9 +65,44 @@ class Entry:
     fields: Mapping[str, object] = field(default_factory=dict)
 
 
+class Spilled:
+    """Entries of which there may be millions, kept in a file without a name; read again as often as asked."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as this
+        self._count = 0
+        found = iter(entries)
+        while some := list(islice(found, 256)):
+            pickle.dump(some, self._file, pickle.HIGHEST_PROTOCOL)
+            self._count += len(some)
+        self._end = self._file.tell()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Entry]:
+        at = 0
+        while at < self._end:
+            self._file.seek(at)
+            some = pickle.load(self._file)  # what this process wrote itself
+            at = self._file.tell()
+            yield from some
+
+
+class Raws:
+    """The pictures of entries, each made when it is asked for; as often as asked."""
+
+    def __init__(self, entries: Sequence[Entry] | Spilled, way: Captions, classes: list[str] | None) -> None:
+        self._entries, self._way = entries, way
+        self._classes = None if classes is None else {name: place for place, name in enumerate(classes)}
+
+    def __iter__(self) -> Iterator[Raw]:
+        return (_raw(entry, self._way, self._classes) for entry in self._entries)
+
+
 def source_of(
     name: str,
-    entries: Sequence[Entry],
+    entries: Sequence[Entry] | Spilled,
     lines: Captions,
     *,
     dropped: Sequence[Dropped] = (),
@@ -78,18 +116,19 @@ def source_of(
     UserError when only some pictures have a class, or some have one in words and others a number.
     """
     notes = notes or Notes()
-    _tell_captions(entries, lines, notes)
-    classes = classes or _classes(entries, where)
-    way: Captions = lines if any(entry.lines for entry in entries) else "none"
+    found = _Looked(entries, lines)
+    found.tell(notes)
+    classes = classes or _classes(found, where)
+    way: Captions = lines if found.worded else "none"
     return Source(
         name=name,
-        samples=[_raw(entry, way, classes) for entry in entries],
+        samples=Raws(entries, way, classes),
         total=len(entries),
         defaults=DEFAULTS,
         classes=classes,
         dropped=sorted(dropped, key=lambda entry: entry.name),
         notes=list(notes),
-        fields=frozenset(name for entry in entries for name in entry.fields),
+        fields=frozenset(found.fields),
     )
 
 
@@ -124,9 +163,9 @@ def files_under(path: Path, dropped: list[Dropped]) -> list[File]:
     return sorted(found)
 
 
-def _raw(entry: Entry, way: Captions, classes: list[str] | None) -> Raw:
+def _raw(entry: Entry, way: Captions, classes: Mapping[str, int] | None) -> Raw:
     u = int(hashlib.sha256(entry.name.encode()).hexdigest()[:8], 16) / 2**32
-    label = classes.index(str(entry.label)) if classes is not None else None
+    label = classes[str(entry.label)] if classes is not None else None
     caption = None
     if way == "keep" and entry.lines is not None:
         caption = "\n".join(entry.lines)
@@ -143,33 +182,50 @@ def _raw(entry: Entry, way: Captions, classes: list[str] | None) -> Raw:
     )
 
 
-def _tell_captions(entries: Sequence[Entry], way: Captions, notes: Notes) -> None:
-    """How many images have several captions, or that none has one."""
-    if entries and not any(entry.lines for entry in entries):
-        label = "" if entries[0].label is None else " or label"
-        notes.add(BARE.format(label), entries[0].name, len(entries))
-        return
-    for name, note in _notes(entries, way):
-        notes.add(note, name)
+class _Looked:
+    """What is known of all entries after one look."""
+
+    def __init__(self, entries: Iterable[Entry], way: Captions) -> None:
+        self.worded, self.bare, self.first = False, "", ""
+        self.fields: set[str] = set()
+        self.labels: set[int | str | None] = set()
+        self._counts, self._total = Notes(), 0
+        for entry in entries:
+            self._total += 1
+            self.first = self.first or entry.name
+            self.worded |= bool(entry.lines)
+            self.fields.update(entry.fields)
+            self.labels.add(entry.label)
+            if entry.label is None:
+                self.bare = self.bare or entry.name
+            for name, note in _notes(entry, way):
+                self._counts.add(note, name)
+
+    def tell(self, notes: Notes) -> None:
+        """How many images have several captions, or that none has one."""
+        if self._total and not self.worded:
+            label = "" if self.bare == self.first else " or label"
+            notes.add(BARE.format(label), self.first, self._total)
+            return
+        for note, count, name in self._counts:
+            notes.add(note, name, count)
 
 
-def _notes(entries: Sequence[Entry], way: Captions) -> Iterator[tuple[str, str]]:
-    for entry in entries:
-        if entry.lines == []:
-            yield entry.name, EMPTY
-        if len(entry.lines or ()) > 1:
-            yield entry.name, LINES[way]
-        if any("\ufffd" in line for line in entry.lines or ()):
-            yield entry.name, LOST
+def _notes(entry: Entry, way: Captions) -> Iterator[tuple[str, str]]:
+    if entry.lines == []:
+        yield entry.name, EMPTY
+    if len(entry.lines or ()) > 1:
+        yield entry.name, LINES[way]
+    if any("\ufffd" in line for line in entry.lines or ()):
+        yield entry.name, LOST
 
 
-def _classes(entries: Sequence[Entry], where: str) -> list[str] | None:
+def _classes(found: _Looked, where: str) -> list[str] | None:
     """The names of the classes, by number; UserError when only some pictures have one, or some in words."""
-    labels = {entry.label for entry in entries}
+    labels, bare = found.labels, found.bare
     if labels <= {None}:
         return None
-    bare = next((entry.name for entry in entries if entry.label is None), None)
-    if bare is not None:
+    if bare:
         has = "have a class" if where == "some images" else "gives a label to some images"
         raise UserError(f"{where} {has} but not to {bare}; label all or none")
     words = sorted(label for label in labels if isinstance(label, str))

@@ -21,7 +21,7 @@ from typing import Any
 
 from lmsd.data.builders import parquet, tars
 from lmsd.data.builders.captions import SUFFIXES as TABLES
-from lmsd.data.builders.entries import Entry, File, files_under, source_of
+from lmsd.data.builders.entries import Entry, File, Spilled, files_under, source_of
 from lmsd.data.builders.folder import beside, folder_source
 from lmsd.data.builders.listed import by_table
 from lmsd.data.builders.source import Captions, Dropped, LayoutName, Source
@@ -345,7 +345,7 @@ def _parquet(root: Path, files: list[File], dropped: list[Dropped], lines: Capti
 
 def _tars(root: Path, files: list[File], dropped: list[Dropped], lines: Captions) -> Source:
     held = [(file.name, file.path) for file in files if file.name.lower().endswith(".tar")]
-    return source_of("tars", tars.entries_of(held, dropped), lines, dropped=dropped)
+    return source_of("tars", Spilled(tars.entries_of(held, dropped)), lines, dropped=dropped)
 
 
 _READERS: dict[LayoutName, Callable[[Path, list[File], list[Dropped], Captions], Source]] = {

@@ -16,13 +16,16 @@ leaders are close enough for it: with δ² = 2 − 2ρ and radii r, d(leaders) �
 inequality.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
-_BLOCK = 1024
+Reals: TypeAlias = NDArray[np.float32]
+_BLOCK, _TILE = 1024, 4096
 _ROUNDING = 1e-5
 
 
@@ -30,7 +33,8 @@ class Near:
     """Which of N signatures [N, S, S, 3] are near: correlated `similarity` or more, in any turn when
     `turned`.
 
-    progress is told how many of the N have been compared.
+    progress is told how many of the N have been compared; scratch: a file for what is derived, so that with
+    signatures mapped from a file N may be millions.
     """
 
     def __init__(
@@ -40,17 +44,21 @@ class Near:
         *,
         turned: bool = False,
         progress: Callable[[int], None] | None = None,
+        scratch: Path | None = None,
     ) -> None:
         self._turns = _turns(signatures.shape[1])[: 8 if turned else 1]
         self._flat = signatures.reshape(len(signatures), -1, 3)
         self._least = similarity - _ROUNDING
         self._reach = float(np.sqrt(max(2 - 2 * similarity, 0.0)))
-        self._part = _invariant(self._flat, self._turns)
-        self._place = self._part @ _main_direction(self._part)
-        self._energy = (self._part**2).sum(1)
+        self._part = _invariants(self._flat, self._turns, scratch)
+        direction = _main_direction(self._part)
+        self._place, self._energy = np.empty((2, len(self._flat)), np.float32)
+        for some in _blocks(len(self._flat)):
+            part = np.asarray(self._part[some])
+            self._place[some], self._energy[some] = part @ direction, (part**2).sum(1)
         self._progress = progress
 
-    def groups(self) -> list[int]:
+    def groups(self) -> Integers:
         """The group of each, named by its first member, when what is near belongs together."""
         total = len(self._flat)
         order = np.argsort(self._place, kind="stable")
@@ -62,26 +70,27 @@ class Near:
         for item, owner in dict(zip(items[::-1].tolist(), owners[::-1].tolist(), strict=True)).items():
             stars.setdefault(owner, []).append(item)
         members = {owner: np.asarray([owner, *star]) for owner, star in stars.items()}
-        radius = np.zeros(total)
+        radius = np.zeros(total, np.float32)
         np.maximum.at(radius, owners, self._apart(items, owners))
-        for one in stars:
-            for other in self._close(one, leaders, radius):
+        centers = np.asarray(list(stars), np.int64)
+        for some in _blocks(len(centers)):
+            for one, other in self._close(centers[some], leaders, radius):
                 if found.root(one) != found.root(other):
                     ours, theirs = members[one], members.get(other, np.asarray([other]))
                     if self._touch(ours, theirs, radius):
                         found.join(one, other)
         if self._progress is not None:
             self._progress(total)
-        return [found.root(item) for item in range(total)]
+        return found.names()
 
-    def first_of(self, order: Sequence[int], kinds: Sequence[str], groups: Sequence[int]) -> dict[int, int]:
+    def first_of(self, order: Sequence[int], kinds: Mapping[int, str], groups: Integers) -> dict[int, int]:
         """Which are dropped, and near which: each in `order` stays unless near one of its kind that stays.
 
         groups: as `groups` gives them.
         """
         parts: dict[tuple[int, str], list[int]] = {}
         for item in order:
-            parts.setdefault((groups[item], kinds[item]), []).append(item)
+            parts.setdefault((int(groups[item]), kinds[item]), []).append(item)
         gone: dict[int, int] = {}
         for part in parts.values():
             if len(part) > 1:
@@ -131,15 +140,17 @@ class Near:
                 owners.append(np.full(int(near.sum()), rest[row]))
         return rest[~gone], np.concatenate(items), np.concatenate(owners)
 
-    def _close(self, one: int, leaders: Integers, radius: NDArray[np.float64]) -> list[int]:
-        """The leaders whose stars may have something near the star of `one`."""
-        bound = self._reach + radius[one] + _ROUNDING
-        _, columns = self._within(np.asarray([one]), leaders, bound + float(radius.max()))
-        others = leaders[columns]
-        others = others[self._apart(others, np.asarray([one])) <= bound + radius[others]]
-        return [other for other in others.tolist() if other != one]
+    def _close(
+        self, some: Integers, leaders: Integers, radius: NDArray[np.float32]
+    ) -> Iterator[tuple[int, int]]:
+        """Pairs of some leaders with any others whose stars may have something near each other."""
+        bound = self._reach + radius[some] + _ROUNDING
+        rows, columns = self._within(some, leaders, (bound, radius[leaders]))
+        one, other = some[rows], leaders[columns]
+        close = (one != other) & (self._apart(one, other) <= bound[rows] + radius[other])
+        yield from zip(one[close].tolist(), other[close].tolist(), strict=True)
 
-    def _touch(self, ours: Integers, theirs: Integers, radius: NDArray[np.float64]) -> bool:
+    def _touch(self, ours: Integers, theirs: Integers, radius: NDArray[np.float32]) -> bool:
         """Whether anything of one star is near anything of another; leaders stand first."""
         bounds = [self._reach + radius[star[0]] + _ROUNDING for star in (ours, theirs)]
         ours, theirs = (
@@ -160,17 +171,23 @@ class Near:
         return one[near], other[near]
 
     def _within(
-        self, some: Integers, others: Integers, reach: float | None = None
+        self, some: Integers, others: Integers, bounds: tuple[Reals, Reals] | None = None
     ) -> tuple[Integers, Integers]:
-        """Rows and columns of the pairs that may be within `reach` (near), by what no turn changes."""
-        reach = self._reach if reach is None else reach
-        apart = (
-            self._energy[some, None]
-            + self._energy[None, others]
-            - 2 * (self._part[some] @ self._part[others].T)
-        )
-        rows, columns = np.nonzero(apart <= reach**2 + _ROUNDING)
-        return rows, columns
+        """Rows and columns of the pairs that may be within reach (near), by what no turn changes.
+
+        bounds: of each of some, and what is added for each of the others, in place of the reach.
+        """
+        rows, columns, part = [others[:0]], [others[:0]], self._part[some]
+        for start in range(0, len(others), _TILE):
+            tile = others[start : start + _TILE]
+            apart = self._energy[some, None] + self._energy[tile] - 2 * (part @ self._part[tile].T)
+            reach = self._reach if bounds is None else bounds[0][:, None] + bounds[1][start : start + _TILE]
+            row, column = np.nonzero(apart <= np.square(reach) + _ROUNDING)
+            rows.append(row)
+            columns.append(column + start)
+        row, column = np.concatenate(rows), np.concatenate(columns)
+        order = np.argsort(row, kind="stable")
+        return row[order], column[order]
 
     def _apart(self, one: Integers, other: Integers) -> NDArray[np.float64]:
         correlation = self._correlation(one, other).astype(np.float64)
@@ -191,6 +208,22 @@ def _turns(side: int) -> NDArray[np.int64]:
     """The pixel orders [8, side²] of the square's turns and mirror images, the identity first."""
     grid = np.arange(side * side).reshape(side, side)
     return np.stack([np.rot90(turn, k).ravel() for turn in (grid, grid.T) for k in range(4)])
+
+
+def _blocks(total: int) -> Iterator[slice]:
+    return (slice(start, start + _BLOCK) for start in range(0, total, _BLOCK))
+
+
+def _invariants(flat: Reals, turns: Integers, scratch: Path | None) -> Reals:
+    """`_invariant` of all, in the file `scratch` where there is one."""
+    width = _invariant(flat[:1], turns).shape[1]
+    if scratch is None:
+        result = np.empty((len(flat), width), np.float32)
+    else:
+        result = np.memmap(scratch, np.float32, "w+", shape=(len(flat), width))
+    for some in _blocks(len(flat)):
+        result[some] = _invariant(np.asarray(flat[some]), turns)
+    return result
 
 
 def _invariant(flat: NDArray[np.float32], turns: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -216,16 +249,23 @@ class _Groups:
     """Disjoint sets of items; each is named by its first member."""
 
     def __init__(self, count: int) -> None:
-        self._parent = list(range(count))
+        self._parent = np.arange(count)
 
     def root(self, item: int) -> int:
         """The name of an item's group."""
-        while self._parent[item] != item:
-            self._parent[item] = self._parent[self._parent[item]]
-            item = self._parent[item]
+        parent = self._parent
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = int(parent[item])
         return item
 
     def join(self, one: int, other: int) -> None:
         """Merge two groups."""
         a, b = self.root(one), self.root(other)
         self._parent[max(a, b)] = min(a, b)
+
+    def names(self) -> Integers:
+        """The names of the groups of all items, [N]."""
+        for item in np.flatnonzero(self._parent != np.arange(len(self._parent))).tolist():
+            self._parent[item] = self.root(item)
+        return self._parent

@@ -12,7 +12,7 @@ from typing import Any
 
 from lmsd.data.builders.arrow import opened
 from lmsd.data.builders.captions import CAPTION
-from lmsd.data.builders.entries import Entry
+from lmsd.data.builders.entries import Entry, Spilled
 from lmsd.data.builders.source import Dropped
 from lmsd.data.shards import split_word
 from lmsd.data.text import BadText, captions
@@ -39,18 +39,27 @@ def image_column(path: Path) -> str | None:
     return found[0] if found else None
 
 
-def entries_of(files: list[tuple[str, Path]], dropped: list[Dropped]) -> tuple[list[Entry], list[str] | None]:
+def entries_of(files: list[tuple[str, Path]], dropped: list[Dropped]) -> tuple[Spilled, list[str] | None]:
     """The pictures of Parquet files with images, given by name and path, and the names of their classes.
 
     A file's split is what the words of its name say, or of the folders that it lies in.
     """
-    entries: list[Entry] = []
-    names: list[str] | None = None
+    names: list[list[str]] = []
+    entries = Spilled(_entries(files, dropped, names))
+    worded = bool(names) and any(entry.label in names[-1] for entry in entries)
+    return entries, names[-1] if worded else None
+
+
+def _entries(
+    files: list[tuple[str, Path]], dropped: list[Dropped], classes: list[list[str]]
+) -> Iterator[Entry]:
+    """The pictures; classes: takes the names that files have."""
     for name, path in files:
         column = image_column(path)
         if column is None:
             raise UserError(f"{path} has no column of images (a struct with bytes, or bytes called image)")
-        names = _class_names(path) or names
+        names = _class_names(path) or (classes[-1] if classes else None)
+        classes += [] if names is None else [names]
         split = next((said for part in reversed(name.split("/")) if (said := split_word(part))), None)
         for group, place, row in _rows(path, column):
             shown = f"{name}:{group}/{place}"
@@ -62,8 +71,7 @@ def entries_of(files: list[tuple[str, Path]], dropped: list[Dropped]) -> tuple[l
             if isinstance(label, int) and names is not None and 0 <= label < len(names):
                 label = names[label]
             kept = label if isinstance(label, int | str) else None
-            entries.append(Entry(shown, _picture(path, column, group, place), lines, kept, split, fields=row))
-    return entries, names if any(isinstance(entry.label, str) for entry in entries) else None
+            yield Entry(shown, _picture(path, column, group, place), lines, kept, split, fields=row)
 
 
 def _rows(path: Path, column: str) -> Iterator[tuple[int, int, dict[str, Any]]]:

@@ -3,7 +3,7 @@
 import json
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +16,11 @@ from lmsd.data.text import BadText, captions, decoded
 from lmsd.errors import UserError
 
 
-def entries_of(files: list[tuple[str, Path]], dropped: list[Dropped]) -> list[Entry]:
+def entries_of(files: list[tuple[str, Path]], dropped: list[Dropped]) -> Iterator[Entry]:
     """The samples of tar files, given by name and path; what has no image or no usable text is dropped.
 
     A sample's split is what the words of its shard's name say. UserError for a damaged tar.
     """
-    entries: list[Entry] = []
     for name, path in files:
         if path.stat().st_size == 0:
             raise UserError(
@@ -41,8 +40,7 @@ def entries_of(files: list[tuple[str, Path]], dropped: list[Dropped]) -> list[En
                     dropped.append(Dropped(shown, f"its caption cannot be used: {error}"))
                     continue
                 picture = _picture(path, members[images[0]])
-                entries.append(Entry(shown, picture, lines, label, split, fields=fields))
-    return entries
+                yield Entry(shown, picture, lines, label, split, fields=fields)
 
 
 def _words(

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from lmsd.data.decode import BadImage
+from lmsd.data.text import words_of
 from lmsd.errors import UserError
 
 
@@ -87,7 +88,7 @@ class Where:
         UserError when it compares text with a number.
         """
         caption = str(facts["caption"])
-        known = {**facts, "words": len(caption.split()), "length": len(caption)}
+        known = {**facts, "words": len(words_of(caption)), "length": len(caption)}
         try:
             holds = self._value(self._tree.body, known)
         except TypeError as error:
