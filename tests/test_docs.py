@@ -100,6 +100,7 @@ def test_a_command_is_accepted(
         split_serve(rest)
     elif verb == "data":
         from lmsd.cli.verbs.data import FeaturesOptions, ShowOptions
+        from lmsd.cli.verbs.parts import MergeOptions as JoinOptions
         from lmsd.cli.verbs.parts import parted
         from lmsd.data.builders import SOURCES, BuildOptions
         from lmsd.data.votes import VotesOptions
