@@ -170,6 +170,8 @@ def taught(
     total = int(config.images) // SHARE if chosen.images is None else chosen.images
     made.images = max(int(config.batch_size), total)
     made.checkpoint_every = 0
+    made.devices = made.num_nodes = 1  # further ranks would be further calls of this verb
+    made.fsdp = False
     made.optim.warmup_images = min(int(config.optim.warmup_images), int(made.images) // 10)
     made.evaluate.at_start = False
     made.objective = OmegaConf.create(objective(model, config, adversary=chosen.adversary))
@@ -197,7 +199,7 @@ def objective(model: "Model", config: DictConfig, *, adversary: bool) -> dict[st
     imitation = {
         "_target_": "lmsd.objectives.imitation.Imitation",
         "teacher": teacher,
-        "times": {"_target_": "lmsd.process.times.Grid", "steps": int(config.steps)},
+        "times": {"_target_": "lmsd.process.times.Grid", "steps": int(config.evaluate.steps)},
         "caption_dropout": float(game.get("caption_dropout", 0.1)),
     }
     return {
