@@ -45,7 +45,6 @@ BASE = [
     "accelerator=cpu",
     "optim.warmup_images=0",
     "optim.ema=[64]",
-    "optim.generator.lr=1e-2",
     "evaluate.n=0",
 ]
 TEXT = ["conditioner={dim: 16, heads: 2, vocab: 514, layers: 1}"]
@@ -54,6 +53,8 @@ CRITIC = ["discriminator.trunk.width=16", "discriminator.trunk.depth=1"]
 GAME = [*TEXT, *SMALL, *CRITIC]
 ALONE = [*TEXT, *SMALL, "objective=denoising", "schedule=cosine"]
 REWARDED = [*TEXT, *SMALL, "schedule=cosine", "evaluate.guidance=2"]
+OWN = ["objective=autoencoder", "codec.widths=[8,16]", "discriminator.widths=[8,16]", "objective.width=8",
+       "objective.start=0.17", "optim.codec.lr=1e-2"]  # fmt: skip
 TAUGHT = "init_from={generator: outputs/teacher@ema, teacher: outputs/teacher@ema}"
 
 Values = Mapping[str, list[Any]]
@@ -137,6 +138,17 @@ CHOICES: dict[str, Choice] = {
             ("ladd", ["schedule=cosine"]),
         )
     },
+    "objective=edit": Choice([*TEXT, *SMALL, "objective=edit", "schedule=cosine"], "objective"),
+    "objective=inpaint": Choice([*TEXT, *SMALL, "objective=inpaint", "schedule=cosine"], "objective"),
+    "objective=autoencoder": Choice(
+        OWN, "objective", {**PLAYED, "widths": [[8, 8]], "seed": [7], "equivariance": [1.0]}
+    ),
+    "codec=own": Choice(OWN, "codec", {"widths": [[8, 8]]}),
+    "discriminator=patch": Choice(OWN, "discriminator", {"widths": [[8, 8]]}),
+    "objective=preserved": Choice(
+        [*TEXT, *SMALL, "objective=preserved", "schedule=cosine", "objective.prompts=[a ring]",
+         "objective.own=8", "init_from=outputs/teacher@ema"], "objective", {"prompts": [["a red ring"]]},
+    ),
     "objective=draft": rewarded("draft"),
     "objective=dpo": rewarded("dpo"),
     "objective=ddpo": rewarded(
@@ -243,14 +255,12 @@ ELSEWHERE = {
     "debug": "values of the root: tests/cli/test_main.py",
     "data": "tests/cli/test_train_options.py",
     "objective=fd_loss": "tests/objectives/test_fd_loss.py: it needs a classifier's folder",
-    **dict.fromkeys(("codec=own", "codec=trained"), "tests/cli/test_codec_runs.py, tests/models"),
-    **dict.fromkeys(("objective=autoencoder", "generator=none", "discriminator=patch"), "tests/objectives"),
-    **dict.fromkeys(("objective=edit", "objective=inpaint"), "tests/objectives, tests/cli"),
+    "codec=trained": "tests/cli/test_codec_runs.py, tests/models",
+    "generator=none": "of objective=autoencoder: it has no options",
     "times=levels": "of objective=cafm and dmd2: their options above",
     "generator=pipeline": "tests/cli/verbs/test_pipelines.py",
     "generator=run": "tests/cli/verbs/test_tuned_runs.py",
     "tuning": "tests/tuning, tests/cli/verbs/test_tuned_runs.py",
-    "objective=preserved": "tests/tuning: it wraps another objective",
     "reward=aesthetic": "tests/rewards/test_models.py",
     "reward=alignment": "tests/rewards/test_models.py",
     "reward=classifier": "tests/rewards/test_models.py",
@@ -285,13 +295,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for index in range(count)
             for end, content in (
                 ("png", encoded(picture(first + index, SIDE))),
+                ("source.png", encoded(picture(first + index + 1, SIDE))),
                 ("txt", WORDS[(index + index // 4) % 4].encode()),  # neighbors and groups of four differ
                 ("cls", str(index % 4).encode()),
             )
         ]
         write_tar(folder / "data" / f"{split}-000000.tar", members)
     with inside(folder):
-        words = ["objective=denoising", "images=160", "run_dir=outputs/teacher", "name=teacher"]
+        words = [
+            "optim.generator.lr=1e-2",
+            "objective=denoising",
+            "images=160",
+            "run_dir=outputs/teacher",
+            "name=teacher",
+        ]
         spoken(["train", *BASE, *TEXT, *SMALL, *words])
     torch.manual_seed(0)
     tiny_pipelines.clip_tokenizer(folder / "clip").save_pretrained(folder / "clip")
@@ -340,12 +357,15 @@ def played(words: list[str]) -> dict[str, torch.Tensor]:
         }
     states = engine.players.state_dict().items()
     found |= {name: value.clone() for name, value in states if isinstance(value, torch.Tensor)}
-    lead = engine.roles["generator"]
-    rng, encoded_batch = Rng(0, batch.position), lead.encode(batch)
+    lead = engine.roles[engine.objective.lead]
+    rng = Rng(0, batch.position)
+    encoded_batch = batch if "generator" not in engine.roles else lead.encode(batch)
     found |= {
         f"probe {name}": torch.as_tensor(value)
         for name, value in engine.objective.probe(engine.roles, encoded_batch, rng).items()
     }
+    if "generator" not in engine.roles:
+        return found
     settings = Settings(config.steps, guidance=config.evaluate.guidance)
     asked = train.batch(range(4))
     make = Generation(lead, experiment.instantiate(config.sampler), settings)
@@ -386,7 +406,8 @@ def changes(option: schema.Option) -> Iterator[Any]:
 @pytest.mark.parametrize("name", CHOICES)
 def test_every_option_of_a_choice_matters(name: str, inside_of: Path) -> None:
     choice = CHOICES[name]
-    words = [*BASE, *choice.words]
+    rate = ["optim.generator.lr=1e-2"] if "optim.codec.lr=1e-2" not in choice.words else []
+    words = [*BASE, *rate, *choice.words]
     start, tree = played(words), OmegaConf.to_container(load(words))
     idle = []
     for option in schema.root(tree).at(choice.place).leaves():

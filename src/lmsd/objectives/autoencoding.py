@@ -67,6 +67,7 @@ class Autoencoding(Objective):
         self.perceptual, self.width, self.seed = perceptual, width, seed
         self.adversary, self.start, self.kl, self.equivariance = adversary, start, kl, equivariance
         self.penalty = penalty or Penalty()
+        self.penalty.alone("autoencoding")
         self._judge: LMSDCNN | None = None
         self.features = ""
 

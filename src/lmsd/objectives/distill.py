@@ -74,10 +74,9 @@ class Heads:
                 f"distill: heads.student={student} and heads.fake={fake} must be 0 or more, and heads that "
                 "the student plays against must learn"
             )
-        if penalty is not None and (penalty.center or penalty.augment.on):
-            raise UserError("distill: heads.penalty.center and augment are not read here: leave them out")
         self.student, self.fake, self.kind = student, fake, loss
         self.penalty, self.calibrate = penalty or Penalty("none"), calibrate
+        self.penalty.alone("distill")
 
     def game(
         self, critic: Critic, real: Tensor, false: Tensor, rng: Rng, penalty: float

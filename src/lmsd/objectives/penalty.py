@@ -77,6 +77,11 @@ class Penalty:
                 stacklevel=2,
             )
 
+    def alone(self, where: str) -> None:
+        """Refuse what stands beside the penalties, for an objective that reads none of it."""
+        if self.center or self.augment.on:
+            raise UserError(f"{where}: penalty.center and augment are not read here: leave them out")
+
     def weight(self, progress: float, update: int) -> float:
         """γ/2 times lazy at this update of D, given by its number; 0 if no penalty is due."""
         due = update % self.lazy == 0 and self.kind != "none"
