@@ -16,7 +16,7 @@ COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY src ./src
 COPY configs ./configs
 RUN if [ -n "$TORCH_INDEX" ]; then pip install --index-url "$TORCH_INDEX" torch; fi \
- && pip install -c constraints.txt ".[digits,sweep,export]" \
+ && pip install -c constraints.txt ".[digits,sweep,export,serve]" \
  && rm -rf /src
 
 RUN useradd --create-home --uid 1000 lmsd && mkdir /work && chown lmsd /work
