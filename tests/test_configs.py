@@ -49,6 +49,7 @@ COMPANIONS = {
     "discriminator=autoencoder": ["objective=article"],
     "objective=ladd": ["discriminator=trunk", "objective.teacher=null"],
     "objective=apt": ["discriminator=trunk"],
+    "objective=continual": ["objective.prompts=[a]", "objective.own=4"],
     "objective=preserved": ["objective.prompts=[a]", "objective.own=4"],
     "objective=cafm": ["objective.alone=0", "objective.every=1"],
     "objective=article": ["discriminator=autoencoder"],

@@ -179,6 +179,8 @@ NEW = {
     "cli/build/robust.py": "robustness, measured",
     "evaluation/disturbed.py": "robustness, measured",
     "evaluation/robustness.py": "robustness, measured",
+    "objectives/continual.py": "learning again: new images without forgetting the old",
+    "objectives/robust.py": "robustness, trained",
     "evaluation/overfitting.py": "learning from little: the gap and the copies in one plot",
     "objectives/augmentation.py": "learning from little: an adversary that does not overfit",
     "objectives/article.py": "the article's own objective",

@@ -48,6 +48,7 @@ from lmsd.objectives import (
     warm_start,
 )
 from lmsd.objectives.base import Part, trained
+from lmsd.objectives.robust import Disturbances, RobustDenoising
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article, Flow
 from lmsd.process.times import Grid, Jumps, Levels, Uniform
@@ -168,6 +169,8 @@ OBJECTIVES = {
         )
     ),
     "augmented": lambda: augmented(),
+    "robust": lambda: RobustDenoising(Uniform(), disturb=Disturbances(attack=0.2, perturb=0.1, code=0.5)),
+    "noisy": lambda: RobustDenoising(Uniform(), disturb=Disturbances(noisy=0.2)),
     "ladd": lambda: PostTraining(
         Tau(1.0), settings=Settings(2), starts="own", judged=Uniform(), teacher=Settings(2)
     ),

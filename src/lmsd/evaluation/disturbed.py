@@ -3,7 +3,7 @@
 noise     x_t + δ at a knot,  ‖δ‖ = r √D σ_t, random                       x_t of held-out images
 attack    the same norm, δ raises ‖x̂_0(x_t + δ) − x_0‖² (projected gradient ascent, Madry et al. 2018)
 start     x_T ← √(1 − r²) x_T + r σ_T n: noise again, so it shows what noise decides, and no error
-code      c + r ‖c‖/√d n: the text's code (Gao et al. 2024, CEP)
+code      c + r ‖c‖/√d n: the text's code (arXiv 2405.20494, CEP)
 typing    r letters of a caption are replaced, doubled, dropped or swapped with the next one
 order     r pairs of neighboring words change places
 """

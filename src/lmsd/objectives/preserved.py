@@ -25,7 +25,7 @@ from lmsd.types import Batch, Clock, Loss, Players, Turn
 
 _AT_ONCE = 8
 """Own images drawn at a time, whatever the batch: their last bits depend on it."""
-_OWN, _LOSS = 1, 2  # streams of random numbers beside the method's
+_OWN, LOSS = 1, 2  # streams of random numbers beside the method's
 
 
 class Preserved(Objective):
@@ -77,7 +77,7 @@ class Preserved(Objective):
         own = self._own(players, batch, rng)
         for turn in self.method.turns(players, batch, clock, rng):
             if turn.player == "generator":
-                at = Rng(int(fold(rng.seed, _LOSS).item()), rng.position)
+                at = Rng(int(fold(rng.seed, LOSS).item()), rng.position)
                 turn = replace(turn, loss=partial(self._loss, turn, players, own, at))
             yield turn
 
