@@ -59,7 +59,13 @@ RUNS: dict[str, list[str]] = {
     "shapes": ["experiment=shapes", "data.shards=SHAPES", *cut(64, 66), *PHASES],
     "cifar10": [  # the recipe of version 0.2.0, word for word
         *("experiment=cifar10", "objective=lmsd", "recipe=lmsd_cifar10", "data.shards=CIFAR10"),
-        *("net=unet_pooled", "net.widths=[48,96]", "net.patch=4", "generator.prediction=velocity"),
+        *(
+            "net=unet_pooled",
+            "net.widths=[48,96]",
+            "net.blocks=1",
+            "net.patch=4",
+            "generator.prediction=velocity",
+        ),
         *("generator.z_dim=32", "discriminator.trunk.widths=[64,128]", "discriminator.trunk.patch=4"),
         *("objective.warm.weighting=none", "objective.warm_rate=[20.0,1.0]"),
         *("evaluate.guidance=6.0", *cut(8, 66), *PHASES),
