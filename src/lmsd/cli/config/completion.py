@@ -9,7 +9,7 @@ Everything else is left to the shell, which completes file names.
 from collections.abc import Iterable
 from pathlib import Path
 
-from lmsd.cli.config.signatures import ANYTHING, Kind, signature
+from lmsd.cli.config.signatures import ANYTHING, Kind
 from lmsd.errors import UserError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -62,19 +62,23 @@ def following(given: list[str], word: str) -> Iterable[str]:
 
 def taken(verb: str, what: str = "") -> dict[str, Kind]:
     """The options that are a verb's own, the fields of its class, by name, and their kinds."""
+    from lmsd.cli.config.options import options_of
+
     called = (what or verb).partition("-")[0].capitalize()
     places = (f"cli.verbs.{verb.replace('-', '_')}", "data.builders.options", f"data.{what}")
-    found = next(filter(None, (signature(f"lmsd.{place}.{called}Options") for place in places)), None)
-    own = {name: argument.kind for name, argument in found.flat.items()} if found else {}
+    found = [options_of(f"lmsd.{place}.{called}Options") for place in places]
+    own = {name: argument.kind for each in found for name, argument in each.items()}
     own |= dict.fromkeys((("out", "workers", "part") if what == "build" else ("out",)) * bool(what), ANYTHING)
     return {f"{'sweep.' * (verb == 'sweep')}{name}": kind for name, kind in own.items()}
 
 
 def beside(given: list[str], dotted: Iterable[tuple[str, str]] | None) -> dict[str, Kind]:
     """Options beside a verb's own: of the format that `lmsd export` was given, or those with dots."""
+    from lmsd.cli.config.options import options_of
+
     formats = (("", f"lmsd.export.{word[7:]}.Options") for word in given if word.startswith("format="))
-    found = [(prefix, signature(place)) for prefix, place in dotted or formats]
-    return {f"{dot}{name}": each.kind for dot, of in found if of for name, each in of.flat.items()}
+    found = [(prefix, options_of(place)) for prefix, place in dotted or formats]
+    return {f"{dot}{name}": each.kind for dot, of in found for name, each in of.items()}
 
 
 def configured(given: list[str]) -> dict[str, Kind]:

@@ -5,10 +5,19 @@ from typing import Any
 
 from lmsd.cli.config.compose import as_list, check_choice, groups, parse, parse_sweep
 from lmsd.cli.config.refusals import refusal
-from lmsd.cli.config.signatures import ANYTHING, NULL, Kind, signature
+from lmsd.cli.config.signatures import ANYTHING, NULL, Argument, Kind, signature
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError
 from lmsd.flat import Record, nested
+
+
+def options_of(target: str) -> dict[str, Argument]:
+    """The fields of a class by name, those of sections in their place; none if there is no such class."""
+    found, listed = signature(target), dict[str, Argument]()
+    for name, argument in (found.arguments if found else {}).items():
+        sections = argument.kind.sections
+        listed |= options_of(sections[0]) if sections else {name: argument}
+    return listed
 
 
 def read(kind: type[Record], words: list[str], *, verb: str, prefix: str = "") -> Record:
@@ -16,8 +25,7 @@ def read(kind: type[Record], words: list[str], *, verb: str, prefix: str = "") -
 
     prefix: of every name on the command line.
     """
-    found, values = signature(f"{kind.__module__}.{kind.__qualname__}"), dict[str, Any]()
-    names = found.flat if found else {}
+    names, values = options_of(f"{kind.__module__}.{kind.__qualname__}"), dict[str, Any]()
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lmsd.cli.config.refusals import refusal, unknown, written
-from lmsd.cli.config.signatures import ANYTHING, NULL, ROOT, Argument, Kind, Unread, named, permit, signature
+from lmsd.cli.config.signatures import ANYTHING, NULL, ROOT, Argument, Kind, Unread, entries, permit
 from lmsd.cli.config.suggest import nearest
 from lmsd.errors import UserError, shown
 from lmsd.ranks import launched_rank
@@ -68,58 +68,24 @@ def at(tree: Any, path: str) -> Any:
 class Option:
     """An option of a tree: its dotted name, kind, and value or default. A node has options of its own.
 
-    kind: None if nothing takes it; value: Unread if none is known; whole: a completed tree contains it;
-    argument: of its node's constructor.
+    kind: None if nothing takes it; value: Unread if none is known; whole: a completed tree contains it; fits:
+    the value is allowed; argument: of its node's constructor.
     """
 
     key: str
     kind: Kind | None
     value: Any
     whole: bool = True
+    fits: bool = True
     argument: Argument | None = None
     node: "Option | None" = None
 
-    @property
-    def fits(self) -> bool:
-        """Whether the value is allowed and, if it is a node, its constructor; null is not given there."""
-        node = self.node or root({})
-        if self.kind is None or (self.value is None and named(node.value)):
-            return True
-        if named(self.value):
-            try:
-                permit(str(self.value["_target_"]), libraries(node.key))
-            except UserError:
-                return False
-        return self.kind.fits(self.value)
-
     @cached_property
     def inner(self) -> "dict[Any, Option]":
-        """The entries of a node and the other arguments of its constructor by name; the items of a list.
-
-        A section without a constructor (the root, optim) may also hold the nodes of further roles. A tuple is
-        a value from the command line and the text that stood for it.
-        """
-        kind, given = self.kind or ANYTHING, held(self.value)
-        if isinstance(self.value, list):
-            items = enumerate(self.value)
-            return {n: Option(self.key, kind.get("items", ANYTHING), item, node=self) for n, item in items}
-        places = [given.get("_target_"), *kind.sections]
-        found = next((signature(str(place)) for place in places if place), None)
-        known = {k: v for k, v in found.arguments.items() if k not in handed(self.key)} if found else {}
-        holds = [part for part in kind.parts if part.holds] if self.kind is not None and not found else []
-        more = holds[0].get("additionalProperties", ANYTHING) if holds else None
-        more, listed = ANYTHING if found and found.more else more, dict[Any, Option]()
-        for name in [*(name for name in given if name not in known), *known]:
-            argument = known.get(name)
-            value = given.get(name, argument.default if argument else Unread)
-            free = found and not named(given) and named(value)  # a role's node
-            free = free or (self.kind is not None and str(name).startswith("_"))
-            of = argument.kind if argument else ANYTHING if free else more
-            if of is not None and isinstance(value, tuple):
-                value = of.read(*value)
-            whole = name in given or (argument is not None and argument.filled)
-            listed[name] = Option(f"{self.key}.{name}".lstrip("."), of, value, whole, argument, self)
-        return dict(sorted(listed.items(), key=lambda item: not item[1].whole))
+        """The entries of a node and the other arguments of its constructor by name; the items of a list."""
+        found = entries(self.kind, self.value, handed(self.key), libraries(self.key))
+        place = f"{self.key}.{{}}".lstrip(".") if not isinstance(self.value, list) else self.key
+        return {name: Option(place.format(name), *entry, self) for name, entry in found.items()}
 
     def at(self, key: str) -> "Option":
         """The option below with this dotted name, relative to this one; it need not be there yet."""

@@ -18,7 +18,7 @@ from functools import cache, cached_property
 from importlib.util import find_spec, resolve_name
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from lmsd.errors import UserError
 from lmsd.spec import RENAMED, allowed
@@ -262,15 +262,6 @@ class Signature:
     arguments: Mapping[str, Argument]
     more: bool = False
 
-    @property
-    def flat(self) -> dict[str, Argument]:
-        """The arguments, those of sections in their place."""
-        found = dict[str, Argument]()
-        for name, argument in self.arguments.items():
-            inner = [signature(section) for section in argument.kind.sections]
-            found |= inner[0].flat if inner and inner[0] else {name: argument}
-        return found
-
 
 _DEFINED = re.compile(r"^(?:@.*\n(?:[ )].*\n)*)*(?:class|def) (\w+)|^(?P<value>\w+)(?:: [^\n=]+)? = ", re.M)
 _IMPORTS = re.compile(r"^from (\S+) import (\([^)]*\)|.*)", re.M)
@@ -349,6 +340,53 @@ def _of(function: ast.FunctionDef, found: Found) -> Signature:
     known = {arg.arg: Argument(arg.arg, arg.annotation, value, found) for arg, value in named}
     known.pop("self", None)
     return Signature(known, given.kwarg is not None)
+
+
+Entry: TypeAlias = tuple[Kind | None, Any, bool, bool, Argument | None]
+"""Kind (None: nothing takes it), value or default, is it in a completed tree, is it allowed, its argument."""
+
+
+def entries(
+    kind: Kind | None, node: Any, handed: Sequence[str], libraries: tuple[str, ...]
+) -> dict[Any, Entry]:
+    """The entries of a node and the other arguments of its constructor by name, or the items of a list.
+
+    A section without a constructor (the root, optim) may also hold the nodes of further roles. handed:
+    arguments that come from other parts, so that they are no options; libraries: see `permit`. A tuple
+    is a value from the command line and the text that stood for it.
+    """
+    if isinstance(node, list):
+        of = (kind or ANYTHING).get("items", ANYTHING)
+        return {place: (of, item, True, _fits(of, item, libraries), None) for place, item in enumerate(node)}
+    given: Mapping[str, Any] = node if isinstance(node, dict) else {}
+    made, places = "_target_" in given, [given.get("_target_"), *(kind or ANYTHING).sections]
+    found = next((signature(str(place)) for place in places if place), None)
+    known = {k: v for k, v in found.arguments.items() if k not in handed} if found else {}
+    holds = [part for part in kind.parts if part.holds] if kind is not None and not found else []
+    more = holds[0].get("additionalProperties", ANYTHING) if holds else None
+    more, listed = ANYTHING if found and found.more else more, dict[Any, Entry]()
+    for name in [*(name for name in given if name not in known), *known]:
+        argument = known.get(name)
+        value = given.get(name, argument.default if argument else Unread)
+        role = found and not made and named(value)
+        private = kind is not None and str(name).startswith("_")
+        of = argument.kind if argument else ANYTHING if role or private else more
+        left = value is None and made  # not given, which its constructor speaks of
+        if of is not None and isinstance(value, tuple):
+            value = of.read(*value)
+        whole = name in given or (argument is not None and argument.filled)
+        listed[name] = (of, value, whole, left or of is None or _fits(of, value, libraries), argument)
+    return dict(sorted(listed.items(), key=lambda item: not item[1][2]))
+
+
+def _fits(kind: Kind, value: Any, libraries: tuple[str, ...]) -> bool:
+    """Whether a value is allowed and, if it is a node, its constructor."""
+    if named(value):
+        try:
+            permit(str(value["_target_"]), libraries)
+        except UserError:
+            return False
+    return kind.fits(value)
 
 
 def permit(target: str, libraries: tuple[str, ...]) -> None:
