@@ -29,7 +29,18 @@ BARE = {
 """Verbs without options, and what they take."""
 
 NEEDY = (
-    *("sample", "edit", "evaluate", "export", "serve", "merge", "sweep", "report", "data"),
+    *(
+        "sample",
+        "edit",
+        "evaluate",
+        "export",
+        "serve",
+        "merge",
+        "sweep",
+        "report",
+        "data",
+        "update",
+    ),
     *("promote", "ask", "launch", "compress"),
 )
 """Verbs that print their help when nothing follows them."""

@@ -11,6 +11,7 @@ VERBS = {
     "compress": "a smaller net out of a run's, taught by the uncut one",
     "serve": "a run or an exported folder behind an address, with OpenAI's way of asking",
     "merge": "adapters into weights, or several runs into one",
+    "update": "a run learns from new shards, and says what it gained and lost",
     "sweep": "many runs over some options, ranked by their scores on val",
     "runs": "list runs: state, how far, best score",
     "watch": "a page of runs and sweeps that lives while they do",
@@ -26,7 +27,7 @@ VERBS = {
 
 FLAGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("sample", "edit", "evaluate", "export", "serve", "merge"), ()),
-    **dict.fromkeys(("compress", "watch", "launch", "ask", "promote"), ()),
+    **dict.fromkeys(("compress", "update", "watch", "launch", "ask", "promote"), ()),
     **dict.fromkeys(("runs", "report", "data", "doctor", "verify-resume"), ()),
     "train": ("--options", "--schema", "--cfg"),
     "demo": ("--ablation",),
