@@ -142,6 +142,15 @@ def test_the_split_of_a_batch_does_not_matter(sizes):
     assert torch.equal(whole.integer(0, 9, (2,), "x"), torch.cat([p.integer(0, 9, (2,), "x") for p in parts]))
 
 
+def test_each_sample_may_have_a_seed_of_its_own():
+    seeds, places = [0, 7, 2**63 - 1, 7], torch.tensor([0, 3, 1, 0])
+    for tag, turn in (("x_T", 0), ("step", 5)):
+        many = Rng(torch.tensor(seeds), places, turn=turn).normal((3, 2), tag)
+        rows = zip(seeds, places.split(1), strict=True)
+        single = [Rng(seed, place, turn=turn).normal((3, 2), tag) for seed, place in rows]
+        assert torch.equal(many, torch.cat(single))
+
+
 def test_numbers_do_not_depend_on_what_was_drawn_before_or_on_the_global_state():
     rng = Rng(1, many(4))
     first = rng.normal((3,), "x")

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import tiny_models
+import torch
 from tiny_models import WORDS
 
 from lmsd.errors import UserError
-from lmsd.serving.served import Item, Served, Way
+from lmsd.serving import served as served_module
+from lmsd.serving.served import Alone, Item, Served, Way
 
 PROMPTS = [*WORDS, "", "a red circle", "a blue star on the left", "a small yellow cross"]
 NETS = ["digits", "shapes", "cifar10"]
@@ -31,7 +33,10 @@ def test_an_image_of_a_batch_is_the_one_drawn_alone(name: str, guidance: float) 
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_exact_images_are_bit_equal_at_every_place_of_the_batch(name: str) -> None:
+def test_exact_images_are_bit_equal_at_every_place_of_the_batch(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_module, "levels", lambda images: images)  # before they are rounded to 256
     served = Served(tiny_models.model(name), name, at_once=8, exact=True)
     way = Way(4, 2.0)
     items = asked(way)
@@ -40,6 +45,22 @@ def test_exact_images_are_bit_equal_at_every_place_of_the_batch(name: str) -> No
         rolled = items[shift:] + items[:shift]
         for item, found in zip(rolled, served.draw(rolled), strict=True):
             assert np.array_equal(found, single[items.index(item)]), (shift, item)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_condition_that_is_asked_for_alone_is_the_same_in_every_company(name: str) -> None:
+    model = tiny_models.model(name)
+    conditioner = Alone(model.generator.conditioner)
+    batch = model.batch(PROMPTS)
+    drop = torch.arange(len(batch)) % 3 == 0
+    whole = vars(conditioner(batch, drop))
+    for row in range(len(batch)):
+        single = vars(conditioner(batch.rows(slice(row, row + 1)), drop[row : row + 1]))
+        for key, value in single.items():
+            assert value is None or torch.equal(value[0], whole[key][row]), key
+    plain = vars(model.generator.conditioner(batch, drop))
+    for key, value in plain.items():
+        assert value is None or torch.allclose(value.float(), whole[key].float(), atol=1e-5), key
 
 
 @pytest.mark.parametrize("exact", [False, True])
