@@ -80,6 +80,8 @@ def test_a_command_is_accepted(
             rest = ["run=last", *left]
         again = any(word.startswith("again=") for word in rest)
         options.read(Again if again else kinds[verb], rest, verb=verb)
+    elif verb == "update":
+        check_limits(load([word for word in rest if not word.startswith("run=")]))
     elif verb == "compress":
         from lmsd.cli.verbs.compress import CompressOptions
 
@@ -107,6 +109,10 @@ def test_a_command_is_accepted(
 
         kinds_ = {"build": BuildOptions, "features": FeaturesOptions, "show": ShowOptions}
         kind = {**kinds_, "votes": VotesOptions, "merge": JoinOptions}.get(rest[0])
+        if rest[0] == "synthesize":
+            from lmsd.cli.verbs.synthesize import SynthesizeOptions
+
+            assert options.read(SynthesizeOptions, rest[1:], verb="data synthesize")
         assert rest[0] != "build" or rest[1] in {*SOURCES, "photos"}
         rest = parted(rest)[1] if rest[0] == "build" else rest
         if rest[0] == "merge":

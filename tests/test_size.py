@@ -182,6 +182,7 @@ NEW = {
     "objectives/continual.py": "learning again: new images without forgetting the old",
     "objectives/robust.py": "robustness, trained",
     "cli/verbs/update.py": "learning again: new images without forgetting the old",
+    "evaluation/tasks.py": "learning again: tasks one after the other",
     "evaluation/overfitting.py": "learning from little: the gap and the copies in one plot",
     "objectives/augmentation.py": "learning from little: an adversary that does not overfit",
     "objectives/article.py": "the article's own objective",

@@ -20,7 +20,13 @@ def digits_source() -> Source:
     loaded = load_digits()
     pictures = np.round(loaded.images * (255 / 16)).astype(np.uint8)[..., None]
     samples = [
-        Raw(f"digit {index:04d}", picture, f"a handwritten {WORDS[label]}", int(label))
+        Raw(
+            f"digit {index:04d}",
+            picture,
+            f"a handwritten {WORDS[label]}",
+            int(label),
+            fields={"cls": int(label)},
+        )
         for index, (picture, label) in enumerate(zip(pictures, loaded.target, strict=True))
     ]
     return Source(
@@ -29,4 +35,5 @@ def digits_source() -> Source:
         total=len(samples),
         defaults=Defaults(image_size=8, channels=1, similarity=0.995, kinship=0.98, val=0.175, test=0.28),
         classes=list(WORDS),
+        fields=frozenset({"cls"}),
     )

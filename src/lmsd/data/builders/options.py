@@ -20,7 +20,7 @@ ONLY_FOR: dict[str, tuple[str, ...]] = {
     "seed": ("shapes", "edits"),
     "test": ("digits", *LAYOUTS),
     "val": ("digits", *LAYOUTS, "cifar10"),
-    "where": LAYOUTS,
+    "where": ("digits", "shapes", *LAYOUTS),
 }
 """The options that not every source reads."""
 
