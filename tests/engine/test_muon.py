@@ -145,6 +145,6 @@ def test_a_run_that_is_resumed_ends_the_same(tmp_path: Path, images: int) -> Non
     tiny_run.run(whole, tmp_path / "whole", callbacks=[Checkpoint(every_images=16, keep_last=9)])
     rest_of = tmp_path / "whole" / "checkpoints" / f"step_{images:09d}.ckpt"
     tiny_run.run(rest, tmp_path / "rest", resume_from=rest_of)
-    assert len(whole._optimizers["generator"].param_groups[1]["params"]) > 4
+    assert len(whole.optimizers_by_role["generator"].param_groups[1]["params"]) > 4
     for (name, ours), theirs in zip(whole.named_parameters(), rest.parameters(), strict=True):
         assert torch.equal(ours, theirs), name

@@ -61,7 +61,7 @@ class Memory(Callback):
             content["optimizer_states"] = list(content["optimizers"].values())
             trainer.strategy.load_model_state_dict(content)
             trainer.strategy.load_optimizer_state_dict(content)
-            moments = pl_module._optimizers["generator"].state.values()
+            moments = pl_module.optimizers_by_role["generator"].state.values()
             cut = [*pl_module.players["generator"].parameters(), *pl_module.ema.parameters()]
             moving = [s["exp_avg"] for s in moments]
             self.held = {

@@ -73,7 +73,7 @@ class Engine(LightningModule):
         averages = {self.lead: (), **optimization.averages}
         self.ema = nn.ModuleDict({role: EMA(self.players[role], spans) for role, spans in averages.items()})
         self.run, self.flops = RunState(), Flops()
-        self._optimizers: dict[str, Optimizer] = {}
+        self.optimizers_by_role: dict[str, Optimizer] = {}
         self._pending: list[Batch] = []
         dropouts = (m for m in self.players.modules() if isinstance(m, nn.modules.dropout._DropoutNd))
         self._dropout = any(module.p > 0 for module in dropouts)  # they draw from torch's global generator
@@ -113,14 +113,14 @@ class Engine(LightningModule):
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimizer for each player that learns, in the order of the cast."""
-        self._optimizers, self.seats = {}, Seats(self.roles)  # parameters are on their device by now
+        self.optimizers_by_role, self.seats = {}, Seats(self.roles)  # parameters are on their device by now
         for name in self.learners:
             if not self.seats.trainable[name]:
                 raise UserError(f"player {name!r} has an optimizer but no trainable parameter")
-            made = self._optimizers[name] = self.optimization.makers[name](self.seats.trainable[name])
+            made = self.optimizers_by_role[name] = self.optimization.makers[name](self.seats.trainable[name])
             if isinstance(made, Muon):
                 made.choose(self.players[name])
-        return list(self._optimizers.values())
+        return list(self.optimizers_by_role.values())
 
     # -- the loop ---------------------------------------------------------------------------------------
 
@@ -142,6 +142,10 @@ class Engine(LightningModule):
             self.meter.add({"data/substituted": torch.stack(shares).mean()})
         if self._dropout:
             torch.manual_seed(int(fold(self.seed, self.clock.images, self.global_rank).item()))
+        self._advance(self.play(pieces))
+
+    def play(self, pieces: Sequence[Batch]) -> set[str]:
+        """Play the turns of a global batch, given as micro-batches; returns who played."""
         scripts = [
             self.objective.turns(self.roles, piece, self.clock, Rng(self.seed, piece.position))
             for piece in pieces
@@ -150,7 +154,7 @@ class Engine(LightningModule):
         for turns in self._rounds(scripts):
             self._play(turns)
             played.add(turns[0].player)
-        self._advance(played)
+        return played
 
     def _pieces(self, batch: Batch) -> list[Batch]:
         """The micro-batches in what the loader delivered: all K of them, or some."""
@@ -183,7 +187,7 @@ class Engine(LightningModule):
 
     def _play(self, turns: Sequence[Turn]) -> None:
         player = turns[0].player
-        if player not in self._optimizers:
+        if player not in self.optimizers_by_role:
             raise RuntimeError(f"a turn of {player!r}, which the objective's cast does not train")
         for name in turns[0].restart:
             self._restart(name)
@@ -202,7 +206,7 @@ class Engine(LightningModule):
 
     def _restart(self, player: str) -> None:
         """Begin a phase with the averaged weights, if there are any, and a fresh optimizer state."""
-        self._optimizers[player].state.clear()
+        self.optimizers_by_role[player].state.clear()
         if player in self.ema and self.average(player).half_lives:
             averaged = self.average(player).average()
             with torch.no_grad():
@@ -210,7 +214,7 @@ class Engine(LightningModule):
                     raw.copy_(mean)
 
     def _update(self, player: str, parameters: Sequence[nn.Parameter], factor: float) -> None:
-        optimizer = self._optimizers[player]
+        optimizer = self.optimizers_by_role[player]
         self.reducer(parameters)
         norm = clip(parameters, self.optimization.clips.get(player))
         set_rate(optimizer, factor)
@@ -251,7 +255,7 @@ class Engine(LightningModule):
         run.read_at = self.clock.images
         if "data/substituted" in run.line:
             run.damaged = union(run.damaged)
-        for name, optimizer in self._optimizers.items():
+        for name, optimizer in self.optimizers_by_role.items():
             run.line[f"{name}/lr"] = optimizer.param_groups[0]["lr"]
         counts = {f"{name}/updates": float(count) for name, count in self.clock.played.items()}
         self.write({**run.line, **counts, "updates": float(self.clock.updates)})

@@ -56,7 +56,9 @@ class Pretrained(Latents):
     ) -> None:
         super().__init__()
         self.path, self.colors, self.channels, self.factor = path, colors, channels, factor
-        self.model = model if dtype is None else model.to(dtype)
+        self.model = freeze(model, saved=False)
+        if dtype is not None:
+            self.model.to(dtype)
         self.model.to(memory_format=torch.channels_last)  # a third faster on a CPU
         self.fingerprint = fingerprint(self.model)
         if statistics is not None:

@@ -8,7 +8,9 @@ Only safetensors are read, and only from disk: nothing is unpickled and nothing 
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,18 @@ PRECISIONS: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_CONFIGURED: ContextVar[bool] = ContextVar("configured", default=False)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+@contextmanager
+def configured() -> Iterator[None]:
+    """Within it, components are made of their config.json alone: the weights need not be there, nor words."""
+    token = _CONFIGURED.set(True)
+    try:
+        yield
+    finally:
+        _CONFIGURED.reset(token)
 
 
 class Folder:
@@ -80,6 +93,8 @@ class Folder:
 
     def tokenizer(self, component: str) -> Any:
         """A tokenizer of its own folder."""
+        if _CONFIGURED.get() and not (self.path / component).is_dir():
+            return _splitter()
         if not (self.path / component).is_dir():
             raise self.error(f"the folder {component}/ is missing: the download is not complete")
         from transformers import AutoTokenizer
@@ -113,6 +128,8 @@ def component_of(
     refuse: makes the error of a sentence. Raises it for weights that are missing, left over or not finite.
     """
     loader = class_of(kind)
+    if _CONFIGURED.get():
+        return _of_config(folder, loader, dtype, refuse)
     options: dict[str, Any] = {"variant": _variant(folder, variant, refuse), "local_files_only": True}
     name = "torch_dtype" if loader.__module__.startswith("diffusers") else "dtype"
     try:
@@ -125,6 +142,36 @@ def component_of(
     if strange := misfit(told):
         raise refuse(f"the weights in {folder.name}/ do not fit its config.json, see {strange}")
     return finite(model, folder.name, refuse).eval()
+
+
+def _of_config(folder: Path, loader: Any, dtype: torch.dtype, refuse: Callable[[str], UserError]) -> Any:
+    """A component with the weights that it is made with."""
+    numbers = dict(json_of(folder / "config.json", refuse, name=f"{folder.name}/config.json"))
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        if loader.__module__.startswith("diffusers"):
+            return loader.from_config(numbers).eval()
+        return loader(loader.config_class.from_dict(numbers)).eval()
+    except Exception as error:  # whatever strange numbers make a constructor raise
+        said = " ".join(str(error).split())[:160]
+        raise refuse(f"{folder.name}/config.json cannot be built: {type(error).__name__}: {said}") from error
+    finally:
+        torch.set_default_dtype(usual)
+
+
+def _splitter() -> Any:
+    """A tokenizer without a vocabulary, for codes of which the shapes alone matter."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"<pad>": 0, "<unk>": 1}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", model_max_length=77
+    )
 
 
 def class_of(kind: str) -> Any:

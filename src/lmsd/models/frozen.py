@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -100,6 +101,7 @@ def fingerprint(module: nn.Module) -> str:
     for name, value in sorted(
         [*module.named_parameters(), *module.named_buffers()], key=lambda item: item[0]
     ):
-        head = value.detach().flatten()[:64].to("cpu", torch.float64)
-        digest.update(f"{name} {tuple(value.shape)} {head.tolist()}".encode())
+        known = type(value) is not FakeTensor  # those of `lmsd plan` have no numbers
+        head = value.detach().flatten()[:64].to("cpu", torch.float64).tolist() if known else ()
+        digest.update(f"{name} {tuple(value.shape)} {head}".encode())
     return digest.hexdigest()[:16]

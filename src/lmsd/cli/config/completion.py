@@ -13,7 +13,7 @@ from lmsd.cli.config.signatures import ANYTHING, Kind
 from lmsd.errors import UserError
 
 SHELLS = ("bash", "zsh", "fish")
-CONFIGURED = ("train", "sweep", "verify-resume", "launch")
+CONFIGURED = ("train", "plan", "sweep", "verify-resume", "launch")
 """Verbs that take the options of the configuration."""
 
 
@@ -69,7 +69,8 @@ def taken(verb: str, what: str = "") -> dict[str, Kind]:
     found = [options_of(f"lmsd.{place}.{called}Options") for place in places]
     own = {name: argument.kind for each in found for name, argument in each.items()}
     own |= dict.fromkeys((("out", "workers", "part") if what == "build" else ("out",)) * bool(what), ANYTHING)
-    return {f"{'sweep.' * (verb == 'sweep')}{name}": kind for name, kind in own.items()}
+    prefix = f"{verb}." * (verb in ("sweep", "plan"))
+    return {f"{prefix}{name}": kind for name, kind in own.items()}
 
 
 def beside(given: list[str], dotted: Iterable[tuple[str, str]] | None) -> dict[str, Kind]:

@@ -4,6 +4,7 @@ from lmsd.serving.options import DOTTED as DOTTED
 
 VERBS = {
     "train": "train an experiment, or resume a run",
+    "plan": "what a run needs and how long it takes: memory, FLOPs, hours, without a GPU",
     "sample": "prompts to a captioned grid of images",
     "edit": "change an image by a prompt, all of it or what a mask marks",
     "evaluate": "score a run on held-out data",
@@ -28,7 +29,7 @@ VERBS = {
 FLAGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("sample", "edit", "evaluate", "export", "serve", "merge"), ()),
     **dict.fromkeys(("compress", "update", "watch", "launch", "ask", "promote"), ()),
-    **dict.fromkeys(("runs", "report", "data", "doctor", "verify-resume"), ()),
+    **dict.fromkeys(("plan", "runs", "report", "data", "doctor", "verify-resume"), ()),
     "train": ("--options", "--schema", "--cfg"),
     "demo": ("--ablation",),
     "sweep": ("--dry-run",),

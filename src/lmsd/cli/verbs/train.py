@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +154,12 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
         from lmsd.checkpoints import find
 
         find(resumed)  # before anything is built, or written down
+    if config.dry and config.precision != "auto":
+        from lmsd.cli.build.imagined import tried
+
+        return tried(
+            config, partial(prepared, config, overrides), partial(announce, config, None, resumed=resumed)
+        )
     run = prepared(config, overrides)
     built, data = run.built, run.built.data.shards
     if not resumed:
