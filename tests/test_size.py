@@ -165,6 +165,7 @@ NEW = {
     "models/pipeline.py": "a pipeline's folder is a generator",
     "cli/build/imagined.py": "a plan before machines are rented",
     "cli/verbs/plan.py": "a plan before machines are rented",
+    "engine/buckets.py": "gradients travel while the backward pass goes on",
     "engine/failures.py": "a plan before machines are rented",
     "engine/imagined.py": "a plan before machines are rented",
     "engine/plan.py": "a plan before machines are rented",

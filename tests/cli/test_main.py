@@ -804,7 +804,7 @@ def test_a_dry_run_says_the_sizes_and_leaves_nothing(home: Home) -> None:
     before = set(Path("outputs").iterdir())
     said = spoken(["train", *TINY, DATA, "debug=dry"])
     assert "Dry run custom  (generator 0." in said
-    assert "64 train samples; everything is built. To train" in said
+    assert "64 train samples; everything is built, every turn is played, on shapes. To train" in said
     assert set(Path("outputs").iterdir()) == before
 
 

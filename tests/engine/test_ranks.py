@@ -159,10 +159,10 @@ def test_two_ranks_equal_one_process(tmp_path: Path, both: list[dict[str, Any]],
 
 @pytest.mark.parametrize("case", CASES)
 def test_only_the_playing_players_gradients_travel(both: list[dict[str, Any]], case: str) -> None:
-    """Every turn sends that player's numbers once, and one flag for each of its parameters."""
+    """Every turn sends that player's numbers once, a flag for each of its parameters, and one for all."""
     for rank in both:
         found = rank[case]
-        assert found["sent"] == sum(found["sizes"][role] for role, _ in found["grads"]) > 0
+        assert found["sent"] == sum(found["sizes"][role] + 1 for role, _ in found["grads"]) > 0
 
 
 def test_logs_are_means_over_ranks_and_scores_come_from_the_first(

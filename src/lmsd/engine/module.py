@@ -20,13 +20,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lmsd.checkpoints import KEY, VERSION
+from lmsd.engine.buckets import Reducer
 from lmsd.engine.ema import EMA
 from lmsd.engine.flops import Flops, peak_of
 from lmsd.engine.logging import rewind
 from lmsd.engine.meter import Meter
 from lmsd.engine.muon import Muon
 from lmsd.engine.optim import Optimization, clip, set_rate, step
-from lmsd.engine.players import Reducer, Seats, net_of
+from lmsd.engine.players import Seats, net_of
 from lmsd.engine.state import RunState
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
@@ -197,7 +198,10 @@ class Engine(LightningModule):
                     loss = turn.loss()
                     # Backward passes and updates do not belong in autocast. Lightning's caches no
                     # half-precision weights, which an update would leave out of date.
-                    with torch.autocast(self.device.type, enabled=False):
+                    with (
+                        torch.autocast(self.device.type, enabled=False),
+                        self.reducer.sending(parameters, last=turn is turns[-1]),
+                    ):
                         (loss.value / len(turns)).backward()  # type: ignore[no-untyped-call]
                     logs = {f"{player}/{name}": value for name, value in loss.logs.items()}
                     self.meter.add({f"{player}/loss": loss.value, **logs})

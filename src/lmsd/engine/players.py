@@ -2,12 +2,8 @@
 
 Lightning's own DDP wraps the whole module. With two players that take turns this either fails (unused
 parameters) or reduces both players each turn, and a call that bypasses the wrapper lets ranks drift apart
-without an error. Here nothing is wrapped: after the backward pass the gradients of the player whose turn it
-is go through one flat all-reduce,
-
-    g ← (1/W) Σ_r g_r,
-
-which is the gradient of the mean over the global batch, since every rank's share has the same size.
+without an error. Here nothing is wrapped: the gradients of the player whose turn it is are averaged over the
+ranks, in buckets that travel while the backward pass goes on (`engine.buckets`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +12,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor, nn
+from torch import nn
 
-from lmsd.engine.parts import is_sharded
 from lmsd.errors import UserError
 from lmsd.ranks import world_size
 from lmsd.types import Recomputing
@@ -63,49 +58,6 @@ class Seats:
 def _require(parameters: Sequence[nn.Parameter], on: bool) -> None:
     for parameter in parameters:
         parameter.requires_grad_(on)
-
-
-class Reducer:
-    """Averages one player's gradients over the ranks; does nothing in a single process.
-
-    elements, calls: how many numbers have been sent so far, in how many calls. Flags travel along with the
-    gradients and say which parameters have one. So a parameter that no rank used keeps `grad = None`, and
-    optimizers leave it alone as they do in a single process, while one that only this rank did not use gets
-    the mean of the others. Sharded parameters (`engine.sharding`) are skipped: their backward pass reduces.
-    """
-
-    def __init__(self) -> None:
-        self.elements = self.calls = 0
-        self._flags: dict[tuple[bool, ...], Tensor] = {}
-
-    @torch.no_grad()
-    def __call__(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace every `grad` by its mean over the ranks, in one all-reduce per dtype."""
-        parameters = [p for p in parameters if not is_sharded(p)]
-        if world_size() == 1:
-            return
-        for dtype in dict.fromkeys(p.dtype for p in parameters):
-            self._reduce([p for p in parameters if p.dtype == dtype])
-
-    def _reduce(self, parameters: list[nn.Parameter]) -> None:
-        present = tuple(p.grad is not None for p in parameters)
-        flags = self._flags.setdefault(present, torch.tensor(present).to(parameters[0]))
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([*(g.reshape(-1) for g in grads), flags])
-        self.calls += 1
-        dist.all_reduce(flat)
-        self.elements += flat.numel()
-        *means, used = flat.div_(world_size()).split([*(p.numel() for p in parameters), len(parameters)])
-        # Reading the flags waits for the device, so it is done only if this rank lacks a gradient.
-        needed = [True] * len(parameters) if all(present) else used.gt(0).tolist()
-        for parameter, mean, need in zip(parameters, means, needed, strict=True):
-            parameter.grad = _shaped(mean, parameter) if need else None
-
-
-def _shaped(flat: Tensor, like: Tensor) -> Tensor:
-    """A view if the layout allows it, else a copy in the layout of `like` (channels_last)."""
-    view = flat.view(like.shape)
-    return view if like.is_contiguous() else torch.empty_like(like).copy_(view)
 
 
 def net_of(player: nn.Module) -> nn.Module:

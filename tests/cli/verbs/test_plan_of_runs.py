@@ -1,4 +1,4 @@
-"""`lmsd plan`: what it says of a run of ours without data, and of full-size folders from their configurations."""
+"""`lmsd plan`: what it says of a run without data, and of full-size folders from their configurations."""
 
 import sys
 from pathlib import Path

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from lmsd.cli.build.experiment import Experiment, build
+from lmsd.engine.buckets import COPIED, SHARED
 from lmsd.engine.imagined import Imagined, NeedsNumbers
 from lmsd.engine.players import net_of, recompute
 from lmsd.engine.rehearsal import Rehearsal, again, rehearse
@@ -43,8 +44,9 @@ class Imagination:
 
     @property
     def buckets(self) -> int:
-        """Bytes beside the gradients while they travel: a flat copy of those of the largest player."""
-        return max(own.get("gradients", 0) for own in self.kept.standing.values())
+        """Bytes beside the gradients while they travel, at most."""
+        largest = max(own.get("gradients", 0) for own in self.kept.standing.values())
+        return min(largest, COPIED + 4 * SHARED)
 
 
 def imagined(config: DictConfig, *, half: bool) -> Imagination:

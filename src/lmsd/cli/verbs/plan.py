@@ -147,7 +147,7 @@ def told_memory(plan: "Plan", device: "Device") -> Iterator[str]:
     yield f"  {'in all':30}{whole / 1e9:>16,.2f}" + (
         "" if other is None else f"{sum(other.values()) / 1e9:>22,.2f}"
     )
-    yield f"  of the {plan.largest.player}'s turn; {device.name} has {room / 1e9:,.1f} GB beside its libraries"
+    yield f"  of the {plan.largest.player}'s turn; {device.name} has {room / 1e9:,.1f} GB besides libraries"
     short = plan.short(device)
     if short is None:
         yield "  it fits"
