@@ -96,12 +96,12 @@ class Imagined(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation on numbers, or on shapes."""
         found = self._run(func, args, kwargs or {})
-        self.ledger.note(leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor))
+        self.ledger.note(leaf for leaf in tree_leaves(found) if torch.is_tensor(leaf))
         return found
 
     def _run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if any(isinstance(tensor, FakeTensor) for tensor in given):
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)]
+        if any(type(tensor) is FakeTensor for tensor in given):
             if func is torch.ops.aten._local_scalar_dense.default:
                 return torch.ones((), dtype=args[0].dtype).item()
             try:
@@ -114,9 +114,7 @@ class Imagined(TorchDispatchMode):
             return func(*args, **kwargs)
         with self.fake:
             found = func(*args, **kwargs)
-        if isinstance(found, Tensor) and not (
-            func is torch.ops.aten.empty.memory_format and found.numel() > 1
-        ):
+        if torch.is_tensor(found) and not (func is torch.ops.aten.empty.memory_format and found.numel() > 1):
             room = COUNTED if found.dtype == torch.int64 else SMALL
             return func(*args, **kwargs) if found.numel() <= room else found
         return found

@@ -230,7 +230,7 @@ def _stretch(engine: Engine, ledger: Ledger, batch: Batch, place: Place) -> Stre
 
 def _tensors(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
     for state in optimizer.state.values():
-        yield from (value for value in state.values() if isinstance(value, Tensor))
+        yield from (value for value in state.values() if torch.is_tensor(value))
 
 
 def parts_of(players: nn.ModuleDict) -> dict[str, tuple[int, int]]:

@@ -7,7 +7,7 @@ import io
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,11 +19,12 @@ from torch import nn
 from lmsd.cli.build.experiment import Experiment, build
 from lmsd.engine.buckets import COPIED, SHARED
 from lmsd.engine.imagined import Imagined, NeedsNumbers
-from lmsd.engine.players import net_of, recompute
+from lmsd.engine.players import recompute
 from lmsd.engine.rehearsal import Rehearsal, again, rehearse
+from lmsd.errors import UserError
 from lmsd.models.folder import configured
 from lmsd.ranks import shares
-from lmsd.types import Batch, Recomputing
+from lmsd.types import Batch
 
 STAND_INS = 64
 """Pictures that stand in for data which are not there."""
@@ -59,7 +60,7 @@ def imagined(config: DictConfig, *, half: bool) -> Imagination:
         kept = rehearse(engine, made, batch, half=half)
         lead = engine.players[engine.lead]
         recomputed = None
-        if can_recompute(lead):
+        with suppress(UserError):  # of a net that has no gradient checkpointing
             recompute(lead)
             recomputed = again(kept, engine, made, batch, half=half)
     return Imagination(kept, recomputed, engine.lead, largest_block(lead), absent)
@@ -78,7 +79,18 @@ def tried(
     prepare: Callable[[], HasExperiment],
     announce: Callable[[Mapping[str, nn.Module]], None],
 ) -> Path:
-    """A dry run: build all of it on shapes, play the turns of every phase, and say so; there is no folder."""
+    """A dry run: build all of it on shapes, play the turns of every phase, and say so; there is no folder.
+
+    With precision=auto it is built as it is, and the precision tried.
+    """
+    if config.precision == "auto":
+        from lmsd.cli.build.precision import faster
+
+        built = prepare().built
+        config.precision = faster(config, built)
+        announce(built.cast)
+        print("everything is built. To train, leave out debug=dry")
+        return Path()
     with Imagined() as made, configured():
         built = prepare().built
         announce(built.cast)
@@ -90,11 +102,6 @@ def tried(
     count = len(built.data.shards.split_set("train"))
     print(f"{count:,} train samples; everything is built, {told}. To train, leave out debug=dry")
     return Path()
-
-
-def can_recompute(lead: nn.Module) -> bool:
-    """Whether the lead's net has gradient checkpointing."""
-    return isinstance(net_of(lead), Recomputing)
 
 
 def largest_block(lead: nn.Module) -> int:
@@ -131,7 +138,7 @@ def batch_of(config: DictConfig, built: Experiment, made: Imagined) -> Batch:
 def standing_in(config: DictConfig) -> Iterator[bool]:
     """Have a configuration read pictures of one color where it names no data, or data that are not there."""
     shards = config.data.shards
-    there = shards is not None and (not isinstance(shards, str) or _is_there(shards))
+    there = shards is not None and (type(shards) is not str or _is_there(shards))
     if there:
         yield False
         return

@@ -69,8 +69,7 @@ def taken(verb: str, what: str = "") -> dict[str, Kind]:
     found = [options_of(f"lmsd.{place}.{called}Options") for place in places]
     own = {name: argument.kind for each in found for name, argument in each.items()}
     own |= dict.fromkeys((("out", "workers", "part") if what == "build" else ("out",)) * bool(what), ANYTHING)
-    prefix = f"{verb}." * (verb in ("sweep", "plan"))
-    return {f"{prefix}{name}": kind for name, kind in own.items()}
+    return {f"{f'{verb}.' * (verb in ('sweep', 'plan'))}{name}": kind for name, kind in own.items()}
 
 
 def beside(given: list[str], dotted: Iterable[tuple[str, str]] | None) -> dict[str, Kind]:

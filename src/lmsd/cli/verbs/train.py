@@ -154,12 +154,11 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
         from lmsd.checkpoints import find
 
         find(resumed)  # before anything is built, or written down
-    if config.dry and config.precision != "auto":
+    if config.dry:
         from lmsd.cli.build.imagined import tried
 
-        return tried(
-            config, partial(prepared, config, overrides), partial(announce, config, None, resumed=resumed)
-        )
+        told = partial(announce, config, None, resumed=resumed)
+        return tried(config, partial(prepared, config, overrides), told)
     run = prepared(config, overrides)
     built, data = run.built, run.built.data.shards
     if not resumed:
@@ -170,12 +169,6 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
     if config.precision == "auto":
         settle_precision(config, built)
         run = replace(run, hardware=replace(run.hardware, **named_precision(config)))
-    if config.dry:
-        announce(config, None, built.cast, resumed=resumed)
-        built.engine.configure_optimizers()
-        count = len(data.split_set("train"))
-        print(f"{count:,} train samples; everything is built. To train, leave out debug=dry")
-        return Path()
     from lmsd.cli.build.callbacks import standing
     from lmsd.cli.build.validate import Validation, on_val
 
