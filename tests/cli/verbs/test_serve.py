@@ -18,6 +18,8 @@ from tiny_home import ALONE, Home, spoken
 from lmsd import cli
 from lmsd.cli.verbs.serve import model_of, source_of, split
 from lmsd.data.votes import Pair
+from lmsd.errors import UserError
+from lmsd.evaluation.pointer import Promoted, point
 
 pytest.importorskip("fastapi", reason="pip install 'lmsd[serve]'")
 
@@ -53,6 +55,26 @@ def test_settings_that_are_typed_become_the_models_own(home: Home) -> None:
 def test_nothing_is_promoted_yet(home: Home, refused) -> None:
     assert "lmsd promote RUN first=true" in refused("serve", "run=promoted")
     assert "leave checkpoint= out" in refused("serve", "run=promoted", "checkpoint=x")
+
+
+def test_what_is_promoted_is_opened_and_a_change_is_seen_once(home: Home, monkeypatch) -> None:
+    files = sorted(Path("outputs/first/checkpoints").glob("*.ckpt"))
+    point(Promoted.of(Path("outputs/first"), files[0]), [])
+    source = source_of(split(["run=promoted", "steps=2"])[0])
+    model, name = source.open()
+    assert (name, model.generation().settings.steps) == (f"first/{files[0].name}@ema", 2)
+    assert not source.changed()
+    point(Promoted.of(Path("outputs/first"), files[-1]), [])
+    assert source.changed()
+    assert not source.changed()
+    assert source.open()[1] == f"first/{files[-1].name}@ema"
+    pointer = Path("outputs/promoted.json")
+    pointer.write_text(pointer.read_text().replace(files[-1].name, "step_000000001.ckpt"))
+    assert source.changed()
+    with pytest.raises(UserError, match="lmsd promote back"):
+        source.open()
+    pointer.unlink()
+    assert not source.changed()
 
 
 @pytest.mark.parametrize(
