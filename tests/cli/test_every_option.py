@@ -91,6 +91,7 @@ EVALUATE = {
     "families, unknown": ("families=[nowhere]", REFUSED),
     "keep": ("keep=[images]", PLACE),
     "overlap": ("split=train overlap=label", RESULT),
+    "robustness": ("robustness=true", PLACE),
 }
 
 

@@ -261,6 +261,7 @@ ELSEWHERE = {
     "generator=pipeline": "tests/cli/verbs/test_pipelines.py",
     "generator=run": "tests/cli/verbs/test_tuned_runs.py",
     "tuning": "tests/tuning, tests/cli/verbs/test_tuned_runs.py",
+    "objective=robust": "tests/objectives/test_robust.py",
     "objective=continual": "tests/objectives/test_continual.py: it wraps another objective",
     "reward=aesthetic": "tests/rewards/test_models.py",
     "reward=alignment": "tests/rewards/test_models.py",

@@ -33,7 +33,39 @@ BASE = [
 SCORED = "evaluate.n=24 evaluate.every=0 evaluate.at_start=false"
 """What options of evaluation are changed from."""
 
+FIXED = "objective.game.penalty.augment.strength=fixed objective.game.penalty.augment.p=1"
+SIGN = "objective.game.penalty.augment.strength=sign objective.game.penalty.augment.p=0.5 transforms=[mirror]"
+"""An augmentation that acts, and one that adapts."""
+
 TABLE = {
+    "transforms": (f"{FIXED} transforms=[mirror]", OTHER),
+    "patience": ("patience=3", SAME),
+    "data.weights": ("data.weights=[1,1]", REFUSED),
+    "discriminator.spectral": ("discriminator.spectral=true", OTHER),
+    "objective.game.penalty.augment.strength": ("objective.game.penalty.augment.strength=fixed", REFUSED),
+    "objective.game.penalty.augment.transforms": (
+        f"{FIXED} objective.game.penalty.augment.transforms=[mirror]",
+        OTHER,
+    ),
+    "objective.game.penalty.augment.p": (
+        f"{FIXED} transforms=[mirror] objective.game.penalty.augment.p=0.5",
+        OTHER,
+    ),
+    "objective.game.penalty.augment.target": (f"{SIGN} objective.game.penalty.augment.target=0.1", OTHER),
+    "objective.game.penalty.augment.span": (f"{SIGN} objective.game.penalty.augment.span=10", OTHER),
+    "objective.game.penalty.augment.most": (f"{SIGN} objective.game.penalty.augment.most=0.6", OTHER),
+    "objective.game.penalty.augment.pixels": (
+        f"{FIXED} transforms=[shift] objective.game.penalty.augment.pixels=3",
+        OTHER,
+    ),
+    "objective.game.penalty.augment.background": (
+        f"{FIXED} transforms=[shift] objective.game.penalty.augment.background=1",
+        OTHER,
+    ),
+    "objective.game.penalty.augment.consistency": (
+        f"{FIXED} transforms=[mirror] objective.game.penalty.augment.consistency=1",
+        OTHER,
+    ),
     "name": ("name=mine", SAME),
     "source": ("source='make data'", SAME),
     "seed": ("seed=1", OTHER),
