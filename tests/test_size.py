@@ -68,6 +68,8 @@ NEW = {
         ],
         "building at scale",
     ),
+    "data/buckets.py": "buckets of sizes that resume exactly",
+    "cli/build/buckets.py": "buckets of sizes that resume exactly",
     "cli/verbs/parts.py": "building at scale",
     "data/builders/arrow.py": "data as people have it",
     "data/builders/entries.py": "data as people have it",

@@ -127,6 +127,9 @@ class Mixture:
         own[free] = left[free]
         return source, own
 
+    def size(self, position: int) -> tuple[int, int] | None:
+        """None, as in `Order`."""
+
     def windows(self, positions: ArrayLike) -> list[tuple[int, ...]]:
         """Epoch and window of every source at the positions, one after the other."""
         return [

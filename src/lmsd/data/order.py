@@ -90,6 +90,9 @@ class Order:
             shard[at], sample[at] = shards[place[at]], samples[place[at]]
         return shard, sample
 
+    def size(self, position: int) -> tuple[int, int] | None:
+        """None: all batches have one size (see `lmsd.data.buckets`)."""
+
     def windows(self, positions: ArrayLike) -> list[tuple[int, int]]:
         """The (epoch, window) pairs of the positions, in their order."""
         return _pairs(*self._located(positions)[:2])

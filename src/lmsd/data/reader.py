@@ -178,13 +178,15 @@ class Reader:
         *,
         substitute: Substitute | None = None,
         u: Sequence[float] | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Samples:
         """Decode samples (numbers int64 [n]); the pixels are valid until the next call.
 
+        size: height and width, in place of the form's square.
         u: n numbers in [0, 1) that draw captions, where these are drawn. Raises UserError for a damaged
         sample that has no substitute.
         """
-        pixels, substituted = self._buffer(len(shard)), np.zeros(len(shard), np.bool_)
+        pixels, substituted = self._buffer(len(shard), size), np.zeros(len(shard), np.bool_)
         shard, sample = shard.copy(), sample.copy()
         rows, label = self._gather(shard, sample)
         numbers, memory = self.index.numbers(shard, sample), self._memory
@@ -281,11 +283,11 @@ class Reader:
         """The classes alone, from the index."""
         return self._gather(shard, sample)[1]
 
-    def _buffer(self, count: int) -> Pixels:
+    def _buffer(self, count: int, size: tuple[int, int] | None) -> Pixels:
         # one buffer for all batches: fresh pages cost as much as a third of decoding a small image
-        if len(self._pixels) < count:
-            side = self.form.image_size
-            self._pixels = room(count, side, side, self.form.channels)
+        size = size or (self.form.image_size, self.form.image_size)
+        if len(self._pixels) < count or self._pixels.shape[1:3] != size:
+            self._pixels = room(count, *size, self.form.channels)
         return self._pixels[:count]
 
     def _gather(self, shard: Integers, sample: Integers) -> tuple[Integers, Integers]:
@@ -318,11 +320,11 @@ class Reader:
         if not flags & self._plain:
             pixels = decode_slowly(image, channels=form.channels, old=form.old)
         else:
-            if not height == width == form.image_size:
+            if (height, width) != out.shape[:2]:
                 pixels = room(height, width, form.channels)
             decode_plain(image, pixels, old=form.old)
         if pixels is not out:
-            out[:] = fit(pixels, form.image_size)
+            out[:] = fit(pixels, *out.shape[:2])
         return self._text(content[text_start:text_end], text_crc, flags) if text_end else []
 
     def _text(self, content: bytes, crc: int, flags: int) -> list[str]:

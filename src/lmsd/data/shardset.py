@@ -6,10 +6,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from lmsd.data.buckets import Buckets, bucketed
 from lmsd.data.heldout import HeldOut
 from lmsd.data.index import Index
 from lmsd.data.latents import Latents, Maker
-from lmsd.data.mixture import Sources
+from lmsd.data.mixture import Mixture, Sources
+from lmsd.data.order import Order
 from lmsd.data.reader import Form, Reader
 from lmsd.data.shards import SPLITS, Source, Split, by_split, chosen, resolve
 from lmsd.data.storage import Storage
@@ -42,6 +44,7 @@ class Streaming:
     together; flip: mirror at random; color: strength of random brightness, contrast and saturation;
     num_workers: processes that decode, 0 for none; memory_gb: a train split that takes less when decoded is
     kept in memory (without workers); latents: a folder of cached latents, read in place of images;
+    buckets: sides are multiples of so many pixels, area and ratio near those of the image; null: squares;
     on_error: stop at a damaged sample, or skip it, which counts and names it and takes another in its
     place; on_change: when a run is resumed with other shards, refuse, or start an epoch of the new ones.
     """
@@ -53,6 +56,7 @@ class Streaming:
     num_workers: Amount = 0
     memory_gb: Measure = 0.5
     latents: str | None = None
+    buckets: Count | None = None
     on_error: OnError = "stop"
     on_change: OnChange = "error"
 
@@ -160,8 +164,8 @@ class ShardSet:
         shards = only_real(self._shards[split]) if real else ()
         return HeldOut(split, self._reader(split, index=self._storage.index(shards) if shards else None))
 
-    def stream(self, *, seed: int, several: bool = False) -> Stream:
-        """The train split, endless and by position, augmented; seed: of the order.
+    def stream(self, *, seed: int, several: bool = False, batch_size: int = 1) -> Stream:
+        """The train split, endless and by position, augmented; seed: of the order; batch_size: of buckets.
 
         several: with several ranks, which cannot stop one by one, a damaged sample is replaced, and the batch
         says so.
@@ -169,6 +173,7 @@ class ShardSet:
         index, train = self.index("train"), self.train
         keep = (
             self.latents is None
+            and train.buckets is None
             and train.num_workers == 0
             and len(index) * self.image_size**2 * self.channels <= train.memory_gb * 1e9  # bytes
         )
@@ -179,13 +184,27 @@ class ShardSet:
         largest = sorted(header.size for header in index.headers)[-2 * train.window :]
         whole = len(largest) if sum(largest) <= _HELD else 0
         return Stream(
-            self.sources.order(index, window=train.window, seed=seed, first=train.first),
+            self._order(index, seed, batch_size),
             self._reader("train", keep=keep, whole=whole),
             flip=train.flip,
             color=train.color,
             on_error="skip" if several else train.on_error,
             ahead=self._storage.ahead(index, train.window),
             latents=self.latents,
+        )
+
+    def _order(self, index: Index, seed: int, batch_size: int) -> Order | Mixture | Buckets:
+        train = self.train
+        if train.buckets is None:
+            return self.sources.order(index, window=train.window, seed=seed, first=train.first)
+        others = {
+            "data.train.first": train.first,
+            "data.weights": self.sources.weights,
+            "data.train.latents": self.latents,
+            "data.images": self.images,
+        }
+        return bucketed(
+            index, (self.image_size, train.buckets), batch_size, window=train.window, seed=seed, others=others
         )
 
     def maker(self, codec: str, *, drawn: bool) -> Maker:

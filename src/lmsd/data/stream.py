@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
+from lmsd.data.buckets import Buckets
 from lmsd.data.latents import Latents
 from lmsd.data.mixture import Mixture
 from lmsd.data.order import Order
@@ -70,7 +71,7 @@ class Stream(Dataset[Batch]):
 
     def __init__(
         self,
-        order: Order | Mixture,
+        order: Order | Mixture | Buckets,
         reader: Reader,
         *,
         flip: bool = False,
@@ -106,6 +107,7 @@ class Stream(Dataset[Batch]):
             sample,
             substitute=partial(self._after, positions) if skip else None,
             u=self._lines(rng),
+            size=self.order.size(int(positions[0])),
         )
         x = scale(found.pixels)
         if self._flip:

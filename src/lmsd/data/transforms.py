@@ -25,16 +25,18 @@ _CACHED = 48 << 10  # bytes
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
-def fit(pixels: Pixels, size: int) -> Pixels:
-    """Center crop to a square and antialiased bicubic resize: uint8 [H,W,C] → uint8 [size,size,C]."""
+def fit(pixels: Pixels, rows: int, columns: int | None = None) -> Pixels:
+    """Center crop and antialiased bicubic resize: uint8 [H,W,C] → uint8 [rows,columns,C], or a square."""
     height, width, channels = pixels.shape
-    if (height, width) == (size, size):
+    columns = columns or rows
+    if (height, width) == (rows, columns):
         return pixels
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
+    tall, wide = min(height, width * rows / columns), min(width, height * columns / rows)
+    left, top = (width - wide) / 2, (height - tall) / 2
     image = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
-    small = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
-    return np.asarray(small).reshape(size, size, channels)
+    box = (left, top, left + wide, top + tall)
+    small = image.resize((columns, rows), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(small).reshape(rows, columns, channels)
 
 
 def scale(pixels: Pixels) -> Tensor:

@@ -62,7 +62,7 @@ class ShardDataModule(LightningDataModule):
         """An endless loader of this rank's micro-batches, from the current position on."""
         world, rank = self._where()
         return DataLoader(
-            self.shards.stream(seed=self.seed, several=world > 1),
+            self.shards.stream(seed=self.seed, several=world > 1, batch_size=self.batch_size),
             batch_size=None,
             sampler=Positions(
                 self.position,
@@ -89,6 +89,7 @@ class ShardDataModule(LightningDataModule):
             "seed": self.seed,
             "window": self.shards.train.window,
             **self.shards.sources.state(index),
+            **({} if self.shards.train.buckets is None else {"buckets": self.shards.train.buckets}),
             "index_hash": index.hash,
             "batch_size": self.batch_size,
             "decode": self.shards.decode or "new",
@@ -101,14 +102,22 @@ class ShardDataModule(LightningDataModule):
         With on_change="new_epoch" changed data are used from the start of their next epoch.
         """
         now = self.state_dict()
+        sized = "buckets" in now or "buckets" in state_dict
+        more = ("buckets", "batch_size") if sized else ()
         differences = [
             f"{name} was {state_dict.get(name)!r} and is {now.get(name)!r}"
-            for name in ("version", "seed", "window", "sources")
+            for name in (
+                "version",
+                "seed",
+                "window",
+                "sources",
+                *more,
+            )
             if state_dict.get(name) != now.get(name)
         ]
         position = int(state_dict["position"])
         other = any(state_dict.get(name) != now[name] for name in ("index_hash", "shards"))
-        if other and (self.shards.train.on_change == "error" or "sources" in now):
+        if other and (self.shards.train.on_change == "error" or "sources" in now or sized):
             told = difference(state_dict.get("shards", ()), now["shards"])
             differences.append(f"the shards have changed: {told}")
         if differences:

@@ -16,6 +16,7 @@ from torch import nn
 
 from lmsd import spec
 from lmsd.cli.bar import drawn
+from lmsd.cli.build.buckets import check_buckets
 from lmsd.cli.build.casting import cast
 from lmsd.cli.build.extractors import classifier_of
 from lmsd.cli.build.latents import attach
@@ -60,6 +61,7 @@ def build(config: DictConfig) -> Experiment:
     check_uses(config)
     torch.manual_seed(config.seed)
     lead = None if config.generator._target_ == NOTHING else generator(config)
+    check_buckets(config, lead)
     objective: Objective = instantiate(config.objective)
     check_sampler(instantiate(config.sampler), plain(config.objective))
     counts = {name: config[name] for name in ("batch_size", "micro_batches", "seed")}
