@@ -64,7 +64,7 @@ NEW = {
     **dict.fromkeys(
         [
             f"data/builders/{name}.py"
-            for name in ("building", "catalog", "chunks", "plan", "pool", "sharding")
+            for name in ("building", "catalog", "chunks", "folders", "plan", "pool", "sharding")
         ],
         "building at scale",
     ),

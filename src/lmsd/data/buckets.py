@@ -16,12 +16,13 @@ ranks have the same size at the same time, and to resume is to know a number.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lmsd.data.index import Index
+from lmsd.data.mixture import Mixture, Sources
 from lmsd.data.order import Order, fold, step
 from lmsd.data.shards import repeats_of
 from lmsd.errors import UserError
@@ -135,27 +136,40 @@ class Buckets:
         return [shard for shard in found if len(self._samples[bucket][shard])]
 
 
-def bucketed(
-    index: Index,
-    sides: tuple[int, int],
-    batch_size: int,
-    *,
-    window: int,
-    seed: int,
-    others: Mapping[str, object],
-) -> Buckets:
-    """The buckets of an index for batches of batch_size; sides: (S, m); the rest as in `Order`.
+class Ordering(TypedDict):
+    """Numbers of an order; see `Order`."""
 
-    others: options that count in another order, or know one size alone. UserError if one is given.
+    window: int
+    seed: int
+    first: int | None
+
+
+def ordered(
+    index: Index,
+    sources: Sources,
+    *,
+    sides: tuple[int, int | None],
+    batch_size: int,
+    of: Ordering,
+    others: Mapping[str, object],
+) -> Order | Mixture | Buckets:
+    """The order of an index: that of its sources for sides (S, None), or buckets of (S, m).
+
+    others: options that know one size alone. UserError if one of them is given with buckets, or what counts
+    in one order.
     """
-    taken = [name for name, value in others.items() if value]
+    side, multiple = sides
+    if multiple is None:
+        return sources.order(index, **of)
+    given = {"data.train.first": of["first"], "data.weights": sources.weights, **others}
+    taken = [name for name, value in given.items() if value]
     if taken:
         raise UserError(f"{taken[0]}= does not go with data.train.buckets=: leave one of them out")
     return Buckets(
         [index.shard(number).picture[:, :2].astype(np.int64) for number in range(len(index.shards))],
-        bucket_sizes(*sides),
+        bucket_sizes(side, multiple),
         batch_size=batch_size,
         repeats=[repeats_of(shard) for shard in index.shards],
-        window=window,
-        seed=seed,
+        window=of["window"],
+        seed=of["seed"],
     )

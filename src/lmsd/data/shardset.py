@@ -6,12 +6,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from lmsd.data.buckets import Buckets, bucketed
+from lmsd.data.buckets import ordered
 from lmsd.data.heldout import HeldOut
 from lmsd.data.index import Index
 from lmsd.data.latents import Latents, Maker
-from lmsd.data.mixture import Mixture, Sources
-from lmsd.data.order import Order
+from lmsd.data.mixture import Sources
 from lmsd.data.reader import Form, Reader
 from lmsd.data.shards import SPLITS, Source, Split, by_split, chosen, resolve
 from lmsd.data.storage import Storage
@@ -184,27 +183,20 @@ class ShardSet:
         largest = sorted(header.size for header in index.headers)[-2 * train.window :]
         whole = len(largest) if sum(largest) <= _HELD else 0
         return Stream(
-            self._order(index, seed, batch_size),
+            ordered(
+                index,
+                self.sources,
+                sides=(self.image_size, train.buckets),
+                batch_size=batch_size,
+                of={"window": train.window, "seed": seed, "first": train.first},
+                others={"data.train.latents": self.latents, "data.images": self.images},
+            ),
             self._reader("train", keep=keep, whole=whole),
             flip=train.flip,
             color=train.color,
             on_error="skip" if several else train.on_error,
             ahead=self._storage.ahead(index, train.window),
             latents=self.latents,
-        )
-
-    def _order(self, index: Index, seed: int, batch_size: int) -> Order | Mixture | Buckets:
-        train = self.train
-        if train.buckets is None:
-            return self.sources.order(index, window=train.window, seed=seed, first=train.first)
-        others = {
-            "data.train.first": train.first,
-            "data.weights": self.sources.weights,
-            "data.train.latents": self.latents,
-            "data.images": self.images,
-        }
-        return bucketed(
-            index, (self.image_size, train.buckets), batch_size, window=train.window, seed=seed, others=others
         )
 
     def maker(self, codec: str, *, drawn: bool) -> Maker:

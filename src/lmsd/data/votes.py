@@ -134,7 +134,8 @@ def build_votes(folder: Path, out: Path, options: VotesOptions, progress: "Progr
 
     Raises UserError where nothing was decided, or pictures of a vote are not there.
     """
-    from lmsd.data.builders.write import MANIFEST, fresh_folder, write_split
+    from lmsd.data.builders.folders import MANIFEST, fresh_folder
+    from lmsd.data.builders.write import write_split
     from lmsd.data.index import build_index
     from lmsd.data.shards import SPLITS
 

@@ -102,8 +102,7 @@ class ShardDataModule(LightningDataModule):
         With on_change="new_epoch" changed data are used from the start of their next epoch.
         """
         now = self.state_dict()
-        sized = "buckets" in now or "buckets" in state_dict
-        more = ("buckets", "batch_size") if sized else ()
+        more = ("buckets", "batch_size") if "buckets" in {*now, *state_dict} else ()
         differences = [
             f"{name} was {state_dict.get(name)!r} and is {now.get(name)!r}"
             for name in (
@@ -117,7 +116,7 @@ class ShardDataModule(LightningDataModule):
         ]
         position = int(state_dict["position"])
         other = any(state_dict.get(name) != now[name] for name in ("index_hash", "shards"))
-        if other and (self.shards.train.on_change == "error" or "sources" in now or sized):
+        if other and (self.shards.train.on_change == "error" or "sources" in now or more):
             told = difference(state_dict.get("shards", ()), now["shards"])
             differences.append(f"the shards have changed: {told}")
         if differences:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lmsd.cli.bar import Bar
 from lmsd.cli.build.sources import lines_of, of_path
@@ -11,9 +11,6 @@ from lmsd.cli.config import options
 from lmsd.cli.config.suggest import nearest
 from lmsd.cli.verbs.parts import MergeOptions, merged, parted
 from lmsd.errors import Count, Seed, UserError
-
-if TYPE_CHECKING:  # torch is imported where it is used
-    pass
 
 __all__ = ["HELP", "MergeOptions", "main"]
 
@@ -190,7 +187,7 @@ def show(arguments: list[str]) -> int:
     """Write the page of a data set."""
     source, words = operand(arguments, "the shards (folder, glob, brace range, URL)")
     chosen = options.read(ShowOptions, words, verb="data show")
-    from lmsd.data.builders.write import MANIFEST
+    from lmsd.data.builders.folders import MANIFEST
     from lmsd.data.shardset import ShardSet
     from lmsd.evaluation.gallery import write_gallery
 

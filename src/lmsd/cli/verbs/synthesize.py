@@ -49,7 +49,7 @@ def made(chosen: SynthesizeOptions) -> str:
     from lmsd.cli.bar import Bar
     from lmsd.cli.build.experiment import shard_set
     from lmsd.cli.build.trained import facts, opened
-    from lmsd.data.builders.write import fresh_folder
+    from lmsd.data.builders.folders import fresh_folder
     from lmsd.data.index import ensure
     from lmsd.evaluation.synthesis import Law
     from lmsd.evaluation.synthesis import synthesize as draw
@@ -137,7 +137,7 @@ def write_manifest(
     folder: Path, shards: list[Path], found: "Drawn", origin: dict[str, Any], chosen: SynthesizeOptions
 ) -> None:
     """Write manifest.json: which run, from which checkpoint, how, and what was left out."""
-    from lmsd.data.builders.write import MANIFEST
+    from lmsd.data.builders.folders import MANIFEST
     from lmsd.files import sha256_of
 
     given = {name: value for name, value in asdict(chosen).items() if name not in ("out", "run")}

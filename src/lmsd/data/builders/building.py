@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsd.data.builders.chunks import COUNT, Chunk, digest, listed, prepare_chunk
+from lmsd.data.builders.folders import MANIFEST, PART, make, put, refuse_taken
 from lmsd.data.builders.options import BuildOptions
 from lmsd.data.builders.plan import Plan, Work, plan_from, plan_of
 from lmsd.data.builders.pool import Ended, Pool
@@ -28,7 +29,7 @@ from lmsd.data.builders.prepare import decide
 from lmsd.data.builders.sharding import write_shards
 from lmsd.data.builders.source import Dropped, Raw, Source
 from lmsd.data.builders.where import Where
-from lmsd.data.builders.write import MANIFEST, PART, make, put, refuse_taken, write_manifest
+from lmsd.data.builders.write import write_manifest
 from lmsd.data.index import build_index
 from lmsd.data.notes import Note, Notes
 from lmsd.errors import UserError

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lmsd
+from lmsd.data.builders.folders import MANIFEST, fresh_folder
 from lmsd.data.builders.options import BuildOptions
 from lmsd.data.builders.shapes import (
     COLORS,
@@ -34,7 +35,7 @@ from lmsd.data.builders.shapes import (
     read_scenes,
     render,
 )
-from lmsd.data.builders.write import MANIFEST, fresh_folder, write_split
+from lmsd.data.builders.write import write_split
 from lmsd.data.index import build_index
 from lmsd.data.shards import SPLITS, Split
 from lmsd.files import sha256_of

@@ -6,25 +6,20 @@ of its own: which samples it holds is known beforehand, so any process can write
 """
 
 import json
-import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from lmsd.data.builders.catalog import Catalog
+from lmsd.data.builders.folders import MANIFEST
 from lmsd.data.builders.plan import Plan
 from lmsd.data.builders.source import Dropped
 from lmsd.data.notes import Notes
 from lmsd.data.shards import SPLITS
-from lmsd.errors import UserError
-
-MANIFEST, PART = "manifest.json", "part.json"
 
 _KINDS = {
     **{
@@ -51,60 +46,6 @@ _KINDS = {
     "too large a picture": re.compile("it(s .* (pixels|bytes) are| has) more"),
 }
 """What reasons begin with, by the words that they are counted under."""
-
-
-@contextmanager
-def fresh_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `out` to fill: moved into place when the block succeeds, removed when it fails.
-
-    UserError when `out` holds something, unless it is a data set (has a manifest) and `overwrite` is set.
-    """
-    out = out.absolute()
-    refuse_taken(out, overwrite=overwrite)
-    work = out.with_name(f".{out.name}.building-{os.getpid()}")
-    shutil.rmtree(work, ignore_errors=True)
-    make(work, out)
-    try:
-        yield work
-        put(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def refuse_taken(out: Path, *, overwrite: bool) -> None:
-    """UserError when `out` holds something, unless that is a data set of ours and `overwrite` is set."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        if not overwrite:
-            raise UserError(
-                f"{out} is already there; choose another folder, or replace it with overwrite=true"
-            )
-        if not (out / MANIFEST).is_file() and not (out / PART).is_file():
-            raise UserError(
-                f"{out} has no {MANIFEST}, so it is not a data set of ours and is not overwritten"
-            )
-
-
-def make(work: Path, out: Path) -> None:
-    """Make the folder that `out` is written in."""
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write beside {out}: {error.strerror}; choose another out=") from error
-
-
-def put(work: Path, out: Path) -> None:
-    """Rename `work` to `out`; an older data set steps aside first and is removed last."""
-    if not out.exists():
-        work.rename(out)
-        return
-    old = work.with_name(f"{work.name}.old")
-    out.rename(old)
-    try:
-        work.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    shutil.rmtree(old)
 
 
 class Written(NamedTuple):
