@@ -1,0 +1,5 @@
+"""The same as: lmsd ask."""
+
+from lmsd.cli import main
+
+main("ask")

@@ -1,0 +1,5 @@
+"""The same as: lmsd compress."""
+
+from lmsd.cli import main
+
+main("compress")

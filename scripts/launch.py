@@ -1,0 +1,5 @@
+"""The same as: lmsd launch."""
+
+from lmsd.cli import main
+
+main("launch")

@@ -1,0 +1,5 @@
+"""The same as: lmsd plan."""
+
+from lmsd.cli import main
+
+main("plan")

@@ -1,0 +1,5 @@
+"""The same as: lmsd promote."""
+
+from lmsd.cli import main
+
+main("promote")

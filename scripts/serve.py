@@ -1,0 +1,5 @@
+"""The same as: lmsd serve."""
+
+from lmsd.cli import main
+
+main("serve")

@@ -1,0 +1,5 @@
+"""The same as: lmsd update."""
+
+from lmsd.cli import main
+
+main("update")

@@ -1,0 +1,5 @@
+"""The same as: lmsd watch."""
+
+from lmsd.cli import main
+
+main("watch")
