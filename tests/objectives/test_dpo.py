@@ -132,7 +132,7 @@ def test_pairs_of_a_reward_log_what_the_guard_against_hacking_reads():
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(UserError, match="no pairs"):
+    with pytest.raises(UserError, match="read without pairs"):
         first(dpo(Grid(4)), cast(), tiny_batch(8))
     with pytest.raises(UserError, match="need a sampler"):
         dpo(Grid(4), reward=BRIGHT)
