@@ -38,7 +38,7 @@ CODES = (0.0, 0.25, 0.5, 1.0, 2.0)
 ERRORS = (0.0, 1.0, 2.0, 4.0)
 _STREAM = 31_607  # a turn of random numbers beside those of sampling
 _CHUNK = 250
-NAME = "robustness.json"
+NAME = "robustness/curves.json"  # not among the records of scores
 
 
 @dataclass(frozen=True)
@@ -267,6 +267,7 @@ def write(folder: Path, sweeps: Sequence[Sweep], setup: dict[str, object]) -> Pa
     """Write the curves into the folder of a split's records; the path."""
     curves = [{**asdict(each), "area": each.area} for each in sweeps]
     path = folder / NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps({"setup": setup, "curves": curves}, indent=1) + "\n")
     return path
 
@@ -291,6 +292,6 @@ def robust_charts(folder: Path) -> list[tuple[str, str]]:
             kinds.setdefault(str(curve["what"]), []).append(curve)
         for what, curves in kinds.items():
             lines = [Curve(c["kind"], c["x"], c["y"], c["low"], c["high"]) for c in curves]  # type: ignore[arg-type]
-            title = f"Disturbed ({path.parent.name}, n={content['setup']['n']}): {what}"
+            title = f"Disturbed ({path.parent.parent.name}, n={content['setup']['n']}): {what}"
             charts.append((title, draw(lines, anchor=title, over="")))
     return charts
