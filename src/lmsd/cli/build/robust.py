@@ -14,7 +14,7 @@ MOST = 512
 def disturb(
     folder: Path, generate: Generation, scorer: Evaluator, split: str, *, seed: int, on: bool
 ) -> list[str]:
-    """Measure, write eval/SPLIT/robustness/curves.json and return the curves as text, if on; rank 0 works alone."""
+    """Measure, write eval/SPLIT/robustness/curves.json, return the curves as text, if on; rank 0 alone."""
     if not on or rank_and_world()[0] != 0:
         return []
     one = subject(scorer, generate, n=MOST, seed=seed)
