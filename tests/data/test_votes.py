@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +111,32 @@ def test_what_cannot_be_built_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 1, is no vote"):
         build_votes(tmp_path / "ties", tmp_path / "out", VotesOptions())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_class_in_other_digits_is_that_class(tmp_path: Path) -> None:
+    pairs = voted(tmp_path / "votes", ["a", "b"] * 10, reads="label")
+    journal = (tmp_path / "votes" / JOURNAL).read_text()
+    for each in pairs[10:]:  # the second ten of the same classes, in Arabic digits or with a zero before them
+        other = replace(each, prompt=chr(0x660 + int(each.prompt)) if each.seed % 2 else f"0{each.prompt}")
+        (tmp_path / "votes" / PAIRS / f"{other.key}.json").write_text(other.text())
+        journal = journal.replace(each.key, other.key)
+    (tmp_path / "votes" / JOURNAL).write_text(journal)
+    build_votes(tmp_path / "votes", tmp_path / "out", VotesOptions(val=0.4))
+    split: dict[bytes, set[str]] = {}
+    for shard in (tmp_path / "out").glob("*.tar"):
+        with tarfile.open(shard) as tar:
+            for name in tar.getnames():
+                if name.endswith(".cls"):
+                    label = tar.extractfile(name).read()  # type: ignore[union-attr]
+                    split.setdefault(label, set()).add(shard.name.partition("-")[0])
+    assert sorted(split) == [b"%d" % label for label in range(10)]
+    assert sorted(map(len, split.values())) == [1] * 10
+    assert set.union(*split.values()) == {"train", "val"}
+
+
+def test_a_class_that_is_no_number_says_which_pair(tmp_path: Path) -> None:
+    (made,) = voted(tmp_path / "votes", ["a"], reads="label")
+    path = tmp_path / "votes" / PAIRS / f"{made.key}.json"
+    path.write_text(path.read_text().replace('"prompt": "0"', '"prompt": "three"'))
+    with pytest.raises(UserError, match=f"{made.key}.json.*take its vote out"):
+        build_votes(tmp_path / "votes", tmp_path / "out", VotesOptions())

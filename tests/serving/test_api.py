@@ -1,14 +1,17 @@
 """OpenAI's routes and ours, over a real socket: what they answer, and what they refuse."""
 
 import asyncio
+import contextlib
 import io
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -43,6 +46,14 @@ def test_images_of_a_request_are_those_of_sampling(server: Running) -> None:
     other = server.draw(n=1, steps=2, guidance=2.0, seed=5)
     wanted = tiny_models.model("digits").sample(["a red circle"], seed=5, steps=2, guidance=2.0)[..., 0]
     assert np.abs(np.stack(other.pixels()).astype(int) - wanted).max() <= 1
+
+
+def test_a_name_in_any_alphabet_is_told(monkeypatch: pytest.MonkeyPatch, server: Running) -> None:
+    name = "запуск 1/läuft%.ckpt@ema\n"
+    monkeypatch.setattr(server.service.served, "name", name)
+    found = server.draw(seed=1)
+    assert found.status == 200
+    assert found.body["model"] == name == unquote(found.headers["X-LMSD-Model"])
 
 
 def test_without_a_seed_each_request_has_its_own_and_tells_it(server: Running) -> None:
@@ -111,6 +122,10 @@ def test_health_models_and_metrics(server: Running) -> None:
     assert after['lmsd_model_info{model="digits"}'] == 1
 
 
+def test_times_are_told_exactly(server: Running) -> None:
+    assert figures(server)["lmsd_start_time_seconds"] == server.service.figures.begun
+
+
 def figures(server: Running) -> dict[str, float]:
     rows = [line.rpartition(" ") for line in server.get("/metrics").body.splitlines() if line[0] != "#"]
     assert all(re.fullmatch(r"[a-z_]+(\{[^{}]*\})?", name) for name, _, _ in rows)
@@ -143,6 +158,29 @@ def test_a_mask_says_what_may_change_by_white_or_by_no_alpha(server: Running, wa
     kept = found.pixels()[0] == picture()
     assert kept[marked == 0].all()
     assert not kept[marked > 0].all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_transparency_is_turned_as_its_picture_is(server: Running, kind: str) -> None:
+    marked = np.zeros((8, 8), np.uint8)
+    marked[:2, 1:4] = 255
+    mask = Image.fromarray(np.dstack([marked * 0] * 3 + [255 - marked]))
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # to be turned back, clockwise
+    mask.transpose(Image.Transpose.ROTATE_90).save(file, kind, exif=exif, lossless=True)
+    found = server.edit({"image": png(picture()), "mask": file.getvalue()}, prompt="a red circle", seed=3)
+    assert found.status == 200, found.body
+    assert (found.pixels()[0] == picture())[marked == 0].all()
+    assert not (found.pixels()[0] == picture())[marked > 0].all()
+
+
+def test_a_mask_that_is_opaque_all_over_says_it_by_white(server: Running) -> None:
+    marked, opaque = np.zeros((8, 8), np.uint8), np.full((8, 8), 255, np.uint8)
+    marked[2:5, 3:7] = 255
+    masks = [png(marked), png(np.dstack([marked, marked, marked, opaque])), png(np.dstack([marked, opaque]))]
+    found = [server.edit({"image": png(picture()), "mask": mask}, prompt="x", seed=3) for mask in masks]
+    assert [each.status for each in found] == [200] * 3
+    assert found[0].body["data"] == found[1].body["data"] == found[2].body["data"]
 
 
 EDITS = [
@@ -210,6 +248,22 @@ def test_other_hosts_and_pages_from_elsewhere(server: Running) -> None:
     assert server.post("/v1/images/generations", body, Sec_Fetch_Site="same-origin").status == 200
 
 
+def test_it_answers_to_the_address_that_it_prints() -> None:
+    with running("digits", host="127.0.0.2") as server:
+        assert server.url.startswith("http://127.0.0.2:")
+        assert server.get("/health").status == 200
+        assert server.get("/health", Host="127.0.0.3").status == 421
+
+
+def test_a_body_without_pictures_is_small_whatever_prompts_may_be() -> None:
+    with running("digits", limits=Limits(prompt=2000)) as server:
+        assert server.draw("\U0001f534" * 2000).status == 200  # each of them 12 letters of JSON
+        many = json.dumps(dict.fromkeys(map(str, range(5000)))).encode()
+        found = server.raw("/v1/images/generations", many, Content_Type="application/json")
+        assert found.status == 413
+        assert "larger than 40,384 bytes" in found.body["error"]["message"]
+
+
 # -- the queue ----------------------------------------------------------------------------------------------
 
 
@@ -271,6 +325,49 @@ def test_a_client_that_leaves_takes_its_images_with_it() -> None:
         until(lambda: server.service.batcher.waiting == 0)
         assert server.draw(n=2).status == 200
         assert slow.batches == [2, 2]  # the one that was being drawn, and the last
+
+
+@contextlib.contextmanager
+def begun(server: Running, path: str, **fields: object) -> Iterator[None]:
+    """A client that hangs up with the block."""
+    body = json.dumps(fields).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as line:
+        line.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        yield
+
+
+def test_a_client_that_hangs_up_takes_its_images_with_it() -> None:
+    with running("digits", batch=1) as server:
+        slow = Slow(server.service.served)
+        with begun(server, "/v1/images/generations", prompt="x", n=10):
+            until(lambda: server.service.batcher.waiting == 9)
+        gone = 'lmsd_requests_total{route="/v1/images/generations",status="499"}'
+        until(lambda: figures(server).get(gone) == 1)
+        slow.go.set()
+        assert server.draw(n=1).status == 200
+        assert slow.batches == [1, 1]  # the one that was being drawn, and the last
+
+
+def test_a_vote_counts_though_its_client_hangs_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running("digits", votes=tmp_path) as server:
+        pair = server.post("/pairs", {"prompt": "x"}).body["pair"]
+        came, go = threading.Event(), threading.Event()
+        ballots = server.service.ballots
+        assert ballots is not None
+        vote = ballots.vote
+
+        def late(key, choice):
+            came.set()
+            assert go.wait(30)
+            return vote(key, choice)
+
+        monkeypatch.setattr(ballots, "vote", late)
+        with begun(server, "/votes", pair=pair, choice="a"):
+            assert came.wait(30)
+        time.sleep(0.05)
+        go.set()
+        until(lambda: figures(server)["lmsd_votes_total"] == 1)
 
 
 def test_an_image_that_cannot_be_drawn_takes_no_other_with_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -359,6 +456,32 @@ def test_what_is_promoted_takes_over_between_requests_and_each_answer_names_its_
             name = each.headers["X-LMSD-Model"]
             assert np.abs(each.pixels()[0] - wanted[name, seed]).max() <= 1
         assert {each.headers["X-LMSD-Model"] for _, each in answers} == {"old", "new"}
+
+
+def test_what_could_not_be_opened_is_tried_again(tmp_path: Path) -> None:
+    pointer, failures = tmp_path / "promoted.json", 2
+    models = {name: tiny_models.model("digits", seed=seed) for seed, name in enumerate(["old", "new"])}
+
+    class Pointed(Source):
+        def open(self):
+            nonlocal failures
+            name = self.promoted(self.pointer).run
+            if name == "new" and failures:
+                failures -= 1
+                raise RuntimeError("out of memory, for a moment")
+            return models[name], name
+
+    def promote(name: str) -> None:
+        fresh = pointer.with_name("x")
+        fresh.write_text(json.dumps({"run": name, "checkpoint": "x.ckpt", "sha256": "", "history": []}))
+        fresh.replace(pointer)
+
+    promote("old")
+    source = Pointed(lambda run, checkpoint: models[run], "promoted", pointer)
+    with running("digits", source=source, look_seconds=0.05) as server:
+        promote("new")
+        until(lambda: server.get("/health").body["model"] == "new")
+        assert figures(server)["lmsd_model_change_failures_total"] == 2
 
 
 def test_it_is_not_ready_before_it_is_warm() -> None:

@@ -91,12 +91,14 @@ SENT: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "NaN": (posted(b'{"prompt":"x","guidance":NaN}'), (400,)),
     "infinity": (posted(b'{"prompt":"x","guidance":1e999}'), (400,)),
     "an integer of a thousand digits": (posted(b'{"prompt":"x","seed":' + b"9" * 5000 + b"}"), (400,)),
-    "a prompt of 150,000 characters": (posted(b'{"prompt":"' + b"a" * 150_000 + b'"}'), (400,)),
+    "a prompt of 20,000 characters": (posted(b'{"prompt":"' + b"a" * 20_000 + b'"}'), (400,)),
+    "a prompt of 150,000 characters": (posted(b'{"prompt":"' + b"a" * 150_000 + b'"}'), (413,)),
+    "ten thousand fields": (posted(json.dumps(dict.fromkeys(map(str, range(10_000)))).encode()), (413,)),
     "a prompt of controls and surrogates": (posted(b'{"prompt":"\\u0000\\ud800\\n\\u202e"}'), (200, 400)),
     "a prompt of a tokenizer's own words": (posted(b'{"prompt":"<|startoftext|><|endoftext|>"}'), (200,)),
     "a prompt that is a file": (posted(b'{"prompt":"@/etc/passwd"}'), (200,)),
     "a model that is a path": (posted(b'{"prompt":"x","model":"../../secret"}'), (404,)),
-    "nested arrays": (posted(b"[" * 60_000), (400,)),
+    "nested arrays": (posted(b"[" * 20_000), (400,)),
     "no JSON": (posted(b"\xff\xfe\x00"), (400,)),
     "a form for JSON": (posted(b"prompt=x", "application/x-www-form-urlencoded"), (400,)),
     "a body over the limit": (posted(b" " * 250_000), (413,)),
@@ -209,6 +211,26 @@ def test_a_client_that_does_not_read_holds_no_place(server: Running) -> None:
         while server.server.server_state.connections and time.monotonic() < due:
             time.sleep(0.01)
         assert not server.server.server_state.connections
+
+
+def test_a_client_that_reads_no_more_holds_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes are left over, of a connection that is closed meanwhile: idle ones are, after a while."""
+    with running("digits", limits=Limits(seconds=0.5, header_seconds=0.3)) as server, socket.socket() as line:
+        held = server.server.server_state.connections
+        monkeypatch.setattr(server.server.config, "timeout_keep_alive", 0.1)
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.connect(("127.0.0.1", server.port))
+        for _ in range(2000):
+            line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            time.sleep(0.001)
+            if any(each.transport.get_write_buffer_size() for each in list(held)):  # type: ignore[union-attr]
+                break
+        else:
+            pytest.fail("the sockets took all of it")
+        due = time.monotonic() + 3
+        while held and time.monotonic() < due:
+            time.sleep(0.01)
+        assert not held
 
 
 def test_more_connections_than_allowed_are_turned_away(server: Running) -> None:

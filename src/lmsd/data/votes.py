@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -174,7 +174,7 @@ def decided(folder: Path) -> tuple[list[Preferred], Counter[str]]:
             continue
         path = folder / PAIRS / f"{key}.json"
         try:
-            found.append(Preferred(key, Pair.of(path.read_text(encoding="utf-8")), choice))
+            found.append(Preferred(key, _plain(Pair.of(path.read_text(encoding="utf-8"))), choice))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}, the pair of a vote, cannot be read: take its vote out") from error
     kinds = {each.pair.reads for each in found}
@@ -184,6 +184,11 @@ def decided(folder: Path) -> tuple[list[Preferred], Counter[str]]:
             "of their own"
         )
     return found, dropped
+
+
+def _plain(pair: Pair) -> Pair:
+    """A pair whose class is written in the digits 0 to 9. Raises ValueError for one that is no number."""
+    return replace(pair, prompt=str(int(pair.prompt))) if pair.reads == "label" else pair
 
 
 def split_of(prompt: str, options: VotesOptions) -> "Split":

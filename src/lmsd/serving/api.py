@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib.resources import files
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -37,6 +38,8 @@ from lmsd.serving.served import Item, Served, Way
 from lmsd.serving.service import Service
 
 MODEL = "X-LMSD-Model"
+PLAIN = "/@.,:=+"
+"""Of a model's name in a header: what needs no percent-encoding, beside letters and digits."""
 SMALL = 128 * 128
 """Pixels up to which a picture is encoded at once, not in a thread."""
 _PARTS = {"image", "image[]", "mask"}
@@ -130,7 +133,7 @@ class Api:
             "size": served.size,
             "output_format": body.output_format,
         }
-        return JSONResponse(content, headers={MODEL: served.name})
+        return JSONResponse(content, headers={MODEL: quote(served.name, safe=PLAIN)})
 
     def _held(self, served: Served, way: Way, body: Drawn) -> str:
         """What the model reads of the prompt. Raises Refused for what it does not take."""

@@ -1,7 +1,8 @@
 """What every request passes before a route sees it: its host, its key, its size, its time.
 
 A body is counted as it comes, so that none is ever held beyond the limit, whatever its head says; one clock
-covers reading, waiting and writing, so that neither slow senders nor slow readers hold a place for long.
+covers reading, waiting and writing, so that neither slow senders nor slow readers hold a place for long. What
+a client asked to be drawn is given up once it is gone.
 """
 
 import asyncio
@@ -34,6 +35,13 @@ ROUTES = (
     "/v1/images/generations",
     "/v1/images/edits",
 )
+EDITS = "/v1/images/edits"
+DRAWN = (EDITS, "/v1/images/generations", "/pairs")
+"""What is given up when nobody waits for it any more; a vote is written down all the same."""
+SMALL, LETTER = 16 << 10, 12
+"""Bytes of a body without pictures, and those that each letter of a prompt adds: its longest form in JSON."""
+GONE = 499
+"""The status by which /metrics counts a request whose client left."""
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -57,7 +65,7 @@ class Door:
         self.keys = [_digest(key) for key in keys]
         self.hosts = hosts
         self.most = int(service.limits.megabytes * 1e6)
-        self._large = f"the body is larger than {self.most:,} bytes"
+        self.small = min(self.most, SMALL + LETTER * service.limits.prompt)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it here."""
@@ -65,14 +73,17 @@ class Door:
             await self.inner(scope, receive, send)
             return
         begun, path = time.monotonic(), str(scope["path"])
-        status, left = 0, self.most
+        most = self._most(path)
+        status, left, whole = 0, most, asyncio.Event()
 
         async def counted() -> Message:
             nonlocal left
             message = await receive()
             left -= len(message.get("body", b""))
             if left < 0:
-                raise HTTPException(413, self._large)
+                raise HTTPException(413, _large(most))
+            if not message.get("more_body", False):
+                whole.set()
             return message
 
         async def watched(message: Message) -> None:
@@ -88,8 +99,12 @@ class Door:
             async with asyncio.timeout(self.service.limits.seconds):
                 if refused is not None:
                     await _answer(watched, *refused)
-                else:
+                elif path not in DRAWN:
                     await self.inner(scope, counted, watched)
+                elif not await _unless(
+                    _gone(whole, receive), self.inner(scope, counted, watched), lambda: not status
+                ):
+                    status = GONE
         except TimeoutError:
             if not status:
                 await _answer(watched, 503, f"not done within {self.service.limits.seconds:g} s")
@@ -109,14 +124,44 @@ class Door:
         if self.keys and path not in OPEN and not self._known(headers.get(b"authorization", b"")):
             return 401, "give a key of this server: Authorization: Bearer KEY"
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self.most:
-            return 413, self._large
+        if not length.isdigit() or int(length) > self._most(path):
+            return 413, _large(self._most(path))
         return None
+
+    def _most(self, path: str) -> int:
+        """Bytes of a body: pictures alone need many, and what is read as JSON holds the loop meanwhile."""
+        return self.most if path == EDITS else self.small
 
     def _known(self, given: bytes) -> bool:
         kind, _, key = given.decode("latin-1").partition(" ")
         found = _digest(key.strip())
         return kind.lower() == "bearer" and any(hmac.compare_digest(found, known) for known in self.keys)
+
+
+def _large(most: int) -> str:
+    return f"the body is larger than {most:,} bytes"
+
+
+async def _gone(whole: asyncio.Event, receive: Receive) -> None:
+    """Wait until a client hangs up, once the whole of its body has come."""
+    await whole.wait()
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _unless(gone: Awaitable[None], work: Awaitable[None], may_end: Callable[[], bool]) -> bool:
+    """Do the work; False where it was ended, because somebody was gone while it might be."""
+    left, done = asyncio.ensure_future(gone), asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((left, done), return_when=asyncio.FIRST_COMPLETED)
+        if not done.done() and may_end():
+            return False
+        await done
+        return True
+    finally:
+        for task in (left, done):
+            task.cancel()
+        await asyncio.gather(left, done, return_exceptions=True)
 
 
 def _digest(key: str) -> bytes:

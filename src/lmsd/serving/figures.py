@@ -79,7 +79,7 @@ class Figures:
             yield f"lmsd_{name}_total {self.events[name]}"
         for name, value in now.items():
             yield from _head(f"lmsd_{name}", "gauge", f"{name.replace('_', ' ').capitalize()}, now.")
-            yield f"lmsd_{name} {value:g}"
+            yield f"lmsd_{name} {float(value)!r}"
         yield from _head("lmsd_model_info", "gauge", "The model that draws.")
         shown = model.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
         yield f'lmsd_model_info{{model="{shown}"}} 1'

@@ -1,7 +1,7 @@
 """Pictures that come in, to be edited, and those that go out.
 
-The mask of an edit: where it has transparency, as OpenAI's, alpha 0 may change; else white may, as in
-`lmsd edit`. Grays are shares.
+The mask of an edit: where any of it is transparent, as OpenAI's, alpha 0 may change; else white may,
+as in `lmsd edit`. Grays are shares.
 """
 
 import io
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lmsd.data.decode import BadImage, Pixels, decode, probe
+from lmsd.data.orientation import TURNS, turn_of
 from lmsd.data.transforms import fit
 from lmsd.serving.asked import Refused
 
@@ -64,11 +65,14 @@ def mask_of(content: bytes, shape: tuple[int, ...], size: int, *, megapixels: fl
 
 
 def _alpha(content: bytes) -> Pixels | None:
-    """The transparency of a picture [H,W,1]; None where it has none."""
+    """The transparency of a picture [H,W,1], upright; None where it has none, or is opaque all over."""
     with Image.open(io.BytesIO(content)) as image:
         if not image.has_transparency_data:
             return None
-        return np.asarray(image.convert("RGBA").getchannel("A"))[:, :, None]
+        turn = TURNS.get(turn_of(image, content))
+        found = image.convert("RGBA").getchannel("A")
+        levels = np.asarray(found if turn is None else found.transpose(turn))[:, :, None]
+    return None if levels.min() == 255 else levels
 
 
 def encoded(pixels: Pixels, kind: Format = "png", quality: int = 100) -> bytes:

@@ -44,7 +44,8 @@ def serve(service: Service) -> int:
 def server_of(service: Service, keys: Sequence[str] = ()) -> "Server":
     """What serves, given sockets that listen."""
     limits = service.limits
-    hosts = LOCAL if _loopback(service.options.host) else None
+    own = service.options.host
+    hosts = (*LOCAL, own.lower()) if _loopback(own) else None
     config = uvicorn.Config(
         Door(Api(service).app(), service, keys=keys, hosts=hosts),
         http=patient(limits),
@@ -145,8 +146,9 @@ class Patient(H11Protocol):
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for the first head."""
+        """Begin to wait for the first head; from here on any byte that is not read is waited for."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # or a few would hold a closed connection for ever
         self._wait()
 
     def data_received(self, data: bytes) -> None:

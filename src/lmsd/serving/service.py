@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from lmsd.data.decode import Pixels
@@ -16,6 +18,8 @@ from lmsd.serving.served import Item, Served, Way
 from lmsd.serving.source import Opened, Source
 
 log = logging.getLogger("lmsd.serving")
+PAUSE = 300.0
+"""Seconds between two attempts to open what is promoted and cannot be opened, at most."""
 
 
 class Service:
@@ -72,10 +76,16 @@ class Service:
         log.info("ready: %s, %s, batches of %d", self.served.name, self.served.size, self.options.batch)
 
     async def _watch(self) -> None:
-        """Change over to what is promoted; the images that are queued are drawn by the model they came to."""
+        """Change over to what is promoted; the images that are queued are drawn by the model they came to.
+
+        What cannot be opened is tried again, after pauses that double.
+        """
+        pause, due = self.options.look_seconds, math.inf
         while self.source.pointer is not None:
             await asyncio.sleep(self.options.look_seconds)
-            if not await asyncio.to_thread(self.source.changed):
+            if await asyncio.to_thread(self.source.changed):
+                pause = self.options.look_seconds
+            elif time.monotonic() < due:
                 continue
             try:
                 served = await asyncio.to_thread(self._opened)
@@ -83,7 +93,9 @@ class Service:
                 self.figures.events["model_change_failures"] += 1
                 told = error if type(error) is UserError else f"{type(error).__name__}: {error}"
                 log.error("what is promoted cannot be opened, %s goes on: %s", self.served.name, told)
+                due, pause = time.monotonic() + pause, min(2 * pause, max(PAUSE, pause))
                 continue
+            due = math.inf
             if served.name != self.served.name:
                 log.info("%s takes over from %s", served.name, self.served.name)
                 self.figures.events["model_changes"] += 1
