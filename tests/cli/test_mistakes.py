@@ -262,7 +262,7 @@ MISTAKES = [
     ("data build edits out=x workers=2", "the source 'edits' is drawn by one process"),
     ("data merge out=x", "name the parts before the options"),
     ("data merge nowhere", "where to? lmsd data merge needs out=DIR"),
-    ("data merge nowhere out=x", "nowhere is no part of a build (it has no part.json)"),
+    ("data merge nowhere out=x", "nowhere is no part of a build (it has no part.json that can be read)"),
     ("data build digits out=x shard_size=0", "shard_size=0 is too small; take 1 or more"),
     (
         "data build digits out=x image_format=jpeg",

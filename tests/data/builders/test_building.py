@@ -13,7 +13,16 @@ import pytest
 from PIL import Image
 from tiny_photographs import pixels
 
-from lmsd.data.builders import BuildOptions, Preparation, Work, build, chunks, merge_parts
+from lmsd.data.builders import (
+    BuildOptions,
+    Preparation,
+    Work,
+    build,
+    chunks,
+    merge_parts,
+    prepare,
+    sharding,
+)
 from lmsd.data.builders import building as module
 from lmsd.data.builders.catalog import Catalog
 from lmsd.data.builders.chunks import COUNT
@@ -91,6 +100,9 @@ def test_parts_that_do_not_belong_together_are_refused(options, photos, tmp_path
     assert "are both part 1" in refused(one, one)
     assert "image_size is 8 and 16" in refused(one, other)
     assert "is no part of a build" in refused(one, photos)
+    (one / "00000000.rows").rename(tmp_path / "aside")
+    assert "one lacks 00000000.rows: copy the whole part again" in refused(one, two)
+    (tmp_path / "aside").rename(one / "00000000.rows")
     copy = tmp_path / "copy"
     shutil.copytree(photos, copy)
     (copy / "0001.txt").write_text("another caption")
@@ -102,6 +114,10 @@ def test_parts_that_do_not_belong_together_are_refused(options, photos, tmp_path
 
 class Killed(BaseException):
     """What takes a process down between two steps, as far as the files can tell."""
+
+
+def killed(*arguments, **named):
+    raise Killed
 
 
 def test_a_build_that_ends_anywhere_goes_on_with_what_there_is(options, whole, tmp_path, monkeypatch):
@@ -149,9 +165,6 @@ def test_what_changed_since_the_kill_is_made_again(photos, tmp_path, monkeypatch
     shutil.copytree(photos, copy)
     options = sized(copy, 16)
 
-    def killed(*arguments, **named):
-        raise Killed
-
     monkeypatch.setattr(module, "build_index", killed)
     with pytest.raises(Killed):
         build("folder", out, options=options)
@@ -160,6 +173,40 @@ def test_what_changed_since_the_kill_is_made_again(photos, tmp_path, monkeypatch
     build("folder", out, options=options)
     build("folder", tmp_path / "fresh", options=options)
     assert hashes(out) == hashes(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("gone", [["4"], ["3", "4"], ["0"]], ids=["last chunk", "more", "first"])
+def test_pictures_that_are_gone_since_the_kill_are_in_no_shard(gone, tmp_path, monkeypatch):
+    """A whole chunk vanishes, so that none is made anew: the shards are of the pictures that there are."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    for number in range(5):
+        Image.fromarray(pixels(number)[:8, :8]).save(source / f"{number}.png")
+        (source / f"{number}.txt").write_text(f"picture {number}")
+    options = sized(source, 8)
+    for each in (module, sharding, prepare):
+        monkeypatch.setattr(each, "COUNT", 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "write_manifest", killed)
+        with pytest.raises(Killed):
+            build("folder", out, options=options)
+    for name in gone:
+        (source / f"{name}.png").unlink()
+        (source / f"{name}.txt").unlink()
+    build("folder", out, options=options)
+    build("folder", tmp_path / "fresh", options=options)
+    assert hashes(out) == hashes(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "5", "", '{"part": 1}', '{"part": [3, 2]}', '{"part": [1, 2], "listing": []}'],
+    ids=["list", "number", "empty", "one", "outside", "listing"],
+)
+def test_a_part_that_tells_nothing_is_refused(text, tmp_path):
+    (tmp_path / "part.json").write_text(text)
+    with pytest.raises(UserError, match=r"is no part of a build \(it has no part.json that can be read\)"):
+        merge_parts([tmp_path], tmp_path / "out", workers=1, overwrite=False)
 
 
 def test_other_options_begin_anew_and_another_build_of_the_same_is_refused(options, photos, tmp_path):

@@ -54,12 +54,31 @@ class Listing:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Chunks of a build; fresh: whether any of them was made just now."""
+    """All that the shards of a build are made of."""
 
     plan: Plan
     listing: Listing
     chunks: list[Chunk]
-    fresh: bool = False
+
+    def digest(self) -> str:
+        """sha256 of the listing, the numbers of the chunks and what each was made from."""
+        known = hashlib.sha256(f"{self.listing.total} {self.listing.digest}\n".encode())
+        for chunk in self.chunks:
+            known.update(f"{chunk.number} {chunk.pictures()}\n".encode())
+        return known.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What `part.json` in `folder` says: part `number` of `of`, the plan as text and as one table."""
+
+    folder: Path
+    number: int
+    of: int
+    version: int
+    plan: str
+    listing: Listing
+    flat: dict[str, Any]
 
 
 def build_source(
@@ -131,7 +150,7 @@ def prepare_pictures(
             before = max(before, len(chunks) - made)
             progress(min(done + before * COUNT, all_of_them), all_of_them, "pictures")
     listing = Listing(source.total, known.hexdigest(), source.dropped, source.notes)
-    return Prepared(plan, listing, chunks, fresh=made > 0)
+    return Prepared(plan, listing, chunks)
 
 
 def chunks_of(total: int, share: tuple[int, int] | None) -> range:
@@ -146,8 +165,10 @@ def finish(
 ) -> Path:
     """From all chunks to the data set at `out`; the path of its manifest."""
     data, notes = folder / "data", Notes(found.listing.notes)
-    if found.fresh:  # shards of a build before are of other pictures
-        shutil.rmtree(data, ignore_errors=True)
+    made_of, digest_now = folder / "data.json", json.dumps(found.digest())
+    if not made_of.is_file() or made_of.read_text(encoding="utf-8") != digest_now:
+        shutil.rmtree(data, ignore_errors=True)  # shards of a build before are of other pictures
+        write_text(made_of, digest_now)
     data.mkdir(exist_ok=True)
     catalog = decide(found.chunks, found.plan, notes, folder=folder, progress=progress)
     shards = write_shards(catalog, found.chunks, found.plan, data, pool=pool, progress=progress)
@@ -202,45 +223,67 @@ def _batches(source: Source) -> Iterator[list[Raw]]:
 
 def _joined(parts: Sequence[Path]) -> Prepared:
     """All chunks of the parts of one build."""
-    known: dict[int, tuple[Path, dict[str, Any]]] = {}
+    known: dict[int, _Told] = {}
     for part in parts:
-        try:
-            told = json.loads((part / PART).read_text(encoding="utf-8"))
-            number = int(told["part"][0])
-        except (OSError, ValueError, KeyError) as error:
+        told = _told(part)
+        if told.number in known:
             raise UserError(
-                f"{part} is no part of a build (it has no {PART}): make one by lmsd data build ... part=1/8"
-            ) from error
-        if number in known:
-            raise UserError(f"{known[number][0]} and {part} are both part {number}: name each part once")
-        known[number] = part, told
-    first, told = next(iter(known.values()))
-    of, listing = int(told["part"][1]), told["listing"]
-    for part, other in known.values():
-        if int(other["part"][1]) != of or other["version"] != told["version"]:
-            raise UserError(f"{part} is one of {other['part'][1]} parts, and {first} one of {of}")
-        if other["plan"] != told["plan"]:
-            raise UserError(f"{part} and {first} are of different builds: {_apart(told, other)}")
-        if other["listing"]["digest"] != listing["digest"]:
-            raise UserError(f"{part} and {first} saw different pictures: build all parts from the same")
+                f"{known[told.number].folder} and {part} are both part {told.number}: name each part once"
+            )
+        known[told.number] = told
+    first = next(iter(known.values()))
+    for other in known.values():
+        if other.of != first.of or other.version != first.version:
+            raise UserError(
+                f"{other.folder} is one of {other.of} parts, and {first.folder} one of {first.of}"
+            )
+        if other.plan != first.plan:
+            raise UserError(
+                f"{other.folder} and {first.folder} are of different builds: {_apart(first.flat, other.flat)}"
+            )
+        if other.listing.digest != first.listing.digest:
+            raise UserError(
+                f"{other.folder} and {first.folder} saw different pictures: build all parts from the same"
+            )
+    of = first.of
     missing = [number for number in range(1, of + 1) if number not in known]
     if missing:
         raise UserError(f"part {missing[0]} of {of} is missing: build it by part={missing[0]}/{of}")
     chunks = [
-        Chunk(known[number][0], chunk)
+        Chunk(known[number].folder, chunk)
         for number in range(1, of + 1)
-        for chunk in chunks_of(listing["total"], (number, of))
+        for chunk in chunks_of(first.listing.total, (number, of))
     ]
-    dropped = [Dropped(**entry) for entry in listing["dropped"]]
-    notes: list[Note] = [(what, count, name) for what, count, name in listing["notes"]]
-    return Prepared(
-        plan_from(told["plan"]), Listing(listing["total"], listing["digest"], dropped, notes), chunks
-    )
+    for chunk in chunks:
+        if not chunk.file("rows").is_file():
+            raise UserError(f"{chunk.folder} lacks {chunk.file('rows').name}: copy the whole part again")
+    return Prepared(plan_from(first.plan), first.listing, chunks)
 
 
-def _apart(told: dict[str, Any], other: dict[str, Any]) -> str:
+def _told(part: Path) -> _Told:
+    """What a part tells of itself. UserError for a file that is absent, damaged or of another kind."""
+    try:
+        told = json.loads((part / PART).read_text(encoding="utf-8"))
+        number, of = map(int, told["part"])
+        if not 1 <= number <= of:
+            raise ValueError(number)
+        listing = told["listing"]
+        found = Listing(
+            int(listing["total"]),
+            str(listing["digest"]),
+            [Dropped(**entry) for entry in listing["dropped"]],
+            [(what, count, name) for what, count, name in listing["notes"]],
+        )
+        return _Told(part, number, of, told["version"], told["plan"], found, _flat(json.loads(told["plan"])))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{part} is no part of a build (it has no {PART} that can be read): make one by "
+            "lmsd data build ... part=1/8"
+        ) from error
+
+
+def _apart(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     """The first difference of two plans, in words."""
-    ours, theirs = (_flat(json.loads(each["plan"])) for each in (told, other))
     name = next(name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name))
     return f"{name} is {theirs.get(name)} and {ours.get(name)}"
 

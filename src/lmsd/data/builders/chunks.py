@@ -67,10 +67,12 @@ class Chunk(NamedTuple):
 
     def made_from(self, pictures: str) -> bool:
         """Whether the chunk is whole, and was made from pictures of that digest."""
-        if not self.file("rows").is_file():
-            return False
+        return self.file("rows").is_file() and self.pictures() == pictures
+
+    def pictures(self) -> str:
+        """The digest of the pictures that it was made from."""
         with self.file("rows").open(encoding="utf-8") as lines:
-            return bool(json.loads(next(lines)) == pictures)
+            return str(json.loads(next(lines)))
 
 
 def content_hash(pixels: Pixels) -> str:
