@@ -178,6 +178,28 @@ def test_the_gap_is_the_formula():
         assert float(augment.p) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("target", [-0.3, 0.3])
+def test_the_gap_of_a_discriminator_that_knows_no_image_is_zero(target):
+    """Held-out images are the training batch, and D is a mean square: r is 0, however strong T is."""
+
+    class MeanSquare(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+
+        def forward(self, x_s, x_t, s, t, cond):
+            return self.gain * x_s.flatten(1).square().mean(1, keepdim=True)
+
+    batch, players = tiny_batch(4000), tiny_players()
+    players["discriminator"] = MeanSquare()
+    augment = Augment("gap", transforms=["cutout", "shift"], p=0.8, target=target, most=1.0, span=10**6)
+    augment.prepare(lambda: batch, sees_x_t=True, pixels=True)
+    objective = Adversarial(Jumps(4), penalty=Penalty("none", augment=augment), anchor=Anchor("mse_kl"))
+    for updates in range(EVERY):
+        play(objective, players, [batch], TinyClock(updates=updates), rate=0.0)
+    assert (float(augment.p) > 0.8) == (target < 0)
+
+
 def test_real_fake_and_x_t_are_seen_through_one_transform():
     """D gets T x_s, T x̃_s and T x_t of one T: undone by the view's own index, they are what was drawn."""
 

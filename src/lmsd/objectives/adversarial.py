@@ -126,7 +126,7 @@ class Adversarial(Objective):
         self.anchor.check(generator)
         self.mismatch.check(batch)
         draw = self.drawing(players, batch, clock.updates, rng)
-        self.penalty.augment.watch(partial(self._verdicts, players), rng)
+        self.penalty.augment.watch(partial(self._verdicts, players, augmented=True), rng)
         for turn in range(self.d_steps):
             weight = self.penalty.weight(clock.progress, clock.played.get("discriminator", 0))
             yield Turn(
@@ -156,10 +156,15 @@ class Adversarial(Objective):
         """Share of D's verdicts on `batch` that are right; held-out data show how far D overfits."""
         return {"discriminator/accuracy": sign_right(self.kind, *self._verdicts(players, batch, rng)).mean()}
 
-    def _verdicts(self, players: Players, batch: Batch, rng: Rng) -> tuple[Tensor, ...]:
-        generator = generator_of(players)
+    def _verdicts(
+        self, players: Players, batch: Batch, rng: Rng, *, augmented: bool = False
+    ) -> tuple[Tensor, ...]:
+        generator, discriminator = generator_of(players), discriminator_of(players)
         jump = self.drawing(players, batch, 0, rng)(rng)
-        judge = critic(discriminator_of(players), jump, jump.cond, pairing=self.pairing)
+        judge = (
+            self._critic(generator, discriminator, jump) if augmented
+            else critic(discriminator, jump, jump.cond, pairing=self.pairing)
+        )  # fmt: skip
         return judge(torch.cat([jump.x_s, self._fake(generator, jump)])).chunk(2)
 
     def collapsed(self, metrics: Mapping[str, float]) -> str | None:

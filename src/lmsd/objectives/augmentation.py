@@ -4,7 +4,7 @@
     p ← p + sign(r − r*) · images/span,    in [0, most]      p: probability of each transform (Karras et al.
                                                              2020, ADA, sec. 3.2)
     sign    r = E sign[D(train) − D(fake)]
-    gap     r = (Δ_train − Δ_val)/Δ_train,   Δ = E [D(real) − D(fake)] at the same (x_t, t, c)
+    gap     r = (Δ_train − Δ_val)/Δ_train,   Δ = E [D(T real) − D(T fake)] at the same (T x_t, t, c)
 
 Logits of a relativistic D are free up to a number for each (x_t, t, c), so r is made of differences within a
 pair alone: the sign of a single logit says nothing. Where train and val share their captions,
@@ -35,11 +35,11 @@ from lmsd.types import Batch
 Transform: TypeAlias = Literal["shift", "mirror", "turn", "cutout", "color"]
 Strength: TypeAlias = Literal["none", "fixed", "sign", "gap"]
 Verdicts: TypeAlias = Callable[[Batch, Rng], tuple[Tensor, ...]]
-"""(batch, rng) → D's logits of its reals and of fakes beside them, [B, heads] each."""
+"""(batch, rng) → D's logits of its reals and of the fakes beside them, both through T, [B, heads] each."""
 
 EVERY = 4
 """Updates of D from one change of the strength to the next."""
-_STREAM, _HELD, _SURE = 7_919, 15_838, 23_757  # turns of random numbers beside the game's
+_STREAM, _HELD, _SURE = 7_919, 39_595, 23_757  # turns of random numbers beside the game's
 _COLOR = 0.3
 
 
