@@ -43,6 +43,9 @@ def record(own: Tensor, beside: Tensor | None = None, *, right: float = 0.8) -> 
     return content
 
 
+PAIR = record(drawn(1)), record(drawn(1) + 0.5)
+
+
 @pytest.mark.slow
 def test_an_incumbent_against_itself_with_other_noise_is_promoted_five_times_in_a_hundred_at_most() -> None:
     """100 pairs over one held-out set of a model whose FD is not 0, each with noise of its own."""
@@ -95,6 +98,39 @@ def test_copies_of_the_training_set_are_in_the_way() -> None:
     mine["scores"]["neighbors"] = {"flagged": True}
     assert "flagged for copies" in decide(mine, theirs).why
     assert not decide(mine, theirs).promoted
+
+
+def damaged(content: dict[str, Any], name: str, way: str) -> dict[str, Any]:
+    """The record without a score, without its parts, or with what is no number."""
+    scores = {key: dict(score) for key, score in content["scores"].items()}
+    if way == "missing":
+        del scores[name]
+    elif way == "no parts":
+        del scores[name]["parts"]
+    elif way == "value":
+        scores[name]["value"] = float("nan")
+    else:
+        scores[name]["parts"] = [float("nan")] * len(scores[name]["parts"])
+    return {**content, "scores": scores}
+
+
+@pytest.mark.parametrize("side", ["challenger", "incumbent"])
+@pytest.mark.parametrize("way", ["missing", "no parts", "value", "parts"])
+@pytest.mark.parametrize("name", ["right", "fd[b@2]"])
+def test_what_cannot_be_judged_is_in_the_way(name: str, way: str, side: str) -> None:
+    mine, theirs = PAIR
+    assert decide(mine, theirs).promoted
+    sides = {"challenger": mine, "incumbent": theirs}
+    sides[side] = damaged(sides[side], name, way)
+    found = decide(sides["challenger"], sides["incumbent"])
+    assert not found.promoted
+    assert f"{name} cannot be judged" in found.why
+
+
+def test_no_number_of_the_named_score_promotes_nobody() -> None:
+    mine, theirs = PAIR
+    with pytest.raises(UserError, match="hold no intervals of it over the same rows"):
+        decide(damaged(mine, "fd[a@1]", "parts"), theirs)
 
 
 def test_by_another_score_and_by_one_of_which_more_is_better() -> None:

@@ -43,11 +43,19 @@ class Promoted:
         """The run's folder."""
         return OUTPUTS / self.run  # a path that is absolute stays as it is
 
+    @property
+    def _path(self) -> Path:
+        return self.folder / "checkpoints" / self.checkpoint
+
+    def whole(self) -> bool:
+        """Whether the checkpoint is there, and the one that was promoted."""
+        manifest = manifest_at(self._path)
+        return manifest is not None and manifest["sha256"] == self.sha256 and intact(self._path)
+
     def file(self) -> Path:
         """The checkpoint's file. Raises UserError where it is gone, damaged or another one by now."""
-        path = self.folder / "checkpoints" / self.checkpoint
-        manifest = manifest_at(path)
-        if manifest is None or manifest["sha256"] != self.sha256 or not intact(path):
+        path = self._path
+        if not self.whole():
             raise UserError(
                 f"the promoted checkpoint {path} is gone, damaged or another one by now: go back to the one "
                 "before with lmsd promote back, or begin anew with lmsd promote RUN first=true"

@@ -4,11 +4,12 @@ d is the challenger's score less the incumbent's, turned so that d < 0 is better
 over groups of rows that both share (`metrics.intervals`); v the incumbent's value.
 
     the named score     better: high < 0                  else the incumbent stays
-    any other family,   worse: low > 0.02 |v|             then the incumbent stays
-    right prompts
+    any other family,   not low ≤ 0.02 |v|: worse, or     then the incumbent stays
+    right prompts       one record lacks it, or is no number
     copies              flagged by their test             then the incumbent stays
 
-An incumbent that challenges itself with fresh noise takes its own place in 1 of 40 cases at most.
+An incumbent that challenges itself with fresh noise takes its own place in 1 of 40 cases at most, in one
+comparison: k of them, each with other seeds, in k of 40 at most.
 """
 
 import math
@@ -47,7 +48,7 @@ class Difference:
     @property
     def worse(self) -> bool:
         """Whether the interval lies beyond the tolerance on the worse side."""
-        return self.low > TOLERANCE * abs(self.incumbent)
+        return not self.low <= TOLERANCE * abs(self.incumbent)
 
     def __str__(self) -> str:
         show = shown(kind_of(self.name))
@@ -79,8 +80,13 @@ def decide(challenger: Record, incumbent: Record, *, score: str = "fd") -> Decis
         raise UserError(
             f"score={score}: the two records hold no intervals of it over the same rows: {listed(challenger)}"
         )
-    found = [difference(challenger, incumbent, other) for other in _beside(challenger, name)]
-    others = [each for each in found if each is not None]
+    found = {
+        other: difference(challenger, incumbent, other)
+        for record in (challenger, incumbent)
+        for other in _beside(record, name)
+    }
+    others = [each for each in found.values() if each is not None]
+    unknown = [other for other, each in found.items() if each is None]
     worse = [each for each in others if each.worse]
     near = challenger["scores"].get("neighbors")
     notes = [*flattering(challenger), *([] if near else ["copies of the training set were not looked for"])]
@@ -89,6 +95,11 @@ def decide(challenger: Record, incumbent: Record, *, score: str = "fd") -> Decis
         why = f"the incumbent stays: {said} by {first}"
     elif worse:
         why = f"the incumbent stays: better by {first}, but worse by {'; '.join(map(str, worse))}"
+    elif unknown:
+        why = (
+            f"the incumbent stays: better by {first}, but {', '.join(unknown)} cannot be judged: the two "
+            "records hold no finite intervals of it over the same rows; score both again"
+        )
     elif near and near.get("flagged"):
         why = f"the incumbent stays: better by {first}, but flagged for copies of the training set"
     else:
@@ -130,9 +141,14 @@ def listed(record: Record) -> str:
 
 
 def difference(challenger: Record, incumbent: Record, name: str) -> Difference | None:
-    """One score of both with its paired interval; None where they share no groups of rows."""
+    """One score of both with its paired interval; None without finite numbers of the same groups of rows."""
     one, other = (record["scores"].get(name, {}) for record in (challenger, incumbent))
     if not 1 < len(one.get("parts", ())) == len(other.get("parts", ())):
+        return None
+    numbers = [each for score in (one, other) for each in (score["value"], *score["parts"])]
+    if one.get("method") != other.get("method") or not all(map(_finite, numbers)):
+        return None
+    if one.get("method") == "log jackknife" and min(numbers) <= 0.0:
         return None
     interval = compare(score_of(one), score_of(other)).difference
     ends = (interval.low, interval.high)
@@ -140,6 +156,10 @@ def difference(challenger: Record, incumbent: Record, name: str) -> Difference |
         ends = (other["value"] * math.expm1(ends[0]), other["value"] * math.expm1(ends[1]))
     low, high = ends if CATALOG[kind_of(name)].better == "min" else (-ends[1], -ends[0])
     return Difference(name, one["value"], other["value"], low, high)
+
+
+def _finite(number: float | None) -> bool:
+    return number is not None and math.isfinite(number)
 
 
 def _beside(record: Record, name: str) -> list[str]:

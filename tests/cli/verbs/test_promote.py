@@ -9,7 +9,9 @@ import pytest
 from tiny_home import Home, spoken
 
 from lmsd import cli
-from lmsd.checkpoints import newest
+from lmsd.checkpoints import manifest_of, newest, seal
+from lmsd.evaluation import pointer
+from lmsd.evaluation.pointer import Promoted
 from lmsd.files import sha256_of
 
 
@@ -56,6 +58,38 @@ def test_a_run_begins_stays_is_followed_and_comes_back(
     spoken(["promote", "back"])
     assert pointed() == "first"
     assert "there is nothing to go back to" in refused("promote", "back")
+
+
+def tiny(run: str, step: int) -> Promoted:
+    """A run with one checkpoint of a few bytes and its manifest."""
+    path = Path("outputs") / run / "checkpoints" / f"step_{step:09d}.ckpt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(run.encode())
+    told = {"sha256": sha256_of(path), "bytes": path.stat().st_size, "images": step}
+    manifest_of(path).write_text(json.dumps(told | {"seal": seal(told)}))
+    (path.parents[1] / "config.yaml").write_text("name: tiny\n")
+    return Promoted.of(path.parents[1], path)
+
+
+def test_there_is_a_way_out_when_promoted_checkpoints_are_gone(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    a, b, c, d = (tiny(name, step) for step, name in enumerate("abcd"))
+    pointer.point(d, [a, b, c])
+    shutil.rmtree("outputs/c")
+    said = spoken(["promote", "back"])
+    assert "passed over: c step_000000002.ckpt" in said
+    assert pointer.read() == (b, [a])
+    assert "b is promoted already: leave first=true out" in refused("promote", "d", "first=true")
+    shutil.rmtree("outputs/b")
+    spoken(["promote", "d", "first=true"])
+    assert pointer.read() == (d, [a])
+    shutil.rmtree("outputs/a")
+    assert "another one by now: it stays" in refused("promote", "back")
+    shutil.rmtree("outputs/d")
+    assert "another one by now: begin with lmsd promote RUN first=true" in refused("promote", "back")
+    assert pointer.read() == (d, [a])
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,12 @@ lmsd promote back                        go back to the one before
   RUN                   last, an id or a folder       checkpoint=FILE   default: its newest
   score=fd              what it must be better in; fd[lmsd-ssl], sw_families, right, ... are others
   seeds=[0,1,2]         of the images                 n=                of val; default: the whole split
-  first=true            begin: nothing is promoted yet, so nothing is compared
+  first=true            begin: nothing is promoted yet, or what was is gone, so nothing is compared
 
 Both are scored on val with the same prompts and seeds, each sampled as it is by itself. The run is promoted
 if the 95 % interval of the difference lies on the better side, no other family of features, nor the share of
-right prompts, is worse by more than 2 % with 95 % confidence, and copies of the training set are not flagged.
-Where the two are not told apart the incumbent stays.
+right prompts, is worse by more than 2 % with 95 % confidence or missing, and copies of the training set are
+not flagged. Where the two are not told apart the incumbent stays; to try other seeds is to draw again.
 
 outputs/promoted.json names the promoted run. Exit codes: 0 promoted, 3 the incumbent stays.
 """
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
         )
     incumbent, history = pointer.read()
     if chosen.first:
-        if incumbent is not None:
+        if incumbent is not None and incumbent.whole():
             raise UserError(
                 f"{incumbent.run} is promoted already: leave first=true out, and the better one stays"
             )
@@ -77,15 +77,22 @@ def read(words: list[str]) -> PromoteOptions:
 
 
 def back(words: Sequence[str]) -> int:
-    """Point to the model before the promoted one, once it is known to be whole."""
+    """Point to the newest model before the promoted one that is whole."""
     if words:
         raise UserError(f"lmsd promote back takes no more words, and '{words[0]}' is one")
     now, history = pointer.read()
     if now is None or not history:
         raise UserError("there is nothing to go back to: no run was promoted before this one")
-    before = history[-1]
-    before.file()
-    print(f"{pointer.point(before, history[:-1])}: {before.run} {before.checkpoint}, as before {now.run}")
+    place = next((place for place in reversed(range(len(history))) if history[place].whole()), None)
+    if place is None:
+        raise UserError(
+            f"there is nothing to go back to: all that was promoted before {now.run} is gone, damaged or "
+            f"another one by now: {'it stays' if now.whole() else 'begin with lmsd promote RUN first=true'}"
+        )
+    for each in reversed(history[place + 1 :]):
+        print(f"passed over: {each.run} {each.checkpoint}, which is gone, damaged or another one by now")
+    before = history[place]
+    print(f"{pointer.point(before, history[:place])}: {before.run} {before.checkpoint}, as before {now.run}")
     return 0
 
 
