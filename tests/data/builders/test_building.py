@@ -1,6 +1,7 @@
 """Builds by several processes, in parts, and after kills: the same bytes."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -103,6 +104,17 @@ def test_parts_that_do_not_belong_together_are_refused(options, photos, tmp_path
     (one / "00000000.rows").rename(tmp_path / "aside")
     assert "one lacks 00000000.rows: copy the whole part again" in refused(one, two)
     (tmp_path / "aside").rename(one / "00000000.rows")
+    told = json.loads((one / "part.json").read_text())
+    plan = json.loads(told["plan"])
+    newer = json.dumps({**plan, "recipe": {**plan["recipe"], "of_another_day": 1}})
+    for change in ({"version": 2}, {"plan": newer}):
+        for part in (one, two):
+            text = json.loads((part / "part.json").read_text())
+            (part / "part.json").write_text(json.dumps({**text, "version": 1, **change}))
+        assert "was prepared by another version of LMSD" in refused(one, two)
+    for part in (one, two):
+        text = json.loads((part / "part.json").read_text())
+        (part / "part.json").write_text(json.dumps({**text, "plan": told["plan"]}))
     copy = tmp_path / "copy"
     shutil.copytree(photos, copy)
     (copy / "0001.txt").write_text("another caption")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # torch is imported where it is used
 
 VERSION = 1
 """Of what a part holds."""
+_OTHER = "was prepared by another version of LMSD: join parts by the version that made them"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,6 @@ class _Told:
     folder: Path
     number: int
     of: int
-    version: int
     plan: str
     listing: Listing
     flat: dict[str, Any]
@@ -233,7 +233,7 @@ def _joined(parts: Sequence[Path]) -> Prepared:
         known[told.number] = told
     first = next(iter(known.values()))
     for other in known.values():
-        if other.of != first.of or other.version != first.version:
+        if other.of != first.of:
             raise UserError(
                 f"{other.folder} is one of {other.of} parts, and {first.folder} one of {first.of}"
             )
@@ -257,7 +257,10 @@ def _joined(parts: Sequence[Path]) -> Prepared:
     for chunk in chunks:
         if not chunk.file("rows").is_file():
             raise UserError(f"{chunk.folder} lacks {chunk.file('rows').name}: copy the whole part again")
-    return Prepared(plan_from(first.plan), first.listing, chunks)
+    try:
+        return Prepared(plan_from(first.plan), first.listing, chunks)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{first.folder} {_OTHER}") from error
 
 
 def _told(part: Path) -> _Told:
@@ -274,12 +277,16 @@ def _told(part: Path) -> _Told:
             [Dropped(**entry) for entry in listing["dropped"]],
             [(what, count, name) for what, count, name in listing["notes"]],
         )
-        return _Told(part, number, of, told["version"], told["plan"], found, _flat(json.loads(told["plan"])))
+        other = told["version"] != VERSION
+        read = _Told(part, number, of, told["plan"], found, _flat(json.loads(told["plan"])))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{part} is no part of a build (it has no {PART} that can be read): make one by "
             "lmsd data build ... part=1/8"
         ) from error
+    if other:
+        raise UserError(f"{part} {_OTHER}")
+    return read
 
 
 def _apart(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
