@@ -349,6 +349,21 @@ def test_a_client_that_hangs_up_takes_its_images_with_it() -> None:
         assert slow.batches == [1, 1]  # the one that was being drawn, and the last
 
 
+@pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/images/edits", "/pairs"])
+def test_a_client_that_hangs_up_before_its_body_has_come_is_no_failure(
+    server: Running, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    kind = "multipart/form-data; boundary=x" if path.endswith("edits") else "application/json"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 500\r\n\r\n"
+    name = f'lmsd_requests_total{{route="{path}",status="499"}}'
+    before = figures(server).get(name, 0)
+    with socket.create_connection(("127.0.0.1", server.port)) as line:
+        line.sendall(head.encode() + b"--x\r\n")
+        time.sleep(0.02)
+    until(lambda: figures(server).get(name, 0) == before + 1)
+    assert "Traceback" not in caplog.text
+
+
 def test_a_vote_counts_though_its_client_hangs_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running("digits", votes=tmp_path) as server:
         pair = server.post("/pairs", {"prompt": "x"}).body["pair"]

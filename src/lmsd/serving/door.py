@@ -84,6 +84,8 @@ class Door:
                 raise HTTPException(413, _large(most))
             if not message.get("more_body", False):
                 whole.set()
+            if message["type"] == "http.disconnect" and path in DRAWN:
+                await asyncio.Event().wait()  # nobody is there to be told: `_unless` ends it
             return message
 
         async def watched(message: Message) -> None:
@@ -109,8 +111,7 @@ class Door:
             if not status:
                 await _answer(watched, 503, f"not done within {self.service.limits.seconds:g} s")
         finally:
-            route = path if path in ROUTES else "other"
-            self.service.figures.answered(route, status, time.monotonic() - begun)
+            self.service.figures.answered(_route(path), status, time.monotonic() - begun)
 
     def _refused(self, scope: Scope, path: str) -> tuple[int, str] | None:
         """Status and sentence of what is not let in."""
@@ -138,12 +139,16 @@ class Door:
         return kind.lower() == "bearer" and any(hmac.compare_digest(found, known) for known in self.keys)
 
 
+def _route(path: str) -> str:
+    return path if path in ROUTES else "other"
+
+
 def _large(most: int) -> str:
     return f"the body is larger than {most:,} bytes"
 
 
 async def _gone(whole: asyncio.Event, receive: Receive) -> None:
-    """Wait until a client hangs up, once the whole of its body has come."""
+    """Wait until a client hangs up, once the whole of its body has come, or no more of it will."""
     await whole.wait()
     while (await receive())["type"] != "http.disconnect":
         pass
