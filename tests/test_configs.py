@@ -165,15 +165,19 @@ def test_a_choice_composes_builds_and_plays(choice: str, shards: Path, tmp_path:
 
 
 def sources(choice: str, shards: Path) -> list[str]:
-    """Where a student and its teacher get their weights: a denoiser, trained once on two batches."""
-    if choice.removeprefix("objective=") not in TAUGHT:
+    """Where those that begin with weights get them: a denoiser, trained once on two batches."""
+    if choice.removeprefix("objective=") not in (*TAUGHT, "continual"):
         return []
     folder = shards.parent / "teacher"
     if not folder.exists():
         config = load([*words_for("objective=denoising"), f"data.shards={shards}"])
         built = experiment.build(config)
         fit(built.engine, built.data, run_dir=folder, hardware=Hardware(accelerator="cpu"))
-    return [f"init_from={{generator: {folder}, teacher: {folder}}}"]
+    return [
+        f"init_from={{generator: {folder}, teacher: {folder}}}"
+        if choice != "objective=continual"
+        else f"init_from={folder}"
+    ]
 
 
 def check_arguments(node: Any) -> None:
@@ -254,7 +258,12 @@ def test_every_option_of_train_is_read(shards: Path, tmp_path: Path, monkeypatch
     own = {o.key for o in root(tree).leaves() if "." not in o.key or o.key.startswith(sections)}
     built = {"optim.generator", "optim.discriminator", "optim.clip"}
     unread = {key for key in own - read if key.rpartition(".")[0] not in built}
-    assert unread == {"resume", "extend"}  # read off the command line, before there is a configuration
+    # transforms by the discriminator's augmentation, whose parts interpolate it
+    assert unread == {
+        "resume",
+        "extend",
+        "transforms",
+    }  # the first two are read off the command line, before there is a configuration
 
 
 def test_every_target_in_every_file_is_allowed() -> None:

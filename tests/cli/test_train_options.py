@@ -106,6 +106,7 @@ TABLE = {
     "data.images": ("data.images=[]", SAME),  # these shards have none; test_autoencoder_runs has some
     "data.train.latents": ("data.train.latents=nowhere", REFUSED),
     "data.train.first": ("data.train.first=16", OTHER),
+    "data.train.buckets": ("data.train.buckets=8", REFUSED),  # of a method that takes squares alone
     "data.train.window": ("data.train.window=1", None),
     "data.train.flip": ("data.train.flip=true", OTHER),
     "data.train.color": ("data.train.color=0.5", OTHER),

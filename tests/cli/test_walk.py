@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[2]
 def test_from_a_command_to_the_generators_constructor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`lmsd train experiment=digits generator.prediction=x0 debug=dry` in a process of its own; -s prints."""
+    """`lmsd train experiment=digits generator.prediction=x0 debug=limit` in a process of its own; -s prints.
+
+    debug=dry builds the same on shapes, and goes through three files more.
+    """
     monkeypatch.chdir(tmp_path)
     spoken(["data", "build", "digits", "out=data/digits"])
     done = subprocess.run(

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-COMMAND = ["train", "experiment=digits", "generator.prediction=x0", "debug=dry"]
+COMMAND = ["train", "experiment=digits", "generator.prediction=x0", "debug=limit"]
 END = ("models/generator.py", "Generator.__init__")
 
 

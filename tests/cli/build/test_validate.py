@@ -14,7 +14,7 @@ from lmsd.cli.build import validate
 class Pictures:
     """Ten pictures of noise for training; one of them, mirrored, among ten held-out ones."""
 
-    def __init__(self, split: str) -> None:
+    def __init__(self, split: str, *, real: bool = False) -> None:
         train = torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
         held_out = torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
         held_out[4] = train[7].flip(-1)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from lmsd import cli
 from lmsd.checkpoints import newest, read, weights
-from lmsd.cli.build.experiment import note_words
 from lmsd.cli.build.pretrained import begun, configured
+from lmsd.cli.build.reading import note_words
 from lmsd.cli.build.trained import opened
 from lmsd.cli.config.settings import SamplingOptions
 from lmsd.cli.runs import store

@@ -137,11 +137,13 @@ def opened(chosen: SamplingOptions) -> tuple["Model", Mapping[str, Any]]:
         if chosen.checkpoint is not None:
             raise UserError(f"run={chosen.run} is a checkpoint: leave checkpoint= out")
         chosen = replace(chosen, checkpoint=found.name)
-    model = resampled(trained.opened(folder, chosen)[0], chosen)
+    made_from = trained.opened(folder, chosen)[0]
+    model = resampled(made_from, chosen)
     records = {
         split: record
         for split, record in newest_records(folder).items()
-        if record["setup"].get("images") == model.images
+        if model.images == record["setup"].get("images")  # of training; lmsd evaluate names the file
+        or made_from.checkpoint.name == record["setup"].get("checkpoint")
     }
     return model, records
 

@@ -46,11 +46,11 @@ def build(
     """
     options, work, out = options or BuildOptions(), work or Work(), Path(out)
     if source == "edits":
-        from lmsd.data.builders.edits import build_edits  # with torch
-
         if work != Work():
             raise UserError("the source 'edits' is drawn by one process: leave workers= and part= out")
         options.check(source)
+        from lmsd.data.builders.edits import build_edits  # with torch
+
         return build_edits(out, options, progress)
     return build_source(_open(source, options), out, options, work, progress)
 
