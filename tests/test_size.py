@@ -181,6 +181,7 @@ NEW = {
     "models/parts.py": "a run opens without us",
     "nets/autoencoder.py": "the article's own objective",
     "objectives/anchor.py": "methods on a screen",
+    "engine/scored.py": "little data: the adversary overfits first",
     "engine/patience.py": "learning from little: a run ends at its best",
     "nets/spectral.py": "learning from little: an adversary that does not overfit",
     "cli/verbs/synthesize.py": "learning from oneself: images of a run to train on",

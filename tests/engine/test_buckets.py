@@ -1,9 +1,6 @@
 """Gradients in buckets on two gloo ranks: the mean to the last bit, early on their way, and never a hang."""
 
 import copy
-import os
-import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
+from two_ranks import as_torchrun, spawned
 
 from lmsd.engine.buckets import LARGE, SHARED, Order, Reducer
 
@@ -92,9 +89,8 @@ TURNS: dict[str, Callable[[int, int], tuple[str, ...]]] = {
 
 
 def _rank(rank: int, port: int, folder: Path) -> None:
-    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    as_torchrun(rank, port)
+    dist.init_process_group("gloo")
     found: dict[str, Any] = {}
     for case, uses in TURNS.items():
         torch.manual_seed(0)
@@ -110,17 +106,7 @@ def _rank(rank: int, port: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("buckets")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = mp.spawn(_rank, (port, folder), nprocs=2, join=False)
-    deadline = time.monotonic() + SECONDS
-    try:
-        while not processes.join(timeout=1.0):
-            assert time.monotonic() < deadline, "the two ranks hang"
-    finally:
-        for process in processes.processes:
-            process.kill()
+    spawned(_rank, folder, seconds=SECONDS)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 

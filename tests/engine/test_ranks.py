@@ -2,18 +2,16 @@
 
 import faulthandler
 import os
-import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from tiny_run import OBJECTIVES, cast_for, engine, run
 from torch import Tensor
 from torch.optim import SGD
+from two_ranks import as_torchrun, spawned
 
 from lmsd.engine.callbacks import Evaluate
 from lmsd.engine.logging import read_metrics
@@ -113,10 +111,7 @@ def play(case: str, folder: Path) -> dict[str, Any]:
 
 
 def _rank(rank: int, port: int, folder: Path) -> None:
-    names = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    os.environ.update({name: str(value) for name, value in names.items()})
-    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"})
-    torch.set_num_threads(1)
+    as_torchrun(rank, port)
     faulthandler.dump_traceback_later(SECONDS - 60)
     torch.save({case: play(case, folder) for case in [*CASES, "poisoned"]}, folder / f"rank{rank}.pt")
 
@@ -125,17 +120,7 @@ def _rank(rank: int, port: int, folder: Path) -> None:
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What two ranks report, all cases in one pair of processes."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = mp.spawn(_rank, (port, folder), nprocs=2, join=False)
-    deadline = time.monotonic() + SECONDS
-    try:
-        while not processes.join(timeout=1.0):
-            assert time.monotonic() < deadline, "the two ranks did not finish"
-    finally:
-        for process in processes.processes:
-            process.kill()
+    spawned(_rank, folder, seconds=SECONDS)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 

@@ -1,18 +1,15 @@
 """A generator cut over two gloo ranks is the one that is whole on both."""
 
 import faulthandler
-import os
-import socket
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from lightning.pytorch import Callback
 from tiny_run import Stream, engine, players, run, samples
 from torch import Tensor
+from two_ranks import as_torchrun, spawned
 
 from lmsd import checkpoints
 from lmsd.engine.callbacks import Checkpoint, Evaluate
@@ -87,10 +84,7 @@ def begin_at(images: int, folder: Path, run_dir: Path) -> None:
 
 
 def _rank(rank: int, port: int, folder: Path) -> None:
-    names = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    os.environ.update({name: str(value) for name, value in names.items()})
-    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"})
-    torch.set_num_threads(1)
+    as_torchrun(rank, port)
     faulthandler.dump_traceback_later(SECONDS - 30)
     held = {}
     for case in CASES:
@@ -108,17 +102,7 @@ def _rank(rank: int, port: int, folder: Path) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two ranks have trained all cases, whole and cut."""
     folder = tmp_path_factory.mktemp("sharding")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = mp.spawn(_rank, (port, folder), nprocs=2, join=False)
-    deadline = time.monotonic() + SECONDS
-    try:
-        while not processes.join(timeout=1.0):
-            assert time.monotonic() < deadline, "the two ranks did not finish"
-    finally:
-        for process in processes.processes:
-            process.kill()
+    spawned(_rank, folder, seconds=SECONDS)
     return folder
 
 

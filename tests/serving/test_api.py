@@ -427,6 +427,13 @@ def test_a_server_that_ends_answers_what_it_accepted() -> None:
             server.draw()
 
 
+def promote(pointer: Path, name: str) -> None:
+    """Point to a run, as `lmsd promote` does: all at once."""
+    fresh = pointer.with_name("x")
+    fresh.write_text(json.dumps({"run": name, "checkpoint": "x.ckpt", "sha256": "", "history": []}))
+    fresh.replace(pointer)
+
+
 def test_what_is_promoted_takes_over_between_requests_and_each_answer_names_its_model(tmp_path: Path) -> None:
     pointer = tmp_path / "promoted.json"
     models = {name: tiny_models.model("digits", seed=seed) for seed, name in enumerate(["old", "new", "odd"])}
@@ -436,12 +443,7 @@ def test_what_is_promoted_takes_over_between_requests_and_each_answer_names_its_
             name = self.promoted(self.pointer).run
             return models[name], name
 
-    def promote(name: str) -> None:
-        fresh = pointer.with_name("x")
-        fresh.write_text(json.dumps({"run": name, "checkpoint": "x.ckpt", "sha256": "", "history": []}))
-        fresh.replace(pointer)
-
-    promote("old")
+    promote(pointer, "old")
     source = Pointed(lambda run, checkpoint: models[run], "promoted", pointer)
     with running("digits", source=source, look_seconds=0.05) as server, ThreadPoolExecutor(4) as clients:
         stop = threading.Event()
@@ -454,9 +456,9 @@ def test_what_is_promoted_takes_over_between_requests_and_each_answer_names_its_
 
         loads = [clients.submit(load, seed) for seed in range(3)]
         time.sleep(0.3)
-        promote("new")
+        promote(pointer, "new")
         until(lambda: server.get("/v1/models").body["data"][0]["id"] == "new")
-        promote("none")  # there is no such model: the one that serves goes on
+        promote(pointer, "none")  # there is no such model: the one that serves goes on
         until(lambda: figures(server)["lmsd_model_change_failures_total"] >= 1)
         time.sleep(0.1)
         stop.set()
@@ -486,15 +488,10 @@ def test_what_could_not_be_opened_is_tried_again(tmp_path: Path) -> None:
                 raise RuntimeError("out of memory, for a moment")
             return models[name], name
 
-    def promote(name: str) -> None:
-        fresh = pointer.with_name("x")
-        fresh.write_text(json.dumps({"run": name, "checkpoint": "x.ckpt", "sha256": "", "history": []}))
-        fresh.replace(pointer)
-
-    promote("old")
+    promote(pointer, "old")
     source = Pointed(lambda run, checkpoint: models[run], "promoted", pointer)
     with running("digits", source=source, look_seconds=0.05) as server:
-        promote("new")
+        promote(pointer, "new")
         until(lambda: server.get("/health").body["model"] == "new")
         assert figures(server)["lmsd_model_change_failures_total"] == 2
 

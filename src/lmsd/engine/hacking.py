@@ -10,39 +10,27 @@ import math
 import sys
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
-from lmsd.engine.callbacks import engine_of
 from lmsd.engine.module import Engine
+from lmsd.engine.scored import Scored
 
 
-class HackingGuard(Callback):
+class HackingGuard(Scored):
     """Ends a run whose proxy has risen and whose judge is worse at `patience` evaluations in a row.
 
     judge: how the name of an evaluation's score begins, lower is better; if it has no interval, its value
-    counts. proxy: a training metric, higher is better. Place it between `Evaluate` and `Checkpoint`.
+    counts. proxy: a training metric, higher is better.
     """
 
     def __init__(self, *, judge: str, proxy: str, patience: int = 3) -> None:
+        super().__init__()
         self.judge, self.proxy, self.patience = judge, proxy, patience
         self._best: tuple[float, float, float] | None = None  # proxy, judge, the judge's upper end
-        self._seen = -1
         self._parted = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare after an evaluation that a signal interrupted and that has just been repeated."""
-        self._compare(trainer, engine_of(pl_module))
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Compare after an evaluation; all ranks have the same numbers and decide alike."""
-        self._compare(trainer, engine_of(pl_module))
-
-    def _compare(self, trainer: Trainer, engine: Engine) -> None:
-        if engine.run.scored_at != engine.clock.images or self._seen == engine.clock.images:
-            return
-        self._seen = engine.clock.images
+    def scored(self, trainer: Trainer, engine: Engine) -> None:
+        """Compare with the best evaluation, and end the run when they have parted."""
         names = [n for n in engine.run.scores if n.startswith(self.judge) and n.endswith("]")]
         if not names or self.proxy not in engine.run.line:
             return
@@ -65,10 +53,10 @@ class HackingGuard(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The best evaluation, and what has been seen since."""
-        return {"best": self._best, "seen": self._seen, "parted": self._parted}
+        return {"best": self._best, "seen": self.seen, "parted": self._parted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         best = state_dict.get("best")  # not in earlier checkpoints
         self._best = None if best is None else (float(best[0]), float(best[1]), float(best[2]))
-        self._seen, self._parted = int(state_dict["seen"]), int(state_dict["parted"])
+        self.seen, self._parted = int(state_dict["seen"]), int(state_dict["parted"])

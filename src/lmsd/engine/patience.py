@@ -9,41 +9,30 @@ import math
 import sys
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
-from lmsd.engine.callbacks import engine_of
 from lmsd.engine.module import Engine
+from lmsd.engine.scored import Scored
 from lmsd.errors import UserError
 
 
-class Patience(Callback):
+class Patience(Scored):
     """Ends a run after `evaluations` of them in a row without a better score than the best before.
 
-    judge: how the score's name begins, lower is better. Place it between `Evaluate` and `Checkpoint`. A score
-    that is not finite is no better. Raises UserError for less than one evaluation.
+    judge: how the score's name begins, lower is better. A score that is not finite is no better. Raises
+    UserError for less than one evaluation.
     """
 
     def __init__(self, evaluations: int, *, judge: str = "val/fd[") -> None:
         if evaluations < 1:
             raise UserError(f"patience={evaluations}: at least one evaluation, or 0 for none of this")
+        super().__init__()
         self.evaluations, self.judge = evaluations, judge
-        self._best, self._at, self._seen, self._worse = math.inf, -1, -1, 0
+        self._best, self._at, self._worse = math.inf, -1, 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count an evaluation that a signal interrupted and that has just been repeated."""
-        self._count(trainer, engine_of(pl_module))
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count after an evaluation; all ranks have the same numbers and decide alike."""
-        self._count(trainer, engine_of(pl_module))
-
-    def _count(self, trainer: Trainer, engine: Engine) -> None:
+    def scored(self, trainer: Trainer, engine: Engine) -> None:
+        """Count an evaluation, and end the run when it is due."""
         run = engine.run
-        if run.scored_at != engine.clock.images or self._seen == engine.clock.images:
-            return
-        self._seen = engine.clock.images
         names = [name for name in run.scores if name.startswith(self.judge) and name.endswith("]")]
         if not names and run.scores:
             raise UserError(
@@ -54,7 +43,7 @@ class Patience(Callback):
             return
         score = run.scores[names[0]]
         better = math.isfinite(score) and score < self._best
-        self._best, self._at = (score, self._seen) if better else (self._best, self._at)
+        self._best, self._at = (score, self.seen) if better else (self._best, self._at)
         self._worse = 0 if better else self._worse + 1
         if self._worse >= self.evaluations and not engine.clock.done:
             run.asked.stop = trainer.should_stop = True
@@ -68,9 +57,9 @@ class Patience(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The best evaluation, and how many have been no better since."""
-        return {"best": self._best, "at": self._at, "seen": self._seen, "worse": self._worse}
+        return {"best": self._best, "at": self._at, "seen": self.seen, "worse": self._worse}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self._best, self._at = float(state_dict["best"]), int(state_dict["at"])
-        self._seen, self._worse = int(state_dict["seen"]), int(state_dict["worse"])
+        self.seen, self._worse = int(state_dict["seen"]), int(state_dict["worse"])

@@ -1,4 +1,4 @@
-"""All pictures of a build in a table on disk (SQLite), so that millions need no more memory than thousands.
+"""All pictures of a build in a table on disk (SQLite), where sorting and joining need little memory.
 
     pictures   every picture that can be used, by its number in the source
     samples    one of each content and caption, in the order of the source; id − 1 is its row everywhere
