@@ -41,6 +41,8 @@ SAMPLE = {
     "image_guidance": ("image_guidance=2", REFUSED),
     "interval": ("interval=[500,1000]", REFUSED),
     "interval, guided": ("guidance=500 interval=[0,500]", RESULT),
+    "autoguidance": ("autoguidance=last", REFUSED),  # without guidance
+    "autoguidance, guided": ("guidance=500 autoguidance=step_000000096.ckpt@raw", RESULT),
     "ema": ("ema=raw", RESULT),
     "checkpoint": ("checkpoint=step_000000096.ckpt", RESULT),
     "sampler": ("sampler=ddim", RESULT),
@@ -63,6 +65,8 @@ EDIT = {
     "image_guidance": ("image_guidance=2", REFUSED),
     "interval": ("interval=[0,1000]", REFUSED),
     "interval, guided": ("guidance=500 interval=[0,1]", RESULT),
+    "autoguidance": ("autoguidance=last", REFUSED),  # without guidance
+    "autoguidance, guided": ("guidance=500 autoguidance=step_000000096.ckpt@raw", RESULT),
     "ema": ("ema=raw", RESULT),
     "checkpoint": ("checkpoint=step_000000096.ckpt", RESULT),
     "sampler": ("sampler=ddim", RESULT),
@@ -81,6 +85,8 @@ EVALUATE = {
     "guidance": ("guidance=500", RESULT),
     "interval": ("interval=[500,1000]", REFUSED),
     "interval, guided": ("guidance=500 interval=[0,500]", RESULT),
+    "autoguidance": ("autoguidance=last", REFUSED),  # without guidance
+    "autoguidance, guided": ("guidance=500 autoguidance=step_000000096.ckpt@raw", RESULT),
     "ema": ("ema=raw", RESULT),
     "checkpoint": ("checkpoint=step_000000096.ckpt", RESULT),
     "sampler": ("sampler=ddim", RESULT),

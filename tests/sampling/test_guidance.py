@@ -7,6 +7,7 @@ from lmsd.errors import UserError
 from lmsd.process import EDM, Article, Flow, Process
 from lmsd.rng import Rng
 from lmsd.sampling import DPMSolverPP2M, Heun, Settings, Tau, guided, sample
+from lmsd.sampling.guidance import Weaker
 from lmsd.types import Cond
 
 COND, NULL = Cond(pooled=torch.full((4, 1), 2.0)), Cond(pooled=torch.full((4, 1), -1.0))
@@ -45,6 +46,18 @@ def test_guidance_is_its_formula(scale):
     free, bound = x / 2 - 1, x / 2 + 2
     weight = scale[:, None] if isinstance(scale, torch.Tensor) else scale
     torch.testing.assert_close(got, free + weight * (bound - free))
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
+def test_autoguidance_leads_away_from_the_weaker_model_of_the_same_caption(scale):
+    """Karras et al. 2024: with two linear denoisers x/2 + 2 and (x + 1)/2 + 2 the formula by hand."""
+    strong, weak = Linearized(Process(Flow())), Linearized(Process(Flow()))
+    x, t = torch.randn(4, 1, generator=torch.Generator().manual_seed(0)), torch.full((4,), 0.5)
+    away = Weaker(weak, Cond(pooled=torch.full((4, 1), 2.5)))
+    got = guided(strong, COND, away, scale=scale)(x, t)
+    torch.testing.assert_close(got, (x / 2 + 2.5) + scale * ((x / 2 + 2) - (x / 2 + 2.5)))
+    assert weak.calls == [(0.5, 2.5)]
+    assert strong.calls == [(0.5, 2.0)]
 
 
 def test_scale_of_images_is_per_sample():

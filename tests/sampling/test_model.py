@@ -227,3 +227,35 @@ def test_the_sampler_takes_what_the_objective_taught(tmp_path: Path) -> None:
     assert model.sample(["1"]).shape == (1, 4, 4, 1)
     with pytest.raises(UserError, match="sampler=direct"):
         model.generation(sampler=Tau())
+
+
+def test_a_weaker_model_takes_the_place_of_no_caption(tmp_path: Path) -> None:
+    strong = lmsd.load(written(tmp_path / "strong", images=64))
+    weak = lmsd.load(written(tmp_path / "weak", images=32))
+    batch = strong.batch(["0", "1", "2"])
+    made = strong.generation(guidance=2.5, autoguidance=weak)
+    images, rng = made(batch, Rng(0, batch.position)), Rng(0, batch.position)
+    record = made.record()
+    assert (record["nfe"], record["autoguidance"]) == (6, f"{weak.checkpoint}@ema")
+    away = strong.generation(guidance=1.0)(batch, rng)
+    assert (images - away).abs().max() > 1e-3
+    assert not torch.equal(images, strong.generation(guidance=2.5)(batch, rng))
+    itself = strong.generation(guidance=2.5, autoguidance=strong)(batch, rng)
+    torch.testing.assert_close(itself, away, rtol=0, atol=1e-5)  # x̂₀ + w (x̂₀ − x̂₀)
+
+
+@pytest.mark.parametrize(
+    ("own", "guidance", "said"),
+    [
+        ({}, 1.0, "autoguidance acts through guidance, and guidance=1"),
+        ({"schedule": {**PARTS["schedule"], "steps": 5}}, 2.0, "a model of the same schedule"),
+    ],
+    ids=["no guidance", "another schedule"],
+)
+def test_a_weaker_model_that_cannot_help_is_refused(
+    own: dict[str, Any], guidance: float, said: str, tmp_path: Path
+) -> None:
+    strong = lmsd.load(written(tmp_path / "strong"))
+    weak = lmsd.load(written(tmp_path / "weak", {**CONFIG, **own}))
+    with pytest.raises(UserError, match=said):
+        strong.generation(guidance=guidance, autoguidance=weak)

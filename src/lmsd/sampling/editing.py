@@ -17,7 +17,7 @@ from lmsd.arguments import explained
 from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.rng import Rng
-from lmsd.sampling.guidance import denoisers
+from lmsd.sampling.guidance import Weaker, denoisers
 from lmsd.sampling.sampler import Level, Sampler, levels, spread
 from lmsd.sampling.settings import Settings
 from lmsd.types import Cond, Denoise
@@ -44,7 +44,7 @@ def edit(
     generator: Generator,
     image: Tensor,
     cond: Cond,
-    null: Cond | None = None,
+    null: Cond | Weaker | None = None,
     *,
     sampler: Sampler,
     settings: Settings,

@@ -13,10 +13,10 @@ from lmsd.errors import UserError
 from lmsd.models.generator import Generator
 from lmsd.rng import Rng
 from lmsd.sampling.editing import edit
-from lmsd.sampling.guidance import sample
+from lmsd.sampling.guidance import Weaker, sample
 from lmsd.sampling.sampler import Sampler
 from lmsd.sampling.settings import Settings
-from lmsd.types import Batch
+from lmsd.types import Batch, Cond
 
 Generate: TypeAlias = Callable[[Batch, Rng], Tensor]
 """(batch, rng) → images [B,C,H,W] in [-1,1], on the CPU, for the batch's captions or labels."""
@@ -25,12 +25,19 @@ Generate: TypeAlias = Callable[[Batch, Rng], Tensor]
 class Generation:
     """Sampling with fixed settings, which it records; counts the net's evaluations as it goes.
 
-    Every x̂₀ respects the bound of the settings; images lie in [-1, 1].
+    Every x̂₀ respects the bound of the settings; images lie in [-1, 1]. weaker: for autoguidance, a generator
+    of the same schedule, codec and z that has learned less, and its name.
     """
 
     @explained
-    def __init__(self, generator: Generator, sampler: Sampler, settings: Settings) -> None:
-        self.generator, self.sampler, self.settings = generator, sampler, settings
+    def __init__(
+        self,
+        generator: Generator,
+        sampler: Sampler,
+        settings: Settings,
+        weaker: tuple[Generator, str] | None = None,
+    ) -> None:
+        self.generator, self.sampler, self.settings, self.weaker = generator, sampler, settings, weaker
         self._evaluated = 0
         self._made = 0
 
@@ -57,14 +64,19 @@ class Generation:
             )
         device = net.device
         batch, rng = batch.to(device), Rng(rng.seed, rng.position.to(device), turn=rng.turn)
-        count = net.register_forward_hook(self._count)
+        weaker = None if self.weaker is None else self.weaker[0].to(device)
+        counts = [each.register_forward_hook(self._count) for each in (net, weaker) if each is not None]
         net.eval()
         try:
             if net.sees != "nothing":
                 batch = self._shown(batch, mask, editing=strength is not None)
             cond = net.condition(batch)
             everything = torch.ones(len(batch), dtype=torch.bool, device=device)
-            null = net.condition(batch, everything) if self.settings.guided else None
+            null: Cond | Weaker | None = None
+            if self.settings.guided and weaker is not None:
+                null = Weaker(weaker, weaker.condition(batch))
+            elif self.settings.guided:
+                null = net.condition(batch, everything)
             if strength is None:
                 images = sample(
                     net, cond, null, sampler=self.sampler, settings=self.settings, rng=rng, shape=net.shape
@@ -77,7 +89,8 @@ class Generation:
             images = net.decode(images.float())
         finally:
             net.train(training)
-            count.remove()
+            for count in counts:
+                count.remove()
         self._made += len(batch)
         return images.cpu()
 
@@ -109,6 +122,8 @@ class Generation:
             where = {"interval": "{:g} to {:g}".format(*own.interval)}
         if own.image_guidance != 1:
             where |= {"image_guidance": f"{own.image_guidance:g}"}
+        if self.weaker is not None:
+            where |= {"autoguidance": self.weaker[1]}
         features = self.generator.codec.told.get("features")
         where |= {} if features is None else {"codec_features": features}
         return {"sampler": name, "steps": own.steps, "guidance": own.guidance, **where, "nfe": nfe}
@@ -118,7 +133,7 @@ class Editing(Generation):
     """Generation from the further pictures of a split (data.images), which scores ask for by position."""
 
     def __init__(self, made: Generation, pictures: Callable[[list[int]], Mapping[str, Tensor]]) -> None:
-        super().__init__(made.generator, made.sampler, made.settings)
+        super().__init__(made.generator, made.sampler, made.settings, made.weaker)
         self.pictures = pictures
 
     def __call__(self, batch: Batch, rng: Rng) -> Tensor:

@@ -1,12 +1,13 @@
-"""Classifier-free guidance in x̂₀ space, and the one way from noise to images.
+"""Guidance in x̂₀ space, and the one way from noise to images.
 
-    x̂₀ = x̂₀(null) + w (x̂₀(cond) − x̂₀(null))        (Ho and Salimans 2022, eq. 6, in x̂₀ instead of ε̂)
+    classifier-free    x̂₀ = x̂₀(null) + w (x̂₀(cond) − x̂₀(null))        (Ho and Salimans 2022, eq. 6)
+    autoguidance       x̂₀ = x̂₀ʷ(cond) + w (x̂₀(cond) − x̂₀ʷ(cond))      (Karras et al. 2024, eq. 1), w: weaker
 
-In x̂₀ it is the same for all prediction kinds and needs no schedule.
+In x̂₀ instead of ε̂ it is the same for all prediction kinds and needs no schedule.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,11 +21,19 @@ from lmsd.sampling.settings import Settings, bound_of
 from lmsd.types import Cond, Denoise
 
 
+@dataclass(frozen=True)
+class Weaker:
+    """A generator that has learned less, and its own condition: what stands for null in autoguidance."""
+
+    generator: Generator
+    cond: Cond
+
+
 @explained
 def guided(
     generator: Generator,
     cond: Cond,
-    null: Cond | None = None,
+    null: Cond | Weaker | None = None,
     *,
     scale: float | Tensor = 1.0,
     image_scale: float = 1.0,
@@ -45,17 +54,18 @@ def guided(
     if null is None:
         raise UserError("Guidance needs the null condition: train with caption dropout, or set guidance=1.")
 
-    seen = null.image
+    other, away = (null.generator, null.cond) if isinstance(null, Weaker) else (generator, null)
+    seen = away.image
     if image_scale != 1 and seen is None:
         raise UserError("image_guidance is for a generator that sees an image (objective=edit, inpaint)")
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        free = generator(x_t, t, null, latent(x_t))
+        free = other(x_t, t, away, latent(x_t))
         weight = scale.view(-1, *[1] * (x_t.ndim - 1)) if isinstance(scale, Tensor) else scale
         guided: Tensor = free + weight * (generator(x_t, t, cond, latent(x_t)) - free)
         if image_scale == 1 or seen is None:
             return guided
-        blind = generator(x_t, t, replace(null, image=torch.zeros_like(seen)), latent(x_t))
+        blind = other(x_t, t, replace(away, image=torch.zeros_like(seen)), latent(x_t))
         return guided + (image_scale - 1) * (free - blind)  # type: ignore[no-any-return]
 
     return denoise
@@ -65,7 +75,7 @@ def guided(
 def denoisers(
     generator: Generator,
     cond: Cond,
-    null: Cond | None,
+    null: Cond | Weaker | None,
     settings: Settings,
 ) -> DenoiseAt:
     """(start of a step, its random numbers) → the denoiser of that step, with its own z.
@@ -89,7 +99,7 @@ def denoisers(
 def sample(
     generator: Generator,
     cond: Cond,
-    null: Cond | None = None,
+    null: Cond | Weaker | None = None,
     *,
     sampler: Sampler,
     settings: Settings,
@@ -119,7 +129,7 @@ def begin(
 def walk(
     generator: Generator,
     cond: Cond,
-    null: Cond | None,
+    null: Cond | Weaker | None,
     x: Tensor,
     *,
     sampler: Sampler,

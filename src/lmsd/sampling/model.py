@@ -98,8 +98,13 @@ class Model:
         guidance: float | None = None,
         interval: tuple[float, float] | None = None,
         image_guidance: float | None = None,
+        autoguidance: "Model | None" = None,
     ) -> Generation:
-        """(batch, rng) → images in [-1,1], with the run's own settings where none are given."""
+        """(batch, rng) → images in [-1,1], with the run's own settings where none are given.
+
+        autoguidance: a model that has learned less, which guidance leads away from instead of from the image
+        without a caption. Raises UserError for settings that the run cannot be sampled with.
+        """
         own = self.config["evaluate"]
         guidance = own["guidance"] if guidance is None else guidance
         steps = own["steps"] if steps is None else steps
@@ -113,6 +118,10 @@ class Model:
         settings = Settings(steps, guidance=guidance, interval=limits, image_guidance=image)
         sampler = sampler or build(self.config["sampler"])
         check_sampler(sampler, self.config.get("objective", {}))
+        if autoguidance is not None:
+            self._check_weaker(autoguidance, settings)
+            told = f"{autoguidance.checkpoint}@{autoguidance.ema}"
+            return Generation(self.generator, sampler, settings, (autoguidance.generator, told))
         if guidance != 1.0 and self.generator.conditioner.reads == "nothing":
             raise UserError(
                 f"guidance={guidance:g} weighs images with their caption or class against images without, "
@@ -129,6 +138,26 @@ class Model:
                 f"interval={list(interval)} says where guidance acts, and guidance=1 is none: give another"
             )
         return Generation(self.generator, sampler, settings)
+
+    def _check_weaker(self, other: "Model", settings: Settings) -> None:
+        """Raise UserError where another model's x̂₀ of the same x_t and t is no x̂₀ here, or does nothing."""
+        if settings.guidance == 1 or settings.image_guidance != 1:
+            raise UserError(
+                f"autoguidance acts through guidance, and guidance={settings.guidance:g}, "
+                f"image_guidance={settings.image_guidance:g} leave it nothing to do: take guidance=2 and no "
+                "image_guidance"
+            )
+        for name, mine, its in (
+            ("images", self.generator.shape, other.generator.shape),
+            ("conditioner", self.generator.conditioner.reads, other.generator.conditioner.reads),
+            ("z_dim", self.generator.z_dim, other.generator.z_dim),
+            *((part, self.config.get(part), other.config.get(part)) for part in ("schedule", "codec")),
+        ):
+            if mine != its:
+                raise UserError(
+                    f"autoguidance needs a model of the same {name}, and {other.checkpoint} has {its} for "
+                    f"{mine}: give an earlier checkpoint, or a shorter or smaller run of the same kind"
+                )
 
     @explained
     def batch(self, prompts: Sequence[str], x: torch.Tensor | None = None, *, n: int | None = None) -> Batch:

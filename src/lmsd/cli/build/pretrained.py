@@ -108,7 +108,7 @@ class Fitted(Generation):
     """
 
     def __init__(self, made: Generation, *, size: int, at_once: int) -> None:
-        super().__init__(made.generator, made.sampler, made.settings)
+        super().__init__(made.generator, made.sampler, made.settings, made.weaker)
         self.size, self.at_once = size, at_once
 
     def __call__(self, batch: Batch, rng: Rng) -> Tensor:

@@ -33,6 +33,7 @@ def opened(folder: Path, chosen: SamplingOptions) -> tuple[Model, Generation]:
         guidance=chosen.guidance,
         interval=chosen.interval or None,  # type: ignore[arg-type]
         image_guidance=chosen.image_guidance,
+        autoguidance=None if chosen.autoguidance is None else weaker(folder, chosen.autoguidance),
     )
 
 
@@ -44,6 +45,13 @@ def trained(folder: Path, chosen: SamplingOptions) -> Model:
         names = ", ".join(known.name for known in manifests(kept)) or "none"
         raise UserError(f"{folder} has no checkpoint {chosen.checkpoint or 'yet'}; there are: {names}")
     return load(path, ema=chosen.ema)
+
+
+def weaker(folder: Path, text: str) -> Model:
+    """The model of RUN, a checkpoint or the name of one of this run's, each with @ema, @HALFLIFE or @raw."""
+    place, _, average = text.partition("@")
+    own = folder / "checkpoints" / place
+    return load(own if place and own.is_file() else place, ema=average or "ema")
 
 
 def sampler(name: str) -> Sampler:

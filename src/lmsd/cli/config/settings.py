@@ -175,13 +175,15 @@ class Train:
 class RunOptions:
     """A run, what is taken of it, and how its sampling goes; None takes the run's own choice.
 
-    checkpoint: a file name, or the newest; adapters: LoRA files or runs, each with *STRENGTH, to be added.
+    checkpoint: a file name, or the newest; adapters: LoRA files or runs, each with *STRENGTH, to be added;
+    autoguidance: a weaker RUN or checkpoint, with @ema, @HALFLIFE or @raw, in place of the null condition.
     """
 
     run: str
     sampler: str | None = None
     checkpoint: str | None = None
     adapters: tuple[str, ...] = ()
+    autoguidance: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +218,7 @@ class Combinations(RunOptions):
                 sampler=self.sampler,
                 checkpoint=self.checkpoint,
                 adapters=self.adapters,
+                autoguidance=None if unguided else self.autoguidance,
                 steps=steps,
                 guidance=guidance,
                 interval=() if unguided else self.interval,

@@ -28,7 +28,7 @@ HELP = """lmsd edit run=RUN image=FILE prompt=PROMPT [option=value ...]
   mask=FILE              white where it may change, gray: how much; of the image's shape; every black
                          pixel stays as it is, bit for bit
   seed=0
-  steps= guidance= interval= sampler= ema= checkpoint= adapters=      as in lmsd sample
+  steps= guidance= interval= sampler= ema= checkpoint= adapters= autoguidance=     as in lmsd sample
   image_guidance=1.5     how closely a run that sees the image keeps to it
   out=FILE.png           default: RUN/samples/edit-NNN.png, with a .json beside it
 """

@@ -31,6 +31,7 @@ HELP = """lmsd evaluate run=RUN [option=value ...]
                         split=test|val|train    n= (default: the whole split)    seeds=[0,1,2]
   steps=[1,2,4] guidance=[1,3] sampler=         default: the run's own; every combination is scored
   interval=[0.2,0.8]             guide only the steps that start at these times; default: the run's own
+  autoguidance=RUN|CHECKPOINT    guide away from this weaker model; @ema, @raw or @HALFLIFE at its end
   ema=[ema,raw,HALFLIFE]  checkpoint=FILE  adapters='[A.safetensors, RUN*0.7]'
   extractor=KIND weights=PATH    lmsd-cnn, lmsd-ssl; inception, clip or dinov2 from files that you have
   shards=SHARDS         held-out shards that lie elsewhere
@@ -215,6 +216,7 @@ def score(
         f"steps{record['steps']}",
         f"guidance{record['guidance']}",
         *([f"interval{record['interval']}".replace(" to ", "-")] if "interval" in record else []),
+        *([f"away{Path(record['autoguidance']).stem}"] if "autoguidance" in record else []),
     ]
     name = "-".join(map(str, [model.checkpoint.stem, model.ema, *settings, f"n{scorer.n}"]))
     if chosen.shards is not None:

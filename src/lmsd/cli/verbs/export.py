@@ -150,6 +150,8 @@ def opened(chosen: SamplingOptions) -> tuple["Model", Mapping[str, Any]]:
 
 def resampled(model: "Model", chosen: SamplingOptions) -> "Model":
     """The same model, with the sampler and the settings that were asked for as its own."""
+    if chosen.autoguidance is not None:
+        raise UserError("autoguidance= takes two models, and this has one: sample, edit and evaluate have it")
     from lmsd.cli.config.compose import load
     from lmsd.cli.config.schema import plain
 

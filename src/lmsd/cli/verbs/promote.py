@@ -158,7 +158,8 @@ def known(each: Promoted, chosen: PromoteOptions) -> Record | None:
     for path, record in reversed(records_by_age(each.folder, "val").items()):
         setup = record["setup"]
         alike = all(setup.get(name) == value for name, value in wanted.items())
-        alike &= ("interval" in setup) == ("interval" in own) and "families" in setup
+        alike &= all((name in setup) == (name in own) for name in ("interval", "autoguidance"))
+        alike &= "families" in setup
         if (
             alike
             and (record["n"], record["seeds"]) == (n, list(chosen.seeds))

@@ -29,6 +29,8 @@ HELP = """lmsd sample run=RUN prompts=PROMPTS [option=value ...]
   steps= guidance=       default: the run's own
   image_guidance=        of a run that sees an image (objective=edit, inpaint); default: the run's own
   interval=[0.2,0.8]     guide only the steps that start at these times; default: the run's own
+  autoguidance=RUN       or a checkpoint, [@ema|raw|HALFLIFE]: guide away from this weaker model instead of
+                         from the image without a caption
   ema=ema|raw|HALFLIFE   checkpoint=FILE       which weights; default the first average of the newest one
   adapters='[A.safetensors, RUN*0.7]'          LoRAs to add, each at its strength
   sampler=few_step       another sampler by name: few_step, ddim, ancestral, heun, dpmpp, plms
