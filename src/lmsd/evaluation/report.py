@@ -49,8 +49,6 @@ _TITLES = {
     "augment": "Strength of the augmentation",
     "throughput": "Throughput, images/s, evaluations included",
 }
-ASKED = ("steps", "guidance", "ema", "checkpoint", "autoguidance")
-"""Settings that are options of lmsd evaluate as they stand in a record."""
 _JOINED = {"accuracy_train": "training images", "accuracy_val": "held-out images"}
 """Quantities that share the chart "accuracy", with their names in it."""
 _REWARDED = {
@@ -285,7 +283,8 @@ def _evaluate_command(folder: Path, content: Record) -> str:
         setup["checkpoint"] = f"step_{setup['images']:09d}.ckpt"
     words = [f"run={folder.resolve().name}", f"split={setup.get('split')}", f"n={content.get('n')}"]
     words.append(f"seeds={json.dumps(content.get('seeds', []), separators=(',', ':'))}")
-    words += [f"{key}={setup[key]}" for key in ASKED if key in setup]
+    asked = ("steps", "guidance", "autoguidance", "ema", "checkpoint")
+    words += [f"{key}={setup[key]}" for key in asked if key in setup]
     if "interval" in setup:  # "0.2 to 0.8"
         words.append("interval=[{}]".format(setup["interval"].replace(" to ", ",")))
     words += shlex.split(str(setup.get("options") or ""))

@@ -54,7 +54,11 @@ def guided(
     if null is None:
         raise UserError("Guidance needs the null condition: train with caption dropout, or set guidance=1.")
 
-    other, away = (null.generator, null.cond) if isinstance(null, Weaker) else (generator, null)
+    match null:
+        case Weaker(generator=other, cond=away):
+            pass
+        case _:
+            other, away = generator, null
     seen = away.image
     if image_scale != 1 and seen is None:
         raise UserError("image_guidance is for a generator that sees an image (objective=edit, inpaint)")

@@ -122,22 +122,28 @@ class Model:
             self._check_weaker(autoguidance, settings)
             told = f"{autoguidance.checkpoint}@{autoguidance.ema}"
             return Generation(self.generator, sampler, settings, (autoguidance.generator, told))
-        if guidance != 1.0 and self.generator.conditioner.reads == "nothing":
-            raise UserError(
-                f"guidance={guidance:g} weighs images with their caption or class against images without, "
-                "and this run has only these (conditioner=none): take guidance=1"
-            )
-        if guidance != 1.0 and not _learned_without(self.config["objective"]):
-            raise UserError(
-                f"guidance={guidance:g} needs a generator that was trained without captions too, and this "
-                "one was not (caption_dropout=0 in its objective): take guidance=1, or train with "
-                "caption_dropout=0.1"
-            )
+        self._check_guided(guidance)
         if interval is not None and not settings.guided:
             raise UserError(
                 f"interval={list(interval)} says where guidance acts, and guidance=1 is none: give another"
             )
         return Generation(self.generator, sampler, settings)
+
+    def _check_guided(self, guidance: float) -> None:
+        """Raise UserError where there are no images without captions to be guided away from."""
+        if guidance == 1.0:
+            return
+        if self.generator.conditioner.reads == "nothing":
+            raise UserError(
+                f"guidance={guidance:g} weighs images with their caption or class against images without, "
+                "and this run has only these (conditioner=none): take guidance=1"
+            )
+        if not _learned_without(self.config["objective"]):
+            raise UserError(
+                f"guidance={guidance:g} needs a generator that was trained without captions too, and this "
+                "one was not (caption_dropout=0 in its objective): take guidance=1, or train with "
+                "caption_dropout=0.1"
+            )
 
     def _check_weaker(self, other: "Model", settings: Settings) -> None:
         """Raise UserError where another model's x̂₀ of the same x_t and t is no x̂₀ here, or does nothing."""
