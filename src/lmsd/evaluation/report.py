@@ -49,6 +49,7 @@ _TITLES = {
     "augment": "Strength of the augmentation",
     "throughput": "Throughput, images/s, evaluations included",
 }
+_OPTIONS = ("steps", "guidance", "autoguidance", "ema", "checkpoint")
 _JOINED = {"accuracy_train": "training images", "accuracy_val": "held-out images"}
 """Quantities that share the chart "accuracy", with their names in it."""
 _REWARDED = {
@@ -281,10 +282,9 @@ def _evaluate_command(folder: Path, content: Record) -> str:
     setup = dict(content.get("setup", {}))
     if "checkpoint" not in setup and isinstance(setup.get("images"), int):
         setup["checkpoint"] = f"step_{setup['images']:09d}.ckpt"
+    seeds = json.dumps(content.get("seeds", []), separators=(",", ":"))
     words = [f"run={folder.resolve().name}", f"split={setup.get('split')}", f"n={content.get('n')}"]
-    words.append(f"seeds={json.dumps(content.get('seeds', []), separators=(',', ':'))}")
-    asked = ("steps", "guidance", "autoguidance", "ema", "checkpoint")
-    words += [f"{key}={setup[key]}" for key in asked if key in setup]
+    words += [f"seeds={seeds}", *(f"{key}={setup[key]}" for key in _OPTIONS if key in setup)]
     if "interval" in setup:  # "0.2 to 0.8"
         words.append("interval=[{}]".format(setup["interval"].replace(" to ", ",")))
     words += shlex.split(str(setup.get("options") or ""))

@@ -216,7 +216,7 @@ def score(
         f"steps{record['steps']}",
         f"guidance{record['guidance']}",
         *([f"interval{record['interval']}".replace(" to ", "-")] if "interval" in record else []),
-        *([f"away{Path(record['autoguidance']).stem}"] if "autoguidance" in record else []),
+        *([f"away{Path(str(record['autoguidance'])).stem}"] if "autoguidance" in record else []),
     ]
     name = "-".join(map(str, [model.checkpoint.stem, model.ema, *settings, f"n{scorer.n}"]))
     if chosen.shards is not None:
