@@ -282,15 +282,14 @@ def _evaluate_command(folder: Path, content: Record) -> str:
     setup = dict(content.get("setup", {}))
     if "checkpoint" not in setup and isinstance(setup.get("images"), int):
         setup["checkpoint"] = f"step_{setup['images']:09d}.ckpt"
-    seeds = json.dumps(content.get("seeds", []), separators=(",", ":"))
+    seeds = str(content.get("seeds", [])).replace(" ", "")
     words = [f"run={folder.resolve().name}", f"split={setup.get('split')}", f"n={content.get('n')}"]
     words += [f"seeds={seeds}", *(f"{key}={setup[key]}" for key in _OPTIONS if key in setup)]
     if "interval" in setup:  # "0.2 to 0.8"
         words.append("interval=[{}]".format(setup["interval"].replace(" to ", ",")))
     words += shlex.split(str(setup.get("options") or ""))
-    if (setup.get("in_training_set") or 0) > 0.1 * content.get("n", 0) and "overlap=label" not in words:
-        words.append("overlap=label")
-    return shlex.join(["lmsd", "evaluate", *words])
+    known = (setup.get("in_training_set") or 0) > 0.1 * content.get("n", 0) and "overlap=label" not in words
+    return shlex.join(["lmsd", "evaluate", *words, *["overlap=label"] * known])
 
 
 def over_steps(records: Sequence[Record], newest: Record) -> list[Chart]:
