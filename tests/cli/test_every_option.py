@@ -36,6 +36,10 @@ SAMPLE = {
     "n": ("n=4", REFUSED),
     "n, without prompts": ("prompts=[] n=2", RESULT),
     "seeds": ("seeds=[3]", RESULT),
+    "size": (
+        "size=16x8",
+        REFUSED,
+    ),  # of a run on squares; tests/cli/build/test_sizes_of_batches.py has others
     "steps": ("steps=2", RESULT),
     "guidance": ("guidance=500", RESULT),
     "image_guidance": ("image_guidance=2", REFUSED),

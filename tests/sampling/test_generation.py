@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from lmsd.models.backbones import MLPBackbone
-from lmsd.models.codec import Unshuffle
+from lmsd.models.codec import Identity, Unshuffle
 from lmsd.models.conditioner import LabelConditioner
+from lmsd.models.conv_unet import ConvUNet
 from lmsd.models.generator import Generator
 from lmsd.process import Flow, Process
 from lmsd.rng import Rng
@@ -55,6 +56,15 @@ def test_the_generator_is_left_as_it_was(generator):
     assert all(torch.equal(generator.state_dict()[name], value) for name, value in state.items())
     assert not images.requires_grad
     assert images.abs().max() <= 1.0
+
+
+def test_images_of_another_size(generator):
+    net = ConvUNet(Sizes(3, 16, pooled_dim=16), widths=[16, 32], blocks=[1, 1], patch=2)
+    any_size = Generator(
+        net, Process(Flow()), prediction="velocity", conditioner=generator.conditioner, codec=Identity()
+    )
+    generate = Generation(any_size, Tau(0), Settings(2, guidance=2.0), size=(8, 24))
+    assert generate(prompts(3), Rng(0, torch.arange(3))).shape == (3, 3, 8, 24)
 
 
 def test_guidance_moves_the_samples(generator):

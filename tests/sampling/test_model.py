@@ -259,3 +259,21 @@ def test_a_weaker_model_that_cannot_help_is_refused(
     weak = lmsd.load(written(tmp_path / "weak", {**CONFIG, **own}))
     with pytest.raises(UserError, match=said):
         strong.generation(guidance=guidance, autoguidance=weak)
+
+
+@pytest.mark.parametrize(
+    ("buckets", "size", "said"),
+    [
+        (None, (8, 16), "size=16x8: this run learned squares of 4 "),
+        (8, (8, 12), "size=12x8: this run learned sides that are multiples of 8"),
+        (8, (8, 24), "the longer one at most twice"),
+    ],
+    ids=["squares", "no multiple", "too long"],
+)
+def test_sizes_that_a_run_has_not_learned_are_refused(
+    buckets: int | None, size: tuple[int, int], said: str, tmp_path: Path
+) -> None:
+    data = {**CONFIG["data"], "train": {"buckets": buckets}}
+    model = lmsd.load(written(tmp_path, {**CONFIG, "data": data}))
+    with pytest.raises(UserError, match=said):
+        model.generation(size=size)

@@ -26,7 +26,8 @@ class Generation:
     """Sampling with fixed settings, which it records; counts the net's evaluations as it goes.
 
     Every x̂₀ respects the bound of the settings; images lie in [-1, 1]. weaker: for autoguidance, a generator
-    of the same schedule, codec and z that has learned less, and its name.
+    of the same schedule, codec and z that has learned less, and its name. size: height and width of the
+    images, of a net that takes any; None: its square.
     """
 
     @explained
@@ -36,8 +37,11 @@ class Generation:
         sampler: Sampler,
         settings: Settings,
         weaker: tuple[Generator, str] | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
         self.generator, self.sampler, self.settings, self.weaker = generator, sampler, settings, weaker
+        own = generator.image_shape
+        self.shape = generator.shape if size is None else generator.codec.shape_of((own[0], *size))
         self._evaluated = 0
         self._made = 0
 
@@ -79,7 +83,7 @@ class Generation:
                 null = net.condition(batch, everything)
             if strength is None:
                 images = sample(
-                    net, cond, null, sampler=self.sampler, settings=self.settings, rng=rng, shape=net.shape
+                    net, cond, null, sampler=self.sampler, settings=self.settings, rng=rng, shape=self.shape
                 )
             else:
                 mask = None if mask is None else self._scaled(mask.to(device))

@@ -99,11 +99,13 @@ class Model:
         interval: tuple[float, float] | None = None,
         image_guidance: float | None = None,
         autoguidance: "Model | None" = None,
+        size: tuple[int, int] | None = None,
     ) -> Generation:
         """(batch, rng) → images in [-1,1], with the run's own settings where none are given.
 
         autoguidance: a model that has learned less, which guidance leads away from instead of from the image
-        without a caption. Raises UserError for settings that the run cannot be sampled with.
+        without a caption; size: height and width in pixels, of a run with data.train.buckets. Raises
+        UserError for settings that the run cannot be sampled with.
         """
         own = self.config["evaluate"]
         guidance = own["guidance"] if guidance is None else guidance
@@ -116,18 +118,37 @@ class Model:
             )
         limits = interval or own["interval"]
         settings = Settings(steps, guidance=guidance, interval=limits, image_guidance=image)
+        self._check_size(size)
         sampler = sampler or build(self.config["sampler"])
         check_sampler(sampler, self.config.get("objective", {}))
         if autoguidance is not None:
             self._check_weaker(autoguidance, settings)
             told = f"{autoguidance.checkpoint}@{autoguidance.ema}"
-            return Generation(self.generator, sampler, settings, (autoguidance.generator, told))
+            return Generation(self.generator, sampler, settings, (autoguidance.generator, told), size)
         self._check_guided(guidance)
         if interval is not None and not settings.guided:
             raise UserError(
                 f"interval={list(interval)} says where guidance acts, and guidance=1 is none: give another"
             )
-        return Generation(self.generator, sampler, settings)
+        return Generation(self.generator, sampler, settings, size=size)
+
+    def _check_size(self, size: tuple[int, int] | None) -> None:
+        """Raise UserError for images of a size that the run has not learned."""
+        if size is None:
+            return
+        data = self.config["data"]
+        multiple, (height, width) = data.get("train", {}).get("buckets"), size
+        said = f"size={width}x{height}"
+        if multiple is None:
+            side = data["image_size"]
+            raise UserError(
+                f"{said}: this run learned squares of {side} (no data.train.buckets): leave it out"
+            )
+        if min(size) < multiple or height % multiple or width % multiple or max(size) > 2 * min(size):
+            raise UserError(
+                f"{said}: this run learned sides that are multiples of {multiple}, the longer one at most "
+                "twice the other: take such sides"
+            )
 
     def _check_guided(self, guidance: float) -> None:
         """Raise UserError where there are no images without captions to be guided away from."""

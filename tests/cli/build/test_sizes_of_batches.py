@@ -108,6 +108,13 @@ def test_two_ranks_are_one(shards, tmp_path):
     assert len(one) > 10
     for name, value in one.items():
         assert torch.allclose(value.float(), two[name].float(), atol=1e-4), name
+    drawn = ["sample", "run=last", "prompts=[red, blue]", "seeds=[0,1]"]
+    run(folder, *drawn, "size=40x24", "out=wide.png")
+    run(folder, *drawn, "out=square.png")
+    run(folder, "sample", "again=wide.json", "out=twice.png")
+    wide, square = (Image.open(folder / f"{name}.png") for name in ("wide", "square"))
+    assert wide.width == square.width + 2 * (40 * 3 - 32 * 3)  # 96 pixels a tile: three times each
+    assert (folder / "wide.png").read_bytes() == (folder / "twice.png").read_bytes()
 
 
 def tensors(tree, name=""):

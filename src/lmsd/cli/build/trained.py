@@ -19,7 +19,9 @@ from lmsd.spec import build
 from lmsd.tuning.merge import Adapter, attach
 
 
-def opened(folder: Path, chosen: SamplingOptions) -> tuple[Model, Generation]:
+def opened(
+    folder: Path, chosen: SamplingOptions, size: tuple[int, int] | None = None
+) -> tuple[Model, Generation]:
     """The model of a run's checkpoint, the newest by default, sampled as asked for, else as the run does it.
 
     A pipeline's folder that nothing trained has none. Raises UserError where there is no such checkpoint.
@@ -34,6 +36,7 @@ def opened(folder: Path, chosen: SamplingOptions) -> tuple[Model, Generation]:
         interval=chosen.interval or None,  # type: ignore[arg-type]
         image_guidance=chosen.image_guidance,
         autoguidance=None if chosen.autoguidance is None else weaker(folder, chosen.autoguidance),
+        size=size,
     )
 
 

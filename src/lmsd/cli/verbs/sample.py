@@ -26,6 +26,7 @@ HELP = """lmsd sample run=RUN prompts=PROMPTS [option=value ...]
   n=16                   so many images without prompts: of a run with conditioner=none; of others with
                          captions of val, as in the grids of their training, or with each class in turn
   seeds=[0,1,2]          one row of images for each seed
+  size=48x32             WIDTHxHEIGHT, of a run with data.train.buckets=; default: its square
   steps= guidance=       default: the run's own
   image_guidance=        of a run that sees an image (objective=edit, inpaint); default: the run's own
   interval=[0.2,0.8]     guide only the steps that start at these times; default: the run's own
@@ -47,6 +48,7 @@ class SampleOptions:
     prompts: tuple[str, ...] = ()
     n: Count | None = None
     seeds: tuple[Seed, ...] = (0,)
+    size: str | None = None
     out: Path | None = None
 
 
@@ -140,7 +142,7 @@ def sample(chosen: SampleOptions) -> Path:
     from lmsd.evaluation.grid import save_grid
     from lmsd.rng import Rng
 
-    model, generate = opened(folder, chosen.sampling)
+    model, generate = opened(folder, chosen.sampling, None if chosen.size is None else sides(chosen.size))
     asked = chosen.prompts or drawn(model, folder, chosen.n or 1)
     note_prompts(model, asked)
     batch = model.batch(asked, n=None if asked else chosen.n)
@@ -158,6 +160,14 @@ def sample(chosen: SampleOptions) -> Path:
         save_grid(images, captions, out, columns=columns)
         out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     return out
+
+
+def sides(text: str) -> tuple[int, int]:
+    """Height and width of WIDTHxHEIGHT."""
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if found is None:
+        raise UserError(f"size={text} is no size: give WIDTHxHEIGHT in pixels, e.g. size=48x32")
+    return int(found[2]), int(found[1])
 
 
 def places(run: str, out: Path | None, stem: str) -> tuple[Path, Path]:
