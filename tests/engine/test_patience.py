@@ -4,11 +4,14 @@ import math
 from pathlib import Path
 
 import pytest
+from test_divergence import Poisoned
 from tiny_run import engine, run
 
 from lmsd import checkpoints
 from lmsd.engine import checkpoint as disk
 from lmsd.engine.callbacks import Checkpoint, Evaluate
+from lmsd.engine.divergence import Guard
+from lmsd.engine.hacking import HackingGuard
 from lmsd.engine.module import Engine
 from lmsd.engine.patience import Patience
 from lmsd.errors import UserError
@@ -52,6 +55,32 @@ def test_it_remembers_across_a_restart(tmp_path: Path) -> None:
     disk.remove(newest)
     assert checkpoints.newest(tmp_path / "checkpoints").name == checkpoints.checkpoint_name(16)
     assert play(tmp_path, scores, resume_from=tmp_path).clock.images == 32
+
+
+@pytest.mark.parametrize("kind", ["patience", "hacking"])
+def test_the_best_is_kept_where_no_checkpoint_was_due(tmp_path: Path, kind: str) -> None:
+    scores = [5.0, 4.0, 4.5, 4.1, 4.2, 4.3]
+    subject = engine("denoising", batches=6)
+    found = Evaluate(lambda player: {"val/fd[x]": scores[player.clock.updates - 1]}, every_images=8)
+    found.at_start = False
+    guard = Patience(9) if kind == "patience" else HackingGuard(judge="val/fd[", proxy="generator/loss")
+    run(
+        subject,
+        tmp_path,
+        callbacks=[found, guard, Checkpoint(keep_last=1, monitor="val/fd[x]", every_images=48)],
+    )
+    kept = {path.name for path in checkpoints.manifests(tmp_path / "checkpoints")}
+    assert kept == {checkpoints.checkpoint_name(images) for images in (16, 48)}
+
+
+def test_a_rollback_costs_no_patience(tmp_path: Path) -> None:
+    """Three batches (24..47) are poisoned: back to 24 images, whose score counts once, as before."""
+    subject = engine(objective=Poisoned(range(24, 48)), batches=6)
+    found = Evaluate(
+        lambda player: {"val/fd[x]": -float(player.clock.images)}, every_images=8, at_start=False
+    )
+    run(subject, tmp_path, callbacks=[Guard(skipped=3), found, Patience(1), Checkpoint(every_images=8)])
+    assert (subject.run.rollbacks, subject.clock.images, subject.run.notes) == (1, 48, [])
 
 
 def test_a_score_that_is_never_there_is_told(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
     diverged     a player's last n updates were all skipped because ‖g‖ was not finite; or the state is not
                  finite; or the objective has called the game useless in the last m lines of metrics; or a
                  player that plays has kept its weights, to the last bit, for as long
-    rolled back  weights, averages, optimizers, clock and objective of the newest checkpoint from before that
+    rolled back  weights, averages, optimizers, clock, objective and callbacks of the newest checkpoint from
+                 before that
     continued    the data stream stays where it is, past what may have been the cause
 
 The numbers are checked when metrics are read, so the hot path never waits for the device. By then gradients
@@ -156,6 +157,8 @@ class Guard(Callback):
         notes = engine.run.notes
         engine.on_load_checkpoint(content)
         engine.run.notes = notes
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            callback.load_state_dict(content["callbacks"].get(callback.state_key, callback.state_dict()))
         trainer.strategy.load_model_state_dict(content)
         trainer.strategy.load_optimizer_state_dict(content)
         engine.run.rollbacks, engine.run.asked.save, self._useless, self._seen = count, True, [], {}

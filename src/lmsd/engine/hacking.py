@@ -20,7 +20,7 @@ class HackingGuard(Scored):
     """Ends a run whose proxy has risen and whose judge is worse at `patience` evaluations in a row.
 
     judge: how the name of an evaluation's score begins, lower is better; if it has no interval, its value
-    counts. proxy: a training metric, higher is better.
+    counts. proxy: a training metric, higher is better. It has `Checkpoint` save the best.
     """
 
     def __init__(self, *, judge: str, proxy: str, patience: int = 3) -> None:
@@ -42,6 +42,7 @@ class HackingGuard(Scored):
         self._parted = self._parted + 1 if parted else 0
         if best is None or judge < best[1]:
             self._best = (proxy, judge, max(judge, engine.run.scores.get(f"{names[0]}/high", judge)))
+            engine.run.asked.save = True
         if self._parted >= self.patience:
             engine.run.asked.stop = trainer.should_stop = True
             if trainer.is_global_zero:

@@ -19,8 +19,8 @@ from lmsd.errors import UserError
 class Patience(Scored):
     """Ends a run after `evaluations` of them in a row without a better score than the best before.
 
-    judge: how the score's name begins, lower is better. A score that is not finite is no better. Raises
-    UserError for less than one evaluation.
+    judge: how the score's name begins, lower is better. It has `Checkpoint` save whenever a score is the best
+    so far. A score that is not finite is no better. Raises UserError for less than one evaluation.
     """
 
     def __init__(self, evaluations: int, *, judge: str = "val/fd[") -> None:
@@ -45,6 +45,7 @@ class Patience(Scored):
         better = math.isfinite(score) and score < self._best
         self._best, self._at = (score, self.seen) if better else (self._best, self._at)
         self._worse = 0 if better else self._worse + 1
+        run.asked.save |= better
         if self._worse >= self.evaluations and not engine.clock.done:
             run.asked.stop = trainer.should_stop = True
             said = (
