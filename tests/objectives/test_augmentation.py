@@ -5,8 +5,10 @@ import torch
 from tiny_players import CAPTIONS, TinyClock, play, split, tiny_batch, tiny_players
 
 from lmsd.errors import UserError
+from lmsd.models.codec import Unshuffle
 from lmsd.objectives import Adversarial, Anchor, Augment, Penalty
 from lmsd.objectives.augmentation import EVERY
+from lmsd.objectives.base import Facts
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Flow
 from lmsd.process.times import Jumps
@@ -111,6 +113,11 @@ def test_the_gap_needs_held_out_images_and_latents_are_refused():
         augment.prepare(lambda: None, sees_x_t=True, pixels=True)
     with pytest.raises(UserError, match="diffuses latents"):
         augment.prepare(lambda: None, sees_x_t=True, pixels=False)
+    cast = tiny_players()
+    cast["generator"].codec = Unshuffle(2)  # bounded as pixels are, and yet their places are others
+    game = Adversarial(Jumps(4), penalty=Penalty(augment=Augment("fixed", transforms=["mirror"], p=0.5)))
+    with pytest.raises(UserError, match="diffuses latents"):
+        game.prepare(Facts(CAPTIONS, lambda: None, cast))
 
 
 class Shifted(torch.nn.Module):

@@ -6,6 +6,7 @@ from tiny_players import CAPTIONS, TinyClock, play, split, tiny_batch, tiny_play
 
 from lmsd.errors import UserError
 from lmsd.models.frozen import twin
+from lmsd.objectives.base import Facts
 from lmsd.objectives.denoising import Denoising
 from lmsd.objectives.preserved import Preserved
 from lmsd.process.times import Uniform
@@ -89,3 +90,10 @@ def test_without_prompts_it_is_refused():
         Preserved(
             Denoising(Uniform()), prompts=[], sampler=Tau(), settings=Settings(2), prior=Denoising(Uniform())
         )
+
+
+def test_classes_are_refused_before_anything_is_drawn():
+    cast = players()
+    cast["generator"].conditioner.reads = "label"
+    with pytest.raises(UserError, match="reads classes"):
+        method().prepare(Facts(CAPTIONS, lambda: None, cast))

@@ -6,6 +6,7 @@ from tiny_players import CAPTIONS, TinyClock, play, split, tiny_batch, tiny_play
 from torch import nn
 
 from lmsd.errors import UserError
+from lmsd.models.codec import Unshuffle
 from lmsd.models.generator import Generator
 from lmsd.objectives.base import Facts
 from lmsd.objectives.denoising import Denoising
@@ -95,6 +96,23 @@ def test_a_share_of_captions_is_wrong():
     assert sum(word != "a cat" for word in text) / count == pytest.approx(0.4 * 3 / 4, abs=0.02)
     with pytest.raises(UserError, match="at least two"):
         robust.prepare(facts(["a cat"]))
+
+
+def test_an_attack_on_noisy_images_leaves_the_target():
+    """A denoiser that ignores what it sees cannot be attacked: κ x_t/α is of the loss, not of the net."""
+    generator = linear(torch.zeros(4, 4, dtype=torch.float64))
+    batch = Batch(torch.randn(6, 1, 2, 2, dtype=torch.float64), torch.arange(6))
+    plain, attacked = (
+        method(noisy=0.3, attack=r).loss(generator, batch, Rng(0, batch.position)).value for r in (0.0, 0.5)
+    )
+    torch.testing.assert_close(attacked, plain)
+
+
+def test_noise_of_pixels_is_not_that_of_a_codec():
+    known = facts()
+    known.players["generator"].codec = Unshuffle(2, scale=2.0)
+    with pytest.raises(UserError, match="noise of pixels"):
+        method(noisy=0.2).prepare(known)
 
 
 def test_times_are_those_with_more_noise_than_the_images_have():

@@ -108,7 +108,7 @@ class Adversarial(Objective):
         self.penalty.augment.prepare(
             facts.held_out,
             sees_x_t=self.pairing == "transition",
-            pixels=generator_of(facts.players).bound is not None,
+            pixels=not generator_of(facts.players).codec.told,
         )
         if self.mismatch.weight and (reads != "text" or len(self.mismatch.captions) < 2):
             raise UserError(

@@ -69,7 +69,12 @@ class Preserved(Objective):
         return self.method.proxy
 
     def prepare(self, facts: Facts) -> None:
-        """Prepare the method."""
+        """Prepare the method. Raises UserError for a generator that asks for classes."""
+        if generator_of(facts.players).conditioner.reads == "label":
+            raise UserError(
+                "objective.prompts: own images are drawn of captions, and this run reads classes: take "
+                "conditioner=text, or old and new shards together, data.shards=[OLD,NEW] data.weights=[1,1]"
+            )
         self.method.prepare(facts)
 
     def turns(self, players: Players, batch: Batch, clock: Clock, rng: Rng) -> Iterator[Turn]:

@@ -3,7 +3,7 @@
     L = E w(t) ‖f(x_t + δ, t, c') − y‖²/D
 
 attack    δ = r √D σ_t g/‖g‖, g = ∇_{x_t} of the loss without δ: the worst direction to first order, in one
-          step, with the target as it was (arXiv 2502.17099: robust to the chain's own drift)
+          step, for what the net sees alone: the target stays (arXiv 2502.17099: the chain's own drift)
 perturb   x_t = α x_0 + σ (ε + γ n), the target is that of ε (Ning et al. 2023, DDPM-IP)
 code      c' = c + γ ‖c‖/√d n; the null condition stays as it is (arXiv 2405.20494, CEP)
 wrong     a share of captions is another one of the data
@@ -71,7 +71,13 @@ class RobustDenoising(Denoising):
     def prepare(self, facts: Facts) -> None:
         """Take the captions that wrong ones are drawn from."""
         self.captions = tuple(facts.captions)
-        reads = generator_of(facts.players).conditioner.reads
+        generator = generator_of(facts.players)
+        reads = generator.conditioner.reads
+        if self.disturb.noisy and generator.codec.told:
+            raise UserError(
+                "robust: disturb.noisy is the noise of pixels, and this run diffuses what a codec makes of "
+                "them: take codec=identity, or disturb.noisy=0"
+            )
         if self.disturb.wrong and (reads != "text" or len(self.captions) < 2):
             raise UserError("robust: disturb.wrong needs captions, and at least two distinct ones")
         if self.disturb.code and reads == "nothing":
@@ -93,15 +99,13 @@ class RobustDenoising(Denoising):
 
         def error(x: Tensor) -> Tensor:
             if self.disturb.noisy:
-                return self._ambient(generator, batch.x, x, t, generator(x, t, cond, z))
+                return self._ambient(generator, batch.x, x_t, t, generator(x, t, cond, z))
             native = generator(x, t, cond, z, output="native")
             return native_weight(self.weighting, generator, t) * mean_square(
                 native - generator.target(batch.x, eps, t)
             )
 
-        if self.disturb.attack:
-            x_t = x_t + self._worst(generator, error, x_t, t)
-        value = error(x_t).mean()
+        value = error(x_t + self._worst(generator, error, x_t, t) if self.disturb.attack else x_t).mean()
         return Loss(value, {"denoising": value.detach()})
 
     def _noised(self, generator: Generator, x: Tensor, t: Tensor, eps: Tensor, rng: Rng) -> Tensor:
