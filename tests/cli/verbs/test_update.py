@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from tiny_home import spoken
 
+from lmsd.cli.config.compose import load
 from lmsd.cli.runs import store
-from lmsd.cli.verbs.update import composed
+from lmsd.cli.verbs.update import composed, configured, main, quoted
+from lmsd.errors import UserError
 
 COUNTS = ["image_size=16", "train_count=48", "val_count=32", "test_count=16", "near_duplicates=keep"]
 
@@ -16,6 +18,9 @@ COUNTS = ["image_size=16", "train_count=48", "val_count=32", "test_count=16", "n
 def more(home):
     if not Path("data/more").exists():
         spoken(["data", "build", "shapes", "out=data/more", *COUNTS, "seed=7"])
+        Path("data/unheld").mkdir()
+        for shard in Path("data/more").glob("train-*.tar"):
+            shutil.copy(shard, "data/unheld")
     return home
 
 
@@ -30,6 +35,44 @@ def test_the_new_run_is_the_old_one_with_another_method_and_data(more):
     assert prompts.count("'") > 20
 
 
+@pytest.mark.parametrize(
+    "line", ["extend=outputs/first", "compress run=outputs/first prune=0.3"], ids=["longer", "another verb's"]
+)
+def test_options_are_those_of_the_run_whatever_began_it(more, line):
+    """What a run of `extend=` or of another verb was begun with is in its configuration alone."""
+    shutil.copytree("outputs/first", "outputs/other", dirs_exist_ok=True)
+    Path("outputs/other/overrides.txt").write_text(f"{line}\n")
+    given = ["data.shards=data/more", "images=64", "optim.generator.lr=0.5"]
+    made = configured(Path("outputs/other"), composed(Path("outputs/other"), given), given)
+    old = store.config_of(Path("outputs/first"))
+    assert (made.net, made.conditioner, made.batch_size) == (old.net, old.conditioner, old.batch_size)
+    assert made.data.image_size == old.data.image_size
+    assert (made.data.shards, made.images, made.optim.generator.lr) == ("data/more", 64, 0.5)
+    assert made.optim.ema == old.optim.ema
+    assert made.objective._target_.endswith("Continual")
+    shutil.rmtree("outputs/other")
+
+
+@pytest.mark.parametrize("text", ["it's", "a\\b", "end\\", "q\\'x", "a, b: [c] = d"])
+def test_captions_are_quoted_as_they_are(text):
+    read = load(["objective=continual", f"objective.prompts=[{quoted(text)}]"])
+    assert list(read.objective.prompts) == [text]
+
+
+def test_other_ranks_take_the_run_that_rank_0_found(more, monkeypatch):
+    """By the time they come, `last` is the new run."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LMSD_UPDATE", "outputs/of_rank_0")
+    with pytest.raises(UserError, match="of_rank_0"):
+        main(["run=last", "data.shards=data/more"])
+
+
+@pytest.mark.slow
+def test_a_dry_run_is_one(more):
+    said = spoken(["update", "run=outputs/first", "data.shards=data/more", "debug=dry"])
+    assert said.splitlines()[-1].endswith("To train, leave out debug=dry")
+
+
 def test_gains_and_losses_are_told(more):
     said = spoken(["update", "run=outputs/first", "data.shards=data/more", "images=64", "run_dir=outputs/up",
                    "objective.own=8", "objective.keep=ewc"])  # fmt: skip
@@ -38,6 +81,9 @@ def test_gains_and_losses_are_told(more):
     text = Path("outputs/up/UPDATE.txt").read_text()
     assert text.strip() in said
     assert store.status(Path("outputs/up"))["state"] == "done"
+    Path("outputs/up/UPDATE.txt").unlink()  # as where it was killed before
+    assert text.strip() in spoken(["update", "run=outputs/first", "resume=outputs/up"])
+    assert Path("outputs/up/UPDATE.txt").read_text() == text
     shutil.rmtree("outputs/up")
 
 
@@ -47,8 +93,15 @@ def test_gains_and_losses_are_told(more):
         (["data.shards=data/more"], "which run?"),
         (["run=outputs/first"], "what is new?"),
         (["run=outputs/none", "data.shards=data/more"], "outputs/none"),
+        (["run=outputs/first", "data.shards=data/more", "extend=outputs/first"], "leave extend= out"),
+        (
+            ["run=outputs/first", "data.shards=data/unheld", "evaluate.n=0"],
+            "the new shards have no val split",
+        ),
     ],
-    ids=["no run", "no shards", "another run"],
+    ids=["no run", "no shards", "another run", "extended", "no val"],
 )
 def test_what_is_refused(more, refused, words, said):
+    before = sorted(Path("outputs").iterdir())
     assert said in refused("update", *words)
+    assert sorted(Path("outputs").iterdir()) == before
