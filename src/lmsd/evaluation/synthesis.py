@@ -10,7 +10,7 @@ Sample j is a function of (seed, j): its caption and its noise do not depend on 
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -114,6 +114,17 @@ class Drawn:
     labels: list[int] | None
     tried: int
     told: Counter[str] = field(default_factory=Counter)
+
+
+def true_of(found: Drawn, *, reads: str, judged: str | None) -> Drawn:
+    """Without captions and classes that the images were not made of and nobody has found in them.
+
+    reads: what the generator was asked by, "text", "label" or "nothing"; judged: by what the classifier has
+    filtered, "words" or "label", None where it has not.
+    """
+    text = found.text if reads == "text" or judged == "words" else None
+    labels = found.labels if reads != "nothing" or judged == "label" else None
+    return replace(found, text=text, labels=labels)
 
 
 def synthesize(

@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_home import TINY, spoken
 
 from lmsd.data.shardset import ShardSet
+from lmsd.evaluation.synthesis import Drawn, true_of
 
 
 @pytest.fixture
@@ -56,3 +58,20 @@ def test_what_is_refused(made, refused, words, said):
     assert said in refused(*words, *more)
     assert not Path("outputs/none").exists()
     assert not Path("data/new").exists()
+
+
+@pytest.mark.parametrize(
+    ("reads", "judged", "kept"),
+    [
+        ("text", None, (True, True)),
+        ("label", None, (False, True)),
+        ("label", "words", (True, True)),
+        ("nothing", None, (False, False)),
+        ("nothing", "label", (False, True)),
+    ],
+)
+def test_nothing_is_told_of_an_image_that_it_was_not_made_of(reads, judged, kept):
+    """Captions of the training law are no captions of images that were drawn of classes."""
+    drawn = Drawn(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), ["a red circle"], [3], 1)
+    found = true_of(drawn, reads=reads, judged=judged)
+    assert (found.text is not None, found.labels is not None) == kept

@@ -51,7 +51,7 @@ def made(chosen: SynthesizeOptions) -> str:
     from lmsd.cli.build.trained import facts, opened
     from lmsd.data.builders.folders import fresh_folder
     from lmsd.data.index import ensure
-    from lmsd.evaluation.synthesis import Law
+    from lmsd.evaluation.synthesis import Law, true_of
     from lmsd.evaluation.synthesis import synthesize as draw
 
     folder = store.find_folder(chosen.run)
@@ -66,15 +66,18 @@ def made(chosen: SynthesizeOptions) -> str:
     data = shard_set(config)
     law = Law(data.split_set("train", real=True), balanced=chosen.balanced, shape=model.generator.image_shape)
     with fresh_folder(chosen.out, overwrite=False) as work:
+        kept = filters(config, data, chosen)
         with Bar() as bar:
             found = draw(
                 generate,
                 law,
-                filters(config, data, chosen),
+                kept,
                 n=chosen.n,
                 seed=chosen.seed,
                 progress=bar.update,
             )
+        judged = kept.classifier.recipe.target if kept.classifier and kept.confidence else None
+        found = true_of(found, reads=model.generator.conditioner.reads, judged=judged)
         shards = written(found, work)
         origin = {"name": "synthetic", "run": folder.name, **facts(model, generate)}
         write_manifest(work, shards, found, origin, chosen)
