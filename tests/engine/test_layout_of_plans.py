@@ -43,6 +43,18 @@ def test_what_fits_and_the_first_that_does_not() -> None:
     assert any(way.startswith("trainer=fsdp devices=2") for way in plan.ways(device(15)))
 
 
+def test_a_batch_is_split_into_no_more_than_its_images_and_only_what_can_be_sharded_is() -> None:
+    plan = Plan(rehearsal(10), rehearsal(8), Spread(1, "generator", whole=True), 0)
+    said = list(plan.ways(device(23)))  # 20 beside the activations, of 2 images
+    assert not [way for way in said if "micro_batches" in way]
+    assert said[-1] == "a larger plan.gpu=, or smaller images: one alone does not fit"
+    assert not [way for way in plan.ways(device(15)) if "fsdp" in way]
+    assert list(plan.ways(device(29))) == [
+        "checkpointing=true (28.0 GB)",
+        "checkpointing=true micro_batches=2 (24.0 GB)",
+    ]
+
+
 def test_a_sharded_lead_holds_its_share_and_two_blocks() -> None:
     alone = Plan(rehearsal(10), None, Spread(4, "generator"), 0)
     plan = Plan(rehearsal(10), None, Spread(4, "generator", sharded=True, block=GB), 0)

@@ -52,13 +52,17 @@ class Device:
 
 @dataclass(frozen=True)
 class Spread:
-    """How a run is laid out: ranks; who leads, and whether that is sharded; bytes of its largest block."""
+    """How a run is laid out: ranks; who leads, and whether that is sharded; bytes of its largest block.
+
+    whole: the lead is one that cannot be sharded.
+    """
 
     ranks: int
     lead: str
     sharded: bool = False
     block: int = 0
     micro_batches: int = 1
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,12 +156,13 @@ class Plan:
         best = self.memory(self.recomputed)
         least = best if self.recomputed is not None else now
         rest = sum(least.values()) - least["activations"]
-        if rest < room:
-            pieces = next(k for k in (2**n for n in range(1, 30)) if rest + least["activations"] / k < room)
+        pieces = next((k for k in self._pieces() if rest + least["activations"] / k < room), None)
+        if pieces is not None:
             more = "checkpointing=true " if self.recomputed is not None else ""
             needs = rest + least["activations"] / pieces
             yield _way(f"{more}micro_batches={pieces * self.spread.micro_batches}", needs, room)
-        for ranks in (2, 4, 8, 16, 32, 64) if rest >= room and not self.spread.sharded else ():
+        fixed = self.spread.sharded or self.spread.whole
+        for ranks in (2, 4, 8, 16, 32, 64) if rest >= room and not fixed else ():
             needs = sum(self.memory(self.recomputed, ranks=ranks).values())
             if needs < room or ranks == 64:
                 yield _way(f"trainer=fsdp devices={ranks}", needs, room)
@@ -168,6 +173,15 @@ class Plan:
             yield _way("optim.ema=[]", sum(now.values()) - now["averages"], room)
         if rest >= room:
             yield "tuning=lora, on a pretrained folder or run: gradients, moments and averages are small"
+        if rest < room <= rest + least["activations"] and pieces is None:
+            yield "a larger plan.gpu=, or smaller images: one alone does not fit"
+
+    def _pieces(self) -> Iterator[int]:
+        """How often a micro-batch can be halved."""
+        k = 2
+        while self.meant.images % k == 0:
+            yield k
+            k *= 2
 
 
 def _way(words: str, needs: float, room: float) -> str:

@@ -25,6 +25,18 @@ def test_a_plan_needs_no_data_and_says_what_a_run_needs(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_training_refuses_is_not_planned_and_several_sources_need_not_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = ["data.image_size=8", "data.channels=1", "net.width=16", "net.depth=1"]
+    words = [*tiny, "data.shards=[a,b]", "data.weights=[1,2]", "data.val=c", "discriminator.trunk.width=16"]
+    assert run(["plan", *words]) == 0
+    assert "note: no data at ['a', 'b']" in capsys.readouterr().out
+    assert run(["plan", *words, "trainer=fsdp", "devices=2", "compile=true"]) == 2
+    assert "which compile=true does not see" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_full_size_folders_are_planned_from_their_configurations(

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from lmsd.cli.build.experiment import Experiment, build
+from lmsd.data.shards import words_of
 from lmsd.engine.buckets import COPIED, SHARED
 from lmsd.engine.imagined import Imagined, NeedsNumbers
 from lmsd.engine.players import recompute
@@ -34,13 +35,14 @@ STAND_INS = 64
 class Imagination:
     """A run of shapes, played: as it is, and with the lead's activations recomputed, None where it cannot.
 
-    block: bytes of the lead's largest block; absent: the data were not there.
+    block: bytes of the lead's largest block; whole: it cannot be sharded; absent: the data were not there.
     """
 
     kept: Rehearsal
     recomputed: Rehearsal | None
     lead: str
     block: int
+    whole: bool
     absent: bool
 
     @property
@@ -52,10 +54,17 @@ class Imagination:
 
 def imagined(config: DictConfig, *, half: bool) -> Imagination:
     """Build a run on shapes, and play its turns; half: in bfloat16. Raises UserError for mistakes."""
+    from lmsd.engine.sharding import require_shardable
+
     with standing_in(config) as absent, Imagined() as made, configured():
         config.checkpointing = False
         built = build(config)
-        engine = built.engine
+        engine, ranks, whole = built.engine, config.devices * config.num_nodes, True
+        if config.fsdp:
+            require_shardable(engine, ranks)
+        with suppress(UserError):  # of what ranks cannot share
+            require_shardable(engine, max(2, ranks))
+            whole = False
         batch = batch_of(config, built, made)
         kept = rehearse(engine, made, batch, half=half)
         lead = engine.players[engine.lead]
@@ -63,7 +72,7 @@ def imagined(config: DictConfig, *, half: bool) -> Imagination:
         with suppress(UserError):  # of a net that has no gradient checkpointing
             recompute(lead)
             recomputed = again(kept, engine, made, batch, half=half)
-    return Imagination(kept, recomputed, engine.lead, largest_block(lead), absent)
+    return Imagination(kept, recomputed, engine.lead, largest_block(lead), whole, absent)
 
 
 class HasExperiment(Protocol):
@@ -138,13 +147,14 @@ def batch_of(config: DictConfig, built: Experiment, made: Imagined) -> Batch:
 def standing_in(config: DictConfig) -> Iterator[bool]:
     """Have a configuration read pictures of one color where it names no data, or data that are not there."""
     shards = config.data.shards
-    there = shards is not None and (type(shards) is not str or _is_there(shards))
-    if there:
+    if shards is not None and all(map(_is_there, words_of(shards))):
         yield False
         return
     with tempfile.TemporaryDirectory() as folder:
         write_stand_ins(Path(folder), config)
-        config.data.shards = folder
+        config.data.shards, config.data.weights = folder, None
+        for split in ("val", "test"):
+            config.data[split] = None
         yield True
 
 

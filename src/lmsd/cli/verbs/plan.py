@@ -104,6 +104,7 @@ def planned(config: DictConfig) -> "tuple[Plan, str | None]":
         sharded=config.fsdp,
         block=found.block,
         micro_batches=config.micro_batches,
+        whole=found.whole,
     )
     plan = Plan(found.kept, found.recomputed, spread, found.buckets, checkpointing)
     return plan, str(shards) if found.absent else None
