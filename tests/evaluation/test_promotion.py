@@ -97,6 +97,9 @@ def test_copies_of_the_training_set_are_in_the_way() -> None:
     assert decide(mine, theirs).promoted
     mine["scores"]["neighbors"] = {"flagged": True}
     assert "flagged for copies" in decide(mine, theirs).why
+    mine["scores"]["neighbors"] = {"flagged": False, "p": None}
+    assert not decide(mine, theirs).promoted
+    assert "copies cannot be told" in decide(mine, theirs).why
     assert not decide(mine, theirs).promoted
 
 

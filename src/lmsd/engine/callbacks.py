@@ -23,6 +23,7 @@ from lmsd.engine.checkpoint import first_not_finite, prune
 from lmsd.engine.module import Engine
 from lmsd.engine.players import PlayersStrategy
 from lmsd.engine.plugin import AtomicCheckpointIO
+from lmsd.evaluation.pointer import is_kept
 from lmsd.ranks import world_size
 from lmsd.stops import BrokenOff
 
@@ -148,9 +149,9 @@ class Checkpoint(Callback):
     """Saves every `every_images` images, at the end, and when the run is stopped.
 
     every_images: 0 for a tenth of the run. Kept are the last `keep_last`, the first one past every multiple
-    of `keep_every` images (0: none), and the best by `monitor`, a metric of the evaluation (which, to count,
-    must fall on the same images). A state that is not finite is not saved. After `tolerate` saves in a row
-    that the system refused, the run is stopped.
+    of `keep_every` images (0: none), what is or was promoted, and the best by `monitor`, a metric of the
+    evaluation (which, to count, must fall on the same images). A state that is not finite is not saved.
+    After `tolerate` saves in a row that the system refused, the run is stopped.
     """
 
     def __init__(
@@ -220,7 +221,8 @@ class Checkpoint(Callback):
 
     def prune(self, folder: Path) -> None:
         """Delete what need not be kept."""
-        prune(folder, keep_last=self.keep_last, keep_every=self.keep_every, best=self.best(folder))
+        best = self.best(folder)
+        prune(folder, keep_last=self.keep_last, keep_every=self.keep_every, best=best, kept=is_kept)
 
     def best(self, folder: Path) -> Path | None:
         """The checkpoint with the best score, the earliest of equals; None without a monitor or scores."""

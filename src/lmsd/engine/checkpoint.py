@@ -95,12 +95,20 @@ def first_not_finite(state: Mapping[str, Any]) -> str | None:
     return next(name for name, good in found if not good)
 
 
-def prune(folder: Path, *, keep_last: int, keep_every: int = 0, best: Path | None = None) -> None:
-    """Delete all but the last, the first one past every multiple of `keep_every` images, and `best`."""
+def prune(
+    folder: Path,
+    *,
+    keep_last: int,
+    keep_every: int = 0,
+    best: Path | None = None,
+    kept: Callable[[Path], bool] = lambda path: False,
+) -> None:
+    """Delete all but the last, the first past every multiple of `keep_every` images, `best`, and `kept`."""
     known = manifests(folder)
     keep = {*list(known)[-keep_last:], best}
     if keep_every:
         marks = {int(m["images"]) // keep_every: path for path, m in reversed(known.items())}
         keep |= {path for mark, path in marks.items() if mark}
     for path in known.keys() - keep:
-        remove(path)
+        if not kept(path):
+            remove(path)

@@ -35,8 +35,9 @@ class Promoted:
             raise UserError(
                 f"{checkpoint} has no good manifest to be known again by: name another checkpoint"
             )
-        inside = folder.resolve().parent == OUTPUTS.resolve()
-        return cls(folder.name if inside else str(folder.resolve()), checkpoint.name, str(manifest["sha256"]))
+        real = folder.resolve()  # outputs/latest would be another run tomorrow
+        name = real.name if real.parent == OUTPUTS.resolve() else str(real)
+        return cls(name, checkpoint.name, str(manifest["sha256"]))
 
     @property
     def folder(self) -> Path:
@@ -83,6 +84,22 @@ def read(path: Path | None = None) -> tuple[Promoted | None, list[Promoted]]:
 
 def _one(content: Mapping[str, Any]) -> Promoted:
     return Promoted(*(str(content[name]) for name in ("run", "checkpoint", "sha256")))
+
+
+def is_kept(checkpoint: Path) -> bool:
+    """Whether a checkpoint is promoted, or one to which `lmsd promote back` may return: none to delete.
+
+    Where the pointer is damaged, nobody can tell, and all are kept.
+    """
+    try:
+        now, history = read()
+    except UserError:
+        return True
+    named = [*history, *([] if now is None else [now])]
+    return any(
+        each.checkpoint == checkpoint.name and each.folder.resolve() == checkpoint.parents[1].resolve()
+        for each in named
+    )
 
 
 def point(to: Promoted, history: list[Promoted]) -> Path:

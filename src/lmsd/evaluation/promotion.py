@@ -6,7 +6,7 @@ over groups of rows that both share (`metrics.intervals`); v the incumbent's val
     the named score     better: high < 0                  else the incumbent stays
     any other family,   not low ≤ 0.02 |v|: worse, or     then the incumbent stays
     right prompts       one record lacks it, or is no number
-    copies              flagged by their test             then the incumbent stays
+    copies              flagged by their test, or no p    then the incumbent stays
 
 An incumbent that challenges itself with fresh noise takes its own place in 1 of 40 cases at most, in one
 comparison: k of them, each with other seeds, in k of 40 at most.
@@ -99,6 +99,11 @@ def decide(challenger: Record, incumbent: Record, *, score: str = "fd") -> Decis
         why = (
             f"the incumbent stays: better by {first}, but {', '.join(unknown)} cannot be judged: the two "
             "records hold no finite intervals of it over the same rows; score both again"
+        )
+    elif near and near.get("p", 1.0) is None:
+        why = (
+            f"the incumbent stays: better by {first}, but copies cannot be told: all held-out images lie on "
+            "training images; score both on other val data"
         )
     elif near and near.get("flagged"):
         why = f"the incumbent stays: better by {first}, but flagged for copies of the training set"

@@ -9,7 +9,11 @@ import pytest
 from tiny_home import Home, spoken
 
 from lmsd import cli
-from lmsd.checkpoints import manifest_of, newest, seal
+from lmsd.checkpoints import OUTPUTS, manifest_of, newest, seal
+from lmsd.cli.build.trained import trained
+from lmsd.cli.config.settings import SamplingOptions
+from lmsd.engine.callbacks import Checkpoint
+from lmsd.errors import UserError
 from lmsd.evaluation import pointer
 from lmsd.evaluation.pointer import Promoted
 from lmsd.files import sha256_of
@@ -68,7 +72,7 @@ def test_a_run_begins_stays_is_followed_and_comes_back(
 def tiny(run: str, step: int) -> Promoted:
     """A run with one checkpoint of a few bytes and its manifest."""
     path = Path("outputs") / run / "checkpoints" / f"step_{step:09d}.ckpt"
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(run.encode())
     told = {"sha256": sha256_of(path), "bytes": path.stat().st_size, "images": step}
     manifest_of(path).write_text(json.dumps(told | {"seal": seal(told)}))
@@ -95,6 +99,52 @@ def test_there_is_a_way_out_when_promoted_checkpoints_are_gone(
     shutil.rmtree("outputs/d")
     assert "another one by now: begin with lmsd promote RUN first=true" in refused("promote", "back")
     assert pointer.read() == (d, [a])
+
+
+def test_what_is_promoted_is_not_deleted_by_the_run_that_goes_on(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = [[tiny(run, step) for step in (10, 20, 30, 40)] for run in "ab"]
+    pointer.point(runs[1][1], [runs[0][0]])
+    said = refused("train", "resume=outputs/b/checkpoints/step_000000010.ckpt")
+    assert (
+        "step_000000020.ckpt is promoted, and going on from step_000000010.ckpt would write it anew" in said
+    )
+    for run, kept in (("a", "step_000000010"), ("b", "step_000000020")):
+        folder = OUTPUTS / run / "checkpoints"
+        Checkpoint(keep_last=1).prune(folder)
+        assert {path.stem for path in folder.glob("*.ckpt")} == {kept, "step_000000040"}
+    (OUTPUTS / "promoted.json").write_text("{")  # nobody can tell what it named
+    Checkpoint(keep_last=1).prune(OUTPUTS / "b" / "checkpoints")
+    assert len(list((OUTPUTS / "b" / "checkpoints").glob("*.ckpt"))) == 2
+
+
+def test_a_link_to_a_run_is_promoted_by_the_run_s_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny("a", 1)
+    Path("outputs/latest").symlink_to("a")
+    spoken(["promote", "outputs/latest", "first=true"])
+    assert pointed() == "a"
+
+
+def test_another_run_s_checkpoint_is_not_taken_for_one_s_own(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny("a", 1)
+    tiny("b", 1)
+    theirs = "outputs/b/checkpoints/step_000000001.ckpt"
+    for path in (theirs, str(Path(theirs).absolute())):
+        assert "is not one of outputs/a/checkpoints" in refused(
+            "promote", "a", f"checkpoint={path}", "first=true"
+        )
+        with pytest.raises(UserError, match="is not one of"):
+            trained(Path("outputs/a"), SamplingOptions(run="a", checkpoint=path))
+    spoken(["promote", "a", "checkpoint=outputs/a/checkpoints/step_000000001.ckpt", "first=true"])
+    assert pointed() == "a"
 
 
 @pytest.mark.parametrize(

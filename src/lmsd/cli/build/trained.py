@@ -43,7 +43,7 @@ def opened(
 def trained(folder: Path, chosen: SamplingOptions) -> Model:
     """The model of a run's checkpoint."""
     kept = folder / "checkpoints"
-    path = kept / chosen.checkpoint if chosen.checkpoint else newest(kept)
+    path = store.checkpoint_at(folder, chosen.checkpoint) if chosen.checkpoint else newest(kept)
     if path is None or not path.is_file():
         names = ", ".join(known.name for known in manifests(kept)) or "none"
         raise UserError(f"{folder} has no checkpoint {chosen.checkpoint or 'yet'}; there are: {names}")

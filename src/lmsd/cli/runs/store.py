@@ -192,6 +192,14 @@ def find_folder(name: str) -> Path:
     return found
 
 
+def checkpoint_at(folder: Path, name: str) -> Path:
+    """Where a run keeps the checkpoint that `checkpoint=` names. Raises UserError for another run's."""
+    kept = folder / "checkpoints"
+    if Path(name).name != name and Path(name).absolute().parent.resolve() != kept.resolve():
+        raise UserError(f"checkpoint={name} is not one of {kept}: name the run that it is of, run=FOLDER")
+    return kept / Path(name).name
+
+
 def unfinished(name: str, run_dir: str | None = None) -> Path | None:
     """The newest run of the experiment `name` to go on with; or that of run_dir, done or not.
 

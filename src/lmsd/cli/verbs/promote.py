@@ -120,8 +120,7 @@ def checkpoint_of(folder: Path, name: str | None) -> Path:
     """The named checkpoint of a run, or its newest that is whole."""
     from lmsd.checkpoints import find
 
-    kept = folder / "checkpoints"
-    return find(kept if name is None else kept / Path(name).name)
+    return find(folder / "checkpoints" if name is None else store.checkpoint_at(folder, name))
 
 
 def scored(each: Promoted, chosen: PromoteOptions) -> Record:
