@@ -172,6 +172,25 @@ def test_a_build_that_ends_anywhere_goes_on_with_what_there_is(options, whole, t
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_a_kill_left_half_written_comes_into_no_build(tmp_path, monkeypatch):
+    out, work = tmp_path / "out", tmp_path / ".out.building"
+    for step, folder in (("decide", "chunks"), ("write_manifest", "data")):
+        monkeypatch.setattr(module, step, killed)
+        with pytest.raises(Killed):
+            build("digits", out)
+        monkeypatch.undo()
+        (work / folder / "train-000000.tar.tmp.0a1b2c3d").write_bytes(b"half")
+    build("digits", out)
+    assert not list(out.glob("*.tmp.*"))
+    monkeypatch.setattr(module, "put", killed)
+    with pytest.raises(Killed):
+        build("digits", tmp_path / "part", work=Work(part="1/2"))
+    monkeypatch.undo()
+    (tmp_path / ".part.building" / "chunks" / "00000000.rows.tmp.0a1b2c3d").write_bytes(b"half")
+    build("digits", tmp_path / "part", work=Work(part="1/2"))
+    assert not list((tmp_path / "part").glob("*.tmp.*"))
+
+
 def test_what_changed_since_the_kill_is_made_again(photos, tmp_path, monkeypatch):
     copy, out = tmp_path / "copy", tmp_path / "out"
     shutil.copytree(photos, copy)

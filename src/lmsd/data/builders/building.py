@@ -205,6 +205,8 @@ def work_folder(out: Path, plan: list[str], *, overwrite: bool) -> Iterator[Path
                 elif entry.name != "lock":
                     entry.unlink()
             write_text(stored, text)
+        for leftover in work.glob("*/*.tmp.*"):  # half written when a process was killed
+            leftover.unlink()
         try:
             yield work
         except Ended:
