@@ -178,6 +178,18 @@ def test_other_shards_may_begin_an_epoch_of_their_own(shards, tmp_path):
         module_of(tmp_path, on_change="new_epoch", seed=4).load_state_dict(state)
 
 
+def test_an_epoch_of_repeated_samples_is_over_when_all_repeats_are(tmp_path):
+    write_shards(tmp_path, [4])
+    (tmp_path / "train-000000.tar").rename(tmp_path / "train-repeat10-000000.tar")
+    for index in tmp_path.glob("*.npz"):
+        index.unlink()
+    module = module_of(tmp_path, on_change="new_epoch", batch_size=4)
+    module.advance(12)
+    assert module.epoch == 0
+    module.load_state_dict({**module.state_dict(), "index_hash": "that of other shards"})
+    assert (module.position, module.epoch) == (40, 1)
+
+
 def test_a_batch_that_does_not_divide_is_refused(shards):
     with pytest.raises(UserError, match="take a multiple of 10"):
         module_of(shards, world=5, micro_batches=2).train_dataloader()

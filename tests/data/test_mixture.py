@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tars import data_module, sample, write_tar
+from tars import data_module, sample, write_shards, write_tar
 
 from lmsd.data.mixture import Mixture, shares_of
 from lmsd.data.order import Order
@@ -175,3 +175,15 @@ def test_generated_images_are_for_training_alone(two, tmp_path):
     (made / "manifest.json").unlink()  # the name says it too
     (made / "train-000000.tar").rename(made / "train-synthetic-000000.tar")
     assert len(ShardSet([ours, str(made)], image_size=8).split_set("train", real=True)) == 13
+
+
+def test_a_source_that_is_held_out_by_its_folder_s_name_is_no_source(tmp_path):
+    for name in ("photos", "testing", "more"):
+        write_shards(tmp_path / name, [4])
+        (tmp_path / name / "train-000000.tar").rename(tmp_path / name / "000.tar")
+    named = [str(tmp_path / name) for name in ("photos", "testing", "more")]
+    with pytest.raises(UserError, match="testing has no train shards to mix: leave it out"):
+        ShardSet(named, image_size=8, weights=[1, 1, 1])
+    whole = ShardSet([named[0], named[2]], image_size=8, weights=[1, 1])
+    shard, _ = whole.stream(seed=0).order(np.arange(8))
+    assert sorted(shard.tolist()) == [0] * 4 + [1] * 4

@@ -53,7 +53,8 @@ class Sources:
                 "each, data.shards=[A, B] data.weights=[0.7, 0.3]"
             )
         shares_of(self.weights)
-        self.names = [by_split(resolve(word))["train"] for word in words]
+        train = set(by_split(resolve(shards))["train"])  # of all together, which may tell more than one alone
+        self.names = [[name for name in resolve(word) if name in train] for word in words]
         for word, names in zip(words, self.names, strict=True):
             if not names:
                 raise UserError(f"data.weights: {word} has no train shards to mix: leave it out")
