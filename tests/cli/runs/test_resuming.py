@@ -82,6 +82,13 @@ def test_a_longer_run_is_bit_for_bit_what_one_run_would_be(home) -> None:
     assert [line["images"] for line in store.scored(longer, "generator/loss")] == [160, 192]
 
 
+def test_what_cannot_be_trained_longer_leaves_no_run_behind(home, refused) -> None:
+    before = sorted(Path("outputs").iterdir())
+    for word, said in (("devices=3", "does not divide by 3 devices"), ("data.shards=nowhere", "nowhere")):
+        assert said in refused("train", "extend=outputs/first", "images=400", word)
+    assert sorted(Path("outputs").iterdir()) == before
+
+
 def test_it_has_to_be_longer_and_the_same_run(home) -> None:
     for words, said in (
         (["extend=outputs/first"], "has seen 192 images: say how many in all, images=MORE"),

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from tiny_home import spoken
 
+from lmsd.cli.build.experiment import shard_set
 from lmsd.cli.config.compose import load
 from lmsd.cli.runs import store
-from lmsd.cli.verbs.update import composed, configured, main, quoted
+from lmsd.cli.verbs.update import composed, configured, joined, main, quoted
 from lmsd.errors import UserError
 
 COUNTS = ["image_size=16", "train_count=48", "val_count=32", "test_count=16", "near_duplicates=keep"]
@@ -65,6 +66,14 @@ def test_other_ranks_take_the_run_that_rank_0_found(more, monkeypatch):
     monkeypatch.setenv("LMSD_UPDATE", "outputs/of_rank_0")
     with pytest.raises(UserError, match="of_rank_0"):
         main(["run=last", "data.shards=data/more"])
+
+
+def test_old_shards_among_the_new_are_compared_once(more):
+    old, given = store.config_of(Path("outputs/first")), ["data.shards=[data/more,data/shapes]", "images=64"]
+    new = configured(Path("outputs/first"), composed(Path("outputs/first"), given), given)
+    data = shard_set(joined(old, new))
+    counts = {split: len(shard_set(old).index(split)) for split in ("train", "val")}
+    assert (len(data.index("train")), len(data.index("val"))) == (48 + counts["train"], 32 + counts["val"])
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ extend=RUN|CHECKPOINT images=N    a new run with all that the other one had, to 
 init_from=RUN                     a new run with its weights alone
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from itertools import dropwhile, islice
 from pathlib import Path
@@ -137,8 +137,10 @@ LONGER = (*SAFE, "images", "name", "optim.decay", "optim.warmup_images")
 """What may change where a run is trained longer in a new one."""
 
 
-def extended(arguments: Sequence[str]) -> tuple[DictConfig, Path] | None:
-    """The configuration and folder of a new run that goes on from what `extend=` names; None without it.
+def extended(arguments: Sequence[str]) -> tuple[DictConfig, None, Callable[[], Path]] | None:
+    """The configuration of a new run that goes on from what `extend=` names; third, what makes its folder.
+
+    None without `extend=`.
 
     Its first checkpoint is the other one's, with the share of that run that was reached then: phases which
     were over by it stay over. Raises UserError where that would not be longer.
@@ -174,7 +176,7 @@ def extended(arguments: Sequence[str]) -> tuple[DictConfig, Path] | None:
         print(f"Extending {path} from {clock['images']:,} to {config.images:,} images")
         return str(made)
 
-    return config, Path(agreed("extend", begin))
+    return config, None, lambda: Path(agreed("extend", begin))
 
 
 def finished(source: Path, config: DictConfig) -> bool:

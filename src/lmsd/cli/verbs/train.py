@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lmsd import stops
+from lmsd.checkpoints import find, images_of
 from lmsd.cli.config.compose import load
 from lmsd.cli.config.limits import check_limits
 from lmsd.cli.runs import offline, store
@@ -40,6 +41,7 @@ _PRIVATE = {
 }
 """What wandb would else upload beside the metrics: output, code, the remote's URL, the command line."""
 
+COMPILERS = ("g++", "clang++", "c++", "gcc", "clang", "cc")
 INTERACTIVE = ("bash", "interactive")
 """Names of SLURM jobs in which ranks are started by hand."""
 
@@ -85,7 +87,8 @@ def main(arguments: list[str]) -> int:
 def begin(arguments: list[str]) -> int:
     """Begin a run, or go on with one."""
     again = any(word.lstrip("+~ ").startswith(("resume", "extend")) for word in arguments)
-    config, source = (extended(arguments) or continued(arguments)) if again else (None, None)
+    nothing = (None, None, None)
+    config, source, longer = (extended(arguments) or (*continued(arguments), None)) if again else nothing
     if config is not None:
         check_limits(config)
     else:
@@ -99,7 +102,9 @@ def begin(arguments: list[str]) -> int:
             if not (folder / "report.html").is_file():
                 report(folder)
         return 0
-    train(config, overrides=arguments, resumed=source)
+    if source is not None and source.suffix == ".ckpt":
+        find(source)  # before anything is built, or written down
+    train(config, overrides=arguments, resumed=source, longer=longer)
     return 0
 
 
@@ -145,15 +150,17 @@ def prepared(config: DictConfig, overrides: Sequence[str] = ()) -> Prepared:
     return Prepared(built, hardware, callbacks.own(config, built.objective), metrics(config))
 
 
-def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | None = None) -> Path:
+def train(
+    config: DictConfig,
+    *,
+    overrides: Sequence[str] = (),
+    resumed: Path | None = None,
+    longer: Callable[[], Path] | None = None,
+) -> Path:
     """Train what the configuration describes and return the run's folder; torch is imported here.
 
-    resumed: a run folder to go on with, or one of its checkpoints.
+    resumed: a run folder to go on with, or one of its checkpoints; longer: makes that, once all is built.
     """
-    if resumed and resumed.suffix == ".ckpt":
-        from lmsd.checkpoints import find
-
-        find(resumed)  # before anything is built, or written down
     if config.dry:
         from lmsd.cli.build.imagined import tried
 
@@ -161,6 +168,8 @@ def train(config: DictConfig, *, overrides: Sequence[str] = (), resumed: Path | 
         return tried(config, partial(prepared, config, overrides), told)
     run = prepared(config, overrides)
     built, data = run.built, run.built.data.shards
+    if longer is not None:
+        resumed = longer()
     if not resumed:
         from lmsd.cli.build.latents import check_latents
 
@@ -214,7 +223,6 @@ def play(
     config: DictConfig, run: Prepared, *, folder: Path, callbacks: list[Any], resumed: Path | None
 ) -> None:
     """Train in a run's folder, from its checkpoint where there is one."""
-    from lmsd.checkpoints import find, images_of
     from lmsd.engine.trainer import fit
 
     source = resumed if resumed and store.has_checkpoint(folder) else None
@@ -254,17 +262,8 @@ def require_device(config: DictConfig) -> None:
         config.devices = count if count and kind in ("auto", "gpu", "cuda") else 1
         check_limits(config)
     absent = (kind == "cuda" and not count) or (kind == "mps" and not torch.backends.mps.is_available())
-    makers = (
-        os.environ.get("CXX", ""),
-        os.environ.get("CC", ""),
-        "g++",
-        "clang++",
-        "c++",
-        "gcc",
-        "clang",
-        "cc",
-    )
-    if config.compile and not any(map(shutil.which, makers)):
+    named = (os.environ.get("CXX", ""), os.environ.get("CC", ""))
+    if config.compile and not any(map(shutil.which, (*named, *COMPILERS))):
         raise UserError(
             "compile=true needs a C++ compiler, and there is none in PATH: install one (g++), or leave it out"
         )

@@ -178,6 +178,20 @@ def require_val(folder: Path, config: DictConfig) -> None:
             raise UserError(f"the {what} shards have no val split to score on: name some, data.val=SHARDS")
 
 
+def joined(old: DictConfig, new: DictConfig) -> DictConfig:
+    """The new run's configuration with the shards of both, each once: new ones may name old ones again."""
+    from omegaconf import OmegaConf
+
+    from lmsd.cli.config.schema import plain
+    from lmsd.data.shards import resolve
+
+    found: Any = OmegaConf.create(OmegaConf.to_container(new))
+    found.data.shards = sorted({name for each in (old, new) for name in resolve(plain(each.data)["shards"])})
+    found.data.weights = None
+    made: DictConfig = found
+    return made
+
+
 def compared(before: Path, after: Path) -> str:
     """Both runs on val of the old data and of the new, as lines of text."""
     lines = [f"{before.name} -> {after.name}, val, seeds {', '.join(map(str, SEEDS))}, 95 % intervals"]
@@ -193,21 +207,15 @@ def compared(before: Path, after: Path) -> str:
 
 def scored(before: Path, after: Path) -> "dict[str, list[Scores]]":
     """Scores of both runs on the val shards of the old data and of the new, by one classifier of both."""
-    from omegaconf import OmegaConf
-
     from lmsd.cli.build.experiment import shard_set
     from lmsd.cli.build.extractors import extractor_of
     from lmsd.cli.build.trained import opened
     from lmsd.cli.build.validate import checker
-    from lmsd.cli.config.schema import plain
     from lmsd.cli.config.settings import SamplingOptions
-    from lmsd.data.shards import words_of
     from lmsd.evaluation import Evaluator
 
     configs: dict[str, Any] = {"old": store.config_of(before), "new": store.config_of(after)}
-    joint: Any = OmegaConf.create(OmegaConf.to_container(configs["new"]))
-    joint.data.shards = [word for each in configs.values() for word in words_of(plain(each.data)["shards"])]
-    joint.data.weights = None
+    joint = joined(configs["old"], configs["new"])
     extractor = extractor_of(joint.evaluate.extractor, shard_set(joint))
     models = [opened(each, SamplingOptions(run=str(each))) for each in (before, after)]
     found: dict[str, list[Scores]] = {}
