@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lmsd.cli.build.experiment import instantiate, optimization
+from lmsd.cli.build.experiment import check_pairs, instantiate, optimization
 from lmsd.cli.build.reading import check_condition
 from lmsd.cli.config.compose import load
 from lmsd.errors import UserError
@@ -100,3 +100,11 @@ def test_what_is_said_of_nobody_is_refused(typed: str, said: str) -> None:
         optimization(config, instantiate(config.objective)).check(
             ("discriminator", "generator"), ("discriminator", "generator")
         )
+
+
+def test_a_reward_beside_pairs_of_the_data_s_own_is_refused() -> None:
+    words = ["experiment=digits", "objective=dpo"]
+    with pytest.raises(UserError, match="would judge none"):
+        check_pairs(load([*words, "data.images=[rejected]"]))
+    check_pairs(load([*words, "data.images=[rejected]", "objective.reward=null"]))
+    check_pairs(load(words))

@@ -111,7 +111,10 @@ def test_slurm_runs_the_script_stopped_queued_again_and_done(home: Home, tmp_pat
         (["pbs"], "lmsd launch pbs: give one of slurm, k8s, sky first"),
         (["slrum"], "did you mean slurm?"),
         (["slurm", "lr=1"], "unknown option 'lr'"),
-        (["slurm", "launch.tim=1"], "unknown option 'launch.tim' of lmsd launch slurm; did you mean time?"),
+        (
+            ["slurm", "launch.tim=1"],
+            "of lmsd launch slurm; did you mean launch.time?",
+        ),
         (["k8s", "launch.time=1"], "unknown option 'launch.time' of lmsd launch k8s"),
         (["slurm", "launch.time=soon"], "launch.time=soon"),
         (["slurm", "launch.name=A B"], "launch.name"),

@@ -59,6 +59,7 @@ def build(config: DictConfig) -> Experiment:
     """
     check_shards(config)
     check_uses(config)
+    check_pairs(config)
     torch.manual_seed(config.seed)
     lead = None if config.generator._target_ == NOTHING else generator(config)
     check_buckets(config, lead)
@@ -154,6 +155,16 @@ def check_uses(config: DictConfig) -> None:
             raise UserError(
                 f"{key}={value} is about captions or classes, and conditioner=none has none: leave it out"
             )
+
+
+def check_pairs(config: DictConfig) -> None:
+    """Refuse a reward beside pairs that the data hold, which it would not judge."""
+    node, pairs = config.objective, "rejected" in (config.data.images or ())
+    if pairs and node._target_.endswith(".DPO") and node.get("reward") is not None:
+        raise UserError(
+            "data.images=[rejected]: the pairs are the data's own, and objective.reward= would judge none: "
+            "give objective.reward=null, or leave data.images= out"
+        )
 
 
 def held_out(data: ShardSet, count: int = 256) -> Batch | None:

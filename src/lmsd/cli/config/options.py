@@ -21,10 +21,7 @@ def options_of(target: str) -> dict[str, Argument]:
 
 
 def read(kind: type[Record], words: list[str], *, verb: str, prefix: str = "") -> Record:
-    """Read words into the dataclass `kind`; unknown names and wrong values are refused in one sentence.
-
-    prefix: of every name on the command line.
-    """
+    """Read words {prefix}NAME=VALUE into `kind`; unknown names and wrong values are refused in a sentence."""
     names, values = options_of(f"{kind.__module__}.{kind.__qualname__}"), dict[str, Any]()
     for word in words:
         key, equals, text = word.partition("=")
@@ -42,7 +39,8 @@ def read(kind: type[Record], words: list[str], *, verb: str, prefix: str = "") -
             continue
         name = override.key_or_group.removeprefix(prefix)
         if name not in names:
-            listed = f"{nearest(name, names)}; options: {', '.join(names)}"
+            ways = [prefix + each for each in names]
+            listed = f"{nearest(name, ways)}; options: {', '.join(ways)}"
             raise UserError(f"unknown option '{prefix}{name}' of lmsd {verb}{listed}")
         takes = names[name].kind
         if override.is_sweep_override():
@@ -54,7 +52,7 @@ def read(kind: type[Record], words: list[str], *, verb: str, prefix: str = "") -
             raise UserError(f"{prefix}{name}=[] is empty: give at least one")
     missing = [name for name, argument in names.items() if argument.value is None and name not in values]
     if missing:
-        raise UserError(f"lmsd {verb} needs {missing[0]}=...; options: {', '.join(names)}")
+        raise UserError(f"lmsd {verb} needs {prefix}{missing[0]}=...; options: {', '.join(names)}")
     if values.get("sampler") is not None:
         check_choice(parse(f"sampler={values['sampler']}"), groups())
     return nested(kind, values)

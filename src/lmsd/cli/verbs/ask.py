@@ -62,13 +62,14 @@ def main(arguments: list[str]) -> int:
 
 def read(words: list[str]) -> AskOptions:
     """The options; the run and what it is asked stand alone."""
-    names = ["run", "what"]
+    given = [word for word in words if "=" in word]
     bare = [word for word in words if "=" not in word]
-    if len(bare) > 1 and bare[1] not in WORDS:
-        raise UserError(
-            f"lmsd ask RUN '{bare[1]}': ask for one of {', '.join(WORDS)}{nearest(bare[1], WORDS)}"
-        )
-    if len(bare) > 2:
-        raise UserError(f"'{bare[2]}' is one word too many: lmsd ask {bare[0]} {bare[1]}")
-    named = [f"{name}={word}" for name, word in zip(names, bare, strict=False)]
-    return options.read(AskOptions, [*named, *(word for word in words if "=" in word)], verb="ask")
+    names = [name for name in ("run", "what") if name not in {word.partition("=")[0] for word in given}]
+    found = dict(zip(names, bare, strict=False))
+    if found.get("what", WORDS[0]) not in WORDS:
+        way = nearest(found["what"], WORDS)
+        raise UserError(f"lmsd ask RUN '{found['what']}': ask for one of {', '.join(WORDS)}{way}")
+    if len(bare) > len(names):
+        raise UserError(f"'{bare[len(names)]}' is one word too many: lmsd ask RUN WORD")
+    named = [f"{name}={word}" for name, word in found.items()]
+    return options.read(AskOptions, [*named, *given], verb="ask")

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     started = time.monotonic()
     ablation = "--ablation" in arguments
     words = [word for word in arguments if word != "--ablation"]
-    check(words)
+    check(words, ablation=ablation)
     if not (DATA / "manifest.json").is_file():
         from lmsd.cli.verbs import data
 
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def check(words: list[str]) -> None:
+def check(words: list[str], *, ablation: bool) -> None:
     """Refuse wrong options of `lmsd train`, and those that a demo has no use for, before data are built."""
     from lmsd.cli.config.compose import load
 
@@ -56,6 +56,17 @@ def check(words: list[str]) -> None:
     if config.resume or config.dry:
         word = "resume=" if config.resume else "debug=dry"
         raise UserError(f"{word} makes no sense here: lmsd demo trains a run of its own, to its end")
+    if ablation and config.run_dir:
+        raise UserError(
+            f"--ablation trains two runs, and run_dir={config.run_dir} is one folder: leave it out"
+        )
+    try:
+        for extra in ARMS.values() if ablation else ():
+            load(["experiment=digits", *words, *extra])
+    except UserError as error:
+        raise UserError(
+            f"--ablation trains it again with the adversary off, which these options do not allow ({error})"
+        ) from error
 
 
 def arm(overrides: list[str]) -> dict[str, Any]:
