@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lmsd.errors import UserError
 from lmsd.models.pipeline import PipelineGenerator, from_pipeline
 from lmsd.rng import Rng
-from lmsd.sampling import Settings, sample
+from lmsd.sampling import Generation, Settings, Tau, sample
 from lmsd.spec import build
 from lmsd.tuning import LoRA, TextualInversion, tuned
 from lmsd.tuning.files import load
@@ -121,6 +121,8 @@ def test_plain_diffusers_and_we_read_what_we_write(folders, tmp_path, layout, ki
     attach(plain, [Adapter(str(file), 1.0)])
     near(latents(plain), found, before)
     near(latents(merged(own)), found, before)
+    assert Generation(plain, Tau(1), Settings(2)).record()["adapters"] == f"{file.name}*1"
+    assert "adapters" not in Generation(own, Tau(1), Settings(2)).record()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[:2])

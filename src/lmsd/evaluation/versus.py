@@ -21,7 +21,10 @@ from lmsd.metrics import compare
 
 LEVEL = 0.05
 _SAME = (("split", "splits"), ("data", "data"), ("extractor_sha256", "extractors"))
-_SETTINGS = ("sampler", "tau", "steps", "guidance", "interval", "autoguidance", "ema", "resize", "right_by")
+_SETTINGS = (
+    *("sampler", "tau", "steps", "guidance", "interval", "image_guidance", "autoguidance", "adapters"),
+    *("ema", "resize", "right_by"),
+)
 """What makes two records alike, beside n, the data and the extractor."""
 # scores that hang on more than the extractor, and what of the setup names it
 _READ_BY = {"right": "right_by", "sw_families": "families", "kinds": "families"}
@@ -31,7 +34,9 @@ _TOLD = (
     "steps",
     "guidance",
     "interval",
+    "image_guidance",
     "autoguidance",
+    "adapters",
     "nfe",
     "ema",
     "resize",

@@ -128,6 +128,8 @@ class Generation:
             where |= {"image_guidance": f"{own.image_guidance:g}"}
         if self.weaker is not None:
             where |= {"autoguidance": self.weaker[1]}
+        added = vars(self.generator).get("about", {}).get("adapters")
+        where |= {} if added is None else {"adapters": added}
         features = self.generator.codec.told.get("features")
         where |= {} if features is None else {"codec_features": features}
         return {"sampler": name, "steps": own.steps, "guidance": own.guidance, **where, "nfe": nfe}

@@ -1,9 +1,14 @@
-"""The process group of an evaluation ends with it, so that no thread of it meets the interpreter's end."""
+"""An evaluation's process group, which ends with it before the interpreter does, and its records."""
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
+
+from lmsd.cli.config import options
+from lmsd.cli.config.settings import Combinations
+from lmsd.cli.verbs.evaluate import EvaluateOptions, asked
 
 SCRIPT = """
 import os
@@ -34,3 +39,12 @@ def test_no_thread_of_the_process_group_outlives_an_evaluation() -> None:
     ]
     said = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
+
+
+def test_a_record_says_which_adapters_it_was_made_with() -> None:
+    adapters = ("b.safetensors", "c*0.5")
+    words = asked(EvaluateOptions(sampling=Combinations(run="a", adapters=adapters)))
+    assert words is not None
+    again = options.read(EvaluateOptions, ["run=a", *shlex.split(words)], verb="evaluate")
+    assert again.sampling.adapters == adapters
+    assert asked(EvaluateOptions(sampling=Combinations(run="a"))) is None

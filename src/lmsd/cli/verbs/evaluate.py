@@ -193,7 +193,9 @@ def asked(chosen: EvaluateOptions) -> str | None:
         "overlap": None if chosen.overlap == "refuse" else chosen.overlap,
     }
     texts = {name: str(value) for name, value in given.items() if value is not None}
-    return shlex.join(f"{n}=" + (t if _PLAIN.fullmatch(t) else f"'{t}'") for n, t in texts.items()) or None
+    words = [f"{n}=" + (t if _PLAIN.fullmatch(t) else f"'{t}'") for n, t in texts.items()]
+    adapters = ", ".join(chosen.sampling.adapters)
+    return shlex.join([*words, *([f"adapters=[{adapters}]"] if adapters else [])]) or None
 
 
 def score(

@@ -12,6 +12,8 @@ from lmsd.evaluation import pointer
 from lmsd.evaluation.pointer import Promoted
 from lmsd.evaluation.records import Record
 
+ELSE = ("interval", "image_guidance", "autoguidance", "adapters")
+"""What a record has only where it differs from what is usual."""
 KEPT = 3
 """Exit code where the incumbent stays."""
 
@@ -157,7 +159,7 @@ def known(each: Promoted, chosen: PromoteOptions) -> Record | None:
     for path, record in reversed(records_by_age(each.folder, "val").items()):
         setup = record["setup"]
         alike = all(setup.get(name) == value for name, value in wanted.items())
-        alike &= all((name in setup) == (name in own) for name in ("interval", "autoguidance"))
+        alike &= all((name in setup) == (name in own) for name in ELSE)
         alike &= "families" in setup
         if (
             alike
