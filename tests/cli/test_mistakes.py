@@ -3,6 +3,8 @@
 None of them gets as far as importing torch; those that need a run or data are in test_main.
 """
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -542,6 +544,18 @@ def test_the_words_are_these(typed: str, capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 if "devices=8" in typed else 0)
     assert cli.run(typed.split()) == 2
     assert capsys.readouterr().err == f"lmsd: {TRANSCRIPTS[typed]}\n"
+
+
+def test_a_full_disk_is_no_failure_of_ours(capsys, monkeypatch) -> None:
+    from lmsd import cli
+
+    def full(arguments: list[str]) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("lmsd.cli.verbs.runs.main", full)
+    assert cli.run(["runs"]) == 2
+    said = "the disk: No space left on device; name another place, or mend this one"
+    assert capsys.readouterr().err == f"lmsd: {said}\n"
 
 
 def test_a_full_gpu_is_told_of_with_the_way_out(capsys, monkeypatch) -> None:

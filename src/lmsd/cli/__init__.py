@@ -22,6 +22,9 @@ from lmsd.errors import UserError, redact
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """Error codes for a file that the user named wrongly or has no access to."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error codes for a place without room, which a write does not name."""
+
 BARE = {
     "runs": "it lists all runs, or those with a word in their name: lmsd runs WORD",
     "doctor": "it looks at everything, and at shards that are named: lmsd doctor SHARDS",
@@ -169,8 +172,9 @@ def known_failure(error: Exception) -> str:
         return f"{finding.what}; {finding.way}"
     if type(error).__name__ == "OutOfMemoryError":
         return out_of_memory(error)
-    if isinstance(error, OSError) and error.errno in REFUSED and error.filename:
-        return redact(f"{error.filename}: {error.strerror}; name another place, or mend this one")
+    if isinstance(error, OSError) and (error.errno in FULL or (error.errno in REFUSED and error.filename)):
+        where = error.filename or "the disk"
+        return redact(f"{where}: {error.strerror}; name another place, or mend this one")
     return ""
 
 

@@ -298,6 +298,12 @@ def test_status_is_merged_and_never_half_written() -> None:
     assert [path.name for path in folder.glob("status*")] == ["status.json"]
 
 
+def test_a_damaged_line_of_metrics_costs_that_line_alone(tmp_path: Path) -> None:
+    lines = [b'{"images": 1}', b'\0\0\xff{"images": 2}', b'{"images": 3}', b'{"images"']
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    assert store.scored(tmp_path, '"images"') == [{"images": 1}, {"images": 3}]
+
+
 def test_runs_are_listed_with_their_state_and_their_best(capsys: pytest.CaptureFixture[str]) -> None:
     from lmsd import cli
 

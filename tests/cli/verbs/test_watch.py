@@ -14,7 +14,7 @@ import pytest
 from tiny_home import Home
 
 from lmsd.cli.runs import store, watched
-from lmsd.cli.verbs.watch import opened
+from lmsd.cli.verbs.watch import name_of, opened
 
 sys.path.append(str(Path(__file__).parents[2] / "export"))
 
@@ -106,6 +106,16 @@ def test_a_run_outside_of_outputs_and_a_sweep_are_listed(home: Home) -> None:
         assert found["sweeps"] == [{"name": "tiny", "trials": [told]}]
         assert json.loads(get(port, f"/run?name={quote('tiny/0')}")[1])["images"] == 192
     shutil.rmtree(sweep)
+
+
+def test_a_run_elsewhere_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("outputs", "moved"):
+        (tmp_path / place / "first").mkdir(parents=True)
+        (tmp_path / place / "first" / "config.yaml").write_text("name: first\n")
+    moved = Path("moved/first")
+    assert name_of(moved) == str(tmp_path / "moved" / "first")
+    assert watched.folders([moved]) == {name_of(moved): moved, "first": Path("outputs/first")}
 
 
 def test_the_time_left_is_that_of_the_last_lines() -> None:

@@ -383,6 +383,18 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, said):
     assert name in str(caught.value)
 
 
+@pytest.mark.parametrize("label", [-1, 1_900_000_000])
+def test_a_number_that_is_no_class_is_refused_at_once(tmp_path, label):
+    members = [("0.png", png(0)), ("0.cls", b"0"), ("1.png", png(1)), ("1.cls", str(label).encode())]
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    with pytest.raises(UserError, match=f"has the class {label}: number classes from 0 to 999,999"):
+        layout_source("tars", tmp_path, "join")
+
+
 def test_coco_without_captions_says_which_file_has_them(tmp_path):
     picture(tmp_path / "a.png", 0)
     told = {

@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -244,10 +245,13 @@ def alive(pid: Any) -> bool:
 
 
 def scored(folder: Path, word: str) -> list[dict[str, Any]]:
-    """The lines of a run's metrics that hold a word; one that is being written is left out."""
+    """The lines of a run's metrics that hold a word; one that is being written, or damaged, is left out."""
     path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ()
-    return [json.loads(line) for line in lines if word in line and line.endswith("}")]
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        with suppress(ValueError):
+            found += [json.loads(line)] if word in line else []
+    return found
 
 
 def config_of(folder: Path) -> DictConfig:

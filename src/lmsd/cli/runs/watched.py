@@ -29,7 +29,8 @@ def folders(beside: Sequence[Path] = ()) -> dict[str, Path]:
     )
     found |= {"/".join(path.parent.parts[-2:]): path.parent for path in trials}
     known = {folder.resolve() for folder in found.values()}
-    return {folder.name: folder for folder in beside if folder.resolve() not in known} | found
+    others = [folder for folder in beside if folder.resolve() not in known]
+    return {str(each.resolve()) if each.name in found else each.name: each for each in others} | found
 
 
 def listed(beside: Sequence[Path] = ()) -> dict[str, Any]:

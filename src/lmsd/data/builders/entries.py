@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from lmsd.data.builders.captions import MOST_CLASSES
 from lmsd.data.builders.source import Captions, Defaults, Dropped, Raw, Source
 from lmsd.data.names import hidden, printable
 from lmsd.data.notes import Notes
@@ -221,7 +222,7 @@ def _notes(entry: Entry, way: Captions) -> Iterator[tuple[str, str]]:
 
 
 def _classes(found: _Looked, where: str) -> list[str] | None:
-    """The names of the classes, by number; UserError when only some pictures have one, or some in words."""
+    """The names of the classes, by number; UserError when some pictures have none, or some have words."""
     labels, bare = found.labels, found.bare
     if labels <= {None}:
         return None
@@ -232,4 +233,10 @@ def _classes(found: _Looked, where: str) -> list[str] | None:
     numbers = [label for label in labels if isinstance(label, int)]
     if words and numbers:
         raise UserError(f"{where} has labels in words ({words[0]}) and in numbers ({numbers[0]}); take one")
+    wrong = next((number for number in sorted(numbers) if not 0 <= number < MOST_CLASSES), None)
+    if wrong is not None:
+        raise UserError(
+            f"{where} has the class {wrong}: number classes from 0 to {MOST_CLASSES - 1:,}, and leave out "
+            "what has none"
+        )
     return words or [str(number) for number in range(max(numbers) + 1)]
