@@ -173,8 +173,9 @@ def known_failure(error: Exception) -> str:
     if type(error).__name__ == "OutOfMemoryError":
         return out_of_memory(error)
     if isinstance(error, OSError) and (error.errno in FULL or (error.errno in REFUSED and error.filename)):
-        where = error.filename or "the disk"
-        return redact(f"{where}: {error.strerror}; name another place, or mend this one")
+        return redact(
+            f"{error.filename or 'the disk'}: {error.strerror}; name another place, or mend this one"
+        )
     return ""
 
 

@@ -35,6 +35,12 @@ def shares_of(weights: Sequence[float]) -> list[Fraction]:
     return [Fraction(each, sum(whole)) for each in whole]
 
 
+def length_of(index: Index) -> int:
+    """Positions of an epoch of one stream: samples, each as often as its shard's name says."""
+    pairs = zip(index.sizes.tolist(), index.shards, strict=True)
+    return sum(size * repeats_of(name) for size, name in pairs)
+
+
 class Sources:
     """What `data.shards=` names: one stream of all shards, or several sources that are mixed by weights.
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from lmsd import stops
 from lmsd.data.index import difference
-from lmsd.data.shards import repeats_of
+from lmsd.data.mixture import length_of
 from lmsd.data.shardset import Decode, ShardSet
 from lmsd.data.stream import Positions
 from lmsd.errors import UserError
@@ -53,13 +53,7 @@ class ShardDataModule(LightningDataModule):
     @property
     def epoch(self) -> int:
         """How many times the whole train split has been seen."""
-        return self.position // self.total
-
-    @property
-    def total(self) -> int:
-        """Positions of an epoch: samples, each as often as its shard's name says."""
-        index = self.shards.index("train")
-        return sum(int(n) * repeats_of(name) for n, name in zip(index.sizes, index.shards, strict=True))
+        return self.position // length_of(self.shards.index("train"))
 
     def prepare_data(self) -> None:
         """Index the shards, once per machine, before the other ranks look at them."""
@@ -133,7 +127,8 @@ class ShardDataModule(LightningDataModule):
                 f"data.train.window=, or start a new run by init_from={way if other else ''}"
             )
         self._compare(state_dict.get("decode", "old"))
-        self.position = -(-position // self.total) * self.total if other else position
+        total = length_of(self.shards.index("train"))
+        self.position = -(-position // total) * total if other else position
 
     def _compare(self, before: Decode) -> None:
         """Refuse to continue if samples decode differently than before, unless told how."""

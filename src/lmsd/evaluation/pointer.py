@@ -9,10 +9,11 @@ last, each with run, checkpoint and sha256.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Any
 
-from lmsd.checkpoints import OUTPUTS, intact, manifest_at
+from lmsd.checkpoints import OUTPUTS, intact, manifest_at, manifests
 from lmsd.errors import UserError
 from lmsd.files import write_text
 
@@ -100,6 +101,18 @@ def is_kept(checkpoint: Path) -> bool:
         each.checkpoint == checkpoint.name and each.folder.resolve() == checkpoint.parents[1].resolve()
         for each in named
     )
+
+
+def refuse_earlier(source: Path) -> None:
+    """Refuse to go on from a checkpoint before one that is promoted, which would be written anew."""
+    later = dropwhile(lambda path: path.name != source.name, manifests(source.parent))
+    path = next((path for path in islice(later, 1, None) if is_kept(path)), None)
+    if path is not None:
+        run = source.parent.parent
+        raise UserError(
+            f"{path} is promoted, and going on from {source.name} would write it anew: resume={run} goes on "
+            f"from the newest, and extend={source} images=MORE in a new run"
+        )
 
 
 def point(to: Promoted, history: list[Promoted]) -> Path:

@@ -72,7 +72,7 @@ def _damaged(path: Path) -> UserError:
 def read_records(path: Path) -> list[Record]:
     """The lines of metrics.jsonl that are whole, in order of images seen."""
     records: list[Record] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
             record = json.loads(line)
         except ValueError:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lmsd.cli.build.experiment import check_pairs, instantiate, optimization
+from lmsd.cli.build.experiment import instantiate, optimization
 from lmsd.cli.build.reading import check_condition
+from lmsd.cli.build.roles import check_pairs
 from lmsd.cli.config.compose import load
 from lmsd.errors import UserError
 from lmsd.models.conditioner import Conditioner, LabelConditioner, NullConditioner

@@ -20,6 +20,7 @@ from lmsd.cli.build.buckets import check_buckets
 from lmsd.cli.build.casting import cast
 from lmsd.cli.build.extractors import classifier_of
 from lmsd.cli.build.latents import attach
+from lmsd.cli.build.roles import check_pairs
 from lmsd.cli.config.schema import leaves, plain
 from lmsd.cli.runs.secrets import stored
 from lmsd.data.shardset import ShardSet
@@ -155,16 +156,6 @@ def check_uses(config: DictConfig) -> None:
             raise UserError(
                 f"{key}={value} is about captions or classes, and conditioner=none has none: leave it out"
             )
-
-
-def check_pairs(config: DictConfig) -> None:
-    """Refuse a reward beside pairs that the data hold, which it would not judge."""
-    node, pairs = config.objective, "rejected" in (config.data.images or ())
-    if pairs and node._target_.endswith(".DPO") and node.get("reward") is not None:
-        raise UserError(
-            "data.images=[rejected]: the pairs are the data's own, and objective.reward= would judge none: "
-            "give objective.reward=null, or leave data.images= out"
-        )
 
 
 def held_out(data: ShardSet, count: int = 256) -> Batch | None:

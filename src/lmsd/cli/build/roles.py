@@ -1,4 +1,4 @@
-"""What is typed about players that a method does not have."""
+"""What is typed about players that a method does not have, and about a reward that it does not ask."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,3 +19,13 @@ def check_roles(words: Iterable[str], config: DictConfig, cast: Mapping[str, Any
         if role in learning and role not in cast:
             method, players = config.objective._target_.rpartition(".")[2], " and ".join(cast)
             raise UserError(f"{override.input_line}: {method} plays {players} alone: leave it out")
+
+
+def check_pairs(config: DictConfig) -> None:
+    """Refuse a reward beside pairs that the data hold, which it would not judge."""
+    node, pairs = config.objective, "rejected" in (config.data.images or ())
+    if pairs and node._target_.endswith(".DPO") and node.get("reward") is not None:
+        raise UserError(
+            "data.images=[rejected]: the pairs are the data's own, and objective.reward= would judge none: "
+            "give objective.reward=null, or leave data.images= out"
+        )

@@ -39,8 +39,8 @@ def read(kind: type[Record], words: list[str], *, verb: str, prefix: str = "") -
             continue
         name = override.key_or_group.removeprefix(prefix)
         if name not in names:
-            ways = [prefix + each for each in names]
-            listed = f"{nearest(name, ways)}; options: {', '.join(ways)}"
+            dotted = [prefix + each for each in names]
+            listed = f"{nearest(name, dotted)}; options: {', '.join(dotted)}"
             raise UserError(f"unknown option '{prefix}{name}' of lmsd {verb}{listed}")
         takes = names[name].kind
         if override.is_sweep_override():

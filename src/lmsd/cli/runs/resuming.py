@@ -7,7 +7,6 @@ init_from=RUN                     a new run with its weights alone
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,14 @@ import yaml
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from lmsd.checkpoints import find_run, manifests
+from lmsd.checkpoints import find_run
 from lmsd.cli.config.compose import check_choice, files, flatten, groups, load, parse, written
 from lmsd.cli.config.schema import ENTRIES, at, edit, leaves
 from lmsd.cli.runs import store
 from lmsd.cli.runs.agreed import agreed
 from lmsd.cli.runs.secrets import require_secrets, stored
 from lmsd.errors import HIDDEN, UserError, redact, shown
-from lmsd.evaluation.pointer import is_kept
+from lmsd.evaluation.pointer import refuse_earlier
 from lmsd.ranks import launched_rank
 
 SAFE = (
@@ -95,7 +94,7 @@ def continued(arguments: Sequence[str]) -> tuple[DictConfig | None, Path | None]
             f"resume={wanted} goes on in {folder}, not in run_dir={other}: leave run_dir= out, or begin a "
             f"new run there from its weights: lmsd train init_from={folder} run_dir={other} ..."
         )
-    check_promoted(source)
+    refuse_earlier(source)
     config = store.config_again(folder)
     if wanted != "auto":
         config, given = changed(config, list(overrides.values()))
@@ -119,18 +118,6 @@ def changed(config: DictConfig, overrides: Sequence[Override]) -> tuple[DictConf
             edit(again, override, {})
             given[override.key_or_group] = at(again, override.key_or_group)
     return OmegaConf.create(tree), given
-
-
-def check_promoted(source: Path) -> None:
-    """Refuse to go on from a checkpoint before one that is promoted, which would be written anew."""
-    later = dropwhile(lambda path: path.name != source.name, manifests(source.parent))
-    path = next((path for path in islice(later, 1, None) if is_kept(path)), None)
-    if path is not None:
-        raise UserError(
-            f"{path} is promoted, and going on from {source.name} would write it anew: "
-            f"resume={store.folder_of(source)} goes on from the newest, and extend={source} images=MORE in a "
-            "new run"
-        )
 
 
 LONGER = (*SAFE, "images", "name", "optim.decay", "optim.warmup_images")

@@ -15,7 +15,6 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -34,6 +33,7 @@ from lmsd.cli.config.schema import root
 from lmsd.cli.runs.pipelines import told_of_folder
 from lmsd.cli.runs.secrets import stored
 from lmsd.errors import HIDDEN, UserError, is_secret, redact
+from lmsd.evaluation.records import read_records
 from lmsd.files import write_text
 from lmsd.ranks import launched_rank
 
@@ -195,10 +195,11 @@ def find_folder(name: str) -> Path:
 
 def checkpoint_at(folder: Path, name: str) -> Path:
     """Where a run keeps the checkpoint that `checkpoint=` names. Raises UserError for another run's."""
-    kept = folder / "checkpoints"
-    if Path(name).name != name and Path(name).absolute().parent.resolve() != kept.resolve():
-        raise UserError(f"checkpoint={name} is not one of {kept}: name the run that it is of, run=FOLDER")
-    return kept / Path(name).name
+    if Path(name).name != name and Path(name).parent.resolve() != (folder / "checkpoints").resolve():
+        raise UserError(
+            f"checkpoint={name} is not one of {folder / 'checkpoints'}: name the run that it is of, run=RUN"
+        )
+    return folder / "checkpoints" / Path(name).name
 
 
 def unfinished(name: str, run_dir: str | None = None) -> Path | None:
@@ -245,13 +246,10 @@ def alive(pid: Any) -> bool:
 
 
 def scored(folder: Path, word: str) -> list[dict[str, Any]]:
-    """The lines of a run's metrics that hold a word; one that is being written, or damaged, is left out."""
-    path = folder / "metrics.jsonl"
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
-        with suppress(ValueError):
-            found += [json.loads(line)] if word in line else []
-    return found
+    """The lines of a run's metrics with a name that holds a word, but for damaged and unfinished ones."""
+    return [
+        line for line in read_records(folder / "metrics.jsonl") if any(word in f'"{name}"' for name in line)
+    ]
 
 
 def config_of(folder: Path) -> DictConfig:

@@ -61,8 +61,7 @@ def check(words: list[str], *, ablation: bool) -> None:
             f"--ablation trains two runs, and run_dir={config.run_dir} is one folder: leave it out"
         )
     try:
-        for extra in ARMS.values() if ablation else ():
-            load(["experiment=digits", *words, *extra])
+        load(["experiment=digits", *words, *(ARMS["no adversary"] if ablation else [])])
     except UserError as error:
         raise UserError(
             f"--ablation trains it again with the adversary off, which these options do not allow ({error})"
