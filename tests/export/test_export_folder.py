@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+import yaml
 from huggingface_hub import ModelCard
 
 import lmsd
@@ -16,7 +17,7 @@ from lmsd.export import FORMATS, FormatName
 from lmsd.export import safetensors as plain
 from lmsd.export.base import Parity, Row
 from lmsd.export.card import Told
-from lmsd.export.folder import export, format_of
+from lmsd.export.folder import export, format_of, kept
 from lmsd.models.exported import placed
 
 PROMPTS = ["a red circle", "", "a large blue star on the left of a green ring"]
@@ -31,6 +32,17 @@ RECORD: dict[str, Any] = {
         "right_real": {"value": 0.96, "low": 0.9, "high": 0.99},
     },
 }
+
+
+def test_a_folder_names_no_place_of_this_machine_and_no_texts_of_the_data() -> None:
+    """As of a run of lmsd compress, whose teacher is a checkpoint, and of objective=continual."""
+    warm = {
+        "caption_dropout": 0.1,
+        "teacher": {"_target_": "x", "path": "/home/me/outputs/run/step.ckpt@ema"},
+    }
+    config = {"name": "n", "evaluate": {}, "objective": {"warm": warm, "prompts": ["my diary"], "own": 8}}
+    found = yaml.safe_load(kept(config))["objective"]
+    assert found == {"warm": {"caption_dropout": 0.1, "teacher": {"_target_": "x"}}, "own": 8}
 
 
 def test_the_table_names_what_the_option_takes() -> None:

@@ -12,6 +12,7 @@ from lmsd.models.generator import Generator
 from lmsd.objectives import Adversarial
 from lmsd.objectives.base import Facts, Objective
 from lmsd.objectives.imitation import Imitation
+from lmsd.objectives.phases import Phase, Phases
 from lmsd.process.gaussian import Process
 from lmsd.process.schedules import Article
 from lmsd.process.times import Grid, Jumps
@@ -74,6 +75,14 @@ class Game(Objective):
         for number, player in enumerate(("discriminator", "generator")):
             value = torch.tensor(10.0 * (number + 1))
             yield Turn(player, lambda value=value: Loss(value, {"game": value}))
+
+
+def test_the_rates_of_a_game_stay() -> None:
+    objective = Imitation(made(0.2), Grid(4), game=Phases([Phase(Game(), rate=0.25)]))
+    turns = objective.turns(
+        {"generator": made(0.5)}, batch(), Clock(100, "generator"), Rng(0, torch.arange(6))
+    )
+    assert [turn.rate for turn in turns] == [0.25, 0.25]
 
 
 def test_in_a_game_it_stands_in_the_generators_turns_alone() -> None:

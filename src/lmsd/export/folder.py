@@ -32,6 +32,8 @@ from lmsd.sampling.model import Model
 
 PLAIN = (bool, int, str, type(None))
 """Types of options that a manifest keeps; folders of this machine are left out."""
+PRIVATE = ("path", "prompts", "captions")
+"""Of a method, what nobody needs to sample what it taught."""
 
 
 def format_of(name: str) -> Format:
@@ -132,10 +134,18 @@ def manifest(model: Model, name: str, folder: Path, written: Written, options: A
 
 
 def kept(config: Mapping[str, Any]) -> str:
-    """What of a run's configuration an exported model is sampled by, YAML; paths of data are left out."""
+    """What of a run's configuration an exported model is sampled by, YAML, without paths and captions."""
     own = {key: config["evaluate"].get(key) for key in ("steps", "guidance", "interval")}
-    parts = {key: config[key] for key in ("name", "sampler", "objective") if key in config}
+    parts = {key: public(config[key]) for key in ("name", "sampler", "objective") if key in config}
     return str(yaml.safe_dump({**parts, "evaluate": own}, sort_keys=False))
+
+
+def public(node: Any) -> Any:
+    """A node without places on this machine (a teacher's, a reward's) and without texts of the data."""
+    match node:
+        case Mapping():
+            return {key: public(value) for key, value in node.items() if key not in PRIVATE}
+    return node
 
 
 def digests(model: Model) -> dict[str, str]:

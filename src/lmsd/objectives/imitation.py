@@ -7,6 +7,7 @@ drop and z (Hinton et al. 2015, for regression). Discriminators play the game as
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -80,7 +81,7 @@ class Imitation(Objective):
             return
         for turn in self.game.turns(players, batch, clock, rng):
             joint = turn.player == "generator"
-            yield Turn(turn.player, partial(self._both, turn, imitation)) if joint else turn
+            yield replace(turn, loss=partial(self._both, turn, imitation)) if joint else turn
 
     @staticmethod
     def _both(turn: Turn, imitation: partial[Loss]) -> Loss:
