@@ -13,6 +13,8 @@ from tiny_home import TINY, Home, inside, spoken
 import lmsd
 from lmsd import checkpoints
 from lmsd.cli.runs import store
+from lmsd.cli.verbs.compress import CompressOptions, taught
+from lmsd.tuning.pruning import Cut
 
 TO = "outputs/small"
 
@@ -99,6 +101,16 @@ def test_what_was_cut_is_cut_further_and_without_learning(home: Home) -> None:
     counts = [sum(p.numel() for p in each.generator.net.parameters()) for each in models]
     assert counts[2] < counts[1] < counts[0]
     assert "inner" not in models[2].spec["net"]["inner"], "one cut of the whole"
+
+
+def test_a_run_of_many_sizes_is_taught_in_squares(home: Home) -> None:
+    """The teacher's game has a discriminator, which `data.train.buckets=` is refused for."""
+    config = store.config_of(Path("outputs/first"))
+    config.data.train.buckets = 8
+    chosen = CompressOptions(run="first", prune=0.3, to=Path("x"))
+    made = taught(lmsd.load("outputs/first"), config, Cut({}, 1, 1), chosen, Path("x-cut"))
+    assert made.data.train.buckets is None
+    assert config.data.train.buckets == 8
 
 
 @pytest.mark.parametrize(

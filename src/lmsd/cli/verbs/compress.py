@@ -171,7 +171,7 @@ def taught(
     made.images = max(int(config.batch_size), total)
     made.checkpoint_every = 0
     made.devices = made.num_nodes = 1  # further ranks would be further calls of this verb
-    made.fsdp = False
+    made.fsdp, made.data.train.buckets = False, None  # the game sees images of one size
     made.optim.warmup_images = min(int(config.optim.warmup_images), int(made.images) // 10)
     made.evaluate.at_start = False
     made.objective = OmegaConf.create(objective(model, config, adversary=chosen.adversary))
