@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from photographs import Ledger
+from ledger import Ledger
 
 import lmsd
 from lmsd.cli import run

@@ -1,8 +1,11 @@
 """Cells of a benchmark and their ledger: a line a cell, written when done, skipped when it is there."""
 
 import contextlib
+import fcntl
+import hashlib
 import io
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,21 +27,33 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 class Ledger:
-    """The lines of benchmarks/results/NAME.jsonl, by cell."""
+    """Cells by name, one line each, made once by whoever comes first; other processes wait for it.
 
-    def __init__(self, name: str) -> None:
-        self.path = RESULTS / f"{name}.jsonl"
+    place: the file, or NAME of benchmarks/results/NAME.jsonl; short: what is printed of a cell.
+    """
+
+    def __init__(self, place: str | Path, short: Callable[[Any], str] | None = None) -> None:
+        self.path = RESULTS / f"{place}.jsonl" if isinstance(place, str) else place
+        self.short = short or (lambda found: json.dumps(found)[:300])
+
+    @property
+    def cells(self) -> dict[str, Any]:
+        """What is written."""
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        self.cells: dict[str, Any] = {line["cell"]: line["found"] for line in map(json.loads, lines)}
+        return {line["cell"]: line["found"] for line in map(json.loads, lines)}
 
     def cell(self, name: str, work: Callable[[], Mapping[str, Any]]) -> Any:
         """What a cell found, now or before."""
-        if name not in self.cells:
-            self.cells[name] = dict(work())
-            with open(self.path, "a") as file:
-                file.write(json.dumps({"cell": name, "found": self.cells[name]}) + "\n")
-        print(name, json.dumps(self.cells[name])[:300], flush=True)
-        return self.cells[name]
+        code = hashlib.sha256(f"{self.path.resolve()} {name}".encode()).hexdigest()[:16]
+        with (Path(tempfile.gettempdir()) / f"lmsd-cell-{code}").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if name not in self.cells:
+                found = dict(work())
+                with self.path.open("a") as file:
+                    file.write(json.dumps({"cell": name, "found": found}) + "\n")
+            found = self.cells[name]
+        print(f"{name}: {self.short(found)}", flush=True)
+        return found
 
 
 def run(*words: str) -> str:
