@@ -23,6 +23,7 @@ from lmsd.cli.runs.agreed import agreed
 from lmsd.cli.runs.pipelines import refuse_parts
 from lmsd.cli.runs.resuming import continued, extended, finished
 from lmsd.cli.runs.transcript import transcript
+from lmsd.cli.verbs import continual
 from lmsd.errors import UserError, redact
 from lmsd.files import write_text
 from lmsd.ranks import launched_rank
@@ -55,6 +56,8 @@ HELP = """lmsd train [group=choice ...] [option=value ...]
   extend=RUN|CHECKPOINT images=MORE          a new run, all that the other one had, longer
   init_from=RUN|PATH[:player][@ema]          weights of another run, a new clock
   run_dir=FOLDER devices=2 precision=bf16-mixed
+  continual=[A,B,C]                          shards of tasks in turn; continual.keep=replay|ewc|rank1|l2
+                                             continual.weight=1 continual.beside=[plain,joint]
 
 Groups and their choices
 {groups}
@@ -81,7 +84,7 @@ def main(arguments: list[str]) -> int:
         words = [word for word in arguments if word != "--options"]
         print(schema() if "--schema" in arguments else listing(words))
         return 0
-    return begin(arguments)
+    return continual.main(arguments, begin) if continual.asked(arguments) else begin(arguments)
 
 
 def begin(arguments: list[str]) -> int:
