@@ -18,7 +18,7 @@ from lmsd.cli.config.limits import check_limits
 from lmsd.cli.config.listing import listing, schema
 from lmsd.cli.config.schema import root
 from lmsd.cli.sweeps import space
-from lmsd.cli.verbs import VERBS
+from lmsd.cli.verbs import VERBS, continual
 from lmsd.cli.verbs.edit import EditOptions
 from lmsd.cli.verbs.evaluate import EvaluateOptions
 from lmsd.cli.verbs.export import split
@@ -65,6 +65,9 @@ def test_a_command_is_accepted(
         assert json.loads(schema())["$defs"]
     elif verb in ("train", "verify-resume") and "--help" not in rest:
         chosen = [word for word in rest if not word.startswith(("resume=", "--cfg")) and word != "job"]
+        if continual.asked(chosen):
+            tasks, _, chosen = continual.split(chosen)
+            continual.check(tasks, chosen, load(chosen))
         check_limits(load(chosen))
     elif verb == "sweep":
         plain = [word for word in rest if word != "--dry-run"]
