@@ -44,6 +44,7 @@ MISTAKES = [
         "unknown option 'serve.porrt' of lmsd serve; did you mean serve.port?",
     ),
     ("serve run=last port=8000", "lmsd serve has it under another name, serve.port=8000"),
+    ("serve run=last limit.pairs=0", "limit.pairs=0 is not a whole number of at least 1"),
     ("serve run=last n=3", "lmsd serve has it under another name, limit.n=3"),
     ("serve run=last serve.exact=maybe", "serve.exact=maybe is not true or false"),
     ("serve run=last serve.wait_ms=50", "serve.wait_ms=50 is not a number from 0 to 20"),

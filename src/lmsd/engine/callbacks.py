@@ -221,8 +221,13 @@ class Checkpoint(Callback):
 
     def prune(self, folder: Path) -> None:
         """Delete what need not be kept."""
-        best = self.best(folder)
-        prune(folder, keep_last=self.keep_last, keep_every=self.keep_every, best=best, kept=is_kept)
+        prune(
+            folder,
+            keep_last=self.keep_last,
+            keep_every=self.keep_every,
+            best=self.best(folder),
+            kept=is_kept,
+        )
 
     def best(self, folder: Path) -> Path | None:
         """The checkpoint with the best score, the earliest of equals; None without a monitor or scores."""

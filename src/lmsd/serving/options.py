@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from lmsd.errors import Amount, Count, Number
+from lmsd.errors import Count, Number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Limits:
     megabytes: Annotated[float, Number(0.001, 1024)] = 16.0
     megapixels: Annotated[float, Number(0.001, 64)] = 16.0
     connections: Count = 512
-    pairs: Amount = 10_000
+    pairs: Count = 10_000
 
 
 DOTTED: Mapping[str, tuple[tuple[str, str], ...]] = {

@@ -103,8 +103,13 @@ class Ledger:
 
     def _load(self) -> int | None:
         """Read the file; the process that wrote it."""
-        content = json.loads(self.path.read_text()) if self.path.is_file() else {"trials": []}
-        self.trials = [_trial(entry) for entry in content["trials"]]
+        try:
+            content = json.loads(self.path.read_text()) if self.path.is_file() else {"trials": []}
+            self.trials = [_trial(entry) for entry in content["trials"]]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self.path} is damaged or of another version: give another sweep.name=, or bring it back"
+            ) from error
         self.sweep = content.get("sweep", self.sweep)
         pid: int | None = content.get("pid")
         return pid
