@@ -7,9 +7,10 @@ import pytest
 from tiny_home import spoken
 
 from lmsd.cli.build.experiment import shard_set
+from lmsd.cli.build.prompts import quoted
 from lmsd.cli.config.compose import load
 from lmsd.cli.runs import store
-from lmsd.cli.verbs.update import composed, configured, joined, main, quoted
+from lmsd.cli.verbs.update import composed, configured, joined, main
 from lmsd.errors import UserError
 
 COUNTS = ["image_size=16", "train_count=48", "val_count=32", "test_count=16", "near_duplicates=keep"]

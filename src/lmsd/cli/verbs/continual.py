@@ -32,7 +32,6 @@ PREFIX = "continual"
 OF_METHODS = ("objective", "recipe", "discriminator")
 """Groups whose words are for the first task: what keeps is objective=continual with its own."""
 TAKEN = ("data.shards", "data.val", "run_dir", "resume", "extend", "init_from")
-CAPTIONS = 256
 SEEDS = (0, 1, 2)
 
 
@@ -141,12 +140,15 @@ class Arms:
 
     def _kept(self, first: Path, given: Sequence[str], keeping: Keeping) -> list[Path]:
         """The runs that keep what was learned before."""
+        from lmsd.cli.build.prompts import option, prompts_of
+
         shared = [word for word in given if not of_method(word)]
         shared += ["objective=continual", f"objective.keep={keeping.keep}"]
         shared += [f"objective.weight={keeping.weight:g}"]
         made = [first]
         for number, shards in enumerate(self.tasks[1:], 2):
-            own = [f"objective.prompts=[{captions_of(made)}]", f"data.shards={shards}", self._start(made[-1])]
+            known = {text for run in made for text in prompts_of(store.config_of(run), run.name)}
+            own = [option(sorted(known)), f"data.shards={shards}", self._start(made[-1])]
             made.append(self._play(f"{keeping.keep}/task-{number}", [*shared, *own]))
         return made
 
@@ -168,21 +170,6 @@ def of_method(word: str) -> bool:
     name = word.lstrip("+~").partition("=")[0]
     group = name.partition("@")[0].partition(".")[0]
     return group in OF_METHODS or name.startswith(("optim.discriminator", "optimizer@optim.discriminator"))
-
-
-def captions_of(runs: Sequence[Path]) -> str:
-    """Captions of all tasks so far, quoted, at most CAPTIONS of each."""
-    from lmsd.cli.build.experiment import shard_set
-
-    found = set[str]()
-    for run in runs:
-        data = shard_set(store.config_of(run))
-        if not data.index("train").captions:
-            raise UserError(f"{run.name} has no captions, of which own images are drawn to keep it")
-        train = data.split_set("train", real=True)
-        texts = sorted(set(train.captions(range(min(len(train), 100_000)))))
-        found |= set(texts[:: max(1, len(texts) // CAPTIONS)])
-    return ", ".join("'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'" for text in sorted(found))
 
 
 def scored(runs: Sequence[Path], tasks: Sequence[str]) -> "list[list[Scores]]":

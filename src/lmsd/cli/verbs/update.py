@@ -35,8 +35,6 @@ OWN = ("objective", "recipe", "resume", "extend", "init_from", "run_dir", "image
 """Groups that the new run does not take over from the old one."""
 BELOW = ("optim.discriminator", "optim.clip", "optimizer@optim.discriminator")
 DATA = ("data.shards", "data.val", "data.test", "data.weights")
-PROMPTS = 256
-"""Captions of the old data that are kept, at most."""
 SEEDS = (0, 1, 2)
 
 
@@ -98,7 +96,7 @@ def told(before: Path, after: Path) -> str:
 
 def composed(folder: Path, given: Sequence[str]) -> list[str]:
     """The words of the new run: the old one's, but for its method, and those that are given."""
-    from lmsd.cli.build.experiment import shard_set
+    from lmsd.cli.build.prompts import option, prompts_of
 
     config = store.config_of(folder)
     path = folder / "overrides.txt"
@@ -109,23 +107,14 @@ def composed(folder: Path, given: Sequence[str]) -> list[str]:
         for word in before
         if re.match(r"[+~]*[\w.@/]+(=|$)", word) and not taken(word.lstrip("+~").partition("=")[0], names)
     ]
-    data = shard_set(config)
-    if not data.index("train").captions:
-        raise UserError(f"{folder.name} was trained without captions, of which lmsd update draws old images")
-    train = data.split_set("train", real=True)
-    prompts = sorted(set(train.captions(range(min(len(train), 100_000)))))
-    told = [text for text in prompts if "${" not in text]  # which would be a reference
-    listed = ", ".join(map(quoted, told[:: max(1, len(told) // PROMPTS)]))
     words = {"name": config.name, "images": config.images, "steps": config.steps}
-    own = [f"init_from={folder}{averaged(folder)}", "objective=continual", f"objective.prompts=[{listed}]"]
+    own = [
+        f"init_from={folder}{averaged(folder)}",
+        "objective=continual",
+        option(prompts_of(config, folder.name)),
+    ]
     own += [f"{name}={value}" for name, value in words.items() if name not in names]
     return [*(word for word in kept if not word.startswith("steps=")), *own, *given]
-
-
-def quoted(text: str) -> str:
-    """A text in Hydra's quotes, where backslashes are themselves but before a quote."""
-    inner = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + "\\'" * bool(found[2]), text)
-    return f"'{inner}'"
 
 
 def averaged(folder: Path) -> str:
