@@ -43,3 +43,8 @@ def test_young_is_the_limit_of_quick_saves_and_slow_ones_fill_the_time() -> None
     assert quick.young() == pytest.approx(math.sqrt(2e3))
     assert quick.daly() == pytest.approx(quick.young(), rel=1e-3)
     assert Failing(between=10.0, save=20.0, restart=0.0).daly() == 10.0
+
+
+def test_failures_without_a_pause_train_for_no_time_at_all():
+    failing = Failing(between=0.1, save=100.0, restart=300.0)
+    assert failing.share(failing.daly()) == 0.0

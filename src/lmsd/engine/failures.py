@@ -10,6 +10,9 @@ share = τ / [M e^{R/M} (e^{(τ+δ)/M} − 1)]               Daly 2006, eq. 20: 
 import math
 from dataclasses import dataclass
 
+_MOST = 700
+"""Failures from one save to the next above which their exponential is no float64."""
+
 
 @dataclass(frozen=True)
 class Failing:
@@ -31,6 +34,11 @@ class Failing:
         return self.young() * (1 + math.sqrt(ratio) / 3 + ratio / 9) - self.save
 
     def share(self, interval: float) -> float:
-        """The share of the time that trains, with a save after every `interval` seconds of training."""
+        """The share of the time that trains, with a save after every `interval` seconds of training.
+
+        0 where failures come so often that no number holds how long it takes.
+        """
+        if interval + self.save + self.restart > _MOST * self.between:
+            return 0.0
         spent = math.expm1((interval + self.save) / self.between) * math.exp(self.restart / self.between)
         return interval / (self.between * spent)

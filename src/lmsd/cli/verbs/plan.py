@@ -201,4 +201,5 @@ def told_failures(config: DictConfig, plan: "Plan", device: "Device", chosen: Pl
     yield f"                                checkpoint_every={images:_}"
     hours = config.images / plan.images_per_second(device, chosen.mfu) / 3600
     share = failing.share(interval)
-    yield f"  trains for                    {share:.1%} of the time: {hours / share:,.2f} hours in all"
+    whole = f"{hours / share:,.2f} hours in all" if share else "it does not end, failures come before a save"
+    yield f"  trains for                    {share:.1%} of the time: {whole}"
