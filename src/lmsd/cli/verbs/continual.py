@@ -245,12 +245,13 @@ def told(found: "Mapping[str, Sequence[Sequence[Interval]]]", kind: str) -> str:
     """Every matrix with its intervals, and what follows from it."""
     from lmsd.evaluation.tasks import learned
 
-    lines = [f"{kind} on val of every task, seeds {', '.join(map(str, SEEDS))}, 95 % intervals"]
+    lines = [f"{kind} on val, a column a task, seeds {', '.join(map(str, SEEDS))}, 95 % intervals"]
     for arm, matrix in found.items():
         one = learned([[[cell.value for cell in row] for row in matrix]], higher=kind == "right")
         more = f", forgetting {one.forgetting.value:.3g}, forward transfer {one.transfer.value:.3g}"
         lines.append(f"{arm}: average {one.average.value:.3g}{more if arm != 'joint' else ''}")
         for number, row in enumerate(matrix):
             when = f"after task {number}" if number else "untrained"
-            lines.append(f"  {when:14}" + "   ".join(map(str, row)))
+            if arm != "joint" or number in (0, len(matrix) - 1):
+                lines.append(f"  {when:14}" + "   ".join(f"{cell!s:20}" for cell in row).rstrip())
     return "\n".join(lines)
