@@ -7,6 +7,7 @@ the disk. onnxruntime-web comes from the npm registry when the page is made, onc
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,8 +85,9 @@ def fetch(place: Path) -> None:
     if done.returncode or not packed.is_file():
         said = (done.stderr.strip().splitlines() or ["no file"])[0]
         raise UserError(f"{PACKAGE} {VERSION} cannot be had from the npm registry ({said}): {way}")
-    with tarfile.open(packed) as archive:
-        archive.extractall(
-            place, [archive.getmember(f"package/dist/{file}") for file in FILES.values()], filter="data"
-        )
+    with tempfile.TemporaryDirectory(dir=place) as partial, tarfile.open(packed) as archive:
+        members = [archive.getmember(f"package/dist/{file}") for file in FILES.values()]
+        archive.extractall(partial, members, filter="data")
+        shutil.rmtree(place / "package", ignore_errors=True)
+        (Path(partial) / "package").rename(place / "package")
     packed.unlink()
