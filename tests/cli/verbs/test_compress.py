@@ -13,7 +13,7 @@ from tiny_home import TINY, Home, inside, spoken
 import lmsd
 from lmsd import checkpoints
 from lmsd.cli.runs import store
-from lmsd.cli.verbs.compress import CompressOptions, taught
+from lmsd.cli.verbs.compress import CompressOptions, main, taught
 from lmsd.tuning.pruning import Cut
 
 TO = "outputs/small"
@@ -132,3 +132,20 @@ def test_a_run_of_many_sizes_is_taught_in_squares(home: Home) -> None:
 def test_mistakes(home: Home, refused: Callable[..., str], words: list[str], said: str) -> None:
     assert said in refused("compress", *words)
     assert not Path("x").exists()
+
+
+def test_one_that_is_interrupted_says_what_was_taken_out(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while it learns: the folder goes on by resume=, and its record is there."""
+
+    def begun(*_: object) -> None:
+        Path("outputs/broken").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmsd.cli.verbs.train.train", begun)
+    with pytest.raises(KeyboardInterrupt):
+        main(["run=outputs/first", "prune=0.05", "to=outputs/broken", "images=96", "n=16"])
+    record = json.loads(Path("outputs/broken/compress.json").read_text())
+    assert record["run"] == "first"
+    assert record["taken_out"]
+    for name in ("broken", "broken-cut"):
+        shutil.rmtree(f"outputs/{name}")

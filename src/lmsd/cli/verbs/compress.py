@@ -73,8 +73,11 @@ def main(arguments: list[str]) -> int:
         from lmsd.cli.verbs import train
 
         learning = taught(model, config, found, chosen, begun)
-        train.train(learning)
-        write_text(chosen.to / "compress.json", json.dumps(record, indent=1) + "\n")
+        try:
+            train.train(learning)
+        finally:  # one that is interrupted goes on by lmsd train resume=
+            if chosen.to.is_dir():
+                write_text(chosen.to / "compress.json", json.dumps(record, indent=1) + "\n")
     print(chosen.to)
     return 0
 
