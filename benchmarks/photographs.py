@@ -1,33 +1,42 @@
 """Photographs: experiment=cifar10 against a plain script (`plain_flow`), at equal CPU time.
 
-    python benchmarks/photographs.py SHARDS WORK [--seeds 3] [--images N] [--n 10000] [--val 1000]
+    python benchmarks/photographs.py SHARDS WORK [--seeds 3] [--images N] [--n 10000] [--val 500]
+                                     [--trials] [--train ARM-SEED ...]
 
-Every arm trains on one thread, in turns: ours first, for `images` images (default: the recipe's), then the
-plain script's arms for as many CPU seconds as ours took (extractors and scores are not counted).
+Every arm trains on one thread: ours for `images` images (default: the recipe's), then the plain script's arms
+for as many CPU seconds as ours took (extractors and scores are not counted).
 
     ours        lmsd train experiment=cifar10
     velocity    the script                      x0    the same with x₀-prediction and min-SNR weights
 
-Guidance and steps of each arm are chosen once, with the first seed, by FD of the classifier on val: first the
-guidance, at 16 steps (ours: 4), then the steps at that guidance. Ours may use 8 net evaluations an image
-(guidance counts twice), the script any number. Then each seed is scored on test by every family of features.
+Each arm of the script has four short trials of its rate and average first (TRIAL seconds each, FD on val);
+the best ones are what it trains with. Guidance and steps of each arm are chosen once, with seed 0, by FD of
+the classifier on val: first the guidance, at 16 steps (ours: 4), then the steps at that guidance. Ours may
+use 8 net evaluations an image (guidance counts twice), the script as many as it likes. The arm of the script
+that is better on val goes on with ours to the other seeds, and each is scored on test by every family of
+features.
+
 WORK holds runs, weights and ledger.jsonl, one line a cell; what it has is not made again, so the same command
-goes on where it was stopped. The table goes to benchmarks/results/photographs.json, and pictures of the same
-captions and the chosen settings to docs/photographs_ARM.png.
+goes on where it was stopped. Two processes share the cells (--trials and --train make some of them): one
+waits for a cell that the other makes. Both sides use bfloat16 where the CPU has it (AVX512-BF16), float32
+otherwise. The table goes to benchmarks/results/photographs.json, and pictures of the same captions and the
+chosen settings to docs/photographs_ARM.png.
 """
 
 import argparse
+import fcntl
 import json
 import resource
 import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from ledger import Ledger
 from plain_flow import Drawer
 from scipy.stats import t as student
 
@@ -46,30 +55,19 @@ from lmsd.rng import Rng
 from lmsd.types import Batch
 
 HERE = Path(__file__).resolve().parent
-GUIDANCE = (1.0, 1.5, 2.5, 4.0)
-STEPS = {"ours": (4,), "velocity": (16, 4, 50), "x0": (16, 4, 50)}
+GUIDANCE = (1.0, 2.5, 4.0)
+STEPS = {"ours": (4,), "velocity": (16, 4), "x0": (16, 4)}
 """Steps of an arm; its guidance is chosen at the first number of them."""
+TRIAL = 100.0
+"""CPU seconds of a trial of the script's rate and average."""
+RATES = (5e-4, 1e-3, 2e-3)
+AVERAGES = (0.995, 0.98)
+GAME = 10_000
+"""Images with the adversary, as in the recipe, however many come before."""
+HALF = torch.cpu._is_avx512_bf16_supported()
 FAMILIES = ("lmsd-cnn", "lmsd-ssl", "random-conv")
 BUDGET = 8
 """Net evaluations an image that ours may use."""
-
-
-class Ledger:
-    """Cells by name, one line each, made once."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        lines = path.read_text().splitlines() if path.is_file() else []
-        self.cells: dict[str, Any] = {cell["cell"]: cell["found"] for cell in map(json.loads, lines)}
-
-    def cell(self, name: str, make: Callable[[], Any]) -> Any:
-        """What the cell holds; made and written down where it is not there."""
-        if name not in self.cells:
-            self.cells[name] = make()
-            with self.path.open("a") as file:
-                file.write(json.dumps({"cell": name, "found": self.cells[name]}) + "\n")
-            print(f"{name}: {_short(self.cells[name])}", flush=True)
-        return self.cells[name]
 
 
 class Judge:
@@ -77,9 +75,15 @@ class Judge:
 
     def __init__(self, shards: str, ssl_images: int | None) -> None:
         self.data = ShardSet(shards, image_size=32)
-        self.extractor = find_or_train(self.data, augment="shift_flip")[0]
         self.ssl_images = ssl_images
         self.cache = cache_folder() / "features"
+
+    @cached_property
+    def extractor(self) -> Any:
+        """The classifier, trained on the train split by whoever needs it first."""
+        with (self.cache.parent / "judge.lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            return find_or_train(self.data, augment="shift_flip")[0]
 
     def __call__(self, draw: Any, split: Any, n: int) -> dict[str, Any]:
         """Every score by its full name, with the parts that a paired comparison needs."""
@@ -123,28 +127,21 @@ def train_ours(work: Path, shards: str, seed: int, images: int | None) -> dict[s
     folder = work / f"ours-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     words = [f"data.shards={shards}", f"run_dir={folder}", f"seed={seed}", "threads=1", "evaluate.n=0"]
-    words += ["precision=bf16-mixed"]  # as the script
-    words += [] if images is None else [f"images={images}"]
+    words += ["precision=bf16-mixed" if HALF else "precision=32-true"]
+    words += [] if images is None else [f"images={images}", f"objective.warmup={1 - GAME / images:.3f}"]
     command = [sys.executable, "-m", "lmsd.cli", "train", "experiment=cifar10", *words, "accelerator=cpu"]
     seconds = _cpu_seconds(command)
     status = json.loads((folder / "status.json").read_text())
     return {"path": str(folder), "cpu_seconds": seconds, "images": status["images"]}
 
 
-def train_plain(work: Path, shards: str, seed: int, arm: str, seconds: float) -> dict[str, Any]:
+def train_plain(path: Path, shards: str, seconds: float, **words: object) -> dict[str, Any]:
     """Train an arm of the plain script for so many CPU seconds."""
-    path = work / f"{arm}-{seed}.pt"
-    command = [
-        sys.executable,
-        str(HERE / "plain_flow.py"),
-        shards,
-        str(path),
-        f"--arm={arm}",
-        f"--seed={seed}",
-    ]
-    spent = _cpu_seconds([*command, f"--seconds={seconds:.0f}"])
+    command = [sys.executable, str(HERE / "plain_flow.py"), shards, str(path), f"--seconds={seconds:.0f}"]
+    command += ["--half"] * HALF + [f"--{name}={value}" for name, value in words.items()]
+    spent = _cpu_seconds(command)
     images = torch.load(path, weights_only=True)["images"]
-    return {"path": str(path), "cpu_seconds": spent, "images": images}
+    return {"path": str(path), "cpu_seconds": spent, "images": images, **words}
 
 
 def _cpu_seconds(command: list[str]) -> float:
@@ -179,45 +176,68 @@ def choice(ledger: Ledger, judge: Judge, arm: str, path: str, n: int) -> tuple[f
     return min(tried, key=lambda setting: fd(*setting))
 
 
-def trained(ledger: Ledger, options: argparse.Namespace, seed: int) -> dict[str, dict[str, Any]]:
-    """All arms of a seed: ours, then the script's for the same CPU seconds."""
+def tried(ledger: Ledger, judge: Judge, options: argparse.Namespace, arm: str) -> dict[str, float]:
+    """The rate and average of an arm of the script with the lowest FD on val after a short training."""
 
-    def ours() -> dict[str, Any]:
-        return train_ours(options.work, options.shards, seed, options.images)
+    def fd(rate: float, average: float) -> float:
+        name = f"{arm} rate {rate:g} average {average:g}"
 
-    found = {"ours": ledger.cell(f"train ours {seed}", ours)}
-    for arm in options.arms:
+        def make() -> dict[str, Any]:
+            path = options.work / f"trial-{arm}-{rate:g}-{average:g}.pt"
+            return train_plain(path, options.shards, TRIAL, arm=arm, rate=rate, average=average, seed=0)
 
-        def plain(arm: str = arm) -> dict[str, Any]:
-            return train_plain(options.work, options.shards, seed, arm, found["ours"]["cpu_seconds"])
+        path = ledger.cell(f"trial {name}", make)["path"]
+        found = ledger.cell(f"val trial {name}", lambda: judge(drawer(arm, path, 2.5, 8), "val", 400))
+        return float(fd_of(found)["value"])
 
-        found[arm] = ledger.cell(f"train {arm} {seed}", plain)
-    return found
+    rate = min(RATES, key=lambda rate: fd(rate, AVERAGES[0]))
+    return {"rate": rate, "average": min(AVERAGES, key=lambda average: fd(rate, average))}
+
+
+def trained(ledger: Ledger, judge: Judge, options: argparse.Namespace, arm: str, seed: int) -> dict[str, Any]:
+    """A trained arm of a seed; the script's takes the CPU seconds of ours."""
+    name = f"train {arm} {seed}"
+    if arm == "ours":
+        return dict(ledger.cell(name, lambda: train_ours(options.work, options.shards, seed, options.images)))
+    seconds = trained(ledger, judge, options, "ours", seed)["cpu_seconds"]
+    words = tried(ledger, judge, options, arm)
+    path = options.work / f"{arm}-{seed}.pt"
+    return dict(
+        ledger.cell(name, lambda: train_plain(path, options.shards, seconds, arm=arm, seed=seed, **words))
+    )
+
+
+def settled(ledger: Ledger, judge: Judge, options: argparse.Namespace, arm: str) -> tuple[float, int, float]:
+    """Guidance and steps of an arm, and its FD there, on val with seed 0."""
+    guidance, steps = choice(ledger, judge, arm, trained(ledger, judge, options, arm, 0)["path"], options.val)
+    name = f"val {arm} guidance {guidance:g} steps {steps} n {options.val}"
+    return guidance, steps, float(fd_of(ledger.cells[name])["value"])
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Every cell of every seed; what the table is made of."""
+    """Every cell that is wanted; what the table is made of."""
     options.work.mkdir(parents=True, exist_ok=True)
-    ledger, judge = Ledger(options.work / "ledger.jsonl"), Judge(options.shards, options.ssl_images)
-    chosen: dict[str, tuple[float, int]] = {}
+    ledger, judge = Ledger(options.work / "ledger.jsonl", _short), Judge(options.shards, options.ssl_images)
+    if options.trials:
+        return {arm: tried(ledger, judge, options, arm) for arm in options.arms}
+    if options.train:
+        pairs = [word.rsplit("-", 1) for word in options.train]
+        return {f"{arm}-{seed}": trained(ledger, judge, options, arm, int(seed)) for arm, seed in pairs}
+    chosen = {arm: settled(ledger, judge, options, arm) for arm in ("ours", *options.arms)}
+    better = min(options.arms, key=lambda arm: chosen[arm][2])
     rows: list[dict[str, Any]] = []
     for seed in range(options.seeds):
-        for arm, made in trained(ledger, options, seed).items():
-            if arm not in chosen:
-                chosen[arm] = choice(ledger, judge, arm, made["path"], options.val)
-            guidance, steps = chosen[arm]
+        for arm in ("ours", *options.arms) if seed == 0 else ("ours", better):
+            made, (guidance, steps, _) = trained(ledger, judge, options, arm, seed), chosen[arm]
             draw = drawer(arm, made["path"], guidance, steps)
-
-            def test(draw: Any = draw) -> dict[str, Any]:
-                return judge(draw, "test", options.n)
-
-            found = ledger.cell(f"test {arm} {seed} n {options.n}", test)
+            name = f"test {arm} {seed} n {options.n}"
+            found = ledger.cell(name, lambda draw=draw: judge(draw, "test", options.n))
             rows.append(
-                {"arm": arm, "seed": seed, **made, "guidance": guidance, "steps": steps, "test": found}
+                {**made, "arm": arm, "seed": seed, "guidance": guidance, "steps": steps, "test": found}
             )
             if seed == 0:
                 judge.grid(draw, options.pictures / f"photographs_{arm}.png")
-    return {"n": options.n, "extractor": judge.extractor.name, "rows": rows}
+    return {"n": options.n, "extractor": judge.extractor.name, "better": better, "rows": rows}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -254,15 +274,15 @@ def short(row: dict[str, Any]) -> dict[str, Any]:
 def gains(rows: list[dict[str, Any]]) -> list[str]:
     """Ours against each arm of the script, paired: over training seeds, or one seed's images."""
     by = {(row["arm"], row["seed"]): row["test"] for row in rows}
-    seeds = sorted({row["seed"] for row in rows})
-    over = f"{len(seeds)} training seeds" if len(seeds) > 1 else "test images and noise, one training seed"
     said = [
-        f"Paired differences, 95 % intervals over {over}; above 0 ours is better",
+        "Paired differences with 95 % intervals over training seeds (of one seed: over test images and",
+        "noise); above 0 ours is better",
         "",
-        "| arm | family | FD, arm − ours | FD − floor: half of the arm's − ours | recall, ours − arm |",
-        "|---|---|---|---|---|",
+        "| arm | seeds | family | FD, arm − ours | half of its FD − floor, less ours | recall, ours − arm |",
+        "|---|---|---|---|---|---|",
     ]
     for arm in sorted({row["arm"] for row in rows} - {"ours"}):
+        seeds = [seed for other, seed in by if other == arm]
         for family in FAMILIES:
             gaps: list[list[tuple[Any, Any]]] = [[], [], []]
             for seed in seeds:
@@ -273,7 +293,7 @@ def gains(rows: list[dict[str, Any]]) -> list[str]:
                 for gap, pair in zip(gaps, (fds, (half, fds[1]), recalls), strict=True):
                     gap.append((pair[0], pair[1]))
             cells = [difference(gap, places) for gap, places in zip(gaps, (".3g", ".3g", ".3f"), strict=True)]
-            said.append(f"| {arm} | {family} | {' | '.join(cells)} |")
+            said.append(f"| {arm} | {len(seeds)} | {family} | {' | '.join(cells)} |")
     return said
 
 
@@ -303,7 +323,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=None)
     parser.add_argument("--n", type=int, default=10_000)
-    parser.add_argument("--val", type=int, default=1_000)
+    parser.add_argument("--val", type=int, default=500)
+    parser.add_argument("--trials", action="store_true")
+    parser.add_argument("--train", nargs="*", default=[], metavar="ARM-SEED")
     parser.add_argument("--arms", nargs="*", default=["velocity", "x0"], choices=["velocity", "x0"])
     parser.add_argument("--ssl-images", type=int, default=None)
     parser.add_argument("--pictures", type=Path, default=HERE.parent / "docs")
@@ -311,6 +333,9 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = run(options)
+    if options.trials or options.train:
+        print(json.dumps(found))
+        return 0
     text = table(found)
     print(text)
     kept = {**found, "rows": list(map(short, found["rows"])), "table": text.splitlines()}

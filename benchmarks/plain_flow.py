@@ -1,7 +1,7 @@
 """The plain script that photographs are compared with: flow matching with a U-Net of diffusers.
 
     python benchmarks/plain_flow.py SHARDS OUT.pt [--seconds 1000] [--seed 0] [--arm velocity|x0]
-                                    [--rate 1e-3] [--average 0.995] [--width 64]
+                                    [--rate 1e-3] [--average 0.995] [--width 64] [--half]
 
 velocity    net → ε − x₀, plain mean square
 x0          net → x₀, weighted by min(SNR, 5) with SNR = ((1 − t)/t)²; the velocity is then (x − x̂₀)/t
@@ -73,11 +73,11 @@ def load(folder: str) -> tuple[Tensor, Tensor]:
     return pixels, torch.tensor([labels[key] for key in images])
 
 
-def loss_of(net: PlainNet, x_0: Tensor, label: Tensor, arm: str) -> Tensor:
+def loss_of(net: PlainNet, x_0: Tensor, label: Tensor, arm: str, half: bool) -> Tensor:
     """The arm's loss at times of the logit-normal law."""
     t, eps = torch.sigmoid(torch.randn(len(x_0))), torch.randn_like(x_0)
     s = t[:, None, None, None]
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
         out = net((1 - s) * x_0 + s * eps, t, label).float()
     if arm == "velocity":
         return (out - (eps - x_0)).square().mean()
@@ -100,7 +100,7 @@ def train(images: Tensor, labels: Tensor, options: argparse.Namespace) -> tuple[
         x_0 = torch.where(torch.rand(BATCH, 1, 1, 1) < 0.5, x_0.flip(3), x_0)
         label = torch.where(torch.rand(BATCH) < DROPPED, CLASSES, labels[rows])
         optimizer.zero_grad()
-        loss_of(net, x_0, label, options.arm).backward()
+        loss_of(net, x_0, label, options.arm, options.half).backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         left = 0.5 * (1 + math.cos(math.pi * spent / options.seconds))
         for group in optimizer.param_groups:
@@ -120,7 +120,7 @@ class Drawer:
         content = torch.load(path, weights_only=True)
         self.net = PlainNet(content["width"]).eval().requires_grad_(False)
         self.net.load_state_dict(content["net"])
-        self.arm, self.steps, self.guidance = content["arm"], steps, guidance
+        self.arm, self.half, self.steps, self.guidance = content["arm"], content["half"], steps, guidance
 
     @torch.no_grad()
     def __call__(self, batch: Any, rng: Any) -> Tensor:
@@ -136,8 +136,9 @@ class Drawer:
         return x.clamp(-1, 1)
 
     def _velocity(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            out = self.net(x, t, label).float()
+        parts = zip(x.split(BATCH), t.split(BATCH), label.split(BATCH), strict=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            out = torch.cat([self.net(*part).float() for part in parts])
         return out if self.arm == "velocity" else (x - out) / t[:, None, None, None]
 
 
@@ -152,10 +153,12 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--average", type=float, default=0.995)
     parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--half", action="store_true", help="bfloat16, for CPUs that have it")
     options = parser.parse_args()
     torch.set_num_threads(1)
     net, seen = train(*load(options.shards), options)
     content = {"net": net.state_dict(), "arm": options.arm, "width": options.width, "images": seen}
+    content["half"] = options.half
     torch.save(content, options.out)
     print(f"{seen:,} images in {options.seconds:g} CPU seconds", flush=True)
 

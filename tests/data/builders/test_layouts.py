@@ -404,3 +404,26 @@ def test_coco_without_captions_says_which_file_has_them(tmp_path):
     (tmp_path / "instances_val.json").write_text(json.dumps(told))
     with pytest.raises(UserError, match="has no captions: captions_"):
         layout_source("coco", tmp_path, "join")
+
+
+@pytest.mark.parametrize("second", ["captions_train_more.json", "captions_val.json"])
+def test_an_image_of_two_files_of_coco_has_the_captions_of_both_and_one_split(tmp_path, second):
+    picture(tmp_path / "a.png", 0)
+    for number, name in enumerate(["captions_train.json", second]):
+        told = {
+            "images": [{"id": 1, "file_name": "a.png"}],
+            "annotations": [{"image_id": 1, "caption": text} for text in ("a cat", f"cat {number}")],
+        }
+        (tmp_path / name).write_text(json.dumps(told))
+    if "val" in second:
+        with pytest.raises(UserError, match=r"is in two splits, by captions_train\.json and by captions_val"):
+            layout_source("coco", tmp_path, "join")
+        return
+    build(
+        "coco",
+        tmp_path / "out",
+        options=BuildOptions(path=tmp_path, pictures=Preparation(image_size=16, val=0)),
+    )
+    with tarfile.open(tmp_path / "out" / "train-000000.tar") as archive:
+        member = next(name for name in archive.getnames() if name.endswith(".txt"))
+        assert archive.extractfile(member).read() == b"a cat\ncat 0\ncat 1"

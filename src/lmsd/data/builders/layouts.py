@@ -290,20 +290,33 @@ def _coco(root: Path, files: list[File], dropped: list[Dropped], lines: Captions
         raise UserError(
             f"{tables[0].path if tables else root} has no captions: captions_*.json of COCO has them"
         )
+    told: dict[File, tuple[File, list[str]]] = {}
     for table, found in worded.items():
-        split = split_word(PurePosixPath(table.name).stem)
         for name, texts in found.items():
             image = _coco_image(images.get(PurePosixPath(name).name, []), name, table)
             if image is None:
                 dropped.append(Dropped(name, f"{table.name} names it, and it is no image under the folder"))
                 continue
-            try:
-                entries[image.name] = Entry(*image, captions(texts), None, split)
-            except BadText as error:
-                dropped.append(Dropped(image.name, f"its caption cannot be used: {error}"))
+            first, known = told.setdefault(image, (table, []))
+            before = len(known)
+            if _coco_split(first) != _coco_split(table):
+                raise UserError(
+                    f"{image.name} is in two splits, by {first.name} and by {table.name}, and would be "
+                    "learned and scored: take one of the two files away"
+                )
+            known += [text for text in texts if text not in known[:before]]
+    for image, (table, texts) in told.items():
+        try:
+            entries[image.name] = Entry(*image, captions(texts), None, _coco_split(table))
+        except BadText as error:
+            dropped.append(Dropped(image.name, f"its caption cannot be used: {error}"))
     named = {file.name for found in images.values() for file in found} - entries.keys()
     dropped += [Dropped(name, "no caption: no annotations name it") for name in sorted(named)]
     return source_of("coco", _sorted(list(entries.values())), lines, dropped=dropped)
+
+
+def _coco_split(table: File) -> Any:
+    return split_word(PurePosixPath(table.name).stem)
 
 
 def _coco_captions(path: Path) -> dict[str, list[str]]:
