@@ -5,7 +5,8 @@
                                       once, for as long as all take together (the ceiling)
     FOLDER/CONTINUAL.txt, .json       the matrix of scores, average, forgetting and forward transfer
 
-Task 1 is trained once. Runs that are done are not trained again, so the same command goes on where it ended.
+Task 1 is trained once. Runs that are done are not trained again, so the same command goes on where it ended;
+other tasks or words are refused by the runs that there are.
 """
 
 import json
@@ -62,11 +63,14 @@ def asked(words: Sequence[str]) -> bool:
 def main(words: Sequence[str], begin: Begin) -> int:
     """Train every task in turn, score all on val, and say what was kept; begin: trains one run."""
     tasks, keeping, given = split(words)
-    folder = folder_of(given)
-    base = load([*given, f"data.shards={tasks[0]}"])
+    from lmsd.cli.build.prompts import quoted
+
+    base = load([*given, f"data.shards={quoted(tasks[0])}"])
     check(tasks, given, base)
+    check_data(tasks, base)
+    folder = Path(base.run_dir or OUTPUTS / PREFIX / base.name)
     runs = Arms(begin, folder, tasks, given, base).trained(keeping)
-    scores = {arm: scored(made, tasks) for arm, made in runs.items()}
+    scores = {arm: scored(made, tasks, deepcopy(base)) for arm, made in runs.items()}
     found = {kind: matrices(scores, kind) for kind in kinds(scores)}
     said = "\n".join(told(matrix, kind) for kind, matrix in found.items())
     plain = {
@@ -90,14 +94,6 @@ def split(words: Sequence[str]) -> tuple[tuple[str, ...], Keeping, list[str]]:
     return tasks, keeping, [word for word in words if not asked([word])]
 
 
-def folder_of(given: Sequence[str]) -> Path:
-    """Where all runs lie: run_dir=, or outputs/continual/NAME."""
-    named = dict(word.partition("=")[::2] for word in given)
-    return Path(
-        named.get("run_dir") or OUTPUTS / PREFIX / named.get("name", named.get("experiment", "tasks"))
-    )
-
-
 def check(tasks: Sequence[str], given: Sequence[str], config: Any) -> None:
     """Raise UserError for what does not go together, before anything is trained."""
     taken = [word for word in given if word.partition("=")[0] in TAKEN and not word.startswith("run_dir=")]
@@ -109,6 +105,24 @@ def check(tasks: Sequence[str], given: Sequence[str], config: Any) -> None:
         raise UserError("continual= trains on one device: train the tasks by hand, each init_from= the last")
     if config.objective._target_.endswith(".Continual"):
         raise UserError("continual= brings objective=continual itself: name what the first task learns by")
+    if config.dry:
+        raise UserError("debug=dry builds one run: leave continual= out, and give data.shards= of a task")
+
+
+def check_data(tasks: Sequence[str], config: Any) -> None:
+    """Raise UserError for shards that a later task or the scores would refuse, before anything is trained."""
+    from lmsd.cli.build.experiment import shard_set
+
+    every = deepcopy(config)
+    every.data.shards = list(tasks)
+    shard_set(every)
+    for shards in tasks:
+        every.data.shards = shards
+        data = shard_set(every)
+        if not data.has("val"):
+            raise UserError(f"{shards} has no val split to score on")
+        if not data.index("train").captions:
+            raise UserError(f"{shards} has no captions, of which own images are drawn to keep what it taught")
 
 
 @dataclass(frozen=True)
@@ -124,18 +138,17 @@ class Arms:
     def trained(self, keeping: Keeping) -> dict[str, list[Path]]:
         """The runs of every arm, one a task; joint training's one run stands for all."""
         given = [word for word in self.given if not word.startswith("run_dir=")]
-        first = self._play("task-1", [*given, f"data.shards={self.tasks[0]}"])
+        first = self._play("task-1", given, self.tasks[:1])
         found: dict[str, list[Path]] = {keeping.keep: self._kept(first, given, keeping)}
         if "plain" in keeping.beside:
             found["plain"] = [first]
             for number, shards in enumerate(self.tasks[1:], 2):
-                words = [*given, f"data.shards={shards}", self._start(found["plain"][-1])]
-                found["plain"].append(self._play(f"plain/task-{number}", words))
+                words = [*given, self._start(found["plain"][-1])]
+                found["plain"].append(self._play(f"plain/task-{number}", words, [shards]))
         if "joint" in keeping.beside:
             words = [word for word in given if not word.startswith("images=")]
             words += [f"images={self.config.images * len(self.tasks)}"]
-            words += [f"data.shards=[{','.join(self.tasks)}]"]
-            found["joint"] = [self._play("joint", words)] * len(self.tasks)
+            found["joint"] = [self._play("joint", words, self.tasks)] * len(self.tasks)
         return found
 
     def _kept(self, first: Path, given: Sequence[str], keeping: Keeping) -> list[Path]:
@@ -148,18 +161,30 @@ class Arms:
         made = [first]
         for number, shards in enumerate(self.tasks[1:], 2):
             known = {text for run in made for text in prompts_of(store.config_of(run), run.name)}
-            own = [option(sorted(known)), f"data.shards={shards}", self._start(made[-1])]
-            made.append(self._play(f"{keeping.keep}/task-{number}", [*shared, *own]))
+            own = [option(sorted(known)), self._start(made[-1])]
+            made.append(self._play(f"{keeping.keep}/task-{number}", [*shared, *own], [shards]))
         return made
 
     def _start(self, run: Path) -> str:
-        return f"init_from={run}" + ("@ema" if self.config.optim.ema else "")
+        from lmsd.cli.build.prompts import quoted
 
-    def _play(self, name: str, words: Sequence[str]) -> Path:
-        """A run, trained to its end unless it is; raises UserError where it ended before."""
-        folder = self.folder / name
-        if store.status(folder).get("state") != "done":
-            self.begin([*words, f"run_dir={folder}", "resume=auto"])
+        return f"init_from={quoted(f'{run}@ema' if self.config.optim.ema else str(run))}"
+
+    def _play(self, name: str, words: Sequence[str], tasks: Sequence[str]) -> Path:
+        """A run, trained to its end unless it is.
+
+        Raises UserError where it ended before, and for one that is there and learned otherwise.
+        """
+        from lmsd.cli.build.prompts import quoted
+
+        folder, shards = self.folder / name, tasks[0] if len(tasks) == 1 else list(tasks)
+        if (folder / "config.yaml").is_file() and (was := store.config_of(folder).data.shards) != shards:
+            raise UserError(
+                f"{folder} learned {was}, and this command gives it {shards}: repeat the tasks of before, or "
+                "begin others elsewhere, run_dir=FOLDER"
+            )
+        named = quoted(tasks[0]) if len(tasks) == 1 else f"[{','.join(map(quoted, tasks))}]"
+        self.begin([*words, f"data.shards={named}", f"run_dir={quoted(str(folder))}", "resume=auto"])
         if store.status(folder).get("state") != "done":
             raise UserError(f"{folder} ended before its end: the same command goes on with it")
         return folder
@@ -172,8 +197,11 @@ def of_method(word: str) -> bool:
     return group in OF_METHODS or name.startswith(("optim.discriminator", "optimizer@optim.discriminator"))
 
 
-def scored(runs: Sequence[Path], tasks: Sequence[str]) -> "list[list[Scores]]":
-    """The matrix [T + 1, T]: val scores of every task, untrained and after each task, by one classifier."""
+def scored(runs: Sequence[Path], tasks: Sequence[str], config: Any) -> "list[list[Scores]]":
+    """The matrix [T + 1, T]: val scores of every task, untrained and after each task, by one classifier.
+
+    config: of the first run, whose data are changed.
+    """
     from lmsd.cli.build.experiment import shard_set
     from lmsd.cli.build.extractors import extractor_of
     from lmsd.cli.build.trained import opened
@@ -181,7 +209,6 @@ def scored(runs: Sequence[Path], tasks: Sequence[str]) -> "list[list[Scores]]":
     from lmsd.cli.config.settings import SamplingOptions
     from lmsd.evaluation import Evaluator
 
-    config = store.config_of(runs[0])
     config.data.shards = list(tasks)
     extractor = extractor_of(config.evaluate.extractor, shard_set(config))
     models = [opened(run, SamplingOptions(run=str(run)))[0] for run in runs]
@@ -189,10 +216,7 @@ def scored(runs: Sequence[Path], tasks: Sequence[str]) -> "list[list[Scores]]":
     scorers = []
     for shards in tasks:
         config.data.shards = shards
-        data = shard_set(config)
-        if not data.has("val"):
-            raise UserError(f"{shards} has no val split to score on")
-        split = data.split_set("val", real=True)
+        split = shard_set(config).split_set("val", real=True)
         n = min(config.evaluate.n or len(split), len(split))
         scorers.append(Evaluator(split, extractor, n=n, checker=checker(config.evaluate.checker)))
     return [
