@@ -192,6 +192,7 @@ NEW = {
     "objectives/continual.py": "learning again: new images without forgetting the old",
     "objectives/robust.py": "robustness, trained",
     "cli/verbs/update.py": "learning again: new images without forgetting the old",
+    "cli/build/weaker.py": "guidance by a weaker model, found again by its record",
     "cli/build/prompts.py": "learning again: captions whose own images keep what was learned",
     "cli/verbs/continual.py": "learning again: tasks one after the other, by one command",
     "evaluation/tasks.py": "learning again: tasks one after the other",

@@ -9,6 +9,7 @@ import torch
 
 from lmsd.checkpoints import manifests, newest
 from lmsd.cli.build import pretrained
+from lmsd.cli.build.weaker import weaker
 from lmsd.cli.config.compose import load as load_config
 from lmsd.cli.config.schema import plain
 from lmsd.cli.config.settings import SamplingOptions
@@ -48,13 +49,6 @@ def trained(folder: Path, chosen: SamplingOptions) -> Model:
         names = ", ".join(known.name for known in manifests(kept)) or "none"
         raise UserError(f"{folder} has no checkpoint {chosen.checkpoint or 'yet'}; there are: {names}")
     return load(path, ema=chosen.ema)
-
-
-def weaker(folder: Path, text: str) -> Model:
-    """The model of RUN, a checkpoint or the name of one of this run's, each with @ema, @HALFLIFE or @raw."""
-    place, _, average = text.partition("@")
-    own = folder / "checkpoints" / place
-    return load(own if place and own.is_file() else place, ema=average or "ema")
 
 
 def sampler(name: str) -> Sampler:

@@ -209,6 +209,7 @@ def score(
 ) -> "Scores":
     """Scores at one setting, with its record and the picture of closest pairs; made: the scorer, at work."""
     from lmsd.cli.bar import Bar
+    from lmsd.cli.build.weaker import short
     from lmsd.evaluation.side import pictures
 
     kept = folder / "eval" / chosen.split / "kept"
@@ -218,7 +219,7 @@ def score(
         f"steps{record['steps']}",
         f"guidance{record['guidance']}",
         *([f"interval{record['interval']}".replace(" to ", "-")] if "interval" in record else []),
-        *([f"away{Path(str(record['autoguidance'])).stem}"] if "autoguidance" in record else []),
+        *([short(str(record["autoguidance"]))] if "autoguidance" in record else []),
     ]
     name = "-".join(map(str, [model.checkpoint.stem, model.ema, *settings, f"n{scorer.n}"]))
     if chosen.shards is not None:

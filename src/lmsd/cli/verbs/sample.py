@@ -153,7 +153,12 @@ def sample(chosen: SampleOptions) -> Path:
             bar.update(row + 1, len(chosen.seeds), "rows of images")
     captions = list(asked or [""] * len(batch)) * len(chosen.seeds)
     columns = None if chosen.n is not None and len(chosen.seeds) == 1 else len(batch)
-    sampling = replace(chosen.sampling, run=str(folder), checkpoint=model.checkpoint.name)
+    sampling = replace(
+        chosen.sampling,
+        run=str(folder),
+        checkpoint=model.checkpoint.name,
+        autoguidance=(generate.weaker or (None, None))[1],
+    )
     again = flat(replace(chosen, sampling=sampling, prompts=asked, out=None))
     record = {**again, "run": folder.name, "out": out.name, **facts(model, generate), "options": again}
     with writing(out):
