@@ -261,14 +261,25 @@ def test_a_weaker_model_that_cannot_help_is_refused(
         strong.generation(guidance=guidance, autoguidance=weak)
 
 
+def test_a_weaker_model_of_other_classes_or_sizes_is_refused(tmp_path: Path) -> None:
+    data = {**CONFIG["data"], "train": {"buckets": 4}}
+    strong = lmsd.load(written(tmp_path / "strong", {**CONFIG, "data": data}))
+    weak = lmsd.load(written(tmp_path / "weak"))
+    with pytest.raises(UserError, match="size=4x4: this run learned squares of 4"):
+        strong.generation(guidance=2.0, autoguidance=weak, size=(4, 4))
+    weak.generator.conditioner.classes = 2
+    with pytest.raises(UserError, match=r"a model of the same classes, .* has 2 for 3"):
+        strong.generation(guidance=2.0, autoguidance=weak)
+
+
 @pytest.mark.parametrize(
     ("buckets", "size", "said"),
     [
         (None, (8, 16), "size=16x8: this run learned squares of 4 "),
-        (8, (8, 12), "size=12x8: this run learned sides that are multiples of 8"),
-        (8, (8, 24), "the longer one at most twice"),
+        (4, (4, 8), "size=8x4: this run learned 4x4: take one of these"),
+        (4, (64, 64), "size=64x64: this run learned 4x4"),
     ],
-    ids=["squares", "no multiple", "too long"],
+    ids=["squares", "another area", "too large"],
 )
 def test_sizes_that_a_run_has_not_learned_are_refused(
     buckets: int | None, size: tuple[int, int], said: str, tmp_path: Path

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lmsd.arguments import explained
 from lmsd.checkpoints import KEY, averages, find, find_run, read, spec_of
+from lmsd.data.buckets import bucket_sizes
 from lmsd.errors import UserError
 from lmsd.models.exported import MANIFEST, manifest_in, opened, placed
 from lmsd.models.generator import Generator
@@ -123,6 +124,7 @@ class Model:
         check_sampler(sampler, self.config.get("objective", {}))
         if autoguidance is not None:
             self._check_weaker(autoguidance, settings)
+            autoguidance._check_size(size)
             told = f"{autoguidance.checkpoint}@{autoguidance.ema}"
             return Generation(self.generator, sampler, settings, (autoguidance.generator, told), size)
         self._check_guided(guidance)
@@ -144,11 +146,10 @@ class Model:
             raise UserError(
                 f"{said}: this run learned squares of {side} (no data.train.buckets): leave it out"
             )
-        if min(size) < multiple or height % multiple or width % multiple or max(size) > 2 * min(size):
-            raise UserError(
-                f"{said}: this run learned sides that are multiples of {multiple}, the longer one at most "
-                "twice the other: take such sides"
-            )
+        learned = bucket_sizes(data["image_size"], multiple)
+        if size not in learned:
+            known = ", ".join(f"{across}x{down}" for down, across in learned)
+            raise UserError(f"{said}: this run learned {known}: take one of these")
 
     def _check_guided(self, guidance: float) -> None:
         """Raise UserError where there are no images without captions to be guided away from."""
@@ -177,6 +178,7 @@ class Model:
         for name, mine, its in (
             ("images", self.generator.shape, other.generator.shape),
             ("conditioner", self.generator.conditioner.reads, other.generator.conditioner.reads),
+            ("classes", self.generator.conditioner.classes, other.generator.conditioner.classes),
             ("z_dim", self.generator.z_dim, other.generator.z_dim),
             *((part, self.config.get(part), other.config.get(part)) for part in ("schedule", "codec")),
         ):
