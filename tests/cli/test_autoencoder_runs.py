@@ -53,6 +53,7 @@ def _home(home: Home) -> None:
     """Every test works in the home."""
 
 
+@pytest.mark.slow
 def test_a_codec_is_scored_by_what_it_gives_back(run: str) -> None:
     """Its record is of reconstructions; PSNR and SSIM stand in the metrics; its classifier is named."""
     record = json.loads(Path(run, "codec/eval/val/metrics.json").read_text())

@@ -42,6 +42,7 @@ def lines(folder: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_first_loss_is_that_of_the_online_run_with_rounded_latents(
     run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +68,7 @@ ENCODE = {
 """The words of a run that `lmsd data encode` reads; of the others none makes other files."""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("run")
 def test_every_word_that_encode_reads_makes_other_files() -> None:
     Path("cached/other").mkdir()

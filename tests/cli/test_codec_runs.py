@@ -47,6 +47,7 @@ def picture(path: str | Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
+@pytest.mark.slow
 def test_scores_are_of_images(run: str) -> None:
     said = spoken(["evaluate", f"run={run}", "split=test", "n=24", "seeds=[0]"])
     record = json.loads(Path(run, "eval/test/metrics.json").read_text())

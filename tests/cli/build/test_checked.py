@@ -34,6 +34,7 @@ def test_classes_beyond_the_table_are_refused_at_the_start() -> None:
         reading.check_labels(LabelConditioner(12, 8), Shards(), "val")
 
 
+@pytest.mark.slow
 def test_weights_of_other_captions_say_what_they_do_not_know(home: Home) -> None:
     """The vocabulary is the weights' own, of digits: the shapes' words are new to it."""
     words = [word for word in TINY if not word.startswith("conditioner=")]

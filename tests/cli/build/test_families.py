@@ -36,6 +36,7 @@ def test_what_sees_no_label_is_trained_once_said_once_and_found(
     assert "trained first" not in again.err
 
 
+@pytest.mark.slow
 def test_a_record_of_every_family_and_of_dinov2_where_a_folder_is_given(home: Home, tmp_path: Path) -> None:
     dinov2(tmp_path / "net")
     words = ["run=outputs/first", "split=test", "n=32", "seeds=[0]", "steps=1"]
