@@ -60,10 +60,10 @@ def build(config: DictConfig) -> Experiment:
     """
     check_shards(config)
     check_uses(config)
-    check_pairs(config)
     torch.manual_seed(config.seed)
     lead = None if config.generator._target_ == NOTHING else generator(config)
     check_buckets(config, lead)
+    check_pairs(config)
     objective: Objective = instantiate(config.objective)
     check_sampler(instantiate(config.sampler), plain(config.objective))
     counts = {name: config[name] for name in ("batch_size", "micro_batches", "seed")}

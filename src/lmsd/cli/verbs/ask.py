@@ -70,6 +70,6 @@ def read(words: list[str]) -> AskOptions:
         way = nearest(found["what"], WORDS)
         raise UserError(f"lmsd ask RUN '{found['what']}': ask for one of {', '.join(WORDS)}{way}")
     if len(bare) > len(names):
-        raise UserError(f"'{bare[len(names)]}' is one word too many: lmsd ask RUN WORD")
+        raise UserError(f"'{bare[len(names)]}' is one word too many: lmsd ask {' '.join(bare[: len(names)])}")
     named = [f"{name}={word}" for name, word in found.items()]
     return options.read(AskOptions, [*named, *given], verb="ask")

@@ -237,7 +237,7 @@ def untrained(model: "Model") -> "Model":
     generator = deepcopy(model.generator)
     with torch.no_grad():
         for name, parameter in generator.named_parameters():
-            parameter.copy_(drawn[name])
+            parameter.copy_(drawn.get(name, parameter))
     return replace(model, generator=generator)
 
 
