@@ -63,7 +63,7 @@ def test_a_run_leaves_what_it_promises(home: Home) -> None:
     lines = lines_of(folder)
     assert [line["images"] for line in lines if "generator/loss" in line] == [32, 64, 96, 128, 160, 192]
     assert [line["images"] for line in lines if "val/right" in line] == [0, 96, 192]
-    assert [path.name for path in sorted((folder / "samples").glob("*.png"))] == [
+    assert [path.name for path in sorted((folder / "samples").glob("step_*.png"))] == [
         f"step_{images:09d}.png" for images in (0, 96, 192)
     ]
     assert "data.image_size=16" in (folder / "overrides.txt").read_text().splitlines()

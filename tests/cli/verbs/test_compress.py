@@ -138,14 +138,14 @@ def test_one_that_is_interrupted_says_what_was_taken_out(home: Home, monkeypatch
     """Ctrl-C while it learns: the folder goes on by resume=, and its record is there."""
 
     def begun(*_: object) -> None:
-        Path("outputs/broken").mkdir()
+        Path("outputs/halted").mkdir()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lmsd.cli.verbs.train.train", begun)
     with pytest.raises(KeyboardInterrupt):
-        main(["run=outputs/first", "prune=0.05", "to=outputs/broken", "images=96", "n=16"])
-    record = json.loads(Path("outputs/broken/compress.json").read_text())
+        main(["run=outputs/first", "prune=0.05", "to=outputs/halted", "images=96", "n=16"])
+    record = json.loads(Path("outputs/halted/compress.json").read_text())
     assert record["run"] == "first"
     assert record["taken_out"]
-    for name in ("broken", "broken-cut"):
+    for name in ("halted", "halted-cut"):
         shutil.rmtree(f"outputs/{name}")

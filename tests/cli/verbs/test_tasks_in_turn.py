@@ -85,9 +85,9 @@ def test_other_tasks_or_words_do_not_take_the_runs_of_before(begun, refused, wor
 
 def test_what_the_scores_would_refuse_is_refused_first(begun, refused):
     words = [word for word in FIRST[1:] if not word.startswith("continual")]
-    said = refused("train", *words, "continual=[data/a,data/a]", "run_dir=outputs/twice")
+    said = refused("train", *words, "continual=[data/a,data/a]", "run_dir=outputs/tasks_twice")
     assert "twice: name each shard once" in said
-    assert not Path("outputs/twice").exists()
+    assert not Path("outputs/tasks_twice").exists()
 
 
 @pytest.mark.parametrize(
