@@ -32,6 +32,7 @@ import statistics
 import subprocess
 import sys
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from plain_flow import Drawer
 from scipy.stats import t as student
 
 import lmsd
+from lmsd.checkpoints import images_of, manifests
 from lmsd.cli.build.extractors import find_or_train
 from lmsd.data.shardset import ShardSet
 from lmsd.errors import UserError
@@ -237,7 +239,32 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             )
             if seed == 0:
                 judge.grid(draw, options.pictures / f"photographs_{arm}.png")
+    rows += beside(ledger, judge, options)
     return {"n": options.n, "extractor": judge.extractor.name, "better": better, "rows": rows}
+
+
+def beside(ledger: Ledger, judge: Judge, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Two rows of seed 0 that nothing was chosen for: the recipe's own guidance, and before the adversary.
+
+    CPU seconds of the latter are those of the whole run, more than it took.
+    """
+    made = trained(ledger, judge, options, "ours", 0)
+    model, found = lmsd.load(made["path"]), list[dict[str, Any]]()
+    own = float(model.config["evaluate"]["guidance"])
+    kept = [path for path in manifests(Path(made["path"]) / "checkpoints") if images_of(path) < model.images]
+    early = max((path for path in kept if images_of(path) <= made["images"] - GAME), key=images_of)
+    for arm, place, guidance, steps in (
+        ("ours, own guidance", Path(made["path"]), own, 4),
+        ("ours, before the adversary", early, 2.5, 16),
+    ):
+        at = f" at {images_of(early)}" if place == early else ""
+        name = f"test ours 0{at} guidance {guidance:g} steps {steps} n {options.n}"
+        draw = lmsd.load(place).generation(guidance=guidance, steps=steps)
+        scores = ledger.cell(name, lambda draw=draw: judge(draw, "test", options.n))
+        images = images_of(early) if place == early else made["images"]
+        told = {"arm": arm, "seed": 0, "images": images, "guidance": guidance, "steps": steps}
+        found.append({**made, **told, "test": scores})
+    return found
 
 
 def table(found: dict[str, Any]) -> str:
@@ -278,22 +305,24 @@ def gains(rows: list[dict[str, Any]]) -> list[str]:
         "Paired differences with 95 % intervals over training seeds (of one seed: over test images and",
         "noise); above 0 ours is better",
         "",
-        "| arm | seeds | family | FD, arm − ours | half of its FD − floor, less ours | recall, ours − arm |",
-        "|---|---|---|---|---|---|",
+        "| ours | arm | seeds | family | FD, arm − ours | half its FD − floor, less ours | recall gained |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for arm in sorted({row["arm"] for row in rows} - {"ours"}):
-        seeds = [seed for other, seed in by if other == arm]
+    own = sorted({row["arm"] for row in rows if row["arm"].startswith("ours")})
+    scripts = sorted({row["arm"] for row in rows} - set(own))
+    for mine, arm in product(own, scripts):
+        seeds = [seed for other, seed in by if other == arm and (mine, seed) in by]
         for family in FAMILIES:
             gaps: list[list[tuple[Any, Any]]] = [[], [], []]
             for seed in seeds:
-                ours, theirs = by["ours", seed], by[arm, seed]
+                ours, theirs = by[mine, seed], by[arm, seed]
                 fds = [fd_of(side, "fd", family) for side in (theirs, ours)]
                 recalls = [fd_of(side, "recall", family) for side in (ours, theirs)]
                 half = middle(fds[0], fd_of(ours, "fd_floor", family))
                 for gap, pair in zip(gaps, (fds, (half, fds[1]), recalls), strict=True):
                     gap.append((pair[0], pair[1]))
             cells = [difference(gap, places) for gap, places in zip(gaps, (".3g", ".3g", ".3f"), strict=True)]
-            said.append(f"| {arm} | {len(seeds)} | {family} | {' | '.join(cells)} |")
+            said.append(f"| {mine} | {arm} | {len(seeds)} | {family} | {' | '.join(cells)} |")
     return said
 
 

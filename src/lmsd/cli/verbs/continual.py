@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Begin: TypeAlias = Callable[[list[str]], int]
 PREFIX = "continual"
+WORDS = (f"{PREFIX}=", f"{PREFIX}.")
+"""What the words of lmsd train that name tasks begin with."""
 OF_METHODS = ("objective", "recipe", "discriminator")
 """Groups whose words are for the first task: what keeps is objective=continual with its own."""
 TAKEN = ("data.shards", "data.val", "run_dir", "resume", "extend", "init_from")
@@ -53,11 +55,6 @@ class Keeping:
     keep: Literal["replay", "ewc", "rank1", "l2"] = "replay"
     weight: Measure = 1.0
     beside: tuple[Literal["plain", "joint"], ...] = ()
-
-
-def asked(words: Sequence[str]) -> bool:
-    """Whether the words of lmsd train name tasks."""
-    return any(word.startswith((f"{PREFIX}=", f"{PREFIX}.")) for word in words)
 
 
 def main(words: Sequence[str], begin: Begin) -> int:
@@ -91,7 +88,7 @@ def split(words: Sequence[str]) -> tuple[tuple[str, ...], Keeping, list[str]]:
         raise UserError(f"{own[0]} is of tasks in turn: name their shards, continual=[A, B, C]")
     tasks = options.read(Tasks, named, verb="train").continual
     keeping = options.read(Keeping, own, verb="train", prefix=f"{PREFIX}.")
-    return tasks, keeping, [word for word in words if not asked([word])]
+    return tasks, keeping, [word for word in words if not word.startswith(WORDS)]
 
 
 def check(tasks: Sequence[str], given: Sequence[str], config: Any) -> None:

@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
         words = [word for word in arguments if word != "--options"]
         print(schema() if "--schema" in arguments else listing(words))
         return 0
-    tasks = any(word.startswith(("continual=", "continual.")) for word in arguments)
+    tasks = any(word.startswith(continual.WORDS) for word in arguments)
     return continual.main(arguments, begin) if tasks else begin(arguments)
 
 
